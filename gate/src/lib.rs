@@ -1,0 +1,18 @@
+//! memgate: a CI quality gate for the memory behaviour of Go services.
+//!
+//! Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/ARCHITECTURE.md is the map.
+
+pub mod agent;
+pub mod arch;
+pub mod baseline;
+pub mod config;
+pub mod error;
+pub mod evidence;
+pub mod goexe;
+pub mod judge;
+pub mod metric;
+pub mod plan;
+pub mod platform;
+pub mod report;
+pub mod summarise;
+pub mod units;

@@ -1,0 +1,102 @@
+//! What the agent is to do: one run of one service on one platform.
+//!
+//! A plan is data: it is made from the configuration without touching the machine, and travels to a guest unchanged.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::platform::Platform;
+
+/// One run of one service on one platform.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The service's name in the configuration.
+    pub service: String,
+    /// The platform that the run is to measure.
+    pub platform: Platform,
+    /// The run's number among those of the same command, from 1.
+    pub run: u32,
+    /// The name of the baseline that the service is compared with, `baselines/<platform>/<baseline>.yaml`.
+    pub baseline: String,
+    /// The Go executable.
+    pub executable: PathBuf,
+    /// Its arguments, without `argv[0]`.
+    pub args: Vec<String>,
+    /// Variables added to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
+    pub env: BTreeMap<String, String>,
+    /// The directory that the service and a load command run in.
+    pub directory: PathBuf,
+    /// When the service counts as ready.
+    pub ready: Ready,
+    /// Limit of the service's cgroup, bytes.
+    pub memory_max: Option<u64>,
+    /// The load.
+    pub load: Load,
+    /// Lengths of the phases.
+    pub phases: PhaseLengths,
+    /// Seed of the order of the requests.
+    pub seed: u64,
+    /// How long a service may take to end after SIGTERM before it is killed, ms.
+    pub stop_timeout_ms: u64,
+}
+
+/// When the service counts as ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// An `http://` URL that answers with a status below 400 once the service is ready. Its port must be free before the launch.
+    pub http: String,
+    /// How long to wait, ms.
+    pub timeout_ms: u64,
+}
+
+/// Lengths of the phases, ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseLengths {
+    /// Under load, not judged.
+    pub warmup_ms: u64,
+    /// Under load, judged.
+    pub measure_ms: u64,
+    /// Without load: what is left afterwards has leaked.
+    pub drain_ms: u64,
+}
+
+/// What drives the service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Load {
+    /// The built-in open-loop HTTP load generator.
+    Http(HttpLoad),
+    /// Any command; it is started with the warm-up and ended with the measuring phase. What it counts stays its own, so
+    /// figures per request are not available.
+    Command(Vec<String>),
+}
+
+/// Open-loop HTTP load: requests start at intended times that do not depend on the answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HttpLoad {
+    /// Intended starts per second, evenly spaced.
+    pub rate_per_second: f64,
+    /// Connections, each a client with a cookie jar of its own.
+    pub connections: u32,
+    /// How long a request may take from its intended start before it counts as failed, ms.
+    pub timeout_ms: u64,
+    /// The kinds of requests.
+    pub requests: Vec<Request>,
+}
+
+/// A kind of request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
+    pub method: String,
+    /// An `http://` URL.
+    pub url: String,
+    /// Header fields.
+    pub headers: BTreeMap<String, String>,
+    /// The body, empty for none.
+    pub body: String,
+    /// How often it is chosen relative to the others, at least 1.
+    pub weight: u32,
+    /// The status codes that count as success; empty means 200 to 399.
+    pub expect: Vec<u16>,
+}

@@ -1,0 +1,58 @@
+//! Evidence → metrics with intervals. Pure: touches no process, clock, file or network, and knows no threshold.
+
+use std::collections::BTreeMap;
+
+use crate::{evidence::Environment, metric::Metric, platform::Platform};
+
+/// The metrics of one service on one platform, over all its runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// The service's name in the configuration.
+    pub service: String,
+    /// The platform measured.
+    pub platform: Platform,
+    /// The name of the baseline that the service is compared with.
+    pub baseline: String,
+    /// The machine and the executable, as the first run states them.
+    pub environment: Environment,
+    /// The metrics of each run, in the order of the runs.
+    pub runs: Vec<RunSummary>,
+    /// The metrics of all runs together. Every metric has an entry.
+    pub pooled: BTreeMap<Metric, Measurement>,
+    /// What the runs went without, each once.
+    pub notes: Vec<String>,
+}
+
+/// The metrics of one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunSummary {
+    /// The run's number.
+    pub run: u32,
+    /// Every metric has an entry.
+    pub metrics: BTreeMap<Metric, Measurement>,
+}
+
+/// A metric's figure, or why there is none.
+pub type Measurement = Result<Estimate, Unavailable>;
+
+/// A figure with its 95 % interval, in the metric's unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// The point estimate.
+    pub measured: f64,
+    /// Lower end of the interval; equals `measured` for an exact total.
+    pub low: f64,
+    /// Upper end of the interval; equals `measured` for an exact total.
+    pub high: f64,
+    /// How many values it rests on: pauses, cycles, requests.
+    pub n: u64,
+    /// What the reader must know of how it was made: `max of 57 pauses`. Empty when it is what the name says.
+    pub remark: String,
+}
+
+/// Why a metric has no figure. No gate on it passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    /// The reason, a clause without a full stop: `3 records were lost`.
+    pub reason: String,
+}
