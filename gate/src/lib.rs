@@ -4,10 +4,12 @@
 
 pub mod agent;
 pub mod arch;
+mod atomic_file;
 pub mod baseline;
 pub mod config;
 pub mod error;
 pub mod evidence;
+pub mod evidence_file;
 pub mod goexe;
 pub mod judge;
 pub mod metric;
