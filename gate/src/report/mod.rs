@@ -1,5 +1,21 @@
 //! Verdicts for people and machines, one file a format.
 
+mod format;
+mod github;
+mod json;
+mod junit;
+mod markdown;
+mod quantity;
+mod terminal;
+mod text;
+mod view;
+mod write;
+
+pub use format::{Format, Output, Style, render, validate};
+pub use github::step_summary;
+pub use view::repeat_command;
+pub use write::write;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -68,3 +84,8 @@ pub struct GateResult {
     /// Why, as one sentence: what was compared with what; for `inconclusive`, what would decide it.
     pub reason: String,
 }
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! What the formats have in common: figures, findings and counts in words.
+
+use super::{GateResult, Report, ServiceResult, quantity, text};
+use crate::{judge::Verdict, metric::Unit};
+
+/// The verdicts, worst first.
+const WORST_FIRST: [Verdict; 6] = [
+    Verdict::Regressed,
+    Verdict::Inconclusive,
+    Verdict::NoBaseline,
+    Verdict::Advisory,
+    Verdict::Improved,
+    Verdict::Pass,
+];
+
+/// What stands where there is no figure.
+const NO_FIGURE: &str = "-";
+
+/// Something that the reader is to be told: a gate that is not a plain pass, or a verdict that no gate explains.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Finding<'a> {
+    /// `uaa on linux/amd64`; `memgate` for the whole report.
+    pub(super) subject: String,
+    /// The metric's name; `verdict` where the finding is no gate's.
+    pub(super) name: &'static str,
+    pub(super) verdict: Verdict,
+    /// One line, safe to show.
+    pub(super) reason: String,
+    pub(super) gate: Option<&'a GateResult>,
+    /// Repeats the run locally; one line, safe to show.
+    pub(super) repeat: Option<String>,
+}
+
+/// The command that repeats a run locally: `memgate check --service uaa --platform linux/amd64`.
+///
+/// The service's name is quoted for a shell where it must be, so that the line can be copied whatever the name is.
+pub fn repeat_command(result: &ServiceResult) -> String {
+    let word = text::visible(&text::shell_word(&result.service));
+    format!("memgate check --service {word} --platform {}", result.platform)
+}
+
+/// The verdict's name, as in JSON.
+pub(super) const fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Improved => "improved",
+        Verdict::Advisory => "advisory",
+        Verdict::NoBaseline => "no-baseline",
+        Verdict::Inconclusive => "inconclusive",
+        Verdict::Regressed => "regressed",
+    }
+}
+
+/// How bad a verdict is; 0 is the worst.
+fn rank(verdict: Verdict) -> usize {
+    WORST_FIRST.iter().position(|other| *other == verdict).unwrap_or(0)
+}
+
+/// `uaa on linux/amd64`, safe to show.
+pub(super) fn subject(result: &ServiceResult) -> String {
+    format!("{} on {}", text::visible(&result.service), result.platform)
+}
+
+/// `1 run`, `3 gates`.
+pub(super) fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `3 runs`.
+pub(super) fn runs(result: &ServiceResult) -> String {
+    counted(usize::try_from(result.runs).unwrap_or(usize::MAX), "run")
+}
+
+/// A figure, or a dash.
+pub(super) fn figure(value: Option<f64>, unit: Unit) -> String {
+    value.map_or_else(|| NO_FIGURE.to_owned(), |value| quantity::format(value, unit))
+}
+
+/// The measured figure with its interval, unless the interval is too narrow to be seen.
+pub(super) fn measured(gate: &GateResult) -> String {
+    let [measured, low, high] = [gate.measured, gate.low, gate.high].map(|value| figure(value, gate.unit));
+    if gate.measured.is_none() || (gate.low.is_none() && gate.high.is_none()) || (low == measured && high == measured) {
+        return measured;
+    }
+    format!("{measured} ({low} to {high})")
+}
+
+/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`.
+pub(super) fn figures(gate: &GateResult) -> String {
+    format!(
+        "measured {}, limit {}, baseline {}",
+        measured(gate),
+        figure(gate.limit, gate.unit),
+        figure(gate.baseline, gate.unit)
+    )
+}
+
+/// The findings of one result, worst first, and among equals in the order of the gates.
+pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
+    let repeat = Some(repeat_command(result));
+    let gates = result.gates.iter().filter(|gate| gate.verdict != Verdict::Pass);
+    let mut findings: Vec<_> = unexplained(result)
+        .into_iter()
+        .chain(gates.map(|gate| Finding {
+            subject: subject(result),
+            name: gate.metric.name(),
+            verdict: gate.verdict,
+            reason: text::visible(&gate.reason),
+            gate: Some(gate),
+            repeat: repeat.clone(),
+        }))
+        .collect();
+    findings.sort_by_key(|finding| rank(finding.verdict));
+    findings
+}
+
+/// The verdict of a result where its gates do not tell it: there are none, or all of them are better. Without this a
+/// format that lists gates alone would show a failure as success.
+pub(super) fn unexplained(result: &ServiceResult) -> Option<Finding<'static>> {
+    let worst = result.gates.iter().map(|gate| rank(gate.verdict)).min();
+    let explained = worst.is_some_and(|worst| worst <= rank(result.verdict));
+    let reason =
+        if result.gates.is_empty() { "No gate was judged." } else { "The verdict is worse than every gate's." };
+    (!explained).then(|| Finding {
+        subject: subject(result),
+        name: "verdict",
+        verdict: result.verdict,
+        reason: reason.to_owned(),
+        gate: None,
+        repeat: Some(repeat_command(result)),
+    })
+}
+
+/// The verdict of a report where its results do not tell it.
+pub(super) fn unexplained_report(report: &Report) -> Option<Finding<'static>> {
+    let worst = report.results.iter().map(|result| rank(result.verdict)).min();
+    let explained = worst.is_some_and(|worst| worst <= rank(report.verdict));
+    let reason =
+        if report.results.is_empty() { "No service was judged." } else { "The verdict is worse than every service's." };
+    (!explained).then(|| Finding {
+        subject: "memgate".to_owned(),
+        name: "verdict",
+        verdict: report.verdict,
+        reason: reason.to_owned(),
+        gate: None,
+        repeat: None,
+    })
+}
+
+/// The findings of all results, worst first.
+pub(super) fn all_findings(report: &Report) -> Vec<Finding<'_>> {
+    let mut findings: Vec<_> =
+        unexplained_report(report).into_iter().chain(report.results.iter().flat_map(findings)).collect();
+    findings.sort_by_key(|finding| rank(finding.verdict));
+    findings
+}
+
+/// The notes of a result, one a line, safe to show.
+pub(super) fn notes(result: &ServiceResult) -> String {
+    result.notes.iter().map(|note| text::visible(note)).collect::<Vec<_>>().join("\n")
+}
+
+/// `gates: 2 regressed, 1 inconclusive, 9 pass`: the gates of all results by verdict, worst first.
+pub(super) fn gate_counts(report: &Report) -> String {
+    let gates: Vec<_> = report.results.iter().flat_map(|result| &result.gates).collect();
+    let counts: Vec<_> = WORST_FIRST
+        .into_iter()
+        .map(|verdict| (verdict, gates.iter().filter(|gate| gate.verdict == verdict).count()))
+        .filter(|(_, count)| *count > 0)
+        .map(|(verdict, count)| format!("{count} {}", word(verdict)))
+        .collect();
+    if counts.is_empty() { "no gates".to_owned() } else { format!("gates: {}", counts.join(", ")) }
+}
