@@ -244,3 +244,19 @@ pub struct Histogram {
     /// How many values each bucket holds.
     pub count: Vec<u64>,
 }
+
+impl Series {
+    /// Adds an entry.
+    pub fn push(&mut self, at_ns: u64, value: u64) {
+        self.at_ns.push(at_ns);
+        self.value.push(value);
+    }
+}
+
+impl Pauses {
+    /// Adds a pause that ended at `at_ns`.
+    pub fn push(&mut self, at_ns: u64, duration_ns: u64) {
+        self.at_ns.push(at_ns);
+        self.duration_ns.push(duration_ns);
+    }
+}

@@ -1,1 +1,11 @@
-//! agent
+//! The agent: runs on the target; a plan in, evidence out. Natively or in a guest it is the same code.
+
+mod cgroup;
+mod clock;
+pub mod collect;
+mod environment;
+mod launch;
+pub mod load;
+mod run;
+
+pub use run::{Files, Progress, run};

@@ -1,0 +1,226 @@
+//! A cgroup of the service's own: its memory limit, its OOM kills, and every process that it starts.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use procfs::process::Process;
+
+/// A service's cgroup, in each hierarchy that is there. Dropping it kills what is left in it and removes it.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// The folder in the unified hierarchy (v2), pure or beside v1.
+    unified: Option<PathBuf>,
+    /// The folder that holds the memory controller: the unified one, or one of v1.
+    memory: Option<Memory>,
+    /// What a run in this cgroup goes without.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Memory {
+    V2(PathBuf),
+    V1(PathBuf),
+}
+
+/// Where the hierarchies are mounted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hierarchies {
+    unified: Option<PathBuf>,
+    memory_v1: Option<PathBuf>,
+}
+
+/// All of memgate's cgroups have this prefix, followed by memgate's process id and a number.
+const PREFIX: &str = "memgate-";
+
+impl Cgroup {
+    /// Makes the cgroup, limited to `memory_max` bytes.
+    ///
+    /// # Errors
+    /// When a memory limit is asked for and there is no memory controller to hold it. Everything else that is missing is
+    /// in [`Cgroup::notes`].
+    pub fn create(memory_max: Option<u64>) -> io::Result<Self> {
+        let hierarchies = Hierarchies::find();
+        hierarchies.remove_leftovers();
+        let name = format!("{PREFIX}{}-{}", std::process::id(), serial());
+        let mut cgroup = Self { unified: None, memory: None, notes: Vec::new() };
+        cgroup.unified = cgroup.make(hierarchies.unified.as_deref(), &name);
+        cgroup.memory = match (&cgroup.unified, hierarchies.unified.as_deref()) {
+            (Some(folder), Some(root)) if enable_memory(root, folder) => Some(Memory::V2(folder.clone())),
+            _ => cgroup.make(hierarchies.memory_v1.as_deref(), &name).map(Memory::V1),
+        };
+        if cgroup.unified.is_none() && cgroup.memory.is_none() {
+            cgroup.notes.push("no cgroup: processes that the service starts are not seen".to_owned());
+        }
+        if cgroup.memory.is_none() {
+            cgroup.notes.push("no memory controller: OOM kills are not seen".to_owned());
+        }
+        cgroup.limit(memory_max)?;
+        Ok(cgroup)
+    }
+
+    fn make(&mut self, root: Option<&Path>, name: &str) -> Option<PathBuf> {
+        let folder = root?.join(name);
+        match fs::create_dir(&folder) {
+            Ok(()) => Some(folder),
+            Err(error) => {
+                self.notes.push(format!("{}: {error}", folder.display()));
+                None
+            }
+        }
+    }
+
+    fn limit(&self, memory_max: Option<u64>) -> io::Result<()> {
+        let Some(bytes) = memory_max else { return Ok(()) };
+        match &self.memory {
+            Some(Memory::V2(folder)) => {
+                fs::write(folder.join("memory.max"), bytes.to_string())?;
+                // Without swap the limit means what it says; the file is absent where swap is not accounted.
+                let _ = fs::write(folder.join("memory.swap.max"), "0");
+                Ok(())
+            }
+            Some(Memory::V1(folder)) => fs::write(folder.join("memory.limit_in_bytes"), bytes.to_string()),
+            None => Err(io::Error::other("there is no memory controller in cgroup v2 or v1")),
+        }
+    }
+
+    /// Files to which a process writes `0` to enter the cgroup.
+    ///
+    /// # Errors
+    /// When one of them cannot be opened.
+    pub fn entries(&self) -> io::Result<Vec<OwnedFd>> {
+        self.folders()
+            .map(|folder| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).map(OwnedFd::from))
+            .collect()
+    }
+
+    /// The processes in the cgroup, as this PID namespace numbers them.
+    pub fn processes(&self) -> Vec<Pid> {
+        let Some(folder) = self.folders().next() else { return Vec::new() };
+        let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect()
+    }
+
+    /// Processes of the cgroup that the kernel killed for want of memory, or why that is not known.
+    ///
+    /// # Errors
+    /// The reason, as a clause.
+    pub fn oom_kills(&self) -> Result<u64, String> {
+        let file = match &self.memory {
+            Some(Memory::V2(folder)) => folder.join("memory.events"),
+            Some(Memory::V1(folder)) => folder.join("memory.oom_control"),
+            None => return Err("there is no cgroup memory controller".to_owned()),
+        };
+        let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        oom_kill_line(&text).ok_or_else(|| format!("{} has no line `oom_kill`", file.display()))
+    }
+
+    /// Kills every process in the cgroup.
+    pub fn kill(&self) {
+        // cgroup.kill (Linux 5.14) cannot miss a process that forks meanwhile.
+        if let Some(folder) = &self.unified
+            && fs::write(folder.join("cgroup.kill"), "1").is_ok()
+        {
+            return;
+        }
+        for process in self.processes() {
+            let _ = kill(process, Signal::SIGKILL);
+        }
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &Path> {
+        let memory = match &self.memory {
+            Some(Memory::V1(folder)) => Some(folder.as_path()),
+            _ => None,
+        };
+        self.unified.as_deref().into_iter().chain(memory)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A killed process stays in its cgroup until it is reaped, by init where its parent is gone.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.processes().is_empty() && Instant::now() < deadline {
+            self.kill();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for folder in self.folders().map(Path::to_path_buf).collect::<Vec<_>>() {
+            let mut removed = fs::remove_dir(&folder);
+            while removed.is_err() && folder.exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+                removed = fs::remove_dir(&folder);
+            }
+        }
+    }
+}
+
+impl Hierarchies {
+    fn find() -> Self {
+        let mounts =
+            Process::myself().and_then(|process| process.mountinfo()).map(|mounts| mounts.0).unwrap_or_default();
+        let mut found = Self::default();
+        for mount in mounts {
+            match mount.fs_type.as_str() {
+                "cgroup2" => found.unified = found.unified.or(Some(mount.mount_point)),
+                "cgroup" if mount.super_options.contains_key("memory") => found.memory_v1 = Some(mount.mount_point),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Removes the cgroups of a memgate that was killed before it could.
+    fn remove_leftovers(&self) {
+        for root in self.unified.iter().chain(&self.memory_v1) {
+            for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
+                if owner.is_some_and(|owner: i32| !Path::new(&format!("/proc/{owner}")).exists()) {
+                    // It fails where processes are left, which are not memgate's to kill without being asked.
+                    let _ = fs::remove_dir(entry.path());
+                }
+            }
+        }
+    }
+}
+
+/// Enables the memory controller for the children of `root`; true where `folder` then has it.
+fn enable_memory(root: &Path, folder: &Path) -> bool {
+    let has_it = || folder.join("memory.max").exists();
+    if !has_it()
+        && let Ok(mut control) = fs::OpenOptions::new().write(true).open(root.join("cgroup.subtree_control"))
+    {
+        let _ = control.write_all(b"+memory");
+    }
+    has_it()
+}
+
+fn oom_kill_line(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+fn serial() -> u32 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oom_kills_are_read_from_both_versions() {
+        assert_eq!(oom_kill_line("low 0\nhigh 0\nmax 4\noom 2\noom_kill 1\noom_group_kill 0\n"), Some(1));
+        assert_eq!(oom_kill_line("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
+        assert_eq!(oom_kill_line("oom_kill_disable 0\n"), None);
+    }
+}

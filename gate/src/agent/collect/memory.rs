@@ -1,0 +1,81 @@
+//! Reading another process's memory without stopping it.
+
+use std::io::IoSliceMut;
+
+use nix::{
+    sys::uio::{RemoteIoVec, process_vm_readv},
+    unistd::Pid,
+};
+
+/// A process whose memory is read with `process_vm_readv`.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessMemory {
+    pid: Pid,
+}
+
+/// Most ranges that one system call takes (`UIO_MAXIOV`, include/uapi/linux/uio.h, Linux 6.18).
+const MAXIMUM_RANGES: usize = 1024;
+
+impl ProcessMemory {
+    /// The memory of the process with this id.
+    pub const fn new(pid: Pid) -> Self {
+        Self { pid }
+    }
+
+    /// Reads `length` bytes at each of the addresses, one after the other into one buffer.
+    ///
+    /// # Errors
+    /// When the process is gone or a range is not mapped.
+    pub fn read(&self, addresses: impl IntoIterator<Item = u64>, length: usize) -> nix::Result<Vec<u8>> {
+        let remote: Vec<_> = addresses
+            .into_iter()
+            .map(|base| Ok(RemoteIoVec { base: usize::try_from(base).map_err(|_| nix::Error::EFAULT)?, len: length }))
+            .collect::<nix::Result<_>>()?;
+        let mut bytes = vec![0; remote.len() * length];
+        for (local, remote) in bytes.chunks_mut(MAXIMUM_RANGES * length.max(1)).zip(remote.chunks(MAXIMUM_RANGES)) {
+            let wanted = local.len();
+            let read = process_vm_readv(self.pid, &mut [IoSliceMut::new(local)], remote)?;
+            if read != wanted {
+                return Err(nix::Error::EFAULT);
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// The `N`-byte little-endian number at `offset`; 0 where the buffer is too short, which callers rule out by reading
+/// whole structures. Every platform of memgate is little-endian.
+pub(super) fn number<const N: usize>(bytes: &[u8], offset: usize) -> u64 {
+    let mut word = [0; 8];
+    if let Some(field) = bytes.get(offset..offset + N) {
+        word[..N].copy_from_slice(field);
+    }
+    u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_memory_is_read_at_several_places() {
+        let values = [1_u64, 2, 3];
+        let memory = ProcessMemory::new(Pid::this());
+        let base = values.as_ptr() as u64;
+        let bytes = memory.read([base + 16, base], 8).unwrap();
+        assert_eq!((number::<8>(&bytes, 0), number::<8>(&bytes, 8)), (3, 1));
+    }
+
+    #[test]
+    fn more_ranges_than_one_call_takes_are_read() {
+        let value = 7_u64;
+        let bytes = ProcessMemory::new(Pid::this()).read(vec![&raw const value as u64; 2500], 8).unwrap();
+        assert_eq!(bytes.len(), 20_000);
+        assert!(bytes.chunks(8).all(|word| number::<8>(word, 0) == 7));
+    }
+
+    #[test]
+    fn what_is_not_mapped_is_an_error() {
+        assert!(ProcessMemory::new(Pid::this()).read([8], 8).is_err());
+    }
+}

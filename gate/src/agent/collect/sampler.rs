@@ -1,0 +1,124 @@
+//! The thread that reads the collectors at intervals.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::Recorder;
+use crate::{
+    agent::load::Progress,
+    error::{Error, Result, Stage},
+};
+
+/// Between two readings of the counters, the resident set and the page faults.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Every how many of them the off-heap memory is read too.
+const OFF_HEAP_EVERY: u32 = 5;
+
+/// What is asked of the sampler besides its readings at intervals; each also makes it read everything at once.
+#[derive(Debug)]
+pub enum Requested {
+    /// Nothing else: a phase begins or ends.
+    Reading,
+    /// Nothing else: the service is ready and there is no load yet.
+    Idle,
+    /// Start the largest resident set anew.
+    ResetPeak,
+    /// Read the largest resident set.
+    ReadPeak,
+    /// Hold the records against the runtime's own totals.
+    CrossCheck,
+    /// From now on take down the requests that succeeded.
+    Requests(Arc<Progress>),
+    /// Take down the processes of the service's cgroup.
+    Processes(Vec<nix::unistd::Pid>),
+}
+
+/// The running thread.
+pub struct Sampler {
+    requests: SyncSender<(Requested, SyncSender<()>)>,
+    thread: JoinHandle<Recorder>,
+}
+
+impl Sampler {
+    /// Starts reading.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(recorder: Recorder) -> Result<Self> {
+        let (requests, received) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("sampler".to_owned())
+            .spawn(move || run(recorder, &received))
+            .map_err(|error| failure(&error.to_string()))?;
+        Ok(Self { requests, thread })
+    }
+
+    /// Has something done; returns when it is, about a millisecond later.
+    ///
+    /// # Errors
+    /// When the thread has died.
+    pub fn request(&self, what: Requested) -> Result<()> {
+        let (done, wait) = sync_channel(1);
+        self.requests.send((what, done)).map_err(|_| failure("it ended early"))?;
+        wait.recv().map_err(|_| failure("it ended early"))
+    }
+
+    /// Ends the thread after a last reading of the records.
+    ///
+    /// # Errors
+    /// When the thread has died.
+    pub fn finish(self) -> Result<Recorder> {
+        drop(self.requests);
+        self.thread.join().map_err(|_| failure("it panicked"))
+    }
+}
+
+fn failure(what: &str) -> Error {
+    Error::infrastructure(Stage::Collect, format!("the sampler's thread: {what}"), "please report this")
+}
+
+fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>) -> Recorder {
+    let mut next = Instant::now();
+    let mut ticks = 0_u32;
+    loop {
+        match requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok((what, done)) => {
+                perform(&mut recorder, what);
+                // The one who asked may have given up.
+                let _ = done.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                recorder.sample();
+                if ticks.is_multiple_of(OFF_HEAP_EVERY) {
+                    recorder.sample_off_heap();
+                }
+                ticks = ticks.wrapping_add(1);
+                next += INTERVAL;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                recorder.drain();
+                return recorder;
+            }
+        }
+    }
+}
+
+fn perform(recorder: &mut Recorder, what: Requested) {
+    match what {
+        Requested::Reading => {}
+        Requested::Idle => recorder.forget_start(),
+        Requested::ResetPeak => recorder.reset_rss_peak(),
+        Requested::ReadPeak => recorder.read_rss_peak(),
+        Requested::CrossCheck => recorder.cross_check(),
+        Requested::Requests(progress) => recorder.watch_requests(progress),
+        Requested::Processes(processes) => return recorder.see_processes(&processes),
+    }
+    recorder.sample();
+    recorder.sample_off_heap();
+}

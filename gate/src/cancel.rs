@@ -1,0 +1,57 @@
+//! Ctrl-C and SIGTERM, as something to wait for.
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+/// Tells when the user or the CI system wants memgate to end.
+#[derive(Debug, Clone)]
+pub struct Cancel(watch::Receiver<bool>);
+
+impl Cancel {
+    /// Takes over SIGINT, SIGTERM and SIGHUP. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn on_signals() -> std::io::Result<Self> {
+        let (sender, receiver) = watch::channel(false);
+        let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .into_iter()
+            .map(signal)
+            .collect::<std::io::Result<Vec<_>>>()?;
+        tokio::spawn(async move {
+            let [interrupt, terminate, hangup] = signals.as_mut_slice() else { return };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            // Nobody listens any more when the command is already over.
+            let _ = sender.send(true);
+            sender.closed().await;
+        });
+        Ok(Self(receiver))
+    }
+
+    /// One that never comes.
+    pub fn never() -> Self {
+        let (sender, receiver) = watch::channel(false);
+        // The sender must live as long as the receiver, or waiting would end.
+        std::mem::forget(sender);
+        Self(receiver)
+    }
+
+    /// Waits for it.
+    pub async fn cancelled(&self) {
+        let mut receiver = self.0.clone();
+        if receiver.wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether it has come.
+    pub fn is_cancelled(&self) -> bool {
+        *self.0.borrow()
+    }
+}

@@ -1,0 +1,160 @@
+//! The command line: clap's definitions, turned into plain options.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{pipeline::Selection, platform::Platform, report::Output};
+
+/// A CI quality gate for the memory behaviour of Go services.
+///
+/// Exit codes: 0 every gate holds; 1 a gate failed; 2 usage or configuration error; 3 inconclusive; 4 infrastructure
+/// failed; 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Builds, runs, measures and judges.
+    Check {
+        /// What is to be measured.
+        #[command(flatten)]
+        measured: Measured,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Builds, runs and measures; writes evidence without judging it.
+    Record {
+        /// What is to be measured.
+        #[command(flatten)]
+        measured: Measured,
+    },
+    /// Judges recorded evidence again; touches no process and no network.
+    Judge {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Prints the report of recorded evidence; exit code 0 whatever the verdict.
+    Report {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Baselines.
+    #[command(subcommand)]
+    Baseline(BaselineCommand),
+    /// Prints the JSON Schema of a file format, for editors.
+    Schema {
+        /// Of which.
+        of: SchemaOf,
+    },
+}
+
+/// The commands on baselines.
+#[derive(Debug, Subcommand)]
+pub enum BaselineCommand {
+    /// Writes a new baseline file for each service and platform in the evidence. Never overwrites one.
+    Record {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+    },
+}
+
+/// What is to be measured.
+#[derive(Debug, Args)]
+pub struct Measured {
+    /// The configuration.
+    #[arg(short, long, default_value = "memgate.yaml")]
+    pub config: PathBuf,
+    /// A service of the configuration; may be given several times. All when absent.
+    #[arg(long = "service", value_name = "S")]
+    services: Vec<String>,
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times.
+    #[arg(long = "platform", value_name = "P", default_value = "host")]
+    platforms: Vec<PlatformArgument>,
+    /// How many fresh processes to measure, instead of what the configuration says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
+    runs: Option<u32>,
+    /// The directory that receives executables, evidence, logs and reports.
+    #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+    pub out: PathBuf,
+}
+
+impl Measured {
+    /// The plain options.
+    pub fn selection(&self) -> Selection {
+        let mut platforms: Vec<_> = self.platforms.iter().flat_map(|argument| argument.platforms()).collect();
+        platforms.sort_unstable();
+        platforms.dedup();
+        Selection { services: self.services.clone(), platforms, runs: self.runs, out: self.out.clone() }
+    }
+}
+
+/// What was recorded.
+#[derive(Debug, Args)]
+pub struct Recorded {
+    /// Evidence files, or directories that hold them.
+    #[arg(required = true, value_name = "EVIDENCE")]
+    pub evidence: Vec<PathBuf>,
+    /// The directory of the baselines.
+    #[arg(long, value_name = "DIR", default_value = "baselines")]
+    pub baselines: PathBuf,
+}
+
+/// What is to be printed and written.
+#[derive(Debug, Args)]
+pub struct Formats {
+    /// terminal, json, markdown, junit or github, to stdout or to a file; may be given several times.
+    #[arg(long = "format", value_name = "F[=FILE]", default_value = "terminal")]
+    pub outputs: Vec<Output>,
+}
+
+/// A platform, or a word for several.
+#[derive(Debug, Clone)]
+struct PlatformArgument(Vec<Platform>);
+
+impl PlatformArgument {
+    fn platforms(&self) -> impl Iterator<Item = Platform> {
+        self.0.iter().copied()
+    }
+}
+
+impl std::str::FromStr for PlatformArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self(vec![Platform::host()])),
+            "all" => Ok(Self(Platform::ALL.to_vec())),
+            _ => text.parse().map(|platform| Self(vec![platform])).map_err(|error| format!("{error}, host or all")),
+        }
+    }
+}
+
+/// The file formats that have a schema.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SchemaOf {
+    /// memgate.yaml.
+    Config,
+    /// baselines/<platform>/<service>.yaml.
+    Baseline,
+    /// The evidence of a run.
+    Evidence,
+    /// The report that `--format json` prints.
+    Report,
+}

@@ -1,0 +1,149 @@
+//! Carries out a parsed command line and gives the exit code.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+use crate::{
+    baseline,
+    cancel::Cancel,
+    cli::{BaselineCommand, Cli, Command, Formats, Measured, Recorded, SchemaOf},
+    config::{self, Config},
+    error::{Error, InputError, Result, Stage},
+    evidence_file,
+    narrator::Narrator,
+    pipeline,
+    report::{self, Output, Report, Style},
+    summarise::summarise,
+};
+
+/// Carries the command out. Errors go to stderr.
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        Command::Check { measured, formats } => with_config(&measured, |config, narrator, cancel| {
+            Box::pin(async move { check(config, &measured, &formats, narrator, cancel).await })
+        }),
+        Command::Record { measured } => with_config(&measured, |config, narrator, cancel| {
+            Box::pin(async move { record(config, &measured, narrator, cancel).await })
+        }),
+        Command::Judge { recorded, formats } => judge(&recorded, &formats).map(|report| report.verdict.exit_code()),
+        Command::Report { recorded, formats } => judge(&recorded, &formats).map(|_| 0),
+        Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
+        Command::Schema { of } => print_schema(of).map(|()| 0),
+    };
+    ExitCode::from(outcome.unwrap_or_else(|error| {
+        tell(&error);
+        error.exit_code()
+    }))
+}
+
+type Step<'run> = std::pin::Pin<Box<dyn Future<Output = Result<u8>> + 'run>>;
+
+/// Reads the configuration and runs `step` on one thread, which the service's life depends on.
+fn with_config(
+    measured: &Measured,
+    step: impl for<'run> FnOnce(&'run Config, &'run Narrator, &'run Cancel) -> Step<'run>,
+) -> Result<u8> {
+    let config = config::load(&measured.config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let failed = |error: std::io::Error| {
+        Error::infrastructure(Stage::Preflight, error.to_string(), "raise the limits on files and threads")
+    };
+    let narrator = Narrator::new();
+    runtime.map_err(failed)?.block_on(async {
+        let cancel = Cancel::on_signals().map_err(failed)?;
+        step(&config, &narrator, &cancel).await
+    })
+}
+
+async fn check(
+    config: &Config,
+    measured: &Measured,
+    formats: &Formats,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<u8> {
+    report::validate(&formats.outputs)?;
+    let selection = measured.selection();
+    let report = pipeline::check(config, &selection, narrator, cancel).await?;
+    write_report(&report, &formats.outputs, Some(&selection.out))?;
+    Ok(report.verdict.exit_code())
+}
+
+async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
+    let files = pipeline::record(config, &measured.selection(), narrator, cancel).await?;
+    for file in files {
+        print(&format!("{}\n", file.display()))?;
+    }
+    Ok(0)
+}
+
+fn judge(recorded: &Recorded, formats: &Formats) -> Result<Report> {
+    report::validate(&formats.outputs)?;
+    let report = pipeline::judge(&recorded.evidence, &recorded.baselines)?;
+    write_report(&report, &formats.outputs, None)?;
+    Ok(report)
+}
+
+/// Writes what was asked for, `report.json` in the output directory, and the step summary that GitHub shows.
+fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Result<()> {
+    let stdout = std::io::stdout();
+    let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let style = Style { colour, width: None };
+    let kept = out.map(|out| Output::to_file(report::Format::Json, out.join("report.json")));
+    let outputs: Vec<_> = kept.into_iter().chain(outputs.iter().cloned()).collect();
+    report::write(&outputs, report, &mut stdout.lock(), style)?;
+    match std::env::var_os("GITHUB_STEP_SUMMARY") {
+        Some(file) if out.is_some() && !file.is_empty() => report::append_step_summary(Path::new(&file), report),
+        _ => Ok(()),
+    }
+}
+
+fn record_baselines(recorded: &Recorded) -> Result<()> {
+    for runs in pipeline::read_evidence(&recorded.evidence)?.values() {
+        let summary = summarise(runs)?;
+        let file = recorded.baselines.join(summary.platform.folder()).join(format!("{}.yaml", summary.baseline));
+        if file.exists() {
+            let help = "edit it, or remove it and record again; a baseline is reviewed like code";
+            return Err(InputError::new(format!("{}: there is a baseline already", file.display()), help).into());
+        }
+        let text = baseline::render(&summary, &jiff::Zoned::now().date().to_string())?;
+        report::write_file(&file, &text)?;
+        print(&format!("{}\n", file.display()))?;
+    }
+    Ok(())
+}
+
+fn print_schema(of: SchemaOf) -> Result<()> {
+    let schema = match of {
+        SchemaOf::Config => config::schema(),
+        SchemaOf::Baseline => baseline::schema(),
+        SchemaOf::Evidence => evidence_file::schema(),
+        SchemaOf::Report => report::schema(),
+    };
+    print(&format!("{schema:#}\n"))
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
+        Error::infrastructure(Stage::Output, format!("stdout: {error}"), "keep stdout open until memgate ends")
+    })
+}
+
+/// Prints the error on stderr, which may be closed.
+fn tell(error: &Error) {
+    let stderr = std::io::stderr();
+    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let mut text = String::new();
+    let rendered = GraphicalReportHandler::new_themed(theme).with_width(120).render_report(&mut text, error);
+    let _ = match rendered {
+        Ok(()) => stderr.lock().write_all(text.as_bytes()),
+        Err(_) => writeln!(stderr.lock(), "{error}"),
+    };
+}

@@ -1,0 +1,256 @@
+//! The pipeline on one screen: plan → build → launch → load → collect (all in [`agent::run`]) → summarise → judge.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    agent, baseline,
+    cancel::Cancel,
+    config::{Config, Service},
+    error::{Error, InputError, Result, Stage},
+    evidence::Evidence,
+    evidence_file, gobuild,
+    judge::{self, needs_confirmation},
+    narrator::Narrator,
+    platform::Platform,
+    preflight,
+    report::{self, Report, ServiceResult},
+    summarise::summarise,
+};
+
+/// What is to be measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// Names of services; empty for all.
+    pub services: Vec<String>,
+    /// Platforms; none twice.
+    pub platforms: Vec<Platform>,
+    /// How many fresh processes each, instead of what the configuration says.
+    pub runs: Option<u32>,
+    /// The directory that receives executables, evidence and logs.
+    pub out: PathBuf,
+}
+
+/// Measures, and judges what was measured: one more fresh process confirms what looks like a regression in a single one.
+///
+/// # Errors
+/// When a run cannot be made or something cannot be written.
+pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, cancel: &Cancel) -> Result<Report> {
+    let mut results = Vec::new();
+    for target in targets(config, selection)? {
+        // Read first: a broken baseline should not cost the time of the runs.
+        read_baseline(&config.baselines, target.platform, &target.service.baseline)?;
+        let bench = Bench::prepare(config, &target, selection, narrator, cancel).await?;
+        let mut evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
+        let mut result = judge_runs(&evidence, &config.baselines)?;
+        if needs_confirmation(&result) {
+            narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", target.title()));
+            evidence.extend(bench.measure(target.runs + 1..=target.runs + 1, narrator, cancel).await?);
+            result = judge_runs(&evidence, &config.baselines)?;
+        }
+        results.push(result);
+    }
+    Ok(report(results))
+}
+
+/// Measures, and gives the files of the evidence.
+///
+/// # Errors
+/// When a run cannot be made or something cannot be written.
+pub async fn record(
+    config: &Config,
+    selection: &Selection,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for target in targets(config, selection)? {
+        let bench = Bench::prepare(config, &target, selection, narrator, cancel).await?;
+        bench.measure(1..=target.runs, narrator, cancel).await?;
+        files.extend((1..=target.runs).map(|run| bench.file(run)));
+    }
+    Ok(files)
+}
+
+/// Judges recorded evidence.
+///
+/// # Errors
+/// When evidence or a baseline is unfit to read.
+pub fn judge(files: &[PathBuf], baselines: &Path) -> Result<Report> {
+    let results = read_evidence(files)?.values().map(|runs| judge_runs(runs, baselines)).collect::<Result<Vec<_>>>()?;
+    Ok(report(results))
+}
+
+/// Reads evidence files, and those in directories, by service and platform.
+///
+/// # Errors
+/// When there is none or one is unfit to read.
+pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), Vec<Evidence>>> {
+    let mut by_target: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for file in evidence_files(files)? {
+        let evidence = evidence_file::read(&file)?;
+        by_target.entry((evidence.service.clone(), evidence.platform)).or_default().push(evidence);
+    }
+    Ok(by_target)
+}
+
+fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for file in files {
+        if !file.is_dir() {
+            found.push(file.clone());
+            continue;
+        }
+        let before = found.len();
+        let entries = fs::read_dir(file).into_iter().flatten().flatten().map(|entry| entry.path());
+        found.extend(entries.filter(|path| path.to_string_lossy().ends_with(evidence_file::SUFFIX)));
+        found[before..].sort();
+        if found.len() == before {
+            let message = format!("{}: no file in this directory ends in {}", file.display(), evidence_file::SUFFIX);
+            return Err(InputError::new(message, "name evidence files, or a directory that `memgate record` wrote to").into());
+        }
+    }
+    Ok(found)
+}
+
+fn judge_runs(runs: &[Evidence], baselines: &Path) -> Result<ServiceResult> {
+    let summary = summarise(runs)?;
+    let baseline = read_baseline(baselines, summary.platform, &summary.baseline)?;
+    Ok(judge::judge(&summary, baseline.as_ref()))
+}
+
+fn read_baseline(directory: &Path, platform: Platform, name: &str) -> Result<Option<baseline::Baseline>> {
+    baseline::load(directory, platform, name)
+}
+
+fn report(results: Vec<ServiceResult>) -> Report {
+    Report {
+        schema: report::SCHEMA,
+        memgate: env!("CARGO_PKG_VERSION").to_owned(),
+        judged_at: jiff::Timestamp::now().to_string(),
+        verdict: judge::worst(results.iter().map(|result| result.verdict)),
+        results,
+    }
+}
+
+/// One service on one platform.
+struct Target<'config> {
+    name: &'config str,
+    service: &'config Service,
+    platform: Platform,
+    runs: u32,
+}
+
+impl Target<'_> {
+    fn title(&self) -> String {
+        format!("{} {}", self.name, self.platform)
+    }
+}
+
+fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Vec<Target<'config>>> {
+    let known: BTreeSet<_> = config.services.keys().map(String::as_str).collect();
+    if let Some(unknown) = selection.services.iter().find(|name| !known.contains(name.as_str())) {
+        let message = format!("--service {unknown}: the configuration has no such service");
+        let help = format!("services: {}", known.into_iter().collect::<Vec<_>>().join(", "));
+        return Err(InputError::new(message, help).into());
+    }
+    let chosen = |name: &String| selection.services.is_empty() || selection.services.contains(name);
+    let services: Vec<_> = config.services.iter().filter(|(name, _)| chosen(name)).collect();
+    let on = |platform: Platform| {
+        services.iter().map(move |(name, service)| Target {
+            name: name.as_str(),
+            service,
+            platform,
+            runs: selection.runs.unwrap_or(service.runs),
+        })
+    };
+    Ok(selection.platforms.iter().copied().flat_map(on).collect())
+}
+
+/// A built service, ready to be measured.
+struct Bench<'run> {
+    config: &'run Config,
+    target: &'run Target<'run>,
+    executable: PathBuf,
+    out: &'run Path,
+}
+
+impl<'run> Bench<'run> {
+    async fn prepare(
+        config: &'run Config,
+        target: &'run Target<'run>,
+        selection: &'run Selection,
+        narrator: &Narrator,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        preflight::check(target.platform)?;
+        let out = selection.out.as_path();
+        make_directory(out)?;
+        remove_old_runs(out, target)?;
+        let executable = match &target.service.build {
+            Some(build) => {
+                narrator.say(&format!("{}: building {}", target.title(), build.package));
+                let directory = std::path::absolute(out.join("build").join(target.platform.folder())).map_err(|error| cannot_write(out, &error))?;
+                make_directory(&directory)?;
+                let executable = directory.join(target.name);
+                gobuild::build(&build.command(), target.platform, &executable, cancel).await?;
+                executable
+            }
+            None => target.service.executable(target.name, target.platform)?,
+        };
+        Ok(Self { config, target, executable, out })
+    }
+
+    async fn measure(
+        &self,
+        runs: std::ops::RangeInclusive<u32>,
+        narrator: &Narrator,
+        cancel: &Cancel,
+    ) -> Result<Vec<Evidence>> {
+        let mut measured = Vec::new();
+        for run in runs {
+            let plan = self.config.plan(self.target.name, self.target.platform, run, self.executable.clone())?;
+            let title = format!("{} run {run}", self.target.title());
+            let evidence = agent::run(&plan, &self.files(run), &|progress| narrator.progress(&title, progress), cancel).await?;
+            evidence_file::write(&self.file(run), &evidence)?;
+            // What is judged is what was written, so that judging the file again cannot differ.
+            measured.push(evidence_file::read(&self.file(run))?);
+        }
+        Ok(measured)
+    }
+
+    fn file(&self, run: u32) -> PathBuf {
+        self.out.join(evidence_file::file_name(self.target.name, self.target.platform, run))
+    }
+
+    fn files(&self, run: u32) -> agent::Files {
+        let stem = format!("{}.{}.run{run}", self.target.name, self.target.platform.folder());
+        agent::Files {
+            service_log: self.out.join(format!("{stem}.service.log")),
+            load_log: self.out.join(format!("{stem}.load.log")),
+        }
+    }
+}
+
+fn make_directory(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    let help = "give another directory with --out, or make room";
+    Error::infrastructure(Stage::Output, format!("{}: {error}", path.display()), help)
+}
+
+/// Removes what an earlier command left of the same service and platform, so that no file of it is taken for one of this.
+fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
+    let prefix = format!("{}.{}.run", target.name, target.platform.folder());
+    for entry in fs::read_dir(out).map_err(|error| cannot_write(out, &error))?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), &error))?;
+        }
+    }
+    Ok(())
+}
