@@ -1,4 +1,4 @@
-//! What drives the service: the built-in open-loop HTTP load generator.
+//! What drives the service: the built-in open-loop HTTP load generator, or a command.
 //!
 //! The generator is open-loop: request `i` is intended at `start + i / rate`, whether or not earlier ones have been
 //! answered, and its latency counts from that intended start. A service that stalls for 300 ms therefore shows the stall
@@ -8,6 +8,7 @@
 //! One thread of its own drives all connections, so that it takes one core at most from what is measured.
 
 mod client;
+mod command;
 mod cookies;
 mod failure;
 mod generator;
@@ -24,6 +25,7 @@ mod tests;
 pub(in crate::agent) mod testserver;
 
 pub(in crate::agent) use client::Client;
+pub use command::{LoadCommand, command};
 pub(in crate::agent) use failure::Failure;
 pub use generator::{LoadHandle, start};
 pub(in crate::agent) use kind::{Kind, Target, Targets};
