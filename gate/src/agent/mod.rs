@@ -1,2 +1,3 @@
 //! agent
 pub mod load;
+pub mod ready;
