@@ -16,13 +16,13 @@ use procfs::process::Process;
 
 /// A service's cgroup, in each hierarchy that is there. Dropping it kills what is left in it and removes it.
 #[derive(Debug)]
-pub struct Cgroup {
+pub(super) struct Cgroup {
     /// The folder in the unified hierarchy (v2), pure or beside v1.
     unified: Option<PathBuf>,
     /// The folder that holds the memory controller: the unified one, or one of v1.
     memory: Option<Memory>,
     /// What a run in this cgroup goes without.
-    pub notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Cgroup {
     /// # Errors
     /// When a memory limit is asked for and there is no memory controller to hold it. Everything else that is missing is
     /// in [`Cgroup::notes`].
-    pub fn create(memory_max: Option<u64>) -> io::Result<Self> {
+    pub(super) fn create(memory_max: Option<u64>) -> io::Result<Self> {
         let hierarchies = Hierarchies::find();
         hierarchies.remove_leftovers();
         let name = format!("{PREFIX}{}-{}", std::process::id(), serial());
@@ -96,14 +96,14 @@ impl Cgroup {
     ///
     /// # Errors
     /// When one of them cannot be opened.
-    pub fn entries(&self) -> io::Result<Vec<OwnedFd>> {
+    pub(super) fn entries(&self) -> io::Result<Vec<OwnedFd>> {
         self.folders()
             .map(|folder| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).map(OwnedFd::from))
             .collect()
     }
 
     /// The processes in the cgroup, as this PID namespace numbers them.
-    pub fn processes(&self) -> Vec<Pid> {
+    pub(super) fn processes(&self) -> Vec<Pid> {
         let Some(folder) = self.folders().next() else { return Vec::new() };
         let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect()
@@ -113,7 +113,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// The reason, as a clause.
-    pub fn oom_kills(&self) -> Result<u64, String> {
+    pub(super) fn oom_kills(&self) -> Result<u64, String> {
         let file = match &self.memory {
             Some(Memory::V2(folder)) => folder.join("memory.events"),
             Some(Memory::V1(folder)) => folder.join("memory.oom_control"),
@@ -124,7 +124,7 @@ impl Cgroup {
     }
 
     /// Kills every process in the cgroup.
-    pub fn kill(&self) {
+    pub(super) fn kill(&self) {
         // cgroup.kill (Linux 5.14) cannot miss a process that forks meanwhile.
         if let Some(folder) = &self.unified
             && fs::write(folder.join("cgroup.kill"), "1").is_ok()

@@ -8,7 +8,7 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 use crate::{evidence::Environment, goexe::GoExe};
 
 /// Describes this machine and the executable.
-pub fn describe(exe: &GoExe) -> Environment {
+pub(super) fn describe(exe: &GoExe) -> Environment {
     let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
     let brand = system.ok().and_then(|system| system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()));
     let cpu = brand.filter(|brand| !brand.is_empty());
@@ -25,7 +25,7 @@ pub fn describe(exe: &GoExe) -> Environment {
 }
 
 /// The page size, bytes.
-pub fn page_size() -> u64 {
+pub(super) fn page_size() -> u64 {
     sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
 }
 

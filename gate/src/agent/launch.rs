@@ -26,11 +26,11 @@ use crate::{
 
 /// A service that has executed nothing yet. Dropping it kills it.
 #[derive(Debug)]
-pub struct Stopped(Service);
+pub(super) struct Stopped(Service);
 
 /// A running service. Dropping it kills it and every process in its cgroup.
 #[derive(Debug)]
-pub struct Service {
+pub(super) struct Service {
     pid: Pid,
     cgroup: Cgroup,
     ended: Option<Exit>,
@@ -38,7 +38,7 @@ pub struct Service {
 
 /// How the service's process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(super) enum Exit {
     /// By itself, with this exit code.
     Code(i32),
     /// By this signal.
@@ -52,7 +52,7 @@ pub enum Exit {
 ///
 /// # Errors
 /// When the executable cannot be started.
-pub fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
+pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         let message = format!("{}: {what}: {error}", plan.executable.display());
         Error::infrastructure(
@@ -113,7 +113,7 @@ fn enter(entry: &OwnedFd) -> io::Result<()> {
 
 impl Stopped {
     /// The service's process id.
-    pub const fn pid(&self) -> Pid {
+    pub(super) const fn pid(&self) -> Pid {
         self.0.pid
     }
 
@@ -121,7 +121,7 @@ impl Stopped {
     ///
     /// # Errors
     /// When it has been killed meanwhile.
-    pub fn resume(self) -> Result<Service> {
+    pub(super) fn resume(self) -> Result<Service> {
         match ptrace::detach(self.0.pid, None) {
             Ok(()) => Ok(self.0),
             Err(error) => {
@@ -133,18 +133,13 @@ impl Stopped {
 }
 
 impl Service {
-    /// Its process id.
-    pub const fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// Its cgroup.
-    pub const fn cgroup(&self) -> &Cgroup {
+    pub(super) const fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
 
     /// How it has ended, if it has.
-    pub fn ended(&mut self) -> Option<Exit> {
+    pub(super) fn ended(&mut self) -> Option<Exit> {
         if self.ended.is_none() {
             self.ended = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
@@ -158,7 +153,7 @@ impl Service {
     }
 
     /// Waits until it has ended.
-    pub async fn end(&mut self) -> Exit {
+    pub(super) async fn end(&mut self) -> Exit {
         loop {
             if let Some(exit) = self.ended() {
                 return exit;
@@ -168,7 +163,7 @@ impl Service {
     }
 
     /// Asks it to end with SIGTERM; false when it did not within `timeout` and was killed.
-    pub async fn stop(&mut self, timeout: Duration) -> bool {
+    pub(super) async fn stop(&mut self, timeout: Duration) -> bool {
         if self.ended().is_some() {
             return true;
         }

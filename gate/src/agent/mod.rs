@@ -6,6 +6,8 @@ pub mod collect;
 mod environment;
 mod launch;
 pub mod load;
+pub mod ready;
 mod run;
 
+pub use clock::Clock;
 pub use run::{Files, Progress, run};

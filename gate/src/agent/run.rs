@@ -145,7 +145,7 @@ impl Running {
     async fn wait_until_ready(&mut self, plan: &Plan, files: &Files) -> Result<()> {
         let log = files.service_log.display();
         tokio::select! {
-            ready = ready::wait(&plan.ready, &plan.service, &files.service_log) => ready,
+            ready = ready::wait_ready(&plan.ready) => ready.map(|_| ()),
             exit = self.service.end() => Err(Error::infrastructure(
                 Stage::Launch,
                 format!("{}: {} before it was ready", plan.service, described(exit)),
@@ -229,7 +229,11 @@ impl RunningLoad {
     fn start(plan: &Plan, files: &Files, schedule: Schedule) -> Result<Self> {
         match &plan.load {
             Load::Http(http) => load::start(http, plan.seed, schedule).map(Self::Http),
-            Load::Command(argv) => load::command(argv, &plan.directory, &plan.env, &files.load_log).map(Self::Command),
+            Load::Command(argv) => {
+                // The user's own command gets the user's own environment.
+                let env = std::env::vars().collect();
+                load::command(argv, &plan.directory, &env, &files.load_log).map(Self::Command)
+            }
         }
     }
 
@@ -254,11 +258,12 @@ impl RunningLoad {
     }
 
     /// Ends the load; gives what it saw, or why that is not known.
-    fn finish(self, _notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
+    fn finish(self, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
         match self {
             Self::None => Ok(Err("there was no load".to_owned())),
             Self::Http(handle) => {
                 let outcome = handle.finish()?;
+                notes.extend(outcome.generator_note());
                 let load::LoadOutcome { warmup, measure, latency, .. } = outcome;
                 Ok(Ok(Requests { completed: crate::evidence::Series::default(), warmup, measure, latency }))
             }

@@ -1,0 +1,105 @@
+//! Which kind of request comes when: by weight, from the seed and the request's index alone.
+
+/// The order of the kinds of requests. It is the same for the same seed and weights, whatever the timing.
+#[derive(Debug)]
+pub(super) struct Mix {
+    seed: u64,
+    /// Sums of the weights up to and including each kind.
+    cumulative: Vec<u64>,
+}
+
+impl Mix {
+    /// A mix of kinds with these weights; `None` when all of them are 0.
+    pub(super) fn new(seed: u64, weights: impl IntoIterator<Item = u32>) -> Option<Self> {
+        let cumulative: Vec<u64> = weights
+            .into_iter()
+            .scan(0, |sum: &mut u64, weight| {
+                *sum = sum.saturating_add(u64::from(weight));
+                Some(*sum)
+            })
+            .collect();
+        cumulative.last().is_some_and(|&total| total > 0).then_some(Self { seed, cumulative })
+    }
+
+    /// The kind of the request with the index, as a position in the weights.
+    pub(super) fn kind(&self, index: u64) -> usize {
+        let total = self.cumulative.last().copied().unwrap_or(0);
+        let chosen = scale(splitmix64(self.seed, index), total);
+        self.cumulative.partition_point(|&sum| sum <= chosen)
+    }
+}
+
+/// Maps the whole range of `u64` onto `0..total`, with a bias of at most `total / 2⁶⁴`.
+fn scale(random: u64, total: u64) -> u64 {
+    u64::try_from((u128::from(random) * u128::from(total)) >> 64).unwrap_or(0)
+}
+
+/// Output `index` (from 0) of the generator SplitMix64 with the seed.
+///
+/// Its state is a counter, so any output can be computed by itself. Guy L. Steele Jr., Doug Lea and Christine H. Flood, "Fast
+/// splittable pseudorandom number generators", OOPSLA 2014; constants as in Sebastiano Vigna's splitmix64.c (2015).
+fn splitmix64(seed: u64, index: u64) -> u64 {
+    let state = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_generator_gives_the_published_sequence() {
+        let outputs: Vec<u64> = (0..5).map(|index| splitmix64(1_234_567, index)).collect();
+        assert_eq!(
+            outputs,
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423,
+                4_593_380_528_125_082_431,
+                16_408_922_859_458_223_821,
+            ]
+        );
+    }
+
+    #[test]
+    fn kinds_come_as_often_as_their_weights_say() {
+        let mix = Mix::new(7, [8, 0, 2]).unwrap();
+        let mut count = [0_u32; 3];
+        for index in 0..100_000 {
+            count[mix.kind(index)] += 1;
+        }
+        assert_eq!(count[1], 0, "weight 0 is never chosen");
+        assert!((79_000..81_000).contains(&count[0]), "{count:?}");
+    }
+
+    #[test]
+    fn the_seed_alone_decides_the_order() {
+        let order = |seed| (0..64).map(|i| Mix::new(seed, [1, 1, 1]).unwrap().kind(i)).collect::<Vec<_>>();
+        assert_eq!(order(1), order(1));
+        assert_ne!(order(1), order(2));
+    }
+
+    #[test]
+    fn no_weight_at_all_is_no_mix() {
+        assert!(Mix::new(0, []).is_none());
+        assert!(Mix::new(0, [0, 0]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn every_choice_is_a_kind_with_a_weight(
+            seed: u64,
+            index: u64,
+            weights in proptest::collection::vec(0..=u32::MAX, 1..20),
+        ) {
+            if let Some(mix) = Mix::new(seed, weights.iter().copied()) {
+                prop_assert!(weights[mix.kind(index)] > 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! When each request is intended: arithmetic on times, no clock.
+
+use std::time::{Duration, Instant};
+
+/// The two phases under load, one right after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// When the first request is intended.
+    pub start: Instant,
+    /// Length of the warm-up.
+    pub warmup: Duration,
+    /// Length of the measuring phase.
+    pub measure: Duration,
+}
+
+impl Schedule {
+    /// The end of the measuring phase: no request is intended at this time or later.
+    pub fn end(&self) -> Instant {
+        self.start + self.warmup + self.measure
+    }
+}
+
+/// A phase under load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not judged.
+    Warmup,
+    /// Judged.
+    Measure,
+}
+
+/// The intended start of each request, by its index from 0.
+#[derive(Debug)]
+pub(super) struct Pace {
+    schedule: Schedule,
+    per_second: f64,
+    timeout: Duration,
+    warmup: u64,
+    total: u64,
+}
+
+impl Pace {
+    /// Spaces requests evenly; `per_second` must be finite and above 0.
+    pub(super) fn new(schedule: Schedule, per_second: f64, timeout: Duration) -> Self {
+        let warmup = count_before(schedule.warmup, per_second);
+        let total = count_before(schedule.warmup + schedule.measure, per_second);
+        Self { schedule, per_second, timeout, warmup, total }
+    }
+
+    /// Requests of both phases.
+    pub(super) const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Requests of a phase.
+    pub(super) const fn length(&self, phase: Phase) -> u64 {
+        match phase {
+            Phase::Warmup => self.warmup,
+            Phase::Measure => self.total - self.warmup,
+        }
+    }
+
+    /// The phase in which a request is intended.
+    pub(super) const fn phase(&self, index: u64) -> Phase {
+        if index < self.warmup { Phase::Warmup } else { Phase::Measure }
+    }
+
+    /// The intended start of a request.
+    pub(super) fn intended(&self, index: u64) -> Instant {
+        self.schedule.start + offset(index, self.per_second)
+    }
+
+    /// When a request counts as failed: its timeout after its intended start.
+    pub(super) fn deadline(&self, index: u64) -> Instant {
+        let intended = self.intended(index);
+        intended.checked_add(self.timeout).unwrap_or(intended)
+    }
+
+    /// How many requests are intended at this time or earlier.
+    pub(super) fn due_by(&self, now: Instant) -> u64 {
+        match now.checked_duration_since(self.schedule.start) {
+            Some(elapsed) => count_before(elapsed + Duration::from_nanos(1), self.per_second).min(self.total),
+            None => 0,
+        }
+    }
+}
+
+/// The time between the start and a request's intended start, rounded to 1 ns.
+fn offset(index: u64, per_second: f64) -> Duration {
+    Duration::try_from_secs_f64(index as f64 / per_second).unwrap_or(Duration::MAX)
+}
+
+/// How many requests have an offset below `end`.
+fn count_before(end: Duration, per_second: f64) -> u64 {
+    let mut count = whole(end.as_secs_f64() * per_second);
+    // The product is rounded; the offsets themselves decide.
+    while count > 0 && offset(count - 1, per_second) >= end {
+        count -= 1;
+    }
+    while offset(count, per_second) < end {
+        count += 1;
+    }
+    count
+}
+
+/// The integer part of a number that is not negative.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the fraction is to be cut off")]
+const fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pace(per_second: f64, warmup: Duration, measure: Duration, timeout: Duration) -> Pace {
+        Pace::new(Schedule { start: Instant::now(), warmup, measure }, per_second, timeout)
+    }
+
+    const fn ms(value: u64) -> Duration {
+        Duration::from_millis(value)
+    }
+
+    #[test]
+    fn requests_are_spaced_evenly_and_belong_to_the_phase_they_start_in() {
+        let pace = pace(500.0, ms(1000), ms(2000), ms(100));
+        assert_eq!((pace.length(Phase::Warmup), pace.length(Phase::Measure), pace.total()), (500, 1000, 1500));
+        assert_eq!(pace.intended(3) - pace.intended(0), ms(6));
+        assert_eq!(pace.phase(499), Phase::Warmup);
+        assert_eq!(pace.phase(500), Phase::Measure, "a request at the border belongs to the later phase");
+    }
+
+    #[test]
+    fn a_deadline_is_the_timeout_after_the_intended_start() {
+        let pace = pace(1.0, ms(0), ms(10_000), ms(5000));
+        assert_eq!(pace.deadline(2) - pace.intended(2), ms(5000));
+        assert_eq!(pace.deadline(9) - pace.intended(9), ms(5000));
+    }
+
+    #[test]
+    fn nothing_is_due_before_the_start_and_the_first_at_the_start() {
+        let pace = pace(10.0, ms(0), ms(1000), ms(100));
+        assert_eq!(pace.due_by(pace.intended(0) - ms(1)), 0);
+        assert_eq!(pace.due_by(pace.intended(0)), 1);
+        assert_eq!(pace.due_by(pace.intended(0) + ms(60_000)), 10);
+    }
+
+    proptest! {
+        #[test]
+        fn counts_agree_with_the_intended_starts(
+            per_second in 0.01_f64..100_000.0,
+            warmup in 0_u64..100_000,
+            measure in 0_u64..100_000,
+        ) {
+            let pace = pace(per_second, ms(warmup), ms(measure), ms(1));
+            let start = pace.schedule.start;
+            let first_of_measure = pace.length(Phase::Warmup);
+            if first_of_measure > 0 {
+                prop_assert!(pace.intended(first_of_measure - 1) < start + ms(warmup));
+            }
+            prop_assert!(pace.intended(first_of_measure) >= start + ms(warmup));
+            prop_assert!(pace.intended(pace.total()) >= pace.schedule.end());
+            if pace.total() > 0 {
+                let last = pace.total() - 1;
+                prop_assert!(pace.intended(last) < pace.schedule.end());
+                prop_assert_eq!(pace.due_by(pace.intended(last)), pace.total());
+                prop_assert_eq!(pace.due_by(pace.intended(last) - Duration::from_nanos(1)), last);
+            }
+        }
+    }
+}
