@@ -1,1 +1,115 @@
-fn main() {}
+//! memgate's own chores: set-up, lint, test, the BPF object and the gate itself, as `cargo xtask …`.
+//!
+//! Every command installs what it needs and is missing, prints each step on stderr, and stops at the first failure.
+
+mod artifact;
+mod commands;
+mod error;
+mod interrupt;
+mod rustc_wrapper;
+mod setup;
+mod step;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{check, ebpf, lint, setup as setup_all, test};
+use crate::error::Error;
+use crate::workspace::Workspace;
+
+/// memgate's own chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One chore.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install every tool that any other command needs.
+    Setup,
+    /// Build memgate and gate the services of memgate.yaml; exits as `memgate check` does.
+    Check {
+        /// Arguments for `memgate check`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run the tests of the Go services and of memgate.
+    Test {
+        /// Arguments for `cargo nextest run`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Check formatting, lints, licences, documentation and the committed BPF object.
+    Lint {
+        /// Also check the dependencies against the RustSec advisory database, which is fetched from its git host.
+        #[arg(long)]
+        advisories: bool,
+    },
+    /// Build the BPF programs and put the object beside their source.
+    Ebpf {
+        /// Change nothing; fail where the committed object is not what its source builds.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+impl Command {
+    fn run(&self, workspace: &Workspace) -> miette::Result<()> {
+        match self {
+            Self::Setup => setup_all::run(workspace),
+            Self::Check { args } => check::run(workspace, args),
+            Self::Test { args } => test::run(workspace, args),
+            Self::Lint { advisories } => lint::run(workspace, *advisories),
+            Self::Ebpf { check } => ebpf::run(workspace, *check),
+        }
+    }
+
+    /// The exit code of a failure of xtask itself. `memgate check` promises 1 for a failed gate and 4 for failed
+    /// infrastructure, so that a failed set-up must not look like a failed gate.
+    fn failure_code(&self) -> u8 {
+        match self {
+            Self::Check { .. } => 4,
+            _ => 1,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    if rustc_wrapper::is_requested() {
+        return rustc_wrapper::run();
+    }
+    let cli = Cli::parse();
+    let result = interrupt::install().and_then(|()| Workspace::find()).and_then(|ws| cli.command.run(&ws));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) if matches!(report.downcast_ref(), Some(Error::Interrupted)) => ExitCode::from(130),
+        Err(report) => {
+            eprintln!("{report:?}");
+            ExitCode::from(cli.command.failure_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_after_the_dashes_are_passed_on() {
+        let cli = Cli::parse_from(["cargo xtask", "check", "--", "--runs", "1", "--format", "json"]);
+        assert!(matches!(&cli.command, Command::Check { args } if args == &["--runs", "1", "--format", "json"]));
+        assert_eq!(cli.command.failure_code(), 4);
+    }
+}

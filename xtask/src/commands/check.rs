@@ -1,0 +1,22 @@
+//! `cargo xtask check`: memgate, from this checkout, gating the services of memgate.yaml.
+
+use miette::Result;
+use xshell::cmd;
+
+use crate::setup::{Tools, gcc, go};
+use crate::workspace::Workspace;
+use crate::{artifact, step};
+
+/// Builds memgate and becomes `memgate check`, whose exit code is then xtask's.
+///
+/// # Errors
+/// Fails where the set-up or the build does.
+pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let sh = &workspace.sh;
+    let tools = Tools::open(workspace)?;
+    gcc::ensure(&tools)?;
+    go::ensure(&tools)?;
+    drop(tools);
+    let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate")?;
+    match step::become_command(cmd!(sh, "{memgate} check -c memgate.yaml {args...}"))? {}
+}

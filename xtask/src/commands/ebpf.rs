@@ -1,0 +1,116 @@
+//! `cargo xtask ebpf`: the BPF object, which is committed so that users build memgate with stable Rust alone.
+
+use std::path::{Path, PathBuf};
+
+use miette::{Context, IntoDiagnostic, Result, miette};
+use xshell::{Cmd, cmd};
+
+use crate::setup::{Tools, bpf_linker, rust_src, rustc};
+use crate::workspace::Workspace;
+use crate::{artifact, rustc_wrapper};
+
+/// The committed object, in the checkout.
+const OBJECT: &str = "gate-ebpf/memgate.bpf.o";
+
+/// Builds the object; then writes it beside its source, or with `check` compares it with what is there.
+///
+/// # Errors
+/// Fails where the set-up or the build does, and with `check` where the committed object is missing or differs.
+pub(crate) fn run(workspace: &Workspace, check: bool) -> Result<()> {
+    let built = build(workspace)?;
+    let built = std::fs::read(&built).into_diagnostic().wrap_err_with(|| format!("cannot read {}", built.display()))?;
+    let object = workspace.root().join(OBJECT);
+    if check {
+        compare(&object, &built)?;
+        eprintln!("{OBJECT} is what its source builds.");
+        return Ok(());
+    }
+    std::fs::write(&object, &built).into_diagnostic().wrap_err_with(|| format!("cannot write {OBJECT}"))?;
+    eprintln!("{OBJECT}: {} bytes.", built.len());
+    Ok(())
+}
+
+fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let tools = Tools::open(workspace)?;
+    rustc::is_pinned(&tools)?;
+    let linker = bpf_linker::ensure(&tools)?;
+    let library = rust_src::ensure(&tools)?;
+    drop(tools);
+
+    let target = workspace.target().join("ebpf");
+    let cargo = cmd!(
+        workspace.sh,
+        "cargo build --locked --profile bpf --package memgate-ebpf --bin memgate-bpf --features bpf
+            -Z build-std=core --target bpfel-unknown-none --target-dir {target}"
+    );
+    let cargo = without_configured_builds(rustc_wrapper::wrap(cargo)?)
+        // `-Z build-std` is the only unstable feature, and the release is pinned.
+        .env("RUSTC_BOOTSTRAP", "1")
+        // cargo looks for the standard library's sources in the toolchain, which is the user's and stays untouched.
+        .env("__CARGO_TESTS_ONLY_SRC_ROOT", library)
+        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clinker={}", linker.display()))
+        .env("CARGO_INCREMENTAL", "0");
+    artifact::build(cargo, "memgate-bpf")
+}
+
+/// The environment can change profiles, flags and targets; the object must not depend on it.
+fn without_configured_builds(mut cargo: Cmd<'_>) -> Cmd<'_> {
+    for (name, _) in std::env::vars_os() {
+        if configures_builds(&name.to_string_lossy()) {
+            cargo = cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
+fn configures_builds(name: &str) -> bool {
+    name == "RUSTFLAGS" || ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_BPF"].iter().any(|p| name.starts_with(p))
+}
+
+fn compare(object: &Path, built: &[u8]) -> Result<()> {
+    let refresh = "run `cargo xtask ebpf` and commit gate-ebpf/memgate.bpf.o";
+    match std::fs::read(object) {
+        Ok(committed) if committed == built => Ok(()),
+        Ok(committed) => {
+            let offset = committed.iter().zip(built).take_while(|(a, b)| a == b).count();
+            let (is, should) = (committed.len(), built.len());
+            Err(miette!(
+                help = refresh,
+                "{OBJECT} is not what its source builds: it has {is} bytes, the build {should}; byte {offset} is the first that differs"
+            ))
+        }
+        Err(error) => Err(miette!(help = refresh, "cannot read {OBJECT}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_must_be_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let object = dir.path().join("memgate.bpf.o");
+        let missing = compare(&object, b"abcd").unwrap_err();
+        assert!(missing.to_string().starts_with("cannot read gate-ebpf/memgate.bpf.o"), "{missing}");
+        std::fs::write(&object, b"abcd").unwrap();
+        compare(&object, b"abcd").unwrap();
+        for other in [&b"abXd"[..], b"abc", b"abcde"] {
+            let error = compare(&object, other).unwrap_err();
+            assert!(error.help().unwrap().to_string().contains("run `cargo xtask ebpf` and commit"));
+        }
+        assert!(compare(&object, b"abXd").unwrap_err().to_string().contains("byte 2 is the first"));
+    }
+
+    #[test]
+    fn environment_that_changes_builds_is_dropped() {
+        for name in
+            ["RUSTFLAGS", "CARGO_PROFILE_RELEASE_LTO", "CARGO_BUILD_TARGET", "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER"]
+        {
+            assert!(configures_builds(name), "{name}");
+        }
+        for name in ["CARGO_TARGET_DIR", "CARGO_HOME", "CARGO_REGISTRIES_CRATES_IO_PROTOCOL", "PATH"] {
+            assert!(!configures_builds(name), "{name}");
+        }
+    }
+}

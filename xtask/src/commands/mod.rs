@@ -1,0 +1,7 @@
+//! The chores, one a file.
+
+pub(crate) mod check;
+pub(crate) mod ebpf;
+pub(crate) mod lint;
+pub(crate) mod setup;
+pub(crate) mod test;

@@ -1,0 +1,23 @@
+//! `cargo xtask setup`: all tools at once, so that nothing is fetched later.
+
+use miette::Result;
+
+use crate::setup::{Tools, bpf_linker, cargo_deny, gcc, go, nextest, rust_components, rust_src};
+use crate::workspace::Workspace;
+
+/// Installs every tool that is missing.
+///
+/// # Errors
+/// Fails with the first tool that cannot be installed.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    let tools = Tools::open(workspace)?;
+    gcc::ensure(&tools)?;
+    go::ensure(&tools)?;
+    nextest::ensure(&tools)?;
+    rust_components::ensure(&tools)?;
+    cargo_deny::ensure(&tools)?;
+    bpf_linker::ensure(&tools)?;
+    rust_src::ensure(&tools)?;
+    eprintln!("Every tool is installed.");
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Ctrl-C ends the running step and all that it started.
+//!
+//! Each step runs in a process group of its own, so that it hears of Ctrl-C from here alone, once, together with its
+//! own children. The second Ctrl-C kills the group.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use miette::{Context, IntoDiagnostic};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+static STATE: Mutex<State> = Mutex::new(State { group: None, interrupted: false });
+
+/// What the thread that receives signals shares with the one that runs steps.
+struct State {
+    /// The process group of the running step.
+    group: Option<Pid>,
+    interrupted: bool,
+}
+
+/// Starts to listen for Ctrl-C, SIGTERM and SIGHUP.
+///
+/// # Errors
+/// Fails where the handlers cannot be installed.
+pub(crate) fn install() -> miette::Result<()> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).into_diagnostic().wrap_err("cannot listen for Ctrl-C and SIGTERM")?;
+    std::thread::spawn(move || {
+        for signal in &mut signals {
+            receive(signal);
+        }
+    });
+    Ok(())
+}
+
+/// Starts `command` in a process group that an interruption ends. Returns `None` where one came already.
+///
+/// # Errors
+/// Fails where the command cannot be started.
+pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Option<Child>> {
+    // The lock is held while the child starts: no signal falls between its start and its registration.
+    let mut state = state();
+    if state.interrupted {
+        return Ok(None);
+    }
+    let child = command.process_group(0).spawn()?;
+    state.group = i32::try_from(child.id()).ok().map(Pid::from_raw);
+    Ok(Some(child))
+}
+
+/// Says that the running step has ended. Returns whether an interruption came.
+pub(crate) fn finished() -> bool {
+    let mut state = state();
+    state.group = None;
+    state.interrupted
+}
+
+fn receive(signal: i32) {
+    let mut state = state();
+    let again = std::mem::replace(&mut state.interrupted, true);
+    match state.group {
+        Some(group) => {
+            let signal = if again { Signal::SIGKILL } else { Signal::try_from(signal).unwrap_or(Signal::SIGTERM) };
+            // A group that has just ended cannot be signalled, and need not be.
+            let _ended = killpg(group, signal);
+        }
+        // No step runs; what is half done in `.tools` is swept by the next set-up.
+        None => std::process::exit(130),
+    }
+}
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,110 @@
+//! xtask as cargo's `RUSTC_WRAPPER`, so that the BPF object is the same bytes wherever it is built.
+//!
+//! Symbol names carry a hash of `-C metadata`, in which cargo puts the paths of the standard library's sources, the
+//! flags and the host; panic messages carry the paths of source files. The wrapper names both by package instead:
+//! `core-0.0.0`, `memgate-ebpf-0.1.0`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use miette::{Context, IntoDiagnostic, Result};
+use xshell::Cmd;
+
+/// Set, it makes xtask behave as a wrapper of rustc.
+const REQUEST: &str = "MEMGATE_XTASK_WRAPS_RUSTC";
+
+/// Lets `cargo` compile through this wrapper.
+///
+/// # Errors
+/// Fails where xtask's own path is not known.
+pub(crate) fn wrap(cargo: Cmd<'_>) -> Result<Cmd<'_>> {
+    let xtask: PathBuf = std::env::current_exe().into_diagnostic().wrap_err("xtask's own path is not known")?;
+    Ok(cargo.env("RUSTC_WRAPPER", xtask).env(REQUEST, "1").env_remove("RUSTC_WORKSPACE_WRAPPER"))
+}
+
+/// Whether cargo started xtask in rustc's place.
+pub(crate) fn is_requested() -> bool {
+    std::env::var_os(REQUEST).is_some()
+}
+
+/// Becomes rustc, with the arguments made independent of this machine.
+pub(crate) fn run() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let Some(rustc) = args.next() else {
+        eprintln!("xtask wraps rustc only where cargo asks it to");
+        return ExitCode::FAILURE;
+    };
+    let error = Command::new(&rustc).args(stabilise(args, &Package::from_cargo())).exec();
+    eprintln!("cannot start {}: {error}", rustc.display());
+    ExitCode::FAILURE
+}
+
+/// The package that is compiled, as cargo describes it to rustc.
+#[derive(Debug, Default)]
+struct Package {
+    name: String,
+    directory: OsString,
+}
+
+impl Package {
+    fn from_cargo() -> Self {
+        let variable = |name| std::env::var_os(name).unwrap_or_default();
+        let [name, version] = ["CARGO_PKG_NAME", "CARGO_PKG_VERSION"].map(variable);
+        let name = format!("{}-{}", name.to_string_lossy(), version.to_string_lossy());
+        Self { name, directory: variable("CARGO_MANIFEST_DIR") }
+    }
+}
+
+/// Replaces `-C metadata=…`, and maps the package's directory to its name. Questions about rustc itself, which have no
+/// metadata, pass unchanged.
+fn stabilise(args: impl Iterator<Item = OsString>, package: &Package) -> Vec<OsString> {
+    let mut compiles = false;
+    let mut args: Vec<OsString> = args
+        .map(|arg| {
+            if !arg.as_encoded_bytes().starts_with(b"metadata=") {
+                return arg;
+            }
+            compiles = true;
+            format!("metadata={}", package.name).into()
+        })
+        .collect();
+    if compiles {
+        args.push("--remap-path-prefix".into());
+        args.push([package.directory.as_os_str(), OsStr::new("="), OsStr::new(&package.name)].into_iter().collect());
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stabilised(args: &[&str]) -> Vec<OsString> {
+        let package = Package { name: "core-0.0.0".into(), directory: "/home/someone/rust/library/core".into() };
+        stabilise(args.iter().map(Into::into), &package)
+    }
+
+    #[test]
+    fn metadata_and_paths_are_named_by_the_package() {
+        assert_eq!(
+            stabilised(&["--crate-name", "core", "-C", "metadata=7f52fd26cb4ee72a", "-C", "extra-filename=-1"]),
+            [
+                "--crate-name",
+                "core",
+                "-C",
+                "metadata=core-0.0.0",
+                "-C",
+                "extra-filename=-1",
+                "--remap-path-prefix",
+                "/home/someone/rust/library/core=core-0.0.0",
+            ]
+        );
+    }
+
+    #[test]
+    fn questions_about_rustc_pass_unchanged() {
+        assert_eq!(stabilised(&["-vV"]), ["-vV"]);
+    }
+}

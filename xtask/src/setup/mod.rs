@@ -1,0 +1,25 @@
+//! What the chores need, installed where it is missing, one file a tool.
+//!
+//! Each `ensure` returns at once where its tool is there. What is fetched is pinned by version, and by hash where the
+//! registry's client does not itself check one that is fixed; it goes to `.tools`, which git ignores, or comes from
+//! the system's package manager. A tool is unpacked beside its place and then renamed, so that an interrupted set-up
+//! leaves nothing that looks installed.
+
+mod apt;
+pub(crate) mod bpf_linker;
+pub(crate) mod cargo_deny;
+mod cargo_install;
+pub(crate) mod gcc;
+pub(crate) mod go;
+pub(crate) mod nextest;
+mod pip;
+pub(crate) mod rust_components;
+pub(crate) mod rust_src;
+pub(crate) mod rustc;
+mod stamp;
+mod tools;
+mod version;
+
+use self::stamp::Stamp;
+pub(crate) use self::tools::Tools;
+use self::version::Version;

@@ -1,0 +1,78 @@
+//! The standard library's sources, of which `-Z build-std=core` builds `core` for BPF.
+
+use std::path::{Path, PathBuf};
+
+use miette::{Context, IntoDiagnostic, Result};
+use xshell::cmd;
+
+use super::apt::Package;
+use super::{Stamp, Tools, rustc};
+use crate::step;
+
+/// The same sources as Debian packages them, for where rustup cannot fetch them. Debian's changes touch tests and the
+/// dependencies of other systems, not `core` or `compiler_builtins`.
+const DEBIAN: Package = Package {
+    suite: "trixie-backports",
+    name: "rust-src",
+    version: "1.95.0+dfsg1-2~bpo13+1",
+    sha256: "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b",
+};
+
+/// Returns the directory `library` of the pinned Rust's sources: of the toolchain in use, or else of `.tools`.
+///
+/// # Errors
+/// Fails where neither rustup nor Debian's archive has them.
+pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
+    let own = rustc::sysroot(tools)?.join("lib/rustlib/src/rust/library");
+    if is_whole(&own) {
+        return Ok(own);
+    }
+    let source = format!("Debian {}: {} {} sha256:{}", DEBIAN.suite, DEBIAN.name, DEBIAN.version, DEBIAN.sha256);
+    let stamp = Stamp::new("rust-src", rustc::PINNED, source);
+    if let Some(place) = tools.installed(&stamp) {
+        return Ok(place.join("library"));
+    }
+    // Not every toolchain is rustup's, and not every machine reaches its server.
+    if step::succeeds(cmd!(tools.sh, "rustup component add rust-src"))? && is_whole(&own) {
+        return Ok(own);
+    }
+    let place = tools.directory(&stamp, |scratch| {
+        unpack(tools, scratch).wrap_err("the standard library's sources come neither from rustup nor from Debian")
+    })?;
+    Ok(place.join("library"))
+}
+
+/// Makes a directory that holds `library` alone: the package also carries the compiler's sources, 430 MB in all.
+fn unpack(tools: &Tools<'_>, scratch: &Path) -> Result<PathBuf> {
+    let package = DEBIAN.fetch(tools, scratch)?;
+    let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
+    step::run(cmd!(tools.sh, "dpkg -x {package} {unpacked}"))?;
+    let library = unpacked.join("usr/src").join(format!("rustc-{}", rustc::PINNED)).join("library");
+    let moved = std::fs::create_dir(&new).and_then(|()| std::fs::rename(&library, new.join("library")));
+    moved.into_diagnostic().wrap_err_with(|| format!("cannot move {}", library.display()))?;
+    Ok(new)
+}
+
+fn is_whole(library: &Path) -> bool {
+    library.join("core/src/lib.rs").is_file() && library.join("Cargo.lock").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_package_is_of_the_pinned_rust() {
+        assert!(DEBIAN.version.starts_with(&format!("{}+", rustc::PINNED)));
+    }
+
+    #[test]
+    fn sources_need_core_and_the_lock_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("core/src")).unwrap();
+        std::fs::write(dir.path().join("core/src/lib.rs"), "").unwrap();
+        assert!(!is_whole(dir.path()));
+        std::fs::write(dir.path().join("Cargo.lock"), "").unwrap();
+        assert!(is_whole(dir.path()));
+    }
+}
