@@ -16,3 +16,4 @@ pub mod platform;
 pub mod report;
 pub mod summarise;
 pub mod units;
+pub mod yaml;
