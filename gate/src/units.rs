@@ -31,7 +31,6 @@ const SIZES: [(&str, u64); 10] = [
 /// # Errors
 /// Says what is wrong with the text and what to write instead, as a clause without a full stop.
 pub fn parse(text: &str, unit: Unit) -> Result<f64, String> {
-    let text = text.trim();
     let Some((number, suffix)) = split(text) else {
         return Err(format!("`{}` is not {}", shorten(text), expected(unit)));
     };
@@ -41,7 +40,9 @@ pub fn parse(text: &str, unit: Unit) -> Result<f64, String> {
     if suffix.is_empty()
         && let Some(default) = default_suffix(unit)
     {
-        return Err(format!("`{0}` has no unit; write `{0}{default}`", shorten(text)));
+        let text = shorten(text);
+        let milliseconds = if unit == Unit::Nanoseconds { format!(" or `{text}ms`") } else { String::new() };
+        return Err(format!("`{text}` has no unit; write `{text}{default}`{milliseconds}"));
     }
     let value = match unit {
         Unit::Nanoseconds => nanoseconds(number, suffix, text),
@@ -70,7 +71,6 @@ pub fn parse(text: &str, unit: Unit) -> Result<f64, String> {
 /// Says what is wrong with the text and what to write instead, as a clause without a full stop.
 pub fn parse_rate(text: &str) -> Result<f64, String> {
     const EXPECTED: &str = "a rate such as 500/s or 1200/min";
-    let text = text.trim();
     let Some((number, suffix)) = split(text) else {
         return Err(format!("`{}` is not {EXPECTED}", shorten(text)));
     };
@@ -136,7 +136,7 @@ pub fn format_exact(value: f64, unit: Unit) -> String {
 
 /// A leading decimal number and the rest without the space between them. Exponents, `inf` and `nan` are not numbers here.
 fn split(text: &str) -> Option<(f64, &str)> {
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let unsigned = text.strip_prefix('-').unwrap_or(text);
     let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let whole = digits(unsigned);
     let fraction = unsigned[whole..].strip_prefix('.').map_or(0, digits);
@@ -237,11 +237,7 @@ fn significant(number: f64, digits: usize) -> String {
 
 /// Text of a file inside a message, cut to a length that fits on a line.
 pub(crate) fn shorten(text: &str) -> String {
-    const LONGEST: usize = 60;
-    if text.chars().count() <= LONGEST {
-        return text.to_owned();
-    }
-    text.chars().take(LONGEST).chain(['…']).collect()
+    crate::yaml::printable(text, 60)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the units of size are powers of 2 and of 10 below 2^53")]

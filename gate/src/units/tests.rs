@@ -53,7 +53,7 @@ fn what_people_write_is_read() {
 #[test]
 fn what_is_wrong_is_refused_with_what_to_write() {
     for (text, unit, message) in [
-        ("30", Unit::Nanoseconds, "`30` has no unit; write `30s`"),
+        ("30", Unit::Nanoseconds, "`30` has no unit; write `30s` or `30ms`"),
         ("1400", Unit::Bytes, "`1400` has no unit; write `1400MiB`"),
         ("15", Unit::BytesPerSecond, "`15` has no unit; write `15MB/s`"),
         ("0.5", Unit::BytesPerMinute, "`0.5` has no unit; write `0.5MB/min`"),
@@ -70,6 +70,8 @@ fn what_is_wrong_is_refused_with_what_to_write() {
         ("nan", Unit::Count, "`nan` is not a number such as 2000"),
         (".inf", Unit::Ratio, "`.inf` is not a ratio such as 0.1% or 0.001"),
         ("1e3", Unit::Count, "`1e3` is not a number such as 2000"),
+        (" 4KiB", Unit::Bytes, "` 4KiB` is not a size such as 1400MiB, 4KiB or 2GB"),
+        ("+4KiB", Unit::Bytes, "`+4KiB` is not a size such as 1400MiB, 4KiB or 2GB"),
         ("", Unit::Bytes, "`` is not a size such as 1400MiB, 4KiB or 2GB"),
         (
             "9999999999GB",

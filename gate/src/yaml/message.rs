@@ -1,6 +1,6 @@
 //! From what `serde` and the YAML parser say to what a person needs.
 
-use super::{Problem, place};
+use super::Problem;
 use crate::units::shorten;
 
 /// Separates the parts of a [`Problem`] on its way through a `serde` error, which carries one string.
@@ -14,7 +14,8 @@ pub(super) fn custom<E: serde::de::Error>(problem: Problem) -> E {
 /// The byte at which the error is and the problem there.
 pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> (Option<usize>, Problem) {
     let location = error.location();
-    let offset = location.as_ref().and_then(|location| place::byte_of(text, location.index()));
+    // The parser counts bytes.
+    let offset = location.as_ref().map(serde_yaml::Location::index).filter(|at| text.is_char_boundary(*at));
     let mut message = error.to_string();
     if let Some(location) = location {
         let suffix = format!(" at line {} column {}", location.line(), location.column());
@@ -45,10 +46,22 @@ fn of_type(message: &str) -> Option<Problem> {
         let what = format!("{path}the key {key} is missing");
         return Some(Problem::new(what, format!("has no key {key}"), format!("add the key {key} here")));
     }
-    let (found, expected) = rest.split_once(", expected ")?;
-    let found = found.split_once(": ").map_or(found, |(_, found)| found);
-    let what = format!("{path}found {}, expected {}", shorten(found), shorten(expected));
-    Some(Problem::new(what, format!("expected {}", shorten(expected)), format!("write {} here", shorten(expected))))
+    let (found, expected) = rest.rsplit_once(", expected ").map(|(found, expected)| (found, in_words(expected)))?;
+    let found = shorten(in_words(found.split_once(": ").map_or(found, |(_, found)| found)));
+    let what = format!("{path}found {found}, expected {expected}");
+    Some(Problem::new(what, format!("expected {expected}"), format!("write {expected} here")))
+}
+
+/// What `serde` calls by the names of programmers.
+fn in_words(noun: &str) -> &str {
+    match noun {
+        "map" => "a map",
+        "sequence" => "a list",
+        "a sequence" => "a list such as `[a, b]`",
+        "unit value" => "no value",
+        _ if noun.starts_with("struct ") => "a map of keys and values",
+        _ => noun,
+    }
 }
 
 /// The path before the first of the markers, and the message from there on.
@@ -61,25 +74,28 @@ fn split_at_any<'a>(message: &'a str, markers: &[&str]) -> Option<(&'a str, &'a 
         .map(|at| message.split_at(at))
 }
 
-/// A key or value that is not among those allowed: ``​`lod`, expected one of `build`, `load`​``.
+/// A key or value that is not among those allowed: `lod`, expected one of `build`, `load`.
 fn unknown(path: &str, noun: &str, rest: &str) -> Option<Problem> {
     let (found, expected) =
         rest.strip_prefix('`')?.rsplit_once("`, expected ").or_else(|| rest.split_once("`, there are "))?;
     let allowed: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-    let help = format!("allowed here: {}", allowed.join(", "));
     let found = shorten(found);
-    let (label, help) = match nearest(&found, &allowed) {
-        Some(nearest) => (format!("did you mean `{nearest}`?"), format!("write `{nearest}`; {help}")),
-        None => (format!("not a {noun} that is known here"), help),
-    };
-    Some(Problem::new(format!("{path}unknown {noun} `{found}`"), label, help))
+    let mut what = format!("{path}unknown {noun} `{found}`");
+    if let Some(nearest) = nearest(&found, &allowed) {
+        what = format!("{what}; did you mean `{nearest}`?");
+    }
+    Some(Problem::new(
+        what,
+        format!("not a {noun} that is known here"),
+        format!("allowed here: {}", allowed.join(", ")),
+    ))
 }
 
 /// The allowed word that was probably meant.
 fn nearest<'a>(found: &str, allowed: &[&'a str]) -> Option<&'a str> {
-    let likeness = |word: &str| strsim::jaro_winkler(&found.to_lowercase(), word);
+    let likeness = |word: &str| strsim::normalized_damerau_levenshtein(&found.to_lowercase(), word);
     let best = allowed.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.8).then_some(*best)
+    (likeness(best) > 0.65).then_some(*best)
 }
 
 /// Problems that the parser finds: the text is not YAML.

@@ -57,7 +57,7 @@ impl Place {
             let at_key = length < self.steps.len() || self.at_key;
             let finder = Finder { steps: &self.steps[..length], at_key };
             let error = finder.deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
-            byte_of(text, error.location()?.index())
+            Some(error.location()?.index())
         })
     }
 }
@@ -160,11 +160,6 @@ impl Visitor<'_> for Key<'_> {
     }
 }
 
-/// The byte offset of a character. The parser counts characters, a carriage return and a line feed being two.
-pub(super) fn byte_of(text: &str, character: usize) -> Option<usize> {
-    text.char_indices().map(|(offset, _)| offset).chain([text.len()]).nth(character)
-}
-
 /// Line and column of a byte, both from 1, the column in characters.
 pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..offset];
@@ -178,8 +173,16 @@ pub(super) fn line_length(text: &str, offset: usize) -> usize {
     text[start..].find('\n').unwrap_or(text.len() - start)
 }
 
+/// Start and length in bytes of the scalar or bracket at an offset; at the end of the text, of its last character.
+pub(super) fn token(text: &str, offset: usize) -> (usize, usize) {
+    match text[..offset].chars().next_back() {
+        Some(last) if offset == text.len() => (offset - last.len_utf8(), last.len_utf8()),
+        _ => (offset, token_length(&text[offset..])),
+    }
+}
+
 /// Bytes of the scalar or bracket with which the text begins, as far as it lies on the first line.
-pub(super) fn token_length(text: &str) -> usize {
+fn token_length(text: &str) -> usize {
     let line = text.lines().next().unwrap_or_default();
     let end = match line.chars().next() {
         Some(quote @ ('"' | '\'')) => line[1..].find(quote).map(|at| at + 2),

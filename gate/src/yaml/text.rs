@@ -3,20 +3,21 @@
 use miette::NamedSource;
 
 use super::{LARGEST_FILE, Problem, Source};
-use crate::error::InputError;
+use crate::error::{InputError, Result};
 
 /// Brackets may nest this deep. The parser allows 128 levels but first reads the whole document, in a time that grows with
 /// the square of the depth: minutes for a megabyte.
 const DEEPEST: usize = 128;
 
 /// The text of a file's bytes.
-pub(super) fn decode(name: &str, bytes: Vec<u8>) -> Result<String, InputError> {
+pub(super) fn decode(name: &str, bytes: Vec<u8>) -> Result<String> {
     if bytes.len() as u64 > LARGEST_FILE {
         let message = format!("{name}: is larger than 1 MiB");
         return Err(InputError::new(
             message,
             "name a YAML file that memgate is to read; a long request body can be shorter",
-        ));
+        )
+        .into());
     }
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
@@ -29,20 +30,17 @@ pub(super) fn decode(name: &str, bytes: Vec<u8>) -> Result<String, InputError> {
             label: "these bytes are not UTF-8".to_owned(),
             help: Some("save the file as UTF-8".to_owned()),
         }
+        .into()
     })
 }
 
 /// Refuses a text that is empty, holds characters that YAML does not know, or nests too deeply.
-pub(super) fn check(source: &Source) -> Result<(), InputError> {
+pub(super) fn check(source: &Source) -> Result<()> {
     let text = &source.text;
     if text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---") {
         return Err(source.error_at(
             None,
-            Problem::new(
-                "is empty",
-                "",
-                "docs/configuration.md has an example to start from; `memgate schema` lists the keys",
-            ),
+            Problem::new("is empty", "", "restore the file, or write it anew; `memgate schema` tells editors the keys"),
         ));
     }
     if let Some((offset, character)) = text.char_indices().find(|(_, character)| !is_printable(*character)) {
