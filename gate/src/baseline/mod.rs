@@ -4,6 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::{metric::Metric, platform::Platform};
 
+mod defaults;
+mod file;
+mod load;
+mod render;
+
+pub use load::{load, parse, schema};
+pub use render::render;
+
 /// A baseline file, parsed and validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Baseline {
@@ -56,3 +64,6 @@ pub struct Expectation {
     /// Reported, never failed.
     pub advisory: bool,
 }
+
+#[cfg(test)]
+mod tests;
