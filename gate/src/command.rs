@@ -9,7 +9,7 @@ use std::{
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
 use crate::{
-    baseline,
+    atomic_file, baseline,
     cancel::Cancel,
     cli::{BaselineCommand, Cli, Command, Formats, Measured, Recorded, SchemaOf},
     config::{self, Config},
@@ -112,7 +112,10 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
             return Err(InputError::new(format!("{}: there is a baseline already", file.display()), help).into());
         }
         let text = baseline::render(&summary, &jiff::Zoned::now().date().to_string())?;
-        report::write_file(&file, &text)?;
+        atomic_file::write(&file, text.as_bytes()).map_err(|error| {
+            let help = "give another directory with --baselines, or make room";
+            Error::infrastructure(Stage::Output, format!("{}: {error}", file.display()), help)
+        })?;
         print(&format!("{}\n", file.display()))?;
     }
     Ok(())

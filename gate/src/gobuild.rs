@@ -1,7 +1,6 @@
 //! `go build`, for the platform that is to be measured.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -10,24 +9,10 @@ use tokio::process::Command;
 
 use crate::{
     cancel::Cancel,
+    config::Build,
     error::{Error, Result, Stage},
     platform::Platform,
 };
-
-/// What to build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Build<'a> {
-    /// The module's directory.
-    pub directory: &'a Path,
-    /// The package, `./cmd/uaa`.
-    pub package: &'a str,
-    /// Build tags.
-    pub tags: &'a [String],
-    /// Flags for the linker.
-    pub ldflags: Option<&'a str>,
-    /// Variables for `go build`, such as `CGO_ENABLED`.
-    pub env: &'a BTreeMap<String, String>,
-}
 
 /// Lines of the compiler's output that an error shows.
 const SHOWN_LINES: usize = 20;
@@ -36,17 +21,17 @@ const SHOWN_LINES: usize = 20;
 ///
 /// # Errors
 /// When there is no Go, the build fails (with what the compiler said), or memgate is interrupted.
-pub async fn build(build: &Build<'_>, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
-    let go = find_go(build.directory)?;
+pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
+    let go = find_go(&build.dir)?;
     let mut command = Command::new(&go);
-    command.arg("build").arg("-o").arg(executable).current_dir(build.directory);
+    command.arg("build").arg("-o").arg(executable).current_dir(&build.dir);
     if !build.tags.is_empty() {
         command.arg("-tags").arg(build.tags.join(","));
     }
-    if let Some(flags) = build.ldflags {
+    if let Some(flags) = &build.ldflags {
         command.arg("-ldflags").arg(flags);
     }
-    command.arg(build.package).env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(build.env);
+    command.arg(&build.package).env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::select! {
         output = command.output() => output,
@@ -59,7 +44,7 @@ pub async fn build(build: &Build<'_>, platform: Platform, executable: &Path, can
             format!(
                 "`go build {}` in {} failed:\n{}",
                 build.package,
-                build.directory.display(),
+                build.dir.display(),
                 last_lines(&output.stderr)
             ),
             format!("mend the build; the command was {:?}", command.as_std()),

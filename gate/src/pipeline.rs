@@ -9,7 +9,7 @@ use std::{
 use crate::{
     agent, baseline,
     cancel::Cancel,
-    config::{Config, Service},
+    config::{Config, Executable, Service},
     error::{Error, InputError, Result, Stage},
     evidence::Evidence,
     evidence_file, gobuild,
@@ -43,7 +43,7 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
     for target in targets(config, selection)? {
         // Read first: a broken baseline should not cost the time of the runs.
         read_baseline(&config.baselines, target.platform, &target.service.baseline)?;
-        let bench = Bench::prepare(config, &target, selection, narrator, cancel).await?;
+        let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
         let mut evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
         let mut result = judge_runs(&evidence, &config.baselines)?;
         if needs_confirmation(&result) {
@@ -68,7 +68,7 @@ pub async fn record(
 ) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for target in targets(config, selection)? {
-        let bench = Bench::prepare(config, &target, selection, narrator, cancel).await?;
+        let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
         bench.measure(1..=target.runs, narrator, cancel).await?;
         files.extend((1..=target.runs).map(|run| bench.file(run)));
     }
@@ -138,7 +138,6 @@ fn report(results: Vec<ServiceResult>) -> Report {
 
 /// One service on one platform.
 struct Target<'config> {
-    name: &'config str,
     service: &'config Service,
     platform: Platform,
     runs: u32,
@@ -146,22 +145,19 @@ struct Target<'config> {
 
 impl Target<'_> {
     fn title(&self) -> String {
-        format!("{} {}", self.name, self.platform)
+        format!("{} {}", self.service.name, self.platform)
     }
 }
 
 fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Vec<Target<'config>>> {
-    let known: BTreeSet<_> = config.services.keys().map(String::as_str).collect();
-    if let Some(unknown) = selection.services.iter().find(|name| !known.contains(name.as_str())) {
-        let message = format!("--service {unknown}: the configuration has no such service");
-        let help = format!("services: {}", known.into_iter().collect::<Vec<_>>().join(", "));
-        return Err(InputError::new(message, help).into());
-    }
-    let chosen = |name: &String| selection.services.is_empty() || selection.services.contains(name);
-    let services: Vec<_> = config.services.iter().filter(|(name, _)| chosen(name)).collect();
+    let services: Vec<_> = if selection.services.is_empty() {
+        config.services.values().collect()
+    } else {
+        let names: BTreeSet<_> = selection.services.iter().collect();
+        names.into_iter().map(|name| config.service(name)).collect::<Result<_>>()?
+    };
     let on = |platform: Platform| {
-        services.iter().map(move |(name, service)| Target {
-            name: name.as_str(),
+        services.iter().map(move |service| Target {
             service,
             platform,
             runs: selection.runs.unwrap_or(service.runs),
@@ -172,7 +168,6 @@ fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Ve
 
 /// A built service, ready to be measured.
 struct Bench<'run> {
-    config: &'run Config,
     target: &'run Target<'run>,
     executable: PathBuf,
     out: &'run Path,
@@ -180,7 +175,6 @@ struct Bench<'run> {
 
 impl<'run> Bench<'run> {
     async fn prepare(
-        config: &'run Config,
         target: &'run Target<'run>,
         selection: &'run Selection,
         narrator: &Narrator,
@@ -190,18 +184,19 @@ impl<'run> Bench<'run> {
         let out = selection.out.as_path();
         make_directory(out)?;
         remove_old_runs(out, target)?;
-        let executable = match &target.service.build {
-            Some(build) => {
+        let executable = match &target.service.executable {
+            Executable::Build(build) => {
                 narrator.say(&format!("{}: building {}", target.title(), build.package));
-                let directory = std::path::absolute(out.join("build").join(target.platform.folder())).map_err(|error| cannot_write(out, &error))?;
+                let directory = out.join("build").join(target.platform.folder());
                 make_directory(&directory)?;
-                let executable = directory.join(target.name);
-                gobuild::build(&build.command(), target.platform, &executable, cancel).await?;
+                let executable = std::path::absolute(directory.join(&target.service.name))
+                    .map_err(|error| cannot_write(out, &error))?;
+                gobuild::build(build, target.platform, &executable, cancel).await?;
                 executable
             }
-            None => target.service.executable(target.name, target.platform)?,
+            Executable::Binary(binaries) => existing(binaries, target)?,
         };
-        Ok(Self { config, target, executable, out })
+        Ok(Self { target, executable, out })
     }
 
     async fn measure(
@@ -212,7 +207,7 @@ impl<'run> Bench<'run> {
     ) -> Result<Vec<Evidence>> {
         let mut measured = Vec::new();
         for run in runs {
-            let plan = self.config.plan(self.target.name, self.target.platform, run, self.executable.clone())?;
+            let plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
             let title = format!("{} run {run}", self.target.title());
             let evidence = agent::run(&plan, &self.files(run), &|progress| narrator.progress(&title, progress), cancel).await?;
             evidence_file::write(&self.file(run), &evidence)?;
@@ -223,16 +218,23 @@ impl<'run> Bench<'run> {
     }
 
     fn file(&self, run: u32) -> PathBuf {
-        self.out.join(evidence_file::file_name(self.target.name, self.target.platform, run))
+        self.out.join(evidence_file::file_name(&self.target.service.name, self.target.platform, run))
     }
 
     fn files(&self, run: u32) -> agent::Files {
-        let stem = format!("{}.{}.run{run}", self.target.name, self.target.platform.folder());
+        let stem = format!("{}.{}.run{run}", self.target.service.name, self.target.platform.folder());
         agent::Files {
             service_log: self.out.join(format!("{stem}.service.log")),
             load_log: self.out.join(format!("{stem}.load.log")),
         }
     }
+}
+
+fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Result<PathBuf> {
+    binaries.get(&target.platform).cloned().ok_or_else(|| {
+        let message = format!("services.{}.binary: there is none for {}", target.service.name, target.platform);
+        InputError::new(message, format!("add `{}: PATH`, or leave the platform out", target.platform)).into()
+    })
 }
 
 fn make_directory(directory: &Path) -> Result<()> {
@@ -246,7 +248,7 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
 
 /// Removes what an earlier command left of the same service and platform, so that no file of it is taken for one of this.
 fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
-    let prefix = format!("{}.{}.run", target.name, target.platform.folder());
+    let prefix = format!("{}.{}.run", target.service.name, target.platform.folder());
     for entry in fs::read_dir(out).map_err(|error| cannot_write(out, &error))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {
             fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), &error))?;

@@ -85,6 +85,13 @@ impl FromStr for Output {
     }
 }
 
+impl Output {
+    /// A format that goes to a file.
+    pub const fn to_file(format: Format, file: PathBuf) -> Self {
+        Self { format, file: Some(file) }
+    }
+}
+
 /// Checks that no two outputs go to the same place.
 ///
 /// # Errors

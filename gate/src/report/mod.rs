@@ -5,7 +5,6 @@ mod github;
 mod json;
 mod junit;
 mod markdown;
-mod quantity;
 mod terminal;
 mod text;
 mod view;
@@ -14,7 +13,7 @@ mod write;
 pub use format::{Format, Output, Style, render, validate};
 pub use github::step_summary;
 pub use view::repeat_command;
-pub use write::write;
+pub use write::{append_step_summary, write};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +23,11 @@ use crate::{
     metric::{Metric, Unit},
     platform::Platform,
 };
+
+/// The JSON Schema of [`Report`].
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
+}
 
 /// The schema of [`Report`] in JSON.
 pub const SCHEMA: u32 = 1;

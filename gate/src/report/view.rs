@@ -1,6 +1,6 @@
 //! What the formats have in common: figures, findings and counts in words.
 
-use super::{GateResult, Report, ServiceResult, quantity, text};
+use super::{GateResult, Report, ServiceResult, text};
 use crate::{judge::Verdict, metric::Unit};
 
 /// The verdicts, worst first.
@@ -73,7 +73,7 @@ pub(super) fn runs(result: &ServiceResult) -> String {
 
 /// A figure, or a dash.
 pub(super) fn figure(value: Option<f64>, unit: Unit) -> String {
-    value.map_or_else(|| NO_FIGURE.to_owned(), |value| quantity::format(value, unit))
+    value.map_or_else(|| NO_FIGURE.to_owned(), |value| crate::units::format(value, unit))
 }
 
 /// The measured figure with its interval, unless the interval is too narrow to be seen.

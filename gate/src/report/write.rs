@@ -1,8 +1,8 @@
 //! Writing reports to where they are wanted.
 
-use std::{io, path::Path};
+use std::{fs::OpenOptions, io, path::Path};
 
-use super::{Format, Output, Report, Style, render, validate};
+use super::{Format, Output, Report, Style, render, step_summary, validate};
 use crate::{
     atomic_file,
     error::{Error, Result, Stage},
@@ -26,6 +26,22 @@ pub fn write(outputs: &[Output], report: &Report, stdout: &mut dyn io::Write, st
         failures.join("\n"),
         "The evidence is kept: `memgate report EVIDENCE… --format F[=FILE]` prints the report again.",
     ))
+}
+
+/// Appends the report as Markdown to the file that GitHub Actions shows as the step's summary.
+///
+/// # Errors
+/// [`Error::Infrastructure`] at [`Stage::Output`] when the file cannot be written.
+pub fn append_step_summary(file: &Path, report: &Report) -> Result<()> {
+    let appended = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        .and_then(|mut opened| io::Write::write_all(&mut opened, step_summary(report).as_bytes()));
+    appended.map_err(|error| {
+        let message = format!("The step summary cannot be written to {}: {error}.", file.display());
+        Error::infrastructure(Stage::Output, message, "Unset GITHUB_STEP_SUMMARY, or make room.")
+    })
 }
 
 fn write_one(output: &Output, report: &Report, stdout: &mut dyn io::Write, style: Style) -> Result<(), String> {
