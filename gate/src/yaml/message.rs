@@ -107,7 +107,7 @@ fn of_syntax(message: &str, text: &str, offset: Option<usize>) -> Problem {
         ("nests or expands too deeply", "write the values out, without anchors and aliases")
     } else if message.contains("unknown anchor") {
         ("no anchor (`&name`) of this name", "write the value out; a string that begins with `*` needs quotes")
-    } else if message.contains("end of stream") || message.contains("EOF") {
+    } else if offset.is_some_and(|at| text[at..].trim().is_empty()) {
         ("the file ends too early", "the file may be cut off: complete it, and close every bracket and quote")
     } else {
         (
