@@ -24,12 +24,8 @@ use crate::{
 /// Carries the command out. Errors go to stderr.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
-        Command::Check { measured, formats } => with_config(&measured, |config, narrator, cancel| {
-            Box::pin(async move { check(config, &measured, &formats, narrator, cancel).await })
-        }),
-        Command::Record { measured } => with_config(&measured, |config, narrator, cancel| {
-            Box::pin(async move { record(config, &measured, narrator, cancel).await })
-        }),
+        Command::Check { measured, formats } => measure(&measured, Some(&formats)),
+        Command::Record { measured } => measure(&measured, None),
         Command::Judge { recorded, formats } => judge(&recorded, &formats).map(|report| report.verdict.exit_code()),
         Command::Report { recorded, formats } => judge(&recorded, &formats).map(|_| 0),
         Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
@@ -41,22 +37,20 @@ pub fn run(cli: Cli) -> ExitCode {
     }))
 }
 
-type Step<'run> = std::pin::Pin<Box<dyn Future<Output = Result<u8>> + 'run>>;
-
-/// Reads the configuration and runs `step` on one thread, which the service's life depends on.
-fn with_config(
-    measured: &Measured,
-    step: impl for<'run> FnOnce(&'run Config, &'run Narrator, &'run Cancel) -> Step<'run>,
-) -> Result<u8> {
+/// Checks, or only records where there are no formats to report in. All on one thread, which the service's life depends on.
+fn measure(measured: &Measured, formats: Option<&Formats>) -> Result<u8> {
     let config = config::load(&measured.config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let narrator = Narrator::new();
     let failed = |error: std::io::Error| {
         Error::infrastructure(Stage::Preflight, error.to_string(), "raise the limits on files and threads")
     };
-    let narrator = Narrator::new();
-    runtime.map_err(failed)?.block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
         let cancel = Cancel::on_signals().map_err(failed)?;
-        step(&config, &narrator, &cancel).await
+        match formats {
+            Some(formats) => check(&config, measured, formats, &narrator, &cancel).await,
+            None => record(&config, measured, &narrator, &cancel).await,
+        }
     })
 }
 
@@ -111,7 +105,7 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
             let help = "edit it, or remove it and record again; a baseline is reviewed like code";
             return Err(InputError::new(format!("{}: there is a baseline already", file.display()), help).into());
         }
-        let text = baseline::render(&summary, &jiff::Zoned::now().date().to_string())?;
+        let text = baseline::render(&summary, &today())?;
         atomic_file::write(&file, text.as_bytes()).map_err(|error| {
             let help = "give another directory with --baselines, or make room";
             Error::infrastructure(Stage::Output, format!("{}: {error}", file.display()), help)
@@ -119,6 +113,11 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
         print(&format!("{}\n", file.display()))?;
     }
     Ok(())
+}
+
+/// The day in UTC, `2026-11-23`.
+fn today() -> String {
+    jiff::Timestamp::now().to_string().chars().take_while(|character| *character != 'T').collect()
 }
 
 fn print_schema(of: SchemaOf) -> Result<()> {

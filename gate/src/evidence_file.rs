@@ -61,6 +61,9 @@ struct EvidenceFile {
     evidence: Evidence,
 }
 
+/// How the name of every evidence file ends.
+pub const SUFFIX: &str = ".evidence.json";
+
 /// The JSON Schema of an evidence file.
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(EvidenceFile).to_value()
@@ -82,7 +85,7 @@ pub fn file_name(service: &str, platform: Platform, run: u32) -> String {
             }
         }
     }
-    push_formatted(&mut name, format_args!(".{}.run{run}.evidence.json", platform.folder()));
+    push_formatted(&mut name, format_args!(".{}.run{run}{SUFFIX}", platform.folder()));
     name
 }
 

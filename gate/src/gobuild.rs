@@ -41,12 +41,7 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
     match output {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => failed(
-            format!(
-                "`go build {}` in {} failed:\n{}",
-                build.package,
-                build.dir.display(),
-                last_lines(&output.stderr)
-            ),
+            format!("`go build {}` in {} failed:\n{}", build.package, build.dir.display(), last_lines(&output.stderr)),
             format!("mend the build; the command was {:?}", command.as_std()),
         ),
         Err(error) => {

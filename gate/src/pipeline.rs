@@ -12,8 +12,7 @@ use crate::{
     config::{Config, Executable, Service},
     error::{Error, InputError, Result, Stage},
     evidence::Evidence,
-    evidence_file, gobuild,
-    judge::{self, needs_confirmation},
+    evidence_file, gobuild, judge,
     narrator::Narrator,
     platform::Platform,
     preflight,
@@ -46,7 +45,7 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
         let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
         let mut evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
         let mut result = judge_runs(&evidence, &config.baselines)?;
-        if needs_confirmation(&result) {
+        if may_be_confirmed(&evidence, &config.baselines)? {
             narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", target.title()));
             evidence.extend(bench.measure(target.runs + 1..=target.runs + 1, narrator, cancel).await?);
             result = judge_runs(&evidence, &config.baselines)?;
@@ -110,7 +109,9 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
         found[before..].sort();
         if found.len() == before {
             let message = format!("{}: no file in this directory ends in {}", file.display(), evidence_file::SUFFIX);
-            return Err(InputError::new(message, "name evidence files, or a directory that `memgate record` wrote to").into());
+            return Err(
+                InputError::new(message, "name evidence files, or a directory that `memgate record` wrote to").into()
+            );
         }
     }
     Ok(found)
@@ -120,6 +121,12 @@ fn judge_runs(runs: &[Evidence], baselines: &Path) -> Result<ServiceResult> {
     let summary = summarise(runs)?;
     let baseline = read_baseline(baselines, summary.platform, &summary.baseline)?;
     Ok(judge::judge(&summary, baseline.as_ref()))
+}
+
+fn may_be_confirmed(runs: &[Evidence], baselines: &Path) -> Result<bool> {
+    let summary = summarise(runs)?;
+    let baseline = read_baseline(baselines, summary.platform, &summary.baseline)?;
+    Ok(judge::needs_confirmation(&summary, baseline.as_ref()))
 }
 
 fn read_baseline(directory: &Path, platform: Platform, name: &str) -> Result<Option<baseline::Baseline>> {
@@ -157,11 +164,7 @@ fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Ve
         names.into_iter().map(|name| config.service(name)).collect::<Result<_>>()?
     };
     let on = |platform: Platform| {
-        services.iter().map(move |service| Target {
-            service,
-            platform,
-            runs: selection.runs.unwrap_or(service.runs),
-        })
+        services.iter().map(move |service| Target { service, platform, runs: selection.runs.unwrap_or(service.runs) })
     };
     Ok(selection.platforms.iter().copied().flat_map(on).collect())
 }
@@ -209,7 +212,8 @@ impl<'run> Bench<'run> {
         for run in runs {
             let plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
             let title = format!("{} run {run}", self.target.title());
-            let evidence = agent::run(&plan, &self.files(run), &|progress| narrator.progress(&title, progress), cancel).await?;
+            let evidence =
+                agent::run(&plan, &self.files(run), &|progress| narrator.progress(&title, progress), cancel).await?;
             evidence_file::write(&self.file(run), &evidence)?;
             // What is judged is what was written, so that judging the file again cannot differ.
             measured.push(evidence_file::read(&self.file(run))?);

@@ -62,8 +62,7 @@ fn judging_never_touches_a_process_a_clock_a_file_or_the_network() {
 
 #[test]
 fn measuring_never_knows_a_threshold() {
-    let judging =
-        ["crate::judge", "crate::baseline", "crate::summarise", "crate::report", "crate::metric"];
+    let judging = ["crate::judge", "crate::baseline", "crate::summarise", "crate::report", "crate::metric"];
     assert_absent(&["agent", "goexe", "arch", "plan.rs", "evidence.rs", "gobuild.rs"], &judging);
 }
 

@@ -1,6 +1,22 @@
 //! Evidence → metrics with intervals. Pure: touches no process, clock, file or network, and knows no threshold.
 
+mod collate;
+mod growth;
+mod pauses;
+mod rates;
+mod requests;
+mod run;
+mod series;
+mod stats;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod totals;
+
 use std::collections::BTreeMap;
+
+pub use collate::summarise;
 
 use crate::{evidence::Environment, metric::Metric, platform::Platform};
 
@@ -28,6 +44,8 @@ pub struct Summary {
 pub struct RunSummary {
     /// The run's number.
     pub run: u32,
+    /// Whether the service ended by itself before the end of the run.
+    pub ended_early: bool,
     /// Every metric has an entry.
     pub metrics: BTreeMap<Metric, Measurement>,
 }
