@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// crash panics. net/http would recover a panic of the handler's own goroutine.
+func crash(o *options, number uint64) {
+	if number == o.requests {
+		go panic("misbehave: a crash was asked for")
+	}
+}
+
+// segv ends the process by SIGSEGV, as a fault in C code does.
+func segv(o *options, number uint64) {
+	if number != o.requests {
+		return
+	}
+	if err := defaultAction(syscall.SIGSEGV); err != nil {
+		fmt.Fprintln(os.Stderr, "misbehave: cannot die of SIGSEGV:", err)
+		os.Exit(1)
+	}
+	syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // No core file; it does not matter if that fails.
+	syscall.Kill(os.Getpid(), syscall.SIGSEGV)
+}
+
+// defaultAction takes the runtime's handler off a signal, which os/signal cannot: it leaves synchronous signals to the
+// runtime, which turns them into an exit with status 2.
+func defaultAction(number syscall.Signal) error {
+	// All zero is SIG_DFL without flags and with an empty mask, in every architecture's layout of sigaction.
+	var action [4]uint64
+	const maskSize = 8
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(number), uintptr(unsafe.Pointer(&action)), 0, maskSize, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// childArgument makes this executable the child of the mode fork.
+const childArgument = "misbehave-child"
+
+// fork starts a child that nobody will end: it is in a session of its own, so that no signal to the service's process
+// group reaches it, and it lives on after the service.
+func fork(o *options) (exit int, ended bool) {
+	executable, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "misbehave:", err)
+		return 1, true
+	}
+	child := exec.Command(executable, childArgument, o.childFor.String())
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := child.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, "misbehave:", err)
+		return 1, true
+	}
+	fmt.Fprintln(os.Stderr, "misbehave: child", child.Process.Pid)
+	go child.Wait()
+	return 0, false
+}
+
+// child holds some memory and sleeps.
+func child(length string) int {
+	duration, err := time.ParseDuration(length)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "misbehave:", err)
+		return 2
+	}
+	held = append(held, touched(8<<20))
+	time.Sleep(duration)
+	return 0
+}
+
+var (
+	hogging sync.Once
+	held    [][]byte
+)
+
+// hog takes memory from the first request on until the kernel kills the process.
+func hog(o *options, _ uint64) {
+	hogging.Do(func() {
+		go func() {
+			const step = 8 << 20
+			for total := uint64(0); total < uint64(o.hogMax); total += step {
+				held = append(held, touched(step))
+				time.Sleep(5 * time.Millisecond)
+			}
+			fmt.Fprintln(os.Stderr, "misbehave: holds", o.hogMax.String(), "bytes, and nobody minds")
+		}()
+	})
+}
+
+// touched returns resident memory.
+func touched(bytes int) []byte {
+	memory := make([]byte, bytes)
+	for i := 0; i < len(memory); i += os.Getpagesize() {
+		memory[i] = 1
+	}
+	return memory
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"memgate.dev/fixtures/internal/defect"
+)
+
+// debug serves the test-only endpoints: what the runtime says of itself, and causes of known size.
+type debug struct {
+	mutex   sync.Mutex // Held while a truth is read and sent, and while goroutines are parked or released.
+	truth   *truth
+	release chan struct{}
+	parked  sync.WaitGroup
+}
+
+func newDebug() *debug {
+	return &debug{truth: newTruth(), release: make(chan struct{})}
+}
+
+func (d *debug) register(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/runtime", d.runtime)
+	mux.HandleFunc("/debug/gc", counted(d.gc, "n"))
+	mux.HandleFunc("/debug/alloc", counted(d.alloc, "n", "size"))
+	mux.HandleFunc("/debug/goroutines", counted(d.goroutines, "n"))
+	mux.HandleFunc("/debug/mmap", counted(d.mmap, "bytes"))
+	mux.HandleFunc("/debug/malloc", counted(d.malloc, "bytes"))
+}
+
+// counted is a handler of POST requests whose query gives the named numbers.
+func counted(act func(numbers ...uint64) error, names ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !allowed(w, r, http.MethodPost) {
+			return
+		}
+		numbers := make([]uint64, len(names))
+		for i, name := range names {
+			number, err := strconv.ParseUint(r.URL.Query().Get(name), 10, 40)
+			if err != nil {
+				http.Error(w, fmt.Sprintf("?%s= must be a whole number", name), http.StatusBadRequest)
+				return
+			}
+			numbers[i] = number
+		}
+		if err := act(numbers...); err != nil {
+			http.Error(w, err.Error(), http.StatusNotImplemented)
+			return
+		}
+		fmt.Fprintln(w, "done")
+	}
+}
+
+// runtime answers with the runtime's own figures. It takes the connection over first, so that everything a request
+// allocates is in the figures, and nothing is allocated between their reading and the end of the connection. Of the
+// goroutines one is the request's own and ends with it.
+func (d *debug) runtime(w http.ResponseWriter, r *http.Request) {
+	if !allowed(w, r, http.MethodGet) {
+		return
+	}
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer conn.Close()
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.truth.read()
+	conn.Write(d.truth.response())
+}
+
+// gc runs the GC n times.
+func (d *debug) gc(numbers ...uint64) error {
+	for i := uint64(0); i < numbers[0]; i++ {
+		runtime.GC()
+	}
+	return nil
+}
+
+// allocated keeps what alloc allocates from being optimised away, the last one alive.
+var allocated atomic.Pointer[byte]
+
+// alloc allocates n objects of so many bytes each.
+func (d *debug) alloc(numbers ...uint64) error {
+	for i := uint64(0); i < numbers[0]; i++ {
+		allocateKnownSize(numbers[1])
+	}
+	return nil
+}
+
+// allocateKnownSize is a call site by itself, for tests of attribution.
+//
+//go:noinline
+func allocateKnownSize(size uint64) {
+	if object := make([]byte, size); size > 0 {
+		allocated.Store(&object[0])
+	}
+}
+
+// goroutines parks n goroutines more, or releases all parked ones if n is 0.
+func (d *debug) goroutines(numbers ...uint64) error {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	if numbers[0] == 0 {
+		d.releaseAll()
+		return nil
+	}
+	for i := uint64(0); i < numbers[0]; i++ {
+		d.parked.Add(1)
+		go parkUntil(d.release, &d.parked)
+	}
+	return nil
+}
+
+func parkUntil(release <-chan struct{}, parked *sync.WaitGroup) {
+	defer parked.Done()
+	<-release
+}
+
+// releaseAll returns once the runtime does not count the goroutines any more, which is a moment after they are done.
+func (d *debug) releaseAll() {
+	close(d.release)
+	d.release = make(chan struct{})
+	d.parked.Wait()
+	for before := runtime.NumGoroutine(); ; {
+		time.Sleep(5 * time.Millisecond)
+		now := runtime.NumGoroutine()
+		if now >= before {
+			return
+		}
+		before = now
+	}
+}
+
+// mmap maps, touches and forgets so many bytes.
+func (d *debug) mmap(numbers ...uint64) error {
+	return defect.MapAndForget(numbers[0])
+}
+
+// malloc does the same on the C heap.
+func (d *debug) malloc(numbers ...uint64) error {
+	return defect.MallocAndForget(numbers[0])
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// figures is the answer of /debug/runtime.
+type figures struct {
+	GoVersion                                       string
+	PauseTotalNs, NumGC, NumForcedGC                uint64
+	TotalAlloc, Mallocs, Frees                      uint64
+	NumGoroutine, HeapAlloc, HeapSys, Sys, LiveHeap uint64
+	GCPauses, OtherPauses                           *struct {
+		Total  uint64
+		Bounds []*float64
+		Counts []uint64
+	}
+}
+
+// truthOf reads /debug/runtime with a client that knows nothing of this service.
+func truthOf(t *testing.T, address string) (got figures) {
+	t.Helper()
+	response, err := http.Get("http://" + address + "/debug/runtime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != 200 {
+		t.Fatalf("status %d, %v", response.StatusCode, err)
+	}
+	if err := json.Unmarshal(body, &got); err != nil {
+		t.Fatalf("%v in %s", err, body)
+	}
+	return got
+}
+
+func post(t *testing.T, address, path string, want int) {
+	t.Helper()
+	response, err := http.Post("http://"+address+path, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != want {
+		t.Errorf("%s: status %d, want %d", path, response.StatusCode, want)
+	}
+}
+
+func TestTruthHoldsTogether(t *testing.T) {
+	address := startService(t, "-debug-memgate")
+	post(t, address, "/debug/gc?n=3", 200)
+	before := truthOf(t, address)
+	post(t, address, "/debug/gc?n=5", 200)
+	after := truthOf(t, address)
+	if after.NumForcedGC-before.NumForcedGC != 5 || after.NumGC < before.NumGC+5 {
+		t.Errorf("from %d to %d cycles, %d to %d forced, want 5 more", before.NumGC, after.NumGC, before.NumForcedGC, after.NumForcedGC)
+	}
+	if after.PauseTotalNs <= before.PauseTotalNs || after.GoVersion != runtime.Version() || after.LiveHeap == 0 {
+		t.Errorf("implausible: %+v", after)
+	}
+	for name, histogram := range map[string]struct{ bounds, counts int }{
+		"GCPauses":    {len(after.GCPauses.Bounds), len(after.GCPauses.Counts)},
+		"OtherPauses": {len(after.OtherPauses.Bounds), len(after.OtherPauses.Counts)},
+	} {
+		if histogram.bounds != histogram.counts+1 {
+			t.Errorf("%s: %d bounds for %d counts", name, histogram.bounds, histogram.counts)
+		}
+	}
+	// A cycle stops the world twice, and now and then once more when marking was not done yet.
+	cycles, pauses := after.NumGC-before.NumGC, after.GCPauses.Total-before.GCPauses.Total
+	if pauses < 2*cycles || pauses > 3*cycles {
+		t.Errorf("%d pauses in %d cycles", pauses, cycles)
+	}
+	// Between two answers lies exactly one ReadMemStats, unless it had to be repeated.
+	if after.OtherPauses.Total <= before.OtherPauses.Total {
+		t.Error("the reading itself must show as another pause")
+	}
+}
+
+func TestTruthAllocatesNothing(t *testing.T) {
+	subject := newTruth()
+	if allocations := testing.AllocsPerRun(20, func() {
+		subject.read()
+		subject.response()
+	}); allocations != 0 {
+		t.Errorf("reading the truth allocates %v objects", allocations)
+	}
+}
+
+// TestTruthIsStillTrueAfterTheAnswer compares with what the runtime says once the connection has ended.
+func TestTruthIsStillTrueAfterTheAnswer(t *testing.T) {
+	address := startService(t, "-debug-memgate")
+	text := request("GET", "/debug/runtime", "")
+	exact := 0
+	const attempts = 10
+	for i := 0; i < attempts; i++ {
+		client := dial(t, address)
+		_, body, _ := strings.Cut(string(client.do(text)), "\r\n\r\n")
+		client.conn.Read(client.text[:]) // Until the service has closed the connection.
+		var now runtime.MemStats
+		runtime.ReadMemStats(&now)
+		var told figures
+		if err := json.Unmarshal([]byte(body), &told); err != nil {
+			t.Fatal(err)
+		}
+		// The test's own string is one object.
+		if now.Mallocs-told.Mallocs <= 2 {
+			exact++
+		} else {
+			t.Logf("%d objects of %d bytes after the reading", now.Mallocs-told.Mallocs, now.TotalAlloc-told.TotalAlloc)
+		}
+	}
+	if exact < attempts/2 {
+		t.Errorf("the figures held after %d of %d answers only", exact, attempts)
+	}
+}
+
+func TestKnownCauses(t *testing.T) {
+	address := startService(t, "-debug-memgate")
+	post(t, address, "/debug/goroutines?n=30", 200)
+	post(t, address, "/debug/goroutines?n=40", 200)
+	if parked := startedBy("(*debug).goroutines"); parked != 70 {
+		t.Errorf("%d goroutines parked, want 70", parked)
+	}
+	if told := truthOf(t, address).NumGoroutine; told < 70 {
+		t.Errorf("the runtime is said to have %d goroutines while 70 are parked", told)
+	}
+	post(t, address, "/debug/goroutines?n=0", 200)
+	if parked := startedBy("(*debug).goroutines"); parked != 0 {
+		t.Errorf("%d goroutines still parked", parked)
+	}
+	before := truthOf(t, address).TotalAlloc
+	post(t, address, "/debug/alloc?n=1000&size=4096", 200)
+	more := truthOf(t, address).TotalAlloc - before
+	if more < 4_096_000 || more > 4_096_000+200_000 {
+		t.Errorf("1000 objects of 4096 bytes show as %d", more)
+	}
+	post(t, address, "/debug/mmap?bytes=65536", 200)
+	malloc := 501
+	if mallocBuilt {
+		malloc = 200
+	}
+	post(t, address, "/debug/malloc?bytes=65536", malloc)
+}
+
+func TestKnownCausesRefuseWhatIsNoNumber(t *testing.T) {
+	address := startService(t, "-debug-memgate")
+	for _, path := range []string{"/debug/gc", "/debug/gc?n=-1", "/debug/alloc?n=1", "/debug/mmap?bytes=1KiB"} {
+		post(t, address, path, 400)
+	}
+	post(t, address, "/debug/runtime", 405)
+	if response, err := http.Get("http://" + address + "/debug/gc?n=1"); err != nil || response.StatusCode != 405 {
+		t.Errorf("GET /debug/gc: %v, %v", response, err)
+	}
+}

@@ -1,0 +1,79 @@
+// Command uaa is an identity service, small and healthy, with planted defects that flags switch on. README.md describes
+// them.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// shutdownTimeout is how long requests in flight and unused connections may take to end after SIGTERM.
+const shutdownTimeout = 3 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+}
+
+// run serves until the context ends and returns the exit code: 0 after that, 1 if the service cannot listen, 2 for wrong
+// flags.
+func run(ctx context.Context, args []string, stderr io.Writer) int {
+	options, err := parseOptions(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "uaa:", err)
+		return 2
+	}
+	service, err := newService(options)
+	if err != nil {
+		fmt.Fprintln(stderr, "uaa:", err)
+		return 2
+	}
+	listener, err := net.Listen("tcp", options.listen)
+	if err != nil {
+		fmt.Fprintln(stderr, "uaa:", err)
+		return 1
+	}
+	fmt.Fprintln(stderr, "uaa: listening on", listener.Addr())
+	if err := serve(ctx, listener, service); err != nil {
+		fmt.Fprintln(stderr, "uaa:", err)
+		return 1
+	}
+	return 0
+}
+
+// serve answers requests until the context ends, then lets those in flight finish.
+func serve(ctx context.Context, listener net.Listener, service *service) error {
+	server := &http.Server{
+		Handler:           service.routes(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
+	}
+	service.start(ctx)
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	service.ready.Store(false)
+	limit, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	if err := server.Shutdown(limit); err != nil {
+		return server.Close()
+	}
+	return nil
+}

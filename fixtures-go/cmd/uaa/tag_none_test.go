@@ -1,0 +1,5 @@
+//go:build !(cgo && cgoleak)
+
+package main
+
+const mallocBuilt = false

@@ -1,0 +1,3 @@
+module memgate.dev/fixtures
+
+go 1.21
