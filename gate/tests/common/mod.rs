@@ -1,5 +1,7 @@
 //! What the tests of the command line share: the binary, the fixtures, and a look at what was left behind.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part of it")]
+
+pub mod evidence;
 
 use std::{
     fs,

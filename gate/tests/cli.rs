@@ -1,0 +1,264 @@
+//! The command line on files: every bad input has its exit code and a message that says where and what to do.
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use common::{assert_fails, evidence::healthy, memgate, stderr, stdout};
+use memgate::{evidence::Evidence, evidence_file};
+use tempfile::TempDir;
+
+/// Evidence of two runs and a baseline that they agree with.
+struct Recorded {
+    directory: TempDir,
+}
+
+impl Recorded {
+    fn new() -> Self {
+        let recorded = Self::of(&[healthy(1, 2000), healthy(2, 2004)]);
+        let output =
+            recorded.command("baseline").arg("record").args(recorded.files()).args(recorded.baselines_flag()).output();
+        assert_eq!(output.unwrap().status.code(), Some(0));
+        recorded
+    }
+
+    fn of(runs: &[Evidence]) -> Self {
+        let recorded = Self { directory: tempfile::tempdir().unwrap() };
+        for run in runs {
+            evidence_file::write(&recorded.file(run.run), run).unwrap();
+        }
+        recorded
+    }
+
+    fn file(&self, run: u32) -> PathBuf {
+        self.directory.path().join(format!("uaa.linux-amd64.run{run}.evidence.json"))
+    }
+
+    fn files(&self) -> [PathBuf; 2] {
+        [self.file(1), self.file(2)]
+    }
+
+    fn baseline(&self) -> PathBuf {
+        self.directory.path().join("baselines/linux-amd64/uaa.yaml")
+    }
+
+    fn baselines_flag(&self) -> [PathBuf; 2] {
+        ["--baselines".into(), self.directory.path().join("baselines")]
+    }
+
+    fn command(&self, verb: &str) -> assert_cmd::Command {
+        let mut command = memgate();
+        command.arg(verb);
+        command
+    }
+
+    fn judge(&self, args: &[&str]) -> Output {
+        self.command("judge").args(self.files()).args(self.baselines_flag()).args(args).output().unwrap()
+    }
+}
+
+#[test]
+fn healthy_evidence_passes() {
+    let output = Recorded::new().judge(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("alloc_bytes_per_request"));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_directory_stands_for_the_evidence_in_it() {
+    let recorded = Recorded::new();
+    let output =
+        recorded.command("judge").arg(recorded.directory.path()).args(recorded.baselines_flag()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let empty = tempfile::tempdir().unwrap();
+    let output = recorded.command("judge").arg(empty.path()).output().unwrap();
+    assert_fails(&output, 2, &["no file in this directory ends in .evidence.json"]);
+}
+
+#[test]
+fn judging_twice_differs_in_nothing_but_the_time() {
+    let recorded = Recorded::new();
+    let without_time = || {
+        let text = stdout(&recorded.judge(&["--format", "json"]));
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let time = report["judged_at"].as_str().unwrap().to_owned();
+        text.replace(&time, "")
+    };
+    assert_eq!(without_time(), without_time());
+}
+
+#[test]
+fn more_bytes_a_request_are_a_regression_in_every_format() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
+    }
+    for format in ["terminal", "json", "markdown", "junit", "github"] {
+        let output = recorded.judge(&["--format", format]);
+        assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
+        assert!(stdout(&output).contains("alloc_bytes_per_request"), "{format}: {}", stdout(&output));
+    }
+    let output = recorded.command("report").args(recorded.files()).args(recorded.baselines_flag()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "a report is no verdict");
+    assert!(stdout(&output).contains("regressed"));
+}
+
+#[test]
+fn formats_go_to_files_and_one_to_stdout() {
+    let recorded = Recorded::new();
+    let file = recorded.directory.path().join("reports/junit.xml");
+    let output = recorded.judge(&["--format", &format!("junit={}", file.display()), "--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(fs::read_to_string(file).unwrap().contains("<testsuite"));
+    assert!(stdout(&output).starts_with('{'));
+    assert_fails(&recorded.judge(&["--format", "json", "--format", "junit"]), 2, &["would both go to standard output"]);
+    assert_fails(
+        &recorded.judge(&["--format", "pdf"]),
+        2,
+        &["pdf", "expected one of terminal, json, markdown, junit, github"],
+    );
+}
+
+#[test]
+fn without_a_baseline_nothing_is_green() {
+    let recorded = Recorded::new();
+    fs::remove_file(recorded.baseline()).unwrap();
+    let output = recorded.judge(&[]);
+    assert_eq!(output.status.code(), Some(3), "{}", stdout(&output));
+    assert!(stdout(&output).contains("no-baseline") && stdout(&output).contains("memgate baseline record"));
+}
+
+#[test]
+fn a_baseline_is_never_overwritten() {
+    let recorded = Recorded::new();
+    let before = fs::read(recorded.baseline()).unwrap();
+    let output =
+        recorded.command("baseline").arg("record").args(recorded.files()).args(recorded.baselines_flag()).output();
+    assert_fails(&output.unwrap(), 2, &["uaa.yaml", "there is a baseline already"]);
+    assert_eq!(fs::read(recorded.baseline()).unwrap(), before);
+}
+
+#[test]
+fn a_baseline_cut_off_anywhere_is_refused() {
+    let recorded = Recorded::new();
+    let whole = fs::read_to_string(recorded.baseline()).unwrap();
+    for end in [0, 1, whole.len() / 4, whole.len() / 2, whole.len() - 20] {
+        fs::write(recorded.baseline(), &whole[..end]).unwrap();
+        assert_fails(&recorded.judge(&[]), 2, &["uaa.yaml"]);
+    }
+}
+
+#[test]
+fn a_baseline_of_another_platform_or_machine_is_refused() {
+    let recorded = Recorded::new();
+    let whole = fs::read_to_string(recorded.baseline()).unwrap();
+    fs::write(recorded.baseline(), whole.replace("linux/amd64", "linux/arm64")).unwrap();
+    assert_fails(&recorded.judge(&[]), 2, &["uaa.yaml", "linux/arm64", "linux/amd64"]);
+    for (from, to, word) in
+        [("4KiB", "16KiB", "page size"), ("go1.27.3", "go1.26.1", "Go version"), ("native", "qemu", "runner")]
+    {
+        fs::write(recorded.baseline(), whole.replace(from, to)).unwrap();
+        let output = recorded.judge(&[]);
+        assert_eq!(output.status.code(), Some(3), "{from}: {}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).contains(word), "{word}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn evidence_that_is_not_what_was_written_is_refused() {
+    let recorded = Recorded::new();
+    let whole = fs::read_to_string(recorded.file(2)).unwrap();
+    let cases = [
+        (whole[..whole.len() / 2].to_owned(), "cut off"),
+        (whole.replacen("\"run\":2", "\"run\":3", 1), "changed"),
+        (whole.replacen("\"schema\":1", "\"schema\":2", 1), "newer"),
+        (String::new(), "empty"),
+        ("not JSON".to_owned(), "JSON"),
+    ];
+    for (text, word) in cases {
+        fs::write(recorded.file(2), text).unwrap();
+        assert_fails(&recorded.judge(&[]), 2, &["run2.evidence.json", word]);
+    }
+    fs::remove_file(recorded.file(2)).unwrap();
+    assert_fails(&recorded.judge(&[]), 2, &["run2.evidence.json"]);
+}
+
+#[test]
+fn the_same_run_twice_is_refused() {
+    let recorded = Recorded::new();
+    fs::copy(recorded.file(1), recorded.file(2)).unwrap();
+    assert_fails(&recorded.judge(&[]), 2, &["number 1"]);
+}
+
+#[test]
+fn a_closed_stdout_is_told_and_is_no_verdict() {
+    let recorded = Recorded::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
+    command.arg("judge").args(recorded.files()).args(recorded.baselines_flag());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(Stdio::from(writer)).stderr(Stdio::piped()).output().unwrap();
+    assert_fails(&output, 4, &["output:", "standard output", "Broken pipe", "memgate report"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
+    let output =
+        command.args(["schema", "config"]).stdout(Stdio::from(writer)).stderr(Stdio::piped()).output().unwrap();
+    assert_fails(&output, 4, &["stdout", "Broken pipe"]);
+}
+
+#[test]
+fn schemas_are_json() {
+    for of in ["config", "baseline", "evidence", "report"] {
+        let output = memgate().args(["schema", of]).output().unwrap();
+        let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{of}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_shown_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = fs::read_to_string(common::repository().join("memgate.yaml")).unwrap();
+    let good =
+        good.replace("dir: fixtures-go", &format!("dir: {}", common::repository().join("fixtures-go").display()));
+    let cases: [(String, &[&str]); 7] = [
+        (good.replace("runs: 3", "run_count: 3"), &["memgate.yaml:", "run_count", "runs"]),
+        (good.replace("warmup: 10s", "warmup: 10"), &["warmup", "10s"]),
+        (good.replace("memory_max: 256MiB", "memory_max: 256 furlongs"), &["memory_max", "furlongs"]),
+        (good.replace("    runs: 3", "    runs: 3\n    runs: 4"), &["duplicate key `runs`"]),
+        (good.replace("    runs: 3", "\truns: 3"), &["tab"]),
+        (String::new(), &["memgate.yaml", "empty"]),
+        ("[".repeat(10_000_000), &["memgate.yaml", "1 MiB"]),
+    ];
+    let file = directory.path().join("memgate.yaml");
+    for (text, words) in cases {
+        fs::write(&file, text).unwrap();
+        assert_fails(&check(&file), 2, words);
+    }
+    assert_fails(&check(directory.path()), 2, &["directory"]);
+    assert_fails(&check(&directory.path().join("nowhere.yaml")), 2, &["nowhere.yaml", "no such file"]);
+    assert!(!directory.path().join("target").exists(), "nothing was begun");
+}
+
+fn check(config: &Path) -> Output {
+    memgate().arg("check").arg("--config").arg(config).output().unwrap()
+}
+
+#[test]
+fn a_service_that_the_configuration_does_not_have() {
+    let output = memgate().args(["check", "--service", "nobody"]).output().unwrap();
+    assert_fails(&output, 2, &["nobody", "uaa"]);
+}
+
+#[test]
+fn another_platform_needs_a_guest_that_is_not_there_yet() {
+    let output = memgate().args(["check", "--platform", "linux/loong64"]).output().unwrap();
+    assert_fails(&output, 4, &["preflight:", "linux/loong64", "runs no guests"]);
+    assert_fails(&memgate().args(["check", "--platform", "windows/amd64"]).output().unwrap(), 2, &["windows/amd64"]);
+}
