@@ -87,7 +87,10 @@ fn main() -> ExitCode {
     let result = interrupt::install().and_then(|()| Workspace::find()).and_then(|ws| cli.command.run(&ws));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(report) if matches!(report.downcast_ref(), Some(Error::Interrupted)) => ExitCode::from(130),
+        Err(report) if matches!(report.downcast_ref(), Some(Error::Interrupted)) => {
+            eprintln!("interrupted");
+            ExitCode::from(130)
+        }
         Err(report) => {
             eprintln!("{report:?}");
             ExitCode::from(cli.command.failure_code())
