@@ -243,10 +243,10 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         let bench = Bench::service("uaa", 18127, "", "");
         // In a mount namespace of its own: the small file system goes with it.
         let script = format!(
-            "mkdir -p {out} && mount -t tmpfs -o size=64k tmpfs {out} && mkdir {out}/build && mount --bind {build} {out}/build && {memgate} check --config {config} --out {out}; code=$?; ls -A {out} >&2; exit $code",
+            "mkdir -p {out} && mount -t tmpfs -o size=8k tmpfs {out} && mkdir {out}/build && mount --bind {build} {out}/build && {memgate} check --config {config} --out {out}; code=$?; ls -A {out} >&2; exit $code",
             out = bench.out().display(),
             build = bench.directory.path().display(),
-            memgate = env!("CARGO_BIN_EXE_memgate").display(),
+            memgate = env!("CARGO_BIN_EXE_memgate"),
             config = bench.config().display(),
         );
         let output =

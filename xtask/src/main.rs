@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{check, ebpf, lint, setup as setup_all, test};
+use crate::commands::{bench, check, ebpf, lint, setup as setup_all, test};
 use crate::error::Error;
 use crate::workspace::Workspace;
 
@@ -50,6 +50,9 @@ enum Command {
         #[arg(long)]
         advisories: bool,
     },
+    /// Measure, and print figures for docs/.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Build the BPF programs and put the object beside their source.
     Ebpf {
         /// Change nothing; fail where the committed object is not what its source builds.
@@ -65,6 +68,7 @@ impl Command {
             Self::Check { args } => check::run(workspace, args),
             Self::Test { args } => test::run(workspace, args),
             Self::Lint { advisories } => lint::run(workspace, *advisories),
+            Self::Bench(bench) => bench::run(workspace, bench),
             Self::Ebpf { check } => ebpf::run(workspace, *check),
         }
     }

@@ -1,5 +1,6 @@
 //! The chores, one a file.
 
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod ebpf;
 pub(crate) mod lint;

@@ -1,0 +1,81 @@
+//! Each planted defect of fixtures-go/memgate.yaml is found by the gate that it is planted for, and what is no defect passes. Judging
+//! the evidence again gives the same report.
+
+mod common;
+
+use std::process::Output;
+
+use common::{can_attach, cgroups, memgate, repository, stderr, stdout};
+
+#[test]
+fn sessions_that_never_expire() {
+    is_stopped_by("session-leak", &["heap_live_growth"]);
+}
+
+#[test]
+fn goroutines_that_never_end() {
+    is_stopped_by("goroutine-leak", &["goroutines_leaked"]);
+}
+
+#[test]
+fn more_allocation() {
+    is_stopped_by("alloc-heavier", &["alloc_bytes_per_request"]);
+}
+
+#[test]
+fn memory_forgotten_in_c() {
+    is_stopped_by("cgo-leak", &["offheap_growth"]);
+}
+
+#[test]
+fn long_pauses() {
+    is_stopped_by("long-pauses", &["gc_pause_p99", "gc_pause_p90", "gc_stw_fraction"]);
+}
+
+#[test]
+fn a_working_set_that_grows_and_stays_is_no_leak() {
+    if can_attach() {
+        let (output, _) = check("warm-cache");
+        assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    }
+}
+
+/// The service fails by one of the gates, which are the ones that its defect is planted for.
+fn is_stopped_by(service: &str, metrics: &[&str]) {
+    if can_attach() {
+        let (output, report) = check(service);
+        assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+        let gates = report["results"][0]["gates"].as_array().unwrap();
+        let regressed: Vec<_> = gates.iter().filter(|gate| gate["verdict"] == "regressed").collect();
+        assert!(
+            regressed.iter().any(|gate| metrics.contains(&gate["metric"].as_str().unwrap())),
+            "{service} is stopped by {regressed:#?}"
+        );
+    }
+}
+
+/// Checks the service, and that judging its evidence again says the same.
+fn check(service: &str) -> (Output, serde_json::Value) {
+    let out = tempfile::tempdir().unwrap();
+    let config = ["--config", "fixtures-go/memgate.yaml", "--service", service, "--format", "json"];
+    let output = memgate().arg("check").args(config).arg("--out").arg(out.path()).output().unwrap();
+    assert_eq!(cgroups(), Vec::<std::path::PathBuf>::new());
+    let report: serde_json::Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
+    let again = memgate()
+        .arg("judge")
+        .arg(out.path())
+        .args(["--format", "json", "--baselines"])
+        .arg(repository().join("baselines"))
+        .output();
+    let again = again.unwrap();
+    assert_eq!(again.status.code(), output.status.code(), "{}", stderr(&again));
+    assert_eq!(without_time(&again), without_time(&output), "judged again");
+    (output, report)
+}
+
+fn without_time(output: &Output) -> String {
+    let text = stdout(output);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    text.replace(report["judged_at"].as_str().unwrap(), "")
+}

@@ -1,0 +1,97 @@
+//! `cargo xtask bench`: measurements whose figures stand in docs/, printed and never judged.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Subcommand;
+use miette::{IntoDiagnostic as _, Result};
+use xshell::cmd;
+
+use crate::setup::{Tools, gcc, go};
+use crate::workspace::Workspace;
+use crate::{artifact, step};
+
+/// A measurement.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Throughput of `uaa` with and without the collectors, in interleaved pairs (docs/performance.md).
+    Overhead {
+        /// Arguments for the benchmark: `--pairs 30 --seconds 2`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// `memgate check` of every planted defect, several times each (docs/defects.md).
+    Defects {
+        /// How many times each.
+        #[arg(long, default_value_t = 5)]
+        times: u32,
+    },
+}
+
+/// Runs a measurement.
+///
+/// # Errors
+/// Fails where the set-up or a build does, or `memgate` cannot be run.
+pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
+    let tools = Tools::open(workspace)?;
+    gcc::ensure(&tools)?;
+    go::ensure(&tools)?;
+    drop(tools);
+    match bench {
+        Bench::Overhead { args } => overhead(workspace, args),
+        Bench::Defects { times } => defects(workspace, *times),
+    }
+}
+
+fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let sh = &workspace.sh;
+    let service = sh.current_dir().join("target/bench/uaa");
+    {
+        let _in_fixtures = sh.push_dir(workspace.fixtures()?);
+        step::run(cmd!(sh, "go build -o {service} ./cmd/uaa").env("CGO_ENABLED", "0"))?;
+    }
+    let bench = cmd!(sh, "cargo bench --package memgate --bench overhead -- --service {service} {args...}");
+    match step::become_command(bench)? {}
+}
+
+/// The services of fixtures-go/memgate.yaml.
+const SERVICES: [&str; 6] =
+    ["session-leak", "goroutine-leak", "alloc-heavier", "cgo-leak", "long-pauses", "warm-cache"];
+
+fn defects(workspace: &Workspace, times: u32) -> Result<()> {
+    let sh = &workspace.sh;
+    let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate")?;
+    let out = sh.current_dir().join("target/bench/defects");
+    let start = Instant::now();
+    println!("| service | exit codes | regressed gates, with how often of {times} |");
+    println!("| --- | --- | --- |");
+    for service in SERVICES {
+        let mut codes = Vec::new();
+        let mut regressed = BTreeMap::new();
+        for _ in 0..times {
+            let check = cmd!(
+                sh,
+                "{memgate} check -c fixtures-go/memgate.yaml --service {service} --out {out} --format markdown=/dev/null"
+            );
+            // The exit code is what is measured here.
+            let output = check.quiet().ignore_status().output().into_diagnostic()?;
+            codes.push(output.status.code().map_or_else(|| "signal".to_owned(), |code| code.to_string()));
+            for metric in regressed_gates(&out.join("report.json"))? {
+                *regressed.entry(metric).or_insert(0) += 1;
+            }
+        }
+        let gates: Vec<_> = regressed.iter().map(|(metric, count)| format!("`{metric}` {count}")).collect();
+        println!("| {service} | {} | {} |", codes.join(" "), gates.join(", "));
+    }
+    println!("\n{:.1} minutes in all", start.elapsed().as_secs_f64() / 60.0);
+    Ok(())
+}
+
+fn regressed_gates(report: &Path) -> Result<Vec<String>> {
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(report).into_diagnostic()?).into_diagnostic()?;
+    let gates = report["results"][0]["gates"].as_array().cloned().unwrap_or_default();
+    let regressed = gates.iter().filter(|gate| gate["verdict"] == "regressed");
+    Ok(regressed.filter_map(|gate| gate["metric"].as_str().map(str::to_owned)).collect())
+}
