@@ -1,6 +1,22 @@
 //! Evidence → metrics with intervals. Pure: touches no process, clock, file or network, and knows no threshold.
 
+mod collate;
+mod growth;
+mod pauses;
+mod rates;
+mod requests;
+mod run;
+mod series;
+mod stats;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod totals;
+
 use std::collections::BTreeMap;
+
+pub use collate::summarise;
 
 use crate::{evidence::Environment, metric::Metric, platform::Platform};
 

@@ -1,0 +1,125 @@
+//! Counts of events, and shares of a count.
+
+use super::{
+    Interval, count_f64,
+    dist::{Z_975, beta_quantile, gamma_quantile, t_975},
+    mean, standard_deviation,
+};
+
+/// Events in a stretch of time.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::summarise) struct Events {
+    /// How many there were.
+    pub(in crate::summarise) count: u64,
+    /// The length of the stretch, minutes.
+    pub(in crate::summarise) minutes: f64,
+    /// The times between one event and the next, minutes.
+    pub(in crate::summarise) gaps: Vec<f64>,
+}
+
+/// Counts up to here have the exact interval.
+const CLOPPER_PEARSON_UP_TO: u64 = 1_000_000;
+
+/// From this many gaps on their spread is known well enough to be used.
+const MIN_GAPS: usize = 8;
+
+/// Events per minute over all stretches.
+///
+/// Collections come far more regularly than a Poisson process, so the interval follows from the times between them, as of a
+/// renewal process: Var N = N·cv² + 1/6 for each stretch (D. R. Cox, *Renewal Theory*, 1962, section 4.5, without the
+/// terms of third order). With few gaps it is the exact interval of a Poisson mean (F. Garwood, Biometrika 28, 1936).
+pub(in crate::summarise) fn rate_of_events(stretches: &[Events]) -> Interval {
+    let count = stretches.iter().map(|events| events.count as f64).sum::<f64>();
+    let minutes: f64 = stretches.iter().map(|events| events.minutes).sum();
+    let gaps: Vec<f64> = stretches.iter().flat_map(|events| events.gaps.iter().copied()).collect();
+    let spread = standard_deviation(&gaps).zip(mean(&gaps)).filter(|&(_, mean)| mean > 0.0);
+    let interval = match spread {
+        Some((sd, mean)) if gaps.len() >= MIN_GAPS => {
+            let variance = count * (sd / mean).powi(2) + count_f64(stretches.len()) / 6.0;
+            Interval::symmetric(count, t_975(count_f64(gaps.len()) - 1.0) * variance.sqrt())
+        }
+        _ => garwood(count),
+    };
+    let of_each: Vec<f64> = stretches.iter().map(|events| events.count as f64 / events.minutes).collect();
+    Interval { measured: count / minutes, low: interval.low / minutes, high: interval.high / minutes }
+        .widened_to_spread(&of_each)
+        .within(0.0, f64::MAX)
+}
+
+fn garwood(count: f64) -> Interval {
+    let low = if count > 0.0 { gamma_quantile(count, 0.025) } else { 0.0 };
+    Interval { measured: count, low, high: gamma_quantile(count + 1.0, 0.975) }
+}
+
+/// The share `part / whole` with the interval of C. J. Clopper and E. S. Pearson (Biometrika 26, 1934), which covers the
+/// true share with at least 95 %. `whole` is at least 1 and at least `part`.
+///
+/// Beyond a million, where the continued fraction behind the beta distribution loses its digits, it is the score interval
+/// of E. B. Wilson (J. Am. Stat. Assoc. 22, 1927), which then lies within two events of the exact one.
+pub(in crate::summarise) fn share(part: u64, whole: u64) -> Interval {
+    let (k, n) = (part as f64, whole as f64);
+    if whole > CLOPPER_PEARSON_UP_TO {
+        return wilson(k, n);
+    }
+    let low = if part == 0 { 0.0 } else { beta_quantile(k, n - k + 1.0, 0.025) };
+    let high = if part == whole { 1.0 } else { beta_quantile(k + 1.0, n - k, 0.975) };
+    Interval { measured: k / n, low, high }.within(0.0, 1.0)
+}
+
+fn wilson(k: f64, n: f64) -> Interval {
+    let (p, z2) = (k / n, Z_975 * Z_975);
+    let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
+    let half = Z_975 / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+    Interval { measured: p, low: centre - half, high: centre + half }.within(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_events_have_garwoods_interval() {
+        // Garwood's table, 95 %: 4 events have 1.090 to 10.242, none have 0 to 3.689.
+        let four = rate_of_events(&[Events { count: 4, minutes: 2.0, gaps: vec![0.5; 3] }]);
+        assert!((four.measured - 2.0).abs() < 1e-12);
+        assert!((four.low - 1.090 / 2.0).abs() < 1e-3 && (four.high - 10.242 / 2.0).abs() < 1e-3);
+        assert!((garwood(0.0).high - 3.689).abs() < 1e-3);
+    }
+
+    #[test]
+    fn regular_events_are_known_up_to_a_fraction_of_one() {
+        let clockwork = rate_of_events(&[Events { count: 60, minutes: 1.0, gaps: vec![1.0 / 60.0; 59] }]);
+        assert!((clockwork.measured - 60.0).abs() < 1e-12);
+        assert!((clockwork.high - 60.0 - 2.0 * (1.0f64 / 6.0).sqrt()).abs() < 0.01, "{clockwork:?}");
+    }
+
+    #[test]
+    fn shares_have_the_published_interval() {
+        // Clopper and Pearson for 10 of 100: 0.0490 to 0.1762; for 0 of 100: 1 − 0.025^(1/100) = 0.0362.
+        let tenth = share(10, 100);
+        assert!((tenth.low - 0.0490).abs() < 1e-4 && (tenth.high - 0.1762).abs() < 1e-4, "{tenth:?}");
+        let none = share(0, 100);
+        assert!(none.low == 0.0 && (none.high - 0.0362).abs() < 1e-4, "{none:?}");
+        assert!((share(0, 3_688).high - 0.001).abs() < 1e-6);
+        assert_eq!(share(5, 5).high, 1.0);
+    }
+
+    #[test]
+    fn the_exact_interval_joins_wilsons() {
+        for part in [0, 1, 10, 1_000_000, CLOPPER_PEARSON_UP_TO / 2, CLOPPER_PEARSON_UP_TO] {
+            let exact = share(part, CLOPPER_PEARSON_UP_TO);
+            let approximate = wilson(part as f64, CLOPPER_PEARSON_UP_TO as f64);
+            assert!(exact.low <= exact.measured && exact.measured <= exact.high);
+            let apart = (exact.high - approximate.high).abs().max((exact.low - approximate.low).abs());
+            assert!(apart * CLOPPER_PEARSON_UP_TO as f64 <= 2.0, "{part}: {exact:?} and {approximate:?}");
+        }
+    }
+
+    #[test]
+    fn shares_of_huge_counts_stay_finite() {
+        for (part, whole) in [(0, u64::MAX), (1, u64::MAX), (u64::MAX / 2, u64::MAX), (u64::MAX, u64::MAX)] {
+            let share = share(part, whole);
+            assert!(share.low.is_finite() && share.high.is_finite(), "{part} of {whole}: {share:?}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Whatever evidence says, its summary has figures or reasons, and no figure is NaN or infinite.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::evidence::{Histogram, Phases, Signal};
+
+/// Numbers of every size, small ones the most.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0..100u64, 2 => 0..100 * SECOND, 1 => any::<u64>(), 1 => Just(u64::MAX)]
+}
+
+fn column() -> BoxedStrategy<Vec<u64>> {
+    prop_oneof![
+        prop::collection::vec(number(), 0..40),
+        prop::collection::vec(number(), 0..40).prop_map(|mut column| {
+            column.sort_unstable();
+            column
+        }),
+        // A steady clock through all phases.
+        (1..20u64).prop_map(|tenths| (0..750 / tenths).map(|index| index * tenths * SECOND / 10).collect()),
+        (Just(750usize), any::<u64>()).prop_map(|(n, seed)| {
+            let mut random = Random(seed);
+            (0..n).map(|_| random.below(1_000_000)).collect()
+        }),
+    ]
+    .boxed()
+}
+
+fn columns() -> BoxedStrategy<(Vec<u64>, Vec<u64>)> {
+    prop_oneof![
+        1 => (column(), column()),
+        4 => (column(), column(), any::<bool>()).prop_map(|(mut at, mut value, total)| {
+            at.sort_unstable();
+            if total {
+                value.sort_unstable();
+            }
+            let length = at.len().min(value.len());
+            at.truncate(length);
+            value.truncate(length);
+            (at, value)
+        }),
+    ]
+    .boxed()
+}
+
+fn series() -> impl Strategy<Value = Series> {
+    columns().prop_map(|(at_ns, value)| Series { at_ns, value })
+}
+
+/// Boxed, since the trees of so many strategies overflow the stack.
+fn signal<T: std::fmt::Debug + 'static>(data: impl Strategy<Value = T> + 'static) -> BoxedStrategy<Signal<T>> {
+    let exactness = prop_oneof![
+        8 => Just(Exactness::Exact),
+        4 => Just(Exactness::Sampled),
+        1 => Just(Exactness::Missing { reason: String::new() }),
+    ];
+    (data, exactness, prop_oneof![9 => Just(0), 1 => any::<u64>()])
+        .prop_map(|(data, exactness, lost)| Signal { source: String::new(), exactness, lost, data })
+        .boxed()
+}
+
+fn span() -> impl Strategy<Value = Option<Span>> {
+    prop_oneof![
+        6 => Just(Some(MEASURE)),
+        3 => (number(), number()).prop_map(|(start_ns, end_ns)| Some(Span { start_ns, end_ns })),
+        1 => Just(None),
+    ]
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        8 => Just(Ending::Stopped),
+        1 => number().prop_map(|at_ns| Ending::Exited { code: 1, at_ns }),
+        1 => number().prop_map(|at_ns| Ending::Signalled { signal: String::new(), at_ns }),
+    ]
+}
+
+fn counts() -> impl Strategy<Value = RequestCounts> {
+    (number(), number(), number(), any::<bool>()).prop_map(|(intended, succeeded, failed, sound)| {
+        let intended = if sound { succeeded.saturating_add(failed) } else { intended };
+        RequestCounts { intended, succeeded, failed: [("timeout".to_owned(), failed)].into() }
+    })
+}
+
+prop_compose! {
+    fn evidence(run: u32)(
+        spans in (span(), span(), span()),
+        ending in ending(),
+        pauses in signal(columns().prop_map(|(at_ns, duration_ns)| Pauses { at_ns, duration_ns })),
+        totals in prop::array::uniform4(signal(series())),
+        readings in prop::array::uniform3(signal(series())),
+        numbers in (signal(number()), signal(number())),
+        requests in (signal(series()), counts(), columns()),
+    ) -> Evidence {
+        let mut run = healthy(run);
+        let (warmup, measure, drain) = spans;
+        run.phases = Phases { warmup, measure, drain };
+        run.ending = ending;
+        run.signals.gc_pauses = pauses;
+        [run.signals.alloc_bytes, run.signals.alloc_objects, run.signals.page_faults, run.signals.live_heap] = totals;
+        [run.signals.rss, run.signals.offheap, run.signals.goroutines] = readings;
+        (run.signals.rss_peak, run.signals.oom_kills) = numbers;
+        let (completed, measure, (value_ns, count)) = requests;
+        run.signals.requests.data.completed = completed.data;
+        run.signals.requests.data.measure = measure;
+        run.signals.requests.data.latency = Histogram { value_ns, count };
+        run
+    }
+}
+
+fn check(summary: &Summary) -> Result<(), TestCaseError> {
+    for metrics in summary.runs.iter().map(|run| &run.metrics).chain([&summary.pooled]) {
+        prop_assert_eq!(metrics.len(), Metric::ALL.len());
+        for (metric, measurement) in metrics {
+            match measurement {
+                Ok(Estimate { measured, low, high, .. }) => {
+                    prop_assert!(measured.is_finite() && low.is_finite() && high.is_finite(), "{}", metric);
+                    prop_assert!(low <= measured && measured <= high, "{}: {:?}", metric, measurement);
+                }
+                Err(Unavailable { reason }) => prop_assert!(!reason.is_empty() && !reason.ends_with('.')),
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_evidence_gives_figures_or_reasons(first in evidence(1), second in evidence(2)) {
+        check(&summarise(std::slice::from_ref(&first)).unwrap())?;
+        check(&summarise(&[first, second]).unwrap())?;
+    }
+}

@@ -1,0 +1,62 @@
+//! False alarms and power of the slope, by simulation with a fixed seed. docs/metrics.md gives the figures of longer ones.
+
+use super::*;
+use crate::summarise::stats::{Slope, combine, slope};
+
+/// Noise of unit variance that forgets with the time constant `tau_s` (AR(1); 0 is white), at every cycle of a phase of
+/// 60 s, plus a signal over the phase's length, which counts as 1.
+fn phase(random: &mut Random, cycle_s: f64, tau_s: f64, signal: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+    let keep = if tau_s > 0.0 { (-cycle_s / tau_s).exp() } else { 0.0 };
+    let mut noise = random.normal();
+    let mut points = Vec::new();
+    let mut at_s = 0.0;
+    while at_s < 60.0 {
+        points.push((at_s / 60.0, noise + signal(at_s / 60.0)));
+        noise = keep * noise + (1.0 - keep * keep).sqrt() * random.normal();
+        at_s += cycle_s;
+    }
+    points
+}
+
+/// The share of trials in which the condition holds.
+fn share_of(trials: u32, mut holds: impl FnMut() -> bool) -> f64 {
+    let count: u32 = (0..trials).map(|_| u32::from(holds())).sum();
+    f64::from(count) / f64::from(trials)
+}
+
+fn low(points: &[(f64, f64)]) -> f64 {
+    slope(points).unwrap().interval.low
+}
+
+/// 400 trials at 2.5 % have a standard deviation of 0.8 %, so 5 % is three of them away from the nominal level.
+#[test]
+fn noise_that_remembers_seconds_raises_no_false_alarms() {
+    for (cycle_s, tau_s) in [(1.0, 0.0), (5.0, 0.0), (0.5, 1.0), (1.0, 2.0), (2.0, 2.0), (1.0, 5.0), (0.2, 5.0)] {
+        let mut random = Random(42);
+        let alarms = share_of(400, || low(&phase(&mut random, cycle_s, tau_s, |_| 0.0)) > 0.0);
+        assert!(alarms <= 0.05, "{alarms} false alarms with a cycle of {cycle_s} s and a memory of {tau_s} s");
+    }
+}
+
+#[test]
+fn a_leak_of_four_times_the_noise_is_found() {
+    let mut random = Random(42);
+    let found = share_of(200, || low(&phase(&mut random, 1.0, 0.0, |at| 4.0 * at)) > 0.0);
+    assert!(found >= 0.99, "{found} found in white noise");
+    let found = share_of(200, || low(&phase(&mut random, 1.0, 1.0, |at| 4.0 * at)) > 0.0);
+    assert!(found >= 0.95, "{found} found in noise that remembers a second");
+}
+
+#[test]
+fn runs_together_keep_the_level_and_find_more() {
+    let mut random = Random(42);
+    let mut three = |leak: f64| {
+        let slopes: Vec<Slope> =
+            (0..3).map(|_| slope(&phase(&mut random, 1.0, 2.0, |at| leak * at)).unwrap()).collect();
+        combine(&slopes).unwrap().interval.low > 0.0
+    };
+    let alarms = share_of(300, || three(0.0));
+    assert!(alarms <= 0.05, "{alarms} false alarms");
+    let found = share_of(100, || three(4.0));
+    assert!(found >= 0.99, "{found} found");
+}
