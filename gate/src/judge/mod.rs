@@ -1,6 +1,18 @@
 //! Metrics and baseline in, verdict out. Pure: touches no process, clock, file or network.
 
+mod against_baseline;
+mod against_limit;
+mod figure;
+mod fit;
+mod gate;
+mod ruling;
+mod service;
+#[cfg(test)]
+mod tests;
+
+pub use ruling::worst;
 use serde::{Deserialize, Serialize};
+pub use service::{judge, needs_confirmation};
 
 /// The verdict of a gate, of a service or of a whole run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]

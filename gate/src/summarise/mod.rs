@@ -11,7 +11,7 @@ mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod totals;
 
 use std::collections::BTreeMap;
