@@ -41,7 +41,8 @@ pub const fn argument_offsets(platform: Platform) -> [u64; 2] {
 
 /// The 32-bit instructions of `code` with their addresses.
 fn words(code: &[u8], address: u64) -> impl Iterator<Item = (u64, u32)> {
-    code.as_chunks::<4>().0.iter().zip((address..).step_by(4)).map(|(bytes, at)| (at, u32::from_le_bytes(*bytes)))
+    let addresses = std::iter::successors(Some(address), |at| Some(at.wrapping_add(4)));
+    addresses.zip(code.as_chunks::<4>().0).map(|(at, bytes)| (at, u32::from_le_bytes(*bytes)))
 }
 
 /// The target of a branch whose 26-bit word offset is `immediate`.

@@ -116,11 +116,7 @@ fn summary(runs: &[f64]) -> Summary {
             runner: "qemu".to_owned(),
             memgate: "0.1.0".to_owned(),
         },
-        runs: runs
-            .iter()
-            .zip(1..)
-            .map(|(figure, run)| RunSummary { run, ended_early: false, metrics: metrics(*figure) })
-            .collect(),
+        runs: runs.iter().zip(1..).map(|(figure, run)| RunSummary { run, metrics: metrics(*figure) }).collect(),
         pooled: metrics(0.0),
         notes: Vec::new(),
     }

@@ -21,7 +21,7 @@ pub(super) fn go_version(file: &object::File<'_>) -> Result<String, String> {
         return Err(not_go());
     }
     let version = data.get(HEADER..).and_then(prefixed_string).ok_or("its build information is cut off")?;
-    match minor_version(version) {
+    match minor(version) {
         Some(minor) if minor >= 22 => Ok(version.to_owned()),
         _ => Err(format!("built by {version}; memgate measures Go 1.22 and later")),
     }
@@ -40,7 +40,7 @@ fn prefixed_string(data: &[u8]) -> Option<&str> {
 }
 
 /// 27 for `go1.27.3`, `go1.27rc1` and `go1.27.3 X:experiment`; `None` for anything else, development versions included.
-pub fn minor_version(version: &str) -> Option<u32> {
+fn minor(version: &str) -> Option<u32> {
     let rest = version.strip_prefix("go1.")?;
     let digits = rest.find(|character: char| !character.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
     digits.parse().ok()
@@ -60,9 +60,9 @@ mod tests {
 
     #[test]
     fn the_minor_version_is_read() {
-        assert_eq!(minor_version("go1.27.3"), Some(27));
-        assert_eq!(minor_version("go1.22"), Some(22));
-        assert_eq!(minor_version("go1.27rc1"), Some(27));
-        assert_eq!(minor_version("devel go1.28-abc"), None);
+        assert_eq!(minor("go1.27.3"), Some(27));
+        assert_eq!(minor("go1.22"), Some(22));
+        assert_eq!(minor("go1.27rc1"), Some(27));
+        assert_eq!(minor("devel go1.28-abc"), None);
     }
 }

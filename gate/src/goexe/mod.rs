@@ -10,7 +10,6 @@ use std::{
 
 use object::{Architecture, Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _};
 
-pub use buildinfo::minor_version;
 pub use layout::{Field, RuntimeLayout};
 
 use crate::{arch, platform::Platform};

@@ -1,37 +1,51 @@
-//! Whether a baseline fits a run: figures of another kind of machine or Go prove nothing.
+//! Whether a baseline fits what was measured.
 
-use crate::{
-    baseline::{Baseline, BaselineEnvironment},
-    evidence::Environment,
-    goexe::minor_version,
-    summarise::Summary,
-};
+use crate::{baseline::Baseline, summarise::Summary};
 
-/// Why the baseline does not fit the runs, as a clause; `None` where it does.
+/// Why the baseline cannot be compared with the runs: both values of each thing that differs, and what to do.
 pub(super) fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
-    let (run, recorded) = (&summary.environment, &baseline.environment);
-    if summary.platform != baseline.platform {
-        return Some(differs("platform", baseline.platform.name(), summary.platform.name()));
-    }
-    differing(run, recorded)
+    let (ours, theirs) = (&summary.environment, &baseline.environment);
+    let pairs = [
+        ("service", baseline.service.clone(), summary.baseline.clone()),
+        ("platform", baseline.platform.to_string(), summary.platform.to_string()),
+        ("page size", format!("{} bytes", theirs.page_size), format!("{} bytes", ours.page_size)),
+        ("runner", theirs.runner.clone(), ours.runner.clone()),
+        ("Go version", go_minor(&theirs.go).to_owned(), go_minor(&ours.go).to_owned()),
+    ];
+    let differences: Vec<String> = pairs
+        .into_iter()
+        .filter(|(_, theirs, ours)| theirs != ours)
+        .map(|(what, theirs, ours)| format!("{what} {theirs} in the baseline and {ours} here"))
+        .collect();
+    (!differences.is_empty()).then(|| {
+        format!(
+            "the baseline does not fit: {}; record a new one with `memgate baseline record`",
+            differences.join(", ")
+        )
+    })
 }
 
-fn differing(run: &Environment, recorded: &BaselineEnvironment) -> Option<String> {
-    if run.page_size != recorded.page_size {
-        let sizes = [recorded.page_size, run.page_size].map(|bytes| format!("{bytes} bytes"));
-        return Some(differs("page size", &sizes[0], &sizes[1]));
-    }
-    if run.runner != recorded.runner {
-        return Some(differs("runner", &recorded.runner, &run.runner));
-    }
-    // Development versions have no minor version: only the very same one fits.
-    let same_go = match (minor_version(&run.go), minor_version(&recorded.go)) {
-        (Some(run), Some(recorded)) => run == recorded,
-        _ => run.go == recorded.go,
-    };
-    (!same_go).then(|| differs("Go version", &recorded.go, &run.go))
+/// `go1.27` of `go1.27.3`; the whole text where it is no release, so that two such versions must be the same.
+fn go_minor(version: &str) -> &str {
+    let Some(rest) = version.strip_prefix("go") else { return version };
+    let end_of_digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let major = end_of_digits(rest);
+    let Some(after_dot) = rest[major..].strip_prefix('.') else { return version };
+    let minor = end_of_digits(after_dot);
+    if major == 0 || minor == 0 { version } else { &version[.."go".len() + major + 1 + minor] }
 }
 
-fn differs(what: &str, recorded: &str, run: &str) -> String {
-    format!("the baseline was recorded with the {what} {recorded}, and this run has {run}")
+#[cfg(test)]
+mod tests {
+    use super::go_minor;
+
+    #[test]
+    fn patch_releases_candidates_and_experiments_are_of_their_minor_version() {
+        for version in ["go1.27", "go1.27.3", "go1.27rc1", "go1.27.3 X:jsonv2"] {
+            assert_eq!(go_minor(version), "go1.27", "{version}");
+        }
+        for version in ["devel go1.28-abc", "go", "go1", "go1.", "1.27", ""] {
+            assert_eq!(go_minor(version), version);
+        }
+    }
 }

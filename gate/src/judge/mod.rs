@@ -1,24 +1,27 @@
 //! Metrics and baseline in, verdict out. Pure: touches no process, clock, file or network.
 
+mod against_baseline;
+mod against_limit;
 mod fit;
 mod gate;
+mod ruling;
 mod service;
 #[cfg(test)]
 mod tests;
 
+pub use ruling::worst;
 use serde::{Deserialize, Serialize};
-
 pub use service::{judge, needs_confirmation};
 
-/// The verdict of a gate, of a service or of a whole run, from best to worst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+/// The verdict of a gate, of a service or of a whole run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The gate holds.
     Pass,
     /// The gate holds, and the figure is better than the baseline by more than noise.
     Improved,
-    /// The figure is beyond the gate or missing, and the gate is only advisory.
+    /// The figure is beyond the gate, and the gate is only advisory.
     Advisory,
     /// There is neither a limit nor a baseline to hold the figure against. Not a pass.
     NoBaseline,
@@ -37,9 +40,4 @@ impl Verdict {
             Self::Regressed => 1,
         }
     }
-}
-
-/// The worst of the verdicts; inconclusive where there is none, since nothing was judged.
-pub fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
-    verdicts.into_iter().max().unwrap_or(Verdict::Inconclusive)
 }

@@ -22,9 +22,8 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let mut sorted: Vec<Run<'_>> = runs.iter().map(Run).collect();
     sorted.sort_by_key(|run| run.0.run);
     let first = check(&sorted).map_err(|error| *error)?;
-    let empty =
-        |run: &Run<'_>| RunSummary { run: run.0.run, ended_early: run.early_end().is_some(), metrics: BTreeMap::new() };
-    let mut summaries: Vec<RunSummary> = sorted.iter().map(empty).collect();
+    let mut summaries: Vec<RunSummary> =
+        sorted.iter().map(|run| RunSummary { run: run.0.run, metrics: BTreeMap::new() }).collect();
     let mut pooled = BTreeMap::new();
     for metric in Metric::ALL {
         let (each, together) = measure(metric, &sorted);

@@ -11,7 +11,7 @@ mod stats;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod totals;
 
 use std::collections::BTreeMap;
@@ -44,8 +44,6 @@ pub struct Summary {
 pub struct RunSummary {
     /// The run's number.
     pub run: u32,
-    /// Whether the service ended by itself before the end of the run.
-    pub ended_early: bool,
     /// Every metric has an entry.
     pub metrics: BTreeMap<Metric, Measurement>,
 }

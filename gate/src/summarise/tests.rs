@@ -1,6 +1,6 @@
 //! Tests of whole summaries; those of each estimator stand beside it.
 
-mod broken;
+pub(crate) mod broken;
 mod fuzz;
 mod simulation;
 

@@ -31,7 +31,9 @@ pub(in crate::summarise) struct Slope {
 /// which holds for independent values. Those of a service are not: sessions live for seconds. So the interval is widened
 /// about the point by √((1 + ρ) / (1 − ρ)) · t / z, where ρ is the residuals' autocorrelation at lag one, corrected for its
 /// bias after the removal of a trend, (nρ̂ + 2) / (n − 4) (F. H. C. Marriott and J. A. Pope, Biometrika 41, 1954), and t has
-/// n(1 − ρ)/(1 + ρ) − 2 degrees of freedom. docs/metrics.md gives the false alarms by simulation.
+/// n(1 − ρ)/(1 + ρ) − 2 degrees of freedom. Values that wander, as a resident set does, leave next to no independent ones, and
+/// the interval would be that of all slopes that one could imagine; but over these very points nothing can have risen or fallen
+/// faster than from the least of them to the greatest, and there the interval is cut. docs/metrics.md gives the false alarms by simulation.
 pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     if points.len() < MIN_POINTS {
         return None;
@@ -39,10 +41,11 @@ pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     let thinned = thin(points);
     let sen = sen(&thinned)?;
     let factor = widening(&thinned, sen.measured);
+    let steepest = steepest(&thinned);
     let interval = Interval {
         measured: sen.measured,
-        low: sen.measured - (sen.measured - sen.low) * factor,
-        high: sen.measured + (sen.high - sen.measured) * factor,
+        low: (sen.measured - (sen.measured - sen.low) * factor).max(-steepest),
+        high: (sen.measured + (sen.high - sen.measured) * factor).min(steepest),
     };
     Some(Slope { interval, points: points.len() })
 }
@@ -80,6 +83,18 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
             (x / n, y / n)
         })
         .collect()
+}
+
+/// The slope from the least value to the greatest over the whole length: no average slope over the points is steeper.
+fn steepest(points: &[(f64, f64)]) -> f64 {
+    let range = |value: fn(&(f64, f64)) -> f64| {
+        let (low, high) = points
+            .iter()
+            .map(value)
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+        high - low
+    };
+    range(|point| point.1) / range(|point| point.0)
 }
 
 /// The median of the pairwise slopes and Sen's interval, for independent values.

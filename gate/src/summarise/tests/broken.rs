@@ -7,10 +7,10 @@ use crate::evidence::{Signal, Signals};
 type Break = (&'static str, Box<dyn Fn(&mut Signals)>);
 
 /// A signal, the metrics that depend on it, and the ways to break it.
-pub(in crate::summarise) struct Case {
-    pub(in crate::summarise) signal: &'static str,
-    pub(in crate::summarise) metrics: Vec<Metric>,
-    pub(in crate::summarise) breaks: Vec<Break>,
+pub(crate) struct Case {
+    pub(crate) signal: &'static str,
+    pub(crate) metrics: Vec<Metric>,
+    pub(crate) breaks: Vec<Break>,
 }
 
 fn of<T: 'static>(pick: fn(&mut Signals) -> &mut Signal<T>) -> Vec<Break> {
@@ -94,7 +94,7 @@ fn requests() -> Vec<Break> {
 }
 
 /// Every signal that a metric depends on.
-pub(in crate::summarise) fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     use Metric::*;
     let case = |signal, metrics: &[Metric], breaks| Case { signal, metrics: metrics.to_vec(), breaks };
     let per_request = [AllocBytesPerRequest, AllocsPerRequest, PageFaultsPerRequest];
@@ -159,8 +159,9 @@ fn nothing_that_depends_on_a_broken_signal_has_a_figure() {
         for (how, break_it) in &case.breaks {
             let mut run = healthy(1);
             break_it(&mut run.signals);
-            for &metric in &case.metrics {
-                let figure = figure(&run, metric);
+            let figures = summarise(&[run]).unwrap().pooled;
+            for metric in &case.metrics {
+                let figure = &figures[metric];
                 assert!(figure.is_err(), "{} {how}: {metric} = {figure:?}", case.signal);
             }
             broken += 1;

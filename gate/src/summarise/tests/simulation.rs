@@ -1,7 +1,11 @@
 //! False alarms and power of the slope, by simulation with a fixed seed. docs/metrics.md gives the figures of longer ones.
 
 use super::*;
-use crate::summarise::stats::{Slope, combine, slope};
+use crate::summarise::{
+    growth,
+    run::Run,
+    stats::{Slope, combine, slope},
+};
 
 /// Noise of unit variance that forgets with the time constant `tau_s` (AR(1); 0 is white), at every cycle of a phase of
 /// 60 s, plus a signal over the phase's length, which counts as 1.
@@ -59,4 +63,54 @@ fn runs_together_keep_the_level_and_find_more() {
     assert!(alarms <= 0.05, "{alarms} false alarms");
     let found = share_of(100, || three(4.0));
     assert!(found >= 0.99, "{found} found");
+}
+
+/// What the live heap of a run gives for points over the measuring phase: low end, and whether growth slowed down.
+fn of_live_heap(points: &[(f64, f64)]) -> (f64, bool) {
+    let mut run = healthy(1);
+    run.signals.gc_pauses.data = Pauses::default();
+    // In units of 1 MB above 1 GB: unsigned integers have no room for the noise otherwise.
+    let at_ns = points.iter().map(|point| MEASURE.start_ns + nonnegative(point.0 * 60e9)).collect();
+    let value = points.iter().map(|point| nonnegative(1e9 + 1e6 * point.1)).collect();
+    run.signals.live_heap.data = Series { at_ns, value };
+    let estimate = growth::per_minute(&[growth::of_live_heap(Run(&run)).unwrap()]).unwrap();
+    (estimate.low, estimate.remark.starts_with("growth slowed down"))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the values are positive and small")]
+fn nonnegative(value: f64) -> u64 {
+    value.round() as u64
+}
+
+#[test]
+fn a_working_set_that_stays_alarms_rarely_and_a_leak_is_found_as_before() {
+    let mut random = Random(42);
+    let mut alarms = |grown: fn(f64) -> f64| {
+        share_of(100, || of_live_heap(&phase(&mut random, 1.0, 1.0, |at| 8.0 * grown(at))).0 > 0.0)
+    };
+    let until_half = alarms(|at| (2.0 * at).min(1.0));
+    let until_third = alarms(|at| (3.0 * at).min(1.0));
+    assert!(until_half <= 0.1 && until_third <= 0.1, "{until_half} and {until_third}");
+    let leak = alarms(|at| at);
+    assert!(leak >= 0.97, "{leak} found");
+}
+
+#[test]
+fn a_steady_leak_is_seldom_taken_for_a_working_set() {
+    let mut random = Random(42);
+    let slowed = share_of(300, || of_live_heap(&phase(&mut random, 1.0, 1.0, |at| 2.0 * at)).1);
+    assert!(slowed <= 0.05, "{slowed}");
+}
+
+/// The limit on the live heap, 0.5 MB/min, in two fresh processes of 60 s, with a cycle a second and noise of 0.2 MB that
+/// remembers two seconds.
+#[test]
+fn two_megabytes_a_minute_are_found_in_a_minute_and_nothing_else_is() {
+    let mut random = Random(42);
+    let mut both_beyond = |leak: f64| {
+        share_of(100, || (0..2).all(|_| low(&phase(&mut random, 1.0, 2.0, |at| leak / 0.2 * at)) * 0.2 > 0.5))
+    };
+    let (found, alarms) = (both_beyond(2.0), both_beyond(0.0));
+    assert!(found >= 0.95, "{found} found");
+    assert_eq!(alarms, 0.0);
 }
