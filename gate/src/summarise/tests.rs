@@ -168,6 +168,33 @@ fn without_collections_there_is_no_figure_of_them() {
     }
 }
 
+/// Each is the other's witness when one of them is cut short; when a collector dies, both are.
+#[test]
+fn pauses_and_cycles_cut_short_together_are_noticed() {
+    let mut run = healthy(1);
+    let pauses = &mut run.signals.gc_pauses.data;
+    pauses.at_ns.truncate(400);
+    pauses.duration_ns.truncate(400);
+    let cycles = &mut run.signals.live_heap.data;
+    cycles.at_ns.truncate(200);
+    cycles.value.truncate(200);
+    for (metric, what) in [(Metric::GcPauseP99, "GC pauses"), (Metric::GcCycles, "live-heap readings")] {
+        let expected = format!("there are no {what} for 30.2 s at one end of the measuring phase");
+        assert!(reason(&run, metric).starts_with(&expected), "{}", reason(&run, metric));
+    }
+    assert!(figure(&run, Metric::HeapLiveGrowth).is_err() && figure(&run, Metric::GcStwFraction).is_err());
+}
+
+#[test]
+fn goroutines_first_counted_under_load_tell_nothing_of_leaks() {
+    let mut run = healthy(1);
+    let counts = &mut run.signals.goroutines.data;
+    let under_load = counts.at_ns.partition_point(|&at| at <= WARMUP.start_ns);
+    counts.at_ns.drain(..under_load);
+    counts.value.drain(..under_load);
+    assert_eq!(reason(&run, Metric::GoroutinesLeaked), "the goroutine counts begin after the load");
+}
+
 #[test]
 fn few_collections_have_no_slope_and_the_reason_helps() {
     let mut run = healthy(1);
