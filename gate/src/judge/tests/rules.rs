@@ -153,7 +153,7 @@ fn an_advisory_gate_never_fails() {
     let advisory = Expectation { advisory: true, ..recorded() };
     let (verdict, reason) = bytes(2, &around(1100.0, 10.0), advisory.clone());
     assert_eq!(verdict, Verdict::Advisory);
-    assert!(reason.starts_with("Advisory only: 1.1 kB/request exceeds"), "{reason}");
+    assert!(reason.starts_with("Advisory only: 1.10kB/request exceeds"), "{reason}");
     assert_ruling(
         bytes(2, &unavailable("3 records were lost"), advisory.clone()),
         Verdict::Advisory,
@@ -197,7 +197,7 @@ fn a_remark_follows_the_reason() {
     let figure = around(1000.0, 0.0).map(|estimate| Estimate { remark: "max of 57 pauses".to_owned(), ..estimate });
     let result = judge(&alike(Metric::GcPauseP99, 1, &figure), None);
     let reason = &gate(&result, Metric::GcPauseP99).reason;
-    assert_eq!(reason, "1 µs is within the limit of 50 ms; max of 57 pauses.");
+    assert_eq!(reason, "1µs is within the limit of 50ms; max of 57 pauses.");
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn figures_of_a_service_that_fails_its_requests_mean_nothing() {
     assert_eq!(spoiled.verdict, Verdict::Inconclusive);
     assert_eq!(
         spoiled.reason,
-        "2 % of the requests failed: figures of a service that fails its requests mean nothing."
+        "2% of the requests failed: figures of a service that fails its requests mean nothing."
     );
     // One run: the gate itself is not confirmed, but more than 1 % failed.
     let once = judge(&alike(Metric::RequestErrors, 1, &around(0.02, 0.001)), Some(&baseline(recorded())));
