@@ -3,6 +3,12 @@
 //! `cargo xtask bench overhead` builds the service and runs this. One process of the service lives through all pairs; each pair
 //! drives it as fast as it answers, once with the collectors attached and once without, in an order that alternates.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a benchmark prints its figures, and ends where it cannot"
+)]
+
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,

@@ -98,7 +98,7 @@ pub struct Measured {
 impl Measured {
     /// The plain options.
     pub fn selection(&self) -> Selection {
-        let mut platforms: Vec<_> = self.platforms.iter().flat_map(|argument| argument.platforms()).collect();
+        let mut platforms: Vec<_> = self.platforms.iter().flat_map(PlatformArgument::platforms).collect();
         platforms.sort_unstable();
         platforms.dedup();
         Selection { services: self.services.clone(), platforms, runs: self.runs, out: self.out.clone() }

@@ -1,4 +1,5 @@
 //! The command line on files: every bad input has its exit code and a message that says where and what to do.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 

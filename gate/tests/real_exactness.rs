@@ -1,4 +1,5 @@
 //! Figures against the service's own: `runtime.MemStats`, `runtime.NumGoroutine` and the runtime's pause histogram.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 
@@ -52,7 +53,7 @@ fn figures_equal_the_runtimes_own() {
         });
         assert_equal(&evidence, &truth);
         assert!(truth.num_gc > 20 && truth.gc_pauses.total > 40);
-        assert_eq!(left(&evidence.signals.goroutines), 37, "the parked goroutines are left");
+        assert_eq!(left(&evidence.signals.goroutines.data), 37, "the parked goroutines are left");
     }
 }
 
@@ -76,7 +77,7 @@ fn figures_equal_the_runtimes_own_with_cgo_and_forgotten_memory_is_off_heap() {
         assert_equal(&evidence, &truth);
         let off_heap = &evidence.signals.offheap;
         assert_eq!((&off_heap.exactness, off_heap.lost), (&Exactness::Sampled, 0));
-        let grown = left(&off_heap.data_of_load(&evidence)) - i64::try_from(FORGOTTEN).unwrap();
+        let grown = left(&since_measuring(&off_heap.data, &evidence)) - i64::try_from(FORGOTTEN).unwrap();
         // Stacks of C threads and malloc's own arenas are off-heap too.
         assert!((0..1 << 20).contains(&grown), "{grown} bytes beside what was forgotten");
     }
@@ -88,7 +89,7 @@ fn memory_that_go_keeps_is_not_off_heap() {
         // 64 MiB of Go heap that stays, and none of it off-heap.
         let (evidence, truth) = measure(18134, &[], "", |port| post(port, "/debug/alloc?n=1&size=67108864"));
         assert_equal(&evidence, &truth);
-        let off_heap = left(&evidence.signals.offheap.data_of_load(&evidence));
+        let off_heap = left(&since_measuring(&evidence.signals.offheap.data, &evidence));
         assert!(off_heap < 1 << 20, "{off_heap} bytes");
     }
 }
@@ -113,41 +114,18 @@ fn last(series: &Series) -> u64 {
 }
 
 /// Last less first.
-fn left(series: &impl AsSeries) -> i64 {
-    let values = &series.series().value;
-    values.last().unwrap().cast_signed() - values[0].cast_signed()
+fn left(series: &Series) -> i64 {
+    series.value.last().unwrap().cast_signed() - series.value[0].cast_signed()
 }
 
-trait AsSeries {
-    fn series(&self) -> &Series;
-}
-
-impl AsSeries for Series {
-    fn series(&self) -> &Series {
-        self
+/// The entries from the measuring phase on.
+fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
+    let start = evidence.phases.measure.unwrap().start_ns;
+    let mut later = Series::default();
+    for (at_ns, value) in series.at_ns.iter().zip(&series.value).filter(|(at_ns, _)| **at_ns >= start) {
+        later.push(*at_ns, *value);
     }
-}
-
-impl AsSeries for memgate::evidence::Signal<Series> {
-    fn series(&self) -> &Series {
-        &self.data
-    }
-}
-
-/// The part of a signal from the start of the load on.
-trait DataOfLoad {
-    fn data_of_load(&self, evidence: &Evidence) -> Series;
-}
-
-impl DataOfLoad for memgate::evidence::Signal<Series> {
-    fn data_of_load(&self, evidence: &Evidence) -> Series {
-        let start = evidence.phases.measure.unwrap().start_ns;
-        let mut series = Series::default();
-        for (at_ns, value) in self.data.at_ns.iter().zip(&self.data.value).filter(|(at_ns, _)| **at_ns >= start) {
-            series.push(*at_ns, *value);
-        }
-        series
-    }
+    later
 }
 
 /// Runs `uaa` under a little load; has `act` done in the drain, then asks the service for its figures and lets it be quiet.

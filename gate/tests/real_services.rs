@@ -1,4 +1,5 @@
 //! Services that misbehave, and machines that lack something: the right exit code, a message that helps, nothing left.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 

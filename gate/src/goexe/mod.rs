@@ -172,7 +172,7 @@ fn platform_of(file: &object::File<'_>) -> Result<Platform, String> {
 
 fn symbols(file: &object::File<'_>) -> HashMap<String, Symbol> {
     file.symbols()
-        .filter(|symbol| symbol.is_definition())
+        .filter(object::ObjectSymbol::is_definition)
         .filter_map(|symbol| {
             Some((symbol.name().ok()?.to_owned(), Symbol { address: symbol.address(), size: symbol.size() }))
         })

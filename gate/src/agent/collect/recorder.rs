@@ -131,7 +131,7 @@ impl Recorder {
             let at_ns = clock.since_launch(record.at_ns);
             match record {
                 Record { kind: kind::PAUSE, first, second, .. } if first == *pauses_gc => {
-                    taken.gc_pauses.push(at_ns, second)
+                    taken.gc_pauses.push(at_ns, second);
                 }
                 Record { kind: kind::PAUSE, first, second, .. } if first == *pauses_other => {
                     taken.other_pauses.push(at_ns, second);
@@ -140,7 +140,7 @@ impl Recorder {
                 Record { kind: kind::LIVE_HEAP, first, .. } => taken.live_heap.push(at_ns, first),
                 Record { kind: kind::MAPPED, first, second, third: 1, .. } => ranges.insert(first..first + second),
                 Record { kind: kind::MAPPED | kind::UNMAPPED, first, second, .. } => {
-                    ranges.remove(first..first + second)
+                    ranges.remove(first..first + second);
                 }
                 _ => {}
             }

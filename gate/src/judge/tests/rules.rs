@@ -299,10 +299,7 @@ fn figures_of_a_service_that_fails_its_requests_mean_nothing() {
     assert_eq!(gate(&result, Metric::GoroutinesLeaked).verdict, Verdict::Regressed, "regressions stay");
     let spoiled = gate(&result, BYTES);
     assert_eq!(spoiled.verdict, Verdict::Inconclusive);
-    assert_eq!(
-        spoiled.reason,
-        "2% of the requests failed: figures of a service that fails its requests mean nothing."
-    );
+    assert_eq!(spoiled.reason, "2% of the requests failed: figures of a service that fails its requests mean nothing.");
     // One run: the gate itself is not confirmed, but more than 1 % failed.
     let once = judge(&alike(Metric::RequestErrors, 1, &around(0.02, 0.001)), Some(&baseline(recorded())));
     assert_eq!(gate(&once, BYTES).verdict, Verdict::Inconclusive);
