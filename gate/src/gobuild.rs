@@ -2,9 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
 };
 
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use tokio::process::Command;
 
 use crate::{
@@ -32,11 +36,7 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
         command.arg("-ldflags").arg(flags);
     }
     command.arg(&build.package).env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::select! {
-        output = command.output() => output,
-        () = cancel.cancelled() => return Err(Error::Interrupted),
-    };
+    let output = output_unless_cancelled(&mut command, cancel).await?;
     let failed = |message: String, help: String| Err(Error::infrastructure(Stage::Build, message, help));
     match output {
         Ok(output) if output.status.success() => Ok(()),
@@ -46,6 +46,26 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
         ),
         Err(error) => {
             failed(format!("{} cannot be started: {error}", go.display()), "check the Go toolchain".to_owned())
+        }
+    }
+}
+
+/// Runs the command to its end, or kills it with the compilers that it has started.
+async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Result<std::io::Result<Output>> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ok(Err(error)),
+    };
+    let group = child.id().map(|id| Pid::from_raw(id.cast_signed()));
+    tokio::select! {
+        output = child.wait_with_output() => Ok(output),
+        () = cancel.cancelled() => {
+            if let Some(group) = group {
+                // It may just have ended by itself.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            Err(Error::Interrupted)
         }
     }
 }

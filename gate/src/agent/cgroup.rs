@@ -58,7 +58,8 @@ impl Cgroup {
             _ => cgroup.make(hierarchies.memory_v1.as_deref(), &name).map(Memory::V1),
         };
         if cgroup.unified.is_none() && cgroup.memory.is_none() {
-            cgroup.notes.push("no cgroup: processes that the service starts are not seen".to_owned());
+            let lost = "no cgroup: of the processes that the service starts only its children are seen";
+            cgroup.notes.push(lost.to_owned());
         }
         if cgroup.memory.is_none() {
             cgroup.notes.push("no memory controller: OOM kills are not seen".to_owned());
@@ -102,11 +103,10 @@ impl Cgroup {
             .collect()
     }
 
-    /// The processes in the cgroup, as this PID namespace numbers them.
-    pub(super) fn processes(&self) -> Vec<Pid> {
-        let Some(folder) = self.folders().next() else { return Vec::new() };
-        let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect()
+    /// The processes in the cgroup, as this PID namespace numbers them; `None` where there is no cgroup.
+    pub(super) fn processes(&self) -> Option<Vec<Pid>> {
+        let text = fs::read_to_string(self.folders().next()?.join("cgroup.procs")).ok()?;
+        Some(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect())
     }
 
     /// Processes of the cgroup that the kernel killed for want of memory, or why that is not known.
@@ -131,7 +131,7 @@ impl Cgroup {
         {
             return;
         }
-        for process in self.processes() {
+        for process in self.processes().unwrap_or_default() {
             let _ = kill(process, Signal::SIGKILL);
         }
     }
@@ -149,7 +149,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // A killed process stays in its cgroup until it is reaped, by init where its parent is gone.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while !self.processes().is_empty() && Instant::now() < deadline {
+        while self.processes().is_some_and(|left| !left.is_empty()) && Instant::now() < deadline {
             self.kill();
             std::thread::sleep(Duration::from_millis(10));
         }

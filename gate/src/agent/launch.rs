@@ -17,6 +17,7 @@ use nix::{
     },
     unistd::Pid,
 };
+use procfs::process::Process;
 
 use super::cgroup::Cgroup;
 use crate::{
@@ -138,6 +139,11 @@ impl Service {
         &self.cgroup
     }
 
+    /// The processes of its cgroup; where there is none, its children.
+    pub(super) fn processes(&self) -> Vec<Pid> {
+        self.cgroup.processes().unwrap_or_else(|| children(self.pid).unwrap_or_default())
+    }
+
     /// How it has ended, if it has.
     pub(super) fn ended(&mut self) -> Option<Exit> {
         if self.ended.is_none() {
@@ -192,9 +198,27 @@ impl Drop for Service {
     }
 }
 
+/// The processes whose parent this one is.
+fn children(pid: Pid) -> procfs::ProcResult<Vec<Pid>> {
+    let mut children = Vec::new();
+    for task in Process::new(pid.as_raw())?.tasks()? {
+        children.extend(task?.children()?.into_iter().map(|child| Pid::from_raw(child.cast_signed())));
+    }
+    Ok(children)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn children_are_found_without_a_cgroup() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let found = children(Pid::this()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&Pid::from_raw(child.id().cast_signed())), "{found:?}");
+    }
 
     #[test]
     fn a_closed_entry_is_an_error_and_not_a_panic() {

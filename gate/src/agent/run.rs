@@ -175,7 +175,7 @@ impl Running {
                 return Ok(());
             }
             load.check()?;
-            self.sampler.request(Requested::Processes(self.service.cgroup().processes()))?;
+            self.sampler.request(Requested::Processes(self.service.processes()))?;
             tokio::time::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50))).await;
         }
         Ok(())

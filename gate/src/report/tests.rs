@@ -85,6 +85,17 @@ fn the_step_summary_is_the_markdown() {
 }
 
 #[test]
+fn the_step_summary_is_appended_to_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("summary.md");
+    std::fs::write(&file, "before\n").unwrap();
+    append_step_summary(&file, &report()).unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("before\n{}", step_summary(&report())));
+    let error = append_step_summary(directory.path(), &report()).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+}
+
+#[test]
 fn the_command_repeats_the_run() {
     let mut result = report().results.remove(0);
     assert_eq!(repeat_command(&result), "memgate check --service uaa --platform linux/amd64");
