@@ -83,6 +83,51 @@ func TestTruthHoldsTogether(t *testing.T) {
 	}
 }
 
+// TestPausesAgreeWhileTheGCRuns holds the sum of the pauses, which MemStats gives, against the bounds of the buckets that
+// the same pauses fell into, from one reading to the next, while cycles come as fast as they can.
+func TestPausesAgreeWhileTheGCRuns(t *testing.T) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	}()
+	defer func() { close(done); <-ended }()
+	subject, last := newTruth(), figures{}
+	for i := 0; i < 50; i++ {
+		subject.read()
+		_, body, _ := strings.Cut(string(subject.response()), "\r\n\r\n")
+		var now figures
+		if err := json.Unmarshal([]byte(body), &now); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			least, most := pausesBetween(&last, &now)
+			if sum := float64(now.PauseTotalNs-last.PauseTotalNs) / 1e9; sum < least*0.999 || sum > most*1.001 {
+				t.Errorf("%d cycles paused for %v s, but their buckets say %v to %v s", now.NumGC-last.NumGC, sum, least, most)
+			}
+		}
+		last = now
+	}
+}
+
+// pausesBetween returns the least and the greatest sum of the GC pauses between two readings, in seconds.
+func pausesBetween(last, now *figures) (least, most float64) {
+	for i, count := range now.GCPauses.Counts {
+		if new := float64(count - last.GCPauses.Counts[i]); new > 0 {
+			least += new * *now.GCPauses.Bounds[i]
+			most += new * *now.GCPauses.Bounds[i+1]
+		}
+	}
+	return least, most
+}
+
 func TestTruthAllocatesNothing(t *testing.T) {
 	subject := newTruth()
 	if allocations := testing.AllocsPerRun(20, func() {

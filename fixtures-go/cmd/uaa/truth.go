@@ -3,9 +3,9 @@ package main
 import (
 	"math"
 	"runtime"
-	godebug "runtime/debug"
 	"runtime/metrics"
 	"strconv"
+	"time"
 )
 
 // Names in runtime/metrics. The two histograms exist since Go 1.22; Go 1.21 has the former under its older name only.
@@ -35,6 +35,7 @@ type truth struct {
 	goroutines int
 	samples    [3]metrics.Sample
 	text       []byte
+	extra      uint64 // Pauses beyond two a cycle, as far as known.
 }
 
 func newTruth() *truth {
@@ -51,29 +52,40 @@ func newTruth() *truth {
 	return t
 }
 
+// patience is how long read waits for the end of a GC cycle before it believes that none is running.
+const patience = time.Second
+
 // read takes the figures such that they belong together:
 //
-//   - Setting the GC off waits for the end of a cycle that runs, and no cycle begins by itself before it is on again. So
-//     PauseTotalNs and NumGC, which are updated at a cycle's end, cover the same pauses as the histogram, which is
-//     updated after each of its pauses.
+//   - PauseTotalNs and NumGC are updated at the end of a GC cycle, the histogram after each of its pauses. They cover the
+//     same pauses only while no cycle runs. A cycle has two pauses, and rarely more, when marking turns out not to be
+//     done: those are the extra ones. A running cycle has had one pause too many for the cycles counted, so the pauses
+//     beyond two a cycle are never fewer than the extra ones, and exactly as many while no cycle runs.
 //   - ReadMemStats stops the world. That is counted as an "other" pause, hence the histograms are read after it and
-//     contain it.
-//   - A cycle may begin nevertheless: one that was about to, or one by runtime.GC. Setting the GC off again waits for
-//     it, its pauses show in the histogram, and everything is read anew.
+//     contain it. They are read before it too: a pause in between would show.
+//
+// It does not set the GC off meanwhile, simple as that would be: a cycle that ends with the GC off takes the heap's
+// goal for infinite and makes the runtime ask for huge pages for its metadata (Go 1.27, runtime/mgc.go,
+// minHeapForMetadataHugePages), which raises the resident set by 2 MiB some time later.
 func (t *truth) read() {
-	percent := godebug.SetGCPercent(-1)
-	defer godebug.SetGCPercent(percent)
+	fewest, begin := uint64(math.MaxUint64), time.Now()
 	for {
-		godebug.SetGCPercent(-1)
 		metrics.Read(t.samples[:])
 		before := total(t.samples[gcPauses].Value)
 		runtime.ReadMemStats(&t.stats)
 		t.goroutines = runtime.NumGoroutine()
-		godebug.SetGCPercent(-1)
 		metrics.Read(t.samples[:])
-		if total(t.samples[gcPauses].Value) == before {
-			return
+		if after := total(t.samples[gcPauses].Value); after == before {
+			extra := after - 2*uint64(t.stats.NumGC)
+			fewest = min(fewest, extra)
+			if extra < t.extra || time.Since(begin) > patience {
+				t.extra = fewest
+			}
+			if extra == t.extra {
+				return
+			}
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
