@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod platform;
 pub mod preflight;
+mod quoted;
 pub mod report;
 pub mod summarise;
 pub mod units;

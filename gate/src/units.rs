@@ -5,7 +5,7 @@
 
 use jiff::fmt::friendly::SpanParser;
 
-use crate::metric::Unit;
+use crate::{metric::Unit, quoted::shorten};
 
 /// The largest value that is read, in the base unit: 31 years in ns, 1 EB. Beyond it lie typing errors.
 const LARGEST: f64 = 1e18;
@@ -233,11 +233,6 @@ fn least_of(suffix: &str, least: f64) -> f64 {
 fn significant(number: f64, digits: usize) -> String {
     let rounded: f64 = format!("{number:.*e}", digits - 1).parse().unwrap_or(number);
     format!("{}", if rounded == 0.0 { 0.0 } else { rounded })
-}
-
-/// Text of a file inside a message, cut to a length that fits on a line.
-pub(crate) fn shorten(text: &str) -> String {
-    crate::yaml::printable(text, 60)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the units of size are powers of 2 and of 10 below 2^53")]

@@ -9,7 +9,7 @@ use crate::{
     config::{Name, Runner, Size},
     metric::Metric,
     platform::Platform,
-    units,
+    quoted, units,
     yaml::{Kind, Problem, Scalar, Version, Whole},
 };
 
@@ -108,7 +108,7 @@ impl Kind for Day {
         if text.len() == "2026-11-23".len() && text.parse::<jiff::civil::Date>().is_ok() {
             return Ok(text.to_owned());
         }
-        let what = format!("`{}` is not {}", units::shorten(text), Self::EXPECTED);
+        let what = format!("`{}` is not {}", quoted::shorten(text), Self::EXPECTED);
         Err(Problem::new(what, "expected a day", format!("write {}", Self::EXPECTED)))
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, InputError, Result},
     metric::{Metric, Unit},
     platform::Platform,
-    units,
+    quoted, units,
     yaml::{Place, Problem, Scalar, Source},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub fn load(directory: &Path, platform: Platform, service: &str) -> Result<Option<Baseline>> {
     if !Name::is_valid(service) {
         // It may come from recorded evidence, and must not lead out of the directory.
-        let message = format!("`{}` cannot be the name of a baseline", units::shorten(service));
+        let message = format!("`{}` cannot be the name of a baseline", quoted::shorten(service));
         return Err(InputError::new(message, "names have a-z, 0-9 and - only, such as `uaa` or `order-service`").into());
     }
     let path = directory.join(platform.folder()).join(format!("{service}.yaml"));

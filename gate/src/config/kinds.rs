@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::{
     metric::Unit,
-    units::{self, shorten},
+    quoted::shorten,
+    units,
     yaml::{Kind, Problem},
 };
 

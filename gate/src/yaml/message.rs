@@ -1,7 +1,7 @@
 //! From what `serde` and the YAML parser say to what a person needs.
 
 use super::Problem;
-use crate::units::shorten;
+use crate::quoted::shorten;
 
 /// Separates the parts of a [`Problem`] on its way through a `serde` error, which carries one string.
 const SEPARATOR: char = '\u{1f}';

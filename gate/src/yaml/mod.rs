@@ -7,7 +7,10 @@ use std::{fs::File, io::Read, path::Path};
 
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, InputError, Result};
+use crate::{
+    error::{Error, InputError, Result},
+    quoted::printable,
+};
 
 mod message;
 mod place;
@@ -128,20 +131,4 @@ impl Source {
         }
         error.into()
     }
-}
-
-/// Text of a file inside a message: cut to this many characters, on one line, without what a terminal would obey.
-pub(crate) fn printable(text: &str, longest: usize) -> String {
-    let mut printable = String::new();
-    for (position, character) in text.chars().enumerate() {
-        match character {
-            _ if position == longest => {
-                printable.push('…');
-                break;
-            }
-            _ if character.is_control() => printable.extend(character.escape_default()),
-            _ => printable.push(character),
-        }
-    }
-    printable
 }

@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::{Problem, message};
-use crate::units::shorten;
+use crate::quoted::shorten;
 
 /// A kind of scalar: how its text is read, and what it looks like.
 pub(crate) trait Kind {

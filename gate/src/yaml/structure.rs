@@ -8,7 +8,7 @@ use serde::{
 };
 
 use super::{Problem, message};
-use crate::units::shorten;
+use crate::quoted::shorten;
 
 /// Values that aliases may add to those that are written out.
 const ALIASED_VALUES: usize = 10_000;
