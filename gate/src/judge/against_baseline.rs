@@ -1,6 +1,6 @@
 //! A figure against the recorded one.
 
-use super::{Verdict, gate::Figures, ruling::Ruling};
+use super::{Verdict, figures::Figures, ruling::Ruling};
 use crate::{baseline::Expectation, metric::Unit, summarise::Estimate};
 
 /// How far a figure may be from the recorded one before the difference is of interest.

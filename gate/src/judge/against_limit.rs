@@ -1,6 +1,6 @@
 //! A figure against an absolute limit.
 
-use super::{Verdict, gate::Figures, ruling::Ruling};
+use super::{Verdict, figures::Figures, ruling::Ruling};
 use crate::{metric::Metric, summarise::Estimate};
 
 /// Holds when the upper end over all runs is within the limit; fails when the lower end of every run exceeds it and a

@@ -1,12 +1,11 @@
 //! One gate: what is asked of a metric, and the ruling on it.
 
-use super::{Verdict, against_baseline, against_limit, ruling::Ruling};
+use super::{Verdict, against_baseline, against_limit, figures::Figures, ruling::Ruling};
 use crate::{
     baseline::{Baseline, Expectation},
     metric::Metric,
     report::GateResult,
     summarise::{Estimate, Summary},
-    units,
 };
 
 /// What is asked of a metric.
@@ -20,24 +19,6 @@ pub(super) struct Gate {
     misfit: Option<String>,
     /// Whether there is no baseline at all, and this gate stands for all that it would hold.
     stands_for_baseline: bool,
-}
-
-/// The figures of a metric.
-pub(super) struct Figures<'a> {
-    pub(super) metric: Metric,
-    /// The runs' numbers and estimates; at least one.
-    pub(super) runs: Vec<(u32, &'a Estimate)>,
-    /// All runs together.
-    pub(super) pooled: &'a Estimate,
-    /// Whether a second, fresh process has been measured.
-    pub(super) confirmed: bool,
-}
-
-impl Figures<'_> {
-    /// A figure of this metric with its unit.
-    pub(super) fn text(&self, value: f64) -> String {
-        units::format(value, self.metric.unit())
-    }
 }
 
 impl Gate {

@@ -2,6 +2,7 @@
 
 mod against_baseline;
 mod against_limit;
+mod figures;
 mod fit;
 mod gate;
 mod ruling;
