@@ -15,5 +15,5 @@ const PINNED: &str = "0.10.3";
 /// # Errors
 /// Fails where cargo does.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
-    cargo_install::ensure(tools, "bpf-linker", PINNED)
+    cargo_install::ensure(tools, "bpf-linker", PINNED, &[])
 }

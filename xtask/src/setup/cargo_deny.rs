@@ -14,5 +14,5 @@ const PINNED: &str = "0.20.2";
 /// # Errors
 /// Fails where cargo does.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
-    cargo_install::ensure(tools, "cargo-deny", PINNED).map(drop)
+    cargo_install::ensure(tools, "cargo-deny", PINNED, &[]).map(drop)
 }

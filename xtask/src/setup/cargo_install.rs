@@ -9,27 +9,29 @@ use super::{Stamp, Tools};
 use crate::step;
 
 /// Returns the path of the executable `name` of the crate `name`, building it where it is not there in this version.
-/// Its dependencies are those of the crate's own lock file. cargo puts an executable in its place whole.
+/// `options` are for cargo install, and choose the crate's features. Its dependencies are those of the crate's own lock file. cargo puts an executable in its place whole.
 ///
 /// # Errors
 /// Fails where cargo does.
-pub(crate) fn ensure(tools: &Tools<'_>, name: &str, version: &str) -> Result<PathBuf> {
+pub(crate) fn ensure(tools: &Tools<'_>, name: &str, version: &str, options: &[&str]) -> Result<PathBuf> {
     let root = tools.dir().join("cargo");
     let program = root.join("bin").join(name);
     let stamps = root.join("stamps");
-    let stamp = Stamp::new(name, version, "crates.io, --locked");
+    let source = format!("crates.io, --locked {}", options.join(" "));
+    let stamp = Stamp::new(name, version, source.trim_end());
     let place = stamps.join(format!("{name}.json"));
     if stamp.is_at(&place) && program.is_file() {
         return Ok(program);
     }
     eprintln!("Building {name} {version}: this takes a few minutes, once");
     let exact = format!("={version}");
-    let install = cmd!(tools.sh, "cargo install --quiet --locked --force {name} --version {exact} --root {root}")
-        // The tools' own release profiles (full link-time optimisation) would take several times as long to build.
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-        .env("CARGO_PROFILE_RELEASE_DEBUG", "false");
+    let install =
+        cmd!(tools.sh, "cargo install --quiet --locked --force {name} --version {exact} --root {root} {options...}")
+            // The tools' own release profiles (full link-time optimisation) would take several times as long to build.
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "false");
     step::run(install)?;
     std::fs::create_dir_all(&stamps).into_diagnostic().wrap_err_with(|| format!("cannot make {}", stamps.display()))?;
     stamp.write(&place)?;

@@ -20,5 +20,7 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     if printed.and_then(|printed| Version::printed(&printed)).is_some_and(|version| version >= OLDEST) {
         return Ok(());
     }
-    cargo_install::ensure(tools, "cargo-nextest", PINNED).map(drop)
+    // Without the part that updates nextest itself, and with it an HTTP client and its cryptography.
+    let options = ["--no-default-features", "--features", "default-no-update"];
+    cargo_install::ensure(tools, "cargo-nextest", PINNED, &options).map(drop)
 }
