@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{pipeline::Selection, platform::Platform, report::Output};
+use crate::{config::Runner, pipeline::Selection, platform::Platform, report::Output};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///
@@ -87,6 +87,9 @@ pub struct Measured {
     /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times.
     #[arg(long = "platform", value_name = "P", default_value = "host")]
     platforms: Vec<PlatformArgument>,
+    /// Where to run, whatever the configuration says.
+    #[arg(long, value_name = "R")]
+    runner: Option<Runner>,
     /// How many fresh processes to measure, instead of what the configuration says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: Option<u32>,
@@ -101,7 +104,13 @@ impl Measured {
         let mut platforms: Vec<_> = self.platforms.iter().flat_map(PlatformArgument::platforms).collect();
         platforms.sort_unstable();
         platforms.dedup();
-        Selection { services: self.services.clone(), platforms, runs: self.runs, out: self.out.clone() }
+        Selection {
+            services: self.services.clone(),
+            platforms,
+            runner: self.runner,
+            runs: self.runs,
+            out: self.out.clone(),
+        }
     }
 }
 

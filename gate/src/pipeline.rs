@@ -9,7 +9,7 @@ use std::{
 use crate::{
     agent, baseline,
     cancel::Cancel,
-    config::{Config, Executable, Service},
+    config::{Config, Executable, Runner, Service},
     error::{Error, InputError, Result, Stage},
     evidence::Evidence,
     evidence_file, gobuild, judge,
@@ -27,6 +27,8 @@ pub struct Selection {
     pub services: Vec<String>,
     /// Platforms; none twice.
     pub platforms: Vec<Platform>,
+    /// Natively or in a guest, instead of what the configuration says.
+    pub runner: Option<Runner>,
     /// How many fresh processes each, instead of what the configuration says.
     pub runs: Option<u32>,
     /// The directory that receives executables, evidence and logs.
@@ -147,6 +149,7 @@ fn report(results: Vec<ServiceResult>) -> Report {
 struct Target<'config> {
     service: &'config Service,
     platform: Platform,
+    runner: Option<Runner>,
     runs: u32,
 }
 
@@ -164,7 +167,9 @@ fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Ve
         names.into_iter().map(|name| config.service(name)).collect::<Result<_>>()?
     };
     let on = |platform: Platform| {
-        services.iter().map(move |service| Target { service, platform, runs: selection.runs.unwrap_or(service.runs) })
+        let runner = selection.runner.or_else(|| config.platforms.get(&platform)?.runner);
+        let runs = move |service: &Service| selection.runs.unwrap_or(service.runs);
+        services.iter().map(move |service| Target { service, platform, runner, runs: runs(service) })
     };
     Ok(selection.platforms.iter().copied().flat_map(on).collect())
 }
@@ -183,7 +188,7 @@ impl<'run> Bench<'run> {
         narrator: &Narrator,
         cancel: &Cancel,
     ) -> Result<Self> {
-        preflight::check(target.platform)?;
+        preflight::check(target.platform, target.runner)?;
         let out = selection.out.as_path();
         make_directory(out)?;
         remove_old_runs(out, target)?;

@@ -1,6 +1,7 @@
 //! What a run needs of the machine, checked before anything is built or started.
 
 use crate::{
+    config::Runner,
     error::{Error, Result, Stage},
     platform::Platform,
 };
@@ -9,13 +10,19 @@ use crate::{
 const CAPABILITIES: [(u32, &str); 4] =
     [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
 
-/// Checks that `platform` can be measured here.
+/// Checks that `platform` can be measured here. Without a `runner`, the host's platform runs natively and others in a guest.
 ///
 /// # Errors
-/// When the platform is not the host's, or a capability is missing.
-pub fn check(platform: Platform) -> Result<()> {
-    if platform != Platform::host() {
-        let message = format!("{platform} is not this machine's platform, and this version of memgate runs no guests");
+/// When the platform needs a guest or is not the host's, or a capability is missing.
+pub fn check(platform: Platform, runner: Option<Runner>) -> Result<()> {
+    let is_host = platform == Platform::host();
+    let problem = match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
+        Runner::Native if is_host => None,
+        Runner::Native => Some("is not this machine's platform and cannot run natively"),
+        Runner::Qemu => Some("needs a guest here, and this version of memgate runs no guests"),
+    };
+    if let Some(problem) = problem {
+        let message = format!("{platform} {problem}");
         return Err(Error::infrastructure(Stage::Preflight, message, "run memgate on a machine of that platform"));
     }
     let status = procfs::process::Process::myself().and_then(|process| process.status()).map_err(|error| {
@@ -36,6 +43,16 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_is_refused_until_there_are_guests() {
+        let guest = Platform::ALL.into_iter().find(|platform| *platform != Platform::host()).unwrap();
+        for (platform, runner) in [(guest, None), (guest, Some(Runner::Native)), (Platform::host(), Some(Runner::Qemu))]
+        {
+            let error = check(platform, runner).unwrap_err();
+            assert!(error.to_string().contains(platform.name()) && error.exit_code() == 4, "{error}");
+        }
+    }
 
     #[test]
     fn missing_capabilities_are_named() {

@@ -261,5 +261,7 @@ fn a_service_that_the_configuration_does_not_have() {
 fn another_platform_needs_a_guest_that_is_not_there_yet() {
     let output = memgate().args(["check", "--platform", "linux/loong64"]).output().unwrap();
     assert_fails(&output, 4, &["preflight:", "linux/loong64", "runs no guests"]);
+    let output = memgate().args(["check", "--runner", "qemu"]).output().unwrap();
+    assert_fails(&output, 4, &["preflight:", "runs no guests"]);
     assert_fails(&memgate().args(["check", "--platform", "windows/amd64"]).output().unwrap(), 2, &["windows/amd64"]);
 }

@@ -106,7 +106,7 @@ pub struct PlatformOptions {
 }
 
 /// Where the agent and the service run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Runner {
     /// On this machine.
