@@ -93,14 +93,15 @@ impl RuntimeLayout {
             sched_system: field(&["runtime.schedt", "ngsys"])?,
             sched_pauses_gc: field(&["runtime.schedt", "stwTotalTimeGC"])?,
             sched_pauses_other: field(&["runtime.schedt", "stwTotalTimeOther"])?,
-            total_alloc: symbol("runtime.gcController")? + field(&["runtime.gcControllerState", "totalAlloc"])?.offset,
-            heap_stats: memstats + field(&["runtime.mstats", "heapStats", "stats"])?.offset,
+            total_alloc: symbol("runtime.gcController")?
+                .wrapping_add(field(&["runtime.gcControllerState", "totalAlloc"])?.offset),
+            heap_stats: memstats.wrapping_add(field(&["runtime.mstats", "heapStats", "stats"])?.offset),
             heap_stats_size: structures.size("runtime.heapStatsDelta")?,
             tiny_count: field(&["runtime.heapStatsDelta", "tinyAllocCount"])?,
             large_count: field(&["runtime.heapStatsDelta", "largeAllocCount"])?,
             small_counts: field(&["runtime.heapStatsDelta", "smallAllocCount"])?,
-            pause_total_ns: memstats + field(&["runtime.mstats", "pause_total_ns"])?.offset,
-            numgc: memstats + field(&["runtime.mstats", "numgc"])?.offset,
+            pause_total_ns: memstats.wrapping_add(field(&["runtime.mstats", "pause_total_ns"])?.offset),
+            numgc: memstats.wrapping_add(field(&["runtime.mstats", "numgc"])?.offset),
             p_mcache: field(&["runtime.p", "mcache"])?,
             p_free: field(&["runtime.p", "gFree", "n"]).or_else(|_| field(&["runtime.p", "gFree", "size"]))?,
             mcache_alloc: field(&["runtime.mcache", "alloc"])?,
@@ -242,10 +243,10 @@ impl Structures {
         let missing = || format!("its DWARF has no `{}`; this Go version is not known to memgate", path.join("."));
         let (name, members) = path.split_first().ok_or_else(missing)?;
         let mut kind = *self.by_name.get(*name).ok_or_else(missing)?;
-        let mut offset = 0;
+        let mut offset = 0_u64;
         for member in members {
             let (at, next) = *self.structure(kind).and_then(|kind| kind.members.get(*member)).ok_or_else(missing)?;
-            offset += at;
+            offset = offset.wrapping_add(at);
             kind = next;
         }
         Ok(Field { offset, size: self.size_of(kind, 0).ok_or_else(missing)? })

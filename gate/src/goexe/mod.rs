@@ -103,7 +103,10 @@ impl GoExe {
             platform,
             version,
             position_independent: file.kind() == object::ObjectKind::Dynamic,
-            segments: file.segments().map(|segment| segment.address()..segment.address() + segment.size()).collect(),
+            segments: file
+                .segments()
+                .map(|segment| segment.address()..segment.address().saturating_add(segment.size()))
+                .collect(),
             text: text_sections(&file)?,
             symbols,
             layout,
