@@ -160,7 +160,7 @@ impl std::str::FromStr for PlatformArgument {
 pub enum SchemaOf {
     /// memgate.yaml.
     Config,
-    /// baselines/<platform>/<service>.yaml.
+    /// A baseline file.
     Baseline,
     /// The evidence of a run.
     Evidence,
