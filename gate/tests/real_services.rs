@@ -252,7 +252,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         );
         let output =
             Command::new("unshare").args(["--mount", "sh", "-c", &script]).current_dir(repository()).output().unwrap();
-        assert_fails(&output, 4, &["output:", "No space left on device", "make room"]);
+        assert_fails(&output, 4, &["output:", "No space left on device", "Make room"]);
         assert!(!stderr(&output).contains(".memgate-"), "{}", stderr(&output));
         bench.assert_nothing_left();
     }
