@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     net::TcpListener,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     process::{Command, Stdio},
@@ -212,6 +213,24 @@ fn ctrl_c_ends_the_service_and_leaves_nothing() {
             assert!(stderr(&output).contains("interrupted"));
             bench.assert_nothing_left();
         }
+    }
+}
+
+#[test]
+fn ctrl_c_does_not_wait_for_a_service_that_ignores_sigterm() {
+    if can_attach() {
+        let bench = Bench::service("misbehave", 18128, ", -mode, ignore-sigterm", "");
+        let yaml = fs::read_to_string(bench.config()).unwrap();
+        fs::write(bench.config(), yaml.replace("stop_timeout: 1s", "stop_timeout: 600s")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
+        command.args(["check", "--config"]).arg(bench.config()).arg("--out").arg(bench.out());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let stopping = stderr.lines().map_while(Result::ok).any(|line| line.contains("stopping the service"));
+        assert!(stopping, "memgate ended before it stopped the service");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::SIGINT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        bench.assert_nothing_left();
     }
 }
 

@@ -68,13 +68,16 @@ pub async fn run(plan: &Plan, files: &Files, progress: &dyn Fn(Progress), cancel
     progress(Progress::Launching);
     let started_at = jiff::Timestamp::now().to_string();
     let mut running = Running::launch(plan, &exe, files)?;
-    let outcome = tokio::select! {
-        outcome = running.phases(plan, files, progress) => outcome,
-        () = cancel.cancelled() => Err(Error::Interrupted),
+    let to_the_end = async {
+        let requests = running.phases(plan, files, progress).await?;
+        progress(Progress::Stopping);
+        running.finish(plan, requests, started_at, environment::describe(&exe)).await
     };
-    let requests = outcome?;
-    progress(Progress::Stopping);
-    running.finish(plan, requests, started_at, environment::describe(&exe)).await
+    // Dropping what runs ends the service, whatever it is at.
+    tokio::select! {
+        evidence = to_the_end => evidence,
+        () = cancel.cancelled() => Err(Error::Interrupted),
+    }
 }
 
 /// A launched service with its collectors.
@@ -134,7 +137,7 @@ impl Running {
         if self.early_end.is_some() {
             load.abort();
         }
-        let requests = load.finish(&mut self.notes)?;
+        let requests = load.finish(&mut self.notes).await?;
         if self.early_end.is_none() {
             progress(Progress::Draining(drain));
             self.phases.drain = self.phase(Instant::now() + drain, &RunningLoad::None, None).await?;
@@ -258,10 +261,14 @@ impl RunningLoad {
     }
 
     /// Ends the load; gives what it saw, or why that is not known.
-    fn finish(self, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
+    async fn finish(self, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
         match self {
             Self::None => Ok(Err("there was no load".to_owned())),
             Self::Http(handle) => {
+                // The last requests have until their timeout; an interrupt must not wait for them.
+                while !handle.is_finished() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
                 let outcome = handle.finish()?;
                 notes.extend(outcome.generator_note());
                 let load::LoadOutcome { warmup, measure, latency, .. } = outcome;
