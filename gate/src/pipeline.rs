@@ -7,7 +7,8 @@ use std::{
 };
 
 use crate::{
-    agent, baseline,
+    agent,
+    baseline::{self, Baseline},
     cancel::Cancel,
     config::{Config, Executable, Runner, Service},
     error::{Error, InputError, Result, Stage},
@@ -17,7 +18,7 @@ use crate::{
     platform::Platform,
     preflight,
     report::{self, Report, ServiceResult},
-    summarise::summarise,
+    summarise::{Summary, summarise},
 };
 
 /// What is to be measured.
@@ -43,16 +44,15 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
     let mut results = Vec::new();
     for target in targets(config, selection)? {
         // Read first: a broken baseline should not cost the time of the runs.
-        read_baseline(&config.baselines, target.platform, &target.service.baseline)?;
+        baseline::load(&config.baselines, target.platform, &target.service.baseline)?;
         let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
         let mut evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
-        let mut result = judge_runs(&evidence, &config.baselines)?;
-        if may_be_confirmed(&evidence, &config.baselines)? {
+        let (summary, baseline) = compared(&evidence, &config.baselines)?;
+        if judge::needs_confirmation(&summary, baseline.as_ref()) {
             narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", target.title()));
             evidence.extend(bench.measure(target.runs + 1..=target.runs + 1, narrator, cancel).await?);
-            result = judge_runs(&evidence, &config.baselines)?;
         }
-        results.push(result);
+        results.push(judge_runs(&evidence, &config.baselines)?);
     }
     Ok(report(results))
 }
@@ -120,22 +120,20 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 fn judge_runs(runs: &[Evidence], baselines: &Path) -> Result<ServiceResult> {
-    let summary = summarise(runs)?;
-    let baseline = read_baseline(baselines, summary.platform, &summary.baseline)?;
+    let (summary, baseline) = compared(runs, baselines)?;
     Ok(judge::judge(&summary, baseline.as_ref()))
 }
 
-fn may_be_confirmed(runs: &[Evidence], baselines: &Path) -> Result<bool> {
+/// The runs' metrics and the baseline that they are compared with.
+fn compared(runs: &[Evidence], baselines: &Path) -> Result<(Summary, Option<Baseline>)> {
     let summary = summarise(runs)?;
-    let baseline = read_baseline(baselines, summary.platform, &summary.baseline)?;
-    Ok(judge::needs_confirmation(&summary, baseline.as_ref()))
+    let baseline = baseline::load(baselines, summary.platform, &summary.baseline)?;
+    Ok((summary, baseline))
 }
 
-fn read_baseline(directory: &Path, platform: Platform, name: &str) -> Result<Option<baseline::Baseline>> {
-    baseline::load(directory, platform, name)
-}
-
-fn report(results: Vec<ServiceResult>) -> Report {
+/// The results in one order, whatever order they were measured or read in.
+fn report(mut results: Vec<ServiceResult>) -> Report {
+    results.sort_by(|a, b| (&a.service, a.platform).cmp(&(&b.service, b.platform)));
     Report {
         schema: report::SCHEMA,
         memgate: env!("CARGO_PKG_VERSION").to_owned(),
