@@ -191,13 +191,12 @@ impl Running {
         started_at: String,
         environment: crate::evidence::Environment,
     ) -> Result<Evidence> {
-        let ending = match self.early_end {
-            Some((exit, at_ns)) => early_ending(exit, at_ns),
-            None => {
-                self.sampler.request(Requested::CrossCheck)?;
-                Ending::Stopped
-            }
-        };
+        if self.early_end.is_none() {
+            self.sampler.request(Requested::CrossCheck)?;
+            // What ends before it is asked to has ended by itself, however late.
+            self.early_end = self.service.ended().map(|exit| (exit, self.clock.now_ns()));
+        }
+        let ending = self.early_end.map_or(Ending::Stopped, |(exit, at_ns)| early_ending(exit, at_ns));
         let recorder = self.sampler.finish()?;
         let oom_kills = self.service.cgroup().oom_kills();
         let in_time = self.service.stop(Duration::from_millis(plan.stop_timeout_ms)).await;
