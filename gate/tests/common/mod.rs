@@ -34,20 +34,22 @@ pub fn can_attach() -> bool {
     root
 }
 
-/// A configuration with the short phases that tests use. `service` is the indented body of the service, without phases.
+/// A configuration with the short phases that tests use.
 pub struct Bench {
     pub directory: TempDir,
+    /// What was mounted before.
+    mounts: String,
 }
 
 impl Bench {
     pub fn new(yaml: &str) -> Self {
-        let bench = Self { directory: tempfile::tempdir().expect("a temporary directory") };
+        let bench = Self { directory: tempfile::tempdir().expect("a temporary directory"), mounts: mounts() };
         fs::write(bench.config(), yaml).expect("a writable temporary directory");
         bench
     }
 
     /// One service `s` of the fixtures on a port of its own, with these arguments.
-    pub fn service(command: &str, port: u16, args: &str, more: &str) -> Self {
+    pub fn service(command: &str, port: u16, args: &str) -> Self {
         let fixtures = repository().join("fixtures-go");
         Self::new(&format!(
             r#"version: 1
@@ -61,7 +63,7 @@ services:
     load: {{ rate: 200/s, connections: 4, timeout: 2s, requests: [ {{ post: "http://127.0.0.1:{port}/login" }} ] }}
     phases: {{ warmup: 1s, measure: 3s, drain: 1s }}
     runs: 1
-{more}"#,
+"#,
             fixtures.display()
         ))
     }
@@ -93,14 +95,12 @@ services:
         assert_eq!(processes_below(self.directory.path()), Vec::<String>::new(), "processes");
         assert_eq!(cgroups(), Vec::<PathBuf>::new(), "cgroups");
         assert_eq!(temporary_files(&self.out()), Vec::<PathBuf>::new(), "temporary files");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
-        assert!(!mounts.contains(" tracefs ") || tracefs_was_mounted(), "tracefs was mounted:\n{mounts}");
+        assert_eq!(mounts(), self.mounts, "mounts");
     }
 }
 
-/// Whether tracefs is the host's own: memgate would have mounted it in a namespace, which this process does not see.
-fn tracefs_was_mounted() -> bool {
-    Path::new("/sys/kernel/tracing/events").exists() && std::env::var_os("MEMGATE_TEST_TRACEFS").is_none()
+fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").expect("procfs")
 }
 
 /// Command lines of processes whose executable lies in the directory.
