@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use memgate_ebpf::{KINDS, Record};
 
-/// 1 MiB holds 26,000 records: a tenth of a second of 260,000 events a second.
+/// 1 MiB holds 21,845 records of 40 bytes with their 8-byte headers: a tenth of a second of 218,000 events a second.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

@@ -7,7 +7,7 @@ use super::memory::{ProcessMemory, number};
 use crate::goexe::{Field, RuntimeLayout};
 
 /// How often a reading is tried until the runtime's total stood still meanwhile. A quiet process needs one; under a load of
-/// hundreds of megabytes a second no number suffices, and a reading is then off by the spans refilled meanwhile, a few kilobytes.
+/// hundreds of megabytes a second no number suffices, and a reading is then off by the spans refilled meanwhile.
 const ATTEMPTS: u32 = 3;
 /// Generations of `consistentHeapStats.stats`.
 const GENERATIONS: u64 = 3;
