@@ -4,9 +4,13 @@
 
 use std::collections::BTreeMap;
 
+mod profile;
+
 use serde::{Deserialize, Serialize};
 
-use crate::platform::Platform;
+pub use profile::{AllocSamples, Code, Frame, GoroutineSites, HeapProfile, Language, OffHeapSites};
+
+use crate::{platform::Platform, tier::Tier};
 
 /// The record of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -28,8 +32,12 @@ pub struct Evidence {
     pub phases: Phases,
     /// How the service ended.
     pub ending: Ending,
+    /// What the kernel let memgate use.
+    pub tier: Tier,
     /// What was measured.
     pub signals: Signals,
+    /// The call stacks that the signals name.
+    pub code: Code,
     /// What the run went without, for the reader: a cgroup without a memory controller, say.
     pub notes: Vec<String>,
 }
@@ -124,14 +132,18 @@ impl Ending {
     }
 }
 
-/// What was measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+/// What was measured. By default nothing was.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Signals {
     /// Stop-the-world pauses of the GC, as the runtime records them.
     pub gc_pauses: Signal<Pauses>,
     /// Stop-the-world pauses for other reasons.
     pub other_pauses: Signal<Pauses>,
+    /// Every stop of the world with its reason, and what the runtime does not count of it.
+    pub world_stops: Signal<WorldStops>,
+    /// CPU time of the GC and of the whole process as the runtime accounts for them.
+    pub gc_cpu: Signal<GcCpu>,
     /// Live heap in bytes as the mark phase of each GC cycle found it, one entry a cycle.
     pub live_heap: Signal<Series>,
     /// Bytes allocated on the Go heap since the launch (`MemStats.TotalAlloc`).
@@ -143,10 +155,28 @@ pub struct Signals {
     pub goroutines: Signal<Series>,
     /// Resident set, bytes.
     pub rss: Signal<Series>,
+    /// Resident set by kind.
+    pub rss_kinds: Signal<RssKinds>,
+    /// Anonymous memory in transparent huge pages, bytes.
+    pub huge_pages: Signal<Series>,
+    /// Transparent huge pages since the launch that were allocated at a fault or put together later.
+    pub thp_events: Signal<Series>,
     /// Largest resident set of the measuring phase, bytes.
     pub rss_peak: Signal<u64>,
     /// Resident memory that the Go runtime does not know of, bytes.
     pub offheap: Signal<Series>,
+    /// How long each mapping took that the Go runtime made.
+    pub mmap_latency: Signal<Durations>,
+    /// Refills of the Ps' span caches.
+    pub span_refills: Signal<SpanRefills>,
+    /// Allocations that the runtime sampled.
+    pub alloc_samples: Signal<AllocSamples>,
+    /// The runtime's heap profile at both ends of the measuring phase.
+    pub heap_profile: Signal<HeapProfile>,
+    /// Goroutines by `go` statement.
+    pub goroutine_sites: Signal<GoroutineSites>,
+    /// Resident off-heap memory by the code that touched it first.
+    pub offheap_sites: Signal<OffHeapSites>,
     /// Page faults since the launch, minor and major.
     pub page_faults: Signal<Series>,
     /// What the load generator saw.
@@ -167,6 +197,18 @@ pub struct Signal<T> {
     pub lost: u64,
     /// The data; empty where the signal is missing.
     pub data: T,
+}
+
+impl<T: Default> Default for Signal<T> {
+    /// A signal that nobody measured.
+    fn default() -> Self {
+        Self {
+            source: String::new(),
+            exactness: Exactness::Missing { reason: "it was not measured".to_owned() },
+            lost: 0,
+            data: T::default(),
+        }
+    }
 }
 
 /// How far a signal can be trusted.
@@ -207,6 +249,98 @@ pub struct Pauses {
     pub at_ns: Vec<u64>,
     /// How long each was, ns.
     pub duration_ns: Vec<u64>,
+}
+
+/// Stops of the world in columns of equal length; times do not decrease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorldStops {
+    /// When each stop ended, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Why the world was stopped.
+    pub reason: Vec<StopReason>,
+    /// How long it was by the runtime's own account, ns.
+    pub duration_ns: Vec<u64>,
+    /// How much longer it lasted, ns: the runtime takes the time of some ends before the world runs again.
+    pub tail_ns: Vec<u64>,
+}
+
+/// Why the world was stopped (`stwReason`, runtime/proc.go, Go 1.22 to 1.27).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Mark termination: the end of a GC cycle's mark phase.
+    GcMarkTermination,
+    /// Sweep termination: the start of a GC cycle.
+    GcSweepTermination,
+    /// `debug.WriteHeapDump`.
+    WriteHeapDump,
+    /// A goroutine profile.
+    GoroutineProfile,
+    /// The clean-up after a goroutine profile.
+    GoroutineProfileCleanup,
+    /// `runtime.Stack` of all goroutines.
+    AllGoroutinesStack,
+    /// `runtime.ReadMemStats`.
+    ReadMemStats,
+    /// All threads' system calls.
+    AllThreadsSyscall,
+    /// `runtime.GOMAXPROCS`.
+    Gomaxprocs,
+    /// The execution tracer was started or stopped.
+    Trace,
+    /// A test hook of the runtime.
+    Test,
+    /// The runtime names no reason, or memgate does not know it.
+    Unknown,
+}
+
+/// CPU time since the launch in columns of equal length; one entry a GC cycle, when the runtime accounts for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GcCpu {
+    /// When it was read, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// CPU time of the GC, ns (`/cpu/classes/gc/total:cpu-seconds`).
+    pub gc_ns: Vec<u64>,
+    /// CPU time of the process as the runtime reckons it: GOMAXPROCS times wall time, ns (`/cpu/classes/total:cpu-seconds`).
+    pub total_ns: Vec<u64>,
+}
+
+/// Resident set by kind, bytes, in columns of equal length (`RssAnon`, `RssFile`, `RssShmem` of /proc/PID/status).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RssKinds {
+    /// When, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Anonymous memory: heaps and stacks.
+    pub anonymous: Vec<u64>,
+    /// Pages of files: executables and libraries.
+    pub file: Vec<u64>,
+    /// Shared memory.
+    pub shared: Vec<u64>,
+}
+
+/// Durations in columns of equal length; times do not decrease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Durations {
+    /// When each ended, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// How long each was, ns.
+    pub duration_ns: Vec<u64>,
+}
+
+/// Refills of the Ps' span caches, counted in windows: counting all of them would slow the service down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpanRefills {
+    /// The windows in which they were counted.
+    pub windows: Vec<Span>,
+    /// Refills in each window (`(*mcentral).cacheSpan`, mcentral.go).
+    pub refills: Vec<u64>,
+    /// Of those, the ones for which no span could be used again (`(*mcentral).grow`).
+    pub misses: Vec<u64>,
 }
 
 /// What the load generator saw.

@@ -1,6 +1,6 @@
 //! Evidence on disk: one JSON object with the schema, a hash and the evidence, and a newline.
 //!
-//! `{"schema":1,"sha256":"…","evidence":{…}}`, where the hash is over the very bytes of the `evidence` value, so that a
+//! `{"schema":2,"sha256":"…","evidence":{…}}`, where the hash is over the very bytes of the `evidence` value, so that a
 //! file that was cut off or changed by hand is found before anything is judged by it.
 
 use std::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The schema of an evidence file that this memgate writes, and the only one that it reads.
-pub const SCHEMA: u64 = 1;
+pub const SCHEMA: u64 = 2;
 
 /// The largest evidence file that is written or read, bytes.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -52,7 +52,7 @@ struct SchemaOnly {
 #[expect(dead_code, reason = "only its JSON Schema is used: files are read and written through `Wrapper`")]
 struct EvidenceFile {
     /// Version of this format.
-    #[schemars(range(min = 1, max = 1))]
+    #[schemars(range(min = 2, max = 2))]
     schema: u64,
     /// SHA-256 of the bytes of the `evidence` value, in lower-case hexadecimal.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]

@@ -25,5 +25,6 @@ pub mod preflight;
 mod quoted;
 pub mod report;
 pub mod summarise;
+pub mod tier;
 pub mod units;
 pub mod yaml;

@@ -17,9 +17,10 @@ use super::{
 use crate::{
     cancel::Cancel,
     error::{Error, Result, Stage},
-    evidence::{Ending, Evidence, Phases, Requests, Span},
+    evidence::{Code, Ending, Evidence, Phases, Requests, Span},
     goexe::GoExe,
     plan::{Load, Plan},
+    tier::Tier,
 };
 
 /// Between the service's first answer and the reading of it without load.
@@ -214,6 +215,8 @@ impl Running {
             environment,
             phases: self.phases,
             ending,
+            tier: Tier::T2,
+            code: Code::default(),
             signals: recorder.into_signals(Elsewhere { requests, oom_kills }),
             notes: self.notes,
         })

@@ -4,8 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::evidence::{
-    Ending, Environment, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series, Signal, Signals, Span,
+    Code, Ending, Environment, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series, Signal, Signals,
+    Span,
 };
+use crate::tier::Tier;
 
 fn exact<T>(source: &str, data: T) -> Signal<T> {
     Signal { source: source.into(), exactness: Exactness::Exact, lost: 0, data }
@@ -40,6 +42,7 @@ fn signals() -> Signals {
         page_faults: exact("stat", series(&[8])),
         requests: exact("load", requests()),
         oom_kills: Signal { exactness: missing, ..exact("cgroup", 0) },
+        ..Signals::default()
     }
 }
 
@@ -62,6 +65,8 @@ fn evidence() -> Evidence {
         },
         phases: Phases { warmup: None, measure: Some(Span { start_ns: 1, end_ns: 2 }), drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },
+        tier: Tier::T2,
+        code: Code::default(),
         signals: signals(),
         notes: vec!["a note".into()],
     }
@@ -73,7 +78,7 @@ fn encoded() -> String {
 
 /// A file around a value of `evidence`, with the right hash.
 fn wrapped(value: &str) -> String {
-    format!("{{\"schema\":1,\"sha256\":\"{}\",\"evidence\":{value}}}\n", sha256(value))
+    format!("{{\"schema\":2,\"sha256\":\"{}\",\"evidence\":{value}}}\n", sha256(value))
 }
 
 fn error_of(bytes: &[u8]) -> String {
@@ -91,7 +96,7 @@ fn reads_what_it_wrote() {
     write(&path, &evidence()).unwrap();
     assert_eq!(read(&path).unwrap(), evidence());
     let text = fs::read_to_string(&path).unwrap();
-    assert!(text.starts_with("{\"schema\":1,\"sha256\":\"") && text.ends_with("}\n"));
+    assert!(text.starts_with("{\"schema\":2,\"sha256\":\"") && text.ends_with("}\n"));
     assert_eq!(text.lines().count(), 1);
 }
 
@@ -161,18 +166,18 @@ fn each_kind_of_wrong_file_is_told() {
         ("[1]\n".to_owned(), "is no evidence of memgate"),
         ("{}\n".to_owned(), "is no evidence of memgate: missing field `schema`"),
         ("{\"schema\":\"1\"}\n".to_owned(), "is no evidence of memgate"),
-        ("{\"schema\":1}\n".to_owned(), "missing field `sha256`"),
-        ("{\"schema\":0}\n".to_owned(), "has schema 0; this memgate reads 1"),
-        ("{\"schema\":2,\"anything\":[]}".to_owned(), "was written by a newer memgate (schema 2); this one reads 1"),
+        ("{\"schema\":2}\n".to_owned(), "missing field `sha256`"),
+        ("{\"schema\":0}\n".to_owned(), "has schema 0; this memgate reads 2"),
+        ("{\"schema\":3,\"anything\":[]}".to_owned(), "was written by a newer memgate (schema 3); this one reads 2"),
         (good.replacen("\"run\":1", "\"run\":2", 1), "was changed after it was written"),
         (good.replacen("{\"schema\"", "{\"extra\":1,\"schema\"", 1), "unknown field `extra`"),
-        (good.replacen("\"schema\":1", "\"schema\":1,\"schema\":1", 1), "duplicate field `schema`"),
+        (good.replacen("\"schema\":2", "\"schema\":2,\"schema\":2", 1), "duplicate field `schema`"),
         (wrapped(&"[".repeat(1000)), "is no JSON"),
     ] {
         let message = error_of(text.as_bytes());
         assert!(message.contains(expected), "{message} instead of {expected}");
     }
-    assert!(error_of(b"{\"schema\":1,\xff}\n").contains("is not UTF-8"));
+    assert!(error_of(b"{\"schema\":2,\xff}\n").contains("is not UTF-8"));
 }
 
 #[test]

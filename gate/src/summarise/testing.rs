@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{
     evidence::{
-        Ending, Environment, Evidence, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series, Signal,
-        Signals, Span,
+        Code, Ending, Environment, Evidence, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series,
+        Signal, Signals, Span,
     },
     platform::Platform,
+    tier::Tier,
 };
 
 /// A second, ns.
@@ -59,6 +60,8 @@ pub(crate) fn healthy(run: u32) -> Evidence {
         environment: environment(),
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
         ending: Ending::Stopped,
+        tier: Tier::T2,
+        code: Code::default(),
         signals: signals(&mut random),
         notes: vec![],
     }
@@ -109,6 +112,7 @@ fn signals(random: &mut Random) -> Signals {
         page_faults: exact(every(tenth, |at| 10_000 + completed(at) / 10)),
         requests: exact(requests(every(tenth, completed))),
         oom_kills: exact(0),
+        ..Signals::default()
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use memgate::{
     evidence::{
-        Ending, Environment, Evidence, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series, Signal,
-        Signals, Span,
+        Code, Ending, Environment, Evidence, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series,
+        Signal, Signals, Span,
     },
     platform::Platform,
+    tier::Tier,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -35,6 +36,8 @@ pub fn healthy(run: u32, bytes: u64) -> Evidence {
         },
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
         ending: Ending::Stopped,
+        tier: Tier::T2,
+        code: Code::default(),
         signals: signals(bytes),
         notes: Vec::new(),
     }
@@ -62,6 +65,7 @@ fn signals(bytes: u64) -> Signals {
         page_faults: exact(every(tenth, |at| 10_000 + served(at) / 10)),
         requests: exact(requests(every(tenth, served))),
         oom_kills: exact(0),
+        ..Signals::default()
     }
 }
 

@@ -76,6 +76,7 @@ impl Recorder {
                 Ok(kills) => exact("the cgroup's memory controller", kills),
                 Err(reason) => missing("the cgroup's memory controller", reason),
             },
+            ..Signals::default()
         }
     }
 }
