@@ -1,12 +1,14 @@
-//! memgate's BPF programs. One object serves amd64, arm64 and loong64: the registers that carry Go's arguments are
-//! offsets in `pt_regs`, patched in when the object is loaded.
+//! memgate's BPF programs. One object serves amd64, arm64 and loong64: what differs between them are offsets, patched in
+//! when the object is loaded. A second one, with the feature `tier1`, serves Linux 4.19 to 5.7.
 #![no_std]
 #![no_main]
 
-mod address_space;
+mod constants;
+#[cfg(not(feature = "tier1"))]
+mod faults;
 mod output;
+mod registers;
 mod runtime;
-mod target;
 
 /// Helpers such as `bpf_probe_read_kernel` and the ring buffer ask for a licence that the kernel knows.
 #[unsafe(link_section = "license")]

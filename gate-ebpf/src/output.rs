@@ -1,29 +1,71 @@
-//! The way out: a ring buffer, and a count of what it could not hold.
+//! The way out: a buffer, a count of what it could not hold, and counters.
 
-use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
-    macros::map,
-    maps::{PerCpuArray, RingBuf},
-};
-use memgate_ebpf::{KINDS, Record};
+use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, macros::map, maps::PerCpuArray};
+use memgate_ebpf::{KINDS, Record, count};
 
-/// 1 MiB holds 21,845 records of 40 bytes with their 8-byte headers: a tenth of a second of 218,000 events a second.
-#[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+use crate::registers;
+
+#[cfg(not(feature = "tier1"))]
+mod buffer {
+    use aya_ebpf::{EbpfContext, macros::map, maps::RingBuf};
+    use memgate_ebpf::Record;
+
+    /// Tells the kernel not to wake the collector, which polls: a wake-up would cost the service an interrupt.
+    pub(crate) const NO_WAKEUP: u64 = 1;
+
+    /// The collector sets its size.
+    #[map]
+    static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+    #[inline(always)]
+    pub(super) fn put(_context: &impl EbpfContext, record: Record) -> bool {
+        EVENTS.output::<Record>(record, NO_WAKEUP).is_ok()
+    }
+}
+
+#[cfg(feature = "tier1")]
+mod buffer {
+    use aya_ebpf::{
+        EbpfContext, bindings::BPF_F_CURRENT_CPU, helpers::bpf_perf_event_output, macros::map, maps::PerfEventArray,
+    };
+    use memgate_ebpf::Record;
+
+    #[map]
+    static EVENTS: PerfEventArray<Record> = PerfEventArray::new(0);
+
+    /// Not by the map's own method, which does not tell whether the record fitted.
+    #[inline(always)]
+    pub(super) fn put(context: &impl EbpfContext, mut record: Record) -> bool {
+        let map = core::ptr::from_ref(&EVENTS).cast_mut().cast();
+        let data = core::ptr::from_mut(&mut record).cast();
+        // SAFETY: the map is one of perf events, and the record is as long as the helper is told.
+        unsafe { bpf_perf_event_output(context.as_ptr(), map, BPF_F_CURRENT_CPU, data, Record::SIZE as u64) == 0 }
+    }
+}
+
+#[cfg(not(feature = "tier1"))]
+pub(crate) use buffer::NO_WAKEUP;
 
 /// Records that did not fit, by kind.
 #[map]
 static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(KINDS, 0);
 
+/// What is only counted.
+#[map]
+static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(count::COUNTS, 0);
+
+/// Now, ns of `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
 /// Hands a record out, or counts it as lost.
 #[inline(always)]
-pub(crate) fn emit(kind: u32, first: u64, second: u64, third: u64) {
-    // SAFETY: the helper has no preconditions.
-    let at_ns = unsafe { bpf_ktime_get_ns() };
-    let record = Record { kind, reserved: 0, at_ns, first, second, third };
-    // BPF_RB_NO_WAKEUP: the collector polls; a wake-up would cost the service an inter-processor interrupt.
-    const NO_WAKEUP: u64 = 1;
-    if EVENTS.output::<Record>(record, NO_WAKEUP).is_err() {
+pub(crate) fn emit(context: &impl EbpfContext, kind: u32, first: u64, second: u64, third: u64) {
+    let record = Record { kind, thread: registers::thread(), at_ns: now_ns(), first, second, third };
+    if !buffer::put(context, record) {
         lose(kind);
     }
 }
@@ -31,8 +73,19 @@ pub(crate) fn emit(kind: u32, first: u64, second: u64, third: u64) {
 /// Counts a record of this kind as lost.
 #[inline(always)]
 pub(crate) fn lose(kind: u32) {
-    if let Some(lost) = LOST.get_ptr_mut(kind) {
+    increment(&LOST, kind);
+}
+
+/// Counts.
+#[inline(always)]
+pub(crate) fn count(what: u32) {
+    increment(&COUNTS, what);
+}
+
+#[inline(always)]
+fn increment(array: &PerCpuArray<u64>, index: u32) {
+    if let Some(slot) = array.get_ptr_mut(index) {
         // SAFETY: the pointer is to this CPU's slot of the array, which lives as long as the program.
-        unsafe { *lost += 1 };
+        unsafe { *slot += 1 };
     }
 }

@@ -16,6 +16,7 @@ type options struct {
 	seed           uint64
 	sessionTTL     time.Duration
 	expiryInterval time.Duration
+	hashRounds     uint64
 	debug          bool
 
 	leakSessions   float64
@@ -36,6 +37,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	flags.Uint64Var(&o.seed, "seed", 1, "seed of the users and the session IDs")
 	flags.DurationVar(&o.sessionTTL, "session-ttl", 2*time.Second, "how long a session lives")
 	flags.DurationVar(&o.expiryInterval, "expiry-interval", 250*time.Millisecond, "how often expired sessions are removed")
+	flags.Uint64Var(&o.hashRounds, "hash-rounds", 0, "rounds of SHA-256 that each login costs, as hashing a password does")
 	flags.BoolVar(&o.debug, "debug-memgate", false, "serve the test-only endpoints under /debug")
 	flags.Float64Var(&o.leakSessions, "leak-sessions", 0, "defect: this share of the logins, 0 to 1, makes sessions that never go")
 	flags.Uint64Var(&o.leakGoroutines, "leak-goroutines", 0, "defect: one in so many requests starts a goroutine that never ends")

@@ -1,4 +1,4 @@
-//! `cargo xtask ebpf`: the BPF object, which is committed so that users build memgate with stable Rust alone.
+//! `cargo xtask ebpf`: the BPF objects, which are committed so that users build memgate with stable Rust alone.
 
 use std::path::{Path, PathBuf};
 
@@ -9,28 +9,31 @@ use crate::setup::{Tools, bpf_linker, rust_src, rustc};
 use crate::workspace::Workspace;
 use crate::{artifact, rustc_wrapper};
 
-/// The committed object, in the checkout.
-const OBJECT: &str = "gate-ebpf/memgate.bpf.o";
+/// The committed objects in the checkout, with the features that they are built with.
+const OBJECTS: [(&str, &str); 2] = [("gate-ebpf/memgate.bpf.o", "bpf"), ("gate-ebpf/memgate-tier1.bpf.o", "tier1")];
 
-/// Builds the object; then writes it beside its source, or with `check` compares it with what is there.
+/// Builds the objects; then writes them beside their source, or with `check` compares them with what is there.
 ///
 /// # Errors
-/// Fails where the set-up or the build does, and with `check` where the committed object is missing or differs.
+/// Fails where the set-up or a build does, and with `check` where a committed object is missing or differs.
 pub(crate) fn run(workspace: &Workspace, check: bool) -> Result<()> {
-    let built = build(workspace)?;
-    let built = std::fs::read(&built).into_diagnostic().wrap_err_with(|| format!("cannot read {}", built.display()))?;
-    let object = workspace.root().join(OBJECT);
-    if check {
-        compare(&object, &built)?;
-        eprintln!("{OBJECT} is what its source builds.");
-        return Ok(());
+    for (object, features) in OBJECTS {
+        let built = build(workspace, features)?;
+        let built =
+            std::fs::read(&built).into_diagnostic().wrap_err_with(|| format!("cannot read {}", built.display()))?;
+        let path = workspace.root().join(object);
+        if check {
+            compare(&path, object, &built)?;
+            eprintln!("{object} is what its source builds.");
+        } else {
+            std::fs::write(&path, &built).into_diagnostic().wrap_err_with(|| format!("cannot write {object}"))?;
+            eprintln!("{object}: {} bytes.", built.len());
+        }
     }
-    std::fs::write(&object, &built).into_diagnostic().wrap_err_with(|| format!("cannot write {OBJECT}"))?;
-    eprintln!("{OBJECT}: {} bytes.", built.len());
     Ok(())
 }
 
-fn build(workspace: &Workspace) -> Result<PathBuf> {
+fn build(workspace: &Workspace, features: &str) -> Result<PathBuf> {
     let tools = Tools::open(workspace)?;
     rustc::is_pinned(&tools)?;
     let linker = bpf_linker::ensure(&tools)?;
@@ -40,7 +43,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     let target = workspace.target().join("ebpf");
     let cargo = cmd!(
         workspace.sh,
-        "cargo build --locked --profile bpf --package memgate-ebpf --bin memgate-bpf --features bpf
+        "cargo build --locked --profile bpf --package memgate-ebpf --bin memgate-bpf --features {features}
             -Z build-std=core --target bpfel-unknown-none --target-dir {target}"
     );
     let cargo = without_configured_builds(rustc_wrapper::wrap(cargo)?)
@@ -67,19 +70,19 @@ fn configures_builds(name: &str) -> bool {
     name == "RUSTFLAGS" || ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_BPF"].iter().any(|p| name.starts_with(p))
 }
 
-fn compare(object: &Path, built: &[u8]) -> Result<()> {
-    let refresh = "run `cargo xtask ebpf` and commit gate-ebpf/memgate.bpf.o";
-    match std::fs::read(object) {
+fn compare(path: &Path, object: &str, built: &[u8]) -> Result<()> {
+    let refresh = format!("run `cargo xtask ebpf` and commit {object}");
+    match std::fs::read(path) {
         Ok(committed) if committed == built => Ok(()),
         Ok(committed) => {
             let offset = committed.iter().zip(built).take_while(|(a, b)| a == b).count();
             let (is, should) = (committed.len(), built.len());
             Err(miette!(
                 help = refresh,
-                "{OBJECT} is not what its source builds: it has {is} bytes, the build {should}; byte {offset} is the first that differs"
+                "{object} is not what its source builds: it has {is} bytes, the build {should}; byte {offset} is the first that differs"
             ))
         }
-        Err(error) => Err(miette!(help = refresh, "cannot read {OBJECT}: {error}")),
+        Err(error) => Err(miette!(help = refresh, "cannot read {object}: {error}")),
     }
 }
 
@@ -91,15 +94,20 @@ mod tests {
     fn object_must_be_the_same_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let object = dir.path().join("memgate.bpf.o");
-        let missing = compare(&object, b"abcd").unwrap_err();
+        let missing = compare(&object, "gate-ebpf/memgate.bpf.o", b"abcd").unwrap_err();
         assert!(missing.to_string().starts_with("cannot read gate-ebpf/memgate.bpf.o"), "{missing}");
         std::fs::write(&object, b"abcd").unwrap();
-        compare(&object, b"abcd").unwrap();
+        compare(&object, "gate-ebpf/memgate.bpf.o", b"abcd").unwrap();
         for other in [&b"abXd"[..], b"abc", b"abcde"] {
-            let error = compare(&object, other).unwrap_err();
+            let error = compare(&object, "gate-ebpf/memgate.bpf.o", other).unwrap_err();
             assert!(error.help().unwrap().to_string().contains("run `cargo xtask ebpf` and commit"));
         }
-        assert!(compare(&object, b"abXd").unwrap_err().to_string().contains("byte 2 is the first"));
+        assert!(
+            compare(&object, "gate-ebpf/memgate.bpf.o", b"abXd")
+                .unwrap_err()
+                .to_string()
+                .contains("byte 2 is the first")
+        );
     }
 
     #[test]

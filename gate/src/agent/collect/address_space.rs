@@ -16,6 +16,15 @@ use procfs::{
     process::{MMPermissions, MMapPath, MemoryMap, Process},
 };
 
+/// The bit of the last byte of an entry of `pagemap` that says that the page is resident
+/// (Documentation/admin-guide/mm/pagemap.rst, Linux 6.18).
+pub(super) const PAGE_PRESENT: u8 = 0x80;
+
+/// Anonymous memory in transparent huge pages, bytes.
+pub fn huge_pages(maps: &[MemoryMap]) -> u64 {
+    maps.iter().filter_map(|map| map.extension.map.get("AnonHugePages")).sum()
+}
+
 /// Address ranges that the Go runtime has mapped.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuntimeRanges {
@@ -104,14 +113,33 @@ impl OffHeapReader {
         Ok(Self { process, page_map, page_size, executable })
     }
 
+    /// The process's mappings with what is resident of each.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn maps(&self) -> ProcResult<Vec<MemoryMap>> {
+        Ok(self.process.smaps()?.0)
+    }
+
     /// Resident off-heap memory, bytes.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn read(&self, runtime: &RuntimeRanges) -> ProcResult<u64> {
-        let maps = self.process.smaps()?;
-        let images = images(&maps.0);
-        maps.0.iter().filter(|map| !self.is_image(map, &images)).map(|map| self.resident_outside(map, runtime)).sum()
+    pub fn resident(&self, maps: &[MemoryMap], runtime: &RuntimeRanges) -> ProcResult<u64> {
+        let images = images(maps);
+        maps.iter().filter(|map| !self.is_image(map, &images)).map(|map| self.resident_outside(map, runtime)).sum()
+    }
+
+    /// Where off-heap memory may lie: mapped, no executable's, and not the runtime's.
+    pub fn ranges(&self, maps: &[MemoryMap], runtime: &RuntimeRanges) -> Vec<Range<u64>> {
+        let images = images(maps);
+        let others = maps.iter().filter(|map| !self.is_image(map, &images));
+        others.flat_map(|map| runtime.outside(map.address.0..map.address.1)).collect()
+    }
+
+    /// The process's `pagemap`.
+    pub const fn page_map(&self) -> &File {
+        &self.page_map
     }
 
     /// Whether the mapping is the executable, a shared library or the kernel's.
@@ -140,7 +168,6 @@ impl OffHeapReader {
 
     /// Resident memory of the range by its pages, bytes; Documentation/admin-guide/mm/pagemap.rst (Linux 6.18).
     fn resident_pages(&self, range: Range<u64>) -> ProcResult<u64> {
-        const PRESENT: u8 = 0x80;
         const ENTRY: u64 = 8;
         const BATCH: u64 = 1 << 16;
         let (mut page, last) = (range.start / self.page_size, range.end.div_ceil(self.page_size));
@@ -150,7 +177,7 @@ impl OffHeapReader {
             let count = (last - page).min(BATCH);
             entries.resize(usize::try_from(count * ENTRY).unwrap_or(0), 0_u8);
             self.page_map.read_exact_at(&mut entries, page * ENTRY)?;
-            present += entries.as_chunks::<8>().0.iter().filter(|entry| entry[7] & PRESENT != 0).count() as u64;
+            present += entries.as_chunks::<8>().0.iter().filter(|entry| entry[7] & PAGE_PRESENT != 0).count() as u64;
             page += count;
         }
         Ok(present * self.page_size)

@@ -4,86 +4,236 @@ use std::num::NonZeroU32;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{
-        TracePoint, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeScope},
+        PerfEvent, UProbe,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
     },
+    util::{nr_cpus, online_cpus},
 };
-use memgate_ebpf::{KINDS, Record};
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-    unistd::Pid,
-};
+use memgate_ebpf::{CONSTANTS, Fault, KINDS, Record, count};
+use nix::unistd::Pid;
 
+use super::events::Events;
 use crate::{
-    arch,
     error::{Error, Result, Stage},
-    goexe::{CallSite, GoExe},
+    tier::Tier,
 };
 
 /// One object for every architecture, built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../gate-ebpf/memgate.bpf.o");
 
-/// System calls that change the address space, with the programs on their tracepoints.
-const TRACEPOINTS: [(&str, &str); 4] = [
-    ("enter_mmap", "sys_enter_mmap"),
-    ("exit_mmap", "sys_exit_mmap"),
-    ("enter_munmap", "sys_enter_munmap"),
-    ("exit_munmap", "sys_exit_munmap"),
-];
+/// The same without ring buffers and globals, for Linux 4.19 to 5.7.
+static OBJECT_TIER1: &[u8] = aya::include_bytes_aligned!("../../../../gate-ebpf/memgate-tier1.bpf.o");
 
-/// The attached programs. Dropping it detaches them.
+/// A probe: a program, and the instruction that it is put on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// Virtual address of the instruction in the file, for messages.
+    pub address: u64,
+    /// Its offset in the file.
+    pub file_offset: u64,
+}
+
+/// What the programs are told when they are loaded: constants of [`memgate_ebpf::CONSTANTS`] by name; the others are 0.
+pub type Constants = Vec<(&'static str, u64)>;
+
+/// How the programs are loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// At least [`Tier::T1`].
+    pub tier: Tier,
+    /// How much the buffer for records holds, bytes: a power of two from 4096 on; for tier T1 it is that much a CPU.
+    pub buffer_bytes: u32,
+}
+
+/// The loaded programs. Dropping it detaches them.
 pub struct Bpf {
-    events: RingBuf<MapData>,
+    pid: Pid,
+    programs: Ebpf,
+    events: Events,
     lost: PerCpuArray<MapData, u64>,
-    /// Why changes of the address space are not seen, if they are not.
-    pub no_address_space: Option<String>,
-    _programs: Ebpf,
+    counts: PerCpuArray<MapData, u64>,
+    captures: Option<Captures>,
+}
+
+/// Captures of first touches, from tier T2 on.
+struct Captures {
+    faults: RingBuf<MapData>,
+    budget: PerCpuArray<MapData, u64>,
+    threads: HashMap<MapData, u32, u64>,
 }
 
 impl Bpf {
-    /// Attaches to the process `pid`, which is stopped before its first instruction and runs `exe`.
+    /// Loads the programs for the process `pid`; none is attached yet.
     ///
     /// # Errors
-    /// When the kernel refuses a program or a probe, with its reason.
-    pub fn attach(exe: &GoExe, pid: Pid) -> Result<Self> {
-        let mut programs = load(exe, pid)?;
-        let sites = ProbeSites::find(exe)?;
-        attach_probes(&mut programs, "pause", &sites.pause, exe, pid)?;
-        attach_probes(&mut programs, "live_heap", &sites.live_heap, exe, pid)?;
-        attach_probes(&mut programs, "runtime_mmap", &sites.runtime_mmap, exe, pid)?;
-        let no_address_space = attach_tracepoints(&mut programs).err();
-        let events = programs.take_map("EVENTS").and_then(|map| RingBuf::try_from(map).ok());
-        let lost = programs.take_map("LOST").and_then(|map| PerCpuArray::try_from(map).ok());
-        match (events, lost) {
-            (Some(events), Some(lost)) => Ok(Self { events, lost, no_address_space, _programs: programs }),
-            _ => Err(failure("the BPF object lacks the map EVENTS or LOST", REBUILD)),
+    /// When the kernel refuses the object, with its reason.
+    pub fn load(constants: &Constants, pid: Pid, options: Options) -> Result<Self> {
+        let namespace = nix::sys::stat::stat("/proc/self/ns/pid")
+            .map_err(|error| failure(format!("/proc/self/ns/pid: {error}"), "mount procfs at /proc"))?;
+        let mut constants = constants.clone();
+        constants.extend([
+            ("TARGET_PID", u64::from(pid.as_raw().cast_unsigned())),
+            ("PID_NAMESPACE_DEVICE", namespace.st_dev),
+            ("PID_NAMESPACE_INODE", namespace.st_ino),
+        ]);
+        let with_globals = options.tier >= Tier::T2;
+        let mut loader = EbpfLoader::new();
+        if with_globals {
+            loader.map_max_entries("EVENTS", options.buffer_bytes);
+            for (name, value) in &constants {
+                loader.override_global(name, value, true);
+            }
         }
+        let object = if with_globals { OBJECT } else { OBJECT_TIER1 };
+        let mut programs = loader.load(object).map_err(|error| refused("the BPF object was not loaded", &error))?;
+        if !with_globals {
+            set_constants(&mut programs, &constants)?;
+        }
+        Ok(Self {
+            pid,
+            events: if with_globals {
+                Events::ring(map(&mut programs, "EVENTS")?)
+            } else {
+                Events::perf(map(&mut programs, "EVENTS")?, options.buffer_bytes)
+                    .map_err(|reason| failure(reason, REPORT))?
+            },
+            lost: map(&mut programs, "LOST")?,
+            counts: map(&mut programs, "COUNTS")?,
+            captures: if with_globals { Some(Captures::open(&mut programs)?) } else { None },
+            programs,
+        })
     }
 
-    /// Hands every record that is waiting to `each`.
-    pub fn drain(&mut self, mut each: impl FnMut(Record)) {
-        while let Some(item) = self.events.next() {
-            if let Some(record) = Record::from_bytes(&item) {
-                each(record);
+    /// Puts a probe on the running executable of the process.
+    ///
+    /// # Errors
+    /// When the kernel refuses it, with its reason.
+    pub fn attach(&mut self, probe: &Probe) -> Result<UProbeLinkId> {
+        let pid = self.pid.as_raw().cast_unsigned();
+        let scope = NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
+        let program = program::<UProbe>(&mut self.programs, probe.program)?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| refused(probe.program, &error))?;
+        }
+        // Through /proc the probe is on the very file that runs, whatever has become of its path meanwhile.
+        let file = format!("/proc/{pid}/exe");
+        program
+            .attach(UProbeAttachLocation::AbsoluteOffset(probe.file_offset), file, scope)
+            .map_err(|error| refused(&format!("the probe `{}` at {:#x}", probe.program, probe.address), &error))
+    }
+
+    /// Takes a probe off again.
+    ///
+    /// # Errors
+    /// When the kernel refuses, which it does for no probe that is attached.
+    pub fn detach(&mut self, program_name: &str, link: UProbeLinkId) -> Result<()> {
+        program::<UProbe>(&mut self.programs, program_name)?
+            .detach(link)
+            .map_err(|error| refused(&format!("the probe `{program_name}` cannot be taken off"), &error))
+    }
+
+    /// Has first touches outside the Go heap captured by the program of this name; from tier T2 on.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with its reason.
+    pub fn attach_first_touch(&mut self, name: &str) -> Result<()> {
+        let cpus = online_cpus().map_err(|(what, error)| failure(format!("{what}: {error}"), REPORT))?;
+        let program = program::<PerfEvent>(&mut self.programs, name)?;
+        program.load().map_err(|error| refused(name, &error))?;
+        for cpu in cpus {
+            let event = PerfEventConfig::Software(SoftwareEvent::PageFaults);
+            let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+            program
+                .attach(event, scope, SamplePolicy::Period(1), false)
+                .map_err(|error| refused("page faults cannot be watched", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Lets each CPU capture this many first touches, from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn allow_captures(&mut self, captures: u64) -> Result<()> {
+        let refused = |reason: String| failure(format!("the captures cannot be allowed: {reason}"), REPORT);
+        let Some(maps) = &mut self.captures else { return Ok(()) };
+        let cpus = nr_cpus().map_err(|(what, error)| refused(format!("{what}: {error}")))?;
+        let values = PerCpuValues::try_from(vec![captures; cpus]).map_err(|error| refused(error.to_string()))?;
+        maps.budget.set(0, values, 0).map_err(|error| refused(chain(&error)))
+    }
+
+    /// Tells the programs the address of a thread's `m`.
+    ///
+    /// # Errors
+    /// When there are too many threads.
+    pub fn name_thread(&mut self, thread: u32, m: u64) -> Result<()> {
+        let Some(maps) = &mut self.captures else { return Ok(()) };
+        maps.threads
+            .insert(thread, m, 0)
+            .map_err(|error| failure(format!("the threads cannot be told apart: {}", chain(&error)), REPORT))
+    }
+
+    /// Hands every record that is from before this call to `each`, in the order of their times.
+    pub fn drain(&mut self, each: impl FnMut(Record)) {
+        self.events.drain(each);
+    }
+
+    /// Hands every captured first touch that is waiting to `each`.
+    pub fn drain_faults(&mut self, mut each: impl FnMut(&Fault)) {
+        let Some(maps) = &mut self.captures else { return };
+        while let Some(item) = maps.faults.next() {
+            if item.len() == size_of::<Fault>() {
+                // SAFETY: the item has the size of a `Fault`, every field of which is a number; it may not be aligned as one.
+                let fault = unsafe { item.as_ptr().cast::<Fault>().read_unaligned() };
+                each(&fault);
             }
         }
     }
 
-    /// Records that did not fit since the attachment, by kind.
+    /// Records that did not fit since the programs were loaded, by kind.
     ///
     /// # Errors
     /// When the kernel does not tell, in which case nothing is known of losses.
     pub fn lost(&self) -> Result<Vec<u64>> {
-        (0..KINDS)
-            .map(|kind| match self.lost.get(&kind, 0) {
-                Ok(per_cpu) => Ok(per_cpu.iter().sum()),
-                Err(error) => Err(failure(format!("the count of lost records cannot be read: {error}"), REPORT)),
-            })
-            .collect()
+        (0..KINDS).map(|kind| sum(&self.lost, kind)).collect()
     }
+
+    /// What is only counted, since the programs were loaded: an entry for each constant of [`count`].
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn counts(&self) -> Result<[u64; count::COUNTS as usize]> {
+        let mut counts = [0; count::COUNTS as usize];
+        for (index, count) in (0..).zip(&mut counts) {
+            *count = sum(&self.counts, index)?;
+        }
+        Ok(counts)
+    }
+}
+
+impl Captures {
+    fn open(programs: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            faults: map(programs, "FAULTS")?,
+            budget: map(programs, "BUDGET")?,
+            threads: map(programs, "THREADS")?,
+        })
+    }
+}
+
+fn set_constants(programs: &mut Ebpf, constants: &Constants) -> Result<()> {
+    let mut slots: Array<MapData, u64> = map(programs, "CONSTANTS")?;
+    for (name, value) in constants {
+        let slot = CONSTANTS.iter().position(|other| other == name).and_then(|slot| u32::try_from(slot).ok());
+        let slot = slot.ok_or_else(|| failure(format!("the BPF object lacks the constant {name}"), REBUILD))?;
+        slots.set(slot, value, 0).map_err(|error| refused("a constant cannot be set", &error))?;
+    }
+    Ok(())
 }
 
 const REBUILD: &str = "rebuild it with `cargo xtask ebpf`";
@@ -93,92 +243,16 @@ fn failure(message: impl Into<String>, help: &str) -> Error {
     Error::infrastructure(Stage::Collect, message, help)
 }
 
-/// Where the probes go. Calls only: see [`arch::calls`].
-struct ProbeSites {
-    pause: Vec<CallSite>,
-    live_heap: Vec<CallSite>,
-    runtime_mmap: Vec<CallSite>,
+fn sum(array: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64> {
+    let values = array.get(&index, 0).map_err(|error| failure(format!("a count cannot be read: {error}"), REPORT))?;
+    Ok(values.iter().sum())
 }
 
-impl ProbeSites {
-    fn find(exe: &GoExe) -> Result<Self> {
-        let sites = Self {
-            pause: exe.call_sites("runtime.startTheWorldWithSema", "runtime.(*timeHistogram).record"),
-            live_heap: exe.runtime_call_sites("runtime.(*gcControllerState).resetLive"),
-            runtime_mmap: exe.runtime_call_sites("runtime.mmap"),
-        };
-        // One call for the pauses of the GC, one for the others (proc.go, Go 1.22 to 1.27).
-        let counts = [sites.pause.len() == 2, sites.live_heap.len() == 1, !sites.runtime_mmap.is_empty()];
-        if counts == [true; 3] {
-            return Ok(sites);
-        }
-        let message = format!(
-            "{}: expected 2 calls of (*timeHistogram).record in startTheWorldWithSema, 1 of resetLive and some of runtime.mmap, found {}, {} and {}",
-            exe.path.display(),
-            sites.pause.len(),
-            sites.live_heap.len(),
-            sites.runtime_mmap.len()
-        );
-        Err(failure(message, &format!("{} is not known to memgate; build with Go 1.22 to 1.27", exe.version)))
-    }
-}
-
-fn load(exe: &GoExe, pid: Pid) -> Result<Ebpf> {
-    let [argument_0, argument_1] = arch::argument_offsets(exe.platform);
-    let namespace = nix::sys::stat::stat("/proc/self/ns/pid")
-        .map_err(|error| failure(format!("/proc/self/ns/pid: {error}"), "mount procfs at /proc"))?;
-    let pid = u64::from(pid.as_raw().cast_unsigned());
-    EbpfLoader::new()
-        .override_global("ARGUMENT_0", &argument_0, true)
-        .override_global("ARGUMENT_1", &argument_1, true)
-        .override_global("TARGET_PID", &pid, true)
-        .override_global("PID_NAMESPACE_DEVICE", &namespace.st_dev, true)
-        .override_global("PID_NAMESPACE_INODE", &namespace.st_ino, true)
-        .load(OBJECT)
-        .map_err(|error| refused("the BPF object was not loaded", &error))
-}
-
-fn attach_probes(programs: &mut Ebpf, name: &str, sites: &[CallSite], exe: &GoExe, pid: Pid) -> Result<()> {
-    let scope =
-        NonZeroU32::new(pid.as_raw().cast_unsigned()).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
-    let program = program::<UProbe>(programs, name)?;
-    program.load().map_err(|error| refused(name, &error))?;
-    for site in sites {
-        // Through /proc the probe is on the very file that runs, whatever has become of its path meanwhile.
-        let file = format!("/proc/{pid}/exe");
-        program.attach(UProbeAttachLocation::AbsoluteOffset(site.file_offset), file, scope).map_err(|error| {
-            refused(&format!("the probe `{name}` at {:#x} in {}", site.address, exe.path.display()), &error)
-        })?;
-    }
-    Ok(())
-}
-
-/// Attaches to tracepoints, whose numbers only tracefs tells. Where it is not mounted it is mounted in a mount namespace
-/// that ends with this function, so that nothing changes on the host.
-fn attach_tracepoints(programs: &mut Ebpf) -> Result<(), String> {
-    std::thread::scope(|scope| {
-        let attached = scope.spawn(|| {
-            if !std::path::Path::new("/sys/kernel/tracing/events").exists() {
-                mount_tracefs().map_err(|error| format!("tracefs is not mounted and cannot be: {error}"))?;
-            }
-            for (name, tracepoint) in TRACEPOINTS {
-                let program = program::<TracePoint>(programs, name).map_err(|error| error.to_string())?;
-                program.load().map_err(|error| format!("{name}: {}", chain(&error)))?;
-                program
-                    .attach("syscalls", tracepoint)
-                    .map_err(|error| format!("syscalls:{tracepoint}: {}", chain(&error)))?;
-            }
-            Ok(())
-        });
-        attached.join().unwrap_or_else(|_| Err("attaching to the tracepoints failed".to_owned()))
-    })
-}
-
-fn mount_tracefs() -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let nothing = None::<&str>;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
-    mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), nothing)
+fn map<M: TryFrom<aya::maps::Map>>(programs: &mut Ebpf, name: &str) -> Result<M> {
+    programs
+        .take_map(name)
+        .and_then(|map| M::try_from(map).ok())
+        .ok_or_else(|| failure(format!("the BPF object lacks the map {name}"), REBUILD))
 }
 
 fn program<'ebpf, P>(programs: &'ebpf mut Ebpf, name: &str) -> Result<&'ebpf mut P>
@@ -194,7 +268,7 @@ where
 fn refused(what: &str, error: &dyn std::error::Error) -> Error {
     failure(
         format!("{what}: {}", chain(error)),
-        "memgate needs root (or CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE) and a kernel of 5.8 or later with uprobes",
+        "run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE) on a kernel with BPF and uprobes, or ask for `--tier T0`",
     )
 }
 

@@ -1,9 +1,9 @@
 //! Reading another process's memory without stopping it.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 
 use nix::{
-    sys::uio::{RemoteIoVec, process_vm_readv},
+    sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev},
     unistd::Pid,
 };
 
@@ -29,7 +29,7 @@ impl ProcessMemory {
     pub fn read(&self, addresses: impl IntoIterator<Item = u64>, length: usize) -> nix::Result<Vec<u8>> {
         let remote: Vec<_> = addresses
             .into_iter()
-            .map(|base| Ok(RemoteIoVec { base: usize::try_from(base).map_err(|_| nix::Error::EFAULT)?, len: length }))
+            .map(|base| Ok(RemoteIoVec { base: to_address(base)?, len: length }))
             .collect::<nix::Result<_>>()?;
         let mut bytes = vec![0; remote.len() * length];
         for (local, remote) in bytes.chunks_mut(MAXIMUM_RANGES * length.max(1)).zip(remote.chunks(MAXIMUM_RANGES)) {
@@ -41,6 +41,29 @@ impl ProcessMemory {
         }
         Ok(bytes)
     }
+
+    /// Reads the word at an address.
+    ///
+    /// # Errors
+    /// When the process is gone or the address is not mapped.
+    pub fn word(&self, address: u64) -> nix::Result<u64> {
+        Ok(number::<8>(&self.read([address], 8)?, 0))
+    }
+
+    /// Writes bytes at an address.
+    ///
+    /// # Errors
+    /// When the process is gone or may not write there itself.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> nix::Result<()> {
+        let remote = RemoteIoVec { base: to_address(address)?, len: bytes.len() };
+        let written = process_vm_writev(self.pid, &[IoSlice::new(bytes)], &[remote])?;
+        if written == bytes.len() { Ok(()) } else { Err(nix::Error::EFAULT) }
+    }
+}
+
+/// Nothing is mapped past the end of the address space.
+fn to_address(address: u64) -> nix::Result<usize> {
+    usize::try_from(address).map_err(|_| nix::Error::EFAULT)
 }
 
 /// The `N`-byte little-endian number at `offset`; 0 where the buffer is too short, which callers rule out by reading

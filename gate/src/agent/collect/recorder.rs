@@ -1,117 +1,154 @@
 //! All collectors of one service, read together.
 
 use std::{
-    collections::BTreeSet,
+    collections::HashMap,
     fs,
+    os::unix::fs::MetadataExt as _,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use memgate_ebpf::{Record, kind};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
-use super::{Bpf, CounterReader, Counters, OffHeapReader, ProcessMemory, RuntimeRanges};
+use super::{
+    Bpf, CounterReader, HeapProfileReader, OffHeapReader, ProcessMemory,
+    address_space::huge_pages,
+    attach::{Attached, attach},
+    code::Symboliser,
+    first_touch::FirstTouches,
+    goroutines,
+    refills::RefillWindows,
+    spans::SpanClasses,
+    taken::{Histograms, Sample, Taken, note},
+    unwind::Unwinder,
+};
 use crate::{
     agent::{clock::Clock, environment, load::Progress},
     error::{Error, Result, Stage},
-    evidence::{Pauses, Series},
+    evidence::Series,
     goexe::GoExe,
+    probes::ProbedSignal,
+    tier::Tier,
 };
+
+/// How the collectors work.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// At most this tier; the highest that the kernel allows otherwise.
+    pub tier: Option<Tier>,
+    /// Whether probes may go on instructions that the kernel single-steps.
+    pub force_probes: bool,
+    /// How much the buffer for records holds, bytes: a power of two from 4096 on.
+    pub buffer_bytes: u32,
+}
+
+impl Default for Options {
+    /// 1 MiB holds 21,845 records with their headers: a tenth of a second of 218,000 events a second.
+    fn default() -> Self {
+        Self { tier: None, force_probes: false, buffer_bytes: 1 << 20 }
+    }
+}
 
 /// Reads every collector of one service and keeps what they gave.
 pub struct Recorder {
-    pub(super) bpf: Bpf,
-    counters: CounterReader,
+    pub(super) exe: Arc<GoExe>,
+    pub(super) attached: Attached,
+    counters: Result<CounterReader, String>,
+    pub(super) heap_profile: Result<HeapProfileReader, String>,
+    /// `runtime.MemProfileRate`, bytes, or why nothing is sampled.
+    pub(super) sample_rate: Result<u64, String>,
+    spans: Option<SpanClasses>,
+    memory: ProcessMemory,
     process: Process,
-    off_heap: Result<OffHeapReader, String>,
-    ranges: RuntimeRanges,
-    /// Addresses of the histograms that the runtime records its pauses in.
-    pauses_gc: u64,
-    pauses_other: u64,
+    /// Device and inode of the executable that was launched.
+    identity: (u64, u64),
+    pub(super) off_heap: Result<OffHeapReader, String>,
+    pub(super) touches: FirstTouches,
+    pub(super) refills: RefillWindows,
+    pub(super) code: Symboliser,
+    pub(super) bias: u64,
+    histograms: Option<Histograms>,
     page_size: u64,
     progress: Option<Arc<Progress>>,
     clock: Clock,
     pub(super) taken: Taken,
 }
 
-/// What the collectors gave.
-#[derive(Debug, Default)]
-pub(super) struct Taken {
-    pub(super) gc_pauses: Pauses,
-    pub(super) other_pauses: Pauses,
-    /// Pauses in neither of the runtime's two histograms: memgate misreads the runtime.
-    pub(super) unknown_pauses: u64,
-    pub(super) live_heap: Series,
-    pub(super) alloc_bytes: Series,
-    pub(super) alloc_objects: Series,
-    pub(super) goroutines: Series,
-    pub(super) rss: Series,
-    pub(super) off_heap: Series,
-    pub(super) page_faults: Series,
-    pub(super) completed: Series,
-    /// The counters as last read.
-    pub(super) last: Option<Counters>,
-    /// Largest resident set since it was last reset, bytes, or why it is not known.
-    pub(super) rss_peak: Option<Result<u64, String>>,
-    /// Names of processes that the service started.
-    pub(super) children: BTreeSet<String>,
-    /// How the records differ from the runtime's own totals, if they do.
-    pub(super) cross_check: Option<String>,
-    /// Why a reading failed, by what was read.
-    pub(super) failures: Failures,
-}
-
-/// Why a reading failed; the first failure of each kind.
-#[derive(Debug, Default)]
-pub(super) struct Failures {
-    pub(super) counters: Option<String>,
-    pub(super) process: Option<String>,
-    pub(super) off_heap: Option<String>,
-}
-
 impl Recorder {
-    /// Attaches every collector to the process `pid`, which is stopped before its first instruction and runs `exe`.
+    /// Attaches every collector to the process `pid`, which runs `exe` and is best stopped before its first instruction: what
+    /// happened before this call is not seen.
     ///
     /// # Errors
-    /// When BPF or the process's memory cannot be used.
-    pub fn attach(exe: &GoExe, pid: Pid, clock: Clock) -> Result<Self> {
+    /// When the process's memory cannot be read. What the kernel refuses of BPF loses signals, or lowers the tier.
+    pub fn attach(exe: Arc<GoExe>, pid: Pid, clock: Clock, options: Options) -> Result<Self> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Error::infrastructure(Stage::Collect, format!("{what}: {error}"), "mount procfs at /proc and run as root")
         };
         let process = Process::new(pid.as_raw()).map_err(|error| failed("the service's entry in /proc", &error))?;
-        let bias = load_bias(exe, &process).map_err(|error| failed("where the service is loaded", &error))?;
+        let bias = load_bias(&exe, &process).map_err(|error| failed("where the service is loaded", &error))?;
+        let identity = identity(&process).map_err(|error| failed("the service's executable", &error))?;
         let memory = ProcessMemory::new(pid);
-        memory
-            .read([exe.layout.sched.wrapping_add(bias)], 8)
-            .map_err(|error| failed("the service's memory cannot be read", &error))?;
         let page_size = environment::page_size();
         let segments = exe.segments.iter().map(|segment| {
-            let page_aligned = (segment.start & !(page_size - 1))..segment.end.next_multiple_of(page_size);
-            page_aligned.start.wrapping_add(bias)..page_aligned.end.wrapping_add(bias)
+            let start = segment.start & !(page_size - 1);
+            let end = segment.end.checked_next_multiple_of(page_size).unwrap_or(u64::MAX);
+            start.wrapping_add(bias)..end.wrapping_add(bias)
         });
         let off_heap = OffHeapReader::new(pid.as_raw(), segments.collect(), page_size);
-        let bpf = Bpf::attach(exe, pid)?;
+        let attached = attach(&exe, pid, options)?;
+        let runtime = &exe.runtime;
+        let sample_rate = sampling(memory, &exe, bias);
         Ok(Self {
-            off_heap: match &bpf.no_address_space {
-                Some(reason) => Err(reason.clone()),
+            off_heap: match attached.lost(ProbedSignal::Mappings) {
+                Some(reason) => Err(format!("the runtime's own mappings are not known: {reason}")),
                 None => off_heap.map_err(|error| error.to_string()),
             },
-            bpf,
-            counters: CounterReader::new(memory, exe.layout.clone(), bias),
+            counters: CounterReader::new(memory, runtime, bias),
+            heap_profile: runtime
+                .heap_profile
+                .clone()
+                .map(|layout| HeapProfileReader::new(memory, layout, bias)),
+            sample_rate,
+            spans: runtime.spans.as_ref().ok().map(|spans| SpanClasses::new(memory, *spans, exe.platform, bias)),
+            touches: FirstTouches::new(Unwinder::new(pid.as_raw(), exe.platform), exe.platform, page_size),
+            refills: RefillWindows::default(),
+            histograms: runtime.pauses.as_ref().ok().map(|pauses| Histograms {
+                gc: pauses.gc.wrapping_add(bias),
+                other: pauses.other.map(|other| other.wrapping_add(bias)),
+            }),
+            code: Symboliser::default(),
+            attached,
+            memory,
             process,
-            ranges: RuntimeRanges::default(),
-            pauses_gc: exe.layout.sched.wrapping_add(bias) + exe.layout.sched_pauses_gc.offset,
-            pauses_other: exe.layout.sched.wrapping_add(bias) + exe.layout.sched_pauses_other.offset,
+            identity,
+            bias,
             page_size,
             progress: None,
             clock,
             taken: Taken::default(),
+            exe,
         })
     }
 
-    /// Forgets the goroutines of the service's start, so that the next reading is the first.
-    pub fn forget_start(&mut self) {
+    /// The tier that the collectors use.
+    pub const fn tier(&self) -> Tier {
+        self.attached.tier
+    }
+
+    /// Objects allocated per second between the first reading of the counters and the last.
+    pub fn allocations_per_second(&self) -> Option<f64> {
+        let Series { at_ns, value } = &self.taken.alloc_objects;
+        let seconds = at_ns.last()?.checked_sub(*at_ns.first()?)? as f64 / 1e9;
+        let objects = value.last()?.checked_sub(*value.first()?)?;
+        (seconds > 0.0).then(|| objects as f64 / seconds)
+    }
+
+    /// Forgets the goroutines of the service's start, so that the next reading is the first, and takes down where those come
+    /// from that there are now.
+    pub fn start_idle(&mut self) {
         self.taken.goroutines = Series::default();
+        self.take_goroutine_sites(0);
     }
 
     /// From now on also takes down how many requests have succeeded.
@@ -124,37 +161,36 @@ impl Recorder {
         self.clock = clock;
     }
 
-    /// Hands over the records that wait in the ring buffer.
+    /// Hands over what waits in the kernel's buffers.
     pub fn drain(&mut self) {
-        let Self { bpf, taken, ranges, clock, pauses_gc, pauses_other, .. } = self;
-        bpf.drain(|record| {
-            let at_ns = clock.since_launch(record.at_ns);
-            match record {
-                Record { kind: kind::PAUSE, first, second, .. } if first == *pauses_gc => {
-                    taken.gc_pauses.push(at_ns, second);
-                }
-                Record { kind: kind::PAUSE, first, second, .. } if first == *pauses_other => {
-                    taken.other_pauses.push(at_ns, second);
-                }
-                Record { kind: kind::PAUSE, .. } => taken.unknown_pauses += 1,
-                Record { kind: kind::LIVE_HEAP, first, .. } => taken.live_heap.push(at_ns, first),
-                Record { kind: kind::MAPPED, first, second, third: 1, .. } => ranges.insert(first..first + second),
-                Record { kind: kind::MAPPED | kind::UNMAPPED, first, second, .. } => {
-                    ranges.remove(first..first + second);
-                }
-                _ => {}
-            }
-        });
+        let Self { attached, taken, clock, histograms, touches, code, exe, .. } = self;
+        let Some(bpf) = &mut attached.bpf else { return };
+        bpf.drain(|record| taken.record(record, *clock, *histograms));
+        let functions = exe.function_table.as_ref().ok();
+        bpf.drain_faults(|fault| touches.take(fault, functions, code));
+        self.group_samples();
     }
 
-    /// Reads everything that is read at intervals but off-heap memory.
+    /// Groups the allocations sampled since the last call.
+    fn group_samples(&mut self) {
+        let objects = std::mem::take(&mut self.taken.sampled);
+        let classes = match &mut self.spans {
+            // A process that has ended has no spans any more, and no harm is done.
+            Some(spans) => spans.of(&objects).unwrap_or_else(|_| vec![SpanClasses::UNKNOWN; objects.len()]),
+            None => vec![SpanClasses::UNKNOWN; objects.len()],
+        };
+        for (object, span_class) in objects.into_iter().zip(classes) {
+            let sample = Sample { bucket: object.bucket, goroutine: object.goroutine, span_class };
+            *self.taken.samples.entry(sample).or_insert(0) += 1;
+        }
+    }
+
+    /// Reads the counters, the resident set and the page faults.
     pub fn sample(&mut self) {
         self.drain();
         let at_ns = self.clock.now_ns();
-        match self.counters.read() {
-            Ok(Some(counters)) => self.taken.push_counters(at_ns, counters),
-            Ok(None) => {}
-            Err(error) => note(&mut self.taken.failures.counters, format!("the service's memory: {error}")),
+        if let Err(reason) = self.sample_counters(at_ns) {
+            note(&mut self.taken.failures.counters, reason);
         }
         if let Some(progress) = &self.progress {
             self.taken.completed.push(at_ns, progress.succeeded.load(Ordering::Relaxed));
@@ -162,11 +198,51 @@ impl Recorder {
         if let Err(error) = self.sample_process(at_ns) {
             note(&mut self.taken.failures.process, error.to_string());
         }
+        self.prepare_captures();
+    }
+
+    fn sample_counters(&mut self, at_ns: u64) -> Result<(), String> {
+        let reader = self.counters.as_ref().map_err(Clone::clone)?;
+        let counters = reader.read().map_err(|error| error.to_string())?;
+        if !self.is_still_itself() {
+            return Ok(());
+        }
+        // Before the runtime has set itself up there is nothing to read.
+        if let Some(counters) = counters {
+            self.taken.counters(at_ns, counters);
+        }
+        Ok(())
+    }
+
+    /// Whether the process still runs the executable that was launched: addresses hold in no other.
+    fn is_still_itself(&mut self) -> bool {
+        match identity(&self.process) {
+            Ok(now) if now == self.identity => {}
+            Ok(_) => {
+                let other = self.process.exe().map_or_else(|_| "another".to_owned(), |path| path.display().to_string());
+                note(&mut self.taken.failures.replaced, format!("the service replaced its executable by {other}"));
+            }
+            // It has ended; the readings themselves say so.
+            Err(_) => {}
+        }
+        self.taken.failures.replaced.is_none()
     }
 
     fn sample_process(&mut self, at_ns: u64) -> procfs::ProcResult<()> {
-        let memory = self.process.statm()?;
-        self.taken.rss.push(at_ns, memory.resident * self.page_size);
+        let status = self.process.status()?;
+        let bytes = |kibibytes: Option<u64>| kibibytes.unwrap_or(0) * 1024;
+        let kinds = [status.rssanon, status.rssfile, status.rssshmem].map(bytes);
+        let resident = match status.rssanon {
+            Some(_) => kinds.iter().sum(),
+            // Linux before 4.5 does not tell the kinds.
+            None => bytes(status.vmrss),
+        };
+        self.taken.rss.push(at_ns, resident);
+        let by_kind = &mut self.taken.rss_kinds;
+        by_kind.at_ns.push(at_ns);
+        by_kind.anonymous.push(kinds[0]);
+        by_kind.file.push(kinds[1]);
+        by_kind.shared.push(kinds[2]);
         let stat = self.process.stat()?;
         self.taken.page_faults.push(at_ns, stat.minflt + stat.majflt);
         if stat.cminflt > 0 {
@@ -175,29 +251,112 @@ impl Recorder {
         Ok(())
     }
 
-    /// Reads the off-heap memory, which costs a walk over the service's page tables.
+    /// Tells the BPF programs the runtime's threads, and lets them capture first touches until the next reading.
+    fn prepare_captures(&mut self) {
+        /// Captures a CPU between two readings: each costs some microseconds there and some tens here.
+        const CAPTURES: u64 = 32;
+        let (Some(bpf), Ok(threads)) = (&mut self.attached.bpf, &self.exe.runtime.threads) else { return };
+        for (thread, m) in goroutines::threads(self.memory, threads, self.bias).unwrap_or_default() {
+            // One thread too many loses the Go part of its stacks, nothing else.
+            let _ = bpf.name_thread(thread, m);
+        }
+        if let Err(error) = bpf.allow_captures(CAPTURES) {
+            self.attached.no_captures.get_or_insert_with(|| error.to_string());
+        }
+    }
+
+    /// Reads the process's mappings, which costs a walk over its page tables: off-heap memory and huge pages.
     pub fn sample_off_heap(&mut self) {
         let Ok(reader) = &self.off_heap else { return };
-        match reader.read(&self.ranges) {
-            Ok(bytes) => self.taken.off_heap.push(self.clock.now_ns(), bytes),
+        let at_ns = self.clock.now_ns();
+        let read = reader.maps().and_then(|maps| {
+            self.touches.refresh(&maps);
+            Ok((huge_pages(&maps), reader.resident(&maps, &self.taken.ranges)?))
+        });
+        match read {
+            Ok((huge, off_heap)) => {
+                self.taken.huge_pages.push(at_ns, huge);
+                self.taken.off_heap.push(at_ns, off_heap);
+            }
             Err(error) => note(&mut self.taken.failures.off_heap, error.to_string()),
         }
     }
 
-    /// Why off-heap memory is not measured at all.
-    pub(super) fn off_heap_missing(&self) -> Option<&str> {
-        self.off_heap.as_ref().err().map(String::as_str)
+    /// The measuring phase begins.
+    pub fn start_measuring(&mut self) {
+        self.drain();
+        // 5 resets the high-water mark: Documentation/filesystems/proc.rst (Linux 6.18).
+        let reset = fs::write(format!("/proc/{}/clear_refs", self.process.pid()), "5");
+        self.taken.rss_peak = Some(reset.map(|()| 0).map_err(|error| format!("the peak cannot be reset: {error}")));
+        self.take_profiles(0);
+        self.taken.measuring = true;
     }
 
-    /// Takes down the processes of the service's cgroup other than the service.
-    pub fn see_processes(&mut self, processes: &[Pid]) {
+    /// The measuring phase ends.
+    pub fn end_measuring(&mut self) {
+        if let Some(Ok(peak)) = &mut self.taken.rss_peak {
+            match self.process.status().map(|status| status.vmhwm) {
+                Ok(Some(kibibytes)) => *peak = kibibytes * 1024,
+                Ok(None) => self.taken.rss_peak = Some(Err("/proc/PID/status has no VmHWM".to_owned())),
+                Err(error) => self.taken.rss_peak = Some(Err(error.to_string())),
+            }
+        }
+        self.drain();
+        self.taken.measuring = false;
+        self.take_profiles(1);
+        self.take_goroutine_sites(1);
+    }
+
+    /// Takes down the heap profile and who touched the off-heap memory, at the measuring phase's start (0) or end (1).
+    fn take_profiles(&mut self, end: usize) {
+        if let Ok(reader) = &mut self.heap_profile {
+            match reader.counts() {
+                Ok(counts) => self.taken.heap_profile[end] = Some(counts),
+                Err(error) => note(&mut self.taken.failures.heap_profile, error.to_string()),
+            }
+        }
+        let Ok(reader) = &self.off_heap else { return };
+        let resident = reader.maps().map_err(|error| error.to_string()).and_then(|maps| {
+            let ranges = reader.ranges(&maps, &self.taken.ranges);
+            self.touches.resident(reader.page_map(), &ranges).map_err(|error| error.to_string())
+        });
+        match resident {
+            Ok(resident) => self.taken.off_heap_sites[end] = Some(resident),
+            Err(reason) => note(&mut self.taken.failures.off_heap, reason),
+        }
+    }
+
+    fn take_goroutine_sites(&mut self, when: usize) {
+        let Ok(list) = &self.exe.runtime.goroutine_list else { return };
+        match goroutines::sites(self.memory, list, self.bias) {
+            Ok(sites) => self.taken.goroutine_sites[when] = Some(sites),
+            Err(error) => note(&mut self.taken.failures.goroutine_sites, error.to_string()),
+        }
+    }
+
+    /// A tick of the sampler: begins and ends the windows in which refills of span caches are counted.
+    pub fn tick(&mut self) {
+        let Some(bpf) = &mut self.attached.bpf else { return };
+        let Ok(probes) = &self.attached.refill_probes else { return };
+        let now_ns = self.clock.now_ns();
+        if let Err(error) = self.refills.tick(bpf, probes, self.taken.measuring, now_ns, &mut self.taken.span_refills) {
+            note(&mut self.taken.failures.span_refills, error.to_string());
+        }
+    }
+
+    /// Takes down the processes of the service's cgroup other than the service, and the cgroup's count of huge pages.
+    pub fn see_cgroup(&mut self, processes: &[Pid], thp_events: Option<u64>) {
         for other in processes.iter().filter(|pid| pid.as_raw() != self.process.pid()) {
             let name = Process::new(other.as_raw()).and_then(|process| process.stat()).map(|stat| stat.comm);
             self.taken.children.insert(name.unwrap_or_else(|_| "one that has ended".to_owned()));
         }
+        if let Some(events) = thp_events {
+            self.taken.thp_events.push(self.clock.now_ns(), events);
+        }
     }
 
-    /// Holds the records against the runtime's own totals: every pause and every cycle must be there.
+    /// Holds the records against the runtime's own totals: every pause and every cycle must be there. Also takes down the
+    /// goroutines that are left.
     ///
     /// The runtime adds a cycle's pauses to its total at the cycle's end, so they are compared between cycles.
     pub fn cross_check(&mut self) {
@@ -207,62 +366,47 @@ impl Recorder {
             self.drain();
             self.taken.cross_check = self.taken.difference();
             if self.taken.cross_check.is_none() {
-                return;
+                break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
+        self.take_goroutine_sites(2);
     }
 
-    /// Starts anew the kernel's record of the largest resident set.
-    pub fn reset_rss_peak(&mut self) {
-        // 5 resets the high-water mark: Documentation/filesystems/proc.rst (Linux 6.18).
-        let reset = fs::write(format!("/proc/{}/clear_refs", self.process.pid()), "5");
-        self.taken.rss_peak = Some(reset.map(|()| 0).map_err(|error| format!("the peak cannot be reset: {error}")));
+    /// The page size, bytes.
+    pub(super) const fn page_size(&self) -> u64 {
+        self.page_size
     }
 
-    /// Reads the largest resident set since it was reset.
-    pub fn read_rss_peak(&mut self) {
-        if let Some(Ok(peak)) = &mut self.taken.rss_peak {
-            match self.process.status().map(|status| status.vmhwm) {
-                Ok(Some(kibibytes)) => *peak = kibibytes * 1024,
-                Ok(None) => self.taken.rss_peak = Some(Err("/proc/PID/status has no VmHWM".to_owned())),
-                Err(error) => self.taken.rss_peak = Some(Err(error.to_string())),
-            }
-        }
+    /// What the BPF programs lost, by kind, or why that is not known; `None` without BPF.
+    pub(super) fn lost(&self) -> Option<Result<Vec<u64>, String>> {
+        self.attached.bpf.as_ref().map(|bpf: &Bpf| bpf.lost().map_err(|error| error.to_string()))
     }
 }
 
-impl Taken {
-    fn difference(&self) -> Option<String> {
-        let Some(runtime) = self.last else { return Some("the runtime's totals could not be read".to_owned()) };
-        let pauses: u64 = self.gc_pauses.duration_ns.iter().sum();
-        let cycles = self.live_heap.value.len() as u64;
-        if (pauses, cycles, self.unknown_pauses) == (runtime.pause_total_ns, runtime.gc_cycles, 0) {
-            return None;
-        }
-        Some(format!(
-            "the records are {pauses} ns of GC pauses and {cycles} cycles with {} unknown, the runtime's own totals {} ns and {}",
-            self.unknown_pauses, runtime.pause_total_ns, runtime.gc_cycles
-        ))
-    }
-
-    fn push_counters(&mut self, at_ns: u64, counters: Counters) {
-        // A reading under load may be of a time slightly before the last one's; totals do not go back.
-        let least = self.last.map_or((0, 0), |last| (last.alloc_bytes, last.alloc_objects));
-        let counters = Counters {
-            alloc_bytes: counters.alloc_bytes.max(least.0),
-            alloc_objects: counters.alloc_objects.max(least.1),
-            ..counters
-        };
-        self.alloc_bytes.push(at_ns, counters.alloc_bytes);
-        self.alloc_objects.push(at_ns, counters.alloc_objects);
-        self.goroutines.push(at_ns, counters.goroutines);
-        self.last = Some(counters);
-    }
+/// Device and inode of the file that the process executes.
+fn identity(process: &Process) -> std::io::Result<(u64, u64)> {
+    let executable = fs::metadata(format!("/proc/{}/exe", process.pid()))?;
+    Ok((executable.dev(), executable.ino()))
 }
 
-fn note(failure: &mut Option<String>, reason: String) {
-    failure.get_or_insert(reason);
+/// Has the runtime sample allocations, and gives its rate.
+///
+/// The linker switches sampling off in an executable that never asks for its heap profile (`runtime.disableMemoryProfiling`,
+/// applied in `schedinit`). Before the first instruction clearing that switch is enough, and the rate is then the runtime's own,
+/// 512 KiB, or what `GODEBUG=memprofilerate=` says; in a process that already runs the rate itself was set to 0.
+fn sampling(memory: ProcessMemory, exe: &GoExe, bias: u64) -> Result<u64, String> {
+    const DEFAULT_RATE: u64 = 512 * 1024;
+    let samples = exe.runtime.alloc_samples.as_ref().map_err(Clone::clone)?;
+    let (rate, disabled) = (samples.rate.wrapping_add(bias), samples.disabled.wrapping_add(bias));
+    let switch = || -> nix::Result<u64> {
+        if memory.word(rate)? == 0 {
+            memory.write(rate, &DEFAULT_RATE.to_le_bytes())?;
+        }
+        memory.write(disabled, &[0])?;
+        memory.word(rate)
+    };
+    switch().map_err(|error| format!("sampling cannot be switched on: {error}"))
 }
 
 /// What is added to an address of the file to get one of the process.
@@ -277,4 +421,11 @@ fn load_bias(exe: &GoExe, process: &Process) -> procfs::ProcResult<u64> {
     let first = maps.0.iter().filter(is_executable).map(|map| map.address.0).min();
     let lowest = exe.segments.iter().map(|segment| segment.start & !(environment::page_size() - 1)).min();
     Ok(first.unwrap_or(0).wrapping_sub(lowest.unwrap_or(0)))
+}
+
+/// Counts by what is counted, for the evidence: largest first, then by key.
+pub(super) fn sorted<K: Copy + Ord>(counts: &HashMap<K, u64>) -> Vec<(K, u64)> {
+    let mut sorted: Vec<_> = counts.iter().map(|(key, count)| (*key, *count)).collect();
+    sorted.sort_unstable_by_key(|(key, count)| (std::cmp::Reverse(*count), *key));
+    sorted
 }

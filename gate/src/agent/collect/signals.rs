@@ -2,13 +2,34 @@
 
 use memgate_ebpf::kind;
 
-use super::{Recorder, recorder::Taken};
-use crate::evidence::{Exactness, Pauses, Requests, Series, Signal, Signals};
+use super::{
+    Recorder, goroutines,
+    recorder::sorted,
+    taken::Taken,
+};
+use crate::{
+    evidence::{
+        AllocSamples, Code, Exactness, GoroutineSites, HeapProfile, OffHeapSites, Requests, Series, Signal, Signals,
+    },
+    probes::ProbedSignal,
+};
 
 const COUNTERS: &str = "the runtime's counters, read from the service's memory at 10 Hz and at the phases' ends";
-const PAUSE_PROBE: &str = "uprobe on the calls of (*timeHistogram).record in runtime.startTheWorldWithSema";
+const PAUSE_PROBE: &str = "uprobe on the calls of (*timeHistogram).record at the ends of pauses";
+const STOP_PROBE: &str = "uprobes on the calls of startTheWorldWithSema and of (*timeHistogram).record";
 const LIVE_HEAP_PROBE: &str = "uprobe on the call of (*gcControllerState).resetLive";
+const MMAP_PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches behind them";
+const SAMPLE_PROBE: &str = "uprobe on the call of setprofilebucket in mProf_Malloc";
+const REFILL_PROBES: &str = "uprobes on the calls of (*mcentral).cacheSpan and (*mcentral).grow, for 0.1 s every 5 s";
+const HEAP_PROFILE: &str = "runtime.mbuckets, read from the service's memory";
+const GOROUTINES: &str = "runtime.allgs, read from the service's memory";
+const STATUS: &str = "/proc/PID/status at 10 Hz";
+const SMAPS: &str = "/proc/PID/smaps at 2 Hz";
 const OFF_HEAP: &str = "/proc/PID/smaps and pagemap outside the ranges that runtime.mmap mapped, at 2 Hz";
+const FIRST_TOUCH: &str = "page faults outside the Go heap with the stacks that led there, and pagemap";
+const CGROUP: &str = "the cgroup's memory controller";
+const PEAK: &str = "VmHWM, reset at the start of the measuring phase";
+const NOT_REACHED: &str = "the measuring phase was not lived through";
 
 /// What is in the run besides the collectors' readings.
 #[derive(Debug)]
@@ -19,93 +40,264 @@ pub struct Elsewhere {
     pub oom_kills: Result<u64, String>,
 }
 
-impl Recorder {
-    /// Ends the recording: every signal with its exactness.
-    pub fn into_signals(self, elsewhere: Elsewhere) -> Signals {
-        // Without a count of what was lost nothing is known to be whole.
-        let lost = self.bpf.lost().map_err(|error| error.to_string());
-        let lost_of = |kinds: &[u32]| -> (u64, Option<String>) {
-            match &lost {
-                Ok(lost) => (kinds.iter().filter_map(|kind| lost.get(usize::try_from(*kind).ok()?)).sum(), None),
-                Err(reason) => (0, Some(reason.clone())),
+/// What a signal is worth: missing, doubtful, or as good as its source.
+struct Worth {
+    missing: Option<String>,
+    doubt: Option<String>,
+    lost: u64,
+    otherwise: Exactness,
+}
+
+impl Worth {
+    fn of<T: Default>(self, source: &str, data: T) -> Signal<T> {
+        let source = source.to_owned();
+        match (self.missing, self.doubt) {
+            (Some(reason), _) => {
+                Signal { source, exactness: Exactness::Missing { reason }, lost: self.lost, data: T::default() }
             }
-        };
-        let off_heap_missing = self.off_heap_missing().map(str::to_owned);
+            (None, Some(reason)) => Signal { source, exactness: Exactness::Inexact { reason }, lost: self.lost, data },
+            (None, None) => Signal { source, exactness: self.otherwise, lost: self.lost, data },
+        }
+    }
+}
+
+fn sampled(doubt: Option<String>) -> Worth {
+    Worth { missing: None, doubt, lost: 0, otherwise: Exactness::Sampled }
+}
+
+/// Exact where there is a figure.
+fn exact<T: Default>(source: &str, data: Result<T, String>, doubt: Option<String>) -> Signal<T> {
+    let (data, missing) = match data {
+        Ok(data) => (data, None),
+        Err(reason) => (T::default(), Some(reason)),
+    };
+    Worth { missing, doubt, lost: 0, otherwise: Exactness::Exact }.of(source, data)
+}
+
+impl Recorder {
+    /// Ends the recording: every signal with its exactness, and the call stacks that they name.
+    pub fn into_signals(mut self, elsewhere: Elsewhere) -> (Signals, Code) {
+        let alloc_samples = self.alloc_samples();
+        let heap_profile = self.heap_profile();
+        let goroutine_sites = self.goroutine_sites();
+        let offheap_sites = self.offheap_sites();
+        let pauses = self.probed(ProbedSignal::Pauses, &[kind::PAUSE]);
+        let other_pauses = self.probed(ProbedSignal::Pauses, &[kind::PAUSE]);
+        let mut stops = self.probed(ProbedSignal::WorldStops, &[kind::PAUSE, kind::WORLD_START]);
+        if self.taken.unpaired_stops > 0 {
+            stops.doubt.get_or_insert(format!("{} stops have no start or no end", self.taken.unpaired_stops));
+        }
+        let live_heap = self.probed(ProbedSignal::LiveHeap, &[kind::LIVE_HEAP]);
+        let mapped = self.probed(ProbedSignal::Mappings, &[kind::MAPPED, kind::UNMAPPED]);
+        let span_refills = self.span_refills();
+        let offheap = self.offheap();
+        let doubt = self.taken.not_the_service();
+        let counters = doubt.clone().or_else(|| self.taken.failures.counters.clone());
+        let process = doubt.clone().or_else(|| self.taken.failures.process.clone());
+        let smaps = doubt.clone().or_else(|| self.taken.failures.off_heap.clone());
+        let Taken { completed, thp_events, .. } = &mut self.taken;
+        let requests = requests(elsewhere.requests, std::mem::take(completed));
+        let thp = if thp_events.value.is_empty() { Err("the cgroup does not count them".to_owned()) } else { Ok(std::mem::take(thp_events)) };
         let taken = self.taken;
-        let children = taken.unmeasured_children();
-        let counters = children.clone().or_else(|| taken.failures.counters.clone());
-        let process = children.clone().or_else(|| taken.failures.process.clone());
-        let off_heap = children.clone().or_else(|| taken.failures.off_heap.clone());
-        let probes = children.or_else(|| taken.cross_check.clone());
-        let requests = match elsewhere.requests {
-            Ok(requests) => {
-                let source = "memgate's load generator, latencies from the intended start".to_owned();
-                Signal {
-                    source,
-                    exactness: Exactness::Exact,
-                    lost: 0,
-                    data: Requests { completed: taken.completed, ..requests },
+        let signals = Signals {
+            gc_pauses: pauses.of(PAUSE_PROBE, taken.gc_pauses),
+            other_pauses: other_pauses.of(PAUSE_PROBE, taken.other_pauses),
+            world_stops: stops.of(STOP_PROBE, taken.world_stops),
+            gc_cpu: sampled(counters.clone()).of(COUNTERS, taken.gc_cpu),
+            live_heap: live_heap.of(LIVE_HEAP_PROBE, taken.live_heap),
+            alloc_bytes: sampled(counters.clone()).of(COUNTERS, taken.alloc_bytes),
+            alloc_objects: sampled(counters.clone()).of(COUNTERS, taken.alloc_objects),
+            goroutines: sampled(counters).of(COUNTERS, taken.goroutines),
+            rss: sampled(process.clone()).of(STATUS, taken.rss),
+            rss_kinds: sampled(process.clone()).of(STATUS, taken.rss_kinds),
+            huge_pages: sampled(smaps).of(SMAPS, taken.huge_pages),
+            thp_events: exact(CGROUP, thp, None),
+            rss_peak: exact(PEAK, taken.rss_peak.unwrap_or_else(|| Err(NOT_REACHED.to_owned())), process.clone()),
+            offheap: offheap.of(OFF_HEAP, taken.off_heap),
+            mmap_latency: mapped.of(MMAP_PROBE, taken.mmap_latency),
+            span_refills: span_refills.of(REFILL_PROBES, taken.span_refills),
+            alloc_samples,
+            heap_profile,
+            goroutine_sites,
+            offheap_sites,
+            page_faults: sampled(process).of("minflt + majflt of /proc/PID/stat at 10 Hz", taken.page_faults),
+            requests,
+            oom_kills: exact(CGROUP, elsewhere.oom_kills, None),
+        };
+        (signals, self.code.into_code())
+    }
+
+    /// What a signal from probes is worth whose records are of these kinds.
+    fn probed(&self, signal: ProbedSignal, kinds: &[u32]) -> Worth {
+        let missing = self.attached.lost(signal).map(str::to_owned);
+        let (lost, unknown) = self.lost_of(kinds);
+        let doubt = self.taken.not_the_service().or(unknown).or_else(|| self.taken.cross_check.clone());
+        Worth { missing, doubt, lost, otherwise: Exactness::Exact }
+    }
+
+    /// How many records of these kinds were lost, or why that is not known, in which case nothing is known to be whole.
+    fn lost_of(&self, kinds: &[u32]) -> (u64, Option<String>) {
+        match self.lost() {
+            Some(Ok(lost)) => (kinds.iter().filter_map(|kind| lost.get(usize::try_from(*kind).ok()?)).sum(), None),
+            Some(Err(reason)) => (0, Some(reason)),
+            None => (0, None),
+        }
+    }
+
+    fn span_refills(&self) -> Worth {
+        let missing = match &self.attached.refill_probes {
+            Err(reason) => Some(reason.clone()),
+            Ok(_) if self.taken.span_refills.windows.is_empty() => Some("the measuring phase had no window".to_owned()),
+            Ok(_) => None,
+        };
+        let doubt = self.taken.not_the_service().or_else(|| self.taken.failures.span_refills.clone());
+        Worth { missing, doubt, lost: 0, otherwise: Exactness::Sampled }
+    }
+
+    fn offheap(&self) -> Worth {
+        let (lost, unknown) = self.lost_of(&[kind::MAPPED, kind::UNMAPPED]);
+        let doubt = self.taken.not_the_service().or_else(|| self.taken.failures.off_heap.clone()).or(unknown);
+        Worth { missing: self.off_heap.as_ref().err().cloned(), doubt, lost, otherwise: Exactness::Sampled }
+    }
+
+    fn alloc_samples(&mut self) -> Signal<AllocSamples> {
+        let rate = self.sample_rate.clone().and_then(|rate| match rate {
+            0 => Err("the runtime samples nothing: MemProfileRate is 0".to_owned()),
+            rate => Ok(rate),
+        });
+        let reader = self.heap_profile.as_mut().map_err(|reason| reason.clone());
+        let found = rate.and_then(|rate| {
+            let reader = reader?;
+            // The last samples may be of buckets that are newer than the last reading.
+            let _ = reader.find_buckets();
+            Ok((rate, reader))
+        });
+        let mut worth = self.worth_of_samples();
+        let mut data = AllocSamples::default();
+        match found {
+            Err(reason) => worth.missing = worth.missing.or(Some(reason)),
+            Ok((rate, _)) => {
+                data.rate = rate;
+                let mut unknown = 0;
+                for (sample, count) in sorted(&self.taken.samples) {
+                    let Some((size, stack)) = self.bucket(sample.bucket) else {
+                        unknown += count;
+                        continue;
+                    };
+                    data.goroutine.push(sample.goroutine);
+                    data.span_class.push(sample.span_class);
+                    data.size.push(size);
+                    data.stack.push(stack);
+                    data.count.push(count);
+                }
+                worth.lost += unknown;
+            }
+        }
+        worth.of(SAMPLE_PROBE, data)
+    }
+
+    fn worth_of_samples(&self) -> Worth {
+        let (lost, unknown) = self.lost_of(&[kind::ALLOC_SAMPLE]);
+        let missing = self.attached.lost(ProbedSignal::AllocSamples).map(str::to_owned);
+        Worth { missing, doubt: self.taken.not_the_service().or(unknown), lost, otherwise: Exactness::Exact }
+    }
+
+    /// Object size and stack of the bucket at this address.
+    fn bucket(&mut self, address: u64) -> Option<(u64, u32)> {
+        let reader = self.heap_profile.as_ref().ok()?;
+        let bucket = reader.buckets().get(reader.bucket(address)?)?;
+        let functions = self.exe.function_table.as_ref().ok()?;
+        Some((bucket.size, self.code.go_stack(functions, &bucket.stack, self.bias)))
+    }
+
+    fn heap_profile(&mut self) -> Signal<HeapProfile> {
+        let [start, end] = std::mem::take(&mut self.taken.heap_profile);
+        let both = start.zip(end).ok_or_else(|| {
+            let failure = self.taken.failures.heap_profile.clone();
+            self.heap_profile.as_ref().err().cloned().or(failure).unwrap_or_else(|| NOT_REACHED.to_owned())
+        });
+        let rate = self.sample_rate.clone().unwrap_or(0);
+        let data = both.and_then(|(start, end)| {
+            if rate == 0 {
+                return Err("the runtime samples nothing: MemProfileRate is 0".to_owned());
+            }
+            let functions = self.exe.function_table.as_ref().map_err(Clone::clone)?;
+            let reader = self.heap_profile.as_ref().map_err(Clone::clone)?;
+            let mut profile = HeapProfile { rate, ..HeapProfile::default() };
+            for (index, (bucket, end)) in reader.buckets().iter().zip(&end).enumerate() {
+                let start = start.get(index).copied().unwrap_or_default();
+                profile.size.push(bucket.size);
+                profile.stack.push(self.code.go_stack(functions, &bucket.stack, self.bias));
+                profile.allocs_start.push(start.allocs);
+                profile.frees_start.push(start.frees);
+                profile.allocs_end.push(end.allocs);
+                profile.frees_end.push(end.frees);
+            }
+            Ok(profile)
+        });
+        exact(HEAP_PROFILE, data, self.taken.not_the_service())
+    }
+
+    fn goroutine_sites(&mut self) -> Signal<GoroutineSites> {
+        let taken = std::mem::take(&mut self.taken.goroutine_sites);
+        let data = match (taken, &self.exe.runtime.goroutine_list) {
+            (_, Err(reason)) => Err(reason.clone()),
+            ([Some(before), Some(loaded), Some(left)], Ok(_)) => self.sites([before, loaded, left]),
+            _ => Err(self.taken.failures.goroutine_sites.clone().unwrap_or_else(|| NOT_REACHED.to_owned())),
+        };
+        exact(GOROUTINES, data, self.taken.not_the_service())
+    }
+
+    fn sites(&mut self, counts: [std::collections::HashMap<goroutines::Site, u64>; 3]) -> Result<GoroutineSites, String> {
+        let functions = self.exe.function_table.as_ref().map_err(Clone::clone)?;
+        let mut sites: Vec<_> = counts.iter().flat_map(std::collections::HashMap::keys).copied().collect();
+        sites.sort_unstable();
+        sites.dedup();
+        let mut data = GoroutineSites::default();
+        for site in sites {
+            let [before, loaded, left] = [0, 1, 2].map(|when: usize| counts[when].get(&site).copied().unwrap_or(0));
+            data.created.push(self.code.go_place(functions, site.created.wrapping_sub(1), self.bias));
+            data.started.push(self.code.go_place(functions, site.started, self.bias));
+            data.before.push(before);
+            data.loaded.push(loaded);
+            data.left.push(left);
+        }
+        Ok(data)
+    }
+
+    fn offheap_sites(&mut self) -> Signal<OffHeapSites> {
+        let (lost, unknown) = self.lost_of(&[kind::FAULT]);
+        let [start, end] = std::mem::take(&mut self.taken.off_heap_sites);
+        let mut missing = self.attached.no_captures.clone().or_else(|| self.off_heap.as_ref().err().cloned());
+        let mut data = OffHeapSites::default();
+        match start.zip(end) {
+            None => {
+                missing.get_or_insert_with(|| NOT_REACHED.to_owned());
+            }
+            Some((start, end)) => {
+                let mut stacks: Vec<u32> = start.keys().chain(end.keys()).copied().collect();
+                stacks.sort_unstable();
+                stacks.dedup();
+                for stack in stacks {
+                    data.stack.push(stack);
+                    data.start_bytes.push(start.get(&stack).copied().unwrap_or(0));
+                    data.end_bytes.push(end.get(&stack).copied().unwrap_or(0));
                 }
             }
-            Err(reason) => missing("the load command", reason),
-        };
-        let mapped = lost_of(&[kind::MAPPED, kind::UNMAPPED]);
-        Signals {
-            gc_pauses: probed::<Pauses>(PAUSE_PROBE, taken.gc_pauses, lost_of(&[kind::PAUSE]), probes.clone()),
-            other_pauses: probed(PAUSE_PROBE, taken.other_pauses, lost_of(&[kind::PAUSE]), probes.clone()),
-            live_heap: probed(LIVE_HEAP_PROBE, taken.live_heap, lost_of(&[kind::LIVE_HEAP]), probes),
-            alloc_bytes: sampled(COUNTERS, taken.alloc_bytes, counters.clone()),
-            alloc_objects: sampled(COUNTERS, taken.alloc_objects, counters.clone()),
-            goroutines: sampled(COUNTERS, taken.goroutines, counters),
-            rss: sampled("/proc/PID/statm at 10 Hz", taken.rss, process.clone()),
-            rss_peak: match taken.rss_peak {
-                Some(Ok(peak)) if process.is_none() => exact("VmHWM, reset at the start of the measuring phase", peak),
-                Some(Err(reason)) => missing("VmHWM", reason),
-                _ => missing(
-                    "VmHWM",
-                    process.clone().unwrap_or_else(|| "the measuring phase was not reached".to_owned()),
-                ),
-            },
-            offheap: match off_heap_missing {
-                Some(reason) => missing(OFF_HEAP, reason),
-                None => Signal { lost: mapped.0, ..sampled(OFF_HEAP, taken.off_heap, off_heap.or(mapped.1)) },
-            },
-            page_faults: sampled("minflt + majflt of /proc/PID/stat at 10 Hz", taken.page_faults, process),
-            requests,
-            oom_kills: match elsewhere.oom_kills {
-                Ok(kills) => exact("the cgroup's memory controller", kills),
-                Err(reason) => missing("the cgroup's memory controller", reason),
-            },
-            ..Signals::default()
         }
+        let lost = lost + self.touches.forgotten;
+        let doubt = self.taken.not_the_service().or(unknown);
+        Worth { missing, doubt, lost, otherwise: Exactness::Sampled }.of(FIRST_TOUCH, data)
     }
 }
 
-impl Taken {
-    /// Why figures of one process do not speak for the service, if they do not.
-    fn unmeasured_children(&self) -> Option<String> {
-        if self.children.is_empty() {
-            return None;
-        }
-        let names: Vec<_> = self.children.iter().map(String::as_str).collect();
-        Some(format!("the service started other processes, which are not measured: {}", names.join(", ")))
+fn requests(seen: Result<Requests, String>, completed: Series) -> Signal<Requests> {
+    match seen {
+        Ok(requests) => exact(
+            "memgate's load generator, latencies from the intended start",
+            Ok(Requests { completed, ..requests }),
+            None,
+        ),
+        Err(reason) => exact("the load command", Err(reason), None),
     }
-}
-
-fn exact<T>(source: &str, data: T) -> Signal<T> {
-    Signal { source: source.to_owned(), exactness: Exactness::Exact, lost: 0, data }
-}
-
-fn missing<T: Default>(source: &str, reason: String) -> Signal<T> {
-    Signal { source: source.to_owned(), exactness: Exactness::Missing { reason }, lost: 0, data: T::default() }
-}
-
-fn sampled(source: &str, data: Series, failure: Option<String>) -> Signal<Series> {
-    let exactness = failure.map_or(Exactness::Sampled, |reason| Exactness::Inexact { reason });
-    Signal { source: source.to_owned(), exactness, lost: 0, data }
-}
-
-fn probed<T>(source: &str, data: T, lost: (u64, Option<String>), failure: Option<String>) -> Signal<T> {
-    let exactness = failure.or(lost.1).map_or(Exactness::Exact, |reason| Exactness::Inexact { reason });
-    Signal { source: source.to_owned(), exactness, lost: lost.0, data }
 }

@@ -1,0 +1,148 @@
+//! A running service, and the cheapest client there is, so that the service is what is measured.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use nix::unistd::Pid;
+
+/// What a service did under load.
+pub struct Driven {
+    /// How long the load lasted.
+    pub length: Duration,
+    /// Latencies of the requests answered, ns.
+    pub latencies: Histogram<u64>,
+}
+
+impl Driven {
+    pub fn nothing() -> Self {
+        Self { length: Duration::ZERO, latencies: histogram() }
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.length += other.length;
+        self.latencies.add(&other.latencies).expect("histograms of one range");
+    }
+
+    /// Requests answered per second.
+    pub fn throughput(&self) -> f64 {
+        self.latencies.len() as f64 / self.length.as_secs_f64()
+    }
+
+    /// 99th percentile of the latencies, ns.
+    pub fn p99(&self) -> f64 {
+        self.latencies.value_at_quantile(0.99) as f64
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1000, 10_000_000_000, 3).expect("valid bounds")
+}
+
+/// A service that listens on its own port; killed when dropped.
+pub struct RunningService {
+    child: Child,
+    address: String,
+}
+
+impl RunningService {
+    pub fn start(executable: &Path, port: u16, argument: &str) -> Self {
+        let address = format!("127.0.0.1:{port}");
+        let child = Command::new(executable).args(["-listen", &address, argument]).stdout(Stdio::null()).spawn();
+        let service = Self { child: child.expect("the service starts"), address };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(&service.address).is_err() {
+            assert!(Instant::now() < deadline, "the service does not listen at {}", service.address);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        service
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Each of the connections asks again as soon as it is answered.
+    pub fn drive(&self, connections: usize, length: Duration) -> Driven {
+        let over = AtomicBool::new(false);
+        let mut open: Vec<_> = (0..connections).map(|_| Connection::open(&self.address)).collect();
+        let start = Instant::now();
+        let latencies = std::thread::scope(|scope| {
+            let threads: Vec<_> = open.iter_mut().map(|connection| scope.spawn(|| connection.ask_until(&over))).collect();
+            std::thread::sleep(length);
+            over.store(true, Ordering::Relaxed);
+            let mut all = histogram();
+            for thread in threads {
+                all.add(thread.join().expect("a client that ends")).expect("histograms of one range");
+            }
+            all
+        });
+        Driven { length: start.elapsed(), latencies }
+    }
+}
+
+impl Drop for RunningService {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connection that logs in over and over.
+struct Connection {
+    stream: TcpStream,
+    request: String,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    fn open(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("the service listens");
+        stream.set_nodelay(true).expect("a TCP option");
+        let request = format!("POST /login HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
+        Self { stream, request, buffer: vec![0; 1 << 16] }
+    }
+
+    fn ask_until(&mut self, over: &AtomicBool) -> Histogram<u64> {
+        let mut latencies = histogram();
+        while !over.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            self.exchange();
+            latencies.saturating_record(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        }
+        latencies
+    }
+
+    fn exchange(&mut self) {
+        self.stream.write_all(self.request.as_bytes()).expect("the service reads");
+        let mut read = 0;
+        loop {
+            read += match self.stream.read(&mut self.buffer[read..]) {
+                Ok(count) if count > 0 => count,
+                other => panic!("the service closed the connection: {other:?}"),
+            };
+            if let Some(length) = response_length(&self.buffer[..read])
+                && read >= length
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// The length of the response whose start this is, once its head is there.
+fn response_length(start: &[u8]) -> Option<usize> {
+    let head_length = start.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&start[..head_length]).expect("a head of ASCII");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    Some(head_length + length.expect("a response with its length"))
+}
