@@ -1,0 +1,100 @@
+//! Names for the call stacks of a run: each frame and each stack once, as the evidence keeps them.
+
+use std::collections::HashMap;
+
+use crate::{
+    evidence::{Code, Frame, Language},
+    goexe::FunctionTable,
+};
+
+/// Collects the stacks of a run and numbers them.
+#[derive(Debug, Default)]
+pub struct Symboliser {
+    code: Code,
+    frames: HashMap<Frame, u32>,
+    stacks: HashMap<Vec<u32>, u32>,
+    /// Frames by address in the executable, so that each is looked up once.
+    by_address: HashMap<u64, u32>,
+}
+
+impl Symboliser {
+    /// The index in [`Code::stacks`] of a stack, the innermost frame first.
+    pub fn intern_stack(&mut self, frames: impl IntoIterator<Item = Frame>) -> u32 {
+        let frames = frames.into_iter().map(|frame| self.intern_frame(frame)).collect();
+        self.intern(frames)
+    }
+
+    /// The index in [`Code::stacks`] of a stack as the Go runtime records it: return addresses, one for each logical
+    /// frame, the innermost first; a 0 ends it. `bias` is what lies between an address of the executable and the process's.
+    ///
+    /// The runtime's own innermost frames are left out, as they are in the runtime's own profiles, unless there is nothing
+    /// else (`writeHeapProto` in src/runtime/pprof/protomem.go, Go 1.27).
+    pub fn go_stack(&mut self, functions: &FunctionTable, pcs: &[u64], bias: u64) -> u32 {
+        let pcs = pcs.iter().take_while(|pc| **pc != 0);
+        let mut frames: Vec<u32> = pcs.map(|pc| self.go_frame(functions, pc.wrapping_sub(1), bias)).collect();
+        let runtime = frames.iter().take_while(|frame| self.is_runtime(**frame)).count();
+        if runtime < frames.len() {
+            frames.drain(..runtime);
+        }
+        self.intern(frames)
+    }
+
+    /// What was collected.
+    pub fn into_code(self) -> Code {
+        self.code
+    }
+
+    fn go_frame(&mut self, functions: &FunctionTable, address: u64, bias: u64) -> u32 {
+        let in_file = address.wrapping_sub(bias);
+        if let Some(frame) = self.by_address.get(&in_file) {
+            return *frame;
+        }
+        let frame = match functions.frame(in_file) {
+            Some(frame) => Frame {
+                function: frame.function,
+                file: frame.file,
+                line: frame.line,
+                inlined: frame.inlined,
+                language: Language::Go,
+            },
+            None => Frame {
+                function: format!("{address:#x}"),
+                file: String::new(),
+                line: 0,
+                inlined: false,
+                language: Language::Native,
+            },
+        };
+        let index = self.intern_frame(frame);
+        self.by_address.insert(in_file, index);
+        index
+    }
+
+    fn is_runtime(&self, frame: u32) -> bool {
+        let frame = usize::try_from(frame).ok().and_then(|index| self.code.frames.get(index));
+        frame.is_some_and(|frame| {
+            frame.language == Language::Go
+                && (frame.function.starts_with("runtime.") || frame.function.starts_with("internal/runtime/"))
+        })
+    }
+
+    fn intern_frame(&mut self, frame: Frame) -> u32 {
+        *self.frames.entry(frame).or_insert_with_key(|frame| {
+            self.code.frames.push(frame.clone());
+            last_index(&self.code.frames)
+        })
+    }
+
+    fn intern(&mut self, frames: Vec<u32>) -> u32 {
+        *self.stacks.entry(frames).or_insert_with_key(|frames| {
+            self.code.stacks.push(frames.clone());
+            last_index(&self.code.stacks)
+        })
+    }
+}
+
+/// The index of the last element of a list that has one. So many stacks that their number does not fit are never
+/// collected; one would be unknown.
+fn last_index<T>(list: &[T]) -> u32 {
+    u32::try_from(list.len().saturating_sub(1)).unwrap_or(u32::MAX)
+}
