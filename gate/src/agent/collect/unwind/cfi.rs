@@ -1,10 +1,11 @@
 //! Call frame information: how to get from a frame's registers to its caller's in native code.
 //!
-//! Sources: DWARF 5, section 6.4; Linux Standard Base Core 5.0, chapter 10.6, for `.eh_frame` and `.eh_frame_hdr`.
+//! Sources: DWARF 5, section 6.4; Linux Standard Base Core 5.0, chapter 10.6, for `.eh_frame`. The sorted table that
+//! `.eh_frame_hdr` offers is not used: static executables have none, and it need not agree with the frames.
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EndianSlice, EvaluationResult, LittleEndian, Location, RegisterRule, UnwindContext,
-    UnwindExpression, UnwindSection as _, Value,
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EndianSlice, EvaluationResult, LittleEndian, Location, RegisterRule,
+    UnwindContext, UnwindExpression, UnwindSection as _, Value,
 };
 
 use super::registers::{Cursor, Memory, Registers};
@@ -16,13 +17,6 @@ type Reader<'a> = EndianSlice<'a, LittleEndian>;
 const MAXIMUM_ENTRY: usize = 1 << 20;
 /// Most operations of an expression that are evaluated; those of real ones have about ten.
 const MAXIMUM_OPERATIONS: u32 = 1000;
-/// What every linker writes at the start of `.eh_frame_hdr`: version 1; the frames' address relative to its place in 4
-/// bytes; the count in 4 bytes; and rows of two 4-byte numbers, relative to the header, in order. The unwinder of GCC
-/// searches no other kind either (libgcc/unwind-dw2-fde-dip.c, GCC 15).
-const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
-/// Bytes before the rows.
-const HEADER_SIZE: usize = 12;
-
 /// What one step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -37,16 +31,16 @@ pub(super) enum Step {
 /// The call frame information of a module. Addresses are those of the file.
 #[derive(Debug, Default)]
 pub(super) struct Cfi {
-    /// `.eh_frame_hdr`.
-    pub(super) header: Vec<u8>,
-    pub(super) header_address: u64,
     /// `.eh_frame`.
-    pub(super) frames: Vec<u8>,
-    pub(super) frames_address: u64,
+    frames: Vec<u8>,
+    address: u64,
+    /// Where each function begins, in order, and where in the frames its description is.
+    functions: Vec<(u64, u32)>,
 }
 
 /// Everything of one step but the rules.
 struct Frame<'a> {
+    layout: &'a FrameLayout,
     section: EhFrame<Reader<'a>>,
     encoding: gimli::Encoding,
     registers: Registers,
@@ -54,6 +48,30 @@ struct Frame<'a> {
 }
 
 impl Cfi {
+    /// The information in the bytes of `.eh_frame`, which lie at this address; up to the first description that is broken.
+    pub(super) fn new(frames: Vec<u8>, address: u64) -> Self {
+        let section = EhFrame::new(&frames, LittleEndian);
+        let bases = BaseAddresses::default().set_eh_frame(address);
+        let mut functions = Vec::new();
+        let mut entries = section.entries(&bases);
+        while let Ok(Some(entry)) = entries.next() {
+            if let CieOrFde::Fde(description) = entry
+                && let Ok(description) = description.parse(EhFrame::cie_from_offset)
+                && let Ok(offset) = u32::try_from(description.offset())
+            {
+                functions.push((description.initial_address(), offset));
+            }
+        }
+        functions.sort_unstable();
+        functions.shrink_to_fit();
+        Self { frames, address, functions }
+    }
+
+    /// How much memory it takes, bytes.
+    pub(super) fn size(&self) -> usize {
+        self.frames.len().saturating_add(self.functions.len().saturating_mul(size_of::<(u64, u32)>()))
+    }
+
     /// Goes from the frame to its caller. `bias` is what lies between an address of the file and the process's.
     pub(super) fn step(
         &self,
@@ -77,13 +95,13 @@ impl Cfi {
         let pc = cursor.executing().wrapping_sub(bias);
         let mut section = EhFrame::new(&self.frames, LittleEndian);
         section.set_vendor(layout.vendor);
-        let bases = BaseAddresses::default().set_eh_frame(self.frames_address);
+        let bases = BaseAddresses::default().set_eh_frame(self.address);
         let fde = section.fde_from_offset(&bases, self.offset_of(pc)?.into(), EhFrame::cie_from_offset).ok()?;
         if !fde.contains(pc) || fde.entry_len().max(fde.cie().entry_len()) > MAXIMUM_ENTRY {
             return None;
         }
         let row = fde.unwind_info_for_address(&section, &bases, context, pc).ok()?;
-        let frame = Frame { section, encoding: fde.cie().encoding(), registers: cursor.registers, memory };
+        let frame = Frame { layout, section, encoding: fde.cie().encoding(), registers: cursor.registers, memory };
         let cfa = frame.cfa(row.cfa())?;
         let column = fde.cie().return_address_register();
         let return_address = match row.register(column) {
@@ -105,28 +123,26 @@ impl Cfi {
         Some(if cursor.registers.pc == 0 { Step::Outermost } else { Step::Caller })
     }
 
-    /// Offset in `.eh_frame` of the description of the function that may hold the address, by the table in the header.
+    /// Offset in `.eh_frame` of the description of the function that may hold the address.
     fn offset_of(&self, pc: u64) -> Option<usize> {
-        let (fixed, rows) = self.header.split_first_chunk::<HEADER_SIZE>().filter(|(fixed, _)| fixed.starts_with(&HEADER))?;
-        let [.., a, b, c, d] = *fixed;
-        let rows = rows.as_chunks::<8>().0;
-        let rows = rows.get(..usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?).unwrap_or(rows);
-        let field = |row: &[u8; 8], at: usize| {
-            let bytes = row.get(at..)?.first_chunk::<4>()?;
-            Some(self.header_address.wrapping_add_signed(i64::from(i32::from_le_bytes(*bytes))))
-        };
-        let behind = rows.partition_point(|row| field(row, 0).is_some_and(|start| start <= pc));
-        let description = field(rows.get(behind.checked_sub(1)?)?, 4)?;
-        usize::try_from(description.checked_sub(self.frames_address)?).ok()
+        let behind = self.functions.partition_point(|(start, _)| *start <= pc);
+        let (_, offset) = self.functions.get(behind.checked_sub(1)?)?;
+        usize::try_from(*offset).ok()
     }
 }
 
 impl Frame<'_> {
+    /// What a register holds in this frame. Where calls push the return address, its column stands for the program counter.
+    fn register(&self, number: u16) -> Option<u64> {
+        let is_pc = self.layout.pushed_by_call > 0 && number == self.layout.return_address;
+        if is_pc { Some(self.registers.pc) } else { self.registers.get(number) }
+    }
+
     /// The address of the frame: the stack pointer before the call.
     fn cfa(&self, rule: &CfaRule<usize>) -> Option<u64> {
         match rule {
             CfaRule::RegisterAndOffset { register, offset } => {
-                Some(self.registers.get(register.0)?.wrapping_add_signed(*offset))
+                Some(self.register(register.0)?.wrapping_add_signed(*offset))
             }
             CfaRule::Expression(expression) => self.evaluate(expression, None),
         }
@@ -135,10 +151,10 @@ impl Frame<'_> {
     /// What the register held in the caller.
     fn caller_value(&self, register: u16, rule: &RegisterRule<usize>, cfa: u64) -> Option<u64> {
         match rule {
-            RegisterRule::SameValue => self.registers.get(register),
+            RegisterRule::SameValue => self.register(register),
             RegisterRule::Offset(offset) => self.memory.word(cfa.wrapping_add_signed(*offset)),
             RegisterRule::ValOffset(offset) => Some(cfa.wrapping_add_signed(*offset)),
-            RegisterRule::Register(other) => self.registers.get(other.0),
+            RegisterRule::Register(other) => self.register(other.0),
             RegisterRule::Expression(expression) => self.memory.word(self.evaluate(expression, Some(cfa))?),
             RegisterRule::ValExpression(expression) => self.evaluate(expression, Some(cfa)),
             RegisterRule::Constant(value) => Some(*value),
@@ -158,7 +174,7 @@ impl Frame<'_> {
             result = match result {
                 EvaluationResult::Complete => break,
                 EvaluationResult::RequiresRegister { register, .. } => {
-                    evaluation.resume_with_register(Value::Generic(self.registers.get(register.0)?))
+                    evaluation.resume_with_register(Value::Generic(self.register(register.0)?))
                 }
                 EvaluationResult::RequiresMemory { address, size, .. } => {
                     evaluation.resume_with_memory(Value::Generic(self.memory.number(address, usize::from(size))?))

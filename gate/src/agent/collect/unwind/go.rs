@@ -52,7 +52,6 @@ fn caller(layout: &FrameLayout, cursor: &Cursor, delta: u64, memory: &Memory<'_>
     }
     // The link register is stored at the frame's lower end, before anything else is done with the frame.
     let in_register = cursor.stopped && delta == 0;
-    let return_address =
-        if in_register { cursor.registers.get(layout.return_address)? } else { memory.word(sp)? };
+    let return_address = if in_register { cursor.registers.get(layout.return_address)? } else { memory.word(sp)? };
     Some((return_address & layout.address_mask, entry))
 }

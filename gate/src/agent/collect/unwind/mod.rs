@@ -77,12 +77,7 @@ struct Budget(usize);
 impl Unwinder {
     /// An unwinder for the process. It knows no code before [`Self::refresh`].
     pub fn new(pid: i32, platform: Platform) -> Self {
-        Self {
-            layout: frame_layout(platform),
-            platform,
-            modules: Modules::new(pid),
-            context: UnwindContext::new(),
-        }
+        Self { layout: frame_layout(platform), platform, modules: Modules::new(pid), context: UnwindContext::new() }
     }
 
     /// Takes the process's mappings as they are now: `/proc/PID/maps`. To be called before the first stack, and whenever
@@ -151,10 +146,11 @@ impl Unwinder {
     /// Where nothing describes the frame: goes to its caller by the frame pointer, if that leads to code.
     fn frame_record_step(&self, walk: &mut Walk<'_>) -> Step {
         let registers = &walk.cursor.registers;
-        let caller = registers.get(self.layout.frame_pointer).filter(|_| self.layout.frame_records).and_then(|record| {
-            let return_address = walk.memory.word(record.checked_add(8)?)? & self.layout.address_mask;
-            Some((return_address, record.checked_add(16)?, walk.memory.word(record)?))
-        });
+        let caller =
+            registers.get(self.layout.frame_pointer).filter(|_| self.layout.frame_records).and_then(|record| {
+                let return_address = walk.memory.word(record.checked_add(8)?)? & self.layout.address_mask;
+                Some((return_address, record.checked_add(16)?, walk.memory.word(record)?))
+            });
         match caller {
             Some((pc, sp, fp)) if self.modules.has(pc) => {
                 let mut registers = Registers::of(self.platform, pc, sp);
@@ -264,6 +260,8 @@ impl Budget {
     /// When there are not so many left.
     fn charge(&mut self, bytes: usize) -> Result<(), String> {
         let taken = self.take(u64::try_from(bytes).unwrap_or(u64::MAX));
-        taken.then_some(()).ok_or_else(|| "the files of code before it took all memory that there is for them".to_owned())
+        taken
+            .then_some(())
+            .ok_or_else(|| "the files of code before it took all memory that there is for them".to_owned())
     }
 }

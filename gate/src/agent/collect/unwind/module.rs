@@ -7,13 +7,7 @@ use object::{
     read::elf::{ElfFile64, ProgramHeader as _, SectionHeader as _, SymbolTable},
 };
 
-use super::{
-    Budget,
-    cfi::Cfi,
-    file::BoundedFile,
-    lines::Lines,
-    names::Symbols,
-};
+use super::{Budget, cfi::Cfi, file::BoundedFile, lines::Lines, names::Symbols};
 use crate::evidence::Frame;
 
 type Elf<'a> = ElfFile64<'a, LittleEndian, &'a BoundedFile>;
@@ -44,16 +38,13 @@ impl Module {
         let lines = Lines::Unread(file.try_clone().map_err(|error| error.to_string())?);
         let data = BoundedFile::new(file);
         let elf = Elf::parse(&data).map_err(|error| format!("it is not a 64-bit ELF file: {error}"))?;
-        let (header_address, header) = section(&elf, ".eh_frame_hdr").unwrap_or_default();
-        let (frames_address, frames) = section(&elf, ".eh_frame").unwrap_or_default();
+        let (address, frames) = section(&elf, ".eh_frame").unwrap_or_default();
+        let cfi = Cfi::new(frames.to_vec(), address);
         let mut symbols = symbols(&elf, elf.elf_symbol_table());
         if symbols.is_empty() {
             symbols = self::symbols(&elf, elf.elf_dynamic_symbol_table());
         }
-        budget.charge(symbols.size())?;
-        budget.charge(header.len().saturating_add(frames.len()))?;
-        let cfi =
-            Cfi { header: header.to_vec(), header_address, frames: frames.to_vec(), frames_address };
+        budget.charge(symbols.size().saturating_add(cfi.size()))?;
         Ok(Self { name, segments: segments(&elf), cfi, symbols, lines })
     }
 

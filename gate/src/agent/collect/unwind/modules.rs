@@ -10,7 +10,7 @@ use super::{Budget, file::open_mapped, module::Module};
 pub(super) struct Modules {
     pid: i32,
     /// The path of the executable as the kernel writes it.
-    executable: Option<String>,
+    pub(super) executable: Option<String>,
     /// In order of address.
     mappings: Vec<Mapping>,
     read: HashMap<FileId, Result<Module, String>>,

@@ -100,8 +100,7 @@ pub(super) fn demangled(name: &[u8]) -> String {
 
 fn demangle_cpp(name: &str, text: &mut Bounded) -> Option<()> {
     let parse = cpp_demangle::ParseOptions::default().recursion_limit(MAXIMUM_NESTING);
-    let write =
-        cpp_demangle::DemangleOptions::default().no_params().no_return_type().recursion_limit(MAXIMUM_NESTING);
+    let write = cpp_demangle::DemangleOptions::default().no_params().no_return_type().recursion_limit(MAXIMUM_NESTING);
     let symbol = cpp_demangle::Symbol::new_with_options(name.as_bytes(), &parse).ok()?;
     symbol.structured_demangle(text, &write).ok()
 }
