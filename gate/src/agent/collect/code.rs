@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::unwind::{self, unknown};
 use crate::{
     evidence::{Code, Frame, Language},
     goexe::FunctionTable,
@@ -49,22 +50,7 @@ impl Symboliser {
         if let Some(frame) = self.by_address.get(&in_file) {
             return *frame;
         }
-        let frame = match functions.frame(in_file) {
-            Some(frame) => Frame {
-                function: frame.function,
-                file: frame.file,
-                line: frame.line,
-                inlined: frame.inlined,
-                language: Language::Go,
-            },
-            None => Frame {
-                function: format!("{address:#x}"),
-                file: String::new(),
-                line: 0,
-                inlined: false,
-                language: Language::Native,
-            },
-        };
+        let frame = functions.frame(in_file).map_or_else(|| unknown(address, Language::Go), unwind::go_frame);
         let index = self.intern_frame(frame);
         self.by_address.insert(in_file, index);
         index
@@ -97,4 +83,55 @@ impl Symboliser {
 /// collected; one would be unknown.
 fn last_index<T>(list: &[T]) -> u32 {
     u32::try_from(list.len().saturating_sub(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::Platform;
+
+    fn frame(function: &str, line: u32) -> Frame {
+        Frame { function: function.to_owned(), file: String::new(), line, inlined: false, language: Language::Native }
+    }
+
+    #[test]
+    fn each_frame_and_each_stack_is_kept_once() {
+        let mut symboliser = Symboliser::default();
+        let first = symboliser.intern_stack([frame("malloc", 1), frame("main", 2)]);
+        let second = symboliser.intern_stack([frame("malloc", 1), frame("main", 3)]);
+        assert_ne!(first, second);
+        assert_eq!(symboliser.intern_stack([frame("malloc", 1), frame("main", 2)]), first);
+        let code = symboliser.into_code();
+        assert_eq!((code.frames.len(), code.stacks.len()), (3, 2));
+        let names: Vec<_> = code.stack(second).map(|frame| (frame.function.as_str(), frame.line)).collect();
+        assert_eq!(names, [("malloc", 1), ("main", 3)]);
+    }
+
+    #[test]
+    fn a_stack_of_the_runtime_is_named_without_its_own_innermost_frames() {
+        const BIAS: u64 = 0x5500_0000_0000;
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = std::fs::read(unwind::go_executable(Platform::host(), directory.path())).unwrap();
+        let functions = FunctionTable::read(&object::File::parse(&*bytes).unwrap(), 27).unwrap();
+        // A return address at the very end of a function belongs to that function, not to the next.
+        let pc = |name: &str| functions.named(name).unwrap().end + BIAS;
+        let nowhere = functions.text_start() - 0x100 + BIAS;
+        let [park, main, run] = ["runtime.gopark", "main.main", "runtime.main"].map(pc);
+        let mut symboliser = Symboliser::default();
+        let stacks = [
+            (vec![park, main, run], vec!["main.main".to_owned(), "runtime.main".to_owned()]),
+            (vec![main, park, run, 0, main], ["main.main", "runtime.gopark", "runtime.main"].map(str::to_owned).into()),
+            (vec![park, run], vec!["runtime.gopark".to_owned(), "runtime.main".to_owned()]),
+            (vec![nowhere, main], vec![format!("{:#x}", nowhere - 1), "main.main".to_owned()]),
+            (vec![], vec![]),
+        ];
+        let indices: Vec<_> = stacks.iter().map(|(pcs, _)| symboliser.go_stack(&functions, pcs, BIAS)).collect();
+        assert_eq!(symboliser.go_stack(&functions, &stacks[0].0, BIAS), indices[0]);
+        let code = symboliser.into_code();
+        for ((pcs, expected), index) in stacks.iter().zip(indices) {
+            let names: Vec<_> = code.stack(index).map(|frame| frame.function.clone()).collect();
+            assert_eq!(names, *expected, "{pcs:x?}");
+            assert!(code.stack(index).all(|frame| frame.language == Language::Go));
+        }
+    }
 }

@@ -7,13 +7,27 @@ use super::{
     cfi::Step,
     registers::{Cursor, Memory, Registers},
 };
-use crate::{arch::FrameLayout, goexe::FunctionTable};
+use crate::{
+    arch::FrameLayout,
+    evidence::{Frame, Language},
+    goexe::{self, FunctionTable},
+};
 
 /// Writes the stack pointer, and yet can be unwound: it lays out both stacks so (`resolveInternal`).
 const BOTH_STACKS: &str = "runtime.cgocallback";
 /// Calls that a signal handler puts into a goroutine that did not make them (`isInjectedCall`). Where the call leaves the
 /// return address in a register, the goroutine's own is on the stack and its frame is not that of a call.
 const INJECTED: [&str; 3] = ["runtime.sigpanic", "runtime.asyncPreempt", "runtime.debugCallV2"];
+
+/// The calls at an address of the file, the innermost first.
+pub(super) fn frames(functions: &FunctionTable, pc: u64) -> Vec<Frame> {
+    functions.frames(pc).into_iter().map(frame).collect()
+}
+
+/// A call as the evidence has it.
+pub(in super::super) fn frame(call: goexe::Frame) -> Frame {
+    Frame { function: call.function, file: call.file, line: call.line, inlined: call.inlined, language: Language::Go }
+}
 
 /// Goes from the frame to its caller. `bias` is what lies between an address of the file and the process's.
 pub(super) fn step(
@@ -26,8 +40,11 @@ pub(super) fn step(
     let pc = cursor.executing().wrapping_sub(bias);
     let Some(function) = functions.at(pc) else { return Step::Unknown };
     let injected = layout.pushed_by_call == 0 && INJECTED.contains(&function.name);
-    if function.top_frame || injected || function.writes_stack_pointer && function.name != BOTH_STACKS {
+    if function.top_frame {
         return Step::Outermost;
+    }
+    if injected || function.writes_stack_pointer && function.name != BOTH_STACKS {
+        return Step::Unknown;
     }
     let caller = functions.stack_delta(pc).and_then(|delta| caller(layout, cursor, u64::try_from(delta).ok()?, memory));
     match caller {

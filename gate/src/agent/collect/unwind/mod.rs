@@ -19,10 +19,15 @@ mod registers;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use gimli::UnwindContext;
 use procfs::process::MemoryMap;
 
+pub(super) use go::frame as go_frame;
 pub use registers::Registers;
+#[cfg(test)]
+pub(super) use tests::go_executable;
 
 use self::{
     cfi::Step,
@@ -40,6 +45,8 @@ use crate::{
 const MAXIMUM_FRAMES: usize = 128;
 /// Most memory that the modules of one process take, bytes.
 const MAXIMUM_MEMORY: usize = 512 << 20;
+/// Most addresses whose names are kept at one time.
+const MAXIMUM_NAMED: usize = 1 << 16;
 
 /// A thread at the moment of interest.
 #[derive(Debug, Clone, Copy)]
@@ -69,21 +76,31 @@ pub struct Unwinder {
     platform: Platform,
     modules: Modules,
     context: UnwindContext<usize>,
+    /// The calls at each address that was met: most stacks share most of theirs.
+    named: HashMap<u64, Vec<Frame>>,
 }
 
 /// What is left of the memory for modules.
 struct Budget(usize);
 
 impl Unwinder {
-    /// An unwinder for the process. It knows no code before [`Self::refresh`].
+    /// An unwinder for the process, which has executed its program by now. It knows no code before [`Self::refresh`].
     pub fn new(pid: i32, platform: Platform) -> Self {
-        Self { layout: frame_layout(platform), platform, modules: Modules::new(pid), context: UnwindContext::new() }
+        Self {
+            layout: frame_layout(platform),
+            platform,
+            modules: Modules::new(pid),
+            context: UnwindContext::new(),
+            named: HashMap::new(),
+        }
     }
 
     /// Takes the process's mappings as they are now: `/proc/PID/maps`. To be called before the first stack, and whenever
     /// code was mapped. Files are read when an address in one is first met, and once.
     pub fn refresh(&mut self, maps: &[MemoryMap]) {
-        self.modules.refresh(maps);
+        if self.modules.refresh(maps) {
+            self.named.clear();
+        }
     }
 
     /// The files of code that could not be read, each with the reason: frames in them have an address for a name, and
@@ -121,24 +138,32 @@ impl Unwinder {
             .as_ref()
             .and_then(|place| Some((place.functions(walk.functions)?, place.bias)))
             .filter(|(functions, bias)| functions.stack_delta(address.wrapping_sub(*bias)).is_some());
-        let step = match go {
-            // C returns into Go here: what follows on this stack is the runtime's own.
-            Some(_) if walk.is_native() => return walk.resume(),
-            Some((functions, bias)) => {
-                walk.push_go(functions, address.wrapping_sub(bias));
-                go::step(functions, self.layout, &mut walk.cursor, bias, &walk.memory)
-            }
-            None if walk.resuming => return false,
-            None => {
-                walk.push_native(place.as_mut(), address);
+        // C returns into Go here: what follows on this stack is the runtime's own. And the goroutine has none but Go's.
+        if go.is_some() && walk.is_native() || go.is_none() && walk.resuming {
+            return walk.resume();
+        }
+        if self.named.len() >= MAXIMUM_NAMED {
+            self.named.clear();
+        }
+        let frames = self.named.entry(address).or_insert_with(|| match (go, &mut place) {
+            (Some((functions, bias)), _) => go::frames(functions, address.wrapping_sub(bias)),
+            (None, Some(place)) => place.module.frames(address.wrapping_sub(place.bias), MAXIMUM_FRAMES, place.budget),
+            (None, None) => vec![unknown(address, Language::Native)],
+        });
+        walk.push(frames);
+        let step = match (go, place) {
+            (Some((functions, bias)), _) => go::step(functions, self.layout, &mut walk.cursor, bias, &walk.memory),
+            (None, place) => {
+                let context = &mut self.context;
                 let cfi = place.map_or(Step::Unknown, |place| {
-                    place.module.cfi.step(self.layout, &mut self.context, &mut walk.cursor, place.bias, &walk.memory)
+                    place.module.cfi.step(self.layout, context, &mut walk.cursor, place.bias, &walk.memory)
                 });
                 if cfi == Step::Unknown { self.frame_record_step(walk) } else { cfi }
             }
         };
         match step {
             Step::Caller => self.makes_progress(&before, &walk.cursor),
+            Step::Outermost if go.is_some() => false,
             Step::Outermost | Step::Unknown => walk.resume(),
         }
     }
@@ -206,38 +231,20 @@ impl Walk<'_> {
         true
     }
 
-    fn push_go(&mut self, functions: &FunctionTable, pc: u64) {
-        for frame in functions.frames(pc) {
-            if self.resuming && frame.function.starts_with("runtime.") {
-                continue;
+    /// Takes the calls of one frame; not those of the runtime between C and the Go code that called it.
+    fn push(&mut self, frames: &[Frame]) {
+        for frame in frames {
+            self.resuming = self.resuming && frame.function.starts_with("runtime.");
+            if !self.resuming {
+                self.frames.push(frame.clone());
             }
-            self.resuming = false;
-            self.frames.push(Frame {
-                function: frame.function,
-                file: frame.file,
-                line: frame.line,
-                inlined: frame.inlined,
-                language: Language::Go,
-            });
         }
     }
+}
 
-    fn push_native(&mut self, place: Option<&mut Place<'_>>, address: u64) {
-        let most = MAXIMUM_FRAMES.saturating_sub(self.frames.len());
-        match place {
-            Some(place) => {
-                let frames = place.module.frames(address.wrapping_sub(place.bias), most, place.budget);
-                self.frames.extend(frames);
-            }
-            None => self.frames.push(Frame {
-                function: format!("{address:#x}"),
-                file: String::new(),
-                line: 0,
-                inlined: false,
-                language: Language::Native,
-            }),
-        }
-    }
+/// A frame of which nothing is known but its address.
+pub(super) fn unknown(address: u64, language: Language) -> Frame {
+    Frame { function: format!("{address:#x}"), file: String::new(), line: 0, inlined: false, language }
 }
 
 impl Default for Budget {

@@ -21,6 +21,7 @@ pub(super) struct Modules {
 type FileId = ((i32, i32), u64);
 
 /// A range of addresses with code from a file.
+#[derive(PartialEq)]
 struct Mapping {
     range: Range<u64>,
     /// Where in the file it begins.
@@ -51,16 +52,18 @@ impl Modules {
         }
     }
 
-    /// Takes what the process has mapped by now. What was read of a file is kept.
-    pub(super) fn refresh(&mut self, maps: &[MemoryMap]) {
-        self.mappings = maps.iter().filter_map(Mapping::of).collect();
-        self.mappings.sort_unstable_by_key(|mapping| mapping.range.start);
+    /// Takes what the process has mapped by now; whether that is something else. What was read of a file is kept.
+    pub(super) fn refresh(&mut self, maps: &[MemoryMap]) -> bool {
+        let mut mappings: Vec<_> = maps.iter().filter_map(Mapping::of).collect();
+        mappings.sort_unstable_by_key(|mapping| mapping.range.start);
+        let changed = mappings != self.mappings;
+        self.mappings = mappings;
+        changed
     }
 
     /// The module at an address; `None` where there is none, or none that can be read.
     pub(super) fn at(&mut self, address: u64) -> Option<Place<'_>> {
-        let behind = self.mappings.partition_point(|mapping| mapping.range.start <= address);
-        let mapping = self.mappings.get(behind.checked_sub(1)?).filter(|mapping| address < mapping.range.end)?;
+        let mapping = mapping_at(&self.mappings, address)?;
         let (pid, budget) = (self.pid, &mut self.budget);
         let module = self.read.entry(mapping.file).or_insert_with(|| mapping.read(pid, budget)).as_mut().ok()?;
         let bias = module.bias(mapping.range.start, mapping.offset)?;
@@ -70,15 +73,18 @@ impl Modules {
 
     /// Whether code lies at an address.
     pub(super) fn has(&self, address: u64) -> bool {
-        let behind = self.mappings.partition_point(|mapping| mapping.range.start <= address);
-        let mapping = behind.checked_sub(1).and_then(|index| self.mappings.get(index));
-        mapping.is_some_and(|mapping| address < mapping.range.end)
+        mapping_at(&self.mappings, address).is_some()
     }
 
     /// The files that could not be read, with the reason.
     pub(super) fn skipped(&self) -> impl Iterator<Item = &str> {
         self.read.values().filter_map(|module| module.as_ref().err()).map(String::as_str)
     }
+}
+
+fn mapping_at(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
+    let behind = mappings.partition_point(|mapping| mapping.range.start <= address);
+    mappings.get(behind.checked_sub(1)?).filter(|mapping| mapping.range.contains(&address))
 }
 
 impl Mapping {

@@ -179,7 +179,7 @@ fn the_users_registers_are_found_in_the_kernels_order() {
 }
 
 /// Builds `uaa` for the platform.
-fn go_executable(platform: Platform, directory: &Path) -> std::path::PathBuf {
+pub(in super::super) fn go_executable(platform: Platform, directory: &Path) -> std::path::PathBuf {
     let executable = directory.join("uaa");
     let go = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/go/bin/go");
     let status = Command::new(go)
