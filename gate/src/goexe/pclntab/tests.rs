@@ -8,7 +8,7 @@ use std::{
 };
 
 use gimli::UnwindSection as _;
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use object::{Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _};
 use tempfile::TempDir;
 
 use super::*;
@@ -327,4 +327,43 @@ fn executables_with_c_code_are_read() {
         holds(&toolchain, Build { position_independent: true, ..cgo });
     }
     holds(toolchains().last().unwrap(), cgo);
+}
+
+#[test]
+fn a_broken_executable_is_refused_with_what_is_wrong() {
+    let program = Program::build(toolchains().last().unwrap(), Build::plain(Platform::host()));
+    let read = |bytes: &[u8]| match object::File::parse(bytes) {
+        Ok(file) => FunctionTable::read(&file, program.table.go_minor).err().unwrap_or_default(),
+        Err(error) => error.to_string(),
+    };
+    let elf = program.elf();
+    let offset = |address: u64| {
+        let in_segment =
+            elf.segments().find(|segment| (segment.address()..segment.address() + segment.size()).contains(&address));
+        in_segment
+            .map(|segment| usize::try_from(address - segment.address() + segment.file_range().0).unwrap())
+            .unwrap()
+    };
+    let header = offset(program.table.module.header);
+    let module = offset(program.table.module.address);
+    let records = header + program.table.module.entries.start;
+    let cases: [(&str, usize, &[u8], &str); 6] = [
+        ("another magic number", header, &[0xf0], "no Go function table"),
+        ("more functions than there are", header + 8, &[0xff; 8], "agrees with it"),
+        ("tables elsewhere", module + 8, &[1; 8], "agrees with it"),
+        ("another base of the code", module + 22 * 8, &[0x77], "agrees with it"),
+        ("inline trees nowhere", module + 43 * 8, &[0xff; 8], "inline trees are cut off"),
+        ("records out of order", records + 12, &[0xff; 3], "function 1"),
+    ];
+    assert_eq!(read(&program.bytes), "", "as it is, it is read");
+    for (what, at, bytes, said) in cases {
+        let mut broken = program.bytes.clone();
+        broken[at..at + bytes.len()].copy_from_slice(bytes);
+        let error = read(&broken);
+        assert!(error.contains(said), "{what}: {error:?}");
+    }
+    let table_end = header + program.table.tables.len();
+    for length in (0..table_end).step_by(table_end / 50) {
+        assert_ne!(read(&program.bytes[..length]), "", "cut off after {length} bytes");
+    }
 }
