@@ -127,6 +127,10 @@ fn compile(compiler: &str, flags: &[&str], name: &str) -> (TempDir, PathBuf) {
     (directory, program)
 }
 
+fn names(frames: &[Frame]) -> Vec<&str> {
+    frames.iter().map(|frame| frame.function.as_str()).collect()
+}
+
 /// The functions' names from the C library's `raise` on; those of the library itself, which differ by version and build, as one.
 fn program_names(frames: &[Frame]) -> Vec<&str> {
     let raise = frames.iter().position(|frame| frame.function == "raise");
@@ -142,7 +146,7 @@ fn program_names(frames: &[Frame]) -> Vec<&str> {
 
 #[test]
 fn c_without_frame_pointers_is_unwound_across_the_c_library() {
-    for (flags, names) in [
+    for (flags, own) in [
         (&["-g"][..], ["leaf", "compare", "main", "_start"]),
         (&[], ["leaf", "compare", "main", "_start"]),
         (&["-static"], ["leaf", "compare", "main", "_start"]),
@@ -152,7 +156,7 @@ fn c_without_frame_pointers_is_unwound_across_the_c_library() {
         let traced = Traced::start(&program);
         traced.run_to_stop();
         let frames = traced.frames(None, None);
-        let [leaf, compare, main, start] = names;
+        let [leaf, compare, main, start] = own;
         let expected = ["raise", leaf, compare, LIBRARY, main, LIBRARY, start];
         assert_eq!(program_names(&frames), expected, "{flags:?}: {frames:#?}");
         assert!(frames.iter().all(|frame| frame.language == Language::Native && !frame.inlined));
@@ -161,6 +165,16 @@ fn c_without_frame_pointers_is_unwound_across_the_c_library() {
         let calls = ["\traise", "\treturn leaf", "\tqsort"].map(|start| line_of(&text, start));
         assert_eq!(lines, if flags == ["-g"] { &calls[..] } else { &[] }, "{flags:?}");
     }
+}
+
+#[test]
+fn what_a_signal_interrupted_is_below_its_handler() {
+    let (_directory, program) = compile("gcc", &["-g"], "signal.c");
+    let traced = Traced::start(&program);
+    traced.run_to_stop();
+    let frames = traced.frames(None, None);
+    let expected = ["raise", "handler", LIBRARY, "raise", "work", "main", LIBRARY, "_start"];
+    assert_eq!(program_names(&frames), expected, "{frames:#?}");
 }
 
 #[test]
@@ -176,8 +190,15 @@ fn cpp_has_its_names_and_what_was_inlined() {
     assert!(frames.iter().filter(|frame| frame.line > 0).all(|frame| frame.file.ends_with("native.cc")));
 }
 
+/// Go 1.`x` of the `go` command.
+fn go_minor() -> u32 {
+    let output = Command::new("go").args(["env", "GOVERSION"]).output().unwrap();
+    let version = String::from_utf8(output.stdout).unwrap();
+    version.trim().strip_prefix("go1.").unwrap().split('.').next().unwrap().parse().unwrap()
+}
+
 /// Builds the program with cgo.
-fn build_go(flags: &str) -> (TempDir, PathBuf) {
+fn build_go(flags: &str, ldflags: Option<&str>) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let executable = directory.path().join("cgo");
     let env = [("CGO_ENABLED", "1"), ("GOFLAGS", flags)].map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -185,7 +206,7 @@ fn build_go(flags: &str) -> (TempDir, PathBuf) {
         dir: source("cgo"),
         package: ".".to_owned(),
         tags: Vec::new(),
-        ldflags: None,
+        ldflags: ldflags.map(str::to_owned),
         env: BTreeMap::from(env),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -253,49 +274,73 @@ fn without_hash(name: &str) -> String {
     }
 }
 
+/// The functions' names from `raise` on, without hashes.
+fn joined_names(frames: &[Frame]) -> Vec<String> {
+    program_names(frames).into_iter().map(without_hash).collect()
+}
+
 #[test]
 fn c_and_the_go_that_called_it_are_one_stack() {
-    for flags in ["-buildvcs=false", "-buildvcs=false -buildmode=pie"] {
-        let (_directory, executable) = build_go(flags);
-        let bytes = fs::read(&executable).unwrap();
-        let file = object::File::parse(&*bytes).unwrap();
-        let minor = 27;
-        let functions = FunctionTable::read(&file, minor).unwrap();
+    let text = fs::read_to_string(source("cgo/main.go")).unwrap();
+    let line_of = |start: &str| line_of(&text, start);
+    let stripped = Some("-s -w");
+    for (flags, ldflags) in [
+        ("-buildvcs=false", None),
+        ("-buildvcs=false", stripped),
+        ("-buildvcs=false -buildmode=pie", None),
+        ("-buildvcs=false -buildmode=pie", stripped),
+    ] {
+        let (_directory, executable) = build_go(flags, ldflags);
+        // The same program with symbols and DWARF: where the goroutines are is the test's to find out.
+        let (_twin_directory, twin) = build_go(flags, None);
+        let (bytes, twin) = (fs::read(&executable).unwrap(), fs::read(twin).unwrap());
+        let twin = object::File::parse(&*twin).unwrap();
+        let functions = FunctionTable::read(&object::File::parse(&*bytes).unwrap(), go_minor()).unwrap();
         let traced = Traced::start(&executable);
+        let joined = || {
+            traced.run_to_stop();
+            let go = main_goroutine(&traced, &twin, bias(&traced, &twin));
+            traced.frames(Some(&functions), Some(go))
+        };
+        let (leaf, wrapper) = if ldflags.is_none() { ("leaf", "_cgo_Cfunc_leaf") } else { ("cgo", "cgo") };
 
-        traced.run_to_stop();
-        let go = main_goroutine(&traced, &file, bias(&traced, &file));
-        let frames = traced.frames(Some(&functions), Some(go));
-        let found: Vec<String> = program_names(&frames).into_iter().map(without_hash).collect();
-        let c = ["raise", "leaf", "_cgo_Cfunc_leak"].map(|name| name.replace("leak", "leaf"));
-        let go_part = ["main._Cfunc_leaf", "main.inner", "main.inlined", "main.outer", "main.main", "runtime.main"];
-        let expected: Vec<&str> = c.iter().map(String::as_str).chain(go_part).chain(["runtime.goexit"]).collect();
-        assert_eq!(found, expected, "{flags}: {frames:#?}");
-        let line =
-            |name: &str| frames.iter().find(|frame| frame.function == name).map(|frame| (frame.line, frame.inlined));
-        let text = fs::read_to_string(source("cgo/main.go")).unwrap();
-        let line_of = |start: &str| line_of(&text, start);
-        assert_eq!(line("leaf"), Some((line_of("\traise"), false)), "{frames:#?}");
-        assert_eq!(
-            (line("main.inner"), line("main.inlined")),
-            (Some((line_of("func inner"), false)), Some((line_of("func inlined"), true)))
-        );
+        let frames = joined();
+        let c = ["raise", leaf, wrapper];
+        let go = ["main._Cfunc_leaf", "main.inner", "main.inlined", "main.outer", "main.main", "runtime.main"];
+        let expected: Vec<&str> = c.into_iter().chain(go).chain(["runtime.goexit"]).collect();
+        assert_eq!(joined_names(&frames), expected, "{flags} {ldflags:?}: {frames:#?}");
+        let place = |name: &str| {
+            let frame = frames.iter().find(|frame| frame.function == name).unwrap();
+            (frame.line, frame.inlined, frame.language)
+        };
+        assert_eq!(place("main.inner"), (line_of("func inner"), false, Language::Go));
+        assert_eq!(place("main.inlined"), (line_of("func inlined"), true, Language::Go));
+        if ldflags.is_none() {
+            assert_eq!(place("leaf"), (line_of("\traise"), false, Language::Native));
+        }
 
         // Without what is known of the goroutine, C alone.
         let alone = traced.frames(Some(&functions), None);
         assert_eq!(alone, frames[..alone.len()]);
-        assert_eq!(without_hash(&alone.last().unwrap().function), "_cgo_Cfunc_leaf");
+        assert_eq!(joined_names(&alone), c);
 
-        traced.run_to_stop();
-        let go = main_goroutine(&traced, &file, bias(&traced, &file));
-        let frames = traced.frames(Some(&functions), Some(go));
-        let found: Vec<String> = program_names(&frames).into_iter().map(without_hash).collect();
-        let go_part = ["main._Cfunc_leaf", "main.inner", "main.backInGo"];
+        // Go that C called has the frames of the Go code that called C below it.
+        let frames = joined();
+        let go = ["main._Cfunc_leaf", "main.inner", "main.backInGo"];
         let runtime = ["runtime.cgocallbackg1", "runtime.cgocallbackg", "runtime.cgocallback"];
         let outer = ["main._Cfunc_callsBack", "main.callsC", "main.main", "runtime.main", "runtime.goexit"];
-        let expected = ["raise", "leaf", "_cgo_Cfunc_leaf"].iter().chain(&go_part).chain(&runtime).chain(&outer);
+        let expected: Vec<&str> = c.iter().chain(&go).chain(&runtime).chain(&outer).copied().collect();
         let left_out = ["_cgoexp_backInGo", "runtime.systemstack_switch", "runtime.cgocall"];
-        let found = found.iter().map(String::as_str).filter(|name| !left_out.contains(name));
-        assert!(found.clone().eq(expected.copied()), "{frames:#?}");
+        let mut found = joined_names(&frames);
+        found.retain(|name| !left_out.contains(&name.as_str()));
+        assert_eq!(found, expected, "{flags} {ldflags:?}: {frames:#?}");
+
+        // Where the thread is in Go, its own stack is all there is.
+        traced.run_to_stop();
+        let frames = traced.frames(Some(&functions), None);
+        let found = names(&frames);
+        assert!(found.first().is_some_and(|name| name.ends_with(".Syscall6")), "{frames:#?}");
+        let outer = ["syscall.Tgkill", "main.stopsInGo", "main.main", "runtime.main", "runtime.goexit"];
+        assert!(found.ends_with(&outer), "{frames:#?}");
     }
 }

@@ -112,7 +112,7 @@ mod tests {
         const BIAS: u64 = 0x5500_0000_0000;
         let directory = tempfile::tempdir().unwrap();
         let bytes = std::fs::read(unwind::go_executable(Platform::host(), directory.path())).unwrap();
-        let functions = FunctionTable::read(&object::File::parse(&*bytes).unwrap(), 27).unwrap();
+        let functions = FunctionTable::read(&object::File::parse(&*bytes).unwrap(), unwind::go_minor()).unwrap();
         // A return address at the very end of a function belongs to that function, not to the next.
         let pc = |name: &str| functions.named(name).unwrap().end + BIAS;
         let nowhere = functions.text_start() - 0x100 + BIAS;

@@ -1,4 +1,4 @@
-// Stops in C that Go called, and again in C that Go called while C had called it.
+// Stops in C that Go called, then in C that Go called while C had called it, then in Go.
 package main
 
 /*
@@ -18,7 +18,10 @@ __attribute__((noipa)) static int callsBack(int n) {
 */
 import "C"
 
-import "runtime"
+import (
+	"runtime"
+	"syscall"
+)
 
 // The main goroutine stays on the main thread, which is the one that the test traces.
 func init() { runtime.LockOSThread() }
@@ -37,4 +40,7 @@ func backInGo(n C.int) C.int { return C.int(inner(int(n))) }
 //go:noinline
 func callsC(n int) int { return int(C.callsBack(C.int(n))) + 1 }
 
-func main() { println(outer(1), callsC(1)) }
+//go:noinline
+func stopsInGo() error { return syscall.Tgkill(syscall.Getpid(), syscall.Gettid(), syscall.SIGSTOP) }
+
+func main() { println(outer(1), callsC(1), stopsInGo()) }

@@ -27,7 +27,7 @@ use procfs::process::MemoryMap;
 pub(super) use go::frame as go_frame;
 pub use registers::Registers;
 #[cfg(test)]
-pub(super) use tests::go_executable;
+pub(super) use tests::{go_executable, go_minor};
 
 use self::{
     cfi::Step,

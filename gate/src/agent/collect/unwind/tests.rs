@@ -178,11 +178,20 @@ fn the_users_registers_are_found_in_the_kernels_order() {
     }
 }
 
+fn go() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/go/bin/go"))
+}
+
+/// Go 1.`x` of the pinned toolchain.
+pub(in super::super) fn go_minor() -> u32 {
+    let version = String::from_utf8(go().args(["env", "GOVERSION"]).output().unwrap().stdout).unwrap();
+    version.trim().strip_prefix("go1.").unwrap().split('.').next().unwrap().parse().unwrap()
+}
+
 /// Builds `uaa` for the platform.
 pub(in super::super) fn go_executable(platform: Platform, directory: &Path) -> std::path::PathBuf {
     let executable = directory.join("uaa");
-    let go = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/go/bin/go");
-    let status = Command::new(go)
+    let status = go()
         .args(["build", "-buildvcs=false", "-o"])
         .arg(&executable)
         .arg("./cmd/uaa")
@@ -227,7 +236,7 @@ fn go_frames_are_followed_on_every_architecture() {
         let executable = go_executable(platform, directory.path());
         let bytes = std::fs::read(&executable).unwrap();
         let file = object::File::parse(&*bytes).unwrap();
-        let functions = FunctionTable::read(&file, 27).unwrap();
+        let functions = FunctionTable::read(&file, go_minor()).unwrap();
         let mut unwinder = unwinder_of(platform, &executable, &file, BIAS);
         let layout = frame_layout(platform);
 
