@@ -1,8 +1,11 @@
 //! What differs between the architectures: where Go passes arguments, and what a call instruction looks like.
 
 mod aarch64;
+mod frames;
 mod loongarch64;
 mod x86_64;
+
+pub use frames::{FrameLayout, frame_layout};
 
 use crate::platform::Platform;
 

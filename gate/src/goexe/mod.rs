@@ -2,6 +2,7 @@
 
 mod buildinfo;
 mod layout;
+mod pclntab;
 
 use std::{
     collections::HashMap,
@@ -11,6 +12,7 @@ use std::{
 use object::{Architecture, Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _};
 
 pub use layout::{Field, RuntimeLayout};
+pub use pclntab::{Frame, Function, FunctionTable};
 
 use crate::{arch, platform::Platform};
 

@@ -2,14 +2,17 @@
 
 mod address_space;
 mod bpf;
+mod code;
 mod counters;
 mod memory;
 mod recorder;
 mod sampler;
 mod signals;
+pub mod unwind;
 
 pub use address_space::{OffHeapReader, RuntimeRanges};
 pub use bpf::Bpf;
+pub use code::Symboliser;
 pub use counters::{CounterReader, Counters};
 pub use memory::ProcessMemory;
 pub use recorder::Recorder;
