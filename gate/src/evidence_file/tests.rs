@@ -163,7 +163,7 @@ fn each_kind_of_wrong_file_is_told() {
     for (text, expected) in [
         ("not JSON\n".to_owned(), "is no JSON"),
         (good.clone() + "{}", "is no JSON"),
-        ("[1]\n".to_owned(), "is no evidence of memgate"),
+        ("[2]\n".to_owned(), "is no evidence of memgate"),
         ("{}\n".to_owned(), "is no evidence of memgate: missing field `schema`"),
         ("{\"schema\":\"1\"}\n".to_owned(), "is no evidence of memgate"),
         ("{\"schema\":2}\n".to_owned(), "missing field `sha256`"),
