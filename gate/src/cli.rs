@@ -41,6 +41,9 @@ pub enum Command {
         /// What was recorded.
         #[command(flatten)]
         recorded: Recorded,
+        /// The directory that receives flame graphs.
+        #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+        out: PathBuf,
         /// What is to be printed and written.
         #[command(flatten)]
         formats: Formats,
@@ -50,6 +53,9 @@ pub enum Command {
         /// What was recorded.
         #[command(flatten)]
         recorded: Recorded,
+        /// The directory that receives flame graphs.
+        #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+        out: PathBuf,
         /// What is to be printed and written.
         #[command(flatten)]
         formats: Formats,
@@ -93,7 +99,7 @@ pub struct Measured {
     /// How many fresh processes to measure, instead of what the configuration says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: Option<u32>,
-    /// The directory that receives executables, evidence, logs and reports.
+    /// The directory that receives executables, evidence, logs, reports and flame graphs.
     #[arg(long, value_name = "DIR", default_value = "target/memgate")]
     pub out: PathBuf,
 }

@@ -26,8 +26,10 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Check { measured, formats } => measure(&measured, Some(&formats)),
         Command::Record { measured } => measure(&measured, None),
-        Command::Judge { recorded, formats } => judge(&recorded, &formats).map(|report| report.verdict.exit_code()),
-        Command::Report { recorded, formats } => judge(&recorded, &formats).map(|_| 0),
+        Command::Judge { recorded, out, formats } => {
+            judge(&recorded, &out, &formats).map(|report| report.verdict.exit_code())
+        }
+        Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
         Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
         Command::Schema { of } => print_schema(of).map(|()| 0),
     };
@@ -76,9 +78,9 @@ async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cance
     Ok(0)
 }
 
-fn judge(recorded: &Recorded, formats: &Formats) -> Result<Report> {
+fn judge(recorded: &Recorded, out: &Path, formats: &Formats) -> Result<Report> {
     report::validate(&formats.outputs)?;
-    let report = pipeline::judge(&recorded.evidence, &recorded.baselines)?;
+    let report = pipeline::judge(&recorded.evidence, &recorded.baselines, out)?;
     write_report(&report, &formats.outputs, None)?;
     Ok(report)
 }

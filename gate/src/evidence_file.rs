@@ -74,6 +74,12 @@ pub fn schema() -> serde_json::Value {
 /// Different arguments give different names. Letters, digits, `-`, `_` and `.` of the service's name stay as they are,
 /// but for a leading `.`; every other byte becomes `%` and two hexadecimal digits, so that the name is one path component.
 pub fn file_name(service: &str, platform: Platform, run: u32) -> String {
+    format!("{}.run{run}{SUFFIX}", file_stem(service, platform))
+}
+
+/// What the names of all files of one service on one platform begin with, such as `uaa.linux-amd64`; made as [`file_name`]
+/// says.
+pub fn file_stem(service: &str, platform: Platform) -> String {
     let mut name = String::new();
     for (index, character) in service.char_indices() {
         let plain = character.is_alphanumeric() || "-_.".contains(character);
@@ -85,7 +91,7 @@ pub fn file_name(service: &str, platform: Platform, run: u32) -> String {
             }
         }
     }
-    push_formatted(&mut name, format_args!(".{}.run{run}{SUFFIX}", platform.folder()));
+    push_formatted(&mut name, format_args!(".{}", platform.folder()));
     name
 }
 

@@ -14,6 +14,12 @@ pub enum Metric {
     GcPauseMax,
     /// Share of the measuring phase in which the GC had stopped the world.
     GcStwFraction,
+    /// 99th percentile of what a stop of the world for the GC lasts beyond what the runtime counts of it, ns.
+    GcPauseHiddenTailP99,
+    /// 99th percentile of the concurrent mark phases, ns.
+    GcMarkP99,
+    /// Share of the process's CPU time that the GC took.
+    GcCpuFraction,
     /// GC cycles per minute.
     GcCycles,
     /// Bytes allocated on the Go heap per second.
@@ -22,6 +28,8 @@ pub enum Metric {
     AllocBytesPerRequest,
     /// Objects allocated on the Go heap per completed request.
     AllocsPerRequest,
+    /// Share of the refills of span caches for which no span could be used again.
+    SpanRefillMissRate,
     /// Slope of the live heap as each mark phase found it, bytes per minute.
     HeapLiveGrowth,
     /// Most goroutines at any time.
@@ -36,6 +44,8 @@ pub enum Metric {
     OffheapPeak,
     /// Slope of the resident memory that the Go runtime does not know of, bytes per minute.
     OffheapGrowth,
+    /// 99th percentile of how long a mapping took that the Go runtime made, ns.
+    MmapLatencyP99,
     /// Page faults per completed request.
     PageFaultsPerRequest,
     /// Processes of the service that the kernel killed for want of memory.
@@ -80,15 +90,19 @@ pub enum Unit {
 
 impl Metric {
     /// Every metric, in the order in which reports list them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::GcPauseP99,
         Self::GcPauseP90,
         Self::GcPauseMax,
         Self::GcStwFraction,
+        Self::GcPauseHiddenTailP99,
+        Self::GcMarkP99,
+        Self::GcCpuFraction,
         Self::GcCycles,
         Self::HeapAllocRate,
         Self::AllocBytesPerRequest,
         Self::AllocsPerRequest,
+        Self::SpanRefillMissRate,
         Self::HeapLiveGrowth,
         Self::GoroutinesMax,
         Self::GoroutinesLeaked,
@@ -96,6 +110,7 @@ impl Metric {
         Self::RssGrowth,
         Self::OffheapPeak,
         Self::OffheapGrowth,
+        Self::MmapLatencyP99,
         Self::PageFaultsPerRequest,
         Self::OomKills,
         Self::RequestLatencyP99,
@@ -109,10 +124,14 @@ impl Metric {
             Self::GcPauseP90 => "gc_pause_p90",
             Self::GcPauseMax => "gc_pause_max",
             Self::GcStwFraction => "gc_stw_fraction",
+            Self::GcPauseHiddenTailP99 => "gc_pause_hidden_tail_p99",
+            Self::GcMarkP99 => "gc_mark_p99",
+            Self::GcCpuFraction => "gc_cpu_fraction",
             Self::GcCycles => "gc_cycles",
             Self::HeapAllocRate => "heap_alloc_rate",
             Self::AllocBytesPerRequest => "alloc_bytes_per_request",
             Self::AllocsPerRequest => "allocs_per_request",
+            Self::SpanRefillMissRate => "span_refill_miss_rate",
             Self::HeapLiveGrowth => "heap_live_growth",
             Self::GoroutinesMax => "goroutines_max",
             Self::GoroutinesLeaked => "goroutines_leaked",
@@ -120,6 +139,7 @@ impl Metric {
             Self::RssGrowth => "rss_growth",
             Self::OffheapPeak => "offheap_peak",
             Self::OffheapGrowth => "offheap_growth",
+            Self::MmapLatencyP99 => "mmap_latency_p99",
             Self::PageFaultsPerRequest => "page_faults_per_request",
             Self::OomKills => "oom_kills",
             Self::RequestLatencyP99 => "request_latency_p99",
@@ -130,8 +150,14 @@ impl Metric {
     /// The metric's unit.
     pub const fn unit(self) -> Unit {
         match self {
-            Self::GcPauseP99 | Self::GcPauseP90 | Self::GcPauseMax | Self::RequestLatencyP99 => Unit::Nanoseconds,
-            Self::GcStwFraction | Self::RequestErrors => Unit::Ratio,
+            Self::GcPauseP99
+            | Self::GcPauseP90
+            | Self::GcPauseMax
+            | Self::GcPauseHiddenTailP99
+            | Self::GcMarkP99
+            | Self::MmapLatencyP99
+            | Self::RequestLatencyP99 => Unit::Nanoseconds,
+            Self::GcStwFraction | Self::GcCpuFraction | Self::SpanRefillMissRate | Self::RequestErrors => Unit::Ratio,
             Self::GcCycles => Unit::CountPerMinute,
             Self::HeapAllocRate => Unit::BytesPerSecond,
             Self::AllocBytesPerRequest => Unit::BytesPerRequest,

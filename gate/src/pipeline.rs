@@ -52,12 +52,12 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
             narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", target.title()));
             evidence.extend(bench.measure(target.runs + 1..=target.runs + 1, narrator, cancel).await?);
         }
-        results.push(judge_runs(&evidence, &config.baselines)?);
+        results.push(judge_runs(&evidence, &config.baselines, &selection.out)?);
     }
     Ok(report(results))
 }
 
-/// Measures, and gives the files of the evidence.
+/// Measures, and gives the files of the evidence and the flame graphs.
 ///
 /// # Errors
 /// When a run cannot be made or something cannot be written.
@@ -70,18 +70,20 @@ pub async fn record(
     let mut files = Vec::new();
     for target in targets(config, selection)? {
         let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
-        bench.measure(1..=target.runs, narrator, cancel).await?;
+        let evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
         files.extend((1..=target.runs).map(|run| bench.file(run)));
+        files.extend(report::write_flame_graphs(&flame_graphs(&selection.out), &evidence)?.files);
     }
     Ok(files)
 }
 
-/// Judges recorded evidence.
+/// Judges recorded evidence, and writes its flame graphs into a directory below `out`.
 ///
 /// # Errors
-/// When evidence or a baseline is unfit to read.
-pub fn judge(files: &[PathBuf], baselines: &Path) -> Result<Report> {
-    let results = read_evidence(files)?.values().map(|runs| judge_runs(runs, baselines)).collect::<Result<Vec<_>>>()?;
+/// When evidence or a baseline is unfit to read, or a flame graph cannot be written.
+pub fn judge(files: &[PathBuf], baselines: &Path, out: &Path) -> Result<Report> {
+    let evidence = read_evidence(files)?;
+    let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
     Ok(report(results))
 }
 
@@ -119,9 +121,27 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn judge_runs(runs: &[Evidence], baselines: &Path) -> Result<ServiceResult> {
+fn judge_runs(runs: &[Evidence], baselines: &Path, out: &Path) -> Result<ServiceResult> {
     let (summary, baseline) = compared(runs, baselines)?;
-    Ok(judge::judge(&summary, baseline.as_ref()))
+    let mut result = judge::judge(&summary, baseline.as_ref());
+    if let Some(root) = repository().as_deref().and_then(Path::to_str) {
+        report::locate(&mut result, root);
+    }
+    let written = report::write_flame_graphs(&flame_graphs(out), runs)?;
+    result.files = written.files.iter().map(|file| file.display().to_string()).collect();
+    result.notes.extend(written.notes);
+    Ok(result)
+}
+
+/// The root of the repository that memgate was called in: the nearest directory that holds `.git`, or else the one that it
+/// was called in.
+fn repository() -> Option<PathBuf> {
+    let called_in = std::env::current_dir().ok()?;
+    Some(called_in.ancestors().find(|directory| directory.join(".git").exists()).unwrap_or(&called_in).to_path_buf())
+}
+
+fn flame_graphs(out: &Path) -> PathBuf {
+    out.join("flamegraphs")
 }
 
 /// The runs' metrics and the baseline that they are compared with.

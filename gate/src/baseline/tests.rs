@@ -7,6 +7,7 @@ use crate::{
     error::Error,
     evidence::Environment,
     summarise::{Estimate, RunSummary, Summary, Unavailable},
+    tier::Tier,
 };
 
 const EXAMPLE: &str = include_str!("testdata/uaa.yaml");
@@ -116,8 +117,15 @@ fn summary(runs: &[f64]) -> Summary {
             runner: "qemu".to_owned(),
             memgate: "0.1.0".to_owned(),
         },
-        runs: runs.iter().zip(1..).map(|(figure, run)| RunSummary { run, metrics: metrics(*figure) }).collect(),
+        runs: runs
+            .iter()
+            .zip(1..)
+            .map(|(figure, run)| RunSummary { run, metrics: metrics(*figure), sites: BTreeMap::new() })
+            .collect(),
         pooled: metrics(0.0),
+        sites: BTreeMap::new(),
+        tier: Tier::T2,
+        signals: Vec::new(),
         notes: Vec::new(),
     }
 }
@@ -188,11 +196,19 @@ fn what_any_run_went_without_has_no_baseline() {
 }
 
 #[test]
-fn every_metric_is_recorded_but_the_longest_pause() {
+fn every_metric_is_recorded_but_the_longest_pause_and_those_whose_spread_is_not_known() {
     let baseline = read_back(&summary(&[1.0, 2.0]));
     let missing: Vec<Metric> =
         Metric::ALL.into_iter().filter(|metric| !baseline.metrics.contains_key(metric)).collect();
-    assert_eq!(missing, [Metric::GcPauseMax]);
+    let expected = [
+        Metric::GcPauseMax,
+        Metric::GcPauseHiddenTailP99,
+        Metric::GcMarkP99,
+        Metric::GcCpuFraction,
+        Metric::SpanRefillMissRate,
+        Metric::MmapLatencyP99,
+    ];
+    assert_eq!(missing, expected);
     for (metric, expectation) in &baseline.metrics {
         assert_eq!(expectation.limit, metric.default_limit(), "{metric}");
         assert_eq!(expectation.advisory, *metric == Metric::RequestLatencyP99, "{metric}");

@@ -52,6 +52,7 @@ impl Gate {
             baseline: self.expectation.baseline,
             verdict: ruling.verdict,
             reason: ruling.sentence(),
+            sites: Vec::new(),
         }
     }
 

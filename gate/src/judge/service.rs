@@ -10,7 +10,7 @@ use crate::{
     baseline::Baseline,
     metric::Metric,
     report::{GateResult, ServiceResult},
-    summarise::Summary,
+    summarise::{Site, Summary},
     units,
 };
 
@@ -20,20 +20,29 @@ const FAILURES_THAT_SPOIL: f64 = 0.01;
 /// From this many runs on, every difference has been seen in a second, fresh process.
 const RUNS_THAT_CONFIRM: usize = 2;
 
+/// How many call sites a gate names.
+const SITES: usize = 5;
+
 /// Judges one service on one platform. docs/judging.md says how.
 ///
 /// Gated are the metrics that the baseline names and those that have a default limit. Without a baseline the latter are
 /// judged on their limits, and the verdict is at best `no-baseline`.
 pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
     let misfit = baseline.and_then(|baseline| misfit(summary, baseline));
-    let gates = gates(summary, baseline, misfit.as_deref(), summary.runs.len() >= RUNS_THAT_CONFIRM);
+    let mut gates = gates(summary, baseline, misfit.as_deref(), summary.runs.len() >= RUNS_THAT_CONFIRM);
+    for gate in &mut gates {
+        gate.sites = sites(summary, gate);
+    }
     ServiceResult {
         service: summary.service.clone(),
         platform: summary.platform,
         verdict: worst(gates.iter().map(|gate| gate.verdict)),
         environment: summary.environment.clone(),
         runs: u32::try_from(summary.runs.len()).unwrap_or(u32::MAX),
+        tier: summary.tier,
+        signals: summary.signals.clone(),
         gates,
+        files: Vec::new(),
         notes: summary
             .notes
             .iter()
@@ -71,6 +80,15 @@ fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>, c
         }
     }
     results
+}
+
+/// Where to act on a gate: the call sites behind its figure, where it has one and somebody is to act.
+fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
+    let to_act = matches!(gate.verdict, Verdict::Regressed | Verdict::Inconclusive | Verdict::Advisory);
+    if !to_act || gate.measured.is_none() {
+        return Vec::new();
+    }
+    summary.sites.get(&gate.metric).into_iter().flatten().take(SITES).cloned().collect()
 }
 
 /// Why the figures of a service mean nothing: it fails its requests.

@@ -13,6 +13,7 @@ use crate::{
     platform::Platform,
     report::{GateResult, ServiceResult},
     summarise::{Estimate, Measurement, RunSummary, Summary, Unavailable, testing::environment},
+    tier::Tier,
 };
 
 /// An estimate that reaches `half` to either side.
@@ -54,8 +55,14 @@ fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summ
         platform: Platform::LinuxAmd64,
         baseline: "uaa".to_owned(),
         environment: environment(),
-        runs: (1..).zip(runs).map(|(run, measurement)| RunSummary { run, metrics: with(measurement) }).collect(),
+        runs: (1..)
+            .zip(runs)
+            .map(|(run, measurement)| RunSummary { run, metrics: with(measurement), sites: BTreeMap::new() })
+            .collect(),
         pooled: with(&pooled),
+        sites: BTreeMap::new(),
+        tier: Tier::T2,
+        signals: vec![],
         notes: vec![],
     }
 }

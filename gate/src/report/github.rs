@@ -1,7 +1,7 @@
 //! Annotations of GitHub Actions, and its step summary.
 
-use super::{Report, ServiceResult, markdown, view};
-use crate::judge::Verdict;
+use super::{Report, ServiceResult, markdown, text, view};
+use crate::{judge::Verdict, summarise::Place};
 
 /// How many annotations of a level GitHub shows for a step; it drops the rest without a word
 /// (actions/toolkit, docs/problem-matchers.md, "Limitations").
@@ -40,10 +40,9 @@ impl Level {
 /// a notice where there is nothing of the kind, so that the reader sees that the gate was there.
 pub(super) fn render(report: &Report) -> String {
     let mut annotations: Vec<_> = view::all_findings(report).iter().map(of_finding).collect();
-    annotations.extend(report.results.iter().filter(|result| result.verdict.exit_code() != 0).filter_map(of_notes));
+    annotations.extend(report.results.iter().filter(|result| result.verdict.exit_code() != 0).map(of_notes));
     if annotations.is_empty() {
-        let title = format!("memgate: {}", view::word(report.verdict));
-        return line(Level::Notice, &title, &view::gate_counts(report));
+        annotations.push(of_a_pass(report));
     }
     Level::ALL.into_iter().map(|level| lines(level, &annotations)).collect()
 }
@@ -54,47 +53,67 @@ pub fn step_summary(report: &Report) -> String {
 }
 
 /// An annotation before it is escaped.
-struct Annotation {
+struct Annotation<'a> {
     level: Level,
+    /// Where in the repository it belongs.
+    place: Option<&'a Place>,
     title: String,
     message: String,
 }
 
-fn of_finding(finding: &view::Finding<'_>) -> Annotation {
-    let figures = finding.gate.map(view::figures);
-    let message: Vec<_> =
-        [Some(&finding.reason), figures.as_ref(), finding.repeat.as_ref()].into_iter().flatten().cloned().collect();
+fn of_finding<'a>(finding: &view::Finding<'a>) -> Annotation<'a> {
+    let lines = [finding.reason.clone()].into_iter().chain(finding.gate.map(view::figures));
+    let lines = lines.chain(finding.sites.iter().cloned()).chain(finding.repeat.clone());
     Annotation {
         level: Level::of(finding.verdict),
+        place: finding.gate.and_then(view::annotated),
         title: format!("{}: {} {}", finding.subject, finding.name, view::word(finding.verdict)),
-        message: message.join("\n"),
+        message: lines.collect::<Vec<_>>().join("\n"),
     }
 }
 
-fn of_notes(result: &ServiceResult) -> Option<Annotation> {
+/// What the reader must know of a result that does not hold.
+fn of_notes<'a>(result: &ServiceResult) -> Annotation<'a> {
     let title = format!("{}: notes", view::subject(result));
-    (!result.notes.is_empty()).then(|| Annotation { level: Level::Notice, title, message: view::notes(result) })
+    let message = [view::trust(result), view::notes(result)].join("\n");
+    Annotation { level: Level::Notice, place: None, title, message: message.trim_end().to_owned() }
+}
+
+/// That the gate was there, and what it saw.
+fn of_a_pass<'a>(report: &Report) -> Annotation<'a> {
+    let trust = report.results.iter().map(|result| format!("{}: {}", view::subject(result), view::trust(result)));
+    let message = [view::gate_counts(report)].into_iter().chain(trust).collect::<Vec<_>>().join("\n");
+    let title = format!("memgate: {}", view::word(report.verdict));
+    Annotation { level: Level::Notice, place: None, title, message }
 }
 
 /// The annotations of one level.
-fn lines(level: Level, annotations: &[Annotation]) -> String {
-    let annotations: Vec<_> = annotations.iter().filter(|annotation| annotation.level == level).collect();
+fn lines(level: Level, annotations: &[Annotation<'_>]) -> String {
+    let annotations: Vec<&Annotation<'_>> = annotations.iter().filter(|annotation| annotation.level == level).collect();
     // The last place tells of those that have none.
     let shown = if annotations.len() > SHOWN { SHOWN - 1 } else { annotations.len() };
-    let mut text: String =
-        annotations[..shown].iter().map(|annotation| line(level, &annotation.title, &annotation.message)).collect();
+    let mut text: String = annotations.iter().take(shown).map(|annotation| line(annotation)).collect();
     if annotations.len() > shown {
         let more = format!(
             "{} more than GitHub shows; the step summary and the other formats list all of them.",
             view::counted(annotations.len() - shown, "finding")
         );
-        text.push_str(&line(level, "memgate", &more));
+        text.push_str(&line(&Annotation { level, place: None, title: "memgate".to_owned(), message: more }));
     }
     text
 }
 
-fn line(level: Level, title: &str, message: &str) -> String {
-    format!("::{} title={}::{}\n", level.name(), escape_property(title), escape_data(message))
+fn line(annotation: &Annotation<'_>) -> String {
+    let place = annotation
+        .place
+        .map(|place| format!("file={},line={},", escape_property(&text::visible(&place.file)), place.line));
+    format!(
+        "::{} {}title={}::{}\n",
+        annotation.level.name(),
+        place.unwrap_or_default(),
+        escape_property(&annotation.title),
+        escape_data(&annotation.message)
+    )
 }
 
 /// `escapeData` of actions/toolkit, packages/core/src/command.ts.

@@ -33,7 +33,7 @@ fn suite(result: &ServiceResult) -> TestSuite {
     suite.add_properties(properties(result));
     let class = format!("{}.{}", text::visible(&result.service), result.platform.folder());
     if let Some(finding) = view::unexplained(result) {
-        let details = format!("{}\n{}", view::notes(result), view::repeat_command(result));
+        let details = format!("{}\n{}\n{}", view::notes(result), view::trust(result), view::repeat_command(result));
         suite.add_test_case(finding_case(class.clone(), &finding, details.trim_start()));
     }
     suite.add_test_cases(result.gates.iter().map(|gate| gate_case(class.clone(), gate, result)));
@@ -43,12 +43,13 @@ fn suite(result: &ServiceResult) -> TestSuite {
     suite
 }
 
-fn properties(result: &ServiceResult) -> [Property; 11] {
+fn properties(result: &ServiceResult) -> [Property; 12] {
     let environment = &result.environment;
     [
         Property::new("verdict", view::word(result.verdict)),
         Property::new("platform", result.platform.name()),
         Property::new("runs", result.runs.to_string()),
+        Property::new("tier", result.tier.to_string()),
         Property::new("go", text::visible(&environment.go)),
         Property::new("kernel", text::visible(&environment.kernel)),
         Property::new("page_size", environment.page_size.to_string()),
@@ -62,7 +63,9 @@ fn properties(result: &ServiceResult) -> [Property; 11] {
 
 fn gate_case(class: String, gate: &GateResult, result: &ServiceResult) -> TestCase {
     let reason = text::visible(&gate.reason);
-    let details = format!("{}\n{}", view::figures(gate), view::repeat_command(result));
+    let lines = [view::figures(gate)].into_iter().chain(view::sites(result, gate));
+    let lines = lines.chain([view::trust(result), view::repeat_command(result)]);
+    let details = lines.collect::<Vec<_>>().join("\n");
     let mut case = case(class, gate.metric.name(), gate.verdict, &reason, &details);
     case.set_system_out(match gate.verdict {
         Verdict::Pass => view::figures(gate),

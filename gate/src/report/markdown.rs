@@ -36,13 +36,21 @@ fn service(result: &ServiceResult, blocks: &mut Vec<String>) {
         let notes: Vec<_> = result.notes.iter().map(|note| format!("- {}", escape(&text::visible(note)))).collect();
         blocks.push(format!("Notes:\n\n{}", notes.join("\n")));
     }
+    if !result.files.is_empty() {
+        let files: Vec<_> = result.files.iter().map(|file| code(&text::visible(file))).collect();
+        blocks.push(format!("Flame graphs: {}", files.join(", ")));
+    }
+    blocks.push(format!("Trust: {}", escape(&view::trust(result))));
     blocks.push(environment(result));
     blocks.push(format!("Repeat it locally: {}", code(&view::repeat_command(result))));
 }
 
 fn finding(finding: &view::Finding<'_>) -> String {
     let figures = finding.gate.map(|gate| format!(" ({})", escape(&view::figures(gate)))).unwrap_or_default();
-    format!("- **{}** {}: {}{figures}", view::word(finding.verdict), code(finding.name), escape(&finding.reason))
+    let nest =
+        |(index, line): (usize, &String)| format!("\n{}- {}", if index == 0 { "  " } else { "    " }, escape(line));
+    let sites: String = finding.sites.iter().enumerate().map(nest).collect();
+    format!("- **{}** {}: {}{figures}{sites}", view::word(finding.verdict), code(finding.name), escape(&finding.reason))
 }
 
 fn row(gate: &GateResult) -> String {

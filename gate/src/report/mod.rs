@@ -1,17 +1,21 @@
 //! Verdicts for people and machines, one file a format.
 
+mod flamegraphs;
 mod format;
 mod github;
 mod json;
 mod junit;
 mod markdown;
+mod repository;
 mod terminal;
 mod text;
 mod view;
 mod write;
 
+pub use flamegraphs::write_flame_graphs;
 pub use format::{Format, Output, Style, render, validate};
 pub use github::step_summary;
+pub use repository::locate;
 pub use view::repeat_command;
 pub use write::{append_step_summary, write};
 
@@ -22,6 +26,8 @@ use crate::{
     judge::Verdict,
     metric::{Metric, Unit},
     platform::Platform,
+    summarise::{SignalNote, Site},
+    tier::Tier,
 };
 
 /// The JSON Schema of [`Report`].
@@ -30,7 +36,7 @@ pub fn schema() -> serde_json::Value {
 }
 
 /// The schema of [`Report`] in JSON.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The outcome of a whole run: what `--format json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -60,8 +66,14 @@ pub struct ServiceResult {
     pub environment: Environment,
     /// How many fresh processes were measured.
     pub runs: u32,
+    /// What the kernel let memgate use in the run in which that was least.
+    pub tier: Tier,
+    /// How far each signal can be trusted, in the worst of the runs.
+    pub signals: Vec<SignalNote>,
     /// One entry for each metric that is gated, in the order of [`Metric::ALL`].
     pub gates: Vec<GateResult>,
+    /// Files that were written beside the report: flame graphs.
+    pub files: Vec<String>,
     /// What the reader must know of the whole result: what the runs went without, why a baseline does not fit.
     pub notes: Vec<String>,
 }
@@ -87,6 +99,8 @@ pub struct GateResult {
     pub verdict: Verdict,
     /// Why, as one sentence: what was compared with what; for `inconclusive`, what would decide it.
     pub reason: String,
+    /// The call sites behind the figure in all runs together, most first, at most five; none where the gate holds.
+    pub sites: Vec<Site>,
 }
 
 #[cfg(test)]

@@ -39,8 +39,12 @@ fn service(result: &ServiceResult, style: Style, lines: &mut Vec<String>) {
     for finding in view::findings(result) {
         let padding = " ".repeat(VERDICT_WIDTH.saturating_sub(view::word(finding.verdict).len()));
         lines.push(format!("{}{padding}  {}: {}", verdict(finding.verdict, style), finding.name, finding.reason));
+        let indent = |(index, line): (usize, &String)| format!("{}{line}", if index == 0 { "  " } else { "    " });
+        lines.extend(finding.sites.iter().enumerate().map(indent));
     }
+    lines.push(format!("trust: {}", view::trust(result)));
     lines.extend(result.notes.iter().map(|note| format!("note: {}", text::visible(note))));
+    lines.extend(result.files.iter().map(|file| format!("file: {}", text::visible(file))));
     lines.push(format!("repeat: {}", view::repeat_command(result)));
 }
 

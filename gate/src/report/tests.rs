@@ -3,7 +3,10 @@ use std::io;
 use proptest::prelude::*;
 
 use super::{fixture::*, *};
-use crate::error::{Error, Stage};
+use crate::{
+    error::{Error, Stage},
+    summarise::{Place, SiteKind, Trust},
+};
 
 fn rendered(format: Format) -> String {
     render(&report(), format, Style::default())
@@ -135,16 +138,59 @@ fn github_levels_follow_the_exit_code() {
     ] {
         let text = render(&one_gate(verdict), Format::Github, wide());
         assert!(text.starts_with(&format!("::{level} title=")), "{verdict:?}: {text}");
-        assert_eq!(text.lines().count(), 1);
+        // What does not hold has a notice of how far it is to be trusted.
+        assert_eq!(text.lines().count(), 1 + usize::from(verdict.exit_code() != 0));
     }
+}
+
+#[test]
+fn github_annotates_the_services_own_code_in_the_repository() {
+    let annotated = |own: Option<Place>| {
+        let sites = vec![site(SiteKind::Heap, place("bytes.growSlice", "go/src/bytes/buffer.go", 249), own)];
+        let gate = GateResult { sites, ..gate(Metric::RssPeak, Verdict::Regressed, [None; 5], "why") };
+        let text = render(&report_of(vec![result("s", Platform::LinuxAmd64, vec![gate], &[])]), Format::Github, wide());
+        text.lines().next().unwrap().to_owned()
+    };
+    assert!(
+        annotated(Some(place("main.put", "a,b:c/d.go", 42))).starts_with("::error file=a%2Cb%3Ac/d.go,line=42,title=")
+    );
+    assert!(annotated(Some(place("main.put", "/elsewhere/d.go", 42))).starts_with("::error title="));
+    assert!(annotated(Some(place("main.put", "d.go", 0))).starts_with("::error title="), "a line is missing");
+    assert!(annotated(None).starts_with("::error title="), "nobody annotates the standard library");
+}
+
+#[test]
+fn signals_are_counted_and_those_that_fail_are_named_with_the_reason() {
+    let mut result = result("uaa", Platform::LinuxAmd64, vec![], &[]);
+    assert_eq!(view::trust(&result), "tier T2; no signals");
+    result.signals = vec![note("a", Trust::Exact, None, 0), note("b", Trust::Missing, Some("x"), 0)];
+    assert_eq!(view::trust(&result), "tier T2; 1 signal exact, 1 missing: b (x)");
+    for name in ["c", "d"] {
+        result.signals.push(note(name, Trust::Missing, Some("y"), 0));
+        result.signals.push(note(name, Trust::Sampled, None, 0));
+    }
+    assert_eq!(view::trust(&result), "tier T2; 1 signal exact, 2 sampled, 3 missing: b (x), c, d (y)");
+}
+
+#[test]
+fn files_below_the_root_are_named_from_there() {
+    let mut result = result("uaa", Platform::LinuxAmd64, vec![hostile_gate("/src/uaa/main.go")], &[]);
+    locate(&mut result, "/src");
+    let site = &result.gates[0].sites[0];
+    assert_eq!((site.at.file.as_str(), site.at.in_repository), ("uaa/main.go", true));
+    assert_eq!(site.own.as_ref().unwrap().file, "uaa/main.go");
+    let before = result.clone();
+    locate(&mut result, "/other");
+    assert_eq!(result, before);
 }
 
 #[test]
 fn github_says_what_it_leaves_out() {
     let gates = Metric::ALL.map(|metric| gate(metric, Verdict::Regressed, [None; 5], "why")).to_vec();
     let text = render(&report_of(vec![result("uaa", Platform::LinuxAmd64, gates, &[])]), Format::Github, wide());
-    assert_eq!(text.lines().count(), 10);
-    assert!(text.lines().last().unwrap().starts_with("::error title=memgate::10 findings more than GitHub shows"));
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("::error ")).collect();
+    assert_eq!(errors.len(), 10);
+    assert!(errors[9].starts_with("::error title=memgate::15 findings more than GitHub shows"));
 }
 
 #[test]
@@ -273,8 +319,9 @@ proptest! {
     #[test]
     fn no_text_gets_out_of_its_place(service in any::<String>(), reason in any::<String>(), note in any::<String>()) {
         let hostile = |service: &str, reason: &str, note: &str| {
-            let gates = vec![gate(Metric::OomKills, Verdict::Regressed, [Some(1.0), None, None, None, None], reason)];
-            report_of(vec![result(service, Platform::LinuxAmd64, gates, &[note])])
+            let result = result(service, Platform::LinuxAmd64, vec![hostile_gate(reason)], &[note]);
+            let signals = vec![fixture::note(reason, Trust::Missing, Some(note), 1)];
+            report_of(vec![ServiceResult { signals, files: vec![note.to_owned()], ..result }])
         };
         let (plain, hostile) = (hostile("s", "r", "n"), hostile(&service, &reason, &note));
         for format in [Format::Terminal, Format::Markdown, Format::Github, Format::Junit] {

@@ -1,7 +1,11 @@
 //! What the formats have in common: figures, findings and counts in words.
 
 use super::{GateResult, Report, ServiceResult, text};
-use crate::{judge::Verdict, metric::Unit};
+use crate::{
+    judge::Verdict,
+    metric::Unit,
+    summarise::{Place, SignalNote, Site, SiteKind, Trust},
+};
 
 /// The verdicts, worst first.
 const WORST_FIRST: [Verdict; 6] = [
@@ -27,6 +31,8 @@ pub(super) struct Finding<'a> {
     /// One line, safe to show.
     pub(super) reason: String,
     pub(super) gate: Option<&'a GateResult>,
+    /// The gate's call sites as [`sites`] gives them.
+    pub(super) sites: Vec<String>,
     /// Repeats the run locally; one line, safe to show.
     pub(super) repeat: Option<String>,
 }
@@ -95,6 +101,83 @@ pub(super) fn figures(gate: &GateResult) -> String {
     )
 }
 
+/// The call sites of a gate, one a line below a title; nothing where there are none. Safe to show.
+pub(super) fn sites(result: &ServiceResult, gate: &GateResult) -> Vec<String> {
+    let title = match result.runs {
+        _ if gate.sites.is_empty() => return Vec::new(),
+        1 => "call sites:".to_owned(),
+        runs => format!("call sites of {runs} runs together:"),
+    };
+    [title].into_iter().chain(gate.sites.iter().map(site)).collect()
+}
+
+/// `heap 1.84MiB (61%; 37 samples, within 33%): main.(*store).put, store/store.go:42`; one line, safe to show.
+fn site(site: &Site) -> String {
+    let amount = crate::units::format(site.amount, site.unit);
+    let what = match (site.kind, site.unit) {
+        (SiteKind::Heap, Unit::Count) => format!("heap {amount} objects"),
+        (SiteKind::Heap, _) => format!("heap {amount}"),
+        (SiteKind::OffHeap, _) => format!("off-heap {amount}"),
+        (SiteKind::Goroutines, _) => format!("goroutines {amount}"),
+    };
+    let share = figure(Some(site.share), Unit::Ratio);
+    let doubt = site.samples.zip(site.error).map(|(samples, error)| {
+        let samples = counted(usize::try_from(samples).unwrap_or(usize::MAX), "sample");
+        format!("; {samples}, within {}", figure(Some(error), Unit::Ratio))
+    });
+    let starts = site.starts.as_ref().map(|function| format!("go {} at ", text::visible(function)));
+    let own = site.own.as_ref().filter(|own| **own != site.at).map(|own| format!("; reached from {}", place(own)));
+    format!(
+        "{what} ({share}{}): {}{}{}",
+        doubt.unwrap_or_default(),
+        starts.unwrap_or_default(),
+        place(&site.at),
+        own.unwrap_or_default()
+    )
+}
+
+/// `main.(*store).put, store/store.go:42`, as far as it is known.
+fn place(place: &Place) -> String {
+    let function = text::visible(&place.function);
+    match (place.file.as_str(), place.line) {
+        ("", _) => function,
+        (file, 0) => format!("{function}, {}", text::visible(file)),
+        (file, line) => format!("{function}, {}:{line}", text::visible(file)),
+    }
+}
+
+/// `tier T2; 14 signals exact, 3 sampled, 1 missing: mmap_latency (no uprobes)`; one line, safe to show.
+pub(super) fn trust(result: &ServiceResult) -> String {
+    let counts: Vec<String> = Trust::ALL.into_iter().filter_map(|trust| of_trust(&result.signals, trust)).collect();
+    let signals = if counts.is_empty() { "no signals".to_owned() } else { counts.join(", ") };
+    format!("tier {}; {signals}", result.tier)
+}
+
+/// How many signals can be trusted so far, and which where that is not far enough.
+fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
+    let of_trust: Vec<&SignalNote> = signals.iter().filter(|signal| signal.exactness == trust).collect();
+    let count = match (of_trust.len(), trust) {
+        (0, _) => return None,
+        (count, Trust::Exact) => format!("{} exact", counted(count, "signal")),
+        (count, _) => format!("{count} {}", trust.name()),
+    };
+    if matches!(trust, Trust::Exact | Trust::Sampled) {
+        return Some(count);
+    }
+    // Most of what is missing is missing for the same reason.
+    let why = of_trust.chunk_by(|one, next| one.reason == next.reason).map(|alike| {
+        let names: Vec<String> = alike.iter().map(|signal| text::visible(&signal.name)).collect();
+        let reason = alike.first().and_then(|signal| signal.reason.as_deref()).unwrap_or("no reason is given");
+        format!("{} ({})", names.join(", "), text::visible(reason))
+    });
+    Some(format!("{count}: {}", why.collect::<Vec<_>>().join(", ")))
+}
+
+/// Where an annotation of the gate belongs: the service's own code in its first call site, when that is in the repository.
+pub(super) fn annotated(gate: &GateResult) -> Option<&Place> {
+    gate.sites.first()?.own.as_ref().filter(|own| own.in_repository && own.line > 0)
+}
+
 /// The findings of one result, worst first, and among equals in the order of the gates.
 pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
     let repeat = Some(repeat_command(result));
@@ -107,6 +190,7 @@ pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
             verdict: gate.verdict,
             reason: text::visible(&gate.reason),
             gate: Some(gate),
+            sites: sites(result, gate),
             repeat: repeat.clone(),
         }))
         .collect();
@@ -127,6 +211,7 @@ pub(super) fn unexplained(result: &ServiceResult) -> Option<Finding<'static>> {
         verdict: result.verdict,
         reason: reason.to_owned(),
         gate: None,
+        sites: Vec::new(),
         repeat: Some(repeat_command(result)),
     })
 }
@@ -143,6 +228,7 @@ pub(super) fn unexplained_report(report: &Report) -> Option<Finding<'static>> {
         verdict: report.verdict,
         reason: reason.to_owned(),
         gate: None,
+        sites: Vec::new(),
         repeat: None,
     })
 }

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Estimate, Measurement, RunSummary, Summary, Unavailable, growth, pauses, rates, requests, run::Run,
-    stats::Interval, totals,
+    Estimate, Measurement, RunSummary, Summary, Unavailable, growth, pauses, rates, requests,
+    run::Run,
+    sites::{self, Profiles},
+    spans,
+    stats::Interval,
+    stops, totals, trust,
 };
 use crate::{
     error::InputError,
@@ -22,8 +26,13 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let mut sorted: Vec<Run<'_>> = runs.iter().map(Run).collect();
     sorted.sort_by_key(|run| run.0.run);
     let first = check(&sorted).map_err(|error| *error)?;
-    let mut summaries: Vec<RunSummary> =
-        sorted.iter().map(|run| RunSummary { run: run.0.run, metrics: BTreeMap::new() }).collect();
+    let profiles: Vec<Profiles<'_>> = sorted.iter().map(|run| Profiles::of(*run)).collect();
+    let alone = |(run, profiles): (&Run<'_>, &Profiles<'_>)| RunSummary {
+        run: run.0.run,
+        metrics: BTreeMap::new(),
+        sites: sites::by_metric(std::slice::from_ref(profiles)),
+    };
+    let mut summaries: Vec<RunSummary> = sorted.iter().zip(&profiles).map(alone).collect();
     let mut pooled = BTreeMap::new();
     for metric in Metric::ALL {
         let (each, together) = measure(metric, &sorted);
@@ -39,7 +48,10 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
         environment: first.environment.clone(),
         runs: summaries,
         pooled,
-        notes: notes(&sorted),
+        sites: sites::by_metric(&profiles),
+        tier: sorted.iter().map(|run| run.0.tier).min().unwrap_or(first.tier),
+        signals: trust::notes(&sorted),
+        notes: notes(&sorted, &profiles),
     })
 }
 
@@ -50,6 +62,9 @@ fn measure(metric: Metric, runs: &[Run<'_>]) -> (Vec<Measurement>, Measurement) 
         Metric::GcPauseP90 => over(runs, pauses::durations, |parts| pauses::pause_percentile(parts, 90)),
         Metric::GcPauseMax => over(runs, pauses::durations, pauses::longest),
         Metric::GcStwFraction => over(runs, pauses::stopped_blocks, pauses::stopped_share),
+        Metric::GcPauseHiddenTailP99 => over(runs, stops::hidden_tails, |parts| stops::p99(parts, "stops")),
+        Metric::GcMarkP99 => over(runs, stops::mark_phases, |parts| stops::p99(parts, "mark phases")),
+        Metric::GcCpuFraction => over(runs, rates::gc_cpu, rates::share_of_totals),
         Metric::GcCycles => over(runs, rates::cycles, rates::cycles_per_minute),
         Metric::HeapAllocRate => over(runs, rates::alloc_per_second, rates::ratio_of_totals),
         Metric::AllocBytesPerRequest => over(
@@ -65,6 +80,8 @@ fn measure(metric: Metric, runs: &[Run<'_>]) -> (Vec<Measurement>, Measurement) 
         Metric::PageFaultsPerRequest => {
             over(runs, |run| rates::per_request(run, &run.signals().page_faults, "page faults"), rates::ratio_of_totals)
         }
+        Metric::SpanRefillMissRate => over(runs, spans::refills, spans::miss_rate),
+        Metric::MmapLatencyP99 => over(runs, spans::mappings, |parts| stops::p99(parts, "mappings")),
         Metric::HeapLiveGrowth => over(runs, growth::of_live_heap, growth::per_minute),
         Metric::RssGrowth => {
             over(runs, |run| growth::of_minima(run, &run.signals().rss, "resident-set samples"), growth::per_minute)
@@ -165,12 +182,13 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
     }
 }
 
-/// What the runs went without and how they ended, each once, in the order of the runs.
-fn notes(runs: &[Run<'_>]) -> Vec<String> {
+/// What the runs went without, how they ended and what in them cannot be true, each once, in the order of the runs.
+fn notes(runs: &[Run<'_>], profiles: &[Profiles<'_>]) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
-    for run in runs {
-        let early_end = run.early_end().map(|end| format!("run {}: {end}", run.0.run));
-        for note in run.0.notes.iter().cloned().chain(early_end) {
+    for (run, profiles) in runs.iter().zip(profiles) {
+        let of_this = |what: String| format!("run {}: {what}", run.0.run);
+        let early_end = run.early_end().map(of_this);
+        for note in run.0.notes.iter().cloned().chain(early_end).chain(profiles.doubts().into_iter().map(of_this)) {
             if !notes.contains(&note) {
                 notes.push(note);
             }

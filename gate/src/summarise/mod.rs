@@ -1,24 +1,34 @@
 //! Evidence → metrics with intervals. Pure: touches no process, clock, file or network, and knows no threshold.
 
 mod collate;
+mod flames;
+mod frames;
 mod growth;
 mod pauses;
 mod rates;
 mod requests;
 mod run;
 mod series;
+mod sites;
+mod spans;
 mod stats;
+mod stops;
+mod tables;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod totals;
+mod trust;
 
 use std::collections::BTreeMap;
 
 pub use collate::summarise;
+pub use flames::{FlameGraph, FlameGraphs, Graph, flame_graphs};
+pub use sites::{Place, Site, SiteKind};
+pub use trust::{SignalNote, Trust};
 
-use crate::{evidence::Environment, metric::Metric, platform::Platform};
+use crate::{evidence::Environment, metric::Metric, platform::Platform, tier::Tier};
 
 /// The metrics of one service on one platform, over all its runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +45,12 @@ pub struct Summary {
     pub runs: Vec<RunSummary>,
     /// The metrics of all runs together. Every metric has an entry.
     pub pooled: BTreeMap<Metric, Measurement>,
+    /// The call sites behind each metric in all runs together, most first. Metrics without any have no entry.
+    pub sites: BTreeMap<Metric, Vec<Site>>,
+    /// What the kernel let memgate use in the run in which that was least.
+    pub tier: Tier,
+    /// How far each signal can be trusted.
+    pub signals: Vec<SignalNote>,
     /// What the runs went without, each once.
     pub notes: Vec<String>,
 }
@@ -46,6 +62,8 @@ pub struct RunSummary {
     pub run: u32,
     /// Every metric has an entry.
     pub metrics: BTreeMap<Metric, Measurement>,
+    /// The call sites behind each metric in this run, most first. Metrics without any have no entry.
+    pub sites: BTreeMap<Metric, Vec<Site>>,
 }
 
 /// A metric's figure, or why there is none.

@@ -41,15 +41,43 @@ pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> R
     Ok(windows)
 }
 
+/// CPU time of the GC over that of the process, from the first GC cycle of the measuring phase to the last.
+pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
+    let what = "readings of the CPU time";
+    let span = run.measure()?;
+    let cpu = usable(&run.signals().gc_cpu, what)?;
+    let gc = Entries::new(&cpu.at_ns, &cpu.gc_ns, what)?.into_total(what)?.within(span);
+    let total = Entries::new(&cpu.at_ns, &cpu.total_ns, what)?.into_total(what)?.within(span);
+    if gc.len() == 0 {
+        return Err(Unavailable::because("no GC cycle in the measuring phase"));
+    }
+    check_steady(gc.at_ns, span, what)?;
+    let windows: Windows = edges(gc, span).windows(2).map(|edge| (growth(total, edge), growth(gc, edge))).collect();
+    let sum = |of: fn(&(f64, f64)) -> f64| windows.iter().map(of).sum::<f64>();
+    if sum(|window| window.1) > sum(|window| window.0) {
+        return Err(Unavailable::because("the GC has more CPU time than the process, which cannot be"));
+    }
+    Ok(windows)
+}
+
+/// The same as [`ratio_of_totals`] for what is a share of 1.
+pub(super) fn share_of_totals(runs: &[Windows]) -> Measurement {
+    ratio_up_to(runs, 1.0)
+}
+
 /// Σ growth / Σ denominator over all windows of all runs.
 pub(super) fn ratio_of_totals(runs: &[Windows]) -> Measurement {
+    ratio_up_to(runs, f64::MAX)
+}
+
+fn ratio_up_to(runs: &[Windows], most: f64) -> Measurement {
     let windows = runs.concat();
     let of_each: Vec<f64> = runs.iter().filter_map(|run| ratio(run)).map(|interval| interval.measured).collect();
     let n = u64::try_from(windows.len()).unwrap_or(u64::MAX);
     let interval: Interval = ratio(&windows).ok_or_else(|| {
         Unavailable::because(format!("only {n} windows in the measuring phase: read more often or measure longer"))
     })?;
-    Estimate::of(interval.widened_to_spread(&of_each).within(0.0, f64::MAX), n, String::new())
+    Estimate::of(interval.widened_to_spread(&of_each).within(0.0, most), n, String::new())
 }
 
 /// The GC cycles of the measuring phase.

@@ -70,7 +70,7 @@ impl Unavailable {
 }
 
 /// A reason as a clause: other parts may end theirs with a full stop.
-fn clause(reason: &str) -> &str {
+pub(super) fn clause(reason: &str) -> &str {
     reason.trim().trim_end_matches('.')
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     evidence::{
-        Code, Ending, Environment, Evidence, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series,
-        Signal, Signals, Span,
+        Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, Histogram, Pauses, Phases, RequestCounts,
+        Requests, Series, Signal, Signals, Span, SpanRefills, StopReason, WorldStops,
     },
     platform::Platform,
     tier::Tier,
@@ -102,6 +102,8 @@ fn signals(random: &mut Random) -> Signals {
     Signals {
         gc_pauses: exact(pauses(&cycles, random)),
         other_pauses: exact(Pauses::default()),
+        world_stops: exact(stops(&cycles)),
+        gc_cpu: exact(gc_cpu(&cycles)),
         live_heap: exact(cycles),
         alloc_bytes: exact(every(tenth, |at| 1_000_000 + 2_000 * completed(at) + load(at) / 1_000_000)),
         alloc_objects: exact(every(tenth, |at| 10_000 + 10 * completed(at))),
@@ -109,6 +111,8 @@ fn signals(random: &mut Random) -> Signals {
         rss: exact(every(tenth, |_| 50_000_000 + random.below(50_000))),
         rss_peak: exact(50_060_000),
         offheap: exact(every(SECOND / 2, |_| 4_000_000 + random.below(4_096))),
+        mmap_latency: exact(mappings()),
+        span_refills: exact(refills()),
         page_faults: exact(every(tenth, |at| 10_000 + completed(at) / 10)),
         requests: exact(requests(every(tenth, completed))),
         oom_kills: exact(0),
@@ -121,6 +125,34 @@ fn pauses(cycles: &Series, random: &mut Random) -> Pauses {
     let at_ns: Vec<u64> = cycles.at_ns.iter().flat_map(|&at| [at.saturating_sub(5_000_000), at]).collect();
     let duration_ns = at_ns.iter().map(|_| 50_000 + random.below(50_000)).collect();
     Pauses { at_ns, duration_ns }
+}
+
+/// The same stops with their reasons: 50 µs each, 8 µs more than the runtime counts, and 4.942 ms of marking between them.
+fn stops(cycles: &Series) -> WorldStops {
+    let at_ns: Vec<u64> = cycles.at_ns.iter().flat_map(|&at| [at.saturating_sub(5_000_000), at]).collect();
+    let reasons = [StopReason::GcSweepTermination, StopReason::GcMarkTermination];
+    let reason = at_ns.iter().enumerate().map(|(index, _)| reasons[index % 2]).collect();
+    WorldStops { reason, duration_ns: vec![50_000; at_ns.len()], tail_ns: vec![8_000; at_ns.len()], at_ns }
+}
+
+/// Two CPUs, of whose time the GC takes 5 %.
+fn gc_cpu(cycles: &Series) -> GcCpu {
+    let of = |share: u64| cycles.at_ns.iter().map(|at| at / 100 * share).collect();
+    GcCpu { at_ns: cycles.at_ns.clone(), gc_ns: of(10), total_ns: of(200) }
+}
+
+/// A mapping every two seconds, of 5 µs.
+fn mappings() -> Durations {
+    let Series { at_ns, value } = every(2 * SECOND, |_| 5_000);
+    Durations { at_ns, duration_ns: value }
+}
+
+/// A window of a tenth of a second in every second, with a miss in 50 refills.
+fn refills() -> SpanRefills {
+    let windows: Vec<Span> = (0..DRAIN.end_ns / SECOND)
+        .map(|second| Span { start_ns: second * SECOND, end_ns: second * SECOND + SECOND / 10 })
+        .collect();
+    SpanRefills { refills: vec![50; windows.len()], misses: vec![1; windows.len()], windows }
 }
 
 fn requests(completed: Series) -> Requests {

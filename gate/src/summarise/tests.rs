@@ -3,9 +3,13 @@
 pub(crate) mod broken;
 mod fuzz;
 mod simulation;
+mod sites;
 
 use super::{testing::*, *};
-use crate::evidence::{Ending, Evidence, Exactness, Pauses, RequestCounts, Series, Span};
+use crate::{
+    evidence::{Ending, Evidence, Exactness, Pauses, RequestCounts, Series, Span, StopReason},
+    metric::Unit,
+};
 
 /// The figure of one run.
 fn figure(evidence: &Evidence, metric: Metric) -> Measurement {
@@ -45,6 +49,54 @@ fn a_healthy_run_has_every_metric() {
     assert_eq!(measured(&run, Metric::RequestLatencyP99), 9_900_000.0);
     // 600 pauses of 75 µs in the mean in 60 s.
     assert_near(measured(&run, Metric::GcStwFraction), 600.0 * 75e-6 / 60.0, 0.03);
+    assert_eq!(measured(&run, Metric::GcPauseHiddenTailP99), 8_000.0);
+    // From 5 ms before the end of the cycle to 58 µs before it.
+    assert_eq!(measured(&run, Metric::GcMarkP99), 4_942_000.0);
+    assert_near(measured(&run, Metric::GcCpuFraction), 0.05, 1e-9);
+    assert_near(measured(&run, Metric::SpanRefillMissRate), 0.02, 1e-9);
+    assert_eq!(measured(&run, Metric::MmapLatencyP99), 5_000.0);
+}
+
+#[test]
+fn few_mappings_have_no_p99_and_the_remark_says_so() {
+    let estimate = figure(&healthy(1), Metric::MmapLatencyP99).unwrap();
+    assert_eq!((estimate.n, estimate.remark.as_str()), (30, "max of 30 mappings (a p99 needs 299)"));
+}
+
+#[test]
+fn marking_lasts_until_the_last_stop_of_a_cycle() {
+    let mut run = healthy(1);
+    // In every cycle the world is stopped once more, 1 ms before its end, and runs on.
+    let stops = &mut run.signals.world_stops.data;
+    let cycles: Vec<u64> = stops.at_ns.iter().copied().skip(1).step_by(2).collect();
+    stops.at_ns =
+        cycles.iter().flat_map(|at| [at.saturating_sub(5_000_000), at.saturating_sub(1_000_000), *at]).collect();
+    let reasons = [StopReason::GcSweepTermination, StopReason::GcMarkTermination, StopReason::GcMarkTermination];
+    stops.reason = cycles.iter().flat_map(|_| reasons).collect();
+    stops.duration_ns = vec![50_000; stops.at_ns.len()];
+    stops.tail_ns = vec![8_000; stops.at_ns.len()];
+    assert_eq!(measured(&run, Metric::GcMarkP99), 4_942_000.0);
+    assert_eq!(figure(&run, Metric::GcMarkP99).unwrap().n, 300);
+}
+
+#[test]
+fn stops_for_other_reasons_are_no_pauses_of_the_gc() {
+    let mut run = healthy(1);
+    run.signals.world_stops.data.reason.fill(StopReason::ReadMemStats);
+    for metric in [Metric::GcPauseHiddenTailP99, Metric::GcMarkP99] {
+        assert_eq!(reason(&run, metric), "no stop of the world for the GC in the measuring phase");
+    }
+}
+
+#[test]
+fn figures_that_contradict_themselves_are_none() {
+    let mut run = healthy(1);
+    run.signals.span_refills.data.misses.fill(51);
+    assert_eq!(reason(&run, Metric::SpanRefillMissRate), "more span refills missed than there were, which cannot be");
+    run.signals.gc_cpu.data.gc_ns.iter_mut().for_each(|ns| *ns *= 30);
+    assert_eq!(reason(&run, Metric::GcCpuFraction), "the GC has more CPU time than the process, which cannot be");
+    run.signals.world_stops.data.tail_ns.fill(SECOND);
+    assert_eq!(reason(&run, Metric::GcMarkP99), "the stops of the world overlap, which cannot be");
 }
 
 #[test]

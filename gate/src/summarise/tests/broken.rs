@@ -1,7 +1,7 @@
 //! Every signal broken in every way: nothing that depends on it has a figure, and everything else keeps its own.
 
 use super::*;
-use crate::evidence::{Signal, Signals};
+use crate::evidence::{GcCpu, Signal, Signals, SpanRefills, WorldStops};
 
 /// A way to break evidence; what it is called, and what it does.
 type Break = (&'static str, Box<dyn Fn(&mut Signals)>);
@@ -93,6 +93,72 @@ fn requests() -> Vec<Break> {
         .collect()
 }
 
+fn world_stops() -> Vec<Break> {
+    let of_signal = of(|s| &mut s.world_stops);
+    // Cutting two of four columns makes all of them differ, so the other ways to cut are made here.
+    let columns = columns(|s| (&mut s.world_stops.data.at_ns, &mut s.world_stops.data.duration_ns));
+    let breaks: [Break; 3] = [
+        ("without a reason", Box::new(|s| s.world_stops.data.reason.truncate(3))),
+        ("without a tail", Box::new(|s| s.world_stops.data.tail_ns.truncate(3))),
+        (
+            "cut short in all columns",
+            Box::new(|s| {
+                let WorldStops { at_ns, reason, duration_ns, tail_ns } = &mut s.world_stops.data;
+                let half = at_ns.len() / 2;
+                at_ns.truncate(half);
+                reason.truncate(half);
+                duration_ns.truncate(half);
+                tail_ns.truncate(half);
+            }),
+        ),
+    ];
+    of_signal.into_iter().chain(columns).chain(breaks).collect()
+}
+
+fn gc_cpu() -> Vec<Break> {
+    let of_gc = columns(|s| (&mut s.gc_cpu.data.at_ns, &mut s.gc_cpu.data.gc_ns));
+    let of_both = columns(|s| (&mut s.gc_cpu.data.gc_ns, &mut s.gc_cpu.data.total_ns));
+    let cut: Break = (
+        "cut short in all columns",
+        Box::new(|s| {
+            let GcCpu { at_ns, gc_ns, total_ns } = &mut s.gc_cpu.data;
+            let half = at_ns.len() / 2;
+            at_ns.truncate(half);
+            gc_ns.truncate(half);
+            total_ns.truncate(half);
+        }),
+    );
+    let all = of(|s| &mut s.gc_cpu).into_iter().chain(of_gc).chain(of_both);
+    all.chain([cut, decreasing(|s| &mut s.gc_cpu.data.total_ns)]).collect()
+}
+
+fn span_refills() -> Vec<Break> {
+    let columns = columns(|s| (&mut s.span_refills.data.refills, &mut s.span_refills.data.misses));
+    // What is reversed here is the refills, all of which are alike.
+    let columns = columns.into_iter().filter(|(how, _)| *how != "times in disorder");
+    let breaks: [Break; 3] = [
+        ("without windows", Box::new(|s| s.span_refills.data.windows.clear())),
+        ("windows in disorder", Box::new(|s| s.span_refills.data.windows.reverse())),
+        (
+            "cut short in all columns",
+            Box::new(|s| {
+                let SpanRefills { windows, refills, misses } = &mut s.span_refills.data;
+                let half = windows.len() / 2;
+                windows.truncate(half);
+                refills.truncate(half);
+                misses.truncate(half);
+            }),
+        ),
+    ];
+    of(|s| &mut s.span_refills).into_iter().chain(columns).chain(breaks).collect()
+}
+
+fn mmap_latency() -> Vec<Break> {
+    let columns = columns(|s| (&mut s.mmap_latency.data.at_ns, &mut s.mmap_latency.data.duration_ns));
+    let columns = columns.into_iter().filter(|(how, _)| *how != "cut short");
+    of(|s| &mut s.mmap_latency).into_iter().chain(columns).collect()
+}
+
 /// Every signal that a metric depends on.
 pub(crate) fn cases() -> Vec<Case> {
     use Metric::*;
@@ -107,6 +173,11 @@ pub(crate) fn cases() -> Vec<Case> {
                 .chain(columns(|s| (&mut s.gc_pauses.data.at_ns, &mut s.gc_pauses.data.duration_ns)))
                 .collect(),
         ),
+        case("world_stops", &[GcPauseHiddenTailP99, GcMarkP99], world_stops()),
+        case("gc_cpu", &[GcCpuFraction], gc_cpu()),
+        case("span_refills", &[SpanRefillMissRate], span_refills()),
+        // Mappings are rare and come in bursts, so that those that are cut off are not missed.
+        case("mmap_latency", &[MmapLatencyP99], mmap_latency()),
         case(
             "live_heap",
             &[GcCycles, HeapLiveGrowth],

@@ -3,7 +3,7 @@
 use proptest::{prelude::*, strategy::ValueTree};
 
 use super::*;
-use crate::evidence::{Histogram, Phases, Signal};
+use crate::evidence::{Durations, GcCpu, Histogram, Phases, Signal, SpanRefills, StopReason, WorldStops};
 
 /// Numbers of every size, small ones the most.
 fn number() -> impl Strategy<Value = u64> {
@@ -92,6 +92,44 @@ fn counts() -> impl Strategy<Value = RequestCounts> {
     })
 }
 
+/// Stops of the world: some for the GC in turn, as they are, and some for any reason.
+fn world_stops() -> impl Strategy<Value = WorldStops> {
+    use StopReason::{GcMarkTermination, GcSweepTermination, Unknown};
+    let reasons = prop_oneof![
+        3 => Just(vec![GcSweepTermination, GcMarkTermination]),
+        1 => prop::collection::vec(prop::sample::select(vec![GcSweepTermination, GcMarkTermination, Unknown]), 1..9),
+    ];
+    (columns(), reasons, prop_oneof![3 => Just(None), 1 => column().prop_map(Some)]).prop_map(
+        |((at_ns, duration_ns), reasons, tail_ns)| WorldStops {
+            reason: reasons.into_iter().cycle().take(at_ns.len()).collect(),
+            tail_ns: tail_ns.unwrap_or_else(|| duration_ns.clone()),
+            at_ns,
+            duration_ns,
+        },
+    )
+}
+
+/// CPU times, of which the GC's is mostly a part.
+fn gc_cpu() -> impl Strategy<Value = GcCpu> {
+    (columns(), 0..5u64, prop_oneof![3 => Just(None), 1 => column().prop_map(Some)]).prop_map(
+        |((at_ns, total_ns), part, gc_ns)| GcCpu {
+            gc_ns: gc_ns.unwrap_or_else(|| total_ns.iter().map(|ns| ns / 5 * part).collect()),
+            at_ns,
+            total_ns,
+        },
+    )
+}
+
+fn span_refills() -> impl Strategy<Value = SpanRefills> {
+    (columns(), 1..2 * SECOND, prop_oneof![3 => Just(None), 1 => column().prop_map(Some)]).prop_map(
+        |((at_ns, refills), length, misses)| SpanRefills {
+            windows: at_ns.iter().map(|&start_ns| Span { start_ns, end_ns: start_ns.saturating_add(length) }).collect(),
+            misses: misses.unwrap_or_else(|| refills.iter().map(|refills| refills / 3).collect()),
+            refills,
+        },
+    )
+}
+
 prop_compose! {
     fn evidence(run: u32)(
         spans in (span(), span(), span()),
@@ -100,6 +138,8 @@ prop_compose! {
         totals in prop::array::uniform4(signal(series())),
         readings in prop::array::uniform3(signal(series())),
         numbers in (signal(number()), signal(number())),
+        runtime in (signal(world_stops()), signal(gc_cpu()), signal(span_refills())),
+        mappings in signal(columns().prop_map(|(at_ns, duration_ns)| Durations { at_ns, duration_ns })),
         requests in (signal(series()), counts(), columns()),
     ) -> Evidence {
         let mut run = healthy(run);
@@ -107,6 +147,8 @@ prop_compose! {
         run.phases = Phases { warmup, measure, drain };
         run.ending = ending;
         run.signals.gc_pauses = pauses;
+        (run.signals.world_stops, run.signals.gc_cpu, run.signals.span_refills) = runtime;
+        run.signals.mmap_latency = mappings;
         [run.signals.alloc_bytes, run.signals.alloc_objects, run.signals.page_faults, run.signals.live_heap] = totals;
         [run.signals.rss, run.signals.offheap, run.signals.goroutines] = readings;
         (run.signals.rss_peak, run.signals.oom_kills) = numbers;
