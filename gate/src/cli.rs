@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{config::Runner, pipeline::Selection, platform::Platform, report::Output};
+use crate::{config::Runner, pipeline::Selection, plan::Collecting, platform::Platform, report::Output, tier::Tier};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///
@@ -63,6 +63,21 @@ pub enum Command {
     /// Baselines.
     #[command(subcommand)]
     Baseline(BaselineCommand),
+    /// Tells what memgate can measure here.
+    Doctor {
+        /// The probes that it would put on this executable, signal by signal.
+        #[arg(long, value_name = "EXE")]
+        probes: PathBuf,
+        /// The same executable with symbols and DWARF, for what it does not tell itself.
+        #[arg(long, value_name = "EXE")]
+        twin: Option<PathBuf>,
+        /// Plans probes also on instructions that the kernel single-steps.
+        #[arg(long)]
+        force_probes: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the JSON Schema of a file format, for editors.
     Schema {
         /// Of which.
@@ -99,6 +114,12 @@ pub struct Measured {
     /// How many fresh processes to measure, instead of what the configuration says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: Option<u32>,
+    /// The most that is asked of the kernel: T0, T1, T2, T3 or T4 (docs/tiers.md). What it allows when absent.
+    #[arg(long, value_name = "T", ignore_case = true)]
+    tier: Option<Tier>,
+    /// Puts probes also on instructions that the kernel single-steps, which slows the service down.
+    #[arg(long)]
+    force_probes: bool,
     /// The directory that receives executables, evidence, logs, reports and flame graphs.
     #[arg(long, value_name = "DIR", default_value = "target/memgate")]
     pub out: PathBuf,
@@ -115,6 +136,7 @@ impl Measured {
             platforms,
             runner: self.runner,
             runs: self.runs,
+            collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             out: self.out.clone(),
         }
     }

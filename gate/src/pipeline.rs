@@ -15,6 +15,7 @@ use crate::{
     evidence::Evidence,
     evidence_file, gobuild, judge,
     narrator::Narrator,
+    plan::Collecting,
     platform::Platform,
     preflight,
     report::{self, Report, ServiceResult},
@@ -32,6 +33,8 @@ pub struct Selection {
     pub runner: Option<Runner>,
     /// How many fresh processes each, instead of what the configuration says.
     pub runs: Option<u32>,
+    /// How the services are measured.
+    pub collecting: Collecting,
     /// The directory that receives executables, evidence and logs.
     pub out: PathBuf,
 }
@@ -197,6 +200,7 @@ struct Bench<'run> {
     target: &'run Target<'run>,
     executable: PathBuf,
     out: &'run Path,
+    collecting: Collecting,
 }
 
 impl<'run> Bench<'run> {
@@ -222,7 +226,7 @@ impl<'run> Bench<'run> {
             }
             Executable::Binary(binaries) => existing(binaries, target)?,
         };
-        Ok(Self { target, executable, out })
+        Ok(Self { target, executable, out, collecting: selection.collecting })
     }
 
     async fn measure(
@@ -233,7 +237,8 @@ impl<'run> Bench<'run> {
     ) -> Result<Vec<Evidence>> {
         let mut measured = Vec::new();
         for run in runs {
-            let plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
+            let mut plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
+            plan.collecting = self.collecting;
             let title = format!("{} run {run}", self.target.title());
             let evidence =
                 agent::run(&plan, &self.files(run), &|progress| narrator.progress(&title, progress), cancel).await?;

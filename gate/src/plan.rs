@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::platform::Platform;
+use crate::{platform::Platform, tier::Tier};
 
 /// One run of one service on one platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,17 @@ pub struct Plan {
     pub seed: u64,
     /// How long a service may take to end after SIGTERM before it is killed, ms.
     pub stop_timeout_ms: u64,
+    /// How it is measured.
+    pub collecting: Collecting,
+}
+
+/// How a service is measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collecting {
+    /// The most that is asked of the kernel; what it allows when absent.
+    pub tier: Option<Tier>,
+    /// Whether probes may go on instructions that the kernel single-steps.
+    pub force_probes: bool,
 }
 
 /// When the service counts as ready.

@@ -123,6 +123,13 @@ impl Cgroup {
         oom_kill_line(&text).ok_or_else(|| format!("{} has no line `oom_kill`", file.display()))
     }
 
+    /// Transparent huge pages of the cgroup's processes that were allocated at a fault or put together later, since it was made;
+    /// `None` where the controller does not count them, as that of version 1 does not.
+    pub(super) fn huge_pages(&self) -> Option<u64> {
+        let Some(Memory::V2(folder)) = &self.memory else { return None };
+        huge_page_lines(&fs::read_to_string(folder.join("memory.stat")).ok()?)
+    }
+
     /// Kills every process in the cgroup.
     pub(super) fn kill(&self) {
         // cgroup.kill (Linux 5.14) cannot miss a process that forks meanwhile.
@@ -208,6 +215,11 @@ fn oom_kill_line(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
+fn huge_page_lines(text: &str) -> Option<u64> {
+    let line = |name: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) };
+    Some(line("thp_fault_alloc ")? + line("thp_collapse_alloc ")?)
+}
+
 fn serial() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
@@ -216,6 +228,12 @@ fn serial() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_are_read_where_both_ways_are_counted() {
+        assert_eq!(huge_page_lines("anon 4096\nthp_fault_alloc 3\nthp_collapse_alloc 4\n"), Some(7));
+        assert_eq!(huge_page_lines("anon 4096\nthp_fault_alloc 3\n"), None);
+    }
 
     #[test]
     fn oom_kills_are_read_from_both_versions() {

@@ -2,13 +2,14 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
     cgroup::Cgroup,
     clock::Clock,
-    collect::{Elsewhere, Recorder, Requested, Sampler},
+    collect::{self, Elsewhere, Recorder, Requested, Sampler},
     environment,
     launch::{self, Exit, Service},
     load::{self, LoadCommand, LoadHandle, Schedule},
@@ -17,10 +18,9 @@ use super::{
 use crate::{
     cancel::Cancel,
     error::{Error, Result, Stage},
-    evidence::{Code, Ending, Evidence, Phases, Requests, Span},
+    evidence::{Ending, Evidence, Phases, Requests, Span},
     goexe::GoExe,
     plan::{Load, Plan},
-    tier::Tier,
 };
 
 /// Between the service's first answer and the reading of it without load.
@@ -60,12 +60,9 @@ pub enum Progress {
 pub async fn run(plan: &Plan, files: &Files, progress: &dyn Fn(Progress), cancel: &Cancel) -> Result<Evidence> {
     ready::port_is_free(&plan.ready.http)?;
     let exe = GoExe::open(&plan.executable).map_err(|error| {
-        Error::infrastructure(
-            Stage::Collect,
-            error.to_string(),
-            "memgate measures Go executables with symbols and DWARF",
-        )
+        Error::infrastructure(Stage::Collect, error.to_string(), "memgate measures ELF executables of its platforms")
     })?;
+    let exe = Arc::new(exe);
     progress(Progress::Launching);
     let started_at = jiff::Timestamp::now().to_string();
     let mut running = Running::launch(plan, &exe, files)?;
@@ -93,7 +90,7 @@ struct Running {
 }
 
 impl Running {
-    fn launch(plan: &Plan, exe: &GoExe, files: &Files) -> Result<Self> {
+    fn launch(plan: &Plan, exe: &Arc<GoExe>, files: &Files) -> Result<Self> {
         let cgroup = Cgroup::create(plan.memory_max).map_err(|error| {
             let help = "remove `memory_max`, or run where cgroups have a memory controller";
             Error::infrastructure(Stage::Launch, format!("the service's memory cannot be limited: {error}"), help)
@@ -102,7 +99,8 @@ impl Running {
         let stopped = launch::spawn(plan, cgroup, &files.service_log)?;
         let clock =
             |_| Error::infrastructure(Stage::Collect, "the kernel has no monotonic clock", "use another kernel");
-        let mut recorder = Recorder::attach(exe, stopped.pid(), Clock::start().map_err(clock)?)?;
+        let options = collect::Options { collecting: plan.collecting, ..collect::Options::default() };
+        let mut recorder = Recorder::attach(Arc::clone(exe), stopped.pid(), Clock::start().map_err(clock)?, options)?;
         let clock = Clock::start().map_err(clock)?;
         recorder.set_clock(clock);
         let service = stopped.resume()?;
@@ -133,7 +131,7 @@ impl Running {
         self.phases.warmup = self.phase(start + warmup, &load, None).await?;
         if self.early_end.is_none() {
             progress(Progress::Measuring(measure));
-            self.phases.measure = self.phase(start + warmup + measure, &load, Some(Requested::ResetPeak)).await?;
+            self.phases.measure = self.phase(start + warmup + measure, &load, Some(Requested::StartMeasuring)).await?;
         }
         if self.early_end.is_some() {
             load.abort();
@@ -167,19 +165,26 @@ impl Running {
             self.sampler.request(request)?;
         }
         self.watch(end, load).await?;
-        self.sampler.request(if measuring { Requested::ReadPeak } else { Requested::Reading })?;
+        self.sampler.request(if measuring { Requested::EndMeasuring } else { Requested::Reading })?;
         Ok(Some(Span { start_ns, end_ns: self.clock.now_ns() }))
     }
 
     /// Watches service, processes and load until `end` or until the service has ended.
     async fn watch(&mut self, end: Instant, load: &RunningLoad) -> Result<()> {
+        let mut next_reading = Instant::now();
         while Instant::now() < end {
             if let Some(exit) = self.service.ended() {
                 self.early_end = Some((exit, self.clock.now_ns()));
                 return Ok(());
             }
             load.check()?;
-            self.sampler.request(Requested::Processes(self.service.processes()))?;
+            // Reading it makes the kernel add up what its CPUs have counted.
+            let due = Instant::now() >= next_reading;
+            let thp_events = if due { self.service.cgroup().huge_pages() } else { None };
+            if due {
+                next_reading += Duration::from_millis(500);
+            }
+            self.sampler.request(Requested::Cgroup(self.service.processes(), thp_events))?;
             tokio::time::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50))).await;
         }
         Ok(())
@@ -199,6 +204,7 @@ impl Running {
         }
         let ending = self.early_end.map_or(Ending::Stopped, |(exit, at_ns)| early_ending(exit, at_ns));
         let recorder = self.sampler.finish()?;
+        let tier = recorder.tier();
         let oom_kills = self.service.cgroup().oom_kills();
         let in_time = self.service.stop(Duration::from_millis(plan.stop_timeout_ms)).await;
         let ending = if in_time { ending } else { Ending::Killed { after_ms: plan.stop_timeout_ms } };
@@ -206,6 +212,7 @@ impl Running {
             self.notes
                 .push(format!("the service did not end within {} ms of SIGTERM and was killed", plan.stop_timeout_ms));
         }
+        let (signals, code) = recorder.into_signals(Elsewhere { requests, oom_kills });
         Ok(Evidence {
             service: plan.service.clone(),
             platform: plan.platform,
@@ -215,9 +222,9 @@ impl Running {
             environment,
             phases: self.phases,
             ending,
-            tier: Tier::T2,
-            code: Code::default(),
-            signals: recorder.into_signals(Elsewhere { requests, oom_kills }),
+            tier,
+            signals,
+            code,
             notes: self.notes,
         })
     }

@@ -51,6 +51,7 @@ impl Service {
             load: self.load.clone(),
             phases: self.phases,
             seed: self.seed,
+            collecting: Collecting::default(),
             stop_timeout_ms: self.run.stop_timeout_ms,
         }
     }

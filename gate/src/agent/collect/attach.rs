@@ -55,7 +55,7 @@ impl Attached {
 /// When a tier is asked for that the kernel does not allow.
 pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached> {
     let (highest, obstacle) = tier::probe();
-    let tier = match options.tier {
+    let tier = match options.collecting.tier {
         Some(wanted) if wanted > highest => {
             let obstacle = obstacle.unwrap_or_else(|| "the kernel has no more".to_owned());
             let message = format!("tier {wanted} was asked for, and {highest} is the highest here: {obstacle}");
@@ -64,13 +64,13 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
         wanted => wanted.unwrap_or(highest),
     };
     if tier == Tier::T0 {
-        let asked = options.tier.map(|_| "tier T0 was asked for".to_owned());
+        let asked = options.collecting.tier.map(|_| "tier T0 was asked for".to_owned());
         return Ok(Attached::without_bpf(&asked.or(obstacle).unwrap_or_default()));
     }
     let load = bpf::Options { tier, buffer_bytes: options.buffer_bytes };
     let mut programs = match Bpf::load(&constants(exe), pid, load) {
         Ok(programs) => programs,
-        Err(error) if options.tier.is_some() => return Err(error),
+        Err(error) if options.collecting.tier.is_some() => return Err(error),
         Err(error) => return Ok(Attached::without_bpf(&error.to_string())),
     };
     let mut attached = Attached {
@@ -80,7 +80,7 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
         refill_probes: Err(String::new()),
         no_captures: None,
     };
-    for plan in probes::plan(exe, options.force_probes) {
+    for plan in probes::plan(exe, options.collecting.force_probes) {
         if plan.signal == ProbedSignal::SpanRefills {
             if let Err(reason) = &plan.probes {
                 attached.lost.insert(plan.signal, reason.clone());

@@ -40,6 +40,12 @@ impl Symboliser {
         self.intern(frames)
     }
 
+    /// The index in [`Code::stacks`] of a place in Go code, with the callers that it is inlined into.
+    pub fn go_place(&mut self, functions: &FunctionTable, address: u64, bias: u64) -> u32 {
+        let frames = functions.frames(address.wrapping_sub(bias)).into_iter().map(unwind::go_frame);
+        self.intern_stack(frames)
+    }
+
     /// What was collected.
     pub fn into_code(self) -> Code {
         self.code

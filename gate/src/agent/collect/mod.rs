@@ -1,20 +1,30 @@
 //! Collectors: one file a source.
 
 mod address_space;
+mod attach;
 mod bpf;
 mod code;
 mod counters;
+mod events;
+mod first_touch;
+mod goroutines;
+mod heap_profile;
 mod memory;
 mod recorder;
+mod refills;
 mod sampler;
 mod signals;
+mod spans;
+mod taken;
+pub mod tier;
 pub mod unwind;
 
 pub use address_space::{OffHeapReader, RuntimeRanges};
 pub use bpf::Bpf;
 pub use code::Symboliser;
-pub use counters::{CounterReader, Counters};
+pub use counters::{CounterLayout, CounterReader, Counters};
+pub use heap_profile::HeapProfileReader;
 pub use memory::ProcessMemory;
-pub use recorder::Recorder;
+pub use recorder::{Options, Recorder};
 pub use sampler::{Requested, Sampler};
 pub use signals::Elsewhere;

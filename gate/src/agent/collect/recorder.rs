@@ -28,6 +28,7 @@ use crate::{
     error::{Error, Result, Stage},
     evidence::Series,
     goexe::GoExe,
+    plan::Collecting,
     probes::ProbedSignal,
     tier::Tier,
 };
@@ -35,10 +36,8 @@ use crate::{
 /// How the collectors work.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// At most this tier; the highest that the kernel allows otherwise.
-    pub tier: Option<Tier>,
-    /// Whether probes may go on instructions that the kernel single-steps.
-    pub force_probes: bool,
+    /// What of it the user decides.
+    pub collecting: Collecting,
     /// How much the buffer for records holds, bytes: a power of two from 4096 on.
     pub buffer_bytes: u32,
 }
@@ -46,7 +45,7 @@ pub struct Options {
 impl Default for Options {
     /// 1 MiB holds 21,845 records with their headers: a tenth of a second of 218,000 events a second.
     fn default() -> Self {
-        Self { tier: None, force_probes: false, buffer_bytes: 1 << 20 }
+        Self { collecting: Collecting::default(), buffer_bytes: 1 << 20 }
     }
 }
 

@@ -27,16 +27,16 @@ pub enum Requested {
     Reading,
     /// Nothing else: the service is ready and there is no load yet.
     Idle,
-    /// Start the largest resident set anew.
-    ResetPeak,
-    /// Read the largest resident set.
-    ReadPeak,
+    /// The measuring phase begins.
+    StartMeasuring,
+    /// The measuring phase ends.
+    EndMeasuring,
     /// Hold the records against the runtime's own totals.
     CrossCheck,
     /// From now on take down the requests that succeeded.
     Requests(Arc<Progress>),
-    /// Take down the processes of the service's cgroup.
-    Processes(Vec<nix::unistd::Pid>),
+    /// Take down the processes of the service's cgroup, and its transparent huge pages since the launch.
+    Cgroup(Vec<nix::unistd::Pid>, Option<u64>),
 }
 
 /// The running thread.
@@ -95,6 +95,7 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
             }
             Err(RecvTimeoutError::Timeout) => {
                 recorder.sample();
+                recorder.tick();
                 if ticks.is_multiple_of(OFF_HEAP_EVERY) {
                     recorder.sample_off_heap();
                 }
@@ -112,12 +113,12 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
 fn perform(recorder: &mut Recorder, what: Requested) {
     match what {
         Requested::Reading => {}
-        Requested::Idle => recorder.forget_start(),
-        Requested::ResetPeak => recorder.reset_rss_peak(),
-        Requested::ReadPeak => recorder.read_rss_peak(),
+        Requested::Idle => recorder.start_idle(),
+        Requested::StartMeasuring => recorder.start_measuring(),
+        Requested::EndMeasuring => recorder.end_measuring(),
         Requested::CrossCheck => recorder.cross_check(),
         Requested::Requests(progress) => recorder.watch_requests(progress),
-        Requested::Processes(processes) => return recorder.see_processes(&processes),
+        Requested::Cgroup(processes, thp_events) => return recorder.see_cgroup(&processes, thp_events),
     }
     recorder.sample();
     recorder.sample_off_heap();
