@@ -59,11 +59,7 @@ pub enum Progress {
 pub async fn run(plan: &Plan, files: &Files, progress: &dyn Fn(Progress), cancel: &Cancel) -> Result<Evidence> {
     ready::port_is_free(&plan.ready.http)?;
     let exe = GoExe::open(&plan.executable).map_err(|error| {
-        Error::infrastructure(
-            Stage::Collect,
-            error.to_string(),
-            "memgate measures Go executables with symbols and DWARF",
-        )
+        Error::infrastructure(Stage::Collect, error.to_string(), "memgate measures 64-bit Linux executables")
     })?;
     progress(Progress::Launching);
     let started_at = jiff::Timestamp::now().to_string();

@@ -18,9 +18,9 @@ use nix::{
 };
 
 use crate::{
-    arch,
+    arch::ArgumentLocation,
     error::{Error, Result, Stage},
-    goexe::{CallSite, GoExe},
+    goexe::{CallSite, Fact, GoExe},
 };
 
 /// One object for every architecture, built by `cargo xtask ebpf`.
@@ -49,8 +49,8 @@ impl Bpf {
     /// # Errors
     /// When the kernel refuses a program or a probe, with its reason.
     pub fn attach(exe: &GoExe, pid: Pid) -> Result<Self> {
-        let mut programs = load(exe, pid)?;
         let sites = ProbeSites::find(exe)?;
+        let mut programs = load(sites.arguments, pid)?;
         attach_probes(&mut programs, "pause", &sites.pause, exe, pid)?;
         attach_probes(&mut programs, "live_heap", &sites.live_heap, exe, pid)?;
         attach_probes(&mut programs, "runtime_mmap", &sites.runtime_mmap, exe, pid)?;
@@ -93,38 +93,41 @@ fn failure(message: impl Into<String>, help: &str) -> Error {
     Error::infrastructure(Stage::Collect, message, help)
 }
 
-/// Where the probes go. Calls only: see [`arch::calls`].
+/// Where the probes go. Calls only: see [`crate::arch::calls`].
 struct ProbeSites {
     pause: Vec<CallSite>,
     live_heap: Vec<CallSite>,
     runtime_mmap: Vec<CallSite>,
+    /// Where the first two arguments of a call lie in the saved registers.
+    arguments: [u64; 2],
 }
 
 impl ProbeSites {
     fn find(exe: &GoExe) -> Result<Self> {
-        let sites = Self {
-            pause: exe.call_sites("runtime.startTheWorldWithSema", "runtime.(*timeHistogram).record"),
-            live_heap: exe.runtime_call_sites("runtime.(*gcControllerState).resetLive"),
-            runtime_mmap: exe.runtime_call_sites("runtime.mmap"),
+        let pauses = known(exe, &exe.runtime.pauses)?;
+        let (ArgumentLocation::Register(first), ArgumentLocation::Register(second)) =
+            (pauses.histogram, pauses.duration)
+        else {
+            let message = format!("{}: {} passes arguments on the stack", exe.path.display(), exe.version());
+            return Err(failure(message, "build it with Go 1.22 or later"));
         };
-        // One call for the pauses of the GC, one for the others (proc.go, Go 1.22 to 1.27).
-        let counts = [sites.pause.len() == 2, sites.live_heap.len() == 1, !sites.runtime_mmap.is_empty()];
-        if counts == [true; 3] {
-            return Ok(sites);
-        }
-        let message = format!(
-            "{}: expected 2 calls of (*timeHistogram).record in startTheWorldWithSema, 1 of resetLive and some of runtime.mmap, found {}, {} and {}",
-            exe.path.display(),
-            sites.pause.len(),
-            sites.live_heap.len(),
-            sites.runtime_mmap.len()
-        );
-        Err(failure(message, &format!("{} is not known to memgate; build with Go 1.22 to 1.27", exe.version)))
+        Ok(Self {
+            pause: pauses.sites.clone(),
+            live_heap: vec![known(exe, &exe.runtime.live_heap)?.site],
+            runtime_mmap: known(exe, &exe.runtime.mmaps)?.sites.iter().map(|site| site.call).collect(),
+            arguments: [first, second],
+        })
     }
 }
 
-fn load(exe: &GoExe, pid: Pid) -> Result<Ebpf> {
-    let [argument_0, argument_1] = arch::argument_offsets(exe.platform);
+/// What has to be known of the executable.
+fn known<'exe, T>(exe: &GoExe, fact: &'exe Fact<T>) -> Result<&'exe T> {
+    fact.as_ref().map_err(|reason| {
+        failure(format!("{}: {reason}", exe.path.display()), "build it with Go 1.21 to 1.27, without `-s` and `-w`")
+    })
+}
+
+fn load([argument_0, argument_1]: [u64; 2], pid: Pid) -> Result<Ebpf> {
     let namespace = nix::sys::stat::stat("/proc/self/ns/pid")
         .map_err(|error| failure(format!("/proc/self/ns/pid: {error}"), "mount procfs at /proc"))?;
     let pid = u64::from(pid.as_raw().cast_unsigned());

@@ -10,7 +10,7 @@ mod signals;
 
 pub use address_space::{OffHeapReader, RuntimeRanges};
 pub use bpf::Bpf;
-pub use counters::{CounterReader, Counters};
+pub use counters::{CounterLayout, CounterReader, Counters};
 pub use memory::ProcessMemory;
 pub use recorder::Recorder;
 pub use sampler::{Requested, Sampler};

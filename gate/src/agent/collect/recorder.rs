@@ -10,7 +10,7 @@ use memgate_ebpf::{Record, kind};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
-use super::{Bpf, CounterReader, Counters, OffHeapReader, ProcessMemory, RuntimeRanges};
+use super::{Bpf, CounterLayout, CounterReader, Counters, OffHeapReader, ProcessMemory, RuntimeRanges};
 use crate::{
     agent::{clock::Clock, environment, load::Progress},
     error::{Error, Result, Stage},
@@ -26,8 +26,8 @@ pub struct Recorder {
     off_heap: Result<OffHeapReader, String>,
     ranges: RuntimeRanges,
     /// Addresses of the histograms that the runtime records its pauses in.
-    pauses_gc: u64,
-    pauses_other: u64,
+    pauses_gc: Option<u64>,
+    pauses_other: Option<u64>,
     page_size: u64,
     progress: Option<Arc<Progress>>,
     clock: Clock,
@@ -81,8 +81,10 @@ impl Recorder {
         let process = Process::new(pid.as_raw()).map_err(|error| failed("the service's entry in /proc", &error))?;
         let bias = load_bias(exe, &process).map_err(|error| failed("where the service is loaded", &error))?;
         let memory = ProcessMemory::new(pid);
+        let unfit = |reason: String| failed(&exe.path.display().to_string(), &reason);
+        let layout = CounterLayout::of(&exe.runtime).map_err(unfit)?;
         memory
-            .read([exe.layout.sched.wrapping_add(bias)], 8)
+            .read([layout.alloc.total_alloc.wrapping_add(bias)], 8)
             .map_err(|error| failed("the service's memory cannot be read", &error))?;
         let page_size = environment::page_size();
         let segments = exe.segments.iter().map(|segment| {
@@ -91,17 +93,18 @@ impl Recorder {
         });
         let off_heap = OffHeapReader::new(pid.as_raw(), segments.collect(), page_size);
         let bpf = Bpf::attach(exe, pid)?;
+        let pauses = exe.runtime.pauses.as_ref().ok();
         Ok(Self {
             off_heap: match &bpf.no_address_space {
                 Some(reason) => Err(reason.clone()),
                 None => off_heap.map_err(|error| error.to_string()),
             },
             bpf,
-            counters: CounterReader::new(memory, exe.layout.clone(), bias),
+            counters: CounterReader::new(memory, layout, bias),
             process,
             ranges: RuntimeRanges::default(),
-            pauses_gc: exe.layout.sched.wrapping_add(bias) + exe.layout.sched_pauses_gc.offset,
-            pauses_other: exe.layout.sched.wrapping_add(bias) + exe.layout.sched_pauses_other.offset,
+            pauses_gc: pauses.map(|pauses| pauses.gc.wrapping_add(bias)),
+            pauses_other: pauses.and_then(|pauses| pauses.other).map(|other| other.wrapping_add(bias)),
             page_size,
             progress: None,
             clock,
@@ -130,10 +133,10 @@ impl Recorder {
         bpf.drain(|record| {
             let at_ns = clock.since_launch(record.at_ns);
             match record {
-                Record { kind: kind::PAUSE, first, second, .. } if first == *pauses_gc => {
+                Record { kind: kind::PAUSE, first, second, .. } if Some(first) == *pauses_gc => {
                     taken.gc_pauses.push(at_ns, second);
                 }
-                Record { kind: kind::PAUSE, first, second, .. } if first == *pauses_other => {
+                Record { kind: kind::PAUSE, first, second, .. } if Some(first) == *pauses_other => {
                     taken.other_pauses.push(at_ns, second);
                 }
                 Record { kind: kind::PAUSE, .. } => taken.unknown_pauses += 1,
