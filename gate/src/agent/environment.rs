@@ -13,7 +13,7 @@ pub(super) fn describe(exe: &GoExe) -> Environment {
     let brand = system.ok().and_then(|system| system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()));
     let cpu = brand.filter(|brand| !brand.is_empty());
     Environment {
-        go: exe.version.clone(),
+        go: exe.version().to_owned(),
         kernel: System::kernel_version().unwrap_or_else(|_| "unknown".to_owned()),
         page_size: page_size(),
         thp: transparent_huge_pages(),

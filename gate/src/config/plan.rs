@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Config, Service};
 use crate::{
     error::{InputError, Result},
-    plan::Plan,
+    plan::{Collecting, Plan},
     platform::Platform,
 };
 

@@ -1,50 +1,69 @@
-//! What a Go executable tells about itself: version, addresses, field offsets, call sites.
+//! What a Go executable tells about itself: version, settings, functions, and where the runtime keeps what memgate reads.
+//!
+//! Any Go executable will do: plain, position-independent, stripped, linked with C. What cannot be known is stated signal by
+//! signal in [`Runtime`], with the reason; an executable that Go did not build has no signal of the runtime at all.
 
 mod buildinfo;
-mod layout;
+mod code;
+mod discover;
+mod dwarf;
+mod functions;
+mod globals;
+mod image;
+mod offsets;
 mod pclntab;
+mod runtime;
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
+use std::path::{Path, PathBuf};
+
+pub use buildinfo::BuildInfo;
+pub use code::CallSite;
+pub use globals::{GLOBALS, Global};
+pub use offsets::FIELDS;
+pub use pclntab::{Frame, Function, FunctionTable};
+pub use runtime::{
+    AllocCounters, AllocSamples, Fact, GcTotals, GoroutineCount, GoroutineList, HeapProfile, LiveHeap, MmapSite, Mmaps,
+    Pauses, Runtime, SpanRefills, Threads, WorldStarts,
 };
 
-use object::{Architecture, Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _};
+use crate::platform::Platform;
+use code::Code;
+use discover::Discovery;
+use dwarf::Structures;
+use functions::Functions;
+use globals::Globals;
+use image::Image;
+use offsets::Offsets;
 
-pub use layout::{Field, RuntimeLayout};
-pub use pclntab::{Frame, Function, FunctionTable};
+/// The oldest minor version of Go whose runtime memgate reads.
+const OLDEST: u32 = 21;
 
-use crate::{arch, platform::Platform};
+/// A field of a structure: offset and size in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// Offset from the start of the outermost structure.
+    pub offset: u64,
+    /// Size.
+    pub size: u64,
+}
 
-/// A Go executable with symbols.
+/// An executable.
 pub struct GoExe {
     /// Where it lies.
     pub path: PathBuf,
     /// What it was built for.
     pub platform: Platform,
-    /// The Go version that built it: `go1.27.3`.
-    pub version: String,
+    /// How Go built it; `None` if it did not.
+    pub build: Option<BuildInfo>,
     /// Whether it is position-independent, so that its addresses are relative to where it is loaded.
     pub position_independent: bool,
     /// Virtual address ranges of its loadable segments, bss included.
     pub segments: Vec<std::ops::Range<u64>>,
-    symbols: HashMap<String, Symbol>,
-    text: Vec<Text>,
-    /// Addresses and offsets in the runtime.
-    pub layout: RuntimeLayout,
-}
-
-#[derive(Clone, Copy)]
-struct Symbol {
-    address: u64,
-    size: u64,
-}
-
-/// An executable section.
-struct Text {
-    address: u64,
-    file_offset: u64,
-    bytes: Vec<u8>,
+    /// What is known of its Go runtime, a group of signals at a time.
+    pub runtime: Runtime,
+    code: Code,
+    offsets: Offsets,
+    globals: Globals,
 }
 
 /// Why an executable cannot be measured.
@@ -68,129 +87,133 @@ pub enum GoExeError {
     },
 }
 
-/// A place that a probe is attached to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallSite {
-    /// Virtual address of the call instruction.
-    pub address: u64,
-    /// Its offset in the file, which is what a uprobe is attached by.
-    pub file_offset: u64,
-}
-
 impl GoExe {
-    /// Reads an executable.
+    /// Reads an executable. That Go did not build it, or a version that memgate does not know, is no error: see [`Runtime`].
     ///
     /// # Errors
-    /// When it cannot be read, is not an ELF executable for a platform that memgate knows, was not built by Go 1.22 or
-    /// later, or has no symbols or DWARF.
+    /// When it cannot be read or is not an ELF executable for a platform that memgate knows.
     pub fn open(path: &Path) -> Result<Self, GoExeError> {
         let bytes = std::fs::read(path).map_err(|source| GoExeError::Read { path: path.to_owned(), source })?;
-        Self::parse(path, &bytes).map_err(|reason| GoExeError::Unfit { path: path.to_owned(), reason })
+        Self::from_bytes(path, &bytes)
+    }
+
+    /// Reads an executable from its bytes; `path` is where it is said to lie.
+    ///
+    /// # Errors
+    /// As [`GoExe::open`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self, GoExeError> {
+        Self::parse(path, bytes).map_err(|reason| GoExeError::Unfit { path: path.to_owned(), reason })
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, String> {
         let file = object::File::parse(bytes).map_err(|error| format!("not an executable: {error}"))?;
-        let platform = platform_of(&file)?;
-        let version = buildinfo::go_version(&file)?;
-        let symbols = symbols(&file);
-        if symbols.is_empty() {
-            return Err(
-                "it has no symbols, so the runtime's variables cannot be found; build it without `-s`".to_owned()
-            );
-        }
-        let address = |name: &str| symbols.get(name).map(|symbol| symbol.address);
-        let layout = RuntimeLayout::read(&file, address)?;
-        Ok(Self {
+        let image = Image::read(&file)?;
+        let build = BuildInfo::read(&file);
+        let minor = build.as_ref().and_then(BuildInfo::minor);
+        let version = build.as_ref().map_or("no Go", |build| &build.version);
+        // What Go did not build has nothing that is worth looking for.
+        let dwarf = if build.is_some() { Structures::read(&file) } else { Ok(Structures::default()) };
+        let offsets = Offsets::new(dwarf, build.as_ref().and_then(BuildInfo::table), version);
+        let code = Code::new(image, Functions::read(&file), minor);
+        let globals = Globals::read(&file, &code, &offsets);
+        let mut exe = Self {
             path: path.to_owned(),
-            platform,
-            version,
-            position_independent: file.kind() == object::ObjectKind::Dynamic,
-            segments: file
-                .segments()
-                .map(|segment| segment.address()..segment.address().saturating_add(segment.size()))
-                .collect(),
-            text: text_sections(&file)?,
-            symbols,
-            layout,
-        })
+            platform: code.image.platform,
+            build,
+            position_independent: code.image.position_independent,
+            segments: code.image.segments.clone(),
+            runtime: Runtime::lost(""),
+            code,
+            offsets,
+            globals,
+        };
+        exe.runtime = exe.read_runtime();
+        Ok(exe)
     }
 
-    /// The calls of `callee` in the function `caller`.
+    /// Reads what the executable itself does not tell from its twin: the same program, built with symbols and DWARF.
+    ///
+    /// # Errors
+    /// When the twin cannot be read, or its code is not the same byte for byte, so that its addresses need not hold.
+    pub fn with_twin(mut self, twin: &Path) -> Result<Self, GoExeError> {
+        let other = Self::open(twin)?;
+        let version = |exe: &Self| exe.build.as_ref().map(|build| build.version.clone());
+        if !self.code.image.same_code(&other.code.image) || version(&self) != version(&other) {
+            let reason =
+                format!("its code differs from that of {}, so that addresses do not hold there", self.path.display());
+            return Err(GoExeError::Unfit { path: twin.to_owned(), reason });
+        }
+        (self.offsets, self.globals) = (other.offsets, other.globals);
+        self.code = self.code.with_functions_of(other.code);
+        self.runtime = self.read_runtime();
+        Ok(self)
+    }
+
+    /// The version of Go that built it, `go1.27.3`, for a person.
+    pub fn version(&self) -> &str {
+        self.build.as_ref().map_or("not built by Go", |build| &build.version)
+    }
+
+    /// The minor version of Go: 27 of Go 1.27.3.
+    pub fn minor(&self) -> Option<u32> {
+        self.build.as_ref().and_then(BuildInfo::minor)
+    }
+
+    /// The calls of `callee` in the function `caller`, both of the package `runtime`, in order of address.
     pub fn call_sites(&self, caller: &str, callee: &str) -> Vec<CallSite> {
-        match (self.symbols.get(caller), self.symbols.get(callee)) {
-            (Some(caller), Some(callee)) => self.calls_in(caller, callee.address).collect(),
-            _ => Vec::new(),
+        let calls = self.code.calls_of(callee).into_iter();
+        calls.filter(|(name, _)| *name == caller).map(|(_, site)| site).collect()
+    }
+
+    /// The calls of `callee` in every other function of the package `runtime`, in order of address.
+    pub fn runtime_call_sites(&self, callee: &str) -> Vec<CallSite> {
+        self.code.calls_of(callee).into_iter().map(|(_, site)| site).collect()
+    }
+
+    /// What a probe on the instruction at this address costs; `None` where there is no code.
+    pub fn probed(&self, address: u64) -> Option<crate::arch::Probed> {
+        self.code.probed(address)
+    }
+
+    /// The address of one of the runtime's variables, or why it is not known.
+    ///
+    /// # Errors
+    /// With the reason, for a person.
+    pub fn global(&self, global: Global) -> Result<u64, String> {
+        self.globals.address(global)
+    }
+
+    /// A field of one of the runtime's structures; see [`FIELDS`].
+    ///
+    /// # Errors
+    /// With the reason, for a person.
+    pub fn field(&self, name: &str, path: &str) -> Result<Field, String> {
+        self.offsets.field(name, path)
+    }
+
+    /// The address of a variable as the code tells it, as for an executable without symbols.
+    ///
+    /// # Errors
+    /// With the reason, for a person.
+    pub fn discovered(&self, global: Global) -> Result<u64, String> {
+        Discovery::new(&self.code, &self.offsets).find(global)
+    }
+
+    /// A field as the executable's own DWARF has it; `None` where it has no DWARF, or its runtime no such field.
+    pub fn dwarf_field(&self, name: &str, path: &str) -> Option<Field> {
+        self.offsets.in_dwarf(name, path)
+    }
+
+    fn read_runtime(&self) -> Runtime {
+        let Some(build) = &self.build else {
+            return Runtime::lost("Go did not build it");
+        };
+        match build.minor() {
+            Some(minor) if minor >= OLDEST => Runtime::read(self, minor),
+            _ => Runtime::lost(&format!(
+                "{} built it; memgate reads the runtime of Go 1.{OLDEST} and later",
+                build.version
+            )),
         }
     }
-
-    /// The calls of `callee` in every function of the package `runtime`.
-    pub fn runtime_call_sites(&self, callee: &str) -> Vec<CallSite> {
-        let Some(target) = self.symbols.get(callee).map(|symbol| symbol.address) else { return Vec::new() };
-        let mut sites: Vec<_> = self
-            .symbols
-            .iter()
-            .filter(|(name, _)| name.starts_with("runtime."))
-            .flat_map(|(_, caller)| self.calls_in(caller, target))
-            .collect();
-        sites.sort_unstable_by_key(|site| site.address);
-        sites.dedup();
-        sites
-    }
-
-    fn calls_in(&self, caller: &Symbol, target: u64) -> impl Iterator<Item = CallSite> {
-        let section = self.text.iter().find(|text| text.holds(caller));
-        section.into_iter().flat_map(move |text| {
-            let code = text.code(caller);
-            arch::calls(self.platform, code, caller.address)
-                .into_iter()
-                .filter(move |call| call.target == target)
-                .map(|call| CallSite { address: call.at, file_offset: call.at - text.address + text.file_offset })
-        })
-    }
-}
-
-impl Text {
-    fn holds(&self, symbol: &Symbol) -> bool {
-        let end = self.address + self.bytes.len() as u64;
-        self.address <= symbol.address && symbol.address.checked_add(symbol.size).is_some_and(|last| last <= end)
-    }
-
-    /// The symbol's code; the symbol is known to lie in this section.
-    fn code(&self, symbol: &Symbol) -> &[u8] {
-        let range = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
-        let start = symbol.address - self.address;
-        self.bytes.get(range(start)..range(start + symbol.size)).unwrap_or_default()
-    }
-}
-
-fn platform_of(file: &object::File<'_>) -> Result<Platform, String> {
-    if file.format() != object::BinaryFormat::Elf || !file.is_64() || !file.is_little_endian() {
-        return Err("not a 64-bit little-endian ELF executable".to_owned());
-    }
-    match file.architecture() {
-        Architecture::X86_64 => Ok(Platform::LinuxAmd64),
-        Architecture::Aarch64 => Ok(Platform::LinuxArm64),
-        Architecture::LoongArch64 => Ok(Platform::LinuxLoong64),
-        other => Err(format!("built for {other:?}; memgate knows amd64, arm64 and loong64")),
-    }
-}
-
-fn symbols(file: &object::File<'_>) -> HashMap<String, Symbol> {
-    file.symbols()
-        .filter(object::ObjectSymbol::is_definition)
-        .filter_map(|symbol| {
-            Some((symbol.name().ok()?.to_owned(), Symbol { address: symbol.address(), size: symbol.size() }))
-        })
-        .collect()
-}
-
-fn text_sections(file: &object::File<'_>) -> Result<Vec<Text>, String> {
-    file.sections()
-        .filter(|section| section.kind() == object::SectionKind::Text)
-        .filter_map(|section| {
-            let (file_offset, _) = section.file_range()?;
-            let bytes = section.data().map(<[u8]>::to_vec).map_err(|error| format!("its code cannot be read: {error}"));
-            Some(bytes.map(|bytes| Text { address: section.address(), file_offset, bytes }))
-        })
-        .collect()
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part of it")]
 
 pub mod evidence;
+pub mod go;
 
 use std::{
     fs,

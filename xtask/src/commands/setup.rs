@@ -13,6 +13,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
+    go::ensure_older(&tools)?;
     nextest::ensure(&tools)?;
     rust_components::ensure(&tools)?;
     cargo_deny::ensure(&tools)?;

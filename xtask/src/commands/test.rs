@@ -17,6 +17,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
+    go::ensure_older(&tools)?;
     nextest::ensure(&tools)?;
     drop(tools);
 

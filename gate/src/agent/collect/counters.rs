@@ -3,14 +3,19 @@
 //! `readmemstats_m` (mstats.go, Go 1.27) stops the world to flush what each P has not yet accounted for; memgate adds that
 //! up itself instead: per P and span class, `allocCount - allocCountBeforeCache` objects of `elemsize` bytes.
 
+use nix::errno::Errno;
+
 use super::memory::{ProcessMemory, number};
-use crate::goexe::{Field, RuntimeLayout};
+use crate::goexe::{AllocCounters, Fact, Field, GcTotals, GoroutineCount, Runtime};
 
 /// How often a reading is tried until the runtime's total stood still meanwhile. A quiet process needs one; under a load of
 /// hundreds of megabytes a second no number suffices, and a reading is then off by the spans refilled meanwhile.
 const ATTEMPTS: u32 = 3;
 /// Generations of `consistentHeapStats.stats`.
-const GENERATIONS: u64 = 3;
+const GENERATIONS: usize = 3;
+/// Most bytes that are read at once. A machine of a thousand processors has a megabyte of what is read; sizes beyond this come
+/// from a broken or hostile executable.
+const MAXIMUM_READ: usize = 64 << 20;
 
 /// The runtime's counters at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +32,36 @@ pub struct Counters {
     pub gc_cycles: u64,
 }
 
+/// Where the counters are; addresses are those of the file.
+#[derive(Debug, Clone)]
+pub struct CounterLayout {
+    /// Allocated bytes and objects.
+    pub alloc: AllocCounters,
+    /// Number and pauses of GC cycles.
+    pub gc: GcTotals,
+    /// The number of goroutines.
+    pub goroutines: GoroutineCount,
+}
+
+impl CounterLayout {
+    /// What all counters need.
+    ///
+    /// # Errors
+    /// With the reason why one is not known, for a person.
+    pub fn of(runtime: &Runtime) -> Fact<Self> {
+        Ok(Self {
+            alloc: runtime.alloc_counters.clone()?,
+            gc: runtime.gc_totals.clone()?,
+            goroutines: runtime.goroutine_count.clone()?,
+        })
+    }
+}
+
 /// Reads the counters of one process.
 #[derive(Debug, Clone)]
 pub struct CounterReader {
     memory: ProcessMemory,
-    layout: RuntimeLayout,
+    layout: CounterLayout,
     /// What is added to an address of the file to get one of the process.
     bias: u64,
 }
@@ -46,7 +76,7 @@ struct Unflushed {
 
 impl CounterReader {
     /// A reader for a process that runs the executable of this layout, loaded at `bias`.
-    pub const fn new(memory: ProcessMemory, layout: RuntimeLayout, bias: u64) -> Self {
+    pub const fn new(memory: ProcessMemory, layout: CounterLayout, bias: u64) -> Self {
         Self { memory, layout, bias }
     }
 
@@ -59,11 +89,11 @@ impl CounterReader {
     pub fn read(&self) -> nix::Result<Option<Counters>> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let before = self.word(self.layout.total_alloc)?;
+            let before = self.word(self.layout.alloc.total_alloc)?;
             let Some(counters) = self.read_once(before)? else { return Ok(None) };
             last = Some(counters);
             // A refill between the two would count a span's objects twice or not at all.
-            if self.word(self.layout.total_alloc)? == before {
+            if self.word(self.layout.alloc.total_alloc)? == before {
                 break;
             }
         }
@@ -71,78 +101,77 @@ impl CounterReader {
     }
 
     fn read_once(&self, total_alloc: u64) -> nix::Result<Option<Counters>> {
+        let CounterLayout { gc, goroutines, .. } = &self.layout;
         let Some(unflushed) = self.unflushed()? else { return Ok(None) };
-        let sched = |field: Field| self.int32(self.layout.sched + field.offset);
-        let mut absent = sched(self.layout.sched_system)? + unflushed.free_goroutines;
-        for list in &self.layout.sched_free {
-            absent += sched(*list)?;
+        let mut absent = self.int32(goroutines.system)?.saturating_add(unflushed.free_goroutines);
+        for list in &goroutines.sched_free {
+            absent = absent.saturating_add(self.int32(*list)?);
         }
         Ok(Some(Counters {
             alloc_bytes: total_alloc.wrapping_add(unflushed.bytes),
             alloc_objects: self.flushed_objects()?.wrapping_add(unflushed.objects),
             // `gcount` (proc.go) does the same: the numbers are read one after the other.
-            goroutines: self.word(self.layout.allglen)?.saturating_sub(absent).max(1),
-            pause_total_ns: self.word(self.layout.pause_total_ns)?,
-            gc_cycles: self.int32(self.layout.numgc)?,
+            goroutines: self.word(goroutines.allglen)?.saturating_sub(absent).max(1),
+            pause_total_ns: self.word(gc.pause_total_ns)?,
+            gc_cycles: self.int32(gc.numgc)?,
         }))
     }
 
     /// Objects in the consistent statistics: the sum over their generations.
     fn flushed_objects(&self) -> nix::Result<u64> {
-        let layout = &self.layout;
-        let deltas = self.read_at(layout.heap_stats, to_usize(layout.heap_stats_size * GENERATIONS))?;
-        let counts = deltas.chunks(to_usize(layout.heap_stats_size).max(1)).map(|delta| {
-            let small = delta.get(range(layout.small_counts)).unwrap_or_default();
-            let small = small.chunks(8).fold(0_u64, |sum, count| sum.wrapping_add(number::<8>(count, 0)));
-            small
-                .wrapping_add(number::<8>(delta, to_usize(layout.large_count.offset)))
-                .wrapping_add(number::<8>(delta, to_usize(layout.tiny_count.offset)))
-        });
-        Ok(counts.fold(0, u64::wrapping_add))
+        let layout = &self.layout.alloc;
+        let size = length(layout.heap_stats_size)?;
+        let deltas = self.read_at(layout.heap_stats, size.checked_mul(GENERATIONS).ok_or(Errno::EFAULT)?)?;
+        let mut objects = 0_u64;
+        for delta in deltas.chunks(size.max(1)) {
+            let small = bytes_of(delta, layout.small_counts)?.chunks(8).map(|count| number::<8>(count, 0));
+            let others = [value(delta, layout.large_count)?, value(delta, layout.tiny_count)?];
+            objects = small.chain(others).fold(objects, u64::wrapping_add);
+        }
+        Ok(objects)
     }
 
     fn unflushed(&self) -> nix::Result<Option<Unflushed>> {
-        let layout = &self.layout;
+        let layout = &self.layout.alloc;
         let slice = self.read_at(layout.allp, 16)?;
-        let (start, count) = (number::<8>(&slice, 0), to_usize(number::<8>(&slice, 8)));
+        let (start, count) = (number::<8>(&slice, 0), number::<8>(&slice, 8));
         if count == 0 {
             return Ok(None);
         }
-        let ps = pointers(&self.memory.read([start], count * 8)?);
-        let caches = pointers(&self.memory.read(ps.iter().map(|p| p + layout.p_mcache.offset), 8)?);
+        let ps = pointers(&self.memory.read([start], length(count.saturating_mul(8))?)?);
+        let caches = pointers(&self.read_each(&ps, layout.p_mcache.offset, 8)?);
         if ps.contains(&0) || caches.contains(&0) {
             return Ok(None);
         }
-        let free = self.memory.read(ps.iter().map(|p| p + layout.p_free.offset), 4)?;
-        let tiny = self.memory.read(caches.iter().map(|cache| cache + layout.mcache_tiny.offset), 8)?;
-        let spans = self
-            .memory
-            .read(caches.iter().map(|cache| cache + layout.mcache_alloc.offset), to_usize(layout.mcache_alloc.size))?;
+        let free = self.read_each(&ps, self.layout.goroutines.p_free.offset, 4)?;
+        let tiny = self.read_each(&caches, layout.mcache_tiny.offset, 8)?;
+        let spans = self.read_each(&caches, layout.mcache_alloc.offset, length(layout.mcache_alloc.size)?)?;
         // Most classes are unused and share the runtime's one empty span, which holds nothing.
         let mut spans = pointers(&spans);
         spans.sort_unstable();
         spans.dedup();
         let mut unflushed = self.unflushed_in_spans(&spans)?;
-        unflushed.objects += tiny.chunks(8).map(|count| number::<8>(count, 0)).sum::<u64>();
-        unflushed.free_goroutines = free.chunks(4).map(|count| number::<4>(count, 0)).sum();
+        let tiny = tiny.chunks(8).fold(0_u64, |sum, count| sum.wrapping_add(number::<8>(count, 0)));
+        unflushed.objects = unflushed.objects.wrapping_add(tiny);
+        unflushed.free_goroutines = free.chunks(4).fold(0, |sum, count| sum.saturating_add(number::<4>(count, 0)));
         Ok(Some(unflushed))
     }
 
     fn unflushed_in_spans(&self, spans: &[u64]) -> nix::Result<Unflushed> {
-        let layout = &self.layout;
+        let layout = &self.layout.alloc;
         let fields = [layout.span_element_size, layout.span_count, layout.span_count_before];
         let first = fields.iter().map(|field| field.offset).min().unwrap_or(0);
-        let end = fields.iter().map(|field| field.offset + field.size).max().unwrap_or(0);
-        let length = to_usize(end - first);
-        let bytes = self.memory.read(spans.iter().map(|span| span + first), length)?;
-        let at = |field: Field| to_usize(field.offset - first);
+        let end = fields.iter().map(|field| field.offset.saturating_add(field.size)).max().unwrap_or(0);
+        let length = length(end.saturating_sub(first))?;
+        let bytes = self.read_each(spans, first, length)?;
+        let at = |field: Field| Field { offset: field.offset.saturating_sub(first), ..field };
         let mut unflushed = Unflushed::default();
         for span in bytes.chunks(length.max(1)) {
-            let count = number::<2>(span, at(layout.span_count));
-            let before = number::<2>(span, at(layout.span_count_before));
-            let objects = count.saturating_sub(before);
-            unflushed.objects += objects;
-            unflushed.bytes += objects * number::<8>(span, at(layout.span_element_size));
+            let count = value(span, at(layout.span_count))?;
+            let objects = count.saturating_sub(value(span, at(layout.span_count_before))?);
+            let bytes = objects.wrapping_mul(value(span, at(layout.span_element_size))?);
+            unflushed.objects = unflushed.objects.wrapping_add(objects);
+            unflushed.bytes = unflushed.bytes.wrapping_add(bytes);
         }
         Ok(unflushed)
     }
@@ -158,17 +187,94 @@ impl CounterReader {
     fn read_at(&self, address: u64, length: usize) -> nix::Result<Vec<u8>> {
         self.memory.read([address.wrapping_add(self.bias)], length)
     }
+
+    /// Reads `length` bytes at this offset in each of the structures.
+    fn read_each(&self, structures: &[u64], offset: u64, length: usize) -> nix::Result<Vec<u8>> {
+        if structures.len().checked_mul(length).is_none_or(|total| total > MAXIMUM_READ) {
+            return Err(Errno::EFAULT);
+        }
+        self.memory.read(structures.iter().map(|structure| structure.wrapping_add(offset)), length)
+    }
 }
 
 fn pointers(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks(8).map(|pointer| number::<8>(pointer, 0)).collect()
 }
 
-fn range(field: Field) -> std::ops::Range<usize> {
-    to_usize(field.offset)..to_usize(field.offset + field.size)
+/// The bytes of a field of a structure that was read.
+fn bytes_of(structure: &[u8], field: Field) -> nix::Result<&[u8]> {
+    let start = usize::try_from(field.offset).map_err(|_| Errno::EFAULT)?;
+    let bytes = structure.get(start..).and_then(|rest| rest.get(..usize::try_from(field.size).ok()?));
+    bytes.ok_or(Errno::EFAULT)
 }
 
-/// Offsets and sizes of structures; every platform of memgate has 64-bit pointers.
-fn to_usize(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
+/// A little-endian number of at most 8 bytes.
+fn value(structure: &[u8], field: Field) -> nix::Result<u64> {
+    let bytes = bytes_of(structure, field)?;
+    let mut word = [0; 8];
+    word.get_mut(..bytes.len()).ok_or(Errno::EFAULT)?.copy_from_slice(bytes);
+    Ok(u64::from_le_bytes(word))
+}
+
+/// How many bytes to read at one place.
+fn length(size: u64) -> nix::Result<usize> {
+    usize::try_from(size).ok().filter(|size| *size <= MAXIMUM_READ).ok_or(Errno::EFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    /// A layout whose every address and offset is `at`.
+    fn layout(at: u64, size: u64) -> CounterLayout {
+        let field = Field { offset: at, size };
+        CounterLayout {
+            alloc: AllocCounters {
+                total_alloc: at,
+                heap_stats: at,
+                heap_stats_size: size,
+                tiny_count: field,
+                large_count: field,
+                small_counts: field,
+                allp: at,
+                p_mcache: field,
+                mcache_alloc: field,
+                mcache_tiny: field,
+                span_element_size: field,
+                span_count: field,
+                span_count_before: field,
+            },
+            gc: GcTotals { pause_total_ns: at, numgc: at, gc_cpu_fraction: at },
+            goroutines: GoroutineCount { allglen: at, sched_free: vec![at], system: at, allp: at, p_free: field },
+        }
+    }
+
+    #[test]
+    fn a_hostile_layout_is_an_error() {
+        let memory = ProcessMemory::new(Pid::this());
+        // Every word is a count and a pointer beyond all memory.
+        let words = [u64::MAX; 64];
+        let here = words.as_ptr() as u64;
+        for bias in [0, here, u64::MAX] {
+            for at in [0, 8, here, u64::MAX - 7, u64::MAX] {
+                for size in [0, 1, 8, 9, 4096, 1 << 40, u64::MAX] {
+                    assert!(CounterReader::new(memory, layout(at, size), bias).read().is_err(), "{bias} {at} {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn spans_that_claim_everything_are_an_error_or_wrap() {
+        let memory = ProcessMemory::new(Pid::this());
+        let words = [u64::MAX; 64];
+        let here = words.as_ptr() as u64;
+        for size in [0, 1, 8, 9, 64, u64::MAX] {
+            let reader = CounterReader::new(memory, layout(0, size), here);
+            let read = reader.unflushed_in_spans(&[here, here]);
+            assert_eq!(read.is_ok(), size <= 8, "{size}");
+        }
+    }
 }

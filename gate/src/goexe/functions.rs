@@ -1,0 +1,63 @@
+//! The functions of the Go runtime, by name and address.
+
+use std::{collections::HashMap, ops::Range};
+
+use object::{Object as _, ObjectSymbol as _};
+
+/// A function.
+pub(super) struct Function {
+    pub(super) name: String,
+    pub(super) range: Range<u64>,
+}
+
+/// The functions of the package `runtime` in an executable.
+///
+/// A name may stand for two functions: one written in assembler, and the compiler's wrapper for it.
+pub(super) struct Functions {
+    all: Vec<Function>,
+    by_name: HashMap<String, Vec<usize>>,
+    by_entry: HashMap<u64, usize>,
+}
+
+const PACKAGE: &str = "runtime.";
+
+impl Functions {
+    /// The functions that an executable has symbols for.
+    pub(super) fn read(file: &object::File<'_>) -> Self {
+        let symbols =
+            file.symbols().filter(|symbol| symbol.kind() == object::SymbolKind::Text && symbol.is_definition());
+        Self::collect(symbols.filter_map(|symbol| {
+            let end = symbol.address().checked_add(symbol.size())?;
+            Some((symbol.name().ok()?, symbol.address()..end))
+        }))
+    }
+
+    fn collect<'name>(functions: impl Iterator<Item = (&'name str, Range<u64>)>) -> Self {
+        let of_runtime = functions.filter(|(name, _)| name.starts_with(PACKAGE)).map(|(name, range)| {
+            // The linker marks assembler in symbols; the function table of a stripped executable does not.
+            Function { name: name.strip_suffix(".abi0").unwrap_or(name).to_owned(), range }
+        });
+        let mut all: Vec<_> = of_runtime.collect();
+        all.sort_by_key(|function| function.range.start);
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, function) in all.iter().enumerate() {
+            by_name.entry(function.name.clone()).or_default().push(index);
+        }
+        let by_entry = all.iter().enumerate().map(|(index, function)| (function.range.start, index)).collect();
+        Self { all, by_name, by_entry }
+    }
+
+    /// In order of address.
+    pub(super) fn all(&self) -> &[Function] {
+        &self.all
+    }
+
+    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &Function> {
+        self.by_name.get(name).into_iter().flatten().filter_map(|index| self.all.get(*index))
+    }
+
+    /// The function that starts at this address.
+    pub(super) fn starting_at(&self, address: u64) -> Option<&Function> {
+        self.by_entry.get(&address).and_then(|index| self.all.get(*index))
+    }
+}
