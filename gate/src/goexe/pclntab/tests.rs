@@ -1,4 +1,5 @@
-//! What the table says, held against the symbols, `go tool addr2line`, the DWARF and the program's own `runtime.CallersFrames`.
+//! What the table says, held against the symbols, `go tool addr2line`, the DWARF and the program's own
+//! `runtime.CallersFrames`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -103,7 +104,8 @@ impl Program {
     }
 }
 
-/// Every address of the code, or every `step`th in large programs, is explained as the program's unstripped twin explains it.
+/// Every address of the code, or every `step`th in large programs, is explained as the program's unstripped twin
+/// explains it.
 fn holds(toolchain: &Toolchain, build: Build<'_>) {
     let whole = Program::build(toolchain, build);
     let context = format!("Go 1.{} {build:?}", toolchain.minor);
@@ -196,7 +198,8 @@ fn agrees_with_addr2line(toolchain: &Toolchain, program: &Program, context: &str
         let function = program.table.at(*pc).unwrap();
         assert_eq!(function.name.replace('·', "."), answer[0].replace('·', "."), "{context}: {pc:#x}");
         let place = format!("{}:{}", frame.file, frame.line);
-        // There is no line in the padding between functions, nor in the linker's marks, of which the tool reads a table that
+        // There is no line in the padding between functions, nor in the linker's marks, of which the tool reads a table
+        // that
         // is not theirs.
         let agrees = place == answer[1]
             || (place == "?:0" && (answer[1].ends_with(":-1") || function.name.starts_with("go:textfips")));
