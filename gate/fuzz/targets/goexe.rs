@@ -1,10 +1,13 @@
-//! Reads Go executables in which anything may have been changed, and asks them everything. It has found something when a
+//! Reads Go executables in which anything may have been changed, and asks them everything. It has found something when
+//! a
 //! panic, a hang or an excess of memory ends it.
 //!
-//! An input is not an executable but a list of changes to one. A Go executable has more than a megabyte, almost all of it code
+//! An input is not an executable but a list of changes to one. A Go executable has more than a megabyte, almost all of
+//! it code
 //! that nothing reads; a change names a section and a place in it, so that what is read is what is changed.
 //!
-//! `MEMGATE_FUZZ_EXECUTABLES` names a directory with the executables; the minor version of Go must end their names: `pie-1.27`.
+//! `MEMGATE_FUZZ_EXECUTABLES` names a directory with the executables; the minor version of Go must end their names:
+//! `pie-1.27`.
 #![no_main]
 
 use std::{ops::Range, path::PathBuf, sync::LazyLock};
@@ -21,7 +24,7 @@ struct Original {
     parts: Vec<Range<usize>>,
 }
 
-/// The start of the file, with its headers, and sections that it has not are other parts.
+/// The start of the file, with its headers; the other parts are its sections but the code.
 const HEADERS: Range<usize> = 0..0x400;
 
 static ORIGINALS: LazyLock<Vec<Original>> = LazyLock::new(|| {

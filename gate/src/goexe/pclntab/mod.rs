@@ -1,7 +1,8 @@
 //! The function table (pclntab) that the Go linker writes into every executable, stripped or not: which function an
-//! address lies in, from which file and line it comes, which calls were inlined there, and how far the stack pointer moved.
+//! address lies in, from which file and line it comes, which calls were inlined there, and how far the stack pointer
+//! moved.
 //!
-//! Sources: src/runtime/symtab.go, symtabinl.go, runtime2.go (`_func`), src/internal/abi/symtab.go, Go 1.20 to 1.27.
+//! Sources: src/runtime/symtab.go, symtabinl.go, runtime2.go (`_func`), src/internal/abi/symtab.go, Go 1.21 to 1.27.
 
 mod bytes;
 mod image;
@@ -20,7 +21,8 @@ use module::{FUNCTION_SIZE, Module, UNIT_SIZE};
 use record::{InlinedCall, Record};
 use values::Values;
 
-/// Deepest nesting of inlined calls that is followed. The compiler's is below a hundred; a hostile table may run in a circle.
+/// Deepest nesting of inlined calls that is followed. In the Go compiler itself it is 7; a hostile table may run in a
+/// circle.
 const MAXIMUM_INLINING: usize = 1000;
 /// Stands for a name or path that the table does not give, as in Go's own tracebacks.
 const UNKNOWN: &str = "?";
@@ -42,7 +44,8 @@ pub struct FunctionTable {
 /// A function as the linker laid it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function<'t> {
-    /// Its full name, with the type arguments of a generic function: `main.Map[go.shape.int]`. `?` if it is not readable.
+    /// Its full name, with the type arguments of a generic function: `main.Map[go.shape.int]`. `?` if it is not
+    /// readable.
     pub name: &'t str,
     /// Address of its first instruction.
     pub entry: u64,
@@ -50,7 +53,8 @@ pub struct Function<'t> {
     pub end: u64,
     /// Line of its `func` keyword; 0 when not known.
     pub start_line: u32,
-    /// Whether the compiler made it to call another one: method wrappers, calls between ABIs, equality and hash functions.
+    /// Whether the compiler made it to call another one: method wrappers, calls between ABIs, equality and hash
+    /// functions.
     pub wrapper: bool,
     /// Whether no caller is above it: `runtime.goexit`, `runtime.mstart`, `runtime.rt0_go` and such.
     pub top_frame: bool,
@@ -71,7 +75,8 @@ pub struct Frame {
     pub line: u32,
     /// Whether the function's code was inlined into that of its caller.
     pub inlined: bool,
-    /// Whether the compiler made the function to call another one. Go's tracebacks leave these out, except above a panic.
+    /// Whether the compiler made the function to call another one. Go's tracebacks leave these out, except above a
+    /// panic.
     pub wrapper: bool,
 }
 
@@ -79,7 +84,8 @@ impl FunctionTable {
     /// Reads the table of an executable that Go 1.`go_minor` built.
     ///
     /// # Errors
-    /// When the file is not a 64-bit little-endian ELF file, the version is none of 1.20 to 1.27, or the table is missing, cut off or
+    /// When the file is not a 64-bit little-endian ELF file, the version is none of 1.21 to 1.27, or the table is
+    /// missing, cut off or
     /// contradicts itself; the text says which.
     pub fn read(file: &object::File<'_>, go_minor: u32) -> Result<Self, String> {
         let image = Image::read(file)?;
@@ -108,7 +114,8 @@ impl FunctionTable {
         self.records().map(|record| self.function(&record))
     }
 
-    /// The function of this full name. Of several, one that the compiler did not make to call the other; of those, the first.
+    /// The function of this full name. Of several, one that the compiler did not make to call the other; of those, the
+    /// first.
     pub fn named(&self, name: &str) -> Option<Function<'_>> {
         let hash = hash_of(name);
         let first = self.by_name.partition_point(|(other, _)| *other < hash);
@@ -132,7 +139,8 @@ impl FunctionTable {
 
     /// The innermost call at an address: of a function that was inlined there, or of the one that the address lies in.
     ///
-    /// It is what `runtime.CallersFrames` gives for one of the addresses of `runtime.Callers`, which are return addresses: subtract 1 first.
+    /// It is what `runtime.CallersFrames` gives for one of the addresses of `runtime.Callers`, which are return
+    /// addresses: subtract 1 first.
     pub fn frame(&self, pc: u64) -> Option<Frame> {
         let record = self.record_at(pc)?;
         Some(self.frame_of(&record, pc, self.inlined_call(&record, pc).as_ref()))
@@ -153,10 +161,13 @@ impl FunctionTable {
         }
     }
 
-    /// How many bytes the stack pointer lies below its value at the function's entry, when the instruction at this address is about to run.
+    /// How many bytes the stack pointer lies below its value at the function's entry, when the instruction at this
+    /// address is about to run.
     ///
-    /// What lies above is the architecture's: on amd64 the return address, pushed by the call; on arm64 and loong64 nothing, as the
-    /// frame, counted here, holds the saved link register. `None` outside Go's code or where the function does not tell.
+    /// What lies above is the architecture's: on amd64 the return address, pushed by the call; on arm64 and loong64
+    /// nothing, as the
+    /// frame, counted here, holds the saved link register. `None` outside Go's code or where the function does not
+    /// tell.
     pub fn stack_delta(&self, pc: u64) -> Option<i32> {
         let record = self.record_at(pc)?;
         self.value(&record, record.stack_delta, pc)
@@ -213,7 +224,8 @@ impl FunctionTable {
         self.tables.get(self.module.entries.clone()).unwrap_or_default()
     }
 
-    /// Offset from `runtime.text` of a function's first instruction; that of the function behind the last one is the end of the code.
+    /// Offset from `runtime.text` of a function's first instruction; that of the function behind the last one is the
+    /// end of the code.
     fn entry_offset(&self, index: usize) -> Option<u32> {
         u32_at(self.entries(), index.checked_mul(FUNCTION_SIZE)?)
     }

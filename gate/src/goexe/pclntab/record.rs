@@ -1,7 +1,8 @@
 //! What the tables hold of one function, and of one call that was inlined into it.
 //!
-//! Sources: `_func` in src/runtime/runtime2.go, `inlinedCall` in src/runtime/symtabinl.go, `FuncID`, `FuncFlag` and the indices of
-//! tables in src/internal/abi/symtab.go, Go 1.20 to 1.27.
+//! Sources: `_func` in src/runtime/runtime2.go, `inlinedCall` in src/runtime/symtabinl.go, `FuncID`, `FuncFlag` and the
+//! indices of
+//! tables in src/internal/abi/symtab.go, Go 1.21 to 1.27.
 
 use super::bytes::{i32_at, u8_at, u32_at};
 
@@ -12,7 +13,8 @@ pub(super) const WRITES_STACK_POINTER: u8 = 2;
 /// `FuncFlagAsm`.
 pub(super) const ASSEMBLY: u8 = 4;
 
-/// Size of the fixed part of `_func` in bytes. The offsets of its tables of values follow, then those of its funcdata, four bytes each.
+/// Size of the fixed part of `_func` in bytes. The offsets of its tables of values follow, then those of its funcdata,
+/// four bytes each.
 const FIXED_SIZE: usize = 44;
 /// `PCDATA_InlTreeIndex`.
 const INLINE_INDICES: usize = 2;
@@ -93,7 +95,8 @@ pub(super) struct InlinedCall {
     pub(super) id: u8,
     /// Where its name lies in `funcnametab`.
     pub(super) name: u32,
-    /// Offset from the entry of the function that it was inlined into to an instruction that belongs to the call's place.
+    /// Offset from the entry of the function that it was inlined into to an instruction that belongs to the call's
+    /// place.
     pub(super) parent: i32,
 }
 
@@ -108,7 +111,8 @@ impl InlinedCall {
     }
 }
 
-/// Whether a `FuncID` is `FuncIDWrapper`, the last of them: versions added others before it (`corostart`, `runCleanups`).
+/// Whether a `FuncID` is `FuncIDWrapper`, the last of them: versions added others before it (`corostart`,
+/// `runCleanups`).
 pub(super) fn is_wrapper(id: u8, go_minor: u32) -> bool {
     id == match go_minor {
         ..=21 => 21,
