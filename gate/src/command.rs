@@ -13,8 +13,10 @@ use crate::{
     cancel::Cancel,
     cli::{BaselineCommand, Cli, Command, Formats, Measured, Recorded, SchemaOf},
     config::{self, Config},
+    doctor::ProbeReport,
     error::{Error, InputError, Result, Stage},
     evidence_file,
+    goexe::{GoExe, GoExeError},
     narrator::Narrator,
     pipeline,
     report::{self, Output, Report, Style},
@@ -31,6 +33,9 @@ pub fn run(cli: Cli) -> ExitCode {
         }
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
         Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
+        Command::Doctor { probes, twin, force_probes, json } => {
+            doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
+        }
         Command::Schema { of } => print_schema(of).map(|()| 0),
     };
     ExitCode::from(outcome.unwrap_or_else(|error| {
@@ -115,6 +120,22 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
         print(&format!("{}\n", file.display()))?;
     }
     Ok(())
+}
+
+fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Result<()> {
+    let unfit =
+        |error: GoExeError| InputError::new(error.to_string(), "give an ELF executable of one of memgate's platforms");
+    let mut exe = GoExe::open(executable).map_err(unfit)?;
+    if let Some(twin) = twin {
+        exe = exe.with_twin(twin).map_err(unfit)?;
+    }
+    let report = ProbeReport::of(&exe, force);
+    if json {
+        let json =
+            serde_json::to_value(&report).map_err(|error| InputError::new(error.to_string(), "please report this"))?;
+        return print(&format!("{json:#}\n"));
+    }
+    print(&report.text())
 }
 
 /// The day in UTC, `2026-11-23`.

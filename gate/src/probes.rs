@@ -5,7 +5,7 @@
 //! probe goes on one unless that is asked for.
 
 use crate::{
-    arch::{Probed, ProbeCost},
+    arch::{ProbeCost, Probed},
     goexe::{CallSite, Fact, GoExe, MmapSite},
 };
 

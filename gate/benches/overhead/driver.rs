@@ -74,7 +74,8 @@ impl RunningService {
         let mut open: Vec<_> = (0..connections).map(|_| Connection::open(&self.address)).collect();
         let start = Instant::now();
         let latencies = std::thread::scope(|scope| {
-            let threads: Vec<_> = open.iter_mut().map(|connection| scope.spawn(|| connection.ask_until(&over))).collect();
+            let threads: Vec<_> =
+                open.iter_mut().map(|connection| scope.spawn(|| connection.ask_until(&over))).collect();
             std::thread::sleep(length);
             over.store(true, Ordering::Relaxed);
             let mut all = histogram();

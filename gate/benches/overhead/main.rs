@@ -23,7 +23,6 @@ use std::{
 
 use clap::Parser;
 use driver::{Driven, RunningService};
-use nix::unistd::Pid;
 use memgate::{
     agent::{
         Clock,
@@ -31,6 +30,7 @@ use memgate::{
     },
     goexe::GoExe,
 };
+use nix::unistd::Pid;
 use statistics::{Pair, Ratios};
 
 #[derive(Parser)]
@@ -107,7 +107,8 @@ fn with_memgate(options: &Options, exe: &GoExe, watched: &RunningService, other:
         println!("attaching took {:.1} ms", milliseconds(started));
     }
     let watched_slice = || {
-        let sampler = Sampler::start(recorder.take().expect("the recorder is back")).unwrap_or_else(|error| panic!("{error}"));
+        let sampler =
+            Sampler::start(recorder.take().expect("the recorder is back")).unwrap_or_else(|error| panic!("{error}"));
         let driven = watched.drive(options.connections, SLICE);
         recorder = Some(sampler.finish().unwrap_or_else(|error| panic!("{error}")));
         driven

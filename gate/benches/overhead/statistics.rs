@@ -39,7 +39,10 @@ impl Ratios {
 impl std::fmt::Display for Ratios {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let of = |ratio: fn(&Pair) -> [f64; 2]| {
-            mean_and_interval(self.pairs.iter().map(|pair| { let [with, without] = ratio(pair); with / without }))
+            mean_and_interval(self.pairs.iter().map(|pair| {
+                let [with, without] = ratio(pair);
+                with / without
+            }))
         };
         let (throughput, p99) = (of(|pair| pair.throughput), of(|pair| pair.p99));
         write!(f, "throughput {throughput}; p99 latency {p99}; {} pairs", self.pairs.len())

@@ -216,7 +216,8 @@ fn oom_kill_line(text: &str) -> Option<u64> {
 }
 
 fn huge_page_lines(text: &str) -> Option<u64> {
-    let line = |name: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) };
+    let line =
+        |name: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) };
     Some(line("thp_fault_alloc ")? + line("thp_collapse_alloc ")?)
 }
 

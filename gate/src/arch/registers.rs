@@ -21,6 +21,8 @@ pub struct Registers {
     pub fp: Option<u64>,
     /// Link register; amd64 keeps the return address on the stack.
     pub lr: Option<u64>,
+    /// Words of `struct user_pt_regs` (`pt_regs` on amd64).
+    pub count: u64,
     /// The numbers of the first two argument registers, as the decoder counts them.
     pub(super) results: [Register; 2],
     /// The number of argument register 0, and that of the stack pointer.
@@ -45,6 +47,7 @@ const AMD64: Registers = Registers {
     pc: 128,
     fp: Some(32),
     lr: None,
+    count: 21,
     results: [0, 3],
     argument_0: 0,
     stack: 4,
@@ -58,6 +61,7 @@ const ARM64: Registers = Registers {
     pc: 256,
     fp: Some(232),
     lr: Some(240),
+    count: 34,
     results: [0, 1],
     argument_0: 0,
     stack: 31,
@@ -71,6 +75,7 @@ const LOONG64: Registers = Registers {
     pc: 264,
     fp: None,
     lr: Some(8),
+    count: 45,
     results: [4, 5],
     argument_0: 4,
     stack: 3,
@@ -82,6 +87,33 @@ pub const fn registers(platform: Platform) -> &'static Registers {
         Platform::LinuxAmd64 => &AMD64,
         Platform::LinuxArm64 => &ARM64,
         Platform::LinuxLoong64 => &LOONG64,
+    }
+}
+
+/// The BPF program that captures first touches: the layout of its context is the architecture's.
+pub const fn first_touch_program(platform: Platform) -> &'static str {
+    match platform {
+        Platform::LinuxAmd64 => "first_touch_amd64",
+        Platform::LinuxArm64 => "first_touch_arm64",
+        Platform::LinuxLoong64 => "first_touch_loong64",
+    }
+}
+
+/// Where the Go heap lies: the runtime asks for the first address, and goes up from there (malloc.go, Go 1.21 to 1.27,
+/// `mallocinit`). 256 GiB are more than any service under test has.
+pub const fn heap_range(platform: Platform) -> std::ops::Range<u64> {
+    let start = match platform {
+        Platform::LinuxAmd64 | Platform::LinuxLoong64 => 0xc0 << 32,
+        Platform::LinuxArm64 => 0x40 << 32,
+    };
+    start..start + (1 << 38)
+}
+
+/// The address that the runtime's index of arenas counts from (malloc.go, Go 1.21 to 1.27, `arenaBaseOffset`).
+pub const fn arena_base(platform: Platform) -> u64 {
+    match platform {
+        Platform::LinuxAmd64 => 0xffff_8000_0000_0000,
+        Platform::LinuxArm64 | Platform::LinuxLoong64 => 0,
     }
 }
 

@@ -36,6 +36,8 @@ impl<'exe> Discovery<'exe> {
             Global::Allglen => (self.allglen()?, 8, 8),
             Global::Allgptr => (self.argument("runtime.allgadd", "runtime.atomicwb")?, 8, 8),
             Global::Allm => (self.argument("runtime.mcommoninit", "runtime.atomicwb")?, 8, 8),
+            Global::Mheap => (self.receiver("runtime.(*mheap).")?, 8, 8),
+            Global::Work => (self.inside("runtime.(*cpuStats).", "runtime.workType", "cpuStats")?, 8, 8),
             Global::Mbuckets => (self.mbuckets()?, 8, 8),
             Global::MProfCycle => {
                 (self.common(&["runtime.mProf_Malloc", "runtime.mProf_Free", "runtime.mProf_Flush"], 4)?, 4, 4)

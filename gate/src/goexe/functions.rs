@@ -4,6 +4,8 @@ use std::{collections::HashMap, ops::Range};
 
 use object::{Object as _, ObjectSymbol as _};
 
+use super::FunctionTable;
+
 /// A function.
 pub(super) struct Function {
     pub(super) name: String,
@@ -22,8 +24,18 @@ pub(super) struct Functions {
 const PACKAGE: &str = "runtime.";
 
 impl Functions {
-    /// The functions that an executable has symbols for.
-    pub(super) fn read(file: &object::File<'_>) -> Self {
+    /// The functions that an executable has symbols for; where it has none, those of its function table.
+    pub(super) fn read(file: &object::File<'_>, table: Option<&FunctionTable>) -> Self {
+        let of_symbols = Self::of_symbols(file);
+        match table {
+            Some(table) if of_symbols.all.is_empty() => {
+                Self::collect(table.functions().map(|function| (function.name, function.entry..function.end)))
+            }
+            _ => of_symbols,
+        }
+    }
+
+    fn of_symbols(file: &object::File<'_>) -> Self {
         let symbols =
             file.symbols().filter(|symbol| symbol.kind() == object::SymbolKind::Text && symbol.is_definition());
         Self::collect(symbols.filter_map(|symbol| {

@@ -23,6 +23,10 @@ pub enum Global {
     Allgptr,
     /// `allm`, a pointer to the first `m`.
     Allm,
+    /// `mheap_`.
+    Mheap,
+    /// `work`, the state of the GC.
+    Work,
     /// `mbuckets`, a pointer to the first bucket of the heap profile.
     Mbuckets,
     /// `mProfCycle`, a uint32.
@@ -34,7 +38,7 @@ pub enum Global {
 }
 
 /// Every variable.
-pub const GLOBALS: [Global; 11] = [
+pub const GLOBALS: [Global; 13] = [
     Global::GcController,
     Global::Memstats,
     Global::Sched,
@@ -42,6 +46,8 @@ pub const GLOBALS: [Global; 11] = [
     Global::Allglen,
     Global::Allgptr,
     Global::Allm,
+    Global::Mheap,
+    Global::Work,
     Global::Mbuckets,
     Global::MProfCycle,
     Global::MemProfileRate,
@@ -59,6 +65,8 @@ impl Global {
             Self::Allglen => "runtime.allglen",
             Self::Allgptr => "runtime.allgptr",
             Self::Allm => "runtime.allm",
+            Self::Mheap => "runtime.mheap_",
+            Self::Work => "runtime.work",
             Self::Mbuckets => "runtime.mbuckets",
             Self::MProfCycle => "runtime.mProfCycle",
             Self::MemProfileRate => "runtime.MemProfileRate",

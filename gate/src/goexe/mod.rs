@@ -22,11 +22,14 @@ pub use globals::{GLOBALS, Global};
 pub use offsets::FIELDS;
 pub use pclntab::{Frame, Function, FunctionTable};
 pub use runtime::{
-    AllocCounters, AllocSamples, Fact, GcTotals, GoroutineCount, GoroutineList, HeapProfile, LiveHeap, MmapSite, Mmaps,
-    Pauses, Runtime, SpanRefills, Threads, WorldStarts,
+    AllocCounters, AllocSamples, Fact, GcCpu, GcTotals, GoroutineCount, GoroutineList, HeapProfile, LiveHeap, MmapSite,
+    Mmaps, Pauses, Runtime, SpanRefills, Spans, Threads, WorldStarts,
 };
 
-use crate::platform::Platform;
+use crate::{
+    arch::{self, ArgumentLocation},
+    platform::Platform,
+};
 use code::Code;
 use discover::Discovery;
 use dwarf::Structures;
@@ -61,6 +64,8 @@ pub struct GoExe {
     pub segments: Vec<std::ops::Range<u64>>,
     /// What is known of its Go runtime, a group of signals at a time.
     pub runtime: Runtime,
+    /// Its table of functions, by which addresses get names; or why there is none, for a person.
+    pub function_table: Result<FunctionTable, String>,
     code: Code,
     offsets: Offsets,
     globals: Globals,
@@ -114,7 +119,11 @@ impl GoExe {
         // What Go did not build has nothing that is worth looking for.
         let dwarf = if build.is_some() { Structures::read(&file) } else { Ok(Structures::default()) };
         let offsets = Offsets::new(dwarf, build.as_ref().and_then(BuildInfo::table), version);
-        let code = Code::new(image, Functions::read(&file), minor);
+        let function_table = match minor {
+            Some(minor) => FunctionTable::read(&file, minor),
+            None => Err("no Go that memgate knows built it".to_owned()),
+        };
+        let code = Code::new(image, Functions::read(&file, function_table.as_ref().ok()), minor);
         let globals = Globals::read(&file, &code, &offsets);
         let mut exe = Self {
             path: path.to_owned(),
@@ -123,6 +132,7 @@ impl GoExe {
             position_independent: code.image.position_independent,
             segments: code.image.segments.clone(),
             runtime: Runtime::lost(""),
+            function_table,
             code,
             offsets,
             globals,
@@ -170,8 +180,14 @@ impl GoExe {
         self.code.calls_of(callee).into_iter().map(|(_, site)| site).collect()
     }
 
+    /// Where a Go function of this executable finds its integer argument `index` at a call instruction; `None` where that is
+    /// not known.
+    pub fn argument(&self, index: usize) -> Option<ArgumentLocation> {
+        arch::argument(self.platform, self.minor()?, index)
+    }
+
     /// What a probe on the instruction at this address costs; `None` where there is no code.
-    pub fn probed(&self, address: u64) -> Option<crate::arch::Probed> {
+    pub fn probed(&self, address: u64) -> Option<arch::Probed> {
         self.code.probed(address)
     }
 

@@ -21,7 +21,7 @@ use procfs::{
 pub(super) const PAGE_PRESENT: u8 = 0x80;
 
 /// Anonymous memory in transparent huge pages, bytes.
-pub fn huge_pages(maps: &[MemoryMap]) -> u64 {
+pub(super) fn huge_pages(maps: &[MemoryMap]) -> u64 {
     maps.iter().filter_map(|map| map.extension.map.get("AnonHugePages")).sum()
 }
 

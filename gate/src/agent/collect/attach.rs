@@ -11,10 +11,9 @@ use super::{
     tier,
 };
 use crate::{
-    arch::{ArgumentLocation, registers},
+    arch::{ArgumentLocation, first_touch_program, heap_range, registers},
     error::{Error, Result, Stage},
     goexe::GoExe,
-    platform::Platform,
     probes::{self, Probe, ProbedSignal},
     tier::Tier,
 };
@@ -73,13 +72,8 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
         Err(error) if options.collecting.tier.is_some() => return Err(error),
         Err(error) => return Ok(Attached::without_bpf(&error.to_string())),
     };
-    let mut attached = Attached {
-        tier,
-        bpf: None,
-        lost: HashMap::new(),
-        refill_probes: Err(String::new()),
-        no_captures: None,
-    };
+    let mut attached =
+        Attached { tier, bpf: None, lost: HashMap::new(), refill_probes: Err(String::new()), no_captures: None };
     for plan in probes::plan(exe, options.collecting.force_probes) {
         if plan.signal == ProbedSignal::SpanRefills {
             if let Err(reason) = &plan.probes {
@@ -92,7 +86,7 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
     }
     attached.no_captures = match tier {
         Tier::T0 | Tier::T1 => Some(format!("tier {tier} has no captures of first touches")),
-        _ => programs.attach_first_touch(first_touch(exe.platform)).err().map(|error| error.to_string()),
+        _ => programs.attach_first_touch(first_touch_program(exe.platform)).err().map(|error| error.to_string()),
     };
     attached.bpf = Some(programs);
     Ok(attached)
@@ -110,9 +104,11 @@ fn constants(exe: &GoExe) -> Constants {
     let registers = registers(exe.platform);
     let runtime = &exe.runtime;
     let argument = |index| exe.argument(index).map_or(0, place);
-    let result = |pick: fn(&crate::goexe::Mmaps) -> ArgumentLocation| runtime.mmaps.as_ref().map_or(0, |mmaps| place(pick(mmaps)));
+    let result = |pick: fn(&crate::goexe::Mmaps) -> ArgumentLocation| {
+        runtime.mmaps.as_ref().map_or(0, |mmaps| place(pick(mmaps)))
+    };
     let list = runtime.goroutine_list.as_ref().ok();
-    let heap = exe.platform.heap_range();
+    let heap = heap_range(exe.platform);
     vec![
         ("ARGUMENT_0", argument(0)),
         ("ARGUMENT_1", argument(1)),

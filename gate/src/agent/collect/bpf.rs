@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use super::events::Events;
 use crate::{
     error::{Error, Result, Stage},
+    probes::Probe,
     tier::Tier,
 };
 
@@ -27,19 +28,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../gate-ebpf/memgat
 /// The same without ring buffers and globals, for Linux 4.19 to 5.7.
 static OBJECT_TIER1: &[u8] = aya::include_bytes_aligned!("../../../../gate-ebpf/memgate-tier1.bpf.o");
 
-/// A probe: a program, and the instruction that it is put on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
-    /// The program's name in the object.
-    pub program: &'static str,
-    /// Virtual address of the instruction in the file, for messages.
-    pub address: u64,
-    /// Its offset in the file.
-    pub file_offset: u64,
-}
-
 /// What the programs are told when they are loaded: constants of [`memgate_ebpf::CONSTANTS`] by name; the others are 0.
-pub type Constants = Vec<(&'static str, u64)>;
+pub(super) type Constants = Vec<(&'static str, u64)>;
 
 /// How the programs are loaded.
 #[derive(Debug, Clone, Copy)]
@@ -273,6 +263,6 @@ fn refused(what: &str, error: &dyn std::error::Error) -> Error {
 }
 
 /// The error with what caused it: aya keeps the kernel's reason in the cause.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -30,7 +30,8 @@ impl Events {
 
     /// Opens a buffer of so many bytes for each CPU.
     pub(super) fn perf(mut array: PerfEventArray<MapData>, bytes: u32) -> Result<Self, String> {
-        let pages = usize::try_from(bytes).unwrap_or(usize::MAX) / aya::util::page_size().max(1);
+        let pages = usize::try_from(bytes).unwrap_or(usize::MAX)
+            / usize::try_from(crate::agent::environment::page_size()).unwrap_or(4096);
         let cpus = online_cpus().map_err(|(what, error)| format!("{what}: {error}"))?;
         let buffers: Result<Vec<_>, _> = cpus.into_iter().map(|cpu| array.open(cpu, Some(pages.max(1)))).collect();
         let buffers = buffers.map_err(|error| format!("the buffers for records cannot be opened: {error}"))?;
@@ -40,9 +41,8 @@ impl Events {
     /// Hands on every record from before this call. A later one is held back: an earlier one may still be on its way through
     /// another CPU's buffer.
     pub(super) fn drain(&mut self, each: impl FnMut(Record)) {
-        let horizon_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(u64::MAX, |now| {
-            u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX)
-        });
+        let horizon_ns = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(u64::MAX, |now| u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX));
         self.take();
         self.held.sort_by_key(|record| record.at_ns);
         let handed_on = self.held.partition_point(|record| record.at_ns < horizon_ns);

@@ -22,7 +22,7 @@ const SCAN: u64 = 0x1000;
 
 /// Where goroutines come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Site {
+pub(super) struct Site {
     /// Return address of the `go` statement in the function that has it; 0 for the main goroutine.
     pub created: u64,
     /// Entry of the function that it started.
@@ -33,7 +33,7 @@ pub struct Site {
 ///
 /// # Errors
 /// When the process is gone or the list is none.
-pub fn sites(memory: ProcessMemory, layout: &GoroutineList, bias: u64) -> nix::Result<HashMap<Site, u64>> {
+pub(super) fn sites(memory: ProcessMemory, layout: &GoroutineList, bias: u64) -> nix::Result<HashMap<Site, u64>> {
     let word = |address: u64| Ok::<_, nix::Error>(number::<8>(&memory.read([address.wrapping_add(bias)], 8)?, 0));
     let (list, length) = (word(layout.allgptr)?, word(layout.allglen)?);
     if length > MAXIMUM_GOROUTINES {
@@ -65,7 +65,7 @@ pub fn sites(memory: ProcessMemory, layout: &GoroutineList, bias: u64) -> nix::R
 ///
 /// # Errors
 /// When the process is gone or the list is none.
-pub fn threads(memory: ProcessMemory, layout: &Threads, bias: u64) -> nix::Result<Vec<(u32, u64)>> {
+pub(super) fn threads(memory: ProcessMemory, layout: &Threads, bias: u64) -> nix::Result<Vec<(u32, u64)>> {
     let mut threads = Vec::new();
     let mut m = memory.word(layout.allm.wrapping_add(bias))?;
     while m != 0 {

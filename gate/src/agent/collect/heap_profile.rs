@@ -124,9 +124,10 @@ impl HeapProfileReader {
 
     fn counts_once(&self) -> nix::Result<Vec<Counts>> {
         let layout = &self.layout;
-        let records = self.buckets.iter().map(|bucket| {
-            bucket.address.wrapping_add(layout.bucket_size).wrapping_add(8 * bucket.stack.len() as u64)
-        });
+        let records = self
+            .buckets
+            .iter()
+            .map(|bucket| bucket.address.wrapping_add(layout.bucket_size).wrapping_add(8 * bucket.stack.len() as u64));
         let length = to_usize(layout.record_size);
         let bytes = self.memory.read(records, length)?;
         Ok(bytes.chunks(length.max(1)).map(|record| self.sum(record)).collect())

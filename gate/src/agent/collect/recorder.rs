@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 
 use super::{
-    Bpf, CounterReader, HeapProfileReader, OffHeapReader, ProcessMemory,
+    Bpf, CounterLayout, CounterReader, HeapProfileReader, OffHeapReader, ProcessMemory,
     address_space::huge_pages,
     attach::{Attached, attach},
     code::Symboliser,
@@ -68,7 +68,6 @@ pub struct Recorder {
     pub(super) code: Symboliser,
     pub(super) bias: u64,
     histograms: Option<Histograms>,
-    page_size: u64,
     progress: Option<Arc<Progress>>,
     clock: Clock,
     pub(super) taken: Taken,
@@ -103,11 +102,8 @@ impl Recorder {
                 Some(reason) => Err(format!("the runtime's own mappings are not known: {reason}")),
                 None => off_heap.map_err(|error| error.to_string()),
             },
-            counters: CounterReader::new(memory, runtime, bias),
-            heap_profile: runtime
-                .heap_profile
-                .clone()
-                .map(|layout| HeapProfileReader::new(memory, layout, bias)),
+            counters: CounterLayout::of(runtime).map(|layout| CounterReader::new(memory, layout, bias)),
+            heap_profile: runtime.heap_profile.clone().map(|layout| HeapProfileReader::new(memory, layout, bias)),
             sample_rate,
             spans: runtime.spans.as_ref().ok().map(|spans| SpanClasses::new(memory, *spans, exe.platform, bias)),
             touches: FirstTouches::new(Unwinder::new(pid.as_raw(), exe.platform), exe.platform, page_size),
@@ -122,7 +118,6 @@ impl Recorder {
             process,
             identity,
             bias,
-            page_size,
             progress: None,
             clock,
             taken: Taken::default(),
@@ -207,8 +202,19 @@ impl Recorder {
             return Ok(());
         }
         // Before the runtime has set itself up there is nothing to read.
-        if let Some(counters) = counters {
-            self.taken.counters(at_ns, counters);
+        let Some(counters) = counters else { return Ok(()) };
+        let new_cycle = self.taken.last.is_none_or(|last| last.gc_cycles != counters.gc_cycles);
+        self.taken.counters(at_ns, counters);
+        if let Ok(gc_cpu) = &self.exe.runtime.gc_cpu
+            && new_cycle
+        {
+            let word =
+                |address: u64| self.memory.word(address.wrapping_add(self.bias)).map_err(|error| error.to_string());
+            let (gc_ns, total_ns) = (word(gc_cpu.gc_ns)?, word(gc_cpu.total_ns)?);
+            let columns = &mut self.taken.gc_cpu;
+            columns.at_ns.push(at_ns);
+            columns.gc_ns.push(gc_ns);
+            columns.total_ns.push(total_ns);
         }
         Ok(())
     }
@@ -370,11 +376,6 @@ impl Recorder {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.take_goroutine_sites(2);
-    }
-
-    /// The page size, bytes.
-    pub(super) const fn page_size(&self) -> u64 {
-        self.page_size
     }
 
     /// What the BPF programs lost, by kind, or why that is not known; `None` without BPF.

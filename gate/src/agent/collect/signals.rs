@@ -2,11 +2,7 @@
 
 use memgate_ebpf::kind;
 
-use super::{
-    Recorder, goroutines,
-    recorder::sorted,
-    taken::Taken,
-};
+use super::{Recorder, goroutines, recorder::sorted, taken::Taken};
 use crate::{
     evidence::{
         AllocSamples, Code, Exactness, GoroutineSites, HeapProfile, OffHeapSites, Requests, Series, Signal, Signals,
@@ -95,15 +91,20 @@ impl Recorder {
         let counters = doubt.clone().or_else(|| self.taken.failures.counters.clone());
         let process = doubt.clone().or_else(|| self.taken.failures.process.clone());
         let smaps = doubt.clone().or_else(|| self.taken.failures.off_heap.clone());
+        let gc_cpu = Worth { missing: self.exe.runtime.gc_cpu.as_ref().err().cloned(), ..sampled(counters.clone()) };
         let Taken { completed, thp_events, .. } = &mut self.taken;
         let requests = requests(elsewhere.requests, std::mem::take(completed));
-        let thp = if thp_events.value.is_empty() { Err("the cgroup does not count them".to_owned()) } else { Ok(std::mem::take(thp_events)) };
+        let thp = if thp_events.value.is_empty() {
+            Err("the cgroup does not count them".to_owned())
+        } else {
+            Ok(std::mem::take(thp_events))
+        };
         let taken = self.taken;
         let signals = Signals {
             gc_pauses: pauses.of(PAUSE_PROBE, taken.gc_pauses),
             other_pauses: other_pauses.of(PAUSE_PROBE, taken.other_pauses),
             world_stops: stops.of(STOP_PROBE, taken.world_stops),
-            gc_cpu: sampled(counters.clone()).of(COUNTERS, taken.gc_cpu),
+            gc_cpu: gc_cpu.of(COUNTERS, taken.gc_cpu),
             live_heap: live_heap.of(LIVE_HEAP_PROBE, taken.live_heap),
             alloc_bytes: sampled(counters.clone()).of(COUNTERS, taken.alloc_bytes),
             alloc_objects: sampled(counters.clone()).of(COUNTERS, taken.alloc_objects),
@@ -165,18 +166,16 @@ impl Recorder {
             0 => Err("the runtime samples nothing: MemProfileRate is 0".to_owned()),
             rate => Ok(rate),
         });
-        let reader = self.heap_profile.as_mut().map_err(|reason| reason.clone());
-        let found = rate.and_then(|rate| {
-            let reader = reader?;
-            // The last samples may be of buckets that are newer than the last reading.
+        if let Ok(reader) = &mut self.heap_profile {
+            // The last samples may be of buckets that are newer than the last reading; of a process that has ended there is no more.
             let _ = reader.find_buckets();
-            Ok((rate, reader))
-        });
+        }
+        let rate = rate.and_then(|rate| self.heap_profile.as_ref().map(|_| rate).map_err(Clone::clone));
         let mut worth = self.worth_of_samples();
         let mut data = AllocSamples::default();
-        match found {
+        match rate {
             Err(reason) => worth.missing = worth.missing.or(Some(reason)),
-            Ok((rate, _)) => {
+            Ok(rate) => {
                 data.rate = rate;
                 let mut unknown = 0;
                 for (sample, count) in sorted(&self.taken.samples) {
@@ -248,7 +247,10 @@ impl Recorder {
         exact(GOROUTINES, data, self.taken.not_the_service())
     }
 
-    fn sites(&mut self, counts: [std::collections::HashMap<goroutines::Site, u64>; 3]) -> Result<GoroutineSites, String> {
+    fn sites(
+        &mut self,
+        counts: [std::collections::HashMap<goroutines::Site, u64>; 3],
+    ) -> Result<GoroutineSites, String> {
         let functions = self.exe.function_table.as_ref().map_err(Clone::clone)?;
         let mut sites: Vec<_> = counts.iter().flat_map(std::collections::HashMap::keys).copied().collect();
         sites.sort_unstable();

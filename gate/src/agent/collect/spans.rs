@@ -40,16 +40,17 @@ impl SpanClasses {
     /// When the process is gone.
     pub(super) fn of(&mut self, objects: &[SampledObject]) -> nix::Result<Vec<u8>> {
         let slots: Vec<_> = objects.iter().map(|object| self.slot(object.address)).collect::<nix::Result<_>>()?;
-        let spans = self.memory.read(slots.iter().map(|slot| slot.unwrap_or(self.layout.arenas.wrapping_add(self.bias))), 8)?;
-        let spans: Vec<u64> = spans
-            .chunks(8)
-            .zip(&slots)
-            .map(|(span, slot)| slot.map_or(0, |_| number::<8>(span, 0)))
-            .collect();
+        let spans =
+            self.memory.read(slots.iter().map(|slot| slot.unwrap_or(self.layout.arenas.wrapping_add(self.bias))), 8)?;
+        let spans: Vec<u64> =
+            spans.chunks(8).zip(&slots).map(|(span, slot)| slot.map_or(0, |_| number::<8>(span, 0))).collect();
         let class = |span: u64| span.wrapping_add(self.layout.span_class.offset);
         let known: Vec<u64> = spans.iter().copied().filter(|span| *span != 0).collect();
         let mut classes = self.memory.read(known.iter().map(|span| class(*span)), 1)?.into_iter();
-        Ok(spans.iter().map(|span| if *span == 0 { Self::UNKNOWN } else { classes.next().unwrap_or(Self::UNKNOWN) }).collect())
+        Ok(spans
+            .iter()
+            .map(|span| if *span == 0 { Self::UNKNOWN } else { classes.next().unwrap_or(Self::UNKNOWN) })
+            .collect())
     }
 
     /// Where the pointer to the object's span lies.

@@ -127,7 +127,14 @@ impl Taken {
         }
     }
 
-    fn pause(&mut self, at_ns: u64, monotonic_ns: u64, histogram: u64, duration_ns: u64, histograms: Option<Histograms>) {
+    fn pause(
+        &mut self,
+        at_ns: u64,
+        monotonic_ns: u64,
+        histogram: u64,
+        duration_ns: u64,
+        histograms: Option<Histograms>,
+    ) {
         match histograms {
             Some(Histograms { gc, .. }) if histogram == gc => self.gc_pauses.push(at_ns, duration_ns),
             Some(Histograms { other: Some(other), .. }) if histogram == other => {

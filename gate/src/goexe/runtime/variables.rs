@@ -66,18 +66,33 @@ pub struct GcTotals {
     pub pause_total_ns: u64,
     /// Address of `memstats.numgc`, a uint32: `MemStats.NumGC`.
     pub numgc: u64,
-    /// Address of `memstats.gc_cpu_fraction`, a float64: `MemStats.GCCPUFraction`.
-    pub gc_cpu_fraction: u64,
 }
 
 impl GcTotals {
     pub(super) fn read(exe: &GoExe) -> Fact<Self> {
         let field = |path| variable(exe, Global::Memstats, "runtime.mstats", path);
-        Ok(Self {
-            pause_total_ns: field("pause_total_ns")?,
-            numgc: field("numgc")?,
-            gc_cpu_fraction: field("gc_cpu_fraction")?,
-        })
+        Ok(Self { pause_total_ns: field("pause_total_ns")?, numgc: field("numgc")? })
+    }
+}
+
+/// CPU time as the runtime accounts for it at the end of each GC cycle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcCpu {
+    /// Address of `work.cpuStats.GCTotalTime`, an int64: CPU time of the GC, ns.
+    pub gc_ns: u64,
+    /// Address of `work.cpuStats.TotalTime`, an int64: GOMAXPROCS times wall time, ns.
+    pub total_ns: u64,
+}
+
+impl GcCpu {
+    pub(super) fn read(exe: &GoExe) -> Fact<Self> {
+        let base = variable(exe, Global::Work, "runtime.workType", "cpuStats")?;
+        // Go 1.23 made the names exported.
+        let field = |path, before| {
+            let field = exe.field("runtime.cpuStats", path).or_else(|_| exe.field("runtime.cpuStats", before))?;
+            base.checked_add(field.offset).ok_or_else(|| "`work.cpuStats` would lie past the end of memory".to_owned())
+        };
+        Ok(Self { gc_ns: field("GCTotalTime", "gcTotalTime")?, total_ns: field("TotalTime", "totalTime")? })
     }
 }
 
@@ -199,6 +214,28 @@ impl Threads {
             procid: field("procid")?,
             curg: field("curg")?,
             g0: field("g0")?,
+        })
+    }
+}
+
+/// The runtime's map of its heap: from an address to its span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spans {
+    /// Address of `mheap_.arenas[0]`, a pointer to an array of pointers to `heapArena`. Every platform of memgate has one such
+    /// array (malloc.go, `arenaL1Bits`).
+    pub arenas: u64,
+    /// `heapArena.spans`, pointers to the spans of an arena's pages.
+    pub arena_spans: Field,
+    /// `mspan.spanclass`, a uint8.
+    pub span_class: Field,
+}
+
+impl Spans {
+    pub(super) fn read(exe: &GoExe) -> Fact<Self> {
+        Ok(Self {
+            arenas: variable(exe, Global::Mheap, "runtime.mheap", "arenas")?,
+            arena_spans: exe.field("runtime.heapArena", "spans")?,
+            span_class: exe.field("runtime.mspan", "spanclass")?,
         })
     }
 }
