@@ -33,7 +33,7 @@ impl Graph {
         }
     }
 
-    /// What it shows, to follow “flame graph of”.
+    /// What it shows, for its title.
     pub const fn subject(self) -> &'static str {
         match self {
             Self::Alloc => "bytes allocated",
@@ -89,14 +89,14 @@ pub fn flame_graphs(runs: &[Evidence]) -> FlameGraphs {
             match profiles.of_graph(graph) {
                 Ok(table) => add(&mut weights, profiles.code(), table),
                 Err(NoTable::Missing(reason) | NoTable::Broken(reason)) if graph.is_expected(run.signals()) => {
-                    let subject = graph.subject();
-                    all.notes.push(format!("run {} is not in the flame graph of {subject}: {reason}", run.0.run));
+                    let name = graph.name();
+                    all.notes.push(format!("run {} is not in the flame graph `{name}`: {reason}", run.0.run));
                 }
                 Err(_) => {}
             }
         }
         if weights.values().map(|bytes| bytes.max(0.0)).sum::<f64>() > MOST {
-            all.notes.push(format!("no flame graph of {}: the values are too large", graph.subject()));
+            all.notes.push(format!("no flame graph `{}`: the values are too large", graph.name()));
         } else if let Some(folded) = folded(&weights) {
             all.graphs.push(FlameGraph { graph, folded });
         }

@@ -4,10 +4,10 @@ use crate::evidence::{Frame, Language};
 
 /// The first elements of the import paths of Go's standard library: the directories below `src` of Go 1.21 to 1.27. The
 /// files would not tell: where they lie depends on the toolchain, and `-trimpath` removes that.
-const STANDARD: &str = "archive arena bufio builtin bytes cmp compress container context crypto database debug embed encoding \
+const STANDARD: &str = "archive arena bufio bytes cmp compress container context crypto database debug embed encoding \
     errors expvar flag fmt go hash html image index internal io iter log maps math mime net os path plugin \
     reflect regexp runtime simd slices sort strconv strings structs sync syscall testing text time unicode \
-    unique unsafe uuid vendor weak";
+    unique uuid vendor weak";
 
 /// What allocates, copies or starts threads in the C and C++ libraries (malloc/ and string/ in glibc and musl), as
 /// ELF symbols name it once leading underscores and the prefixes of aliases are gone.

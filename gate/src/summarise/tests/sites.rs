@@ -254,8 +254,7 @@ fn a_graph_of_nothing_is_none_and_only_what_was_to_be_measured_is_missed() {
     let made = flame_graphs(&[run]);
     let graphs: Vec<Graph> = made.graphs.iter().map(|made| made.graph).collect();
     assert_eq!(graphs, [Graph::Alloc, Graph::LiveGrowth]);
-    let expected =
-        "run 1 is not in the flame graph of growth of the off-heap memory: no off-heap memory by code: no tracefs";
+    let expected = "run 1 is not in the flame graph `offheap-growth`: no off-heap memory by code: no tracefs";
     assert_eq!(made.notes, [expected]);
 }
 
@@ -304,7 +303,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn no_profile_gives_a_figure_that_cannot_be(first in hostile(1), second in hostile(2)) {
