@@ -206,12 +206,12 @@ fn the_worst_run_says_how_far_a_signal_can_be_trusted() {
     let (first, mut second) = (profiled(1, 36), profiled(2, 36));
     second.tier = Tier::T1;
     second.signals.gc_pauses.lost = 2;
-    second.signals.rss.exactness = Exactness::Missing { reason: "procfs is hidden.".to_owned() };
+    second.signals.rss.exactness = Exactness::Missing { reason: "proc is hidden.".to_owned() };
     second.signals.rss.source = "statm".to_owned();
     let summary = summarise(&[first, second]).unwrap();
     assert_eq!(summary.tier, Tier::T1);
     let note = |name: &str| summary.signals.iter().find(|note| note.name == name).unwrap();
-    let expected = ("statm", Trust::Missing, Some("procfs is hidden"));
+    let expected = ("statm", Trust::Missing, Some("proc is hidden"));
     assert_eq!((note("rss").source.as_str(), note("rss").exactness, note("rss").reason.as_deref()), expected);
     let pauses = note("gc_pauses");
     assert_eq!(
