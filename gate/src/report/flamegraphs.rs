@@ -71,7 +71,8 @@ fn title(evidence: &Evidence, runs: usize, graph: Graph) -> String {
     format!("{} on {}: {}, {runs}", text::visible(&evidence.service), evidence.platform, graph.subject())
 }
 
-/// The picture: the same stacks give the same bytes. Green is Go, red is C, and blue what the compiler inlined.
+/// The picture: the same stacks give the same bytes. inferno's colours for Java make what is inlined blue, of the rest names
+/// with a `.` green, which is Go, and most others red.
 fn svg(graph: &FlameGraph, title: &str) -> io::Result<Vec<u8>> {
     let mut options = Options::default();
     options.title = title.to_owned();

@@ -33,15 +33,24 @@ pub(super) fn is_plumbing(frame: &Frame) -> bool {
     }
 }
 
-/// Whether the frame is of the service's own code: Go that is neither of the standard library nor of a module that the
-/// service depends on, whose files lie below `path@version` or `vendor`.
+/// Whether the frame is of the service's own code: Go that is of package `main`, or neither of the standard library nor of a
+/// module that the service depends on, whose files lie below `path@v1.2.3` or `vendor`.
 pub(super) fn is_own(frame: &Frame) -> bool {
-    let first = package(&frame.function).split('/').next().unwrap_or_default();
-    let is_standard =
-        first.starts_with("type:") || first.starts_with("go:") || STANDARD.split(' ').any(|name| name == first);
+    if frame.language != Language::Go || is_plumbing(frame) {
+        return false;
+    }
+    let package = package(&frame.function);
+    let first = package.split('/').next().unwrap_or_default();
+    // What the compiler makes, `type:.eq.main.T` and `go:struct…`, has no package.
+    let is_standard = first.contains(':') || STANDARD.split(' ').any(|name| name == first);
     let mut directories = frame.file.split('/').rev().skip(1);
-    let is_dependency = directories.any(|directory| directory == "vendor" || directory.contains('@'));
-    frame.language == Language::Go && !is_plumbing(frame) && !is_standard && !is_dependency
+    package == "main" || !(is_standard || directories.any(|directory| directory == "vendor" || has_version(directory)))
+}
+
+/// Whether a directory's name ends in a module's version. Names such as `workspace@2` do not.
+fn has_version(directory: &str) -> bool {
+    let version = directory.rsplit_once('@').and_then(|(_, version)| version.strip_prefix('v'));
+    version.is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// The import path in a Go function's name: `net/http` of `net/http.(*Server).Serve`.
@@ -139,7 +148,9 @@ mod tests {
     fn the_services_own_code_is_neither_the_standard_library_nor_a_dependency() {
         let go = |function, file| is_own(&frame(function, file, Language::Go));
         assert!(go("main.main", "/src/uaa/main.go"));
+        assert!(go("main.main", "/src/vendor/main.go"), "package main is nobody else's");
         assert!(go("uaa/store.(*Store).Put", "/src/uaa/store/store.go"));
+        assert!(go("uaa/store.(*Store).Put", "/var/lib/jenkins/workspace/uaa@2/store/store.go"));
         assert!(go("git.example.cn/uaa/store.Put", "git.example.cn/uaa/store/store.go"));
         assert!(!go("net/http.(*conn).serve", "/go/src/net/http/server.go"));
         assert!(!go("vendor/golang.org/x/net/http2/hpack.F", "vendor/golang.org/x/net/http2/hpack/hpack.go"));

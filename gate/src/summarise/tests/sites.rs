@@ -295,7 +295,16 @@ prop_compose! {
         } else {
             HeapProfile { rate, size, stack: stack.clone(), allocs_start, frees_start, allocs_end: more_allocs, frees_end: more_frees }
         };
-        evidence.signals.heap_profile = exact(profile);
+        evidence.signals.alloc_samples = exact(AllocSamples {
+            rate,
+            size: profile.size.clone(),
+            stack: profile.stack.clone(),
+            count: profile.allocs_end.clone(),
+            ..AllocSamples::default()
+        });
+        if !rate.is_multiple_of(4) {
+            evidence.signals.heap_profile = exact(profile);
+        }
         evidence.signals.offheap_sites = exact(OffHeapSites { stack, start_bytes: before.clone(), end_bytes: left.clone() });
         evidence.signals.goroutine_sites = exact(GoroutineSites { created, started, before, loaded, left });
         evidence
