@@ -179,6 +179,18 @@ fn judging_draws_flame_graphs_and_lists_them() {
 }
 
 #[test]
+fn flame_graphs_that_cannot_be_written_leave_the_verdict() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &profiled(run, 2000, "/src/main.go")).unwrap();
+    }
+    fs::write(recorded.out(), "a file where the directory should be").unwrap();
+    let output = recorded.judge(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("note: no flame graphs: "), "{}", stdout(&output));
+}
+
+#[test]
 fn formats_go_to_files_and_one_to_stdout() {
     let recorded = Recorded::new();
     let file = recorded.directory.path().join("reports/junit.xml");

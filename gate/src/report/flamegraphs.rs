@@ -19,7 +19,7 @@ use crate::{
 
 /// What was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct FlameGraphFiles {
     /// The files, in the order of the graphs.
     pub files: Vec<PathBuf>,
     /// What is not in the graphs although it was to be measured.
@@ -31,8 +31,8 @@ pub struct Written {
 ///
 /// # Errors
 /// [`Error::Infrastructure`] at [`Stage::Output`] when a file cannot be written or removed.
-pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<Written> {
-    let Some(first) = runs.first() else { return Ok(Written::default()) };
+pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<FlameGraphFiles> {
+    let Some(first) = runs.first() else { return Ok(FlameGraphFiles::default()) };
     let made = flame_graphs(runs);
     remove_old(directory, &first.service, first.platform)?;
     let mut files = Vec::new();
@@ -45,7 +45,7 @@ pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<Written
         write(&stacks, graph.folded.as_bytes())?;
         files.extend([picture, stacks]);
     }
-    Ok(Written { files, notes: made.notes })
+    Ok(FlameGraphFiles { files, notes: made.notes })
 }
 
 fn paths(directory: &Path, service: &str, platform: Platform, graph: Graph) -> [PathBuf; 2] {
@@ -169,8 +169,8 @@ mod tests {
     fn nothing_is_written_of_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let nowhere = directory.path().join("flamegraphs");
-        assert_eq!(write_flame_graphs(&nowhere, &[]).unwrap(), Written::default());
-        assert_eq!(write_flame_graphs(&nowhere, &[healthy(1)]).unwrap(), Written::default());
+        assert_eq!(write_flame_graphs(&nowhere, &[]).unwrap(), FlameGraphFiles::default());
+        assert_eq!(write_flame_graphs(&nowhere, &[healthy(1)]).unwrap(), FlameGraphFiles::default());
         assert!(!nowhere.exists());
     }
 
