@@ -251,9 +251,12 @@ fn a_graph_of_nothing_is_none_and_only_what_was_to_be_measured_is_missed() {
         lost: 0,
         data: OffHeapSites::default(),
     };
-    let made = flame_graphs(&[run]);
+    let made = flame_graphs(std::slice::from_ref(&run));
     let graphs: Vec<Graph> = made.graphs.iter().map(|made| made.graph).collect();
     assert_eq!(graphs, [Graph::Alloc, Graph::LiveGrowth]);
+    assert_eq!(made.notes, ["no flame graph `offheap-growth`: no off-heap memory by code: no tracefs"]);
+    let made = flame_graphs(&[run, profiled(2, 0)]);
+    assert_eq!(made.graphs.len(), 3);
     let expected = "run 1 is not in the flame graph `offheap-growth`: no off-heap memory by code: no tracefs";
     assert_eq!(made.notes, [expected]);
 }
