@@ -18,7 +18,7 @@ use crate::{
     plan::Collecting,
     platform::Platform,
     preflight,
-    report::{self, Report, ServiceResult},
+    report::{self, FlameGraphFiles, Report, ServiceResult},
     summarise::{Summary, summarise},
 };
 
@@ -60,7 +60,7 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
     Ok(report(results))
 }
 
-/// Measures, and gives the files of the evidence and the flame graphs.
+/// Measures, draws flame graphs, and gives the files of the evidence.
 ///
 /// # Errors
 /// When a run cannot be made or something cannot be written.
@@ -75,7 +75,11 @@ pub async fn record(
         let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
         let evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
         files.extend((1..=target.runs).map(|run| bench.file(run)));
-        files.extend(report::write_flame_graphs(&flame_graphs(&selection.out), &evidence)?.files);
+        let written = flame_graphs(&selection.out, &evidence);
+        let pictures = written.files.iter().map(|file| file.display().to_string());
+        for line in pictures.chain(written.notes) {
+            narrator.say(&format!("{}: {line}", target.title()));
+        }
     }
     Ok(files)
 }
@@ -83,7 +87,7 @@ pub async fn record(
 /// Judges recorded evidence, and writes its flame graphs into a directory below `out`.
 ///
 /// # Errors
-/// When evidence or a baseline is unfit to read, or a flame graph cannot be written.
+/// When evidence or a baseline is unfit to read.
 pub fn judge(files: &[PathBuf], baselines: &Path, out: &Path) -> Result<Report> {
     let evidence = read_evidence(files)?;
     let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
@@ -130,7 +134,7 @@ fn judge_runs(runs: &[Evidence], baselines: &Path, out: &Path) -> Result<Service
     if let Some(root) = repository().as_deref().and_then(Path::to_str) {
         report::locate(&mut result, root);
     }
-    let written = report::write_flame_graphs(&flame_graphs(out), runs)?;
+    let written = flame_graphs(out, runs);
     result.files = written.files.iter().map(|file| file.display().to_string()).collect();
     result.notes.extend(written.notes);
     Ok(result)
@@ -143,8 +147,10 @@ fn repository() -> Option<PathBuf> {
     Some(called_in.ancestors().find(|directory| directory.join(".git").exists()).unwrap_or(&called_in).to_path_buf())
 }
 
-fn flame_graphs(out: &Path) -> PathBuf {
-    out.join("flamegraphs")
+/// Writes the flame graphs. Where they cannot be written a note says so: the verdict holds without them.
+fn flame_graphs(out: &Path, runs: &[Evidence]) -> FlameGraphFiles {
+    report::write_flame_graphs(&out.join("flamegraphs"), runs)
+        .unwrap_or_else(|error| FlameGraphFiles { files: Vec::new(), notes: vec![format!("no flame graphs: {error}")] })
 }
 
 /// The runs' metrics and the baseline that they are compared with.

@@ -9,7 +9,11 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use common::{assert_fails, evidence::healthy, memgate, stderr, stdout};
+use common::{
+    assert_fails,
+    evidence::{healthy, profiled},
+    memgate, stderr, stdout,
+};
 use memgate::{evidence::Evidence, evidence_file};
 use tempfile::TempDir;
 
@@ -57,8 +61,15 @@ impl Recorded {
         command
     }
 
+    /// The directory for what is written beside a report.
+    fn out(&self) -> PathBuf {
+        self.directory.path().join("out")
+    }
+
     fn judge(&self, args: &[&str]) -> Output {
-        self.command("judge").args(self.files()).args(self.baselines_flag()).args(args).output().unwrap()
+        let mut command = self.command("judge");
+        command.args(self.files()).args(self.baselines_flag()).arg("--out").arg(self.out());
+        command.args(args).output().unwrap()
     }
 }
 
@@ -107,6 +118,76 @@ fn more_bytes_a_request_are_a_regression_in_every_format() {
     let output = recorded.command("report").args(recorded.files()).args(recorded.baselines_flag()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "a report is no verdict");
     assert!(stdout(&output).contains("regressed"));
+}
+
+#[test]
+fn a_regression_names_the_code_behind_it_in_every_format() {
+    let recorded = Recorded::new();
+    let source = common::repository().join("fixtures-go/cmd/uaa/main.go");
+    for run in [1, 2] {
+        let evidence = profiled(run, 2400, source.to_str().unwrap());
+        evidence_file::write(&recorded.file(run), &evidence).unwrap();
+    }
+    for format in ["terminal", "json", "markdown", "junit", "github"] {
+        let output = recorded.judge(&["--format", format]);
+        assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
+        let text = stdout(&output);
+        assert!(text.contains("main.put") && text.contains("T2"), "{format}: {text}");
+        assert!(
+            text.contains("fixtures-go/cmd/uaa/main.go") && !text.contains(source.to_str().unwrap()),
+            "{format}: {text}"
+        );
+    }
+    let github = stdout(&recorded.judge(&["--format", "github"]));
+    let expected =
+        "::error file=fixtures-go/cmd/uaa/main.go,line=42,title=uaa on linux/amd64%3A alloc_bytes_per_request";
+    assert!(github.contains(expected), "{github}");
+    let elsewhere = recorded
+        .command("judge")
+        .current_dir(recorded.directory.path())
+        .args(recorded.files())
+        .args(recorded.baselines_flag())
+        .arg("--out")
+        .arg(recorded.out())
+        .args(["--format", "github"])
+        .output()
+        .unwrap();
+    assert!(!stdout(&elsewhere).contains("file="), "it lies in no repository: {}", stdout(&elsewhere));
+}
+
+#[test]
+fn judging_draws_flame_graphs_and_lists_them() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &profiled(run, 2000, "/src/main.go")).unwrap();
+    }
+    let output = recorded.judge(&["--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let files: Vec<&str> =
+        report["results"][0]["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    let expected = ["alloc.svg", "alloc.folded", "live-growth.svg", "live-growth.folded"]
+        .map(|name| recorded.out().join("flamegraphs").join(format!("uaa.linux-amd64.{name}")));
+    assert_eq!(files, expected.each_ref().map(|file| file.to_str().unwrap()));
+    // 1,024 / (1 − e^(−1/512)) bytes for each of 200 samples of two runs, of which 20 stayed.
+    assert_eq!(fs::read_to_string(&expected[1]).unwrap(), "main.main;main.put;runtime.mallocgc 104960033\n");
+    assert_eq!(fs::read_to_string(&expected[3]).unwrap(), "main.main;main.put;runtime.mallocgc 10496003\n");
+    assert!(fs::read_to_string(&expected[0]).unwrap().contains("main.put"));
+    let notes = report["results"][0]["notes"].to_string();
+    assert!(notes.contains("no flame graph `offheap-growth`"), "{notes}");
+    assert!(notes.contains("tracefs cannot be mounted"), "{notes}");
+}
+
+#[test]
+fn flame_graphs_that_cannot_be_written_leave_the_verdict() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &profiled(run, 2000, "/src/main.go")).unwrap();
+    }
+    fs::write(recorded.out(), "a file where the directory should be").unwrap();
+    let output = recorded.judge(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("note: no flame graphs: "), "{}", stdout(&output));
 }
 
 #[test]

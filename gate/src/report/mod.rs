@@ -12,7 +12,7 @@ mod text;
 mod view;
 mod write;
 
-pub use flamegraphs::write_flame_graphs;
+pub use flamegraphs::{FlameGraphFiles, write_flame_graphs};
 pub use format::{Format, Output, Style, render, validate};
 pub use github::step_summary;
 pub use repository::locate;

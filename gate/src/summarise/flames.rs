@@ -33,7 +33,7 @@ impl Graph {
         }
     }
 
-    /// What it shows, to follow “flame graph of”.
+    /// What it shows, for its title.
     pub const fn subject(self) -> &'static str {
         match self {
             Self::Alloc => "bytes allocated",
@@ -85,23 +85,38 @@ pub fn flame_graphs(runs: &[Evidence]) -> FlameGraphs {
     let mut all = FlameGraphs::default();
     for graph in Graph::ALL {
         let mut weights = BTreeMap::new();
+        let mut missed: Vec<(u32, &str)> = Vec::new();
         for (run, profiles) in runs.iter().zip(&profiles) {
             match profiles.of_graph(graph) {
                 Ok(table) => add(&mut weights, profiles.code(), table),
                 Err(NoTable::Missing(reason) | NoTable::Broken(reason)) if graph.is_expected(run.signals()) => {
-                    let subject = graph.subject();
-                    all.notes.push(format!("run {} is not in the flame graph of {subject}: {reason}", run.0.run));
+                    missed.push((run.0.run, reason));
                 }
                 Err(_) => {}
             }
         }
+        all.notes.extend(notes(graph, &missed, runs.len()));
         if weights.values().map(|bytes| bytes.max(0.0)).sum::<f64>() > MOST {
-            all.notes.push(format!("no flame graph of {}: the values are too large", graph.subject()));
+            all.notes.push(format!("no flame graph `{}`: the values are too large", graph.name()));
         } else if let Some(folded) = folded(&weights) {
             all.graphs.push(FlameGraph { graph, folded });
         }
     }
     all
+}
+
+/// What is not in a graph: in one note where it is the same in all runs.
+fn notes(graph: Graph, missed: &[(u32, &str)], runs: usize) -> Vec<String> {
+    let name = graph.name();
+    match missed {
+        [(_, reason), others @ ..] if missed.len() == runs && others.iter().all(|(_, other)| other == reason) => {
+            vec![format!("no flame graph `{name}`: {reason}")]
+        }
+        _ => missed
+            .iter()
+            .map(|(run, reason)| format!("run {run} is not in the flame graph `{name}`: {reason}"))
+            .collect(),
+    }
 }
 
 fn add(weights: &mut BTreeMap<String, f64>, code: &Code, table: &Table) {

@@ -151,8 +151,8 @@ fn sites(metric: Metric, runs: &[Profiles<'_>]) -> Vec<Site> {
     let mut sums: BTreeMap<Key, Sum> = BTreeMap::new();
     for profiles in runs {
         for (kind, table) in profiles.behind(metric) {
-            for part in table.as_ref().map_or(&[][..], |table| &table.parts) {
-                sums.entry(Key::of(kind, profiles.code, part)).or_default().add(part);
+            for ((stack, started), sum) in by_stack(table.as_ref().map_or(&[][..], |table| &table.parts)) {
+                sums.entry(Key::of(kind, profiles.code, stack, started)).or_default().add(&sum);
             }
         }
     }
@@ -163,6 +163,15 @@ fn sites(metric: Metric, runs: &[Profiles<'_>]) -> Vec<Site> {
     // Stable: among equals the order of the names remains.
     sites.sort_by(|one, other| other.amount.total_cmp(&one.amount));
     sites
+}
+
+/// The parts summed by stack: there are far fewer of those, and names are long.
+fn by_stack(parts: &[Part]) -> BTreeMap<(u32, Option<u32>), Sum> {
+    let mut sums: BTreeMap<_, Sum> = BTreeMap::new();
+    for &Part { stack, started, amount, samples, variance } in parts {
+        sums.entry((stack, started)).or_default().add(&Sum { amount, samples, variance });
+    }
+    sums
 }
 
 const fn unit(metric: Metric) -> Unit {
@@ -182,10 +191,10 @@ struct Key {
 }
 
 impl Key {
-    fn of(kind: SiteKind, code: &Code, part: &Part) -> Self {
-        let frames = || code.stack(part.stack);
+    fn of(kind: SiteKind, code: &Code, stack: u32, started: Option<u32>) -> Self {
+        let frames = || code.stack(stack);
         let at = frames().find(|frame| !is_plumbing(frame)).or_else(|| frames().next());
-        let starts = part.started.map(|started| {
+        let starts = started.map(|started| {
             let first = code.stack(started).next();
             first.map_or_else(|| UNKNOWN.to_owned(), |frame| name(frame).to_owned())
         });
@@ -241,9 +250,9 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, part: &Part) {
-        self.amount += part.amount;
-        self.samples = self.samples.saturating_add(part.samples);
-        self.variance += part.variance;
+    fn add(&mut self, other: &Self) {
+        self.amount += other.amount;
+        self.samples = self.samples.saturating_add(other.samples);
+        self.variance += other.variance;
     }
 }

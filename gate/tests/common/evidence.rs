@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use memgate::{
     evidence::{
-        Code, Ending, Environment, Evidence, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series,
-        Signal, Signals, Span,
+        AllocSamples, Code, Ending, Environment, Evidence, Exactness, Frame, GoroutineSites, HeapProfile, Histogram,
+        Language, OffHeapSites, Pauses, Phases, RequestCounts, Requests, Series, Signal, Signals, Span,
     },
     platform::Platform,
     tier::Tier,
@@ -67,6 +67,44 @@ fn signals(bytes: u64) -> Signals {
         oom_kills: exact(0),
         ..Signals::default()
     }
+}
+
+/// The same with profiles: all of it is allocated in the function `main.put` of a file, and some of it is kept.
+pub fn profiled(run: u32, bytes: u64, file: &str) -> Evidence {
+    let frame = |function: &str, file: &str, line| Frame {
+        function: function.to_owned(),
+        file: file.to_owned(),
+        line,
+        inlined: false,
+        language: Language::Go,
+    };
+    let mut evidence = healthy(run, bytes);
+    evidence.code = Code {
+        frames: vec![
+            frame("runtime.mallocgc", "/go/src/runtime/malloc.go", 1100),
+            frame("main.put", file, 42),
+            frame("main.main", file, 7),
+        ],
+        stacks: vec![vec![0, 1, 2]],
+    };
+    evidence.signals.heap_profile = exact(HeapProfile {
+        rate: 524_288,
+        size: vec![1024],
+        stack: vec![0],
+        allocs_start: vec![10],
+        frees_start: vec![10],
+        allocs_end: vec![110],
+        frees_end: vec![100],
+    });
+    evidence.signals.alloc_samples = exact(AllocSamples::default());
+    evidence.signals.goroutine_sites = exact(GoroutineSites::default());
+    evidence.signals.offheap_sites = Signal {
+        source: "tracepoints".to_owned(),
+        exactness: Exactness::Missing { reason: "tracefs cannot be mounted".to_owned() },
+        lost: 0,
+        data: OffHeapSites::default(),
+    };
+    evidence
 }
 
 fn requests(completed: Series) -> Requests {

@@ -1,6 +1,10 @@
 //! Each rule of docs/judging.md with its reason.
 
 use super::*;
+use crate::{
+    metric::Unit,
+    summarise::{Place, Site, SiteKind},
+};
 
 const BYTES: Metric = Metric::AllocBytesPerRequest;
 
@@ -329,6 +333,48 @@ fn the_worst_verdict_counts_and_of_none_nothing_is_known() {
         assert_eq!(worst(order[..=index].iter().rev().copied()), verdict);
     }
     assert_eq!(worst([]), Inconclusive);
+}
+
+#[test]
+fn a_gate_that_asks_for_action_names_the_first_call_sites() {
+    let place = |line| Place { function: "main.put".to_owned(), file: String::new(), line, in_repository: false };
+    let site = |line| Site {
+        kind: SiteKind::Heap,
+        at: place(line),
+        own: None,
+        starts: None,
+        amount: 1.0,
+        unit: Unit::Bytes,
+        share: 1.0,
+        samples: Some(1),
+        error: Some(2.0),
+    };
+    let lines = |figure: Measurement, expectation: Expectation| {
+        let mut summary = alike(BYTES, 2, &figure);
+        summary.sites.insert(BYTES, (1..9).map(site).collect());
+        let result = judge(&summary, Some(&baseline(expectation)));
+        let gate = gate(&result, BYTES);
+        (gate.verdict, gate.sites.iter().map(|site| site.at.line).collect::<Vec<_>>())
+    };
+    let advisory = Expectation { advisory: true, ..recorded() };
+    let first = vec![1, 2, 3, 4, 5];
+    assert_eq!(lines(around(1100.0, 10.0), recorded()), (Verdict::Regressed, first.clone()));
+    assert_eq!(lines(around(1100.0, 200.0), recorded()), (Verdict::Inconclusive, first.clone()));
+    assert_eq!(lines(around(1100.0, 10.0), advisory), (Verdict::Advisory, first));
+    assert_eq!(lines(unavailable("lost"), recorded()), (Verdict::Inconclusive, vec![]));
+    assert_eq!(lines(around(1000.0, 10.0), recorded()), (Verdict::Pass, vec![]));
+}
+
+/// What nobody asks of a kernel that cannot tell must not open a verdict.
+#[test]
+fn a_missing_metric_that_is_not_asked_for_leaves_the_verdict() {
+    for metric in Metric::ALL.into_iter().filter(|metric| *metric != BYTES && metric.default_limit().is_none()) {
+        let result = judge(&alike(metric, 2, &unavailable("no uprobes")), Some(&baseline(recorded())));
+        assert_eq!(result.verdict, Verdict::Pass, "{metric}");
+        let asked = baseline_of([(metric, Expectation { limit: Some(1.0), ..Expectation::default() })]);
+        let result = judge(&alike(metric, 2, &unavailable("no uprobes")), Some(&asked));
+        assert_eq!(gate(&result, metric).verdict, Verdict::Inconclusive, "{metric}");
+    }
 }
 
 /// The claim of docs/judging.md: two fresh processes at 2.5 % each keep the family-wise error of all gates.
