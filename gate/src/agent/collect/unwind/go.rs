@@ -19,9 +19,10 @@ const BOTH_STACKS: &str = "runtime.cgocallback";
 /// return address in a register, the goroutine's own is on the stack and its frame is not that of a call.
 const INJECTED: [&str; 3] = ["runtime.sigpanic", "runtime.asyncPreempt", "runtime.debugCallV2"];
 
-/// The calls at an address of the file, the innermost first.
+/// The calls at an address of the file, the innermost first, without those that the compiler put between a call and its
+/// function: Go's own tracebacks leave them out too.
 pub(super) fn frames(functions: &FunctionTable, pc: u64) -> Vec<Frame> {
-    functions.frames(pc).into_iter().map(frame).collect()
+    functions.frames(pc).into_iter().filter(|call| !call.wrapper).map(frame).collect()
 }
 
 /// A call as the evidence has it.

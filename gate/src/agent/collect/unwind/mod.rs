@@ -109,7 +109,7 @@ impl Unwinder {
         self.modules.skipped()
     }
 
-    /// The calls of a stack, the innermost first; at least one and at most 128. `functions` is the function table of the
+    /// The calls of a stack, the innermost first, at most 128. `functions` is the function table of the
     /// process's executable where that is Go's.
     ///
     /// The stack ends early where the copy does, or where nothing tells how to go on. Between C and the Go code that
