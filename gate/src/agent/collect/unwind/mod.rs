@@ -51,7 +51,7 @@ const MAXIMUM_NAMED: usize = 1 << 16;
 /// A thread at the moment of interest.
 #[derive(Debug, Clone, Copy)]
 pub struct Capture<'a> {
-    /// Its registers in user mode.
+    /// Its registers in user mode, also where the kernel touched the page on the thread's behalf.
     pub registers: Registers,
     /// Its stack from the stack pointer upward, as much as was copied.
     pub stack: &'a [u8],
