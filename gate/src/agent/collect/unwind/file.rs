@@ -71,3 +71,22 @@ fn open(path: &str, inode: Option<u64>) -> Result<File, String> {
     }
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn no_more_than_so_much_is_read_however_often() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 100]).unwrap();
+        let data = BoundedFile::new(file);
+        data.left.set(100);
+        assert_eq!((&data).read_bytes_at(0, 60), Ok(&[7; 60][..]));
+        assert_eq!((&data).read_bytes_at(30, 60), Err(()));
+        assert_eq!((&data).read_bytes_at(60, 40), Ok(&[7; 40][..]));
+        assert_eq!((&data).read_bytes_at_until(0..1, 0), Err(()));
+    }
+}

@@ -68,8 +68,8 @@ fn caller(layout: &FrameLayout, cursor: &Cursor, delta: u64, memory: &Memory<'_>
     if layout.pushed_by_call > 0 {
         return Some((memory.word(entry)?, entry.checked_add(layout.pushed_by_call)?));
     }
-    // The link register is stored at the frame's lower end, before anything else is done with the frame.
-    let in_register = cursor.stopped && delta == 0;
-    let return_address = if in_register { cursor.registers.get(layout.return_address)? } else { memory.word(sp)? };
+    // Where a frame is set up, the link register is stored at its lower end; before, it still has it. A caller's frame is
+    // always set up: its link register is not known.
+    let return_address = if delta == 0 { cursor.registers.get(layout.return_address)? } else { memory.word(sp)? };
     Some((return_address & layout.address_mask, entry))
 }

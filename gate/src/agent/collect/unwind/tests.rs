@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write as _, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
-use object::{Object as _, ObjectSegment as _};
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use procfs::{FromRead as _, process::MemoryMaps};
 use proptest::prelude::*;
 
@@ -375,6 +375,31 @@ fn look_into(bytes: &[u8]) -> Vec<String> {
         names.extend(module.frames(address, 16, &mut budget).into_iter().map(|frame| frame.function));
     }
     names
+}
+
+#[test]
+fn what_modules_take_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    program(directory.path());
+    let open = || File::open(directory.path().join("program")).unwrap();
+    let read = |budget: &mut Budget| Module::read("program".to_owned(), open(), budget);
+    let reason = read(&mut Budget(100)).err().unwrap();
+    assert!(reason.contains("all memory"), "{reason}");
+
+    // Enough for the frames and the names, not for the source lines.
+    let mut budget = Budget::default();
+    read(&mut budget).unwrap();
+    let taken = MAXIMUM_MEMORY - budget.0;
+    let object = std::fs::read(directory.path().join("program")).unwrap();
+    let object = object::File::parse(&*object).unwrap();
+    let main = object.symbol_by_name("main").unwrap().address();
+    for (left, has_lines) in [(100, false), (MAXIMUM_MEMORY, true)] {
+        let mut budget = Budget(taken + left);
+        let mut module = read(&mut budget).unwrap();
+        let frames = module.frames(main, 16, &mut budget);
+        let last = frames.last().unwrap();
+        assert_eq!((last.function.as_str(), last.line > 0), ("main", has_lines));
+    }
 }
 
 #[test]
