@@ -244,15 +244,23 @@ fn offsets_in_g(file: &object::File<'_>) -> HashMap<String, u64> {
 }
 
 /// `syscallpc` and `syscallsp` of the main goroutine, from the runtime's list of goroutines.
-fn main_goroutine(traced: &Traced, file: &object::File<'_>, bias: u64) -> (u64, u64) {
+fn main_goroutine(traced: &Traced, file: &object::File<'_>, twin: &object::File<'_>) -> (u64, u64) {
     let memory = ProcessMemory::new(traced.pid);
     let word = |address: u64| u64::from_le_bytes(memory.read([address], 8).unwrap().try_into().unwrap());
-    let allgs = file.symbol_by_name("runtime.allgs").unwrap().address().wrapping_add(bias);
-    let offsets = offsets_in_g(file);
+    let allgs = moved(file, twin, twin.symbol_by_name("runtime.allgs").unwrap().address()) + bias(traced, file);
+    let offsets = offsets_in_g(twin);
     let (goid, pc, sp) = (offsets["goid"], offsets["syscallpc"], offsets["syscallsp"]);
     let goroutines = (0..word(allgs + 8)).map(|index| word(word(allgs) + index * 8));
     let main = goroutines.into_iter().find(|g| word(g + goid) == 1).unwrap();
     (word(main + pc), word(main + sp))
+}
+
+/// An address of the twin in the file itself: what is stripped lies before the data that has no bytes, and moves it.
+fn moved(file: &object::File<'_>, twin: &object::File<'_>, address: u64) -> u64 {
+    let holds =
+        |section: &object::Section<'_, '_>| (section.address()..section.address() + section.size()).contains(&address);
+    let section = twin.sections().find(holds).unwrap();
+    address - section.address() + file.section_by_name(section.name().unwrap()).unwrap().address()
 }
 
 /// Where the executable is loaded, less where its file says.
@@ -295,11 +303,12 @@ fn c_and_the_go_that_called_it_are_one_stack() {
         let (_twin_directory, twin) = build_go(flags, None);
         let (bytes, twin) = (fs::read(&executable).unwrap(), fs::read(twin).unwrap());
         let twin = object::File::parse(&*twin).unwrap();
-        let functions = FunctionTable::read(&object::File::parse(&*bytes).unwrap(), go_minor()).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let functions = FunctionTable::read(&file, go_minor()).unwrap();
         let traced = Traced::start(&executable);
         let joined = || {
             traced.run_to_stop();
-            let go = main_goroutine(&traced, &twin, bias(&traced, &twin));
+            let go = main_goroutine(&traced, &file, &twin);
             traced.frames(Some(&functions), Some(go))
         };
         let (leaf, wrapper) = if ldflags.is_none() { ("leaf", "_cgo_Cfunc_leaf") } else { ("cgo", "cgo") };

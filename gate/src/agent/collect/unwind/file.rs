@@ -50,26 +50,43 @@ impl<'a> ReadRef<'a> for &'a BoundedFile {
 
 /// Opens the file that a process has mapped at `range`.
 ///
-/// `map_files` gives the very file, also one that was deleted, but needs a capability; the path as the process sees it
-/// may name another one by now, which the inode tells. Opening never waits, whatever kind of file it is.
+/// `map_files` gives the very file, also one that was deleted, but needs a capability. The path as the process sees it may
+/// name another one by now, which the inode tells. Opening never waits, whatever kind of file it is.
 pub(super) fn open_mapped(pid: i32, range: &Range<u64>, inode: u64, path: &str) -> Result<File, String> {
-    let places = [
-        format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end),
-        format!("/proc/{pid}/root{}", path.strip_suffix(" (deleted)").unwrap_or(path)),
-    ];
-    let open = |place: &String| OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(place);
-    let mut reason = String::new();
-    for place in &places {
-        match open(place).and_then(|file| Ok((file.metadata()?, file))) {
-            Ok((metadata, _)) if !metadata.is_file() || metadata.ino() != inode => {
-                "it is not the file that was mapped".clone_into(&mut reason);
-            }
-            Ok((metadata, _)) if metadata.len() > MAXIMUM_FILE => {
-                return Err("it is larger than 1 GiB".to_owned());
-            }
-            Ok((_, file)) => return Ok(file),
-            Err(error) => reason = error.to_string(),
-        }
+    let mapped = format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end);
+    let named = format!("/proc/{pid}/root{}", path.strip_suffix(" (deleted)").unwrap_or(path));
+    // Overlay file systems may number a file otherwise in the list of mappings: only what is opened by name is checked.
+    open(&mapped, None).or_else(|_| open(&named, Some(inode)))
+}
+
+fn open(path: &str, inode: Option<u64>) -> Result<File, String> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|error| error.to_string())?;
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if !metadata.is_file() || inode.is_some_and(|inode| metadata.ino() != inode) {
+        return Err("it is not the file that was mapped".to_owned());
     }
-    Err(reason)
+    if metadata.len() > MAXIMUM_FILE {
+        return Err("it is larger than 1 GiB".to_owned());
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn no_more_than_so_much_is_read_however_often() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 100]).unwrap();
+        let data = BoundedFile::new(file);
+        data.left.set(100);
+        assert_eq!((&data).read_bytes_at(0, 60), Ok(&[7; 60][..]));
+        assert_eq!((&data).read_bytes_at(30, 60), Err(()));
+        assert_eq!((&data).read_bytes_at(60, 40), Ok(&[7; 40][..]));
+        assert_eq!((&data).read_bytes_at_until(0..1, 0), Err(()));
+    }
 }

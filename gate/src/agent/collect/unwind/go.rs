@@ -19,9 +19,10 @@ const BOTH_STACKS: &str = "runtime.cgocallback";
 /// return address in a register, the goroutine's own is on the stack and its frame is not that of a call.
 const INJECTED: [&str; 3] = ["runtime.sigpanic", "runtime.asyncPreempt", "runtime.debugCallV2"];
 
-/// The calls at an address of the file, the innermost first.
+/// The calls at an address of the file, the innermost first, without those that the compiler put between a call and its
+/// function: Go's own tracebacks leave them out too.
 pub(super) fn frames(functions: &FunctionTable, pc: u64) -> Vec<Frame> {
-    functions.frames(pc).into_iter().map(frame).collect()
+    functions.frames(pc).into_iter().filter(|call| !call.wrapper).map(frame).collect()
 }
 
 /// A call as the evidence has it.
@@ -67,8 +68,8 @@ fn caller(layout: &FrameLayout, cursor: &Cursor, delta: u64, memory: &Memory<'_>
     if layout.pushed_by_call > 0 {
         return Some((memory.word(entry)?, entry.checked_add(layout.pushed_by_call)?));
     }
-    // The link register is stored at the frame's lower end, before anything else is done with the frame.
-    let in_register = cursor.stopped && delta == 0;
-    let return_address = if in_register { cursor.registers.get(layout.return_address)? } else { memory.word(sp)? };
+    // Where a frame is set up, the link register is stored at its lower end; before, it still has it. A caller's frame is
+    // always set up: its link register is not known.
+    let return_address = if delta == 0 { cursor.registers.get(layout.return_address)? } else { memory.word(sp)? };
     Some((return_address & layout.address_mask, entry))
 }

@@ -6,7 +6,11 @@ use addr2line::Context;
 use gimli::{EndianArcSlice, LittleEndian, SectionId};
 use object::{Object as _, ObjectSection as _, read::elf::ElfFile64};
 
-use super::{Budget, file::BoundedFile, names::demangled};
+use super::{
+    Budget,
+    file::BoundedFile,
+    names::{MAXIMUM_NAME, demangled},
+};
 use crate::evidence::{Frame, Language};
 
 type Reader = EndianArcSlice<LittleEndian>;
@@ -97,8 +101,8 @@ fn find(context: &Context<Reader>, address: u64, most: usize) -> Option<Vec<Fram
         && let Some(frame) = found.next().ok()?
     {
         let function = frame.function.as_ref().and_then(|name| Some(demangled(name.raw_name().ok()?.as_bytes())));
-        let (file, line) =
-            frame.location.map_or((None, None), |location| (location.file.map(str::to_owned), location.line));
+        let (file, line) = frame.location.map_or((None, None), |location| (location.file, location.line));
+        let file = file.filter(|file| file.len() <= MAXIMUM_NAME).map(str::to_owned);
         frames.push(native(function.unwrap_or_default(), file.unwrap_or_default(), line.unwrap_or(0)));
     }
     Some(frames)

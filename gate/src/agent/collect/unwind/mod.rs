@@ -14,12 +14,11 @@ mod go;
 mod lines;
 mod module;
 mod modules;
+mod named;
 mod names;
 mod registers;
 #[cfg(test)]
 mod tests;
-
-use std::collections::HashMap;
 
 use gimli::UnwindContext;
 use procfs::process::MemoryMap;
@@ -32,6 +31,7 @@ pub(super) use tests::{go_executable, go_minor};
 use self::{
     cfi::Step,
     modules::{Modules, Place},
+    named::Named,
     registers::{Cursor, Memory},
 };
 use crate::{
@@ -45,13 +45,11 @@ use crate::{
 const MAXIMUM_FRAMES: usize = 128;
 /// Most memory that the modules of one process take, bytes.
 const MAXIMUM_MEMORY: usize = 512 << 20;
-/// Most addresses whose names are kept at one time.
-const MAXIMUM_NAMED: usize = 1 << 16;
 
 /// A thread at the moment of interest.
 #[derive(Debug, Clone, Copy)]
 pub struct Capture<'a> {
-    /// Its registers in user mode.
+    /// Its registers in user mode, also where the kernel touched the page on the thread's behalf.
     pub registers: Registers,
     /// Its stack from the stack pointer upward, as much as was copied.
     pub stack: &'a [u8],
@@ -76,8 +74,7 @@ pub struct Unwinder {
     platform: Platform,
     modules: Modules,
     context: UnwindContext<usize>,
-    /// The calls at each address that was met: most stacks share most of theirs.
-    named: HashMap<u64, Vec<Frame>>,
+    named: Named,
 }
 
 /// What is left of the memory for modules.
@@ -91,7 +88,7 @@ impl Unwinder {
             platform,
             modules: Modules::new(pid),
             context: UnwindContext::new(),
-            named: HashMap::new(),
+            named: Named::default(),
         }
     }
 
@@ -109,8 +106,8 @@ impl Unwinder {
         self.modules.skipped()
     }
 
-    /// The calls of a stack, the innermost first; at least one and at most 128. `functions` is the function table of the
-    /// process's executable where that is Go's.
+    /// The calls of a stack, the innermost first, at most 128. `functions` is the function table of the
+    /// process's executable where that is Go's, the same in every call.
     ///
     /// The stack ends early where the copy does, or where nothing tells how to go on. Between C and the Go code that
     /// called it the runtime's own frames are left out.
@@ -142,10 +139,7 @@ impl Unwinder {
         if go.is_some() && walk.is_native() || go.is_none() && walk.resuming {
             return walk.resume();
         }
-        if self.named.len() >= MAXIMUM_NAMED {
-            self.named.clear();
-        }
-        let frames = self.named.entry(address).or_insert_with(|| match (go, &mut place) {
+        let frames = self.named.at(address, || match (go, &mut place) {
             (Some((functions, bias)), _) => go::frames(functions, address.wrapping_sub(bias)),
             (None, Some(place)) => place.module.frames(address.wrapping_sub(place.bias), MAXIMUM_FRAMES, place.budget),
             (None, None) => vec![unknown(address, Language::Native)],

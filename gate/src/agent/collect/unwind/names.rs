@@ -9,7 +9,7 @@ use object::{
 };
 
 /// Longest name that is read or written, bytes. C++ templates reach some thousand; a hostile symbol has no bound.
-const MAXIMUM_NAME: usize = 4096;
+pub(super) const MAXIMUM_NAME: usize = 4096;
 /// Deepest nesting of a mangled name that is followed; the default of LLVM's demangler is higher, that of stacks lower.
 const MAXIMUM_NESTING: u32 = 96;
 

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Write as _, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
-use object::{Object as _, ObjectSegment as _};
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use procfs::{FromRead as _, process::MemoryMaps};
 use proptest::prelude::*;
 
@@ -262,6 +262,17 @@ fn go_frames_are_followed_on_every_architecture() {
         assert_eq!(found, ["runtime.gosched_m", "main.main", "runtime.main", "runtime.goexit"], "{platform}");
         assert!(frames.iter().all(|frame| frame.language == Language::Go && frame.line > 0));
 
+        // On the thread's own stack, in a function that switches stacks, with a goroutine that waits for it.
+        let at = |name: &str| Registers::of(platform, functions.named(name).unwrap().entry + 4 + BIAS, 0x1000);
+        let waiting =
+            Some(GoContinuation { pc: main + BIAS, sp: 0x7000 + 8 * pushed as u64, stack: &bytes[8 * pushed..] });
+        let switching = Capture { registers: at("runtime.mcall"), stack: &[], go: waiting };
+        let found = unwinder.stack(Some(&functions), &switching);
+        assert_eq!((found[0].function.as_str(), &found[1..]), ("runtime.mcall", &frames[1..]), "{platform}");
+        // At the end of a goroutine nothing follows, whatever waits.
+        let ended = unwinder.stack(Some(&functions), &Capture { registers: at("runtime.goexit"), ..switching });
+        assert_eq!(ended.len(), 1, "{platform}: {ended:?}");
+
         // The same, cut off within the frame of `main.main`: what is known is given.
         let cut = Capture { registers, stack: &bytes[..pushed * 8], go: None };
         let found = unwinder.stack(Some(&functions), &cut);
@@ -293,6 +304,51 @@ fn a_stack_in_a_circle_and_code_that_nobody_knows_come_to_an_end() {
     assert_eq!(frames[0].function, "0x1234");
 }
 
+#[test]
+fn frame_records_lead_through_code_that_nothing_describes() {
+    let platform = Platform::host();
+    let layout = frame_layout(platform);
+    let mut unwinder = Unwinder::new(std::process::id().cast_signed(), platform);
+    unwinder.refresh(&procfs::process::Process::myself().unwrap().maps().unwrap().0);
+    let here = frame_records_lead_through_code_that_nothing_describes as *const () as u64;
+    for (return_address, followed) in [(here + 1, layout.frame_records), (0x1234, false)] {
+        let mut registers = Registers::of(platform, 0x5678, 0x7000);
+        registers.set(layout.frame_pointer, Some(0x7008));
+        let stack = words(&[0, 0, return_address]);
+        let frames = unwinder.stack(None, &Capture { registers, stack: &stack, go: None });
+        assert_eq!(frames[0].function, "0x5678");
+        let caller = frames.get(1).is_some_and(|frame| frame.function.contains("frame_records_lead_through"));
+        assert_eq!(caller, followed, "{frames:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_too_large_or_not_the_one_that_was_mapped_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("library.so");
+    std::fs::copy("/proc/self/exe", &path).unwrap();
+    let inode = std::fs::metadata(&path).unwrap().ino();
+    // It takes no space: nothing is written.
+    let huge = directory.path().join("huge.so");
+    let huge_file = File::create(&huge).unwrap();
+    huge_file.set_len((1 << 30) + 1).unwrap();
+    for (inode, path, reason) in [
+        (huge_file.metadata().unwrap().ino(), huge.display().to_string(), "larger than 1 GiB"),
+        (inode + 1, path.display().to_string(), "not the file that was mapped"),
+        (inode, directory.path().display().to_string(), "not the file that was mapped"),
+        (inode, "/nowhere".to_owned(), "No such file"),
+    ] {
+        let mut unwinder = Unwinder::new(std::process::id().cast_signed(), Platform::host());
+        let map = format!("1000-9000 r-xp 00000000 00:01 {inode} {path}\n");
+        unwinder.refresh(&MemoryMaps::from_read(map.as_bytes()).unwrap().0);
+        let registers = Registers::of(Platform::host(), 0x2000, 0x7000);
+        let frames = unwinder.stack(None, &Capture { registers, stack: &[], go: None });
+        assert_eq!(frames[0].function, "0x2000");
+        let skipped: Vec<_> = unwinder.skipped().collect();
+        assert!(skipped.len() == 1 && skipped[0].contains(&path) && skipped[0].contains(reason), "{skipped:?}");
+    }
+}
+
 /// A small program with DWARF.
 fn program(directory: &Path) -> Vec<u8> {
     let program = directory.join("program");
@@ -319,6 +375,31 @@ fn look_into(bytes: &[u8]) -> Vec<String> {
         names.extend(module.frames(address, 16, &mut budget).into_iter().map(|frame| frame.function));
     }
     names
+}
+
+#[test]
+fn what_modules_take_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    program(directory.path());
+    let open = || File::open(directory.path().join("program")).unwrap();
+    let read = |budget: &mut Budget| Module::read("program".to_owned(), open(), budget);
+    let reason = read(&mut Budget(100)).err().unwrap();
+    assert!(reason.contains("all memory"), "{reason}");
+
+    // Enough for the frames and the names, not for the source lines.
+    let mut budget = Budget::default();
+    read(&mut budget).unwrap();
+    let taken = MAXIMUM_MEMORY - budget.0;
+    let object = std::fs::read(directory.path().join("program")).unwrap();
+    let object = object::File::parse(&*object).unwrap();
+    let main = object.symbol_by_name("main").unwrap().address();
+    for (left, has_lines) in [(100, false), (MAXIMUM_MEMORY, true)] {
+        let mut budget = Budget(taken + left);
+        let mut module = read(&mut budget).unwrap();
+        let frames = module.frames(main, 16, &mut budget);
+        let last = frames.last().unwrap();
+        assert_eq!((last.function.as_str(), last.line > 0), ("main", has_lines));
+    }
 }
 
 #[test]
