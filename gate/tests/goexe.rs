@@ -204,6 +204,16 @@ fn what_go_did_not_build_is_no_error_but_tells_nothing_of_a_runtime() {
 }
 
 #[test]
+fn the_twin_of_a_stripped_executable_tells_what_it_lacks() {
+    let toolchains = toolchains();
+    let latest = toolchains.last().unwrap();
+    let program = Program::new(PROGRAM);
+    let [stripped, twin] = ["-s -w", "-a -a"].map(|flags| program.build(latest, Platform::host(), Mode::Plain, flags));
+    let known = GoExe::open(&twin).unwrap();
+    assert_eq!(GoExe::open(&stripped).unwrap().with_twin(&twin).unwrap().runtime, known.runtime);
+}
+
+#[test]
 fn a_twin_must_have_the_same_code() {
     let toolchains = toolchains();
     let latest = toolchains.last().unwrap();

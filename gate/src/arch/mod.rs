@@ -197,6 +197,138 @@ mod tests {
         );
     }
 
+    fn bytes(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// The address of 0x11010 is taken, 8 bytes behind it are read, and it is passed to a function.
+    fn assert_traced(platform: Platform, code: &[u8], minor: u32) {
+        let events = trace(platform, code, 0x10000, Some(minor));
+        let references: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Reference(reference) => Some((reference.address, reference.access, reference.size)),
+                Event::Call { .. } => None,
+            })
+            .collect();
+        assert!(references.contains(&(0x11010, Access::Address, 0)), "{platform}: {references:x?}");
+        assert!(references.contains(&(0x11018, Access::Load, 8)), "{platform}: {references:x?}");
+        assert!(
+            matches!(events.last(), Some(Event::Call { argument_0: Some(0x11010), .. })),
+            "{platform}: {events:x?}"
+        );
+    }
+
+    #[test]
+    fn addresses_are_followed_to_loads_and_calls() {
+        // lea rax, [rip + 0x1009]; mov rcx, [rax + 8]; call
+        let amd64 = [0x48, 0x8d, 0x05, 0x09, 0x10, 0, 0, 0x48, 0x8b, 0x48, 0x08, 0xe8, 0, 0, 0, 0];
+        assert_traced(Platform::LinuxAmd64, &amd64, 27);
+        // adrp x0, 0x11000; add x0, x0, 0x10; ldr x1, [x0, 8]; bl
+        let arm64 = bytes(&[0xb000_0000, 0x9100_4000, 0xf940_0401, 0x9400_0004]);
+        assert_traced(Platform::LinuxArm64, &arm64, 27);
+        // pcalau12i $a0, 1; addi.d $a0, $a0, 0x10; ld.d $a1, $a0, 8; st.d $a0, $sp, 8; bl
+        let loong64 = bytes(&[0x1a00_0024, 0x02c0_4084, 0x28c0_2085, 0x29c0_2064, 0x5400_1000]);
+        assert_traced(Platform::LinuxLoong64, &loong64, 27);
+        // Go 1.21 passes it on the stack.
+        assert_traced(Platform::LinuxLoong64, &loong64, 21);
+    }
+
+    #[test]
+    fn what_a_call_leaves_is_not_known() {
+        // adrp x0, 0x11000; bl; ldr x1, [x0, 8]
+        let code = bytes(&[0xb000_0000, 0x9400_0004, 0xf940_0401]);
+        let events = trace(Platform::LinuxArm64, &code, 0x10000, Some(27));
+        assert_eq!(events, [Event::Call { at: 0x10004, target: 0x10014, argument_0: Some(0x11000) }]);
+    }
+
+    #[test]
+    fn results_are_read_at_a_branch_unless_they_moved_on() {
+        // bl; cbnz x1, .+8
+        let code = bytes(&[0x9400_0004, 0xb500_0041]);
+        assert_eq!(branch_with_results(Platform::LinuxArm64, &code, 0x1000, 0x1000, 27), Some(0x1004));
+        // bl; mov x1, x2; cbnz x1, .+8
+        let code = bytes(&[0x9400_0004, 0xaa02_03e1, 0xb500_0041]);
+        assert_eq!(branch_with_results(Platform::LinuxArm64, &code, 0x1000, 0x1000, 27), None);
+        // call; test rbx, rbx; jne
+        let code = [0xe8, 0, 0, 0, 0, 0x48, 0x85, 0xdb, 0x75, 0x00];
+        assert_eq!(branch_with_results(Platform::LinuxAmd64, &code, 0x1000, 0x1000, 27), Some(0x1008));
+        // call; xor eax, eax; jne
+        let code = [0xe8, 0, 0, 0, 0, 0x31, 0xc0, 0x75, 0x00];
+        assert_eq!(branch_with_results(Platform::LinuxAmd64, &code, 0x1000, 0x1000, 27), None);
+        // bl; ld.d $a0, $sp, 40; bnez $a0, .+8: on the stack nothing is lost.
+        let code = bytes(&[0x5400_1000, 0x28c0_a064, 0x4400_0880]);
+        assert_eq!(branch_with_results(Platform::LinuxLoong64, &code, 0x1000, 0x1000, 27), None);
+        assert_eq!(branch_with_results(Platform::LinuxLoong64, &code, 0x1000, 0x1000, 21), Some(0x1008));
+    }
+
+    #[test]
+    fn the_kernel_emulates_some_instructions_on_amd64() {
+        let emulated: [&[u8]; 8] = [
+            &[0xe8, 0, 0, 0, 0],
+            &[0xe9, 0, 0, 0, 0],
+            &[0xeb, 0],
+            &[0x74, 5],
+            &[0x0f, 0x84, 0, 0, 0, 0],
+            &[0x90],
+            &[0x55],
+            &[0x41, 0x54],
+        ];
+        // ret; endbr64; NOPs of 2 and 4 bytes; call rax; cmp; call with the prefix 66; loop.
+        let stepped: [&[u8]; 8] = [
+            &[0xc3],
+            &[0xf3, 0x0f, 0x1e, 0xfa],
+            &[0x66, 0x90],
+            &[0x0f, 0x1f, 0x40, 0],
+            &[0xff, 0xd0],
+            &[0x48, 0x39, 0xc8],
+            &[0x66, 0xe8, 0, 0, 0, 0],
+            &[0xe2, 0],
+        ];
+        for (codes, cost) in [(emulated, ProbeCost::Emulated), (stepped, ProbeCost::SingleStepped)] {
+            for code in codes {
+                assert_eq!(probed(Platform::LinuxAmd64, code).map(|probed| probed.cost), Some(cost), "{code:x?}");
+            }
+        }
+        assert_eq!(probed(Platform::LinuxAmd64, emulated[0]).map(|probed| probed.mnemonic), Some("call".to_owned()));
+        assert_eq!(probed(Platform::LinuxAmd64, &[]), None);
+    }
+
+    #[test]
+    fn the_kernel_emulates_branches_and_addresses_elsewhere() {
+        let arm64 = [
+            (0x9400_0004_u32, Some("bl")),
+            (0x1400_0000, Some("b")),
+            (0xd63f_0020, Some("blr")),
+            (0xd61f_0020, Some("br")),
+            (0xd65f_03c0, Some("ret")),
+            (0x5400_0000, Some("b.cond")),
+            (0xb400_0000, Some("cbz")),
+            (0xb500_0000, Some("cbnz")),
+            (0x3600_0000, Some("tbz")),
+            (0x9000_0000, Some("adrp")),
+            (0xd503_201f, None), // nop
+            (0x5800_0000, None), // ldr x0, .
+            (0xeb02_003f, None), // cmp x1, x2
+            (0xd69f_03e0, None), // eret
+        ];
+        let loong64 = [
+            (0x5400_1000_u32, Some("bl")),
+            (0x4c00_0020, Some("jirl")),
+            (0x4400_0880, Some("bnez")),
+            (0x1a00_0024, Some("pcalau12i")),
+            (0x4800_0000, None), // bceqz
+            (0x0340_0000, None), // nop
+            (0x28c0_2085, None), // ld.d
+        ];
+        let cases = arm64.map(|case| (Platform::LinuxArm64, case)).into_iter();
+        for (platform, (word, name)) in cases.chain(loong64.map(|case| (Platform::LinuxLoong64, case))) {
+            let probed = probed(platform, &word.to_le_bytes()).unwrap();
+            assert_eq!(probed.cost == ProbeCost::Emulated, name.is_some(), "{word:#x}");
+            assert!(name.is_none_or(|name| probed.mnemonic == name), "{word:#x}: {}", probed.mnemonic);
+        }
+    }
+
     #[test]
     fn garbage_has_no_calls_or_some_but_does_not_panic() {
         for platform in Platform::ALL {

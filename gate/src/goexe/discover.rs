@@ -25,8 +25,8 @@ impl<'exe> Discovery<'exe> {
     /// # Errors
     /// When the code does not tell, or leaves a choice.
     pub(super) fn find(&self, global: Global) -> Result<u64, String> {
-        if !self.code.is_known() {
-            return Err("the executable has neither symbols nor a function table".to_owned());
+        if let Some(reason) = self.code.functions_missing() {
+            return Err(reason.to_owned());
         }
         let (address, alignment, size) = match global {
             Global::GcController => (self.receiver("runtime.(*gcControllerState).")?, 8, 8),

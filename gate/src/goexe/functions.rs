@@ -19,6 +19,7 @@ pub(super) struct Functions {
     all: Vec<Function>,
     by_name: HashMap<String, Vec<usize>>,
     by_entry: HashMap<u64, usize>,
+    missing: Option<String>,
 }
 
 const PACKAGE: &str = "runtime.";
@@ -56,7 +57,15 @@ impl Functions {
             by_name.entry(function.name.clone()).or_default().push(index);
         }
         let by_entry = all.iter().enumerate().map(|(index, function)| (function.range.start, index)).collect();
-        Self { all, by_name, by_entry }
+        let missing = all.is_empty().then(|| {
+            "it has no symbols, so that the runtime's functions cannot be found; build it without `-s`".to_owned()
+        });
+        Self { all, by_name, by_entry, missing }
+    }
+
+    /// Why there are none, if there are none.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
     }
 
     /// In order of address.

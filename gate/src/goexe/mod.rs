@@ -225,7 +225,10 @@ impl GoExe {
             return Runtime::lost("Go did not build it");
         };
         match build.minor() {
-            Some(minor) if minor >= OLDEST => Runtime::read(self, minor),
+            Some(minor) if minor >= OLDEST => match self.code.functions_missing() {
+                None => Runtime::read(self, minor),
+                Some(reason) => Runtime::lost(reason),
+            },
             _ => Runtime::lost(&format!(
                 "{} built it; memgate reads the runtime of Go 1.{OLDEST} and later",
                 build.version
