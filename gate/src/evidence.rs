@@ -219,6 +219,8 @@ pub enum Exactness {
     Exact,
     /// Exact at the times of the entries; what lies between them was not seen.
     Sampled,
+    /// Each value is the upper end of a bucket of the runtime's own histogram, at most a quarter above the true one.
+    Bucketed,
     /// Something is lost or doubtful. No gate passes on it.
     Inexact {
         /// What, and why.

@@ -18,7 +18,7 @@ use memgate::{
     config::Build,
     evidence::{Evidence, Exactness, Series},
     gobuild,
-    plan::{HttpLoad, Load, PhaseLengths, Plan, Ready, Request},
+    plan::{Collecting, HttpLoad, Load, PhaseLengths, Plan, Ready, Request},
     platform::Platform,
 };
 
@@ -186,6 +186,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
         phases: PhaseLengths { warmup_ms: 1000, measure_ms: 1000, drain_ms: 6000 },
         seed: 1,
         stop_timeout_ms: 5000,
+        collecting: Collecting::default(),
     }
 }
 

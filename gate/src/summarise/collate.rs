@@ -58,10 +58,14 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
 /// One metric of each run, and of all runs together.
 fn measure(metric: Metric, runs: &[Run<'_>]) -> (Vec<Measurement>, Measurement) {
     match metric {
-        Metric::GcPauseP99 => over(runs, pauses::durations, |parts| pauses::pause_percentile(parts, 99)),
-        Metric::GcPauseP90 => over(runs, pauses::durations, |parts| pauses::pause_percentile(parts, 90)),
-        Metric::GcPauseMax => over(runs, pauses::durations, pauses::longest),
-        Metric::GcStwFraction => over(runs, pauses::stopped_blocks, pauses::stopped_share),
+        Metric::GcPauseP99 => {
+            pauses::bucketed(runs, over(runs, pauses::durations, |parts| pauses::pause_percentile(parts, 99)))
+        }
+        Metric::GcPauseP90 => {
+            pauses::bucketed(runs, over(runs, pauses::durations, |parts| pauses::pause_percentile(parts, 90)))
+        }
+        Metric::GcPauseMax => pauses::bucketed(runs, over(runs, pauses::durations, pauses::longest)),
+        Metric::GcStwFraction => pauses::bucketed(runs, over(runs, pauses::stopped_blocks, pauses::stopped_share)),
         Metric::GcPauseHiddenTailP99 => over(runs, stops::hidden_tails, |parts| stops::p99(parts, "stops")),
         Metric::GcMarkP99 => over(runs, stops::mark_phases, |parts| stops::p99(parts, "mark phases")),
         Metric::GcCpuFraction => over(runs, rates::gc_cpu, rates::share_of_totals),

@@ -6,7 +6,7 @@ use super::{
     series::{Entries, blocks, check_steady, seconds},
     stats::{Interval, Tally, percentile, ratio},
 };
-use crate::evidence::{Pauses, Signal};
+use crate::evidence::{Exactness, Pauses, Signal};
 
 const WHAT: &str = "GC pauses";
 const NO_CYCLE: &str = "no GC cycle in the measuring phase";
@@ -53,6 +53,29 @@ pub(super) fn stopped_share(runs: &[Vec<(f64, f64)>]) -> Measurement {
     let interval = ratio(&blocks).ok_or_else(|| Unavailable::because("the measuring phase is too short"))?;
     let n = u64::try_from(blocks.len()).unwrap_or(u64::MAX);
     Estimate::of(interval.widened_to_spread(&of_each).within(0.0, 1.0), n, String::new())
+}
+
+/// Widens the intervals of figures that come from buckets down to where the true ones may lie.
+pub(super) fn bucketed(
+    runs: &[Run<'_>],
+    (each, together): (Vec<Measurement>, Measurement),
+) -> (Vec<Measurement>, Measurement) {
+    /// A bucket's upper end is at most a quarter above its lower one (histogram.go, Go 1.21 to 1.27).
+    const WIDEST: f64 = 1.25;
+    let is_bucketed = |run: &Run<'_>| run.signals().gc_pauses.exactness == Exactness::Bucketed;
+    let widen = |measurement: Measurement| {
+        measurement.map(|estimate| {
+            let remark = match estimate.remark.as_str() {
+                "" => "from buckets, at most 25 % too high".to_owned(),
+                remark => format!("{remark}; from buckets, at most 25 % too high"),
+            };
+            Estimate { low: estimate.low / WIDEST, remark, ..estimate }
+        })
+    };
+    let any = runs.iter().any(is_bucketed);
+    let each =
+        runs.iter().zip(each).map(|(run, measurement)| if is_bucketed(run) { widen(measurement) } else { measurement });
+    (each.collect(), if any { widen(together) } else { together })
 }
 
 fn too_many() -> Unavailable {

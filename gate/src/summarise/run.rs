@@ -54,11 +54,11 @@ pub(super) fn usable<'a, T>(signal: &'a Signal<T>, what: &str) -> Result<&'a T, 
     match &signal.exactness {
         Exactness::Missing { reason } => Err(Unavailable::because(format!("no {what}: {}", clause(reason)))),
         Exactness::Inexact { reason } => Err(Unavailable::because(format!("inexact {what}: {}", clause(reason)))),
-        Exactness::Exact | Exactness::Sampled if signal.lost > 0 => {
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed if signal.lost > 0 => {
             let noun = if signal.lost == 1 { "record was" } else { "records were" };
             Err(Unavailable::because(format!("{} {noun} lost of the {what}", signal.lost)))
         }
-        Exactness::Exact | Exactness::Sampled => Ok(&signal.data),
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed => Ok(&signal.data),
     }
 }
 

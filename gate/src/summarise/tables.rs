@@ -194,7 +194,7 @@ fn heap_rows(profile: &HeapProfile) -> Result<impl Iterator<Item = HeapRow>, NoT
 fn data<'a, T>(signal: &'a Signal<T>, what: &str) -> Result<&'a T, NoTable> {
     match &signal.exactness {
         Exactness::Missing { reason } => Err(NoTable::Missing(format!("no {what}: {}", clause(reason)))),
-        Exactness::Exact | Exactness::Sampled | Exactness::Inexact { .. } => Ok(&signal.data),
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed | Exactness::Inexact { .. } => Ok(&signal.data),
     }
 }
 

@@ -321,3 +321,17 @@ fn evidence_that_does_not_belong_together_is_refused() {
     other.service = "api".to_owned();
     assert!(message(other).starts_with("run 1 has the service `uaa` and run 2 has `api`"));
 }
+
+#[test]
+fn pauses_from_buckets_may_be_a_quarter_lower_and_are_never_higher() {
+    let mut run = healthy(1);
+    let exact = summarise(std::slice::from_ref(&run)).unwrap();
+    run.signals.gc_pauses.exactness = Exactness::Bucketed;
+    let bucketed = summarise(std::slice::from_ref(&run)).unwrap();
+    for metric in [Metric::GcPauseP99, Metric::GcPauseMax, Metric::GcStwFraction] {
+        let [exact, bucketed] = [&exact, &bucketed].map(|summary| summary.pooled[&metric].clone().unwrap());
+        assert_eq!((exact.measured, exact.high), (bucketed.measured, bucketed.high), "{metric}");
+        assert!((bucketed.low * 1.25 - exact.low).abs() < 1e-6 * exact.low, "{metric}");
+        assert!(bucketed.remark.contains("from buckets"), "{metric}: {}", bucketed.remark);
+    }
+}

@@ -28,6 +28,8 @@ pub enum Trust {
     Exact,
     /// Exact at the times of the entries.
     Sampled,
+    /// The upper ends of the runtime's own buckets.
+    Bucketed,
     /// Something is lost or doubtful. No gate passes on it.
     Inexact,
     /// There is no data. No gate passes on it.
@@ -36,13 +38,14 @@ pub enum Trust {
 
 impl Trust {
     /// Every degree, the best first.
-    pub const ALL: [Self; 4] = [Self::Exact, Self::Sampled, Self::Inexact, Self::Missing];
+    pub const ALL: [Self; 5] = [Self::Exact, Self::Sampled, Self::Bucketed, Self::Inexact, Self::Missing];
 
     /// Its name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Exact => "exact",
             Self::Sampled => "sampled",
+            Self::Bucketed => "bucketed",
             Self::Inexact => "inexact",
             Self::Missing => "missing",
         }
@@ -132,9 +135,12 @@ fn note<T>(name: &str, signal: &Signal<T>) -> SignalNote {
     let (exactness, reason) = match &signal.exactness {
         Exactness::Missing { reason } => (Trust::Missing, Some(clause(reason).to_owned())),
         Exactness::Inexact { reason } => (Trust::Inexact, Some(clause(reason).to_owned())),
-        Exactness::Exact | Exactness::Sampled if signal.lost > 0 => (Trust::Inexact, Some(lost())),
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed if signal.lost > 0 => {
+            (Trust::Inexact, Some(lost()))
+        }
         Exactness::Exact => (Trust::Exact, None),
         Exactness::Sampled => (Trust::Sampled, None),
+        Exactness::Bucketed => (Trust::Bucketed, None),
     };
     SignalNote { name: name.to_owned(), source: signal.source.clone(), exactness, reason, lost: signal.lost }
 }

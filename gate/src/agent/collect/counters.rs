@@ -30,6 +30,8 @@ pub struct Counters {
     pub pause_total_ns: u64,
     /// `MemStats.NumGC`.
     pub gc_cycles: u64,
+    /// The live heap as the last mark phase found it, bytes.
+    pub live_heap: u64,
 }
 
 /// Where the counters are; addresses are those of the file.
@@ -114,6 +116,7 @@ impl CounterReader {
             goroutines: self.word(goroutines.allglen)?.saturating_sub(absent).max(1),
             pause_total_ns: self.word(gc.pause_total_ns)?,
             gc_cycles: self.int32(gc.numgc)?,
+            live_heap: self.word(gc.heap_marked)?,
         }))
     }
 
@@ -246,7 +249,7 @@ mod tests {
                 span_count: field,
                 span_count_before: field,
             },
-            gc: GcTotals { pause_total_ns: at, numgc: at, gc_cpu_fraction: at },
+            gc: GcTotals { pause_total_ns: at, numgc: at, heap_marked: at },
             goroutines: GoroutineCount { allglen: at, sched_free: vec![at], system: at, allp: at, p_free: field },
         }
     }

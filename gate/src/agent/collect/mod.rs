@@ -3,6 +3,7 @@
 mod address_space;
 mod attach;
 mod bpf;
+mod buckets;
 mod code;
 mod counters;
 mod events;
@@ -13,6 +14,7 @@ mod memory;
 mod recorder;
 mod refills;
 mod sampler;
+mod sampling;
 mod signals;
 mod spans;
 mod taken;

@@ -15,10 +15,12 @@ use super::{
     Bpf, CounterLayout, CounterReader, HeapProfileReader, OffHeapReader, ProcessMemory,
     address_space::huge_pages,
     attach::{Attached, attach},
+    buckets::PauseBuckets,
     code::Symboliser,
     first_touch::FirstTouches,
     goroutines,
     refills::RefillWindows,
+    sampling::Sampling,
     spans::SpanClasses,
     taken::{Histograms, Sample, Taken, note},
     unwind::Unwinder,
@@ -49,14 +51,18 @@ impl Default for Options {
     }
 }
 
+/// From the start of the load to the setting of the rate of sampling, ns.
+const ADJUST_AFTER_NS: u64 = 1_000_000_000;
+
 /// Reads every collector of one service and keeps what they gave.
 pub struct Recorder {
     pub(super) exe: Arc<GoExe>,
     pub(super) attached: Attached,
     counters: Result<CounterReader, String>,
     pub(super) heap_profile: Result<HeapProfileReader, String>,
-    /// `runtime.MemProfileRate`, bytes, or why nothing is sampled.
-    pub(super) sample_rate: Result<u64, String>,
+    sampling: Result<Sampling, String>,
+    /// When the service was ready and idle, ns since launch, and what it had allocated by then, bytes.
+    idle: Option<(u64, u64)>,
     spans: Option<SpanClasses>,
     memory: ProcessMemory,
     process: Process,
@@ -68,6 +74,8 @@ pub struct Recorder {
     pub(super) code: Symboliser,
     pub(super) bias: u64,
     histograms: Option<Histograms>,
+    /// Pauses by the runtime's own histogram, where there are no probes for them.
+    pub(super) buckets: Option<PauseBuckets>,
     progress: Option<Arc<Progress>>,
     clock: Clock,
     pub(super) taken: Taken,
@@ -96,7 +104,6 @@ impl Recorder {
         let off_heap = OffHeapReader::new(pid.as_raw(), segments.collect(), page_size);
         let attached = attach(&exe, pid, options)?;
         let runtime = &exe.runtime;
-        let sample_rate = sampling(memory, &exe, bias);
         Ok(Self {
             off_heap: match attached.lost(ProbedSignal::Mappings) {
                 Some(reason) => Err(format!("the runtime's own mappings are not known: {reason}")),
@@ -104,7 +111,8 @@ impl Recorder {
             },
             counters: CounterLayout::of(runtime).map(|layout| CounterReader::new(memory, layout, bias)),
             heap_profile: runtime.heap_profile.clone().map(|layout| HeapProfileReader::new(memory, layout, bias)),
-            sample_rate,
+            sampling: Sampling::switch_on(memory, &exe, bias),
+            idle: None,
             spans: runtime.spans.as_ref().ok().map(|spans| SpanClasses::new(memory, *spans, exe.platform, bias)),
             touches: FirstTouches::new(Unwinder::new(pid.as_raw(), exe.platform), exe.platform, page_size),
             refills: RefillWindows::default(),
@@ -112,6 +120,10 @@ impl Recorder {
                 gc: pauses.gc.wrapping_add(bias),
                 other: pauses.other.map(|other| other.wrapping_add(bias)),
             }),
+            buckets: match (&runtime.pauses, attached.lost(ProbedSignal::Pauses)) {
+                (Ok(pauses), Some(_)) => Some(PauseBuckets::new(memory, pauses, bias)),
+                _ => None,
+            },
             code: Symboliser::default(),
             attached,
             memory,
@@ -141,6 +153,7 @@ impl Recorder {
     /// Forgets the goroutines of the service's start, so that the next reading is the first, and takes down where those come
     /// from that there are now.
     pub fn start_idle(&mut self) {
+        self.idle = self.taken.last.map(|last| (self.clock.now_ns(), last.alloc_bytes));
         self.taken.goroutines = Series::default();
         self.take_goroutine_sites(0);
     }
@@ -193,20 +206,51 @@ impl Recorder {
             note(&mut self.taken.failures.process, error.to_string());
         }
         self.prepare_captures();
+        self.adjust_sampling(ADJUST_AFTER_NS);
+    }
+
+    /// Sets the rate of sampling, once, when the load has lasted so long.
+    fn adjust_sampling(&mut self, after_ns: u64) {
+        let (Ok(sampling), Some((idle_ns, idle_bytes)), Some(last)) = (&mut self.sampling, self.idle, self.taken.last)
+        else {
+            return;
+        };
+        let loaded_ns = self.clock.now_ns().saturating_sub(idle_ns);
+        if sampling.is_adjusted() || loaded_ns < after_ns || loaded_ns == 0 || self.taken.failures.replaced.is_some() {
+            return;
+        }
+        let allocated = u128::from(last.alloc_bytes.saturating_sub(idle_bytes));
+        let bytes_per_second = allocated * 1_000_000_000 / u128::from(loaded_ns);
+        if let Err(error) = sampling.adjust(u64::try_from(bytes_per_second).unwrap_or(u64::MAX)) {
+            note(&mut self.taken.failures.sampling, format!("the rate of sampling cannot be set: {error}"));
+        }
     }
 
     fn sample_counters(&mut self, at_ns: u64) -> Result<(), String> {
-        let reader = self.counters.as_ref().map_err(Clone::clone)?;
+        // Where they cannot be read the signals are missing, which is said elsewhere.
+        let Ok(reader) = &self.counters else { return Ok(()) };
         let counters = reader.read().map_err(|error| error.to_string())?;
         if !self.is_still_itself() {
             return Ok(());
         }
         // Before the runtime has set itself up there is nothing to read.
         let Some(counters) = counters else { return Ok(()) };
-        let new_cycle = self.taken.last.is_none_or(|last| last.gc_cycles != counters.gc_cycles);
+        let before = self.taken.last.map_or(0, |last| last.gc_cycles);
+        let new_cycles = counters.gc_cycles.saturating_sub(before);
         self.taken.counters(at_ns, counters);
+        if let Some(buckets) = &mut self.buckets {
+            for upper_end_ns in buckets.read().map_err(|error| format!("the histogram of pauses: {error}"))? {
+                self.taken.gc_pauses.push(at_ns, upper_end_ns);
+            }
+        }
+        if self.attached.lost(ProbedSignal::LiveHeap).is_some() {
+            // An entry a cycle, also where one was too fast to be seen.
+            for _ in 0..new_cycles.min(1 << 20) {
+                self.taken.live_heap.push(at_ns, counters.live_heap);
+            }
+        }
         if let Ok(gc_cpu) = &self.exe.runtime.gc_cpu
-            && new_cycle
+            && new_cycles > 0
         {
             let word =
                 |address: u64| self.memory.word(address.wrapping_add(self.bias)).map_err(|error| error.to_string());
@@ -293,6 +337,7 @@ impl Recorder {
         // 5 resets the high-water mark: Documentation/filesystems/proc.rst (Linux 6.18).
         let reset = fs::write(format!("/proc/{}/clear_refs", self.process.pid()), "5");
         self.taken.rss_peak = Some(reset.map(|()| 0).map_err(|error| format!("the peak cannot be reset: {error}")));
+        self.adjust_sampling(0);
         self.take_profiles(0);
         self.taken.measuring = true;
     }
@@ -314,6 +359,8 @@ impl Recorder {
 
     /// Takes down the heap profile and who touched the off-heap memory, at the measuring phase's start (0) or end (1).
     fn take_profiles(&mut self, end: usize) {
+        let rate = self.sampling.as_ref().map_err(Clone::clone);
+        self.taken.rate(end, rate.and_then(|sampling| sampling.rate().map_err(|error| error.to_string())));
         if let Ok(reader) = &mut self.heap_profile {
             match reader.counts() {
                 Ok(counts) => self.taken.heap_profile[end] = Some(counts),
@@ -365,8 +412,8 @@ impl Recorder {
     ///
     /// The runtime adds a cycle's pauses to its total at the cycle's end, so they are compared between cycles.
     pub fn cross_check(&mut self) {
-        const ATTEMPTS: u32 = 50;
-        for _ in 0..ATTEMPTS {
+        let attempts = if self.buckets.is_some() { 0 } else { 50 };
+        for _ in 0..attempts {
             self.sample();
             self.drain();
             self.taken.cross_check = self.taken.difference();
@@ -376,6 +423,11 @@ impl Recorder {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.take_goroutine_sites(2);
+    }
+
+    /// Why the counters are not read, if they are not.
+    pub(super) fn counters_missing(&self) -> Option<String> {
+        self.counters.as_ref().err().cloned()
     }
 
     /// What the BPF programs lost, by kind, or why that is not known; `None` without BPF.
@@ -388,25 +440,6 @@ impl Recorder {
 fn identity(process: &Process) -> std::io::Result<(u64, u64)> {
     let executable = fs::metadata(format!("/proc/{}/exe", process.pid()))?;
     Ok((executable.dev(), executable.ino()))
-}
-
-/// Has the runtime sample allocations, and gives its rate.
-///
-/// The linker switches sampling off in an executable that never asks for its heap profile (`runtime.disableMemoryProfiling`,
-/// applied in `schedinit`). Before the first instruction clearing that switch is enough, and the rate is then the runtime's own,
-/// 512 KiB, or what `GODEBUG=memprofilerate=` says; in a process that already runs the rate itself was set to 0.
-fn sampling(memory: ProcessMemory, exe: &GoExe, bias: u64) -> Result<u64, String> {
-    const DEFAULT_RATE: u64 = 512 * 1024;
-    let samples = exe.runtime.alloc_samples.as_ref().map_err(Clone::clone)?;
-    let (rate, disabled) = (samples.rate.wrapping_add(bias), samples.disabled.wrapping_add(bias));
-    let switch = || -> nix::Result<u64> {
-        if memory.word(rate)? == 0 {
-            memory.write(rate, &DEFAULT_RATE.to_le_bytes())?;
-        }
-        memory.write(disabled, &[0])?;
-        memory.word(rate)
-    };
-    switch().map_err(|error| format!("sampling cannot be switched on: {error}"))
 }
 
 /// What is added to an address of the file to get one of the process.

@@ -7,11 +7,13 @@ use crate::{
     evidence::{
         AllocSamples, Code, Exactness, GoroutineSites, HeapProfile, OffHeapSites, Requests, Series, Signal, Signals,
     },
+    goexe::FunctionTable,
     probes::ProbedSignal,
 };
 
 const COUNTERS: &str = "the runtime's counters, read from the service's memory at 10 Hz and at the phases' ends";
 const PAUSE_PROBE: &str = "uprobe on the calls of (*timeHistogram).record at the ends of pauses";
+const PAUSE_BUCKETS: &str = "the runtime's histogram of pauses, read from the service's memory at 10 Hz";
 const STOP_PROBE: &str = "uprobes on the calls of startTheWorldWithSema and of (*timeHistogram).record";
 const LIVE_HEAP_PROBE: &str = "uprobe on the call of (*gcControllerState).resetLive";
 const MMAP_PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches behind them";
@@ -77,21 +79,21 @@ impl Recorder {
         let heap_profile = self.heap_profile();
         let goroutine_sites = self.goroutine_sites();
         let offheap_sites = self.offheap_sites();
-        let pauses = self.probed(ProbedSignal::Pauses, &[kind::PAUSE]);
+        let pauses = self.pauses();
         let other_pauses = self.probed(ProbedSignal::Pauses, &[kind::PAUSE]);
         let mut stops = self.probed(ProbedSignal::WorldStops, &[kind::PAUSE, kind::WORLD_START]);
         if self.taken.unpaired_stops > 0 {
             stops.doubt.get_or_insert(format!("{} stops have no start or no end", self.taken.unpaired_stops));
         }
-        let live_heap = self.probed(ProbedSignal::LiveHeap, &[kind::LIVE_HEAP]);
+        let live_heap = self.live_heap();
         let mapped = self.probed(ProbedSignal::Mappings, &[kind::MAPPED, kind::UNMAPPED]);
         let span_refills = self.span_refills();
         let offheap = self.offheap();
         let doubt = self.taken.not_the_service();
-        let counters = doubt.clone().or_else(|| self.taken.failures.counters.clone());
         let process = doubt.clone().or_else(|| self.taken.failures.process.clone());
         let smaps = doubt.clone().or_else(|| self.taken.failures.off_heap.clone());
-        let gc_cpu = Worth { missing: self.exe.runtime.gc_cpu.as_ref().err().cloned(), ..sampled(counters.clone()) };
+        let [bytes, objects, goroutines] = [self.counted(), self.counted(), self.counted()];
+        let gc_cpu = Worth { missing: self.exe.runtime.gc_cpu.as_ref().err().cloned(), ..self.counted() };
         let Taken { completed, thp_events, .. } = &mut self.taken;
         let requests = requests(elsewhere.requests, std::mem::take(completed));
         let thp = if thp_events.value.is_empty() {
@@ -101,14 +103,14 @@ impl Recorder {
         };
         let taken = self.taken;
         let signals = Signals {
-            gc_pauses: pauses.of(PAUSE_PROBE, taken.gc_pauses),
+            gc_pauses: pauses.1.of(pauses.0, taken.gc_pauses),
             other_pauses: other_pauses.of(PAUSE_PROBE, taken.other_pauses),
             world_stops: stops.of(STOP_PROBE, taken.world_stops),
             gc_cpu: gc_cpu.of(COUNTERS, taken.gc_cpu),
-            live_heap: live_heap.of(LIVE_HEAP_PROBE, taken.live_heap),
-            alloc_bytes: sampled(counters.clone()).of(COUNTERS, taken.alloc_bytes),
-            alloc_objects: sampled(counters.clone()).of(COUNTERS, taken.alloc_objects),
-            goroutines: sampled(counters).of(COUNTERS, taken.goroutines),
+            live_heap: live_heap.1.of(live_heap.0, taken.live_heap),
+            alloc_bytes: bytes.of(COUNTERS, taken.alloc_bytes),
+            alloc_objects: objects.of(COUNTERS, taken.alloc_objects),
+            goroutines: goroutines.of(COUNTERS, taken.goroutines),
             rss: sampled(process.clone()).of(STATUS, taken.rss),
             rss_kinds: sampled(process.clone()).of(STATUS, taken.rss_kinds),
             huge_pages: sampled(smaps).of(SMAPS, taken.huge_pages),
@@ -134,6 +136,28 @@ impl Recorder {
         let (lost, unknown) = self.lost_of(kinds);
         let doubt = self.taken.not_the_service().or(unknown).or_else(|| self.taken.cross_check.clone());
         Worth { missing, doubt, lost, otherwise: Exactness::Exact }
+    }
+
+    /// The GC's pauses from the probe, else from the runtime's histogram.
+    fn pauses(&self) -> (&'static str, Worth) {
+        match &self.buckets {
+            None => (PAUSE_PROBE, self.probed(ProbedSignal::Pauses, &[kind::PAUSE])),
+            Some(_) => (PAUSE_BUCKETS, Worth { otherwise: Exactness::Bucketed, ..self.counted() }),
+        }
+    }
+
+    /// The live heap from the probe, else from the runtime's own figure, which misses cycles that follow each other fast.
+    fn live_heap(&self) -> (&'static str, Worth) {
+        match self.attached.lost(ProbedSignal::LiveHeap) {
+            None => (LIVE_HEAP_PROBE, self.probed(ProbedSignal::LiveHeap, &[kind::LIVE_HEAP])),
+            Some(_) => (COUNTERS, self.counted()),
+        }
+    }
+
+    /// What is read together with the counters.
+    fn counted(&self) -> Worth {
+        let failure = self.taken.failures.counters.clone();
+        Worth { missing: self.counters_missing(), ..sampled(self.taken.not_the_service().or(failure)) }
     }
 
     /// How many records of these kinds were lost, or why that is not known, in which case nothing is known to be whole.
@@ -162,10 +186,7 @@ impl Recorder {
     }
 
     fn alloc_samples(&mut self) -> Signal<AllocSamples> {
-        let rate = self.sample_rate.clone().and_then(|rate| match rate {
-            0 => Err("the runtime samples nothing: MemProfileRate is 0".to_owned()),
-            rate => Ok(rate),
-        });
+        let rate = self.taken.sample_rate();
         if let Ok(reader) = &mut self.heap_profile {
             // The last samples may be of buckets that are newer than the last reading; of a process that has ended there is no more.
             let _ = reader.find_buckets();
@@ -198,7 +219,8 @@ impl Recorder {
     fn worth_of_samples(&self) -> Worth {
         let (lost, unknown) = self.lost_of(&[kind::ALLOC_SAMPLE]);
         let missing = self.attached.lost(ProbedSignal::AllocSamples).map(str::to_owned);
-        Worth { missing, doubt: self.taken.not_the_service().or(unknown), lost, otherwise: Exactness::Exact }
+        let doubt = self.taken.not_the_service().or(unknown).or_else(|| self.taken.failures.sampling.clone());
+        Worth { missing, doubt, lost, otherwise: Exactness::Exact }
     }
 
     /// Object size and stack of the bucket at this address.
@@ -215,11 +237,8 @@ impl Recorder {
             let failure = self.taken.failures.heap_profile.clone();
             self.heap_profile.as_ref().err().cloned().or(failure).unwrap_or_else(|| NOT_REACHED.to_owned())
         });
-        let rate = self.sample_rate.clone().unwrap_or(0);
         let data = both.and_then(|(start, end)| {
-            if rate == 0 {
-                return Err("the runtime samples nothing: MemProfileRate is 0".to_owned());
-            }
+            let rate = self.taken.sample_rate()?;
             let functions = self.exe.function_table.as_ref().map_err(Clone::clone)?;
             let reader = self.heap_profile.as_ref().map_err(Clone::clone)?;
             let mut profile = HeapProfile { rate, ..HeapProfile::default() };
@@ -234,7 +253,7 @@ impl Recorder {
             }
             Ok(profile)
         });
-        exact(HEAP_PROFILE, data, self.taken.not_the_service())
+        exact(HEAP_PROFILE, data, self.taken.not_the_service().or_else(|| self.taken.failures.sampling.clone()))
     }
 
     fn goroutine_sites(&mut self) -> Signal<GoroutineSites> {
@@ -256,6 +275,7 @@ impl Recorder {
         sites.sort_unstable();
         sites.dedup();
         let mut data = GoroutineSites::default();
+        sites.retain(|site| !self.is_system(functions, *site));
         for site in sites {
             let [before, loaded, left] = [0, 1, 2].map(|when: usize| counts[when].get(&site).copied().unwrap_or(0));
             data.created.push(self.code.go_place(functions, site.created.wrapping_sub(1), self.bias));
@@ -265,6 +285,14 @@ impl Recorder {
             data.left.push(left);
         }
         Ok(data)
+    }
+
+    /// Whether the goroutine is the runtime's own (`isSystemGoroutine`, traceback.go, Go 1.21 to 1.27). One that runs finalizers
+    /// or clean-ups counts as the service's only while it does.
+    fn is_system(&self, functions: &FunctionTable, site: goroutines::Site) -> bool {
+        const NOT_SYSTEM: [&str; 3] = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];
+        let started = functions.at(site.started.wrapping_sub(self.bias));
+        started.is_some_and(|function| function.name.starts_with("runtime.") && !NOT_SYSTEM.contains(&function.name))
     }
 
     fn offheap_sites(&mut self) -> Signal<OffHeapSites> {

@@ -40,6 +40,8 @@ pub(super) struct Taken {
     /// Whether the measuring phase is on: allocations are sampled for it alone.
     pub(super) measuring: bool,
     pub(super) samples: HashMap<Sample, u64>,
+    /// `runtime.MemProfileRate` at the start and the end of the measuring phase, or why nothing is sampled.
+    pub(super) rates: [Option<Result<u64, String>>; 2],
     /// Sampled objects whose spans are still to be looked up.
     pub(super) sampled: Vec<SampledObject>,
     /// The counters as last read.
@@ -85,6 +87,7 @@ pub(super) struct Failures {
     pub(super) process: Option<String>,
     pub(super) off_heap: Option<String>,
     pub(super) heap_profile: Option<String>,
+    pub(super) sampling: Option<String>,
     pub(super) goroutine_sites: Option<String>,
     pub(super) span_refills: Option<String>,
 }
@@ -180,6 +183,27 @@ impl Taken {
             "the records are {pauses} ns of GC pauses and {cycles} cycles with {} unknown, the runtime's own totals {} ns and {}",
             self.unknown_pauses, runtime.pause_total_ns, runtime.gc_cycles
         ))
+    }
+
+    /// Takes down the rate of sampling at the measuring phase's start (0) or end (1). One that changed in between gives samples
+    /// of unknown weight.
+    pub(super) fn rate(&mut self, end: usize, rate: Result<u64, String>) {
+        if let ([Some(Ok(start)), _], 1, Ok(rate)) = (&self.rates, end, &rate)
+            && start != rate
+        {
+            let reason = format!("the service changed MemProfileRate from {start} to {rate} in the measuring phase");
+            note(&mut self.failures.sampling, reason);
+        }
+        self.rates[end] = Some(rate);
+    }
+
+    /// The rate of sampling in the measuring phase, bytes, or why nothing was sampled.
+    pub(super) fn sample_rate(&self) -> Result<u64, String> {
+        match &self.rates[0] {
+            None => Err("the measuring phase was not reached".to_owned()),
+            Some(Ok(0)) => Err("the runtime samples nothing: the service set MemProfileRate to 0".to_owned()),
+            Some(rate) => rate.clone(),
+        }
     }
 
     /// Why figures of one process do not speak for the service, if they do not.

@@ -66,12 +66,18 @@ pub struct GcTotals {
     pub pause_total_ns: u64,
     /// Address of `memstats.numgc`, a uint32: `MemStats.NumGC`.
     pub numgc: u64,
+    /// Address of `gcController.heapMarked`, a uint64: the live heap as the last mark phase found it, bytes.
+    pub heap_marked: u64,
 }
 
 impl GcTotals {
     pub(super) fn read(exe: &GoExe) -> Fact<Self> {
         let field = |path| variable(exe, Global::Memstats, "runtime.mstats", path);
-        Ok(Self { pause_total_ns: field("pause_total_ns")?, numgc: field("numgc")? })
+        Ok(Self {
+            pause_total_ns: field("pause_total_ns")?,
+            numgc: field("numgc")?,
+            heap_marked: variable(exe, Global::GcController, "runtime.gcControllerState", "heapMarked")?,
+        })
     }
 }
 
