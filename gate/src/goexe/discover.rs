@@ -29,9 +29,13 @@ impl<'exe> Discovery<'exe> {
             return Err(reason.to_owned());
         }
         let (address, alignment, size) = match global {
-            Global::GcController => (self.receiver("runtime.(*gcControllerState).")?, 8, 8),
-            Global::Memstats => (self.inside("runtime.(*consistentHeapStats).", "runtime.mstats", "heapStats")?, 8, 8),
-            Global::Sched => (self.sched()?, 8, 8),
+            Global::GcController => (
+                self.receiver("runtime.(*gcControllerState).")?,
+                8,
+                self.end("runtime.gcControllerState", "totalAlloc")?,
+            ),
+            Global::Memstats => (self.memstats()?, 8, self.end("runtime.mstats", "gc_cpu_fraction")?),
+            Global::Sched => (self.sched()?, 8, self.end("runtime.schedt", "timeToRun")?),
             Global::Allp => (self.allp()?, 8, 24),
             Global::Allglen => (self.allglen()?, 8, 8),
             Global::Allgptr => (self.argument("runtime.allgadd", "runtime.atomicwb")?, 8, 8),
@@ -67,10 +71,17 @@ impl<'exe> Discovery<'exe> {
         only(&arguments, &format!("the receiver of `{methods}…`"))
     }
 
-    /// The structure that the receiver of these methods is a field of.
-    fn inside(&self, methods: &str, structure: &str, field: &str) -> Result<u64, String> {
-        let field = self.offsets.field(structure, field)?;
-        self.receiver(methods)?.checked_sub(field.offset).ok_or_else(|| format!("`{structure}` would start below 0"))
+    /// `memstats.heapStats` is the only variable of its type.
+    fn memstats(&self) -> Result<u64, String> {
+        let field = self.offsets.field("runtime.mstats", "heapStats")?;
+        let statistics = self.receiver("runtime.(*consistentHeapStats).")?;
+        statistics.checked_sub(field.offset).ok_or_else(|| "`memstats` would start below 0".to_owned())
+    }
+
+    /// Where a field ends in its structure.
+    fn end(&self, structure: &str, path: &str) -> Result<u64, String> {
+        let field = self.offsets.field(structure, path)?;
+        field.offset.checked_add(field.size).ok_or_else(|| format!("`{structure}` would be larger than memory"))
     }
 
     /// The first argument of the calls of `callee` in `caller`.

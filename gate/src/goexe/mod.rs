@@ -143,6 +143,9 @@ impl GoExe {
 
     /// Reads what the executable itself does not tell from its twin: the same program, built with symbols and DWARF.
     ///
+    /// `go build` writes the flags for the linker into the executable, so that other flags move its data and change its code.
+    /// The twin of one built with `-ldflags=-s -w` is built with `-ldflags=-a -a`: `-a` does nothing, and is as long.
+    ///
     /// # Errors
     /// When the twin cannot be read, or its code is not the same byte for byte, so that its addresses need not hold.
     pub fn with_twin(mut self, twin: &Path) -> Result<Self, GoExeError> {

@@ -10,7 +10,8 @@ const TABLE: &str = include_str!("offsets.txt");
 
 /// What memgate reads of the runtime's structures: the structure, and the path to the field in it; no path for the whole.
 ///
-/// Not every version has every field.
+/// Not every version has every field. The sizes of `gcControllerState`, `mstats` and `schedt` are not here: they differ between
+/// the architectures, which pad them to cache lines of other lengths.
 pub const FIELDS: &[(&str, &str)] = &[
     ("runtime.gcControllerState", "totalAlloc"),
     ("runtime.gcControllerState", "heapLive"),
