@@ -83,6 +83,9 @@ fn everything_is_known_of(minor: u32) {
                 let without = GoExe::open(&program.build(toolchain, platform, mode, "-w")).unwrap();
                 assert_eq!(without.dwarf_field("runtime.g", "goid"), None, "{what}");
                 assert_eq!(without.runtime, exe.runtime, "{what}: the table of offsets holds what the DWARF says");
+                let known = GoExe::open(&program.build(toolchain, platform, mode, "-a -a")).unwrap();
+                let stripped = GoExe::open(&program.build(toolchain, platform, mode, "-s -w")).unwrap();
+                assert_eq!(stripped.runtime, known.runtime, "{what}: stripped");
             }
         }
     }
@@ -201,6 +204,20 @@ fn what_go_did_not_build_is_no_error_but_tells_nothing_of_a_runtime() {
     let losses = exe.runtime.losses();
     assert_eq!(losses.len(), 12);
     assert!(losses.iter().all(|(_, reason)| reason.contains("Go did not build it")), "{losses:?}");
+}
+
+/// With C code the system's linker lays out the executable.
+#[test]
+fn everything_is_known_of_what_is_linked_with_c() {
+    let source = "package main\n\n// #include <stdlib.h>\nimport \"C\"\n\nfunc main() { C.free(C.malloc(8)) }\n";
+    let program = Program::new(source);
+    for toolchain in toolchains().into_iter().filter(|toolchain| [21, 27].contains(&toolchain.minor)) {
+        let build = |ldflags| GoExe::open(&program.build(&toolchain, Platform::host(), Mode::Cgo, ldflags)).unwrap();
+        let (known, stripped) = (build("-a -a"), build("-s -w"));
+        assert_eq!(known.runtime.losses(), [], "{}", toolchain.version);
+        the_code_tells_what_symbols_do(&known, &toolchain.version);
+        assert_eq!(stripped.runtime, known.runtime, "{}: stripped", toolchain.version);
+    }
 }
 
 #[test]

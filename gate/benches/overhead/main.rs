@@ -18,6 +18,7 @@ use std::{
     io::BufRead as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -67,7 +68,7 @@ const SLICE: Duration = Duration::from_millis(250);
 fn main() {
     let options = Options::parse();
     let started = Instant::now();
-    let exe = GoExe::open(&options.service).unwrap_or_else(|error| panic!("{error}"));
+    let exe = Arc::new(GoExe::open(&options.service).unwrap_or_else(|error| panic!("{error}")));
     println!("reading the executable took {:.1} ms", milliseconds(started));
     let rounds = format!("-hash-rounds={}", options.hash_rounds);
     let services = [18098, 18099].map(|port| RunningService::start(&options.service, port, &rounds));
@@ -98,10 +99,16 @@ fn main() {
 }
 
 /// A pair with memgate's collectors; with `tell` also what attaching takes and how much is allocated.
-fn with_memgate(options: &Options, exe: &GoExe, watched: &RunningService, other: &RunningService, tell: bool) -> Pair {
+fn with_memgate(
+    options: &Options,
+    exe: &Arc<GoExe>,
+    watched: &RunningService,
+    other: &RunningService,
+    tell: bool,
+) -> Pair {
     let started = Instant::now();
     let clock = Clock::start().expect("a monotonic clock");
-    let recorder = Recorder::attach(exe, watched.pid(), clock, CollectOptions::default());
+    let recorder = Recorder::attach(Arc::clone(exe), watched.pid(), clock, CollectOptions::default());
     let mut recorder = Some(recorder.unwrap_or_else(|error| panic!("{error}")));
     if tell {
         println!("attaching took {:.1} ms", milliseconds(started));

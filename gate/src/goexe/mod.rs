@@ -121,9 +121,9 @@ impl GoExe {
         let offsets = Offsets::new(dwarf, build.as_ref().and_then(BuildInfo::table), version);
         let function_table = match minor {
             Some(minor) => FunctionTable::read(&file, minor),
-            None => Err("no Go that memgate knows built it".to_owned()),
+            None => Err("it has no function table".to_owned()),
         };
-        let code = Code::new(image, Functions::read(&file, function_table.as_ref().ok()), minor);
+        let code = Code::new(image, Functions::read(&file, function_table.as_ref()), minor);
         let globals = Globals::read(&file, &code, &offsets);
         let mut exe = Self {
             path: path.to_owned(),
