@@ -118,7 +118,7 @@ impl GoExe {
         let version = build.as_ref().map_or("no Go", |build| &build.version);
         // What Go did not build has nothing that is worth looking for.
         let dwarf = if build.is_some() { Structures::read(&file) } else { Ok(Structures::default()) };
-        let offsets = Offsets::new(dwarf, build.as_ref().and_then(BuildInfo::table), version);
+        let offsets = Offsets::new(dwarf, build.as_ref().and_then(BuildInfo::table), image.platform, version);
         let function_table = match minor {
             Some(minor) => FunctionTable::read(&file, minor),
             None => Err("it has no function table".to_owned()),

@@ -4,8 +4,10 @@
 //! it against them on every architecture, where they are alike, and writes it anew with `MEMGATE_WRITE_OFFSETS=1`.
 
 use super::{Field, dwarf::Structures};
+use crate::platform::Platform;
 
-/// `runtime.g.goid 1.21-1.22 152 8`: the path of a field, versions, offset and size in bytes.
+/// `runtime.g.goid 1.21-1.22 152 8`: the path of a field, versions, offset and size in bytes; then the platform, where they
+/// are not alike.
 const TABLE: &str = include_str!("offsets.txt");
 
 /// What memgate reads of the runtime's structures: the structure, and the path to the field in it; no path for the whole.
@@ -54,7 +56,6 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("runtime.mspan", "spanclass"),
     ("runtime.mheap", "arenas"),
     ("runtime.heapArena", "spans"),
-    ("runtime.workType", "cpuStats"),
     ("runtime.cpuStats", "GCTotalTime"),
     ("runtime.cpuStats", "gcTotalTime"),
     ("runtime.cpuStats", "TotalTime"),
@@ -100,13 +101,19 @@ pub(super) struct Offsets {
     dwarf: Structures,
     /// The version of Go whose table holds; `None` where it is unknown or its structures may be others.
     table: Option<u32>,
+    platform: Platform,
     /// For a person: why what is not found is not known.
     lacking: String,
 }
 
 impl Offsets {
     /// Offsets from the DWARF and, for structures that it lacks, from the table of this minor version of Go.
-    pub(super) fn new(dwarf: Result<Structures, String>, table: Option<u32>, version: &str) -> Self {
+    pub(super) fn new(
+        dwarf: Result<Structures, String>,
+        table: Option<u32>,
+        platform: Platform,
+        version: &str,
+    ) -> Self {
         let (dwarf, unreadable) = match dwarf {
             Ok(dwarf) => (dwarf, None),
             Err(error) => (Structures::default(), Some(error)),
@@ -116,7 +123,7 @@ impl Offsets {
             (true, None) => format!("{without}, and memgate does not know how {version} lays out its structures"),
             _ => format!("{version} lays out its structures in a way that memgate does not know"),
         };
-        Self { dwarf, table, lacking }
+        Self { dwarf, table, platform, lacking }
     }
 
     /// The field at `path` in the structure `name`; the structure itself for an empty path.
@@ -124,7 +131,7 @@ impl Offsets {
         let found = if self.dwarf.has(name) {
             self.in_dwarf(name, path)
         } else {
-            self.table.and_then(|minor| in_table(TABLE, minor, name, path))
+            self.table.and_then(|minor| in_table(TABLE, minor, self.platform, name, path))
         };
         found.ok_or_else(|| format!("`{name}{}{path}`: {}", if path.is_empty() { "" } else { "." }, self.lacking))
     }
@@ -135,7 +142,7 @@ impl Offsets {
     }
 }
 
-fn in_table(table: &str, minor: u32, name: &str, path: &str) -> Option<Field> {
+fn in_table(table: &str, minor: u32, platform: Platform, name: &str, path: &str) -> Option<Field> {
     table.lines().find_map(|line| {
         let mut words = line.split(' ');
         let full = words.next()?;
@@ -147,7 +154,9 @@ fn in_table(table: &str, minor: u32, name: &str, path: &str) -> Option<Field> {
         let version = |text: &str| text.strip_prefix("1.")?.parse::<u32>().ok();
         let holds = version(first)? <= minor && minor <= version(last)?;
         let field = Field { offset: words.next()?.parse().ok()?, size: words.next()?.parse().ok()? };
-        holds.then_some(field)
+        // What follows is the platform, where they differ.
+        let here = words.next().is_none_or(|other| other == platform.to_string());
+        (holds && here).then_some(field)
     })
 }
 
@@ -159,22 +168,33 @@ mod tests {
 
     #[test]
     fn the_table_tells_by_version() {
-        assert_eq!(in_table(SMALL, 21, "runtime.g", "goid"), Some(Field { offset: 152, size: 8 }));
-        assert_eq!(in_table(SMALL, 24, "runtime.g", "goid"), Some(Field { offset: 160, size: 8 }));
-        assert_eq!(in_table(SMALL, 25, "runtime.g", "goid"), None);
-        assert_eq!(in_table(SMALL, 24, "runtime.g", ""), Some(Field { offset: 0, size: 400 }));
-        assert_eq!(in_table(SMALL, 24, "runtime", "goid"), None);
-        assert_eq!(in_table(SMALL, 24, "runtime.g", "goi"), None);
+        assert_eq!(
+            in_table(SMALL, 21, Platform::LinuxArm64, "runtime.g", "goid"),
+            Some(Field { offset: 152, size: 8 })
+        );
+        assert_eq!(
+            in_table(SMALL, 24, Platform::LinuxArm64, "runtime.g", "goid"),
+            Some(Field { offset: 160, size: 8 })
+        );
+        assert_eq!(in_table(SMALL, 25, Platform::LinuxArm64, "runtime.g", "goid"), None);
+        assert_eq!(in_table(SMALL, 24, Platform::LinuxArm64, "runtime.g", ""), Some(Field { offset: 0, size: 400 }));
+        assert_eq!(in_table(SMALL, 24, Platform::LinuxArm64, "runtime", "goid"), None);
+        assert_eq!(in_table(SMALL, 24, Platform::LinuxArm64, "runtime.g", "goi"), None);
+        let by_platform =
+            "runtime.mheap.arenas 1.27-1.27 66008 8 linux/amd64\nruntime.mheap.arenas 1.27-1.27 66072 8 linux/arm64\n";
+        let arenas =
+            |platform| in_table(by_platform, 27, platform, "runtime.mheap", "arenas").map(|field| field.offset);
+        assert_eq!(Platform::ALL.map(arenas), [Some(66008), Some(66072), None]);
     }
 
     #[test]
     fn a_structure_is_whole_in_every_version_that_the_table_has() {
         for minor in 21..=27 {
             for (name, path) in [("runtime.g", "goid"), ("runtime.p", "mcache"), ("runtime.bucket", "")] {
-                assert!(in_table(TABLE, minor, name, path).is_some(), "{name} {path} 1.{minor}");
+                assert!(in_table(TABLE, minor, Platform::LinuxArm64, name, path).is_some(), "{name} {path} 1.{minor}");
             }
         }
-        assert_eq!(in_table(TABLE, 28, "runtime.g", "goid"), None);
-        assert_eq!(in_table(TABLE, 20, "runtime.g", "goid"), None);
+        assert_eq!(in_table(TABLE, 28, Platform::LinuxArm64, "runtime.g", "goid"), None);
+        assert_eq!(in_table(TABLE, 20, Platform::LinuxArm64, "runtime.g", "goid"), None);
     }
 }
