@@ -13,30 +13,30 @@ use hdrhistogram::Histogram;
 use nix::unistd::Pid;
 
 /// What a service did under load.
-pub struct Driven {
+pub(crate) struct Driven {
     /// How long the load lasted.
-    pub length: Duration,
+    pub(crate) length: Duration,
     /// Latencies of the requests answered, ns.
-    pub latencies: Histogram<u64>,
+    pub(crate) latencies: Histogram<u64>,
 }
 
 impl Driven {
-    pub fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         Self { length: Duration::ZERO, latencies: histogram() }
     }
 
-    pub fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.length += other.length;
         self.latencies.add(&other.latencies).expect("histograms of one range");
     }
 
     /// Requests answered per second.
-    pub fn throughput(&self) -> f64 {
+    pub(crate) fn throughput(&self) -> f64 {
         self.latencies.len() as f64 / self.length.as_secs_f64()
     }
 
     /// 99th percentile of the latencies, ns.
-    pub fn p99(&self) -> f64 {
+    pub(crate) fn p99(&self) -> f64 {
         self.latencies.value_at_quantile(0.99) as f64
     }
 }
@@ -46,13 +46,13 @@ fn histogram() -> Histogram<u64> {
 }
 
 /// A service that listens on its own port; killed when dropped.
-pub struct RunningService {
+pub(crate) struct RunningService {
     child: Child,
     address: String,
 }
 
 impl RunningService {
-    pub fn start(executable: &Path, port: u16, argument: &str) -> Self {
+    pub(crate) fn start(executable: &Path, port: u16, argument: &str) -> Self {
         let address = format!("127.0.0.1:{port}");
         let child = Command::new(executable).args(["-listen", &address, argument]).stdout(Stdio::null()).spawn();
         let service = Self { child: child.expect("the service starts"), address };
@@ -64,12 +64,12 @@ impl RunningService {
         service
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
     /// Each of the connections asks again as soon as it is answered.
-    pub fn drive(&self, connections: usize, length: Duration) -> Driven {
+    pub(crate) fn drive(&self, connections: usize, length: Duration) -> Driven {
         let over = AtomicBool::new(false);
         let mut open: Vec<_> = (0..connections).map(|_| Connection::open(&self.address)).collect();
         let start = Instant::now();

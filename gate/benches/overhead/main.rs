@@ -55,7 +55,7 @@ struct Options {
     #[arg(long)]
     bpftrace: Option<PathBuf>,
     /// The function of the allocation path that bpftrace probes.
-    #[arg(long, default_value = "runtime.mallocgcSmallScanNoHeader")]
+    #[arg(long, default_value = "runtime.mallocgc")]
     function: String,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
@@ -122,7 +122,7 @@ fn with_memgate(
     };
     let pair = alternate(options, Duration::from_secs_f64(options.seconds), watched_slice, other);
     if tell && let Some(rate) = recorder.as_ref().and_then(Recorder::allocations_per_second) {
-        println!("{rate:.0} allocations/s, over watched and unwatched slices alike");
+        println!("{rate:.0} allocations/s");
     }
     pair
 }

@@ -6,13 +6,13 @@ use crate::driver::Driven;
 
 /// A pair: with a watcher and without.
 #[derive(Clone, Copy)]
-pub struct Pair {
+pub(crate) struct Pair {
     throughput: [f64; 2],
     p99: [f64; 2],
 }
 
 impl Pair {
-    pub fn of(with: &Driven, without: &Driven) -> Self {
+    pub(crate) fn of(with: &Driven, without: &Driven) -> Self {
         Self { throughput: [with.throughput(), without.throughput()], p99: [with.p99(), without.p99()] }
     }
 }
@@ -26,12 +26,12 @@ impl std::fmt::Display for Pair {
 
 /// All pairs of one kind.
 #[derive(Default)]
-pub struct Ratios {
+pub(crate) struct Ratios {
     pairs: Vec<Pair>,
 }
 
 impl Ratios {
-    pub fn push(&mut self, pair: Pair) {
+    pub(crate) fn push(&mut self, pair: Pair) {
         self.pairs.push(pair);
     }
 }

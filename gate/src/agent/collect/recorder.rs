@@ -142,12 +142,17 @@ impl Recorder {
         self.attached.tier
     }
 
-    /// Objects allocated per second between the first reading of the counters and the last.
+    /// Objects allocated per second while the sampler was running.
     pub fn allocations_per_second(&self) -> Option<f64> {
+        /// Between two readings of a running sampler; a longer time is one in which it was not.
+        const LONGEST_NS: u64 = 200_000_000;
         let Series { at_ns, value } = &self.taken.alloc_objects;
-        let seconds = at_ns.last()?.checked_sub(*at_ns.first()?)? as f64 / 1e9;
-        let objects = value.last()?.checked_sub(*value.first()?)?;
-        (seconds > 0.0).then(|| objects as f64 / seconds)
+        let steps = at_ns.array_windows().zip(value.array_windows());
+        let running = steps.filter(|([from, to], _)| to.saturating_sub(*from) < LONGEST_NS);
+        let (ns, objects) = running.fold((0, 0), |(ns, objects), ([from, to], [before, after])| {
+            (ns + to.saturating_sub(*from), objects + after.saturating_sub(*before))
+        });
+        (ns > 0).then(|| objects as f64 / (ns as f64 / 1e9))
     }
 
     /// Forgets the goroutines of the service's start, so that the next reading is the first, and takes down where those come
