@@ -10,27 +10,31 @@ use common::{can_attach, cgroups, memgate, repository, stderr, stdout};
 
 #[test]
 fn sessions_that_never_expire() {
-    is_stopped_by("session-leak", &["heap_live_growth"]);
+    is_stopped_by("session-leak", &["heap_live_growth"], Some("memgate.dev/fixtures/internal/session."));
 }
 
 #[test]
 fn goroutines_that_never_end() {
-    is_stopped_by("goroutine-leak", &["goroutines_leaked"]);
+    is_stopped_by(
+        "goroutine-leak",
+        &["goroutines_leaked"],
+        Some("memgate.dev/fixtures/internal/defect.(*Goroutines).OnRequest"),
+    );
 }
 
 #[test]
 fn more_allocation() {
-    is_stopped_by("alloc-heavier", &["alloc_bytes_per_request"]);
+    is_stopped_by("alloc-heavier", &["alloc_bytes_per_request"], None);
 }
 
 #[test]
 fn memory_forgotten_in_c() {
-    is_stopped_by("cgo-leak", &["offheap_growth"]);
+    is_stopped_by("cgo-leak", &["offheap_growth"], Some("render_and_forget"));
 }
 
 #[test]
 fn long_pauses() {
-    is_stopped_by("long-pauses", &["gc_pause_p99", "gc_pause_p90", "gc_stw_fraction"]);
+    is_stopped_by("long-pauses", &["gc_pause_p99", "gc_pause_p90", "gc_stw_fraction"], None);
 }
 
 #[test]
@@ -41,17 +45,20 @@ fn a_working_set_that_grows_and_stays_is_no_leak() {
     }
 }
 
-/// The service fails by one of the gates, which are the ones that its defect is planted for.
-fn is_stopped_by(service: &str, metrics: &[&str]) {
+/// The service fails by one of the gates, which are the ones that its defect is planted for; the first call site under that
+/// gate is the defect's, or what it calls.
+fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
     if can_attach() {
         let (output, report) = check(service);
         assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
         let gates = report["results"][0]["gates"].as_array().unwrap();
         let regressed: Vec<_> = gates.iter().filter(|gate| gate["verdict"] == "regressed").collect();
-        assert!(
-            regressed.iter().any(|gate| metrics.contains(&gate["metric"].as_str().unwrap())),
-            "{service} is stopped by {regressed:#?}"
-        );
+        let stopped = regressed.iter().find(|gate| metrics.contains(&gate["metric"].as_str().unwrap()));
+        let stopped = stopped.unwrap_or_else(|| panic!("{service} is stopped by {regressed:#?}"));
+        if let Some(site) = site {
+            let first = stopped["sites"][0]["at"]["function"].as_str().unwrap_or_default();
+            assert!(first.starts_with(site), "{service}: the first of {:#}", stopped["sites"]);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use clap::Subcommand;
 use miette::{IntoDiagnostic as _, Result};
 use xshell::cmd;
 
-use crate::setup::{Tools, gcc, go};
+use crate::setup::{Tools, apt, gcc, go};
 use crate::workspace::Workspace;
 use crate::{artifact, step};
 
@@ -18,9 +18,16 @@ use crate::{artifact, step};
 pub(crate) enum Bench {
     /// Throughput of `uaa` with and without the collectors, in interleaved pairs (docs/performance.md).
     Overhead {
-        /// Arguments for the benchmark: `--pairs 30 --seconds 2`.
+        /// Arguments for the benchmark: `--pairs 30 --seconds 3`.
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Whether the first call site of each planted leak is the right one, in short runs with seeds of their own
+    /// (docs/defects.md).
+    Attribution {
+        /// How many runs of each.
+        #[arg(long, default_value_t = 20)]
+        times: u32,
     },
     /// `memgate check` of every planted defect, several times each (docs/defects.md).
     Defects {
@@ -40,7 +47,15 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
     go::ensure(&tools)?;
     drop(tools);
     match bench {
-        Bench::Overhead { args } => overhead(workspace, args),
+        Bench::Overhead { args } => {
+            let tools = Tools::open(workspace)?;
+            if step::probe(cmd!(tools.sh, "bpftrace --version")).is_none() {
+                apt::install(&tools, &["bpftrace"])?;
+            }
+            drop(tools);
+            overhead(workspace, args)
+        }
+        Bench::Attribution { times } => attribution(workspace, *times),
         Bench::Defects { times } => defects(workspace, *times),
     }
 }
@@ -52,7 +67,12 @@ fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
         let _in_fixtures = sh.push_dir(workspace.fixtures()?);
         step::run(cmd!(sh, "go build -o {service} ./cmd/uaa").env("CGO_ENABLED", "0"))?;
     }
-    let bench = cmd!(sh, "cargo bench --package memgate --bench overhead -- --service {service} {args...}");
+    let bpftrace = step::capture(cmd!(sh, "which bpftrace"))?;
+    let bpftrace = bpftrace.trim();
+    let bench = cmd!(
+        sh,
+        "cargo bench --package memgate --bench overhead -- --service {service} --hash-rounds 2400 --bpftrace {bpftrace} {args...}"
+    );
     match step::become_command(bench)? {}
 }
 
@@ -87,6 +107,54 @@ fn defects(workspace: &Workspace, times: u32) -> Result<()> {
     }
     println!("\n{:.1} minutes in all", start.elapsed().as_secs_f64() / 60.0);
     Ok(())
+}
+
+/// The leaks of fixtures-go/memgate.yaml: the gate that each is planted for, and how the name of the right call site starts.
+const LEAKS: [(&str, &str, &str); 3] = [
+    ("session-leak", "heap_live_growth", "memgate.dev/fixtures/internal/session."),
+    ("goroutine-leak", "goroutines_leaked", "memgate.dev/fixtures/internal/defect.(*Goroutines).OnRequest"),
+    ("cgo-leak", "offheap_growth", "render_and_forget"),
+];
+
+fn attribution(workspace: &Workspace, times: u32) -> Result<()> {
+    let sh = &workspace.sh;
+    let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate")?;
+    let out = sh.current_dir().join("target/bench/attribution");
+    let fixtures = workspace.fixtures()?;
+    let configuration = std::fs::read_to_string(fixtures.join("memgate.yaml")).into_diagnostic()?;
+    println!("| service | right site first | sites that came first, with how often |");
+    println!("| --- | --- | --- |");
+    for (service, gate, right) in LEAKS {
+        let (mut firsts, mut rights) = (BTreeMap::new(), 0);
+        for seed in 1..=times {
+            let short = configuration
+                .replace("seed: 1\n", &format!("seed: {seed}\n"))
+                .replace("{ warmup: 4s, measure: 12s, drain: 3s }", "{ warmup: 2s, measure: 4s, drain: 1s }")
+                .replace("dir: .,", &format!("dir: \"{}\",", fixtures.display()));
+            std::fs::create_dir_all(&out).into_diagnostic()?;
+            let config = out.join("memgate.yaml");
+            std::fs::write(&config, short).into_diagnostic()?;
+            step::run(cmd!(sh, "{memgate} record -c {config} --service {service} --out {out}").quiet())?;
+            let (evidence, report) =
+                (out.join(format!("{service}.linux-amd64.run1.evidence.json")), out.join("report.json"));
+            step::run(cmd!(sh, "{memgate} report {evidence} --out {out} --format json={report}").quiet())?;
+            let first = first_site(&report, gate)?;
+            rights += u32::from(first.starts_with(right));
+            *firsts.entry(first).or_insert(0) += 1;
+        }
+        let firsts: Vec<_> = firsts.iter().map(|(site, count)| format!("`{site}` {count}")).collect();
+        println!("| {service} | {rights} of {times} | {} |", firsts.join(", "));
+    }
+    Ok(())
+}
+
+fn first_site(report: &Path, metric: &str) -> Result<String> {
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(report).into_diagnostic()?).into_diagnostic()?;
+    let gates = report["results"][0]["gates"].as_array().cloned().unwrap_or_default();
+    let gate = gates.iter().find(|gate| gate["metric"] == metric);
+    let first = gate.and_then(|gate| gate["sites"][0]["at"]["function"].as_str());
+    Ok(first.unwrap_or("no site").to_owned())
 }
 
 fn regressed_gates(report: &Path) -> Result<Vec<String>> {

@@ -5,7 +5,7 @@
 //! the system's package manager. A tool is unpacked beside its place and then renamed, so that an interrupted set-up
 //! leaves nothing that looks installed.
 
-mod apt;
+pub(crate) mod apt;
 pub(crate) mod bpf_linker;
 pub(crate) mod cargo_deny;
 mod cargo_install;
