@@ -109,7 +109,8 @@ fn measure(executable: &std::path::Path, port: u16, build: Build) -> Measured {
     service.rest();
     service.recorder.end_measuring();
     let profile = build.tells_its_profile().then(|| service.profile());
-    let (signals, code, truth) = service.finish();
+    let truth = service.truth();
+    let (signals, code) = service.finish();
     Measured { signals, code, truth, profile }
 }
 

@@ -87,30 +87,40 @@ impl Drop for Service {
 }
 
 impl Watched {
-    /// Starts the service on this port. Must be dropped by the thread that calls it.
+    /// Starts the identity service on this port. Must be dropped by the thread that calls it.
     pub fn start(executable: &Path, port: u16, godebug: &str) -> Self {
-        let exe = GoExe::open(executable).unwrap_or_else(|error| panic!("{error}"));
         let mut command = Command::new(executable);
-        command.args([
-            "-debug-memgate",
-            "-session-ttl=1h",
-            "-expiry-interval=1h",
-            "-listen",
-            &format!("127.0.0.1:{port}"),
-        ]);
-        command.env_clear().env("GODEBUG", godebug).stdout(Stdio::null()).stderr(Stdio::null());
+        let address = format!("127.0.0.1:{port}");
+        command.args(["-debug-memgate", "-session-ttl=1h", "-expiry-interval=1h", "-listen", &address]);
+        command.env_clear().env("GODEBUG", godebug);
+        Self::launch(command, port)
+    }
+
+    /// Starts a Go service that listens on this port. Must be dropped by the thread that calls it.
+    pub fn launch(mut command: Command, port: u16) -> Self {
+        let exe = GoExe::open(Path::new(command.get_program())).unwrap_or_else(|error| panic!("{error}"));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: between fork and exec nothing but a system call is made.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
         let service = Service(command.spawn().unwrap());
         let pid = Pid::from_raw(service.0.id().cast_signed());
         assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "the exec");
-        let recorder = Recorder::attach(Arc::new(exe), pid, Clock::start().unwrap(), Options::default());
+        // Room for every allocation of a start or an answer: services here sample them all.
+        let options = Options { buffer_bytes: 16 << 20, ..Options::default() };
+        let recorder = Recorder::attach(Arc::new(exe), pid, Clock::start().unwrap(), options);
         let recorder = recorder.unwrap_or_else(|error| panic!("{error}"));
         ptrace::detach(pid, None).unwrap();
         wait_until_it_listens(port);
         let mut watched = Self { service, recorder, port };
         watched.recorder.sample();
         watched
+    }
+
+    /// What the service answers.
+    pub fn get(&mut self, path: &str) -> String {
+        let answer = exchange(self.port, "GET", path);
+        self.recorder.sample();
+        answer
     }
 
     /// Has the service do something known, and takes down what the collectors have of it.
@@ -135,22 +145,22 @@ impl Watched {
 
     /// What the service says of its heap.
     pub fn profile(&mut self) -> Vec<ProfileSite> {
-        let sites = parsed(&exchange(self.port, "GET", "/debug/memprofile"));
-        self.recorder.sample();
-        sites
+        parsed(&self.get("/debug/memprofile"))
     }
 
-    /// Asks the service for its figures, and ends the recording of what is quiet from then on.
-    pub fn finish(mut self) -> (Signals, Code, Truth) {
-        let truth = truth(self.port);
+    /// What the service says of itself.
+    pub fn truth(&mut self) -> Truth {
+        parsed(&self.get("/debug/runtime"))
+    }
+
+    /// Ends the recording of a service that is quiet.
+    pub fn finish(mut self) -> (Signals, Code) {
         self.rest();
         self.recorder.cross_check();
         self.recorder.sample_off_heap();
         drop(self.service);
         let nothing = || "there is no agent".to_owned();
-        let (signals, code) =
-            self.recorder.into_signals(Elsewhere { requests: Err(nothing()), oom_kills: Err(nothing()) });
-        (signals, code, truth)
+        self.recorder.into_signals(Elsewhere { requests: Err(nothing()), oom_kills: Err(nothing()) })
     }
 }
 
