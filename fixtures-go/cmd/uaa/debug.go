@@ -31,6 +31,7 @@ func (d *debug) register(mux *http.ServeMux) {
 	mux.HandleFunc("/debug/goroutines", counted(d.goroutines, "n"))
 	mux.HandleFunc("/debug/mmap", counted(d.mmap, "bytes"))
 	mux.HandleFunc("/debug/malloc", counted(d.malloc, "bytes"))
+	mux.HandleFunc("/debug/memprofile", serveMemProfile)
 }
 
 // counted is a handler of POST requests whose query gives the named numbers.

@@ -14,12 +14,17 @@ const (
 	gcPausesMetric    = "/sched/pauses/total/gc:seconds"
 	otherPausesMetric = "/sched/pauses/total/other:seconds"
 	oldPausesMetric   = "/gc/pauses:seconds"
+	gcCPUMetric       = "/cpu/classes/gc/total:cpu-seconds"
+	totalCPUMetric    = "/cpu/classes/total:cpu-seconds"
 )
 
 const (
 	liveHeap = iota
 	gcPauses
 	otherPauses
+	gcCPU
+	totalCPU
+	metricCount
 )
 
 // header leaves room for the length of the body, which is known last.
@@ -33,7 +38,7 @@ const (
 type truth struct {
 	stats      runtime.MemStats
 	goroutines int
-	samples    [3]metrics.Sample
+	samples    [metricCount]metrics.Sample
 	text       []byte
 	extra      uint64 // Pauses beyond two a cycle, as far as known.
 }
@@ -43,6 +48,8 @@ func newTruth() *truth {
 	t.samples[liveHeap].Name = liveHeapMetric
 	t.samples[gcPauses].Name = gcPausesMetric
 	t.samples[otherPauses].Name = otherPausesMetric
+	t.samples[gcCPU].Name = gcCPUMetric
+	t.samples[totalCPU].Name = totalCPUMetric
 	metrics.Read(t.samples[:])
 	if t.samples[gcPauses].Value.Kind() == metrics.KindBad {
 		t.samples[gcPauses].Name = oldPausesMetric
@@ -129,6 +136,8 @@ func (t *truth) response() []byte {
 		t.text = append(t.text, `":`...)
 		t.text = strconv.AppendUint(t.text, figure.value, 10)
 	}
+	t.appendSeconds("GCCPUSeconds", t.samples[gcCPU].Value)
+	t.appendSeconds("TotalCPUSeconds", t.samples[totalCPU].Value)
 	t.appendHistogram("GCPauses", t.samples[gcPauses].Value)
 	t.appendHistogram("OtherPauses", t.samples[otherPauses].Value)
 	t.text = append(t.text, "}\n"...)
@@ -143,6 +152,14 @@ func (t *truth) setLength(length int) {
 	for i := headerLength - 5; length > 0; i, length = i-1, length/10 {
 		t.text[i] = byte('0' + length%10)
 	}
+}
+
+// appendSeconds renders a number with all its digits.
+func (t *truth) appendSeconds(name string, value metrics.Value) {
+	t.text = append(t.text, `,"`...)
+	t.text = append(t.text, name...)
+	t.text = append(t.text, `":`...)
+	t.text = strconv.AppendFloat(t.text, value.Float64(), 'g', -1, 64)
 }
 
 // appendHistogram renders a histogram: counts[i] pauses took between bounds[i] and bounds[i+1] seconds. An infinite

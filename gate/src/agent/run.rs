@@ -62,6 +62,11 @@ pub async fn run(plan: &Plan, files: &Files, progress: &dyn Fn(Progress), cancel
     let exe = GoExe::open(&plan.executable).map_err(|error| {
         Error::infrastructure(Stage::Collect, error.to_string(), "memgate measures ELF executables of its platforms")
     })?;
+    if exe.platform != plan.platform {
+        let message =
+            format!("{} was built for {}, not for {}", plan.executable.display(), exe.platform, plan.platform);
+        return Err(Error::infrastructure(Stage::Collect, message, "name one of that platform under `binary`"));
+    }
     let exe = Arc::new(exe);
     progress(Progress::Launching);
     let started_at = jiff::Timestamp::now().to_string();

@@ -80,22 +80,39 @@ impl Program {
 
     /// Builds it with these flags for the linker.
     pub fn build(&self, toolchain: &Toolchain, platform: Platform, mode: Mode, ldflags: &str) -> PathBuf {
-        let _alone = BUILDING.lock();
         let name = format!("{}-{}-{mode:?}-{ldflags}", toolchain.version, platform.goarch()).replace([' ', '='], "_");
         let executable = self.directory.path().join(name);
-        let output = Command::new(toolchain.root.join("bin/go"))
-            .args(["build", "-ldflags", ldflags])
-            .arg(if mode == Mode::PositionIndependent { "-buildmode=pie" } else { "-buildmode=exe" })
-            .args([Path::new("-o"), &executable, Path::new(".")])
-            .current_dir(self.directory.path())
-            .env("GOROOT", &toolchain.root)
+        let flags = ["-ldflags", ldflags, mode.flag(), "."];
+        toolchain.build(self.directory.path(), &flags, platform, mode == Mode::Cgo, &executable);
+        executable
+    }
+}
+
+impl Mode {
+    /// For `go build`.
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::PositionIndependent => "-buildmode=pie",
+            Self::Plain | Self::Cgo => "-buildmode=exe",
+        }
+    }
+}
+
+impl Toolchain {
+    /// Runs `go build` with these flags in this directory.
+    pub fn build(&self, directory: &Path, flags: &[&str], platform: Platform, cgo: bool, executable: &Path) {
+        let _alone = BUILDING.lock();
+        let output = Command::new(self.root.join("bin/go"))
+            .args([Path::new("build"), Path::new("-o"), executable])
+            .args(flags)
+            .current_dir(directory)
+            .env("GOROOT", &self.root)
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "-buildvcs=false")
             .env("GOARCH", platform.goarch())
-            .env("CGO_ENABLED", if mode == Mode::Cgo { "1" } else { "0" })
+            .env("CGO_ENABLED", if cgo { "1" } else { "0" })
             .output()
             .expect("Go starts");
         assert!(output.status.success(), "{}: {}", executable.display(), String::from_utf8_lossy(&output.stderr));
-        executable
     }
 }

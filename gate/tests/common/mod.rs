@@ -1,8 +1,15 @@
 //! What the tests of the command line share: the binary, the fixtures, and a look at what was left behind.
-#![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part of it"
+)]
 
 pub mod evidence;
 pub mod go;
+pub mod uaa;
 
 use std::{
     fs,

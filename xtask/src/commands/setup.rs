@@ -2,7 +2,7 @@
 
 use miette::Result;
 
-use crate::setup::{Tools, bpf_linker, cargo_deny, gcc, go, nextest, rust_components, rust_src};
+use crate::setup::{Tools, bpf_linker, cargo_deny, gcc, go, nextest, rust_components, rust_src, services};
 use crate::workspace::Workspace;
 
 /// Installs every tool that is missing.
@@ -14,6 +14,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
     go::ensure_older(&tools)?;
+    services::ensure(&tools)?;
     nextest::ensure(&tools)?;
     rust_components::ensure(&tools)?;
     cargo_deny::ensure(&tools)?;

@@ -3,7 +3,7 @@
 use miette::Result;
 use xshell::cmd;
 
-use crate::setup::{Tools, gcc, go, nextest};
+use crate::setup::{Tools, gcc, go, nextest, services};
 use crate::step;
 use crate::workspace::{Workspace, is_ci};
 
@@ -18,6 +18,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
     go::ensure_older(&tools)?;
+    services::ensure(&tools)?;
     nextest::ensure(&tools)?;
     drop(tools);
 

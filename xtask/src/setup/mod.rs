@@ -16,6 +16,7 @@ mod pip;
 pub(crate) mod rust_components;
 pub(crate) mod rust_src;
 pub(crate) mod rustc;
+pub(crate) mod services;
 mod stamp;
 mod tools;
 mod version;

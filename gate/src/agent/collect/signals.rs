@@ -82,6 +82,8 @@ impl Recorder {
         let pauses = self.pauses();
         let other_pauses = self.probed(ProbedSignal::Pauses, &[kind::PAUSE]);
         let mut stops = self.probed(ProbedSignal::WorldStops, &[kind::PAUSE, kind::WORLD_START]);
+        let unrecorded = self.others_are_not_recorded().then(|| "Go 1.21 records no pauses but the GC's".to_owned());
+        let other_pauses = Worth { missing: other_pauses.missing.or(unrecorded), ..other_pauses };
         if self.taken.unpaired_stops > 0 {
             stops.doubt.get_or_insert(format!("{} stops have no start or no end", self.taken.unpaired_stops));
         }
@@ -128,6 +130,11 @@ impl Recorder {
             oom_kills: exact(CGROUP, elsewhere.oom_kills, None),
         };
         (signals, self.code.into_code())
+    }
+
+    /// Whether the runtime records the GC's pauses alone.
+    fn others_are_not_recorded(&self) -> bool {
+        self.exe.runtime.pauses.as_ref().is_ok_and(|pauses| pauses.other.is_none())
     }
 
     /// What a signal from probes is worth whose records are of these kinds.

@@ -1,0 +1,78 @@
+//! Go services as a distribution builds them: stripped, with C, by that distribution's own Go. The tests measure them.
+
+use std::path::Path;
+
+use miette::{Context, IntoDiagnostic, Result};
+use xshell::cmd;
+
+use super::apt::Package;
+use super::{Stamp, Tools};
+use crate::step;
+
+/// Built by Go 1.24.4; needs the C library of Debian 12 or later.
+const NODE_EXPORTER: Package = Package {
+    suite: "trixie",
+    name: "prometheus-node-exporter",
+    version: "1.9.0-1+b4",
+    sha256: "9db00cad0c9e160a4e9c13cbdb2833d58becb1f4cd60eeb0b5e12477ba6a42bd",
+};
+
+/// Built by Go 1.19.8, which is older than what memgate knows.
+const NODE_EXPORTER_OF_OLD_GO: Package = Package {
+    suite: "bookworm",
+    name: "prometheus-node-exporter",
+    version: "1.5.0-1+b6",
+    sha256: "8cb5b39627595ea2cf3cd27be593e0e9af87023d29e1c5b8487e2f9510097e09",
+};
+
+/// Makes `.tools/prometheus-node-exporter-1.9.0-1+b4` and its like, each with its program.
+///
+/// The packages are pinned for amd64, and so on other machines there are none.
+///
+/// # Errors
+/// Fails where Debian's archive does not have them.
+pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(());
+    }
+    [NODE_EXPORTER, NODE_EXPORTER_OF_OLD_GO].iter().try_for_each(|package| install(tools, package))
+}
+
+fn install(tools: &Tools<'_>, package: &Package) -> Result<()> {
+    let source = format!("Debian {}: {} {} sha256:{}", package.suite, package.name, package.version, package.sha256);
+    let stamp = Stamp::new(package.name, package.version, source);
+    tools.directory(&stamp, |scratch| {
+        let file = package.fetch(tools, scratch)?;
+        let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
+        step::run(cmd!(tools.sh, "dpkg -x {file} {unpacked}"))?;
+        keep(&unpacked, &new, package.name).into_diagnostic().wrap_err("cannot move what was unpacked")?;
+        Ok(new)
+    })?;
+    Ok(())
+}
+
+/// Makes `new`, with the program and its copyright.
+fn keep(unpacked: &Path, new: &Path, name: &str) -> std::io::Result<()> {
+    std::fs::create_dir(new)?;
+    std::fs::rename(unpacked.join("usr/bin").join(name), new.join(name))?;
+    std::fs::rename(unpacked.join("usr/share/doc").join(name).join("copyright"), new.join("copyright"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_and_its_copyright_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (unpacked, new) = (dir.path().join("unpacked"), dir.path().join("new"));
+        for (path, file) in [("usr/bin", "a"), ("usr/share/doc/a", "copyright"), ("etc", "a")] {
+            std::fs::create_dir_all(unpacked.join(path)).unwrap();
+            std::fs::write(unpacked.join(path).join(file), "").unwrap();
+        }
+        keep(&unpacked, &new, "a").unwrap();
+        let mut kept: Vec<_> = std::fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        kept.sort();
+        assert_eq!(kept, ["a", "copyright"]);
+    }
+}
