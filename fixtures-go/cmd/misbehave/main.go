@@ -35,13 +35,14 @@ var modes = map[string]mode{
 	"segv":           {onRequest: segv},
 	"exit":           {atStart: func(*options) (int, bool) { return 3, true }},
 	"fork":           {atStart: fork},
+	"exec":           {onRequest: execute},
 	"fail-all":       {status: http.StatusInternalServerError},
 	"ignore-sigterm": {deaf: true},
 	"hog":            {onRequest: hog},
 }
 
 // names lists the modes for messages.
-const names = "never-ready, crash, segv, exit, fork, fail-all, ignore-sigterm or hog"
+const names = "never-ready, crash, segv, exit, fork, exec, fail-all, ignore-sigterm or hog"
 
 type options struct {
 	mode     string
@@ -64,7 +65,7 @@ func parse(args []string, stderr io.Writer) (*options, mode, error) {
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.mode, "mode", "", names)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "address to listen on")
-	flags.Uint64Var(&o.requests, "requests", 100, "crash, segv: at which request; healthz does not count")
+	flags.Uint64Var(&o.requests, "requests", 100, "crash, segv, exec: at which request; healthz does not count")
 	flags.Var(&o.hogMax, "hog-max", "hog: stop at so many bytes, should nobody stop it before")
 	flags.DurationVar(&o.childFor, "child-for", 5*time.Minute, "fork: how long the child lives")
 	if err := flags.Parse(args); err != nil {

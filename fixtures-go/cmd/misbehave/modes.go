@@ -43,6 +43,20 @@ func defaultAction(number syscall.Signal) error {
 	return nil
 }
 
+// execute replaces the process by a new one of the same executable, which then does nothing wrong.
+func execute(o *options, number uint64) {
+	if number != o.requests {
+		return
+	}
+	executable, err := os.Executable()
+	if err == nil {
+		arguments := []string{executable, "-mode", "crash", "-requests", "1000000000", "-listen", o.listen}
+		err = syscall.Exec(executable, arguments, os.Environ())
+	}
+	fmt.Fprintln(os.Stderr, "misbehave:", err)
+	os.Exit(1)
+}
+
 // childArgument makes this executable the child of the mode fork.
 const childArgument = "misbehave-child"
 

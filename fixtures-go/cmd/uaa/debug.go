@@ -27,6 +27,7 @@ func newDebug() *debug {
 func (d *debug) register(mux *http.ServeMux) {
 	mux.HandleFunc("/debug/runtime", d.runtime)
 	mux.HandleFunc("/debug/gc", counted(d.gc, "n"))
+	mux.HandleFunc("/debug/stops", counted(d.stops, "n"))
 	mux.HandleFunc("/debug/alloc", counted(d.alloc, "n", "size"))
 	mux.HandleFunc("/debug/goroutines", counted(d.goroutines, "n"))
 	mux.HandleFunc("/debug/mmap", counted(d.mmap, "bytes"))
@@ -80,6 +81,15 @@ func (d *debug) runtime(w http.ResponseWriter, r *http.Request) {
 func (d *debug) gc(numbers ...uint64) error {
 	for i := uint64(0); i < numbers[0]; i++ {
 		runtime.GC()
+	}
+	return nil
+}
+
+// stops stops the world n times, for nothing.
+func (d *debug) stops(numbers ...uint64) error {
+	var stats runtime.MemStats
+	for i := uint64(0); i < numbers[0]; i++ {
+		runtime.ReadMemStats(&stats)
 	}
 	return nil
 }

@@ -106,7 +106,7 @@ fn with_memgate(
     other: &RunningService,
     tell: bool,
 ) -> Pair {
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), memory());
     let clock = Clock::start().expect("a monotonic clock");
     let recorder = Recorder::attach(Arc::clone(exe), watched.pid(), clock, CollectOptions::default());
     let mut recorder = Some(recorder.unwrap_or_else(|error| panic!("{error}")));
@@ -121,6 +121,14 @@ fn with_memgate(
         driven
     };
     let pair = alternate(options, Duration::from_secs_f64(options.seconds), watched_slice, other);
+    if tell {
+        let [process, kernel] = memory();
+        println!(
+            "the collectors take {:.1} MiB of this process and {:.1} MiB of the kernel's memory",
+            (process.saturating_sub(before[0])) as f64 / 1024.0,
+            (kernel.saturating_sub(before[1])) as f64 / 1024.0
+        );
+    }
     if tell && let Some(rate) = recorder.as_ref().and_then(Recorder::allocations_per_second) {
         println!("{rate:.0} allocations/s");
     }
@@ -135,6 +143,17 @@ fn alternate(options: &Options, length: Duration, mut watched: impl FnMut() -> D
         without.add(&other.drive(options.connections, SLICE));
     }
     Pair::of(&with, &without)
+}
+
+/// Resident memory of this process, and what the BPF maps that it has open take of the kernel's, KiB.
+fn memory() -> [u64; 2] {
+    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
+    let number = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+    let resident = status.lines().find(|line| line.starts_with("VmRSS")).and_then(number).expect("VmRSS");
+    let files = std::fs::read_dir("/proc/self/fdinfo").expect("procfs").flatten();
+    let maps = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    let locked = maps.filter_map(|map| map.lines().find(|line| line.starts_with("memlock")).and_then(number));
+    [resident, locked.sum::<u64>() / 1024]
 }
 
 fn milliseconds(since: Instant) -> f64 {

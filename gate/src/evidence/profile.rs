@@ -73,7 +73,7 @@ pub struct AllocSamples {
 }
 
 /// The runtime's own heap profile at both ends of the measuring phase: sampled objects allocated and freed since the
-/// launch, by object size and stack, as of the last GC cycle that was complete.
+/// launch, by object size and stack, as of the GC cycle that the runtime published last (mprof.go, Go 1.27, `memRecord`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeapProfile {

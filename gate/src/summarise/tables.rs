@@ -88,12 +88,13 @@ impl Weight {
     }
 }
 
-/// What was allocated in the measuring phase: from the heap profile, or from single samples where there is none.
+/// What was allocated in the measuring phase: from the samples of just that phase, else from the heap profile, which lags behind
+/// by two GC cycles.
 pub(super) fn allocated(run: Run<'_>, of: Of) -> Result<Table, NoTable> {
     let signals = run.signals();
-    match data(&signals.heap_profile, "heap profile") {
-        Ok(profile) if profile.rate > 0 => allocated_by_profile(profile, of),
-        _ => allocated_by_samples(data(&signals.alloc_samples, "sampled allocations")?, of),
+    match data(&signals.alloc_samples, "sampled allocations") {
+        Ok(samples) if samples.rate > 0 => allocated_by_samples(samples, of),
+        _ => allocated_by_profile(data(&signals.heap_profile, "heap profile")?, of),
     }
 }
 

@@ -97,7 +97,13 @@ impl Watched {
     }
 
     /// Starts a Go service that listens on this port. Must be dropped by the thread that calls it.
-    pub fn launch(mut command: Command, port: u16) -> Self {
+    pub fn launch(command: Command, port: u16) -> Self {
+        // Room for every allocation of a start or an answer: services here sample them all.
+        Self::launch_with(command, port, Options { buffer_bytes: 16 << 20, ..Options::default() })
+    }
+
+    /// Starts a Go service that listens on this port, with such a recorder. Must be dropped by the thread that calls it.
+    pub fn launch_with(mut command: Command, port: u16, options: Options) -> Self {
         let exe = GoExe::open(Path::new(command.get_program())).unwrap_or_else(|error| panic!("{error}"));
         command.stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: between fork and exec nothing but a system call is made.
@@ -105,8 +111,6 @@ impl Watched {
         let service = Service(command.spawn().unwrap());
         let pid = Pid::from_raw(service.0.id().cast_signed());
         assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "the exec");
-        // Room for every allocation of a start or an answer: services here sample them all.
-        let options = Options { buffer_bytes: 16 << 20, ..Options::default() };
         let recorder = Recorder::attach(Arc::new(exe), pid, Clock::start().unwrap(), options);
         let recorder = recorder.unwrap_or_else(|error| panic!("{error}"));
         ptrace::detach(pid, None).unwrap();
@@ -153,11 +157,26 @@ impl Watched {
         parsed(&self.get("/debug/runtime"))
     }
 
+    /// The service's process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.service.0.id().cast_signed())
+    }
+
+    /// Ends the recording of a service that has ended.
+    pub fn finish_dead(mut self) -> (Signals, Code) {
+        self.recorder.cross_check();
+        self.into_signals()
+    }
+
     /// Ends the recording of a service that is quiet.
     pub fn finish(mut self) -> (Signals, Code) {
         self.rest();
         self.recorder.cross_check();
         self.recorder.sample_off_heap();
+        self.into_signals()
+    }
+
+    fn into_signals(self) -> (Signals, Code) {
         drop(self.service);
         let nothing = || "there is no agent".to_owned();
         self.recorder.into_signals(Elsewhere { requests: Err(nothing()), oom_kills: Err(nothing()) })

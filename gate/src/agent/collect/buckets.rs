@@ -74,7 +74,7 @@ mod tests {
         let length = u64::BITS - duration_ns.leading_zeros();
         let (bit, bucket) =
             if length < MINIMUM_BITS { (MINIMUM_BITS, 0) } else { (length, (length - MINIMUM_BITS + 1) as usize) };
-        bucket * SUB_BUCKETS + (duration_ns >> (bit - 3)) as usize % SUB_BUCKETS
+        bucket * SUB_BUCKETS + usize::try_from(duration_ns >> (bit - 3)).unwrap() % SUB_BUCKETS
     }
 
     #[test]

@@ -3,18 +3,19 @@
 //! The runtime samples allocations by bytes and counts them in buckets, one for each pair of object size and call stack
 //! (mprof.go, Go 1.21 to 1.27). Buckets are never freed and their stacks never change, so each is read once; what is read
 //! again are its counts.
+//!
+//! Only what the runtime has published is read, as `runtime.MemProfile` does: allocations and frees up to the same GC cycle, two
+//! back. What was allocated since then is not known to be alive or dead, and would look like growth.
 
 use std::collections::HashMap;
 
 use super::memory::{ProcessMemory, number};
-use crate::goexe::HeapProfile;
+use crate::goexe::{Field, HeapProfile};
 
 /// More buckets than any program has; a list that is longer is a loop.
 const MAXIMUM_BUCKETS: usize = 1 << 20;
 /// `maxProfStackDepth` (mprof.go, Go 1.27) is 1024; a bucket that says more is none.
 const MAXIMUM_DEPTH: u64 = 1024;
-/// `memRecord.future` has an entry for each of the cycles that are not published yet.
-const PENDING_CYCLES: u64 = 3;
 /// How often the counts are read until the runtime has not moved them between cycles meanwhile.
 const ATTEMPTS: u32 = 3;
 
@@ -130,17 +131,14 @@ impl HeapProfileReader {
             .map(|bucket| bucket.address.wrapping_add(layout.bucket_size).wrapping_add(8 * bucket.stack.len() as u64));
         let length = to_usize(layout.record_size);
         let bytes = self.memory.read(records, length)?;
-        Ok(bytes.chunks(length.max(1)).map(|record| self.sum(record)).collect())
+        Ok(bytes.chunks(length.max(1)).map(|record| self.published(record)).collect())
     }
 
-    /// The total and what has not been added to it yet.
-    fn sum(&self, record: &[u8]) -> Counts {
+    /// What is published.
+    fn published(&self, record: &[u8]) -> Counts {
         let layout = &self.layout;
-        let pending = (0..PENDING_CYCLES).map(|cycle| layout.future.offset.saturating_add(cycle * layout.cycle_size));
-        std::iter::once(layout.active.offset).chain(pending).fold(Counts::default(), |sum, cycle| Counts {
-            allocs: sum.allocs.wrapping_add(number::<8>(record, to_usize(cycle.saturating_add(layout.allocs.offset)))),
-            frees: sum.frees.wrapping_add(number::<8>(record, to_usize(cycle.saturating_add(layout.frees.offset)))),
-        })
+        let at = |field: Field| to_usize(layout.active.offset.saturating_add(field.offset));
+        Counts { allocs: number::<8>(record, at(layout.allocs)), frees: number::<8>(record, at(layout.frees)) }
     }
 
     fn cycle(&self) -> nix::Result<u64> {

@@ -66,8 +66,8 @@ pub struct Recorder {
     spans: Option<SpanClasses>,
     memory: ProcessMemory,
     process: Process,
-    /// Device and inode of the executable that was launched.
-    identity: (u64, u64),
+    /// What was launched.
+    identity: Identity,
     pub(super) off_heap: Result<OffHeapReader, String>,
     pub(super) touches: FirstTouches,
     pub(super) refills: RefillWindows,
@@ -93,7 +93,7 @@ impl Recorder {
         };
         let process = Process::new(pid.as_raw()).map_err(|error| failed("the service's entry in /proc", &error))?;
         let bias = load_bias(&exe, &process).map_err(|error| failed("where the service is loaded", &error))?;
-        let identity = identity(&process).map_err(|error| failed("the service's executable", &error))?;
+        let identity = Identity::of(&process).map_err(|error| failed("the service's executable", &error))?;
         let memory = ProcessMemory::new(pid);
         let page_size = environment::page_size();
         let segments = exe.segments.iter().map(|segment| {
@@ -270,11 +270,14 @@ impl Recorder {
 
     /// Whether the process still runs the executable that was launched: addresses hold in no other.
     fn is_still_itself(&mut self) -> bool {
-        match identity(&self.process) {
+        match Identity::of(&self.process) {
             Ok(now) if now == self.identity => {}
             Ok(_) => {
                 let other = self.process.exe().map_or_else(|_| "another".to_owned(), |path| path.display().to_string());
-                note(&mut self.taken.failures.replaced, format!("the service replaced its executable by {other}"));
+                note(
+                    &mut self.taken.failures.replaced,
+                    format!("the service replaced itself by a new execution of {other}"),
+                );
             }
             // It has ended; the readings themselves say so.
             Err(_) => {}
@@ -441,10 +444,20 @@ impl Recorder {
     }
 }
 
-/// Device and inode of the file that the process executes.
-fn identity(process: &Process) -> std::io::Result<(u64, u64)> {
-    let executable = fs::metadata(format!("/proc/{}/exe", process.pid()))?;
-    Ok((executable.dev(), executable.ino()))
+/// What a process executes: another execution of the same file has another stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    /// Where its first stack begins (`startstack` of /proc/PID/stat), which the kernel chooses anew for each execution.
+    stack: u64,
+}
+
+impl Identity {
+    fn of(process: &Process) -> procfs::ProcResult<Self> {
+        let executable = fs::metadata(format!("/proc/{}/exe", process.pid()))?;
+        Ok(Self { device: executable.dev(), inode: executable.ino(), stack: process.stat()?.startstack })
+    }
 }
 
 /// What is added to an address of the file to get one of the process.

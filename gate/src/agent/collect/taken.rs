@@ -111,11 +111,7 @@ impl Taken {
         let at_ns = clock.since_launch(monotonic_ns);
         match kind {
             kind::PAUSE => self.pause(at_ns, monotonic_ns, first, second, histograms),
-            kind::WORLD_START => {
-                if self.stop.replace((reason(first), second)).is_some() {
-                    self.unpaired_stops += 1;
-                }
-            }
+            kind::WORLD_START => self.world_start(reason(first), second),
             kind::LIVE_HEAP => self.live_heap.push(at_ns, first),
             kind::MAPPED => {
                 self.ranges.insert(first..first.saturating_add(second));
@@ -127,6 +123,12 @@ impl Taken {
                 self.sampled.push(SampledObject { address: first, bucket: second, goroutine: third });
             }
             _ => {}
+        }
+    }
+
+    fn world_start(&mut self, reason: StopReason, began_ns: u64) {
+        if self.stop.replace((reason, began_ns)).is_some() {
+            self.unpaired_stops += 1;
         }
     }
 
