@@ -23,9 +23,9 @@ use crate::{
     registers::user_word,
 };
 
-/// 4 MiB hold 394 captures.
+/// 2 MiB hold 197 captures.
 #[map]
-static FAULTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+static FAULTS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
 
 /// How many captures this CPU may still make; the collector fills it up.
 #[map]

@@ -77,6 +77,9 @@ fn at(context: &ProbeContext, place: u64) -> Option<u64> {
 
 #[inline(always)]
 fn register(context: &ProbeContext, offset: u64) -> Option<u64> {
+    /// `pt_regs` is smaller on every architecture; before Linux 5.2 the verifier needs a bound to add to the context.
+    const MASK: u64 = 0x1ff;
+    let offset = offset & MASK;
     let registers = context.as_ptr().cast::<u8>();
     // SAFETY: the offset is one of a register in `pt_regs`; the helper checks the address.
     unsafe { bpf_probe_read_kernel(registers.add(offset as usize).cast::<u64>()) }.ok()

@@ -36,7 +36,7 @@ fn uaa() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         let executable = repository().join("target/tmp/losses-uaa");
         let toolchain = toolchains().pop().unwrap();
-        toolchain.build(&repository().join("fixtures-go"), &[], Platform::host(), false, &executable);
+        toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
         executable
     });
     BUILT.clone()
@@ -62,6 +62,7 @@ fn every_tier_that_can_be_asked_for_is_exact() {
             watched.post("/debug/alloc?n=1000&size=100");
             let truth = watched.truth();
             let (signals, _) = watched.finish();
+            assert_eq!(signals.world_stops.exactness, Exactness::Exact, "{tier_}");
             assert_equal(&signals, &truth);
             assert_eq!(
                 signals.world_stops.data.at_ns.len(),
@@ -138,6 +139,7 @@ fn nothing_is_lost_at_ten_thousand_cycles_worth_of_records_a_second() {
         const PORT: u16 = 18167;
         const STOPS: u64 = 100_000;
         let mut watched = watch(PORT, Options::default());
+        watched.post("/debug/gc?n=5");
         let over = AtomicBool::new(false);
         let length = std::thread::scope(|scope| {
             let asked = scope.spawn(|| {

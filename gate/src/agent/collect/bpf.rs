@@ -145,7 +145,7 @@ impl Bpf {
         Ok(())
     }
 
-    /// Lets each CPU capture this many first touches, from now on.
+    /// Lets the CPUs together capture this many first touches, from now on, each its share and at least one.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -153,7 +153,8 @@ impl Bpf {
         let refused = |reason: String| failure(format!("the captures cannot be allowed: {reason}"), REPORT);
         let Some(maps) = &mut self.captures else { return Ok(()) };
         let cpus = nr_cpus().map_err(|(what, error)| refused(format!("{what}: {error}")))?;
-        let values = PerCpuValues::try_from(vec![captures; cpus]).map_err(|error| refused(error.to_string()))?;
+        let share = (captures / u64::try_from(cpus).unwrap_or(1).max(1)).max(1);
+        let values = PerCpuValues::try_from(vec![share; cpus]).map_err(|error| refused(error.to_string()))?;
         maps.budget.set(0, values, 0).map_err(|error| refused(chain(&error)))
     }
 
@@ -217,7 +218,9 @@ impl Captures {
 }
 
 fn set_constants(programs: &mut Ebpf, constants: &Constants) -> Result<()> {
-    let mut slots: Array<MapData, u64> = map(programs, "CONSTANTS")?;
+    // Borrowed, not taken: the programs that are loaded later refer to it.
+    let slots = programs.map_mut("CONSTANTS").and_then(|map| Array::<&mut MapData, u64>::try_from(map).ok());
+    let mut slots = slots.ok_or_else(|| failure("the BPF object lacks the map CONSTANTS", REBUILD))?;
     for (name, value) in constants {
         let slot = CONSTANTS.iter().position(|other| other == name).and_then(|slot| u32::try_from(slot).ok());
         let slot = slot.ok_or_else(|| failure(format!("the BPF object lacks the constant {name}"), REBUILD))?;
