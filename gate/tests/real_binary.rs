@@ -182,7 +182,7 @@ services:
 }
 
 fn record(bench: &Bench) -> Evidence {
-    let output = bench.run("record", &[]);
+    let output = bench.command("record").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     evidence_file::read(Path::new(stdout(&output).lines().next().unwrap())).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -285,7 +285,7 @@ fn an_executable_of_another_platform_is_refused() {
         let toolchains = toolchains();
         let fixtures = repository().join("fixtures-go");
         toolchains.last().unwrap().build(&fixtures, &["./cmd/misbehave"], other, false, &program);
-        let output = bench(&program, 18287, &[], "/").run("record", &[]);
+        let output = bench(&program, 18287, &[], "/").command("record").output().unwrap();
         let words = [other.name(), Platform::host().name(), "binary"];
         assert_fails(&output, 4, &words);
     }
