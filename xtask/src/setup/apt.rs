@@ -51,11 +51,7 @@ impl Package {
     /// # Errors
     /// Fails where the machine uses no mirror of Debian, where apt-get does, and where the file is not the pinned one.
     pub(crate) fn fetch(&self, tools: &Tools<'_>, dir: &Path) -> Result<PathBuf> {
-        let uri = debian_mirror(&step::capture(cmd!(
-            tools.sh,
-            "apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages'"
-        ))?)
-        .ok_or_else(|| miette!("this machine's package manager has no mirror of Debian"))?;
+        let uri = mirror(tools)?.ok_or_else(|| miette!("this machine's package manager has no mirror of Debian"))?;
         let options = &self.private_state(dir, &uri).into_diagnostic().wrap_err("cannot lay out apt's state")?;
         let _in_dir = tools.sh.push_dir(dir);
         let wanted = format!("{}={}", self.name, self.version);
@@ -104,6 +100,22 @@ impl Package {
         }
         Err(miette!("{} {} has the SHA-256 {sum}, but {} is pinned", self.name, self.version, self.sha256))
     }
+}
+
+/// Whether this machine's package manager uses a mirror of Debian, from which [`Package::fetch`] can fetch.
+///
+/// # Errors
+/// Fails where apt-get does.
+pub(crate) fn has_debian(tools: &Tools<'_>) -> Result<bool> {
+    Ok(step::probe(cmd!(tools.sh, "apt-get --version")).is_some() && mirror(tools)?.is_some())
+}
+
+fn mirror(tools: &Tools<'_>) -> Result<Option<String>> {
+    let targets = step::capture(cmd!(
+        tools.sh,
+        "apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages'"
+    ))?;
+    Ok(debian_mirror(&targets))
 }
 
 /// The mirror of Debian's main archive among apt's index targets, one `origin label uri` a line.
