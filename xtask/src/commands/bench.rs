@@ -129,7 +129,7 @@ fn attribution(workspace: &Workspace, times: u32) -> Result<()> {
         for seed in 1..=times {
             let short = configuration
                 .replace("seed: 1\n", &format!("seed: {seed}\n"))
-                .replace("{ warmup: 4s, measure: 12s, drain: 3s }", "{ warmup: 2s, measure: 4s, drain: 1s }")
+                .replace("{ warmup: 4s, measure: 12s, drain: 3s }", "{ warmup: 2s, measure: 6s, drain: 1s }")
                 .replace("dir: .,", &format!("dir: \"{}\",", fixtures.display()));
             std::fs::create_dir_all(&out).into_diagnostic()?;
             let config = out.join("memgate.yaml");
