@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, check, ebpf, lint, setup as setup_all, test};
+use crate::commands::{bench, check, ebpf, fuzz, lint, setup as setup_all, test};
 use crate::error::Error;
 use crate::workspace::Workspace;
 
@@ -50,6 +50,12 @@ enum Command {
         #[arg(long)]
         advisories: bool,
     },
+    /// Damage executables at random and have them read, for so many minutes (docs/fuzzing.md).
+    Fuzz {
+        /// How long.
+        #[arg(long, default_value_t = 20)]
+        minutes: u32,
+    },
     /// Measure, and print figures for docs/.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -68,6 +74,7 @@ impl Command {
             Self::Check { args } => check::run(workspace, args),
             Self::Test { args } => test::run(workspace, args),
             Self::Lint { advisories } => lint::run(workspace, *advisories),
+            Self::Fuzz { minutes } => fuzz::run(workspace, *minutes),
             Self::Bench(bench) => bench::run(workspace, bench),
             Self::Ebpf { check } => ebpf::run(workspace, *check),
         }

@@ -1,19 +1,20 @@
-//! Reads Go executables in which anything may have been changed, and asks them everything. It has found something when
-//! a
+//! Reads Go executables in which anything may have been changed, and asks them everything. It has found something when a
 //! panic, a hang or an excess of memory ends it.
 //!
-//! An input is not an executable but a list of changes to one. A Go executable has more than a megabyte, almost all of
-//! it code
-//! that nothing reads; a change names a section and a place in it, so that what is read is what is changed.
+//! An input is not an executable but a list of changes to one. A Go executable has more than a megabyte, almost all of it
+//! code that nothing reads; a change names a section and a place in it, so that what is read is what is changed.
 //!
-//! `MEMGATE_FUZZ_EXECUTABLES` names a directory with the executables; the minor version of Go must end their names:
-//! `pie-1.27`.
+//! `MEMGATE_FUZZ_EXECUTABLES` names a directory with the executables; the minor version of Go must end their names: `pie-1.27`.
 #![no_main]
 
-use std::{ops::Range, path::PathBuf, sync::LazyLock};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use libfuzzer_sys::fuzz_target;
-use memgate::goexe::FunctionTable;
+use memgate::goexe::{FunctionTable, GoExe};
 use object::{Object as _, ObjectSection as _};
 
 /// An executable as it was built.
@@ -42,7 +43,8 @@ impl Original {
         let version = path.to_str().and_then(|name| name.rsplit_once("1.")).expect("a version ends its name").1;
         let file = object::File::parse(&*bytes).expect("an executable");
         let sections = file.sections().filter(|section| section.kind() != object::SectionKind::Text);
-        let parts = sections.filter_map(|section| section.file_range()).map(|(at, size)| at as usize..(at + size) as usize);
+        let parts =
+            sections.filter_map(|section| section.file_range()).map(|(at, size)| at as usize..(at + size) as usize);
         let parts = std::iter::once(HEADERS).chain(parts.filter(|part| !part.is_empty())).collect();
         Self { go_minor: version.parse().expect("a minor version"), parts, bytes }
     }
@@ -124,5 +126,9 @@ fuzz_target!(|input: &[u8]| {
         && let Ok(table) = FunctionTable::read(&file, original.go_minor)
     {
         ask(&table);
+    }
+    // All that is read of an executable before it is run: build information, DWARF, variables, call sites, the plan of probes.
+    if let Ok(exe) = GoExe::from_bytes(Path::new("fuzzed"), &bytes) {
+        let _ = (exe.runtime.losses(), memgate::probes::plan(&exe, false));
     }
 });

@@ -1,0 +1,85 @@
+//! `cargo xtask fuzz`: damaged executables for the readers of ELF, DWARF and Go's function table (docs/fuzzing.md).
+
+use std::path::Path;
+
+use miette::{IntoDiagnostic, Result};
+use xshell::{Shell, cmd};
+
+use crate::setup::{Tools, gcc, go};
+use crate::step;
+use crate::workspace::Workspace;
+
+/// The executables that are damaged: name, version of Go, platform, further arguments of `go build`.
+const EXECUTABLES: [(&str, &str, &str, &[&str]); 7] = [
+    ("plain-1.27", "1.27.3", "amd64", &[]),
+    ("stripped-1.27", "1.27.3", "amd64", &["-ldflags=-s -w"]),
+    ("pie-1.27", "1.27.3", "amd64", &["-buildmode=pie"]),
+    ("stripped-1.21", "1.21.13", "amd64", &["-ldflags=-s -w"]),
+    ("plain-1.24", "1.24.11", "amd64", &[]),
+    ("arm64-1.27", "1.27.3", "arm64", &["-ldflags=-s -w"]),
+    ("loong64-1.27", "1.27.3", "loong64", &["-ldflags=-s -w"]),
+];
+
+const PROGRAM: &str = "package main\n\nfunc main() { println(\"x\") }\n";
+
+/// Coverage counters of the compiler's own, which libFuzzer reads; no nightly compiler is needed for them.
+const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// Runs the target for so many minutes.
+///
+/// # Errors
+/// Fails where the set-up or a build does, and where the target has found something: libFuzzer then says where the input lies.
+pub(crate) fn run(workspace: &Workspace, minutes: u32) -> Result<()> {
+    let tools = Tools::open(workspace)?;
+    gcc::ensure(&tools)?;
+    go::ensure(&tools)?;
+    go::ensure_older(&tools)?;
+    drop(tools);
+    let sh = &workspace.sh;
+    let target = workspace.target().join("fuzz");
+    let executables = target.join("executables");
+    build_executables(sh, &workspace.tools(), &executables)?;
+    let corpus = target.join("corpus");
+    std::fs::create_dir_all(&corpus).into_diagnostic()?;
+    let host = step::capture(cmd!(sh, "rustc -vV"))?;
+    let host =
+        host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu").to_owned();
+    let manifest = workspace.root().join("gate/fuzz/Cargo.toml");
+    // The target is named so that build scripts are built without the counters.
+    step::run(
+        cmd!(sh, "cargo build --release --manifest-path {manifest} --bin goexe --target {host} --target-dir {target}")
+            .env("RUSTFLAGS", RUSTFLAGS),
+    )?;
+    let program = target.join(&host).join("release/goexe");
+    let seconds = (minutes * 60).to_string();
+    let _in_target = sh.push_dir(&target);
+    let limits = ["-max_len=200", "-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"];
+    step::run(
+        cmd!(sh, "{program} {corpus} {limits...} -max_total_time={seconds}")
+            .env("MEMGATE_FUZZ_EXECUTABLES", &executables),
+    )
+}
+
+fn build_executables(sh: &Shell, tools: &Path, executables: &Path) -> Result<()> {
+    std::fs::create_dir_all(executables).into_diagnostic()?;
+    let source = executables.with_file_name("program");
+    std::fs::create_dir_all(&source).into_diagnostic()?;
+    std::fs::write(source.join("main.go"), PROGRAM).into_diagnostic()?;
+    std::fs::write(source.join("go.mod"), "module program\n\ngo 1.21\n").into_diagnostic()?;
+    let _in_source = sh.push_dir(&source);
+    for (name, version, arch, flags) in EXECUTABLES {
+        let root = tools.join(format!("go-{version}"));
+        let (go, executable) = (root.join("bin/go"), executables.join(name));
+        step::run(
+            cmd!(sh, "{go} build -o {executable} {flags...}")
+                .env("GOROOT", &root)
+                .env("GOTOOLCHAIN", "local")
+                .env("GOFLAGS", "-buildvcs=false")
+                .env("CGO_ENABLED", "0")
+                .env("GOARCH", arch),
+        )?;
+    }
+    Ok(())
+}
