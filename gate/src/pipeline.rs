@@ -216,7 +216,7 @@ impl<'run> Bench<'run> {
         narrator: &Narrator,
         cancel: &Cancel,
     ) -> Result<Self> {
-        preflight::check(target.platform, target.runner)?;
+        preflight::check(target.platform, target.runner, selection.collecting.tier)?;
         let out = selection.out.as_path();
         make_directory(out)?;
         remove_old_runs(out, target)?;
