@@ -8,7 +8,8 @@ use crate::{
 };
 
 /// Capabilities that the collectors need, by number (include/uapi/linux/capability.h, Linux 6.18).
-const CAPABILITIES: [(u32, &str); 3] = [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE")];
+const CAPABILITIES: [(u32, &str); 4] =
+    [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
 
 /// Checks that `platform` can be measured here with the collectors of this tier, or of any. Without a `runner`, the host's
 /// platform runs natively and others in a guest. Tier T0 needs no capability: the service is memgate's own child.
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(missing_capabilities(0), ["CAP_PERFMON", "CAP_BPF", "CAP_SYS_PTRACE"]);
+        assert_eq!(missing_capabilities(0), ["CAP_PERFMON", "CAP_BPF", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]);
         assert_eq!(missing_capabilities(!(1 << 39)), ["CAP_BPF"]);
         assert!(missing_capabilities(u64::MAX).is_empty());
     }

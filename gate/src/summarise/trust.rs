@@ -140,7 +140,7 @@ fn note<T>(name: &str, signal: &Signal<T>) -> SignalNote {
         }
         Exactness::Exact => (Trust::Exact, None),
         Exactness::Sampled => (Trust::Sampled, None),
-        Exactness::Bucketed => (Trust::Bucketed, None),
+        Exactness::Bucketed => (Trust::Bucketed, Some("each is at most a quarter too high".to_owned())),
     };
     SignalNote { name: name.to_owned(), source: signal.source.clone(), exactness, reason, lost: signal.lost }
 }
