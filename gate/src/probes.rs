@@ -131,15 +131,42 @@ pub fn plan(exe: &GoExe, force: bool) -> Vec<SignalPlan> {
 
 fn plan_signal(exe: &GoExe, signal: ProbedSignal, force: bool) -> Fact<Vec<Probe>> {
     let mut probes = Vec::new();
-    for (program, place, CallSite { address, file_offset }) in signal.sites(exe)? {
-        let unreadable = || format!("there is no instruction at {address:#x}, the {place}");
-        let Probed { cost, mnemonic } = exe.probed(address).ok_or_else(unreadable)?;
-        if cost == ProbeCost::SingleStepped && !force {
-            return Err(format!(
-                "the kernel would single-step `{mnemonic}` at {address:#x}, the {place}, at 10 to 22 µs a hit; `--force-probes` puts the probe there all the same"
-            ));
-        }
-        probes.push(Probe { program, place, address, file_offset, mnemonic, cost });
+    for (program, place, site) in signal.sites(exe)? {
+        probes.push(plan_probe(program, place, site, exe.probed(site.address), force)?);
     }
     Ok(probes)
+}
+
+fn plan_probe(
+    program: &'static str,
+    place: &'static str,
+    CallSite { address, file_offset }: CallSite,
+    instruction: Option<Probed>,
+    force: bool,
+) -> Fact<Probe> {
+    let unreadable = || format!("there is no instruction at {address:#x}, the {place}");
+    let Probed { cost, mnemonic } = instruction.ok_or_else(unreadable)?;
+    if cost == ProbeCost::SingleStepped && !force {
+        return Err(format!(
+            "the kernel would single-step `{mnemonic}` at {address:#x}, the {place}, at 10 to 22 µs a hit; `--force-probes` puts the probe there all the same"
+        ));
+    }
+    Ok(Probe { program, place, address, file_offset, mnemonic, cost })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_that_is_single_stepped_is_refused_unless_forced() {
+        let site = CallSite { address: 0x1000, file_offset: 0x400 };
+        let of = |cost| Some(Probed { cost, mnemonic: "cmp".to_owned() });
+        let plan = |instruction, force| plan_probe("pause", "entry of a function", site, instruction, force);
+        let refused = plan(of(ProbeCost::SingleStepped), false).unwrap_err();
+        assert!(refused.contains("`cmp` at 0x1000") && refused.contains("--force-probes"), "{refused}");
+        assert_eq!(plan(of(ProbeCost::SingleStepped), true).unwrap().cost, ProbeCost::SingleStepped);
+        assert_eq!(plan(of(ProbeCost::Emulated), false).unwrap().file_offset, 0x400);
+        assert!(plan(None, true).unwrap_err().contains("no instruction"));
+    }
 }

@@ -86,5 +86,20 @@ fn nothing_but_the_writers_of_results_prints_to_stdout() {
 
 #[test]
 fn no_probe_is_placed_on_an_allocation_path() {
-    assert_absent(&["agent", "goexe"], &["mallocgc", "runtime.newobject", "runtime.makeslice", "mcache).refill"]);
+    let allocation = ["mallocgc", "runtime.newobject", "runtime.makeslice", "runtime.growslice", "mcache).refill"];
+    assert_absent(&["agent", "goexe", "probes.rs"], &allocation);
+}
+
+/// A busy service refills its span caches some ten thousand times a second.
+#[test]
+fn refills_are_probed_in_windows_alone() {
+    let places = code("agent").into_iter().filter(|(_, line)| line.contains(".attach(probe)"));
+    let files: Vec<_> = places.map(|(place, _)| place.rsplit('/').next().unwrap().to_owned()).collect();
+    let attaching = |file: &str| files.iter().filter(|place| place.starts_with(file)).count();
+    assert_eq!((attaching("attach.rs:"), attaching("refills.rs:"), files.len()), (1, 1, 2), "{files:?}");
+    let planned: Vec<_> = code("agent/collect/attach.rs").into_iter().map(|(_, line)| line).collect();
+    assert!(
+        planned.iter().any(|line| line.contains("if plan.signal == ProbedSignal::SpanRefills")),
+        "kept for the windows"
+    );
 }

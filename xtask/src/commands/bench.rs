@@ -154,7 +154,8 @@ fn first_site(report: &Path, metric: &str) -> Result<String> {
     let gates = report["results"][0]["gates"].as_array().cloned().unwrap_or_default();
     let gate = gates.iter().find(|gate| gate["metric"] == metric);
     let first = gate.and_then(|gate| gate["sites"][0]["at"]["function"].as_str());
-    Ok(first.unwrap_or("no site").to_owned())
+    let reason = || gate.and_then(|gate| gate["reason"].as_str()).unwrap_or("no gate");
+    Ok(first.map_or_else(|| format!("no site: {}", reason()), str::to_owned))
 }
 
 fn regressed_gates(report: &Path) -> Result<Vec<String>> {
