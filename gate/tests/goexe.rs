@@ -214,6 +214,14 @@ fn runs(fields: impl Iterator<Item = (u32, Option<Field>)>) -> Vec<(u32, u32, Fi
 }
 
 #[test]
+fn an_executable_beyond_all_measure_is_not_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(2 << 30).unwrap();
+    let error = GoExe::open(file.path()).err().unwrap().to_string();
+    assert!(error.contains("2147483648 bytes"), "{error}");
+}
+
+#[test]
 fn what_go_did_not_build_is_no_error_but_tells_nothing_of_a_runtime() {
     let exe = GoExe::open(&std::env::current_exe().unwrap()).unwrap();
     assert_eq!((exe.build.is_none(), exe.version()), (true, "not built by Go"));

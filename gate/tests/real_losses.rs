@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -21,8 +21,12 @@ use common::{
     uaa::{Watched, assert_equal, post},
 };
 use memgate::{
-    agent::collect::Options,
+    agent::{
+        Clock,
+        collect::{Options, Recorder},
+    },
     evidence::{Exactness, Signals},
+    goexe::GoExe,
     judge::{Verdict, judge},
     metric::Metric,
     plan::Collecting,
@@ -179,6 +183,26 @@ fn a_service_that_replaces_itself_is_not_measured() {
             let reason = exactness["reason"].as_str().unwrap_or_default();
             assert!(reason.contains("replaced itself"), "{signal}: {exactness}");
         }
+    }
+}
+
+/// The file that is read is not the one that then runs.
+#[test]
+fn an_executable_that_is_replaced_before_it_starts_is_refused() {
+    if can_attach() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, newer] = ["service", "newer"].map(|name| directory.path().join(name));
+        std::fs::copy(uaa(), &path).unwrap();
+        std::fs::copy(uaa(), &newer).unwrap();
+        let read = Arc::new(GoExe::open(&path).unwrap());
+        std::fs::rename(&newer, &path).unwrap();
+        let mut child = Command::new(&path).args(["-listen", "127.0.0.1:18171"]).spawn().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        let attached = Recorder::attach(read, pid, Clock::start().unwrap(), Options::default());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let error = attached.err().unwrap().to_string();
+        assert!(error.contains("was replaced between its reading and its start"), "{error}");
     }
 }
 

@@ -14,7 +14,11 @@ mod offsets;
 mod pclntab;
 mod runtime;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read as _,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 pub use buildinfo::BuildInfo;
 pub use code::CallSite;
@@ -37,6 +41,9 @@ use functions::Functions;
 use globals::Globals;
 use image::Image;
 use offsets::Offsets;
+
+/// The largest executable that is read, bytes.
+const MAXIMUM_BYTES: u64 = 1 << 30;
 
 /// The oldest minor version of Go whose runtime memgate reads.
 const OLDEST: u32 = 21;
@@ -64,11 +71,35 @@ pub struct GoExe {
     pub segments: Vec<std::ops::Range<u64>>,
     /// What is known of its Go runtime, a group of signals at a time.
     pub runtime: Runtime,
+    /// The file that it was read from; `None` where it was read from bytes.
+    pub file: Option<FileIdentity>,
     /// Its table of functions, by which addresses get names; or why there is none, for a person.
     pub function_table: Result<FunctionTable, String>,
     code: Code,
     offsets: Offsets,
     globals: Globals,
+}
+
+/// Which file an executable was read from, and in which state it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+    length: u64,
+    /// Time of the last change of its contents, s and ns.
+    modified: (i64, i64),
+}
+
+impl FileIdentity {
+    /// The identity of the file with these metadata.
+    pub fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
 }
 
 /// Why an executable cannot be measured.
@@ -98,8 +129,16 @@ impl GoExe {
     /// # Errors
     /// When it cannot be read or is not an ELF executable for a platform that memgate knows.
     pub fn open(path: &Path) -> Result<Self, GoExeError> {
-        let bytes = std::fs::read(path).map_err(|source| GoExeError::Read { path: path.to_owned(), source })?;
-        Self::from_bytes(path, &bytes)
+        let failed = |source| GoExeError::Read { path: path.to_owned(), source };
+        let mut file = std::fs::File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.len() > MAXIMUM_BYTES {
+            let reason = format!("it has {} bytes; memgate reads executables of up to {MAXIMUM_BYTES}", metadata.len());
+            return Err(GoExeError::Unfit { path: path.to_owned(), reason });
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        Ok(Self { file: Some(FileIdentity::of(&metadata)), ..Self::from_bytes(path, &bytes)? })
     }
 
     /// Reads an executable from its bytes; `path` is where it is said to lie.
@@ -132,6 +171,7 @@ impl GoExe {
             position_independent: code.image.position_independent,
             segments: code.image.segments.clone(),
             runtime: Runtime::lost(""),
+            file: None,
             function_table,
             code,
             offsets,

@@ -29,7 +29,7 @@ use crate::{
     agent::{clock::Clock, environment, load::Progress},
     error::{Error, Result, Stage},
     evidence::Series,
-    goexe::GoExe,
+    goexe::{FileIdentity, GoExe},
     plan::Collecting,
     probes::ProbedSignal,
     tier::Tier,
@@ -94,6 +94,16 @@ impl Recorder {
         };
         let process = Process::new(pid.as_raw()).map_err(|error| failed("the service's entry in /proc", &error))?;
         let bias = load_bias(&exe, &process).map_err(|error| failed("where the service is loaded", &error))?;
+        let running =
+            fs::metadata(format!("/proc/{pid}/exe")).map_err(|error| failed("the service's executable", &error))?;
+        if exe.file.is_some_and(|file| file != FileIdentity::of(&running)) {
+            let message = format!("{} was replaced between its reading and its start", exe.path.display());
+            return Err(Error::infrastructure(
+                Stage::Collect,
+                message,
+                "run memgate again when nothing builds it meanwhile",
+            ));
+        }
         let identity = Identity::of(&process).map_err(|error| failed("the service's executable", &error))?;
         let memory = ProcessMemory::new(pid);
         let page_size = environment::page_size();
