@@ -1,6 +1,6 @@
 //! What differs between the architectures: registers, and what memgate has to understand of machine code.
 //!
-//! Each architecture decodes into one [`Instruction`]; whatever follows values through code ([`trace`]) is the same for all.
+//! Each architecture decodes into one `Instruction`; whatever follows values through code ([`trace`]) is the same for all.
 
 mod aarch64;
 mod frames;
