@@ -3,7 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -48,6 +48,7 @@ fn histogram() -> Histogram<u64> {
 /// A service that listens on its own port; killed when dropped.
 pub(crate) struct RunningService {
     child: Child,
+    executable: PathBuf,
     address: String,
 }
 
@@ -55,13 +56,17 @@ impl RunningService {
     pub(crate) fn start(executable: &Path, port: u16, argument: &str) -> Self {
         let address = format!("127.0.0.1:{port}");
         let child = Command::new(executable).args(["-listen", &address, argument]).stdout(Stdio::null()).spawn();
-        let service = Self { child: child.expect("the service starts"), address };
+        let service = Self { child: child.expect("the service starts"), executable: executable.to_path_buf(), address };
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(&service.address).is_err() {
             assert!(Instant::now() < deadline, "the service does not listen at {}", service.address);
             std::thread::sleep(Duration::from_millis(20));
         }
         service
+    }
+
+    pub(crate) fn executable(&self) -> &Path {
+        &self.executable
     }
 
     pub(crate) fn pid(&self) -> Pid {
