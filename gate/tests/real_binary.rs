@@ -67,6 +67,8 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
     for _ in 0..5 {
         service.get("/metrics");
     }
+    // A GC that is asked for publishes what was sampled until then.
+    service.get("/debug/pprof/heap?debug=1&gc=1");
     service.rest();
     service.recorder.end_measuring();
     let profile = service.get("/debug/pprof/heap?debug=1&gc=1");

@@ -75,6 +75,8 @@ fn check(service: &str) -> (Output, serde_json::Value) {
         .arg(out.path())
         .args(["--format", "json", "--baselines"])
         .arg(repository().join("baselines"))
+        .arg("--out")
+        .arg(out.path())
         .output();
     let again = again.unwrap();
     assert_eq!(again.status.code(), output.status.code(), "{}", stderr(&again));
