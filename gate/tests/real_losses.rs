@@ -178,7 +178,7 @@ fn a_service_that_replaces_itself_is_not_measured() {
         assert_ne!(output.status.code(), Some(0), "{}", stderr(&output));
         let evidence = std::fs::read_to_string(bench.out().join("s.linux-amd64.run1.evidence.json")).unwrap();
         let evidence: serde_json::Value = serde_json::from_str(&evidence).unwrap();
-        for signal in ["gc_pauses", "alloc_bytes", "goroutines", "rss", "heap_profile"] {
+        for signal in ["gc_pauses", "alloc_bytes", "goroutines", "rss", "offheap"] {
             let exactness = &evidence["evidence"]["signals"][signal]["exactness"];
             let reason = exactness["reason"].as_str().unwrap_or_default();
             assert!(reason.contains("replaced itself"), "{signal}: {exactness}");

@@ -118,7 +118,9 @@ impl OffHeapReader {
     /// # Errors
     /// When the process is gone.
     pub fn maps(&self) -> ProcResult<Vec<MemoryMap>> {
-        Ok(self.process.smaps()?.0)
+        let maps = self.process.smaps()?.0;
+        // A process that has ended still has the file, with nothing in it.
+        if maps.is_empty() { Err(procfs::ProcError::NotFound(None)) } else { Ok(maps) }
     }
 
     /// Resident off-heap memory, bytes.

@@ -245,10 +245,12 @@ impl Recorder {
     fn sample_counters(&mut self, at_ns: u64) -> Result<(), String> {
         // Where they cannot be read the signals are missing, which is said elsewhere.
         let Ok(reader) = &self.counters else { return Ok(()) };
-        let counters = reader.read().map_err(|error| error.to_string())?;
+        let read = reader.read();
+        // Looked at in any case: in another program the counters' addresses may not even be mapped.
         if !self.is_still_itself() {
             return Ok(());
         }
+        let counters = read.map_err(|error| error.to_string())?;
         // Before the runtime has set itself up there is nothing to read.
         let Some(counters) = counters else { return Ok(()) };
         let before = self.taken.last.map_or(0, |last| last.gc_cycles);
