@@ -84,7 +84,7 @@ impl CounterReader {
 
     /// Reads the counters: exact when the process is quiet; under load as of some time during the call.
     ///
-    /// Returns `None` before the runtime has set up its Ps.
+    /// Returns `None` while the runtime sets up its Ps: at its start, and when `GOMAXPROCS` changes.
     ///
     /// # Errors
     /// When the process is gone.
@@ -142,8 +142,12 @@ impl CounterReader {
             return Ok(None);
         }
         let ps = pointers(&self.memory.read([start], length(count.saturating_mul(8))?)?);
+        // `procresize` (proc.go, Go 1.21 to 1.27) lengthens the list before it makes the Ps, and takes a P's cache before it shortens it.
+        if ps.contains(&0) {
+            return Ok(None);
+        }
         let caches = pointers(&self.read_each(&ps, layout.p_mcache.offset, 8)?);
-        if ps.contains(&0) || caches.contains(&0) {
+        if caches.contains(&0) {
             return Ok(None);
         }
         let free = self.read_each(&ps, self.layout.goroutines.p_free.offset, 4)?;
@@ -266,6 +270,20 @@ mod tests {
                     assert!(CounterReader::new(memory, layout(at, size), bias).read().is_err(), "{bias} {at} {size}");
                 }
             }
+        }
+    }
+
+    /// `procresize` has made the list and none of what is in it, or not all of it.
+    #[test]
+    fn a_list_of_ps_that_is_being_filled_is_no_error() {
+        let made = [0_u64; 64];
+        let lists = [vec![0, 0], vec![made.as_ptr() as u64, 0], vec![made.as_ptr() as u64; 2]];
+        for list in lists {
+            let slice = [list.as_ptr() as u64, list.len() as u64];
+            let mut layout = layout(0, 8);
+            (layout.alloc.total_alloc, layout.alloc.allp) = (made.as_ptr() as u64, slice.as_ptr() as u64);
+            let reader = CounterReader::new(ProcessMemory::new(Pid::this()), layout, 0);
+            assert_eq!(reader.read(), Ok(None), "{list:x?}");
         }
     }
 

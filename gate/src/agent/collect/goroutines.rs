@@ -35,7 +35,9 @@ pub(super) struct Site {
 /// When the process is gone or the list is none.
 pub(super) fn sites(memory: ProcessMemory, layout: &GoroutineList, bias: u64) -> nix::Result<HashMap<Site, u64>> {
     let word = |address: u64| Ok::<_, nix::Error>(number::<8>(&memory.read([address.wrapping_add(bias)], 8)?, 0));
-    let (list, length) = (word(layout.allgptr)?, word(layout.allglen)?);
+    // The length first, as `atomicAllG` (proc.go) does: the list of that length or a longer one is then there.
+    let length = word(layout.allglen)?;
+    let list = word(layout.allgptr)?;
     if length > MAXIMUM_GOROUTINES {
         return Err(nix::Error::EINVAL);
     }
