@@ -62,7 +62,7 @@ pub mod kind {
     pub const WORLD_START: u32 = 5;
     /// An allocation was sampled: the object's address, its bucket's, the goroutine's id.
     pub const ALLOC_SAMPLE: u32 = 6;
-    /// A page was touched for the first time outside the Go heap: a [`super::Fault`] in the buffer `FAULTS`.
+    /// A page was touched for the first time outside the runtime's own mappings: a [`super::Fault`] in the buffer `FAULTS`.
     pub const FAULT: u32 = 7;
 }
 
@@ -75,7 +75,7 @@ pub mod count {
     pub const REFILLS: u32 = 0;
     /// Of those, the ones for which the heap had to grow.
     pub const MISSES: u32 = 1;
-    /// First touches outside the Go heap's range, whether or not there is a record of them.
+    /// First touches outside the runtime's own mappings, whether or not there is a record of them.
     pub const FAULTS: u32 = 2;
     /// How many counts there are.
     pub const COUNTS: u32 = 3;
@@ -127,10 +127,6 @@ macro_rules! with_constants {
             PID_NAMESPACE_DEVICE: pid_namespace_device;
             /// Inode number of the collector's PID namespace.
             PID_NAMESPACE_INODE: pid_namespace_inode;
-            /// First address of the range in which the Go heap lies.
-            HEAP_START: heap_start;
-            /// First address behind it.
-            HEAP_END: heap_end;
         }
     };
 }
@@ -143,6 +139,12 @@ macro_rules! names {
 }
 
 with_constants!(names);
+
+/// How many of the runtime's own mappings the programs know; touches in others are told apart by the collector.
+pub const RANGES: usize = 16;
+
+/// The runtime's own mappings, the largest first: where each starts and ends. What is not used is empty.
+pub type Ranges = [[u64; 2]; RANGES];
 
 /// Bytes of the stack that a [`Fault`] holds.
 pub const STACK: usize = 8192;

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        Arc, LazyLock,
+        LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -194,11 +194,11 @@ fn an_executable_that_is_replaced_before_it_starts_is_refused() {
         let [path, newer] = ["service", "newer"].map(|name| directory.path().join(name));
         std::fs::copy(uaa(), &path).unwrap();
         std::fs::copy(uaa(), &newer).unwrap();
-        let read = Arc::new(GoExe::open(&path).unwrap());
+        let read = GoExe::open(&path).unwrap();
         std::fs::rename(&newer, &path).unwrap();
         let mut child = Command::new(&path).args(["-listen", "127.0.0.1:18171"]).spawn().unwrap();
         let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-        let attached = Recorder::attach(read, pid, Clock::start().unwrap(), Options::default());
+        let attached = Recorder::attach(&read, pid, Clock::start().unwrap(), Options::default());
         child.kill().unwrap();
         child.wait().unwrap();
         let error = attached.err().unwrap().to_string();

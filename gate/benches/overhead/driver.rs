@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -10,7 +11,14 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use nix::unistd::Pid;
+use nix::{
+    sys::{
+        ptrace,
+        signal::Signal,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
 
 /// What a service did under load.
 pub(crate) struct Driven {
@@ -53,16 +61,24 @@ pub(crate) struct RunningService {
 }
 
 impl RunningService {
-    pub(crate) fn start(executable: &Path, port: u16, argument: &str) -> Self {
+    /// Starts the service and returns when it listens. `watch` is called when it has not executed anything yet.
+    pub(crate) fn start<W>(executable: &Path, port: u16, argument: &str, watch: impl FnOnce(Pid) -> W) -> (Self, W) {
         let address = format!("127.0.0.1:{port}");
-        let child = Command::new(executable).args(["-listen", &address, argument]).stdout(Stdio::null()).spawn();
-        let service = Self { child: child.expect("the service starts"), executable: executable.to_path_buf(), address };
+        let mut command = Command::new(executable);
+        command.args(["-listen", &address, argument]).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: between fork and exec nothing but a system call is made.
+        unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
+        let child = command.spawn().expect("the service starts");
+        let service = Self { child, executable: executable.to_path_buf(), address };
+        assert!(matches!(waitpid(service.pid(), None), Ok(WaitStatus::Stopped(_, Signal::SIGTRAP))), "the exec");
+        let watched = watch(service.pid());
+        ptrace::detach(service.pid(), None).expect("the service is let go");
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(&service.address).is_err() {
             assert!(Instant::now() < deadline, "the service does not listen at {}", service.address);
             std::thread::sleep(Duration::from_millis(20));
         }
-        service
+        (service, watched)
     }
 
     pub(crate) fn executable(&self) -> &Path {
@@ -73,14 +89,23 @@ impl RunningService {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
+    /// So many connections to it.
+    pub(crate) fn connect(&self, connections: usize) -> Client {
+        Client((0..connections).map(|_| Connection::open(&self.address)).collect())
+    }
+}
+
+/// Connections that are driven together.
+pub(crate) struct Client(Vec<Connection>);
+
+impl Client {
     /// Each of the connections asks again as soon as it is answered.
-    pub(crate) fn drive(&self, connections: usize, length: Duration) -> Driven {
+    pub(crate) fn drive(&mut self, length: Duration) -> Driven {
         let over = AtomicBool::new(false);
-        let mut open: Vec<_> = (0..connections).map(|_| Connection::open(&self.address)).collect();
         let start = Instant::now();
         let latencies = std::thread::scope(|scope| {
             let threads: Vec<_> =
-                open.iter_mut().map(|connection| scope.spawn(|| connection.ask_until(&over))).collect();
+                self.0.iter_mut().map(|connection| scope.spawn(|| connection.ask_until(&over))).collect();
             std::thread::sleep(length);
             over.store(true, Ordering::Relaxed);
             let mut all = histogram();

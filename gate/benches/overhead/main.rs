@@ -1,9 +1,10 @@
 //! What memgate's collectors cost a service, in interleaved pairs; beside them, what a probe on the allocation path costs.
 //!
-//! `cargo xtask bench overhead` builds the service and runs this. Two processes of one executable live through all pairs. In
-//! a pair one of them is watched and the other is not, and short slices of load alternate between the two, so that whatever
-//! else the machine does meets both alike; from pair to pair they change places, so that what tells two processes apart
-//! cancels out. memgate's sampler runs during the slices of the watched process alone, as it would in a run.
+//! `cargo xtask bench overhead` builds the service and runs this. Of two fresh processes of one executable one is
+//! watched from before its first instruction and the other is not. Short slices of load alternate between the two, so that
+//! whatever else the machine does meets both alike; from pair to pair the two copies of the file change places. The watched one
+//! is in its measuring phase, with all that a run has then; memgate's sampler works during its slices alone. The other is as the
+//! linker made it: its runtime samples no allocations.
 
 #![expect(
     clippy::print_stdout,
@@ -18,18 +19,19 @@ use std::{
     io::BufRead as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use clap::Parser;
-use driver::{Driven, RunningService};
+use driver::{Client, Driven, RunningService};
 use memgate::{
     agent::{
         Clock,
-        collect::{Options as CollectOptions, Recorder, Sampler},
+        collect::{Options as CollectOptions, Recorder, Requested, Sampler},
     },
     goexe::GoExe,
+    plan::Collecting,
+    tier::Tier,
 };
 use nix::unistd::Pid;
 use statistics::{Pair, Ratios};
@@ -51,6 +53,9 @@ struct Options {
     /// Connections that drive the service.
     #[arg(long, default_value_t = 4)]
     connections: usize,
+    /// The tier of the collectors; the highest that the kernel has if none is named.
+    #[arg(long)]
+    tier: Option<Tier>,
     /// bpftrace, to compare with; nothing is compared without it.
     #[arg(long)]
     bpftrace: Option<PathBuf>,
@@ -62,40 +67,28 @@ struct Options {
     bench: bool,
 }
 
-/// Slices of load alternate this fast.
-const SLICE: Duration = Duration::from_millis(250);
+/// Slices of load alternate this fast: in each the sampler does what it does in a tenth of a second of a run.
+const SLICE: Duration = Duration::from_millis(100);
+/// Slices before the measuring phase: the rate of sampling is set after a second.
+const WARM_UP: u32 = 15;
 
 fn main() {
     let options = Options::parse();
-    let rounds = format!("-hash-rounds={}", options.hash_rounds);
     // Two files, for a probe lies on a file: bpftrace would slow both processes down.
-    let copies = tempfile::tempdir().expect("a temporary directory");
-    let services = [18098, 18099].map(|port| {
-        let copy = copies.path().join(port.to_string());
-        std::fs::copy(&options.service, &copy).expect("a copy of the service");
-        RunningService::start(&copy, port, &rounds)
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let copies = [0, 1].map(|copy| {
+        let path = directory.path().join(copy.to_string());
+        std::fs::copy(&options.service, &path).expect("a copy of the service");
+        path
     });
-    let started = Instant::now();
-    let exes = services
-        .each_ref()
-        .map(|service| Arc::new(GoExe::open(service.executable()).unwrap_or_else(|error| panic!("{error}"))));
-    println!("reading the executable took {:.1} ms", milliseconds(started) / 2.0);
-    let half = Duration::from_secs_f64(options.seconds);
-    for service in &services {
-        service.drive(options.connections, half);
-    }
     let (mut memgate, mut bpftrace) = (Ratios::default(), Ratios::default());
     println!("pair   without/s     with/s   ratio  p99 ratio");
     for pair in 0..options.pairs {
-        let swapped = pair % 2 == 1;
-        let [watched, other] = if swapped { [&services[1], &services[0]] } else { [&services[0], &services[1]] };
-        let measured = with_memgate(&options, &exes[usize::from(swapped)], watched, other, pair == 0);
+        let [watched, other] = if pair % 2 == 0 { [&copies[0], &copies[1]] } else { [&copies[1], &copies[0]] };
+        let (measured, under_bpftrace) = measure(&options, watched, other, pair == 0);
         println!("{:4}  {measured}", pair + 1);
         memgate.push(measured);
-        if let Some(program) = &options.bpftrace {
-            let probe = Bpftrace::attach(program, &options, watched);
-            let measured = alternate(&options, half / 3, || watched.drive(options.connections, SLICE), other);
-            drop(probe);
+        if let Some(measured) = under_bpftrace {
             println!("      {measured}  bpftrace");
             bpftrace.push(measured);
         }
@@ -106,29 +99,16 @@ fn main() {
     }
 }
 
-/// A pair with memgate's collectors; with `tell` also what attaching takes and how much is allocated.
-fn with_memgate(
-    options: &Options,
-    exe: &Arc<GoExe>,
-    watched: &RunningService,
-    other: &RunningService,
-    tell: bool,
-) -> Pair {
-    let (started, before) = (Instant::now(), memory());
-    let clock = Clock::start().expect("a monotonic clock");
-    let recorder = Recorder::attach(Arc::clone(exe), watched.pid(), clock, CollectOptions::default());
-    let mut recorder = Some(recorder.unwrap_or_else(|error| panic!("{error}")));
-    if tell {
-        println!("attaching took {:.1} ms", milliseconds(started));
-    }
-    let watched_slice = || {
-        let sampler =
-            Sampler::start(recorder.take().expect("the recorder is back")).unwrap_or_else(|error| panic!("{error}"));
-        let driven = watched.drive(options.connections, SLICE);
-        recorder = Some(sampler.finish().unwrap_or_else(|error| panic!("{error}")));
-        driven
-    };
-    let pair = alternate(options, Duration::from_secs_f64(options.seconds), watched_slice, other);
+/// A pair of fresh processes, one with memgate's collectors; then, where it is asked for, with bpftrace in their place. With `tell`
+/// also prints what attaching takes and how much is allocated.
+fn measure(options: &Options, watched: &Path, other: &Path, tell: bool) -> (Pair, Option<Pair>) {
+    let rounds = format!("-hash-rounds={}", options.hash_rounds);
+    let before = memory();
+    let (watched, recorder) = RunningService::start(watched, 18098, &rounds, |pid| attach(options, watched, pid, tell));
+    let (other, ()) = RunningService::start(other, 18099, &rounds, |_| ());
+    let half = Duration::from_secs_f64(options.seconds);
+    let (mut client, mut of_other) = (watched.connect(options.connections), other.connect(options.connections));
+    let (pair, recorder) = with_memgate(recorder, &mut client, &mut of_other, half);
     if tell {
         let [process, kernel] = memory();
         println!(
@@ -136,28 +116,77 @@ fn with_memgate(
             (process.saturating_sub(before[0])) as f64 / 1024.0,
             (kernel.saturating_sub(before[1])) as f64 / 1024.0
         );
+        if let Some(rate) = recorder.allocations_per_second() {
+            println!("{rate:.0} allocations/s");
+        }
     }
-    if tell && let Some(rate) = recorder.as_ref().and_then(Recorder::allocations_per_second) {
-        println!("{rate:.0} allocations/s");
+    drop(recorder);
+    let under_bpftrace = options.bpftrace.as_ref().map(|program| {
+        let _probe = Bpftrace::attach(program, options, &watched);
+        alternate(half / 3, || client.drive(SLICE), &mut of_other)
+    });
+    (pair, under_bpftrace)
+}
+
+fn attach(options: &Options, executable: &Path, pid: Pid, tell: bool) -> Recorder {
+    let started = Instant::now();
+    let exe = GoExe::open(executable).unwrap_or_else(|error| panic!("{error}"));
+    let read = milliseconds(started);
+    let clock = Clock::start().expect("a monotonic clock");
+    let collecting = Collecting { tier: options.tier, ..Collecting::default() };
+    let recorder = Recorder::attach(&exe, pid, clock, CollectOptions { collecting, ..CollectOptions::default() });
+    let recorder = recorder.unwrap_or_else(|error| panic!("{error}"));
+    if tell {
+        println!("reading the executable took {read:.1} ms, attaching {:.1} ms", milliseconds(started) - read);
+        println!("tier {}", recorder.tier());
     }
-    pair
+    recorder
+}
+
+/// Slices of the watched service, from the measuring phase of a run on, and of the other.
+fn with_memgate(recorder: Recorder, watched: &mut Client, other: &mut Client, half: Duration) -> (Pair, Recorder) {
+    let mut resting = Some(recorder);
+    let mut slice = |before: Option<Requested>, after: Option<Requested>| {
+        let sampler = Sampler::start(resting.take().expect("the recorder is back"));
+        let sampler = sampler.unwrap_or_else(|error| panic!("{error}"));
+        let ask =
+            |what: Option<Requested>| what.map(|what| sampler.request(what).unwrap_or_else(|error| panic!("{error}")));
+        ask(before);
+        let driven = watched.drive(SLICE);
+        ask(after);
+        resting = Some(sampler.finish().unwrap_or_else(|error| panic!("{error}")));
+        driven
+    };
+    // As in a run the rate of sampling follows from what is allocated at first.
+    slice(Some(Requested::Idle), None);
+    alternate(SLICE * WARM_UP, || slice(None, None), other);
+    slice(None, Some(Requested::StartMeasuring));
+    let pair = alternate(half, || slice(None, None), other);
+    slice(None, Some(Requested::EndMeasuring));
+    (pair, resting.expect("the recorder is back"))
 }
 
 /// Slices of the watched service and of the other in turn, `length` of each.
-fn alternate(options: &Options, length: Duration, mut watched: impl FnMut() -> Driven, other: &RunningService) -> Pair {
+fn alternate(length: Duration, mut watched: impl FnMut() -> Driven, other: &mut Client) -> Pair {
     let (mut with, mut without) = (Driven::nothing(), Driven::nothing());
     while with.length < length {
         with.add(&watched());
-        without.add(&other.drive(options.connections, SLICE));
+        // A run starts its sampler's thread once; here each slice does, so the other's get one too, which sleeps.
+        let (over, sleeps) = std::sync::mpsc::channel::<()>();
+        let sleeper = std::thread::spawn(move || sleeps.recv());
+        without.add(&other.drive(SLICE));
+        drop(over);
+        let _ = sleeper.join();
     }
     Pair::of(&with, &without)
 }
 
-/// Resident memory of this process, and what the BPF maps that it has open take of the kernel's, KiB.
+/// Memory of this process's own, and what the BPF maps that it has open take of the kernel's, KiB. The buffers that both see are
+/// the kernel's.
 fn memory() -> [u64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
     let number = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-    let resident = status.lines().find(|line| line.starts_with("VmRSS")).and_then(number).expect("VmRSS");
+    let resident = status.lines().find(|line| line.starts_with("RssAnon")).and_then(number).expect("RssAnon");
     let files = std::fs::read_dir("/proc/self/fdinfo").expect("procfs").flatten();
     let maps = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
     let locked = maps.filter_map(|map| map.lines().find(|line| line.starts_with("memlock")).and_then(number));

@@ -2,7 +2,6 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -67,14 +66,16 @@ pub async fn run(plan: &Plan, files: &Files, progress: &dyn Fn(Progress), cancel
             format!("{} was built for {}, not for {}", plan.executable.display(), exe.platform, plan.platform);
         return Err(Error::infrastructure(Stage::Collect, message, "name one of that platform under `binary`"));
     }
-    let exe = Arc::new(exe);
     progress(Progress::Launching);
     let started_at = jiff::Timestamp::now().to_string();
     let mut running = Running::launch(plan, &exe, files)?;
+    let environment = environment::describe(&exe);
+    // It is large, and the collectors have what they need of it.
+    drop(exe);
     let to_the_end = async {
         let requests = running.phases(plan, files, progress).await?;
         progress(Progress::Stopping);
-        running.finish(plan, requests, started_at, environment::describe(&exe)).await
+        running.finish(plan, requests, started_at, environment).await
     };
     // Dropping what runs ends the service, whatever it is at.
     tokio::select! {
@@ -95,7 +96,7 @@ struct Running {
 }
 
 impl Running {
-    fn launch(plan: &Plan, exe: &Arc<GoExe>, files: &Files) -> Result<Self> {
+    fn launch(plan: &Plan, exe: &GoExe, files: &Files) -> Result<Self> {
         let cgroup = Cgroup::create(plan.memory_max).map_err(|error| {
             let help = "remove `memory_max`, or run where cgroups have a memory controller";
             Error::infrastructure(Stage::Launch, format!("the service's memory cannot be limited: {error}"), help)
@@ -105,7 +106,7 @@ impl Running {
         let clock =
             |_| Error::infrastructure(Stage::Collect, "the kernel has no monotonic clock", "use another kernel");
         let options = collect::Options { collecting: plan.collecting, ..collect::Options::default() };
-        let mut recorder = Recorder::attach(Arc::clone(exe), stopped.pid(), Clock::start().map_err(clock)?, options)?;
+        let mut recorder = Recorder::attach(exe, stopped.pid(), Clock::start().map_err(clock)?, options)?;
         let clock = Clock::start().map_err(clock)?;
         recorder.set_clock(clock);
         let service = stopped.resume()?;

@@ -10,7 +10,7 @@ mod trace;
 mod x86_64;
 
 pub use frames::{FrameLayout, frame_layout};
-pub use registers::{ArgumentLocation, Registers, arena_base, argument, first_touch_program, heap_range, registers};
+pub use registers::{ArgumentLocation, Registers, arena_base, argument, first_touch_program, registers};
 pub use trace::{Access, Event, Reference, branch_with_results, trace};
 
 use crate::platform::Platform;

@@ -18,6 +18,7 @@ use std::{
     io::Read as _,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 pub use buildinfo::BuildInfo;
@@ -74,7 +75,7 @@ pub struct GoExe {
     /// The file that it was read from; `None` where it was read from bytes.
     pub file: Option<FileIdentity>,
     /// Its table of functions, by which addresses get names; or why there is none, for a person.
-    pub function_table: Result<FunctionTable, String>,
+    pub function_table: Result<Arc<FunctionTable>, String>,
     code: Code,
     offsets: Offsets,
     globals: Globals,
@@ -159,10 +160,10 @@ impl GoExe {
         let dwarf = if build.is_some() { Structures::read(&file) } else { Ok(Structures::default()) };
         let offsets = Offsets::new(dwarf, build.as_ref().and_then(BuildInfo::table), image.platform, version);
         let function_table = match minor {
-            Some(minor) => FunctionTable::read(&file, minor),
+            Some(minor) => FunctionTable::read(&file, minor).map(Arc::new),
             None => Err("it has no function table".to_owned()),
         };
-        let code = Code::new(image, Functions::read(&file, function_table.as_ref()), minor);
+        let code = Code::new(image, Functions::read(&file, function_table.as_deref()), minor);
         let globals = Globals::read(&file, &code, &offsets);
         let mut exe = Self {
             path: path.to_owned(),

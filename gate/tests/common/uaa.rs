@@ -7,7 +7,6 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -111,7 +110,7 @@ impl Watched {
         let service = Service(command.spawn().unwrap());
         let pid = Pid::from_raw(service.0.id().cast_signed());
         assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "the exec");
-        let recorder = Recorder::attach(Arc::new(exe), pid, Clock::start().unwrap(), options);
+        let recorder = Recorder::attach(&exe, pid, Clock::start().unwrap(), options);
         let recorder = recorder.unwrap_or_else(|error| panic!("{error}"));
         ptrace::detach(pid, None).unwrap();
         wait_until_it_listens(port);

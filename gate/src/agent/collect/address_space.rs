@@ -20,6 +20,10 @@ use procfs::{
 /// (Documentation/admin-guide/mm/pagemap.rst, Linux 6.18).
 pub(super) const PAGE_PRESENT: u8 = 0x80;
 
+/// Address space whose pages are looked at one by one, bytes: at 4 KiB a page half a megabyte of `pagemap`, some hundred
+/// microseconds.
+const MAXIMUM_WALK: u64 = 256 << 20;
+
 /// Anonymous memory in transparent huge pages, bytes.
 pub(super) fn huge_pages(maps: &[MemoryMap]) -> u64 {
     maps.iter().filter_map(|map| map.extension.map.get("AnonHugePages")).sum()
@@ -74,6 +78,19 @@ impl RuntimeRanges {
         }
     }
 
+    /// Whether the address is the runtime's.
+    pub fn contains(&self, address: u64) -> bool {
+        self.ranges.range(..=address).next_back().is_some_and(|(_, end)| address < *end)
+    }
+
+    /// So many ranges at most, the largest first.
+    pub fn largest(&self, most: usize) -> Vec<Range<u64>> {
+        let mut ranges: Vec<_> = self.ranges.iter().map(|(start, end)| *start..*end).collect();
+        ranges.sort_by_key(|range| std::cmp::Reverse(range.end - range.start));
+        ranges.truncate(most);
+        ranges
+    }
+
     /// The parts of `range` that are not the runtime's, in order.
     pub fn outside(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut outside = Vec::new();
@@ -113,14 +130,23 @@ impl OffHeapReader {
         Ok(Self { process, page_map, page_size, executable })
     }
 
-    /// The process's mappings with what is resident of each.
+    /// The process's mappings. What is resident of them is told where one that may be off-heap is so large that looking
+    /// at each of its pages would take longer than the kernel's walk over those that are there.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn maps(&self) -> ProcResult<Vec<MemoryMap>> {
-        let maps = self.process.smaps()?.0;
-        // A process that has ended still has the file, with nothing in it.
-        if maps.is_empty() { Err(procfs::ProcError::NotFound(None)) } else { Ok(maps) }
+    pub fn maps(&self, runtime: &RuntimeRanges) -> ProcResult<Vec<MemoryMap>> {
+        let maps = alive(self.process.maps()?.0)?;
+        let is_large = |range: &Range<u64>| range.end - range.start > MAXIMUM_WALK;
+        if self.ranges(&maps, runtime).iter().any(is_large) { self.maps_with_resident() } else { Ok(maps) }
+    }
+
+    /// The process's mappings with what is resident of each, which costs a walk over all of its page tables.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn maps_with_resident(&self) -> ProcResult<Vec<MemoryMap>> {
+        alive(self.process.smaps()?.0)
     }
 
     /// Resident off-heap memory, bytes.
@@ -156,16 +182,13 @@ impl OffHeapReader {
 
     fn resident_outside(&self, map: &MemoryMap, runtime: &RuntimeRanges) -> ProcResult<u64> {
         let (start, end) = map.address;
-        let resident = map.extension.map.get("Rss").copied().unwrap_or(0);
-        if resident == 0 {
-            return Ok(0);
-        }
         let outside = runtime.outside(start..end);
-        if outside.first() == Some(&(start..end)) {
-            return Ok(resident);
+        match map.extension.map.get("Rss") {
+            Some(0) => Ok(0),
+            Some(resident) if outside.first() == Some(&(start..end)) => Ok(*resident),
+            // The kernel merges neighbouring mappings of the runtime and of C into one: only the pages tell them apart.
+            _ => outside.into_iter().map(|range| self.resident_pages(range)).sum(),
         }
-        // The kernel merges neighbouring mappings of the runtime and of C into one: only the pages tell them apart.
-        outside.into_iter().map(|range| self.resident_pages(range)).sum()
     }
 
     /// Resident memory of the range by its pages, bytes; Documentation/admin-guide/mm/pagemap.rst (Linux 6.18).
@@ -184,6 +207,11 @@ impl OffHeapReader {
         }
         Ok(present * self.page_size)
     }
+}
+
+/// A process that has ended still has the file, with nothing in it.
+fn alive(maps: Vec<MemoryMap>) -> ProcResult<Vec<MemoryMap>> {
+    if maps.is_empty() { Err(procfs::ProcError::NotFound(None)) } else { Ok(maps) }
 }
 
 /// Files that are mapped executable somewhere: the executable itself and shared libraries.
@@ -215,6 +243,11 @@ mod tests {
         assert_eq!(ranges.outside(0..50), [0..10, 40..50]);
         ranges.remove(15..16);
         assert_eq!(ranges.outside(5..40), [5..10, 15..16]);
+        assert_eq!(ranges.largest(2), [16..40, 10..15]);
+        assert_eq!(
+            [9, 10, 14, 15, 16, 39, 40].map(|at| ranges.contains(at)),
+            [false, true, true, false, true, true, false]
+        );
     }
 
     proptest! {

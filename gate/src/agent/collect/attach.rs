@@ -11,7 +11,7 @@ use super::{
     tier,
 };
 use crate::{
-    arch::{ArgumentLocation, first_touch_program, heap_range, registers},
+    arch::{ArgumentLocation, first_touch_program, registers},
     error::{Error, Result, Stage},
     goexe::GoExe,
     probes::{self, Probe, ProbedSignal},
@@ -84,8 +84,9 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
             attached.lost.insert(plan.signal, reason);
         }
     }
-    attached.no_captures = match tier {
-        Tier::T0 | Tier::T1 => Some(format!("tier {tier} has no captures of first touches")),
+    attached.no_captures = match (tier, attached.lost(ProbedSignal::Mappings)) {
+        (Tier::T0 | Tier::T1, _) => Some(format!("tier {tier} has no captures of first touches")),
+        (_, Some(reason)) => Some(format!("the runtime's own mappings are not known: {reason}")),
         _ => programs.attach_first_touch(first_touch_program(exe.platform)).err().map(|error| error.to_string()),
     };
     attached.bpf = Some(programs);
@@ -108,7 +109,6 @@ fn constants(exe: &GoExe) -> Constants {
         runtime.mmaps.as_ref().map_or(0, |mmaps| place(pick(mmaps)))
     };
     let list = runtime.goroutine_list.as_ref().ok();
-    let heap = heap_range(exe.platform);
     vec![
         ("ARGUMENT_0", argument(0)),
         ("ARGUMENT_1", argument(1)),
@@ -124,8 +124,6 @@ fn constants(exe: &GoExe) -> Constants {
         ("G_GOID", list.map_or(0, |list| list.goid.offset)),
         ("G_SYSCALLPC", list.map_or(0, |list| list.syscall_pc.offset)),
         ("G_SYSCALLSP", list.map_or(0, |list| list.syscall_sp.offset)),
-        ("HEAP_START", heap.start),
-        ("HEAP_END", heap.end),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! The BPF programs: loaded, attached to one process, and their records read.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, ops::Range};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -12,7 +12,7 @@ use aya::{
     },
     util::{nr_cpus, online_cpus},
 };
-use memgate_ebpf::{CONSTANTS, Fault, KINDS, Record, count};
+use memgate_ebpf::{CONSTANTS, Fault, KINDS, RANGES, Ranges, Record, count};
 use nix::unistd::Pid;
 
 use super::events::Events;
@@ -54,8 +54,19 @@ pub struct Bpf {
 struct Captures {
     faults: RingBuf<MapData>,
     budget: PerCpuArray<MapData, u64>,
+    /// How many slots the budget has.
+    cpus: usize,
     threads: HashMap<MapData, u32, u64>,
+    runtime: Array<MapData, RuntimeMappings>,
 }
+
+/// The ranges as they lie in the map.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+struct RuntimeMappings(Ranges);
+
+// SAFETY: it is made of numbers, without padding.
+unsafe impl aya::Pod for RuntimeMappings {}
 
 impl Bpf {
     /// Loads the programs for the process `pid`; none is attached yet.
@@ -127,7 +138,7 @@ impl Bpf {
             .map_err(|error| refused(&format!("the probe `{program_name}` cannot be taken off"), &error))
     }
 
-    /// Has first touches outside the Go heap captured by the program of this name; from tier T2 on.
+    /// Has first touches outside the runtime's own mappings captured by the program of this name; from tier T2 on.
     ///
     /// # Errors
     /// When the kernel refuses, with its reason.
@@ -152,10 +163,24 @@ impl Bpf {
     pub fn allow_captures(&mut self, captures: u64) -> Result<()> {
         let refused = |reason: String| failure(format!("the captures cannot be allowed: {reason}"), REPORT);
         let Some(maps) = &mut self.captures else { return Ok(()) };
-        let cpus = nr_cpus().map_err(|(what, error)| refused(format!("{what}: {error}")))?;
-        let share = (captures / u64::try_from(cpus).unwrap_or(1).max(1)).max(1);
-        let values = PerCpuValues::try_from(vec![share; cpus]).map_err(|error| refused(error.to_string()))?;
+        let share = (captures / u64::try_from(maps.cpus).unwrap_or(1).max(1)).max(1);
+        let values = PerCpuValues::try_from(vec![share; maps.cpus]).map_err(|error| refused(error.to_string()))?;
         maps.budget.set(0, values, 0).map_err(|error| refused(chain(&error)))
+    }
+
+    /// Leaves touches in these ranges, the largest first, out of the captures, as far as the programs can know so many.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn leave_out(&mut self, ranges: &[Range<u64>]) -> Result<()> {
+        let Some(maps) = &mut self.captures else { return Ok(()) };
+        let mut slots: Ranges = [[0; 2]; RANGES];
+        for (slot, range) in slots.iter_mut().zip(ranges) {
+            *slot = [range.start, range.end];
+        }
+        maps.runtime
+            .set(0, RuntimeMappings(slots), 0)
+            .map_err(|error| failure(format!("the runtime's mappings cannot be told: {}", chain(&error)), REPORT))
     }
 
     /// Tells the programs the address of a thread's `m`.
@@ -212,7 +237,9 @@ impl Captures {
         Ok(Self {
             faults: map(programs, "FAULTS")?,
             budget: map(programs, "BUDGET")?,
+            cpus: nr_cpus().map_err(|(what, error)| failure(format!("{what}: {error}"), REPORT))?,
             threads: map(programs, "THREADS")?,
+            runtime: map(programs, "RUNTIME")?,
         })
     }
 }

@@ -8,9 +8,6 @@ use nix::errno::Errno;
 use super::memory::{ProcessMemory, number};
 use crate::goexe::{AllocCounters, Fact, Field, GcTotals, GoroutineCount, Runtime};
 
-/// How often a reading is tried until the runtime's total stood still meanwhile. A quiet process needs one; under a load of
-/// hundreds of megabytes a second no number suffices, and a reading is then off by the spans refilled meanwhile.
-const ATTEMPTS: u32 = 3;
 /// Generations of `consistentHeapStats.stats`.
 const GENERATIONS: usize = 3;
 /// Most bytes that are read at once. A machine of a thousand processors has a megabyte of what is read; sizes beyond this come
@@ -82,15 +79,17 @@ impl CounterReader {
         Self { memory, layout, bias }
     }
 
-    /// Reads the counters: exact when the process is quiet; under load as of some time during the call.
+    /// Reads the counters: exact when the process is quiet; under load as of some time during the call. It is tried so often until
+    /// the runtime's total stood still meanwhile. A quiet process needs one attempt; under a load of hundreds of megabytes a second
+    /// no number suffices, and a reading is then off by the spans refilled meanwhile.
     ///
     /// Returns `None` while the runtime sets up its Ps: at its start, and when `GOMAXPROCS` changes.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn read(&self) -> nix::Result<Option<Counters>> {
+    pub fn read(&self, attempts: u32) -> nix::Result<Option<Counters>> {
         let mut last = None;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..attempts {
             let before = self.word(self.layout.alloc.total_alloc)?;
             let Some(counters) = self.read_once(before)? else { return Ok(None) };
             last = Some(counters);
@@ -267,7 +266,7 @@ mod tests {
         for bias in [0, here, u64::MAX] {
             for at in [0, 8, here, u64::MAX - 7, u64::MAX] {
                 for size in [0, 1, 8, 9, 4096, 1 << 40, u64::MAX] {
-                    assert!(CounterReader::new(memory, layout(at, size), bias).read().is_err(), "{bias} {at} {size}");
+                    assert!(CounterReader::new(memory, layout(at, size), bias).read(3).is_err(), "{bias} {at} {size}");
                 }
             }
         }
@@ -283,7 +282,7 @@ mod tests {
             let mut layout = layout(0, 8);
             (layout.alloc.total_alloc, layout.alloc.allp) = (made.as_ptr() as u64, slice.as_ptr() as u64);
             let reader = CounterReader::new(ProcessMemory::new(Pid::this()), layout, 0);
-            assert_eq!(reader.read(), Ok(None), "{list:x?}");
+            assert_eq!(reader.read(3), Ok(None), "{list:x?}");
         }
     }
 

@@ -3,16 +3,18 @@
 use std::{
     collections::HashMap,
     fs,
+    ops::Range,
     os::unix::fs::MetadataExt as _,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use memgate_ebpf::RANGES;
 use nix::unistd::Pid;
-use procfs::process::Process;
+use procfs::process::{Process, Stat};
 
 use super::{
-    Bpf, CounterLayout, CounterReader, HeapProfileReader, OffHeapReader, ProcessMemory,
+    Bpf, CounterLayout, CounterReader, Counters, HeapProfileReader, OffHeapReader, ProcessMemory,
     address_space::huge_pages,
     attach::{Attached, attach},
     buckets::PauseBuckets,
@@ -29,7 +31,7 @@ use crate::{
     agent::{clock::Clock, environment, load::Progress},
     error::{Error, Result, Stage},
     evidence::Series,
-    goexe::{FileIdentity, GoExe},
+    goexe::{FileIdentity, FunctionTable, GoExe, Runtime},
     plan::Collecting,
     probes::ProbedSignal,
     tier::Tier,
@@ -45,10 +47,10 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 4 MiB hold 87,381 records with their headers: more than a second of 50,000 events a second, which are what 10,000 GC cycles
+    /// 2 MiB hold 43,690 records with their headers: most of a second of 50,000 events a second, which are what 10,000 GC cycles
     /// make; the sampler comes ten times a second, unless the machine is busy.
     fn default() -> Self {
-        Self { collecting: Collecting::default(), buffer_bytes: 4 << 20 }
+        Self { collecting: Collecting::default(), buffer_bytes: 2 << 20 }
     }
 }
 
@@ -57,7 +59,9 @@ const ADJUST_AFTER_NS: u64 = 1_000_000_000;
 
 /// Reads every collector of one service and keeps what they gave.
 pub struct Recorder {
-    pub(super) exe: Arc<GoExe>,
+    pub(super) runtime: Runtime,
+    /// What of the executable stays: names for its addresses.
+    pub(super) functions: Result<Arc<FunctionTable>, String>,
     pub(super) attached: Attached,
     counters: Result<CounterReader, String>,
     pub(super) heap_profile: Result<HeapProfileReader, String>,
@@ -71,6 +75,8 @@ pub struct Recorder {
     identity: Identity,
     pub(super) off_heap: Result<OffHeapReader, String>,
     pub(super) touches: FirstTouches,
+    /// The runtime's mappings that the BPF programs know.
+    left_out: Vec<Range<u64>>,
     pub(super) refills: RefillWindows,
     pub(super) code: Symboliser,
     pub(super) bias: u64,
@@ -79,6 +85,7 @@ pub struct Recorder {
     pub(super) buckets: Option<PauseBuckets>,
     progress: Option<Arc<Progress>>,
     clock: Clock,
+    ticks: u32,
     pub(super) taken: Taken,
 }
 
@@ -88,12 +95,12 @@ impl Recorder {
     ///
     /// # Errors
     /// When the process's memory cannot be read. What the kernel refuses of BPF loses signals, or lowers the tier.
-    pub fn attach(exe: Arc<GoExe>, pid: Pid, clock: Clock, options: Options) -> Result<Self> {
+    pub fn attach(exe: &GoExe, pid: Pid, clock: Clock, options: Options) -> Result<Self> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Error::infrastructure(Stage::Collect, format!("{what}: {error}"), "mount procfs at /proc and run as root")
         };
         let process = Process::new(pid.as_raw()).map_err(|error| failed("the service's entry in /proc", &error))?;
-        let bias = load_bias(&exe, &process).map_err(|error| failed("where the service is loaded", &error))?;
+        let bias = load_bias(exe, &process).map_err(|error| failed("where the service is loaded", &error))?;
         let running =
             fs::metadata(format!("/proc/{pid}/exe")).map_err(|error| failed("the service's executable", &error))?;
         if exe.file.is_some_and(|file| file != FileIdentity::of(&running)) {
@@ -104,7 +111,8 @@ impl Recorder {
                 "run memgate again when nothing builds it meanwhile",
             ));
         }
-        let identity = Identity::of(&process).map_err(|error| failed("the service's executable", &error))?;
+        let stat = process.stat().map_err(|error| failed("the service's status", &error))?;
+        let identity = Identity::of(pid.as_raw(), &stat).map_err(|error| failed("the service's executable", &error))?;
         let memory = ProcessMemory::new(pid);
         let page_size = environment::page_size();
         let segments = exe.segments.iter().map(|segment| {
@@ -113,7 +121,7 @@ impl Recorder {
             start.wrapping_add(bias)..end.wrapping_add(bias)
         });
         let off_heap = OffHeapReader::new(pid.as_raw(), segments.collect(), page_size);
-        let attached = attach(&exe, pid, options)?;
+        let attached = attach(exe, pid, options)?;
         let runtime = &exe.runtime;
         Ok(Self {
             off_heap: match attached.lost(ProbedSignal::Mappings) {
@@ -122,10 +130,11 @@ impl Recorder {
             },
             counters: CounterLayout::of(runtime).map(|layout| CounterReader::new(memory, layout, bias)),
             heap_profile: runtime.heap_profile.clone().map(|layout| HeapProfileReader::new(memory, layout, bias)),
-            sampling: Sampling::switch_on(memory, &exe, bias),
+            sampling: Sampling::switch_on(memory, exe, bias),
             idle: None,
             spans: runtime.spans.as_ref().ok().map(|spans| SpanClasses::new(memory, *spans, exe.platform, bias)),
             touches: FirstTouches::new(Unwinder::new(pid.as_raw(), exe.platform), exe.platform, page_size),
+            left_out: Vec::new(),
             refills: RefillWindows::default(),
             histograms: runtime.pauses.as_ref().ok().map(|pauses| Histograms {
                 gc: pauses.gc.wrapping_add(bias),
@@ -143,8 +152,10 @@ impl Recorder {
             bias,
             progress: None,
             clock,
+            ticks: 0,
             taken: Taken::default(),
-            exe,
+            runtime: runtime.clone(),
+            functions: exe.function_table.clone(),
         })
     }
 
@@ -186,11 +197,23 @@ impl Recorder {
 
     /// Hands over what waits in the kernel's buffers.
     pub fn drain(&mut self) {
-        let Self { attached, taken, clock, histograms, touches, code, exe, .. } = self;
+        let Self { attached, taken, clock, histograms, touches, code, functions, left_out, .. } = self;
         let Some(bpf) = &mut attached.bpf else { return };
         bpf.drain(|record| taken.record(record, *clock, *histograms));
-        let functions = exe.function_table.as_ref().ok();
-        bpf.drain_faults(|fault| touches.take(fault, functions, code));
+        let functions = functions.as_deref().ok();
+        bpf.drain_faults(|fault| {
+            // What the runtime had just mapped, the programs did not know of.
+            if !taken.ranges.contains(fault.address) {
+                touches.take(fault, functions, code);
+            }
+        });
+        let largest = taken.ranges.largest(RANGES);
+        if *left_out != largest {
+            if let Err(error) = bpf.leave_out(&largest) {
+                attached.no_captures.get_or_insert_with(|| error.to_string());
+            }
+            *left_out = largest;
+        }
         self.group_samples();
     }
 
@@ -208,20 +231,33 @@ impl Recorder {
         }
     }
 
-    /// Reads the counters, the resident set and the page faults.
+    /// Reads the counters, the resident set and the page faults, as exactly as can be.
     pub fn sample(&mut self) {
+        self.read(3);
+    }
+
+    /// The same, with so many attempts at the counters.
+    fn read(&mut self, attempts: u32) {
         self.drain();
         let at_ns = self.clock.now_ns();
-        if let Err(reason) = self.sample_counters(at_ns) {
+        let counters = self.counters.as_ref().ok().map(|reader| reader.read(attempts));
+        // Looked at after the reading, and in any case: in another program the counters' addresses may not even be mapped.
+        let stat = self.process.stat();
+        let is_itself = self.is_still_itself(stat.as_ref().ok());
+        // Where they cannot be read the signals are missing, which is said elsewhere.
+        if let Some(counters) = counters.filter(|_| is_itself)
+            && let Err(reason) =
+                counters.map_err(|error| error.to_string()).and_then(|counters| self.take_counters(at_ns, counters))
+        {
             note(&mut self.taken.failures.counters, reason);
         }
         if let Some(progress) = &self.progress {
             self.taken.completed.push(at_ns, progress.succeeded.load(Ordering::Relaxed));
         }
-        if let Err(error) = self.sample_process(at_ns) {
+        if let Err(error) = stat.and_then(|stat| self.sample_process(at_ns, &stat)) {
             note(&mut self.taken.failures.process, error.to_string());
         }
-        self.prepare_captures();
+        self.allow_captures();
         self.adjust_sampling(ADJUST_AFTER_NS);
     }
 
@@ -242,15 +278,7 @@ impl Recorder {
         }
     }
 
-    fn sample_counters(&mut self, at_ns: u64) -> Result<(), String> {
-        // Where they cannot be read the signals are missing, which is said elsewhere.
-        let Ok(reader) = &self.counters else { return Ok(()) };
-        let read = reader.read();
-        // Looked at in any case: in another program the counters' addresses may not even be mapped.
-        if !self.is_still_itself() {
-            return Ok(());
-        }
-        let counters = read.map_err(|error| error.to_string())?;
+    fn take_counters(&mut self, at_ns: u64, counters: Option<Counters>) -> Result<(), String> {
         // Before the runtime has set itself up there is nothing to read.
         let Some(counters) = counters else { return Ok(()) };
         let before = self.taken.last.map_or(0, |last| last.gc_cycles);
@@ -267,7 +295,7 @@ impl Recorder {
                 self.taken.live_heap.push(at_ns, counters.live_heap);
             }
         }
-        if let Ok(gc_cpu) = &self.exe.runtime.gc_cpu
+        if let Ok(gc_cpu) = &self.runtime.gc_cpu
             && new_cycles > 0
         {
             let word =
@@ -282,10 +310,10 @@ impl Recorder {
     }
 
     /// Whether the process still runs the executable that was launched: addresses hold in no other.
-    fn is_still_itself(&mut self) -> bool {
-        match Identity::of(&self.process) {
-            Ok(now) if now == self.identity => {}
-            Ok(_) => {
+    fn is_still_itself(&mut self, stat: Option<&Stat>) -> bool {
+        match stat.and_then(|stat| Identity::of(self.process.pid(), stat).ok()) {
+            Some(now) if now == self.identity => {}
+            Some(_) => {
                 let other = self.process.exe().map_or_else(|_| "another".to_owned(), |path| path.display().to_string());
                 note(
                     &mut self.taken.failures.replaced,
@@ -293,12 +321,12 @@ impl Recorder {
                 );
             }
             // It has ended; the readings themselves say so.
-            Err(_) => {}
+            None => {}
         }
         self.taken.failures.replaced.is_none()
     }
 
-    fn sample_process(&mut self, at_ns: u64) -> procfs::ProcResult<()> {
+    fn sample_process(&mut self, at_ns: u64, stat: &Stat) -> procfs::ProcResult<()> {
         let status = self.process.status()?;
         // A process that has ended still has a status, which tells nothing of its memory.
         let gone = || procfs::ProcError::NotFound(None);
@@ -316,7 +344,6 @@ impl Recorder {
         by_kind.anonymous.push(kinds[0]);
         by_kind.file.push(kinds[1]);
         by_kind.shared.push(kinds[2]);
-        let stat = self.process.stat()?;
         self.taken.page_faults.push(at_ns, stat.minflt + stat.majflt);
         if stat.cminflt > 0 {
             self.taken.children.insert("one that has ended".to_owned());
@@ -324,33 +351,46 @@ impl Recorder {
         Ok(())
     }
 
-    /// Tells the BPF programs the runtime's threads, and lets them capture first touches until the next reading.
-    fn prepare_captures(&mut self) {
+    /// Lets the BPF programs capture first touches until the next reading.
+    fn allow_captures(&mut self) {
         /// Captures of all CPUs between two readings: each costs some microseconds there and some tens here.
         const CAPTURES: u64 = 64;
-        let (Some(bpf), Ok(threads)) = (&mut self.attached.bpf, &self.exe.runtime.threads) else { return };
-        for (thread, m) in goroutines::threads(self.memory, threads, self.bias).unwrap_or_default() {
-            // One thread too many loses the Go part of its stacks, nothing else.
-            let _ = bpf.name_thread(thread, m);
-        }
+        let Some(bpf) = &mut self.attached.bpf else { return };
         if let Err(error) = bpf.allow_captures(CAPTURES) {
             self.attached.no_captures.get_or_insert_with(|| error.to_string());
         }
     }
 
-    /// Reads the process's mappings, which costs a walk over its page tables: off-heap memory and huge pages.
+    /// Tells the BPF programs the runtime's threads, so that the C stacks of their captures go on in Go.
+    fn name_threads(&mut self) {
+        let (Some(bpf), Ok(threads)) = (&mut self.attached.bpf, &self.runtime.threads) else { return };
+        for (thread, m) in goroutines::threads(self.memory, threads, self.bias).unwrap_or_default() {
+            // One thread too many loses the Go part of its stacks, nothing else.
+            let _ = bpf.name_thread(thread, m);
+        }
+    }
+
+    /// Reads the process's mappings and the pages of those that are not the runtime's: off-heap memory.
     pub fn sample_off_heap(&mut self) {
+        self.name_threads();
         let Ok(reader) = &self.off_heap else { return };
         let at_ns = self.clock.now_ns();
-        let read = reader.maps().and_then(|maps| {
+        let read = reader.maps(&self.taken.ranges).and_then(|maps| {
             self.touches.refresh(&maps);
-            Ok((huge_pages(&maps), reader.resident(&maps, &self.taken.ranges)?))
+            reader.resident(&maps, &self.taken.ranges)
         });
         match read {
-            Ok((huge, off_heap)) => {
-                self.taken.huge_pages.push(at_ns, huge);
-                self.taken.off_heap.push(at_ns, off_heap);
-            }
+            Ok(off_heap) => self.taken.off_heap.push(at_ns, off_heap),
+            Err(error) => note(&mut self.taken.failures.off_heap, error.to_string()),
+        }
+    }
+
+    /// Reads how much of the process lies in huge pages, which costs a walk over all of its page tables: some milliseconds.
+    pub fn sample_huge_pages(&mut self) {
+        let Ok(reader) = &self.off_heap else { return };
+        let at_ns = self.clock.now_ns();
+        match reader.maps_with_resident() {
+            Ok(maps) => self.taken.huge_pages.push(at_ns, huge_pages(&maps)),
             Err(error) => note(&mut self.taken.failures.off_heap, error.to_string()),
         }
     }
@@ -392,7 +432,7 @@ impl Recorder {
             }
         }
         let Ok(reader) = &self.off_heap else { return };
-        let resident = reader.maps().map_err(|error| error.to_string()).and_then(|maps| {
+        let resident = reader.maps(&self.taken.ranges).map_err(|error| error.to_string()).and_then(|maps| {
             let ranges = reader.ranges(&maps, &self.taken.ranges);
             self.touches.resident(reader.page_map(), &ranges).map_err(|error| error.to_string())
         });
@@ -403,19 +443,32 @@ impl Recorder {
     }
 
     fn take_goroutine_sites(&mut self, when: usize) {
-        let Ok(list) = &self.exe.runtime.goroutine_list else { return };
+        let Ok(list) = &self.runtime.goroutine_list else { return };
         match goroutines::sites(self.memory, list, self.bias) {
             Ok(sites) => self.taken.goroutine_sites[when] = Some(sites),
             Err(error) => note(&mut self.taken.failures.goroutine_sites, error.to_string()),
         }
     }
 
-    /// A tick of the sampler: begins and ends the windows in which refills of span caches are counted.
+    /// Does what is due each tenth of a second of a run: every reading, at its interval.
     pub fn tick(&mut self) {
+        /// Every how many ticks the off-heap memory is read too.
+        const OFF_HEAP_EVERY: u32 = 5;
+        // What lies between the phases' ends is for the eye; an attempt more would cost as much again.
+        self.read(1);
+        self.tick_refills();
+        if self.ticks.is_multiple_of(OFF_HEAP_EVERY) {
+            self.sample_off_heap();
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+    }
+
+    /// Begins and ends the windows in which refills of span caches are counted.
+    fn tick_refills(&mut self) {
         let Some(bpf) = &mut self.attached.bpf else { return };
         let Ok(probes) = &self.attached.refill_probes else { return };
-        let now_ns = self.clock.now_ns();
-        if let Err(error) = self.refills.tick(bpf, probes, self.taken.measuring, now_ns, &mut self.taken.span_refills) {
+        let Taken { measuring, span_refills, .. } = &mut self.taken;
+        if let Err(error) = self.refills.tick(bpf, probes, *measuring, self.clock, span_refills) {
             note(&mut self.taken.failures.span_refills, error.to_string());
         }
     }
@@ -470,9 +523,9 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(process: &Process) -> procfs::ProcResult<Self> {
-        let executable = fs::metadata(format!("/proc/{}/exe", process.pid()))?;
-        Ok(Self { device: executable.dev(), inode: executable.ino(), stack: process.stat()?.startstack })
+    fn of(pid: i32, stat: &Stat) -> std::io::Result<Self> {
+        let executable = fs::metadata(format!("/proc/{pid}/exe"))?;
+        Ok(Self { device: executable.dev(), inode: executable.ino(), stack: stat.startstack })
     }
 }
 

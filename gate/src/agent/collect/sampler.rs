@@ -15,10 +15,8 @@ use crate::{
     error::{Error, Result, Stage},
 };
 
-/// Between two readings of the counters, the resident set and the page faults.
+/// Between two ticks of the recorder.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Every how many of them the off-heap memory is read too.
-const OFF_HEAP_EVERY: u32 = 5;
 
 /// What is asked of the sampler besides its readings at intervals; each also makes it read everything at once.
 #[derive(Debug)]
@@ -85,7 +83,6 @@ fn failure(what: &str) -> Error {
 
 fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>) -> Recorder {
     let mut next = Instant::now();
-    let mut ticks = 0_u32;
     loop {
         match requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok((what, done)) => {
@@ -94,12 +91,7 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
                 let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {
-                recorder.sample();
                 recorder.tick();
-                if ticks.is_multiple_of(OFF_HEAP_EVERY) {
-                    recorder.sample_off_heap();
-                }
-                ticks = ticks.wrapping_add(1);
                 next += INTERVAL;
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -122,4 +114,5 @@ fn perform(recorder: &mut Recorder, what: Requested) {
     }
     recorder.sample();
     recorder.sample_off_heap();
+    recorder.sample_huge_pages();
 }

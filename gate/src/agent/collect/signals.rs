@@ -18,12 +18,13 @@ const STOP_PROBE: &str = "uprobes on the calls of startTheWorldWithSema and of (
 const LIVE_HEAP_PROBE: &str = "uprobe on the call of (*gcControllerState).resetLive";
 const MMAP_PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches behind them";
 const SAMPLE_PROBE: &str = "uprobe on the call of setprofilebucket in mProf_Malloc";
-const REFILL_PROBES: &str = "uprobes on the calls of (*mcentral).cacheSpan and (*mcentral).grow, for 0.1 s every 5 s";
+const REFILL_PROBES: &str =
+    "uprobes on the calls of (*mcentral).cacheSpan and (*mcentral).grow, for up to 0.1 s every 5 s";
 const HEAP_PROFILE: &str = "runtime.mbuckets, read from the service's memory";
 const GOROUTINES: &str = "runtime.allgs, read from the service's memory";
 const STATUS: &str = "/proc/PID/status at 10 Hz";
-const SMAPS: &str = "/proc/PID/smaps at 2 Hz";
-const OFF_HEAP: &str = "/proc/PID/smaps and pagemap outside the ranges that runtime.mmap mapped, at 2 Hz";
+const SMAPS: &str = "/proc/PID/smaps at the phases' ends";
+const OFF_HEAP: &str = "/proc/PID/maps and pagemap outside the ranges that runtime.mmap mapped, at 2 Hz";
 const FIRST_TOUCH: &str = "page faults outside the Go heap with the stacks that led there, and pagemap";
 const CGROUP: &str = "the cgroup's memory controller";
 const PEAK: &str = "VmHWM, reset at the start of the measuring phase";
@@ -95,7 +96,7 @@ impl Recorder {
         let process = doubt.clone().or_else(|| self.taken.failures.process.clone());
         let smaps = doubt.clone().or_else(|| self.taken.failures.off_heap.clone());
         let [bytes, objects, goroutines] = [self.counted(), self.counted(), self.counted()];
-        let gc_cpu = Worth { missing: self.exe.runtime.gc_cpu.as_ref().err().cloned(), ..self.counted() };
+        let gc_cpu = Worth { missing: self.runtime.gc_cpu.as_ref().err().cloned(), ..self.counted() };
         let Taken { completed, thp_events, .. } = &mut self.taken;
         let requests = requests(elsewhere.requests, std::mem::take(completed));
         let thp = if thp_events.value.is_empty() {
@@ -134,7 +135,7 @@ impl Recorder {
 
     /// Whether the runtime records the GC's pauses alone.
     fn others_are_not_recorded(&self) -> bool {
-        self.exe.runtime.pauses.as_ref().is_ok_and(|pauses| pauses.other.is_none())
+        self.runtime.pauses.as_ref().is_ok_and(|pauses| pauses.other.is_none())
     }
 
     /// What a signal from probes is worth whose records are of these kinds.
@@ -234,7 +235,7 @@ impl Recorder {
     fn bucket(&mut self, address: u64) -> Option<(u64, u32)> {
         let reader = self.heap_profile.as_ref().ok()?;
         let bucket = reader.buckets().get(reader.bucket(address)?)?;
-        let functions = self.exe.function_table.as_ref().ok()?;
+        let functions = self.functions.as_deref().ok()?;
         Some((bucket.size, self.code.go_stack(functions, &bucket.stack, self.bias)))
     }
 
@@ -246,7 +247,7 @@ impl Recorder {
         });
         let data = both.and_then(|(start, end)| {
             let rate = self.taken.sample_rate()?;
-            let functions = self.exe.function_table.as_ref().map_err(Clone::clone)?;
+            let functions = self.functions.as_deref().map_err(Clone::clone)?;
             let reader = self.heap_profile.as_ref().map_err(Clone::clone)?;
             let mut profile = HeapProfile { rate, ..HeapProfile::default() };
             for (index, (bucket, end)) in reader.buckets().iter().zip(&end).enumerate() {
@@ -265,7 +266,7 @@ impl Recorder {
 
     fn goroutine_sites(&mut self) -> Signal<GoroutineSites> {
         let taken = std::mem::take(&mut self.taken.goroutine_sites);
-        let data = match (taken, &self.exe.runtime.goroutine_list) {
+        let data = match (taken, &self.runtime.goroutine_list) {
             (_, Err(reason)) => Err(reason.clone()),
             ([Some(before), Some(loaded), Some(left)], Ok(_)) => self.sites([before, loaded, left]),
             _ => Err(self.taken.failures.goroutine_sites.clone().unwrap_or_else(|| NOT_REACHED.to_owned())),
@@ -277,7 +278,7 @@ impl Recorder {
         &mut self,
         counts: [std::collections::HashMap<goroutines::Site, u64>; 3],
     ) -> Result<GoroutineSites, String> {
-        let functions = self.exe.function_table.as_ref().map_err(Clone::clone)?;
+        let functions = self.functions.as_deref().map_err(Clone::clone)?;
         let mut sites: Vec<_> = counts.iter().flat_map(std::collections::HashMap::keys).copied().collect();
         sites.sort_unstable();
         sites.dedup();
