@@ -50,8 +50,11 @@ enum Command {
         #[arg(long)]
         advisories: bool,
     },
-    /// Damage executables at random and have them read, for so many minutes (docs/fuzzing.md).
+    /// Damage files at random and have them read, for so many minutes (docs/fuzzing.md).
     Fuzz {
+        /// What is read.
+        #[arg(value_enum)]
+        target: fuzz::FuzzTarget,
         /// How long.
         #[arg(long, default_value_t = 20)]
         minutes: u32,
@@ -74,7 +77,7 @@ impl Command {
             Self::Check { args } => check::run(workspace, args),
             Self::Test { args } => test::run(workspace, args),
             Self::Lint { advisories } => lint::run(workspace, *advisories),
-            Self::Fuzz { minutes } => fuzz::run(workspace, *minutes),
+            Self::Fuzz { target, minutes } => fuzz::run(workspace, *target, *minutes),
             Self::Bench(bench) => bench::run(workspace, bench),
             Self::Ebpf { check } => ebpf::run(workspace, *check),
         }

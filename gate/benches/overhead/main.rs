@@ -26,7 +26,7 @@ use clap::Parser;
 use driver::{Client, Driven, RunningService};
 use memgate::{
     agent::{
-        Clock,
+        Clock, give_memory_back,
         collect::{Options as CollectOptions, Recorder, Requested, Sampler},
     },
     goexe::GoExe,
@@ -136,6 +136,8 @@ fn attach(options: &Options, executable: &Path, pid: Pid, tell: bool) -> Recorde
     let collecting = Collecting { tier: options.tier, ..Collecting::default() };
     let recorder = Recorder::attach(&exe, pid, clock, CollectOptions { collecting, ..CollectOptions::default() });
     let recorder = recorder.unwrap_or_else(|error| panic!("{error}"));
+    drop(exe);
+    give_memory_back();
     if tell {
         println!("reading the executable took {read:.1} ms, attaching {:.1} ms", milliseconds(started) - read);
         println!("tier {}", recorder.tier());

@@ -10,4 +10,4 @@ pub mod ready;
 mod run;
 
 pub use clock::Clock;
-pub use run::{Files, Progress, run};
+pub use run::{Files, Progress, give_memory_back, run};

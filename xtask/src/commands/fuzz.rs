@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: damaged executables for the readers of ELF, DWARF and Go's function table (docs/fuzzing.md).
+//! `cargo xtask fuzz`: damaged executables and libraries for all that reads them (docs/fuzzing.md).
 
 use std::path::Path;
 
@@ -20,6 +20,23 @@ const EXECUTABLES: [(&str, &str, &str, &[&str]); 7] = [
     ("loong64-1.27", "1.27.3", "loong64", &["-ldflags=-s -w"]),
 ];
 
+/// The native modules that are damaged: name, arguments of the C compiler.
+const MODULES: [(&str, &[&str]); 4] = [
+    ("lines.so", &["-g", "-O2"]),
+    ("compressed.so", &["-g", "-O1", "-gz=zlib"]),
+    ("older.so", &["-gdwarf-4", "-O0"]),
+    ("stripped.so", &["-O2", "-s"]),
+];
+
+/// What a module needs for every kind of frame: inlined calls, a frame of variable size, a call by pointer.
+const MODULE: &str = "#include <stdlib.h>
+#include <string.h>
+static inline char *twice(size_t n) { char *p = malloc(n); return p ? memset(p, 1, n) : p; }
+char *leak(size_t n) { char *p = twice(n); return p ? p : twice(n / 2); }
+int with(int (*f)(int), int n) { volatile char frame[n + 1]; frame[n] = (char)f(n); return frame[n]; }
+int recurse(int n) { return n < 2 ? n : recurse(n - 1) + with(recurse, n - 2); }
+";
+
 const PROGRAM: &str = "package main\n\nfunc main() { println(\"x\") }\n";
 
 /// Coverage counters of the compiler's own, which libFuzzer reads; no nightly compiler is needed for them.
@@ -27,11 +44,20 @@ const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanit
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// Runs the target for so many minutes.
+/// What is read of damaged files.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum FuzzTarget {
+    /// Go executables: function table, DWARF, variables, call sites.
+    Goexe,
+    /// Native modules: call frame information, symbols, source lines.
+    Unwind,
+}
+
+/// Runs a target for so many minutes.
 ///
 /// # Errors
 /// Fails where the set-up or a build does, and where the target has found something: libFuzzer then says where the input lies.
-pub(crate) fn run(workspace: &Workspace, minutes: u32) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, chosen: FuzzTarget, minutes: u32) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
@@ -39,27 +65,41 @@ pub(crate) fn run(workspace: &Workspace, minutes: u32) -> Result<()> {
     drop(tools);
     let sh = &workspace.sh;
     let target = workspace.target().join("fuzz");
-    let executables = target.join("executables");
-    build_executables(sh, &workspace.tools(), &executables)?;
-    let corpus = target.join("corpus");
-    std::fs::create_dir_all(&corpus).into_diagnostic()?;
+    let (name, variable, files) = match chosen {
+        FuzzTarget::Goexe => ("goexe", "MEMGATE_FUZZ_EXECUTABLES", target.join("executables")),
+        FuzzTarget::Unwind => ("unwind", "MEMGATE_FUZZ_MODULES", target.join("modules")),
+    };
+    match chosen {
+        FuzzTarget::Goexe => build_executables(sh, &workspace.tools(), &files)?,
+        FuzzTarget::Unwind => build_modules(sh, &files)?,
+    }
     let host = step::capture(cmd!(sh, "rustc -vV"))?;
     let host =
         host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu").to_owned();
     let manifest = workspace.root().join("gate/fuzz/Cargo.toml");
-    // The target is named so that build scripts are built without the counters.
+    // The platform is named so that build scripts are built without the counters.
     step::run(
-        cmd!(sh, "cargo build --release --manifest-path {manifest} --bin goexe --target {host} --target-dir {target}")
+        cmd!(sh, "cargo build --release --manifest-path {manifest} --bin {name} --target {host} --target-dir {target}")
             .env("RUSTFLAGS", RUSTFLAGS),
     )?;
-    let program = target.join(&host).join("release/goexe");
+    let program = target.join(&host).join("release").join(name);
+    let corpus = target.join(format!("corpus-{name}"));
+    std::fs::create_dir_all(&corpus).into_diagnostic()?;
     let seconds = (minutes * 60).to_string();
     let _in_target = sh.push_dir(&target);
     let limits = ["-max_len=200", "-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"];
-    step::run(
-        cmd!(sh, "{program} {corpus} {limits...} -max_total_time={seconds}")
-            .env("MEMGATE_FUZZ_EXECUTABLES", &executables),
-    )
+    step::run(cmd!(sh, "{program} {corpus} {limits...} -max_total_time={seconds}").env(variable, &files))
+}
+
+fn build_modules(sh: &Shell, modules: &Path) -> Result<()> {
+    std::fs::create_dir_all(modules).into_diagnostic()?;
+    let source = modules.with_file_name("module.c");
+    std::fs::write(&source, MODULE).into_diagnostic()?;
+    for (name, flags) in MODULES {
+        let module = modules.join(name);
+        step::run(cmd!(sh, "cc -shared -fPIC {flags...} -o {module} {source}"))?;
+    }
+    Ok(())
 }
 
 fn build_executables(sh: &Shell, tools: &Path, executables: &Path) -> Result<()> {
