@@ -26,8 +26,9 @@ use clap::Parser;
 use driver::{Client, Driven, RunningService};
 use memgate::{
     agent::{
-        Clock, give_memory_back,
+        Clock,
         collect::{Options as CollectOptions, Recorder, Requested, Sampler},
+        give_memory_back,
     },
     goexe::GoExe,
     plan::Collecting,
