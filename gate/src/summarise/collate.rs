@@ -87,12 +87,8 @@ fn measure(metric: Metric, runs: &[Run<'_>]) -> (Vec<Measurement>, Measurement) 
         Metric::SpanRefillMissRate => over(runs, spans::refills, spans::miss_rate),
         Metric::MmapLatencyP99 => over(runs, spans::mappings, |parts| stops::p99(parts, "mappings")),
         Metric::HeapLiveGrowth => over(runs, growth::of_live_heap, growth::per_minute),
-        Metric::RssGrowth => {
-            over(runs, |run| growth::of_minima(run, &run.signals().rss, "resident-set samples"), growth::per_minute)
-        }
-        Metric::OffheapGrowth => {
-            over(runs, |run| growth::of_minima(run, &run.signals().offheap, "off-heap samples"), growth::per_minute)
-        }
+        Metric::RssGrowth => over(runs, growth::of_resident_set, growth::per_minute),
+        Metric::OffheapGrowth => over(runs, growth::of_off_heap, growth::per_minute),
         Metric::GoroutinesMax => {
             over(runs, |run| totals::most(run, &run.signals().goroutines, "goroutine counts", 1), totals::largest)
         }

@@ -5,7 +5,7 @@ use super::{
     rates::live_heap,
     run::Run,
     series::{Entries, blocks, minutes_into},
-    stats::{Interval, MIN_POINTS, Slope, combine, slope},
+    stats::{Interval, MIN_POINTS, Slope, combine, slope, slope_of_stairs},
 };
 use crate::evidence::{Series, Signal, Span};
 
@@ -35,8 +35,23 @@ pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     })
 }
 
+/// The growth of the resident set.
+pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
+    of_minima(run, &run.signals().rss, "resident-set samples", slope)
+}
+
+/// The growth of what is resident beside the Go runtime: C's allocators and drivers seldom give any of it back.
+pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
+    of_minima(run, &run.signals().offheap, "off-heap samples", slope_of_stairs)
+}
+
 /// The growth of a sampled series, from the minima of blocks: what a service keeps shows between its peaks.
-pub(super) fn of_minima(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<Growth, Unavailable> {
+fn of_minima(
+    run: Run<'_>,
+    signal: &Signal<Series>,
+    what: &str,
+    slope: fn(&[(f64, f64)]) -> Option<Slope>,
+) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let samples = Entries::of(signal, what)?.covering(span, what)?;
     growth(span, |part| slope(&minima(samples, part)?))

@@ -128,14 +128,20 @@ impl Bpf {
             .map_err(|error| refused(&format!("the probe `{}` at {:#x}", probe.program, probe.address), &error))
     }
 
-    /// Takes a probe off again.
+    /// Takes probes off again, by the names of their programs. That goes on after this call: for each the kernel waits until nothing
+    /// can still be running its program, a tenth of a second or on a busy machine seconds, and no reading may wait with it.
     ///
     /// # Errors
-    /// When the kernel refuses, which it does for no probe that is attached.
-    pub fn detach(&mut self, program_name: &str, link: UProbeLinkId) -> Result<()> {
-        program::<UProbe>(&mut self.programs, program_name)?
-            .detach(link)
-            .map_err(|error| refused(&format!("the probe `{program_name}` cannot be taken off"), &error))
+    /// When one is not attached.
+    pub fn detach(&mut self, probes: Vec<(&'static str, UProbeLinkId)>) -> Result<()> {
+        let mut links = Vec::new();
+        for (name, link) in probes {
+            let link = program::<UProbe>(&mut self.programs, name)?.take_link(link);
+            links.push(link.map_err(|error| refused(&format!("the probe `{name}` cannot be taken off"), &error))?);
+        }
+        // Without a thread they are taken off here.
+        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(links));
+        Ok(())
     }
 
     /// Has first touches outside the runtime's own mappings captured by the program of this name; from tier T2 on.

@@ -164,6 +164,11 @@ impl Recorder {
         self.attached.tier
     }
 
+    /// Bytes allocated since the launch as last read; `None` before the first reading.
+    pub fn allocated(&self) -> Option<u64> {
+        self.taken.last.map(|last| last.alloc_bytes)
+    }
+
     /// Objects allocated per second while the sampler was running.
     pub fn allocations_per_second(&self) -> Option<f64> {
         /// Between two readings of a running sampler; a longer time is one in which it was not.

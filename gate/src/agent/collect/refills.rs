@@ -96,6 +96,6 @@ impl Window {
         refills.windows.push(Span { start_ns: self.start_ns, end_ns: now_ns });
         refills.refills.push(since(count::REFILLS));
         refills.misses.push(since(count::MISSES));
-        self.links.into_iter().try_for_each(|(program, link)| bpf.detach(program, link))
+        bpf.detach(self.links)
     }
 }

@@ -9,7 +9,7 @@ mod slope;
 pub(super) use counts::{Events, rate_of_events, share};
 pub(super) use quantile::{Tally, percentile};
 pub(super) use ratio::ratio;
-pub(super) use slope::{MIN_POINTS, Slope, combine, slope};
+pub(super) use slope::{MIN_POINTS, Slope, combine, slope, slope_of_stairs};
 
 use dist::Z_975;
 

@@ -2,7 +2,7 @@
 
 use super::{
     Interval, count_f64,
-    dist::{Z_975, t_975},
+    dist::{Z_975, binomial_quantile, t_975},
     floor_index, mean,
 };
 
@@ -48,6 +48,29 @@ pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
         high: (sen.measured + (sen.high - sen.measured) * factor).min(steepest),
     };
     Some(Slope { interval, points: points.len() })
+}
+
+/// As [`slope`], for values that seldom fall because nothing gives back what they count, such as resident memory beside the
+/// runtime. Their residuals are those of a staircase, and remember what they were so well that the widened interval says next to nothing.
+///
+/// So the lower end is also bounded by the steps from point to point: what wanders without a trend steps down as often as up,
+/// whether or not it remembers, and the 97.5 % lower bound on the median of independent steps is an order statistic of theirs (the
+/// sign test; W. J. Conover, *Practical Nonparametric Statistics*, 3rd ed., 1999, section 3.2). Values that forget step back and
+/// forth, which makes the bound err on the low side. It never exceeds the slope from the first point to the last.
+pub(in crate::summarise) fn slope_of_stairs(points: &[(f64, f64)]) -> Option<Slope> {
+    let mut slope = slope(points)?;
+    let thinned = thin(points);
+    let (first, last) = (thinned.first()?, thinned.last()?);
+    let step = |one: &(f64, f64), other: &(f64, f64)| (other.1 - one.1) / (other.0 - one.0);
+    let mut steps: Vec<f64> = thinned.array_windows().map(|[one, other]| step(one, other)).collect();
+    steps.sort_unstable_by(f64::total_cmp);
+    let rank = binomial_quantile(u64::try_from(steps.len()).ok()?, 0.5, 0.025);
+    let bound = rank.checked_sub(1).and_then(|index| steps.get(usize::try_from(index).ok()?));
+    if let Some(bound) = bound {
+        let bound = bound.min(step(first, last)).min(slope.interval.measured);
+        slope.interval.low = slope.interval.low.max(bound);
+    }
+    Some(slope)
 }
 
 /// The slopes of several runs together: their mean.
