@@ -13,7 +13,7 @@ use std::{
 use hdrhistogram::Histogram;
 use nix::{
     sys::{
-        ptrace,
+        prctl, ptrace,
         signal::Signal,
         wait::{WaitStatus, waitpid},
     },
@@ -66,10 +66,15 @@ impl RunningService {
         let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(executable);
         command.args(["-listen", &address, argument]).stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec nothing but a system call is made.
-        unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
+        // SAFETY: between fork and exec nothing but system calls are made.
+        unsafe {
+            command.pre_exec(|| {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                ptrace::traceme().map_err(std::io::Error::from)
+            })
+        };
         let child = command.spawn().expect("the service starts");
-        let service = Self { child, executable: executable.to_path_buf(), address };
+        let mut service = Self { child, executable: executable.to_path_buf(), address };
         assert!(matches!(waitpid(service.pid(), None), Ok(WaitStatus::Stopped(_, Signal::SIGTRAP))), "the exec");
         let watched = watch(service.pid());
         ptrace::detach(service.pid(), None).expect("the service is let go");
@@ -78,6 +83,9 @@ impl RunningService {
             assert!(Instant::now() < deadline, "the service does not listen at {}", service.address);
             std::thread::sleep(Duration::from_millis(20));
         }
+        // What listens may be another.
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(matches!(service.child.try_wait(), Ok(None)), "the service ended: is its port taken?");
         (service, watched)
     }
 

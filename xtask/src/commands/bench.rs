@@ -28,6 +28,9 @@ pub(crate) enum Bench {
         /// How many runs of each.
         #[arg(long, default_value_t = 20)]
         times: u32,
+        /// One of them alone.
+        #[arg(long)]
+        service: Option<String>,
     },
     /// `memgate check` of every planted defect, several times each (docs/defects.md).
     Defects {
@@ -55,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             drop(tools);
             overhead(workspace, args)
         }
-        Bench::Attribution { times } => attribution(workspace, *times),
+        Bench::Attribution { times, service } => attribution(workspace, *times, service.as_deref()),
         Bench::Defects { times } => defects(workspace, *times),
     }
 }
@@ -77,8 +80,8 @@ fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
 }
 
 /// The services of fixtures-go/memgate.yaml.
-const SERVICES: [&str; 6] =
-    ["session-leak", "goroutine-leak", "alloc-heavier", "cgo-leak", "long-pauses", "warm-cache"];
+const SERVICES: [&str; 7] =
+    ["session-leak", "goroutine-leak", "alloc-heavier", "cgo-leak", "slow-leak", "long-pauses", "warm-cache"];
 
 fn defects(workspace: &Workspace, times: u32) -> Result<()> {
     let sh = &workspace.sh;
@@ -116,7 +119,7 @@ const LEAKS: [(&str, &str, &str); 3] = [
     ("cgo-leak", "offheap_growth", "render_and_forget"),
 ];
 
-fn attribution(workspace: &Workspace, times: u32) -> Result<()> {
+fn attribution(workspace: &Workspace, times: u32, only: Option<&str>) -> Result<()> {
     let sh = &workspace.sh;
     let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate")?;
     let out = sh.current_dir().join("target/bench/attribution");
@@ -124,7 +127,7 @@ fn attribution(workspace: &Workspace, times: u32) -> Result<()> {
     let configuration = std::fs::read_to_string(fixtures.join("memgate.yaml")).into_diagnostic()?;
     println!("| service | right site first | sites that came first, with how often |");
     println!("| --- | --- | --- |");
-    for (service, gate, right) in LEAKS {
+    for (service, gate, right) in LEAKS.into_iter().filter(|leak| only.is_none_or(|only| only == leak.0)) {
         let (mut firsts, mut rights) = (BTreeMap::new(), 0);
         for seed in 1..=times {
             let short = configuration
