@@ -135,7 +135,6 @@ fn stairs_that_lead_nowhere_raise_no_alarm() {
     };
     for keep in [0.0, 0.3, 0.6, 0.9, 1.0] {
         let share = alarms(&mut Random(42), keep);
-        eprintln!("{keep}: {share}");
         assert!(share <= 0.07, "{share} with {keep} of the last step kept");
     }
     // A page of 4 KiB whenever a leak of 64 KiB a minute fills one.
