@@ -4,21 +4,16 @@
 mod common;
 
 use std::{
-    path::PathBuf,
     process::Command,
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use common::{
     Bench, can_attach,
     evidence::healthy,
-    go::toolchains,
-    repository, stderr,
-    uaa::{Watched, assert_equal, post},
+    stderr,
+    uaa::{Watched, assert_equal, post, uaa},
 };
 use memgate::{
     agent::{
@@ -30,21 +25,9 @@ use memgate::{
     judge::{Verdict, judge},
     metric::Metric,
     plan::Collecting,
-    platform::Platform,
     summarise::summarise,
     tier::Tier,
 };
-
-/// The identity service, built once for all tests of this file.
-fn uaa() -> PathBuf {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let executable = repository().join("target/tmp/losses-uaa");
-        let toolchain = toolchains().pop().unwrap();
-        toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
-        executable
-    });
-    BUILT.clone()
-}
 
 fn watch(port: u16, options: Options) -> Watched {
     let mut command = Command::new(uaa());

@@ -1,42 +1,23 @@
 //! What is sampled and read under load, against what is known exactly: the runtime's own totals, and a run in which every
 //! allocation is sampled.
-#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     process::Command,
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 use common::{
     can_attach,
-    go::toolchains,
-    repository,
-    uaa::{Watched, last, left, post, truth},
+    uaa::{Watched, last, left, post, truth, uaa},
 };
 use memgate::{
     agent::collect::Options,
     evidence::{Code, Exactness, Signals},
-    platform::Platform,
 };
-
-/// The identity service, built once for all tests of this file.
-fn uaa() -> PathBuf {
-    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let executable = repository().join("target/tmp/sampling-uaa");
-        let toolchain = toolchains().pop().unwrap();
-        toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
-        executable
-    });
-    BUILT.clone()
-}
 
 /// Lets so many users in, with the runtime sampling at this rate in bytes; what was sampled meanwhile.
 fn logins(port: u16, rate: u64, users: u32) -> (Signals, Code) {
@@ -116,10 +97,10 @@ fn samples_stand_for_what_is_allocated() {
     }
 }
 
-/// Readings under load, a hundred times a second: what the service then says itself lies between two of them, but for a
-/// ten-thousandth.
+/// Some hundred readings a second under load: what the service says itself in between, with the world stopped, lies between the one
+/// before and the one after, but for a ten-thousandth.
 #[test]
-fn readings_under_load_are_the_runtimes_own_but_for_a_ten_thousandth() {
+fn what_the_service_says_under_load_lies_between_two_readings() {
     if can_attach() {
         const PORT: u16 = 18183;
         let mut command = Command::new(uaa());

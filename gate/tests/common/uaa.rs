@@ -5,11 +5,13 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
+use super::{go::toolchains, repository};
 use memgate::{
     agent::{
         Clock,
@@ -17,6 +19,7 @@ use memgate::{
     },
     evidence::{Code, Exactness, Series, Signals},
     goexe::GoExe,
+    platform::Platform,
 };
 use nix::{
     sys::{
@@ -26,6 +29,17 @@ use nix::{
     },
     unistd::Pid,
 };
+
+/// The service's executable as the newest Go builds it, built once by each process.
+pub fn uaa() -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let executable = repository().join("target/tmp/uaa");
+        let toolchain = toolchains().pop().unwrap();
+        toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
+        executable
+    });
+    BUILT.clone()
+}
 
 /// The service's own figures, `GET /debug/runtime` of fixtures-go/cmd/uaa.
 #[derive(Debug, serde::Deserialize)]

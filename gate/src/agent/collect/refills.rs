@@ -64,12 +64,11 @@ impl RefillWindows {
         let next_ns = *self.next_ns.get_or_insert(now_ns + LEAD_NS);
         if self.open.is_none() && now_ns >= next_ns {
             self.next_ns = Some(next_ns + PERIOD_NS);
-            let window = Window::open(bpf, probes, clock.now_ns())?;
+            let window = self.open.insert(Window::open(bpf, probes, now_ns)?);
             std::thread::sleep(Duration::from_nanos(SHORT_NS));
-            let refills_so_far = bpf.counts()?[count::REFILLS as usize] - window.counts[count::REFILLS as usize];
-            if refills_so_far < ENOUGH {
-                self.open = Some(window);
-            } else {
+            let index = count::REFILLS as usize;
+            let counted = bpf.counts()?[index].saturating_sub(window.counts[index]);
+            if let Some(window) = self.open.take_if(|_| counted >= ENOUGH) {
                 window.close(bpf, clock.now_ns(), refills)?;
             }
         }
