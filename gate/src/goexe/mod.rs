@@ -7,6 +7,7 @@ mod buildinfo;
 mod code;
 mod discover;
 mod dwarf;
+mod dynamic;
 mod functions;
 mod globals;
 mod image;
@@ -70,6 +71,8 @@ pub struct GoExe {
     pub position_independent: bool,
     /// Virtual address ranges of its loadable segments, bss included.
     pub segments: Vec<std::ops::Range<u64>>,
+    /// The loader and the libraries that it needs where it is started, as it names them; or why that is not known.
+    pub needs: Result<Vec<String>, String>,
     /// What is known of its Go runtime, a group of signals at a time.
     pub runtime: Runtime,
     /// The file that it was read from; `None` where it was read from bytes.
@@ -171,6 +174,7 @@ impl GoExe {
             build,
             position_independent: code.image.position_independent,
             segments: code.image.segments.clone(),
+            needs: dynamic::needs(bytes),
             runtime: Runtime::lost(""),
             file: None,
             function_table,

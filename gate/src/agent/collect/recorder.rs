@@ -74,6 +74,8 @@ pub struct Recorder {
     /// What was launched.
     identity: Identity,
     pub(super) off_heap: Result<OffHeapReader, String>,
+    /// The least off-heap memory since the service was ready, bytes.
+    least_off_heap: Option<u64>,
     pub(super) touches: FirstTouches,
     /// The runtime's mappings that the BPF programs know.
     left_out: Vec<Range<u64>>,
@@ -128,6 +130,7 @@ impl Recorder {
                 Some(reason) => Err(format!("the runtime's own mappings are not known: {reason}")),
                 None => off_heap.map_err(|error| error.to_string()),
             },
+            least_off_heap: None,
             counters: CounterLayout::of(runtime).map(|layout| CounterReader::new(memory, layout, bias)),
             heap_profile: runtime.heap_profile.clone().map(|layout| HeapProfileReader::new(memory, layout, bias)),
             sampling: Sampling::switch_on(memory, exe, bias),
@@ -356,9 +359,9 @@ impl Recorder {
         Ok(())
     }
 
-    /// Lets the BPF programs capture first touches until the next reading.
+    /// Lets the BPF programs capture first touches until the next tick.
     fn allow_captures(&mut self) {
-        /// Captures of all CPUs between two readings: each costs some microseconds there and some tens here.
+        /// Captures of all CPUs between two ticks: each costs some microseconds there and some tens here.
         const CAPTURES: u64 = 64;
         let Some(bpf) = &mut self.attached.bpf else { return };
         if let Err(error) = bpf.allow_captures(CAPTURES) {
@@ -385,8 +388,24 @@ impl Recorder {
             reader.resident(&maps, &self.taken.ranges)
         });
         match read {
-            Ok(off_heap) => self.taken.off_heap.push(at_ns, off_heap),
+            Ok(off_heap) => {
+                self.taken.off_heap.push(at_ns, off_heap);
+                self.capture_growth(off_heap);
+            }
             Err(error) => note(&mut self.taken.failures.off_heap, error.to_string()),
+        }
+    }
+
+    /// Begins to capture first touches when the off-heap memory of a service without C grows after its start: before, there is
+    /// nothing to tell, and each page fault would cost it some microseconds.
+    fn capture_growth(&mut self, off_heap: u64) {
+        if self.idle.is_none() {
+            return;
+        }
+        let least = *self.least_off_heap.get_or_insert(off_heap);
+        self.least_off_heap = Some(least.min(off_heap));
+        if off_heap > least {
+            self.attached.capture_first_touches();
         }
     }
 
@@ -455,12 +474,19 @@ impl Recorder {
         }
     }
 
-    /// Does what is due each tenth of a second of a run: every reading, at its interval.
+    /// Does what is due each tenth of a second of a run: the kernel's buffers are emptied, and each reading is made at its interval.
     pub fn tick(&mut self) {
+        /// Every how many ticks counters and `/proc` are read.
+        const READ_EVERY: u32 = 2;
         /// Every how many ticks the off-heap memory is read too.
         const OFF_HEAP_EVERY: u32 = 5;
-        // What lies between the phases' ends is for the eye; an attempt more would cost as much again.
-        self.read(1);
+        if self.ticks.is_multiple_of(READ_EVERY) {
+            // What lies between the phases' ends is for the eye; an attempt more would cost as much again.
+            self.read(1);
+        } else {
+            self.drain();
+            self.allow_captures();
+        }
         self.tick_refills();
         if self.ticks.is_multiple_of(OFF_HEAP_EVERY) {
             self.sample_off_heap();

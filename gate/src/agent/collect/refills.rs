@@ -16,21 +16,19 @@ use crate::{
     probes::Probe,
 };
 
-/// From the start of one window to the start of the next, ns.
-const PERIOD_NS: u64 = 5_000_000_000;
-/// Length of a window, ns.
-const LENGTH_NS: u64 = 100_000_000;
-/// Length of a window in which that many refills are counted, ns.
-const SHORT_NS: u64 = 20_000_000;
-const ENOUGH: u64 = 1000;
-/// From the start of the measuring phase to the first window, ns.
-const LEAD_NS: u64 = 500_000_000;
+/// From the opening of one window to that of the next, tenths of a second.
+const PERIOD: u32 = 50;
+/// From the start of the measuring phase to the first window, tenths of a second.
+const LEAD: u32 = 5;
+/// After so long a window that has counted enough is closed; any other lasts until the next tenth of a second.
+const SHORT: Duration = Duration::from_millis(20);
+const ENOUGH: u64 = 100;
 
 /// Opens and closes the windows.
 #[derive(Default)]
 pub(super) struct RefillWindows {
-    /// When the next window opens; `None` outside the measuring phase.
-    next_ns: Option<u64>,
+    /// Tenths of a second of the measuring phase so far.
+    ticks: u32,
     open: Option<Window>,
 }
 
@@ -53,19 +51,18 @@ impl RefillWindows {
         clock: Clock,
         refills: &mut SpanRefills,
     ) -> Result<()> {
-        let now_ns = clock.now_ns();
-        if let Some(window) = self.open.take_if(|window| !measuring || now_ns >= window.start_ns + LENGTH_NS) {
-            window.close(bpf, now_ns, refills)?;
+        if let Some(window) = self.open.take() {
+            window.close(bpf, clock.now_ns(), refills)?;
         }
         if !measuring {
-            self.next_ns = None;
+            self.ticks = 0;
             return Ok(());
         }
-        let next_ns = *self.next_ns.get_or_insert(now_ns + LEAD_NS);
-        if self.open.is_none() && now_ns >= next_ns {
-            self.next_ns = Some(next_ns + PERIOD_NS);
-            let window = self.open.insert(Window::open(bpf, probes, now_ns)?);
-            std::thread::sleep(Duration::from_nanos(SHORT_NS));
+        let is_due = self.ticks % PERIOD == LEAD;
+        self.ticks = self.ticks.wrapping_add(1);
+        if is_due {
+            let window = self.open.insert(Window::open(bpf, probes, clock)?);
+            std::thread::sleep(SHORT);
             let index = count::REFILLS as usize;
             let counted = bpf.counts()?[index].saturating_sub(window.counts[index]);
             if let Some(window) = self.open.take_if(|_| counted >= ENOUGH) {
@@ -77,13 +74,13 @@ impl RefillWindows {
 }
 
 impl Window {
-    fn open(bpf: &mut Bpf, probes: &[Probe], now_ns: u64) -> Result<Self> {
+    fn open(bpf: &mut Bpf, probes: &[Probe], clock: Clock) -> Result<Self> {
         let mut links = Vec::new();
         for probe in probes {
             links.push((probe.program, bpf.attach(probe)?));
         }
         // From here on every one of them counts.
-        Ok(Self { start_ns: now_ns, counts: bpf.counts()?, links })
+        Ok(Self { start_ns: clock.now_ns(), counts: bpf.counts()?, links })
     }
 
     fn close(self, bpf: &mut Bpf, now_ns: u64, refills: &mut SpanRefills) -> Result<()> {

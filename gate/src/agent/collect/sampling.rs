@@ -13,8 +13,8 @@ use crate::goexe::GoExe;
 
 /// `runtime.MemProfileRate` where nobody set another, bytes.
 const DEFAULT_RATE: u64 = 512 << 10;
-/// A sample costs the service some microseconds.
-const SAMPLES_PER_SECOND: u64 = 200;
+/// A sample costs the service some tens of microseconds: it unwinds, takes locks, and marks the object for its sweeper.
+const SAMPLES_PER_SECOND: u64 = 50;
 /// The least and the greatest rate that are set, bytes: most objects are smaller than the least.
 const RATES: std::ops::RangeInclusive<u64> = (8 << 10)..=(4 << 20);
 

@@ -11,9 +11,9 @@ use crate::{
     probes::ProbedSignal,
 };
 
-const COUNTERS: &str = "the runtime's counters, read from the service's memory at 10 Hz and at the phases' ends";
+const COUNTERS: &str = "the runtime's counters, read from the service's memory at 5 Hz and at the phases' ends";
 const PAUSE_PROBE: &str = "uprobe on the calls of (*timeHistogram).record at the ends of pauses";
-const PAUSE_BUCKETS: &str = "the runtime's histogram of pauses, read from the service's memory at 10 Hz";
+const PAUSE_BUCKETS: &str = "the runtime's histogram of pauses, read from the service's memory at 5 Hz";
 const STOP_PROBE: &str = "uprobes on the calls of startTheWorldWithSema and of (*timeHistogram).record";
 const LIVE_HEAP_PROBE: &str = "uprobe on the call of (*gcControllerState).resetLive";
 const MMAP_PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches behind them";
@@ -22,7 +22,7 @@ const REFILL_PROBES: &str =
     "uprobes on the calls of (*mcentral).cacheSpan and (*mcentral).grow, for up to 0.1 s every 5 s";
 const HEAP_PROFILE: &str = "runtime.mbuckets, read from the service's memory";
 const GOROUTINES: &str = "runtime.allgs, read from the service's memory";
-const STATUS: &str = "/proc/PID/status at 10 Hz";
+const STATUS: &str = "/proc/PID/status at 5 Hz";
 const SMAPS: &str = "/proc/PID/smaps at the phases' ends";
 const OFF_HEAP: &str = "/proc/PID/maps and pagemap outside the ranges that runtime.mmap mapped, at 2 Hz";
 const FIRST_TOUCH: &str = "page faults outside the Go heap with the stacks that led there, and pagemap";
@@ -126,7 +126,7 @@ impl Recorder {
             heap_profile,
             goroutine_sites,
             offheap_sites,
-            page_faults: sampled(process).of("minflt + majflt of /proc/PID/stat at 10 Hz", taken.page_faults),
+            page_faults: sampled(process).of("minflt + majflt of /proc/PID/stat at 5 Hz", taken.page_faults),
             requests,
             oom_kills: exact(CGROUP, elsewhere.oom_kills, None),
         };
