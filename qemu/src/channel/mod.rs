@@ -1,0 +1,9 @@
+//! How host and guest speak: frames and messages.
+
+mod frame;
+mod message;
+mod stream;
+
+pub use frame::{Decoder, Encoder, Frame, FrameError, Kind, LONGEST};
+pub use message::{AGENT_PORT, AgentEnd, FromAgent, FromInit, INIT_PORT, ToAgent, VERSION};
+pub use stream::{Incoming, Outgoing, StreamError};

@@ -1,0 +1,599 @@
+//! Packages of any suite and architecture of Debian, fetched with apt and checked against a pin.
+//!
+//! apt works with a state of its own below a directory of the caller's: the system is untouched, and no privilege is
+//! needed. A pinned file is fetched by its place in the archive, since its SHA-256 says more than the archive's signature
+//! does; where it is not there any more, the suite's signed index tells what is.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use deb822_fast::{Deb822, Paragraph};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use xshell::{Cmd, Shell, cmd};
+
+/// The keys of Debian's archive, by the package `debian-archive-keyring`.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// apt's tool for single files; not on the `PATH`.
+const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
+
+/// One file of a package, pinned to its very bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// The suite that it was found in, by its codename.
+    pub suite: String,
+    /// The architecture whose index has it; that of the package may be `all`.
+    pub architecture: String,
+    /// The package's name.
+    pub package: String,
+    /// Debian's version of it.
+    pub version: String,
+    /// Of the file, in hexadecimal.
+    pub sha256: String,
+    /// Of the file, bytes.
+    pub size: u64,
+    /// Its path below the archive's root.
+    pub file: String,
+}
+
+/// What an index says of a package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its file.
+    pub pin: Pin,
+    /// The names of the packages that it depends on, alternatives among them.
+    pub depends: Vec<String>,
+}
+
+/// Why a package is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DebianError {
+    /// Not a Debian system, nor one of its kin.
+    #[error("there is no `{0}`, which memgate fetches and unpacks Debian's packages with")]
+    NoTool(String),
+    /// apt knows no mirror.
+    #[error("this machine's package manager uses no mirror of Debian")]
+    NoMirror,
+    /// What was given as a mirror is none.
+    #[error("`{0}` is no address of a mirror")]
+    BadMirror(String),
+    /// The index could not be checked.
+    #[error("the keys of Debian's archive, {KEYRING}, are missing")]
+    NoKeyring,
+    /// The mirror does not answer, or not as a mirror does.
+    #[error("cannot fetch {what} from the mirror of Debian: {said}")]
+    Unreachable {
+        /// What was asked for.
+        what: String,
+        /// What apt says.
+        said: String,
+    },
+    /// The suite has no such package.
+    #[error("Debian's {suite} has no package {package} for {architecture}")]
+    NoPackage {
+        /// The suite.
+        suite: String,
+        /// The architecture.
+        architecture: String,
+        /// The package.
+        package: String,
+    },
+    /// The mirror keeps another version than the pinned one.
+    #[error("the lock names {package} {version}, which the mirror has no more; it has {offered}")]
+    Superseded {
+        /// The package.
+        package: String,
+        /// The pinned version.
+        version: String,
+        /// What the mirror has instead.
+        offered: String,
+    },
+    /// The index says what cannot be understood.
+    #[error("the index of Debian's {suite} for {architecture} says nothing useful of {package}: {why}")]
+    BadRecord {
+        /// The suite.
+        suite: String,
+        /// The architecture.
+        architecture: String,
+        /// The package.
+        package: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file is not the pinned one.
+    #[error("{path} has the SHA-256 {found} and {size} bytes, but {pinned} and {pinned_size} bytes are pinned")]
+    Differs {
+        /// The file.
+        path: String,
+        /// Its SHA-256.
+        found: String,
+        /// Its size, bytes.
+        size: u64,
+        /// The pinned SHA-256.
+        pinned: String,
+        /// The pinned size, bytes.
+        pinned_size: u64,
+    },
+    /// A command failed in another way.
+    #[error("`{command}` failed: {said}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// What it says.
+        said: String,
+    },
+    /// The file system refuses.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was to be done.
+        what: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl DebianError {
+    /// What the user can do about it.
+    pub fn help(&self) -> String {
+        match self {
+            Self::NoTool(_) => {
+                "install the package `apt` or `dpkg` that has it, or run memgate on Debian or Ubuntu".into()
+            }
+            Self::NoMirror => {
+                "run `apt-get update` if it never ran on this machine; otherwise name a mirror of Debian".into()
+            }
+            Self::BadMirror(_) => {
+                "name the mirror's root, the directory that has `dists` and `pool`, by its URI".into()
+            }
+            Self::NoKeyring => "install the package `debian-archive-keyring`".into(),
+            Self::Unreachable { .. } => {
+                "check the network and apt's proxy settings, or give memgate a cache that already has the package"
+                    .into()
+            }
+            Self::NoPackage { .. } | Self::Superseded { .. } => {
+                "update memgate, or pin what the mirror has with `memgate image lock`".into()
+            }
+            Self::BadRecord { .. } | Self::Failed { .. } => {
+                "name another mirror of Debian if this one is broken".into()
+            }
+            Self::Differs { .. } => {
+                "do not use the file; if the mirror keeps serving it, name another mirror of Debian".into()
+            }
+            Self::Io { source, .. } => io_help(source),
+        }
+    }
+
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+}
+
+/// What the user can do about a file system that refuses.
+pub(crate) fn io_help(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space, or name a cache directory elsewhere in MEMGATE_CACHE".into()
+        }
+        _ => "name a cache directory that can be written in MEMGATE_CACHE".into(),
+    }
+}
+
+impl Pin {
+    /// The file's own name.
+    pub fn file_name(&self) -> &str {
+        self.file.rsplit_once('/').map_or(&*self.file, |(_, name)| name)
+    }
+
+    /// Checks that a file is the pinned one.
+    ///
+    /// # Errors
+    /// When it is not, and when it cannot be read.
+    pub fn check(&self, path: &Path) -> Result<(), DebianError> {
+        let (found, size) = sha256(path).map_err(|error| DebianError::io(format!("read {}", path.display()), error))?;
+        if found == self.sha256 && size == self.size {
+            return Ok(());
+        }
+        let (pinned, pinned_size) = (self.sha256.clone(), self.size);
+        Err(DebianError::Differs { path: path.display().to_string(), found, size, pinned, pinned_size })
+    }
+}
+
+/// A file's SHA-256 in hexadecimal, and its size in bytes.
+pub(crate) fn sha256(path: &Path) -> io::Result<(String, u64)> {
+    struct Hasher(Sha256);
+    impl io::Write for Hasher {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut hasher = Hasher(Sha256::new());
+    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok((hex(&hasher.0.finalize()), size))
+}
+
+/// In hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A mirror of Debian, and the tools by which packages are fetched from it.
+#[derive(Debug)]
+pub struct Debian {
+    sh: Shell,
+    mirror: String,
+}
+
+impl Debian {
+    /// The given mirror, or else the one that this machine's package manager uses.
+    ///
+    /// # Errors
+    /// Without apt, without a mirror, and when what was given cannot be one.
+    pub fn new(mirror: Option<&str>) -> Result<Self, DebianError> {
+        let sh = shell()?;
+        let mirror = match mirror {
+            Some(mirror) => mirror.to_owned(),
+            None => used_mirror(&sh)?,
+        };
+        // It becomes a line of a sources file.
+        if !mirror.contains(':') || mirror.contains(char::is_whitespace) {
+            return Err(DebianError::BadMirror(mirror));
+        }
+        Ok(Self { sh, mirror })
+    }
+
+    /// Fetches a pinned file into `dir`, under its own name, and checks it. `successor` is the package whose version is told
+    /// where the pinned one is gone: itself, or the one that always names the newest of its kind. Nothing else is left in `dir`.
+    ///
+    /// # Errors
+    /// When the mirror cannot be reached or has another version, and when the file is not the pinned one.
+    pub fn fetch(&self, pin: &Pin, successor: &str, dir: &Path) -> Result<PathBuf, DebianError> {
+        let work = unfinished(dir)?;
+        let file = match self.fetch_directly(pin, work.path()) {
+            Ok(file) => file,
+            Err(full @ DebianError::Io { .. }) => return Err(full),
+            // Not every kind of mirror that apt knows can be asked for a single file.
+            Err(direct) => match self.fetch_by_index(pin, successor, work.path()) {
+                Err(DebianError::NoKeyring) => return Err(unreachable(pin.file_name().to_owned(), direct)),
+                other => other?,
+            },
+        };
+        pin.check(&file)?;
+        let place = dir.join(pin.file_name());
+        std::fs::rename(&file, &place).map_err(|error| DebianError::io(format!("write {}", place.display()), error))?;
+        Ok(place)
+    }
+
+    fn fetch_directly(&self, pin: &Pin, work: &Path) -> Result<PathBuf, DebianError> {
+        let uri = format!("{}/{}", self.mirror.trim_end_matches('/'), pin.file);
+        let (file, sum) = (work.join(pin.file_name()), format!("SHA256:{}", pin.sha256));
+        run(cmd!(self.sh, "{APT_HELPER} -o {SANDBOX} download-file {uri} {file} {sum}"))?;
+        // Of a mirror that is a directory of this machine, apt makes a link to the file.
+        if file.is_symlink() {
+            let copy = work.join("copy");
+            std::fs::copy(&file, &copy).map_err(|error| DebianError::io(format!("read {uri}"), error))?;
+            return Ok(copy);
+        }
+        Ok(file)
+    }
+
+    fn fetch_by_index(&self, pin: &Pin, successor: &str, work: &Path) -> Result<PathBuf, DebianError> {
+        let suite = self.suite(&pin.suite, &pin.architecture, work)?;
+        match suite.record(&pin.package) {
+            Ok(record) if record.pin.version == pin.version => suite.download(pin, work),
+            Ok(record) => Err(superseded(pin, &record)),
+            Err(gone @ DebianError::NoPackage { .. }) => {
+                Err(suite.record(successor).map_or(gone, |record| superseded(pin, &record)))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Reads the signed index of a suite for an architecture. apt's state lies in `dir` until the suite is dropped.
+    ///
+    /// # Errors
+    /// When the mirror cannot be reached, does not have it, or its signature does not hold.
+    pub fn suite(&self, name: &str, architecture: &str, dir: &Path) -> Result<Suite<'_>, DebianError> {
+        if !Path::new(KEYRING).exists() {
+            return Err(DebianError::NoKeyring);
+        }
+        let state = unfinished(dir)?;
+        let options = &private_state(state.path(), &self.mirror, name, architecture)
+            .map_err(|error| DebianError::io(format!("lay out apt's state in {}", dir.display()), error))?;
+        let what = format!("the index of {name} for {architecture}");
+        run(cmd!(self.sh, "apt-get -qq {options...} update")).map_err(|error| unreachable(what, error))?;
+        Ok(Suite {
+            sh: &self.sh,
+            name: name.into(),
+            architecture: architecture.into(),
+            options: options.clone(),
+            _state: state,
+        })
+    }
+}
+
+/// A suite for an architecture, as its signed index tells.
+#[derive(Debug)]
+pub struct Suite<'a> {
+    sh: &'a Shell,
+    name: String,
+    architecture: String,
+    options: Vec<String>,
+    _state: TempDir,
+}
+
+impl Suite<'_> {
+    /// What the suite has of a package: its newest version.
+    ///
+    /// # Errors
+    /// When it has none, and when the index cannot be understood.
+    pub fn record(&self, package: &str) -> Result<Record, DebianError> {
+        let options = &self.options;
+        let (suite, architecture) = (self.name.clone(), self.architecture.clone());
+        let missing = || DebianError::NoPackage { suite, architecture, package: package.into() };
+        // It fails where there is no such package.
+        let Ok(text) = run(cmd!(self.sh, "apt-cache {options...} show --no-all-versions {package}")) else {
+            return Err(missing());
+        };
+        let bad = |why: String| DebianError::BadRecord {
+            suite: self.name.clone(),
+            architecture: self.architecture.clone(),
+            package: package.into(),
+            why,
+        };
+        let document: Deb822 = text.parse().map_err(|error| bad(format!("{error}")))?;
+        // apt-cache takes a name that is not there for a pattern.
+        let found = document.iter().find(|paragraph| paragraph.get("Package") == Some(package)).ok_or_else(missing)?;
+        record(found, &self.name, &self.architecture).map_err(bad)
+    }
+
+    fn download(&self, pin: &Pin, dir: &Path) -> Result<PathBuf, DebianError> {
+        let (options, wanted) = (&self.options, format!("{}={}", pin.package, pin.version));
+        let _in_dir = self.sh.push_dir(dir);
+        run(cmd!(self.sh, "apt-get -qq {options...} download {wanted}"))
+            .map_err(|error| unreachable(format!("{} {}", pin.package, pin.version), error))?;
+        let entries =
+            std::fs::read_dir(dir).map_err(|error| DebianError::io(format!("read {}", dir.display()), error))?;
+        // Its name is not quite that of the archive: apt writes an epoch into it.
+        entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .ok_or_else(|| DebianError::Unreachable { what: wanted, said: "apt-get wrote no file".into() })
+    }
+}
+
+fn record(paragraph: &Paragraph, suite: &str, architecture: &str) -> Result<Record, String> {
+    let field = |name: &str| paragraph.get(name).map(str::to_owned).ok_or_else(|| format!("no field {name}"));
+    let size = field("Size")?;
+    let pin = Pin {
+        suite: suite.into(),
+        architecture: architecture.into(),
+        package: field("Package")?,
+        version: field("Version")?,
+        sha256: field("SHA256")?,
+        size: size.parse().map_err(|_| format!("a size of `{size}`"))?,
+        file: field("Filename")?,
+    };
+    let depends = paragraph.get("Depends").unwrap_or_default();
+    // `a (= 1) | b:any, c`: only the names matter here.
+    let name = |relation: &str| relation.split([' ', '(', ':', '[']).next().unwrap_or_default().to_owned();
+    let depends = depends.split([',', '|']).map(|relation| name(relation.trim())).filter(|name| !name.is_empty());
+    Ok(Record { pin, depends: depends.collect() })
+}
+
+fn superseded(pin: &Pin, record: &Record) -> DebianError {
+    let offered = format!("{} {}", record.pin.package, record.pin.version);
+    DebianError::Superseded { package: pin.package.clone(), version: pin.version.clone(), offered }
+}
+
+/// The state lies in a directory of the user's, which apt's own user may not be able to enter.
+const SANDBOX: &str = "APT::Sandbox::User=root";
+
+/// Lays out a state of apt's own in `state` and gives the options that make apt use it and nothing of the system's but its
+/// proxy settings and the like.
+fn private_state(state: &Path, mirror: &str, suite: &str, architecture: &str) -> io::Result<Vec<String>> {
+    let [sources, lists, cache, config] = ["sources", "lists", "cache", "apt.conf"].map(|name| state.join(name));
+    std::fs::create_dir(&sources)?;
+    std::fs::create_dir_all(lists.join("partial"))?;
+    std::fs::create_dir_all(cache.join("archives/partial"))?;
+    let source = format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n");
+    std::fs::write(sources.join("memgate.sources"), source)?;
+    // Hooks of the system's, such as those that container images have, would act on its own state.
+    std::fs::write(
+        &config,
+        "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n",
+    )?;
+    let nothing = Path::new("/dev/null");
+    let paths: [(&str, &Path); 9] = [
+        ("Dir::Etc::SourceParts", &sources),
+        ("Dir::State", state),
+        ("Dir::State::Lists", &lists),
+        ("Dir::Cache", &cache),
+        ("Dir::Etc::SourceList", nothing),
+        ("Dir::Etc::Preferences", nothing),
+        ("Dir::Etc::PreferencesParts", nothing),
+        ("Dir::State::Status", nothing),
+        ("Dir::State::extended_states", nothing),
+    ];
+    let paths = paths.map(|(key, path)| format!("{key}={}", path.display()));
+    let values = [
+        SANDBOX.to_owned(),
+        format!("APT::Architecture={architecture}"),
+        format!("APT::Architectures={architecture}"),
+        "APT::Default-Release=".to_owned(),
+        "APT::Update::Error-Mode=any".to_owned(),
+        "Acquire::Languages=none".to_owned(),
+    ];
+    let options = paths.into_iter().chain(values).flat_map(|option| ["-o".into(), option]);
+    Ok(["-c".into(), config.display().to_string()].into_iter().chain(options).collect())
+}
+
+/// The mirror of Debian that this machine's package manager uses.
+fn used_mirror(sh: &Shell) -> Result<String, DebianError> {
+    let format = "$(ORIGIN) $(LABEL) $(REPO_URI)";
+    let targets = run(cmd!(sh, "apt-get indextargets --format {format}").arg("Created-By: Packages"))?;
+    main_archive(&targets).ok_or(DebianError::NoMirror)
+}
+
+/// The mirror of Debian's main archive among apt's index targets, one `origin label uri` a line.
+fn main_archive(targets: &str) -> Option<String> {
+    targets.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+        ["Debian", "Debian", uri] => Some((*uri).to_owned()),
+        _ => None,
+    })
+}
+
+/// A directory in `dir` for what is not finished; it is removed when dropped.
+pub(crate) fn unfinished(dir: &Path) -> Result<TempDir, DebianError> {
+    let made = std::fs::create_dir_all(dir).and_then(|()| tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(dir));
+    made.map_err(|error| DebianError::io(format!("write into {}", dir.display()), error))
+}
+
+const UNFINISHED: &str = ".unfinished-";
+
+/// Whether a path is that of an [`unfinished`] directory.
+pub(crate) fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED))
+}
+
+/// A shell in the present directory.
+pub(crate) fn shell() -> Result<Shell, DebianError> {
+    Shell::new().map_err(|error| DebianError::io("start a command", io::Error::other(error.to_string())))
+}
+
+/// Runs a command and returns what it wrote to stdout.
+pub(crate) fn run(cmd: Cmd<'_>) -> Result<String, DebianError> {
+    run_bytes(cmd).map(|output| String::from_utf8_lossy(&output).into_owned())
+}
+
+/// [`run`] where the output is no text.
+pub(crate) fn run_bytes(cmd: Cmd<'_>) -> Result<Vec<u8>, DebianError> {
+    let command = cmd.to_string();
+    let program = command.split(' ').next().unwrap_or_default().to_owned();
+    let started = cmd.quiet().ignore_status().env("LC_ALL", "C.UTF-8").output();
+    // xshell tells a program that is not there only in words.
+    let output = started.map_err(|_| DebianError::NoTool(program))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("No space left on device") {
+        return Err(DebianError::io(format!("go on with `{command}`"), io::ErrorKind::StorageFull.into()));
+    }
+    let said = if said.trim().is_empty() { output.status.to_string() } else { errors_of(&said) };
+    Err(DebianError::Failed { command, said })
+}
+
+/// What apt calls errors, or all that a command said.
+fn errors_of(said: &str) -> String {
+    let errors: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("E: ")).collect();
+    if errors.is_empty() { said.trim().to_owned() } else { errors.join("; ") }
+}
+
+fn unreachable(what: String, error: DebianError) -> DebianError {
+    match error {
+        DebianError::Failed { said, .. } => DebianError::Unreachable { what, said },
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOWN: &str = "\
+Package: linux-image-cloud-arm64
+Source: linux-signed-arm64 (7.2.12+1)
+Version: 7.2.12-1
+Architecture: arm64
+Depends: linux-base-cloud-arm64 (= 7.2.12-1), dracut | initramfs-tools:any (>= 0.120), kmod
+Filename: pool/main/l/linux-signed-arm64/linux-image-cloud-arm64_7.2.12-1_arm64.deb
+Size: 1660
+SHA256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad
+Description: Linux for arm64 cloud (meta-package)
+ This package depends on the latest Linux kernel.
+ .
+ Version: none
+
+";
+
+    fn shown() -> Result<Record, String> {
+        record(SHOWN.parse::<Deb822>().unwrap().iter().next().unwrap(), "forky", "arm64")
+    }
+
+    #[test]
+    fn record_is_read_from_what_apt_shows() {
+        let Record { pin, depends } = shown().unwrap();
+        assert_eq!((&*pin.version, pin.size), ("7.2.12-1", 1660));
+        assert_eq!(pin.file_name(), "linux-image-cloud-arm64_7.2.12-1_arm64.deb");
+        assert_eq!(depends, ["linux-base-cloud-arm64", "dracut", "initramfs-tools", "kmod"]);
+    }
+
+    #[test]
+    fn record_without_a_field_names_it() {
+        let text = SHOWN.replace("SHA256", "SHA1");
+        let document: Deb822 = text.parse().unwrap();
+        let error = record(document.iter().next().unwrap(), "forky", "arm64").unwrap_err();
+        assert_eq!(error, "no field SHA256");
+    }
+
+    #[test]
+    fn only_the_pinned_file_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.deb");
+        let pin = Pin { size: 3, ..shown().unwrap().pin };
+        assert!(matches!(pin.check(&file), Err(DebianError::Io { .. })));
+        std::fs::write(&file, "abc").unwrap();
+        pin.check(&file).unwrap();
+        std::fs::write(&file, "abd").unwrap();
+        let error = pin.check(&file).unwrap_err();
+        assert!(error.to_string().contains("are pinned"), "{error}");
+    }
+
+    #[test]
+    fn mirror_is_that_of_the_main_archive() {
+        let targets = "Debian Debian-Security http://mirror.example/debian-security/\nDebian Debian http://mirror.example/debian/\n";
+        assert_eq!(main_archive(targets).as_deref(), Some("http://mirror.example/debian/"));
+        assert_eq!(main_archive("Ubuntu Ubuntu http://mirror.example/ubuntu/\n"), None);
+    }
+
+    #[test]
+    fn what_is_no_mirror_is_refused() {
+        for mirror in ["", "mirror.example", "http://mirror.example/\nTrusted: yes"] {
+            assert!(matches!(Debian::new(Some(mirror)), Err(DebianError::BadMirror(_))), "{mirror}");
+        }
+    }
+
+    #[test]
+    fn state_is_private_and_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = private_state(dir.path(), "http://mirror.example/debian/", "forky", "loong64").unwrap();
+        assert!(options.contains(&format!("Dir::State::Lists={}", dir.path().join("lists").display())));
+        assert!(options.contains(&"APT::Architectures=loong64".to_owned()));
+        let source = std::fs::read_to_string(dir.path().join("sources/memgate.sources")).unwrap();
+        assert!(source.contains("URIs: http://mirror.example/debian/\nSuites: forky\n"), "{source}");
+        assert!(source.contains("Signed-By: /usr/share/keyrings/"), "{source}");
+    }
+
+    #[test]
+    fn commands_fail_with_what_they_say() {
+        let sh = shell().unwrap();
+        let said = |script: &str| run(cmd!(sh, "sh -c {script}")).unwrap_err();
+        assert!(said("echo note; echo 'W: odd' >&2; echo 'E: bad' >&2; false").to_string().ends_with(" failed: bad"));
+        assert!(said("echo plain >&2; false").to_string().ends_with(" failed: plain"));
+        assert!(said("exit 7").to_string().ends_with(" failed: exit status: 7"));
+        let full = said("echo 'write: No space left on device' >&2; false");
+        assert!(full.help().contains("free some space"), "{full}");
+        let missing = run(cmd!(sh, "memgate-no-such-program --version")).unwrap_err();
+        assert!(missing.to_string().starts_with("there is no `memgate-no-such-program`"), "{missing}");
+    }
+}

@@ -1,0 +1,272 @@
+//! How a guest ends before it has done its work: what is seen of it, and the name that follows. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::channel::{AgentEnd, FromInit};
+
+/// The end of a guest that had not done its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The agent exited with this code.
+    Exited(i32),
+    /// This signal ended the agent.
+    Signalled(String),
+    /// The kernel killed the agent for want of memory.
+    OutOfMemory,
+    /// The kernel panicked: the line that says why.
+    Panicked(String),
+    /// Guest or agent said nothing for this long.
+    Hung {
+        /// Who: `guest` or `agent`.
+        who: &'static str,
+        /// How long.
+        silent: Duration,
+    },
+    /// QEMU or the channel is gone: how.
+    Lost(String),
+    /// It did not come up: why, or after how long.
+    NeverBooted(String),
+}
+
+impl Ending {
+    /// One word, or a few, for tables and tests.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Exited(_) => "exited",
+            Self::Signalled(_) => "signalled",
+            Self::OutOfMemory => "out of memory",
+            Self::Panicked(_) => "panicked",
+            Self::Hung { .. } => "hung",
+            Self::Lost(_) => "lost",
+            Self::NeverBooted(_) => "never booted",
+        }
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.name();
+        match self {
+            Self::Exited(code) => {
+                write!(f, "{name}: the agent exited with code {code} before it had handed over evidence")
+            }
+            Self::Signalled(signal) => write!(f, "{name}: the agent was ended by {signal}"),
+            Self::OutOfMemory => write!(f, "{name}: the guest's kernel killed the agent for want of memory"),
+            Self::Panicked(line) => write!(f, "{name}: {line}"),
+            Self::Hung { who, silent } => write!(f, "{name}: the {who} has said nothing for {} s", silent.as_secs()),
+            Self::Lost(how) | Self::NeverBooted(how) => write!(f, "{name}: {how}"),
+        }
+    }
+}
+
+/// How long each wait may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// From QEMU's start until the agent is ready.
+    pub boot: Duration,
+    /// Between two signs of life. Each is said once a second.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    /// A boot takes 3 to 10 s on two idle cores under TCG; a machine whose cores are shared may take many times as long.
+    fn default() -> Self {
+        Self { boot: Duration::from_secs(120), silence: Duration::from_secs(15) }
+    }
+}
+
+/// After the channel has closed or the kernel has panicked: what explains it may still be on its way.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
+/// What has been seen of one guest.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    patience: Patience,
+    started: Instant,
+    /// When the guest's first process last spoke; `None` until it has.
+    init: Option<Instant>,
+    /// When the agent last spoke; `None` until it was ready.
+    agent: Option<Instant>,
+    /// Whether the agent has begun, and from then on speaks each second.
+    begun: bool,
+    panic: Option<(String, Instant)>,
+    closed: Option<(String, Instant)>,
+    agent_ended: Option<Ending>,
+    broken: Option<String>,
+}
+
+impl Watch {
+    pub(crate) const fn new(patience: Patience, now: Instant) -> Self {
+        Self {
+            patience,
+            started: now,
+            init: None,
+            agent: None,
+            begun: false,
+            panic: None,
+            closed: None,
+            agent_ended: None,
+            broken: None,
+        }
+    }
+
+    /// The guest's first process has spoken.
+    pub(crate) fn init_spoke(&mut self, message: FromInit, now: Instant) {
+        self.init = Some(now);
+        match message {
+            FromInit::Up { .. } | FromInit::Heartbeat => {}
+            FromInit::Broken(why) => self.broken = Some(why),
+            FromInit::AgentEnded { end: AgentEnd::Exited(code), .. } => self.agent_ended = Some(Ending::Exited(code)),
+            FromInit::AgentEnded { end: AgentEnd::Signalled(signal), oom_kills } => {
+                let killed = signal == "SIGKILL" && oom_kills > 0;
+                self.agent_ended = Some(if killed { Ending::OutOfMemory } else { Ending::Signalled(signal) });
+            }
+        }
+    }
+
+    /// The agent has spoken.
+    pub(crate) const fn agent_spoke(&mut self, now: Instant) {
+        self.agent = Some(now);
+    }
+
+    /// From now on the agent speaks each second.
+    pub(crate) const fn agent_begins(&mut self, now: Instant) {
+        self.begun = true;
+        self.agent = Some(now);
+    }
+
+    /// The kernel has said on its console that it panics.
+    pub(crate) fn panicked(&mut self, line: String, now: Instant) {
+        self.panic.get_or_insert((line, now));
+    }
+
+    /// QEMU has ended, or the channel has closed or holds what it should not.
+    pub(crate) fn closed(&mut self, how: String, now: Instant) {
+        self.closed.get_or_insert((how, now));
+    }
+
+    /// The end that the guest has come to, if it has.
+    pub(crate) fn ending(&self, now: Instant) -> Option<Ending> {
+        let past = |since: Instant, wait: Duration| now.saturating_duration_since(since) >= wait;
+        if let Some((line, at)) = &self.panic {
+            return (self.closed.is_some() || past(*at, AFTERMATH)).then(|| Ending::Panicked(line.clone()));
+        }
+        if let Some(why) = &self.broken {
+            return Some(Ending::NeverBooted(why.clone()));
+        }
+        if let Some(ending) = &self.agent_ended {
+            return Some(ending.clone());
+        }
+        if let Some((how, at)) = &self.closed {
+            let ending = if self.agent.is_some() { Ending::Lost } else { Ending::NeverBooted };
+            return past(*at, AFTERMATH).then(|| ending(how.clone()));
+        }
+        if self.agent.is_none() {
+            let why = || format!("it was not ready after {} s", self.patience.boot.as_secs_f64());
+            return past(self.started, self.patience.boot).then(|| Ending::NeverBooted(why()));
+        }
+        let silent = |who, last: Option<Instant>| {
+            let last = last.filter(|last| past(*last, self.patience.silence))?;
+            Some(Ending::Hung { who, silent: now.saturating_duration_since(last) })
+        };
+        silent("guest", self.init).or_else(|| silent("agent", self.agent.filter(|_| self.begun)))
+    }
+
+    /// When to look next, if nothing is seen before.
+    pub(crate) fn deadline(&self) -> Instant {
+        let aftermath = [&self.panic, &self.closed].into_iter().flatten().map(|(_, at)| *at + AFTERMATH).min();
+        let boot = self.agent.is_none().then(|| self.started + self.patience.boot);
+        let begun = self.agent.filter(|_| self.begun);
+        let silence = [self.init, begun].into_iter().flatten().map(|last| last + self.patience.silence).min();
+        let far = self.started + self.patience.boot + self.patience.silence;
+        aftermath.into_iter().chain(boot).chain(silence).min().unwrap_or(far)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { boot: Duration::from_secs(60), silence: Duration::from_secs(10) };
+
+    /// A guest that came up, whose agent began at 3 s.
+    fn working(start: Instant) -> Watch {
+        let mut watch = Watch::new(PATIENCE, start);
+        let at = start + Duration::from_secs(3);
+        watch.init_spoke(FromInit::Up { version: 1, uptime_ms: 1000 }, at);
+        watch.agent_spoke(at);
+        watch.agent_begins(at);
+        watch
+    }
+
+    fn name(watch: &Watch, start: Instant, seconds: f64) -> Option<&'static str> {
+        watch.ending(start + Duration::from_secs_f64(seconds)).map(|ending| ending.name())
+    }
+
+    #[test]
+    fn each_end_has_its_name() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(5);
+        let ended = |end| FromInit::AgentEnded { end, oom_kills: 0 };
+        type Seen = Box<dyn Fn(&mut Watch)>;
+        let cases: [(&str, Seen); 6] = [
+            ("exited", Box::new(move |watch| watch.init_spoke(ended(AgentEnd::Exited(1)), later))),
+            ("signalled", Box::new(move |watch| watch.init_spoke(ended(AgentEnd::Signalled("SIGKILL".into())), later))),
+            ("panicked", Box::new(move |watch| watch.panicked("Kernel panic - not syncing: sysrq".into(), later))),
+            ("lost", Box::new(move |watch| watch.closed("QEMU was ended by SIGKILL".into(), later))),
+            ("never booted", Box::new(move |watch| watch.init_spoke(FromInit::Broken("no /dev".into()), later))),
+            (
+                "out of memory",
+                Box::new(move |watch| {
+                    let end = AgentEnd::Signalled("SIGKILL".into());
+                    watch.init_spoke(FromInit::AgentEnded { end, oom_kills: 1 }, later);
+                }),
+            ),
+        ];
+        for (expected, see) in cases {
+            let mut watch = working(start);
+            assert_eq!(name(&watch, start, 5.0), None, "{expected}");
+            see(&mut watch);
+            assert_eq!(name(&watch, start, 5.6), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_guest_that_never_speaks_never_booted() {
+        let start = Instant::now();
+        let mut watch = Watch::new(PATIENCE, start);
+        assert_eq!(watch.deadline(), start + PATIENCE.boot);
+        assert_eq!(name(&watch, start, 59.0), None);
+        assert_eq!(name(&watch, start, 60.0), Some("never booted"));
+        watch.closed("QEMU exited with code 1".into(), start);
+        assert_eq!(name(&watch, start, 1.0), Some("never booted"), "it is known before the deadline");
+    }
+
+    #[test]
+    fn silence_is_a_hang_of_the_guest_or_of_the_agent() {
+        let start = Instant::now();
+        let mut watch = working(start);
+        assert_eq!(watch.deadline(), start + Duration::from_secs(13));
+        assert_eq!(name(&watch, start, 12.9), None);
+        let hung = |watch: &Watch, seconds| match watch.ending(start + Duration::from_secs(seconds)) {
+            Some(Ending::Hung { who, .. }) => who,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(hung(&watch, 13), "guest");
+        watch.init_spoke(FromInit::Heartbeat, start + Duration::from_secs(12));
+        assert_eq!(hung(&watch, 13), "agent");
+        watch.agent_spoke(start + Duration::from_secs(12));
+        assert_eq!(name(&watch, start, 13.0), None);
+    }
+
+    #[test]
+    fn what_explains_a_closed_channel_is_waited_for() {
+        let start = Instant::now();
+        let mut watch = working(start);
+        let at = start + Duration::from_secs(4);
+        watch.closed("QEMU exited with code 0".into(), at);
+        assert_eq!(name(&watch, start, 4.1), None);
+        watch.panicked("Kernel panic - not syncing: Attempted to kill init!".into(), at);
+        assert_eq!(name(&watch, start, 4.1), Some("panicked"));
+    }
+}

@@ -1,0 +1,531 @@
+//! A guest from its start to its end, as memgate sees it.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
+
+use nix::sys::signal::Signal;
+use serde::{Serialize, de::DeserializeOwned};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    process::{Child, Command},
+    sync::mpsc,
+};
+
+use crate::{
+    architecture::Architecture,
+    channel::{Decoder, Encoder, FromAgent, FromInit, Kind, LONGEST, ToAgent, VERSION},
+    console::Console,
+    control::Control,
+    ending::{Ending, Patience, Watch},
+    machine::{Machine, Sockets},
+    snapshot::{Snapshot, Streams},
+};
+
+/// What a guest is started from, and what becomes of it.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Its machine.
+    pub machine: Machine,
+    /// The file that receives its console; its directory exists.
+    pub console: PathBuf,
+    /// How long it may take, and be silent.
+    pub patience: Patience,
+}
+
+/// Why a guest's work is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// QEMU is not there, or not to be used: what to install.
+    #[error("{0}")]
+    Emulator(String),
+    /// The guest has ended.
+    #[error("the guest (linux/{architecture}) {ending}{detail}")]
+    Ended {
+        /// Its architecture.
+        architecture: Architecture,
+        /// How it ended.
+        ending: Ending,
+        /// What QEMU said, where it said something.
+        detail: String,
+        /// Its console.
+        console: PathBuf,
+    },
+    /// Something of this machine's failed: a file, a socket.
+    #[error("{what}: {error}")]
+    Host {
+        /// What was tried.
+        what: String,
+        /// What failed.
+        error: io::Error,
+    },
+    /// The agent does not keep to the protocol.
+    #[error("the guest's agent: {0}")]
+    Protocol(String),
+}
+
+/// What the agent says.
+#[derive(Debug)]
+pub enum Spoken {
+    /// A message, but for heartbeats.
+    Message(FromAgent),
+    /// A piece of the file that was announced.
+    Data(Vec<u8>),
+}
+
+/// What comes from a guest, from whichever side.
+#[derive(Debug)]
+enum Sign {
+    Agent(Spoken),
+    Init(FromInit),
+    Panic(String),
+    Closed(String),
+    /// The console cannot be kept.
+    Console(io::Error),
+}
+
+/// A running guest. Dropping it ends it; it also ends with the thread that started it.
+#[derive(Debug)]
+pub struct Guest {
+    architecture: Architecture,
+    qemu: Child,
+    ended: bool,
+    signs: mpsc::Receiver<Sign>,
+    agent: tokio::net::unix::OwnedWriteHalf,
+    encoder: Encoder,
+    watch: Watch,
+    /// What the agent said while something was sent to it.
+    unheard: VecDeque<Spoken>,
+    console: PathBuf,
+    control: Control,
+    from_agent: Arc<Position>,
+    from_init: Arc<Position>,
+    directory: TempDir,
+}
+
+/// How far a stream has been read: the number of its next frame, or [`Position::WITHIN`] one.
+#[derive(Debug, Default)]
+struct Position(AtomicU64);
+
+impl Position {
+    const WITHIN: u64 = u64::MAX;
+
+    fn set(&self, decoder: &Decoder) {
+        self.0.store(decoder.boundary().map_or(Self::WITHIN, u64::from), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<u32> {
+        u32::try_from(self.0.load(Ordering::Relaxed)).ok()
+    }
+}
+
+impl Guest {
+    /// Starts QEMU, and waits until the guest's agent is there.
+    ///
+    /// Must be called on a thread that lives as long as the guest.
+    ///
+    /// # Errors
+    /// When QEMU is missing or cannot be started, the console's file cannot be made, or the guest ends before its agent is there or
+    /// has an agent of another version.
+    pub async fn boot(start: &Start) -> Result<Self, GuestError> {
+        let mut guest = Self::start(start, None).await?;
+        match guest.next().await? {
+            Spoken::Message(FromAgent::Ready { version: VERSION, .. }) => Ok(guest),
+            Spoken::Message(FromAgent::Ready { version, memgate }) => Err(GuestError::Protocol(format!(
+                "it speaks version {version} (memgate {memgate}), not {VERSION}; build its image again"
+            ))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Starts QEMU with a guest that was saved when its agent was there.
+    ///
+    /// # Errors
+    /// As [`Guest::boot`], and where the snapshot is not fit to be resumed.
+    pub async fn resume(start: &Start, snapshot: &Snapshot) -> Result<Self, GuestError> {
+        let streams = snapshot.streams().map_err(|error| host("the snapshot", error))?;
+        let mut guest = Self::start(start, Some(streams)).await?;
+        let refused = |why: String| host("the snapshot cannot be resumed", io::Error::other(why));
+        guest.control.load(&snapshot.memory()).await.map_err(refused)?;
+        guest.control.cont().await.map_err(refused)?;
+        let now = Instant::now();
+        guest.watch.init_spoke(FromInit::Heartbeat, now);
+        guest.watch.agent_spoke(now);
+        Ok(guest)
+    }
+
+    /// Saves a guest that has booted and was not spoken to yet; it goes on afterwards.
+    ///
+    /// # Errors
+    /// When there is no room for it, or QEMU cannot.
+    pub async fn save(&mut self, snapshot: &Snapshot) -> Result<(), GuestError> {
+        let failed = |why: String| host("the guest cannot be saved", io::Error::other(why));
+        let draft = snapshot.draft().map_err(|error| host("the guest cannot be saved", error))?;
+        self.control.stop().await.map_err(failed)?;
+        // What the guest had said before it stopped is read meanwhile.
+        let saved = self.control.save(&draft.path().join("memory")).await;
+        let boundary = self.from_agent.get().zip(self.from_init.get());
+        self.control.cont().await.map_err(failed)?;
+        // It stood still, which was not its own fault.
+        self.watch.init_spoke(FromInit::Heartbeat, Instant::now());
+        saved.map_err(failed)?;
+        let (from_agent, from_init) = boundary.ok_or_else(|| failed("it was saved within a frame".to_owned()))?;
+        let streams = Streams { to_agent: self.encoder.number(), from_agent, from_init };
+        snapshot.keep(draft, streams).map_err(|error| host("the guest cannot be saved", error))
+    }
+
+    async fn start(start: &Start, streams: Option<Streams>) -> Result<Self, GuestError> {
+        let directory = tempfile::Builder::new().prefix("memgate-guest-").tempdir();
+        let directory = directory.map_err(|error| host("a temporary directory", error))?;
+        let sockets = Sockets::within(directory.path());
+        let bind = |path: &PathBuf| UnixListener::bind(path).map_err(|error| host(&path.display().to_string(), error));
+        let [agent, init, console, control] =
+            [bind(&sockets.agent)?, bind(&sockets.init)?, bind(&sockets.console)?, bind(&sockets.control)?];
+        let kept = Console::create(&start.console)
+            .map_err(|error| host(&format!("the console's file {}", start.console.display()), error))?;
+        let mut qemu = spawn(&start.machine, &sockets, streams.is_some(), directory.path())?;
+        let connected = async {
+            let [agent, init, console, control] =
+                [agent.accept().await?, init.accept().await?, console.accept().await?, control.accept().await?];
+            Ok::<_, io::Error>((agent.0, init.0, console.0, control.0))
+        };
+        let connected = tokio::select! {
+            connected = connected => connected.map_err(|error| host("QEMU's connection", error))?,
+            status = qemu.wait() => return Err(never_booted(start, directory.path(), described(status))),
+            () = tokio::time::sleep(start.patience.boot) => {
+                return Err(never_booted(start, directory.path(), "QEMU did not connect".to_owned()));
+            }
+        };
+        let (agent, init, console, control) = connected;
+        let control = Control::negotiate(control).await;
+        let control = control.map_err(|error| host("QEMU's control socket", error))?;
+        let (read_half, to_agent) = agent.into_split();
+        let streams = streams.unwrap_or(Streams { to_agent: 0, from_agent: 0, from_init: 0 });
+        let [from_agent, from_init] = [Arc::new(Position::default()), Arc::new(Position::default())];
+        // A small queue: while memgate is busy the guest waits.
+        let (signs, received) = mpsc::channel(16);
+        tokio::spawn(read_agent(read_half, streams.from_agent, Arc::clone(&from_agent), signs.clone()));
+        tokio::spawn(read_init(init, streams.from_init, Arc::clone(&from_init), signs.clone()));
+        tokio::spawn(read_console(console, kept, signs.clone()));
+        drop(signs);
+        Ok(Self {
+            architecture: start.machine.architecture,
+            qemu,
+            ended: false,
+            signs: received,
+            agent: to_agent,
+            encoder: Encoder::from_number(streams.to_agent),
+            watch: Watch::new(start.patience, Instant::now()),
+            unheard: VecDeque::new(),
+            console: start.console.clone(),
+            control,
+            from_agent,
+            from_init,
+            directory,
+        })
+    }
+
+    /// Sets the guest's clock; from now on the agent speaks each second.
+    ///
+    /// # Errors
+    /// When the guest ends before it has answered.
+    pub async fn begin(&mut self) -> Result<(), GuestError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let mut entropy = [0; 32];
+        let random = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut entropy));
+        random.map_err(|error| host("/dev/urandom", error))?;
+        self.watch.agent_begins(Instant::now());
+        self.message(&ToAgent::Begin { version: VERSION, now_ns, entropy }).await?;
+        match self.next().await? {
+            Spoken::Message(FromAgent::Begun) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Puts a file of this machine's into the guest, at the absolute path `to`, and waits until it is there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the guest ends.
+    pub async fn store(&mut self, file: &Path, to: &str) -> Result<(), GuestError> {
+        use std::os::unix::fs::MetadataExt as _;
+        let failed = |error| host(&file.display().to_string(), error);
+        let mut open = File::open(file).map_err(failed)?;
+        let metadata = open.metadata().map_err(failed)?;
+        let (length, mode) = (metadata.len(), metadata.mode() & 0o7777);
+        self.message(&ToAgent::File { path: to.to_owned(), mode, length }).await?;
+        let (mut left, mut piece) = (length, vec![0; LONGEST]);
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(LONGEST).min(LONGEST);
+            open.read_exact(&mut piece[..wanted]).map_err(failed)?;
+            self.send(Kind::Data, &piece[..wanted]).await?;
+            left -= wanted as u64;
+        }
+        match self.next().await? {
+            Spoken::Message(FromAgent::Stored) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Says something to the agent.
+    ///
+    /// # Errors
+    /// When the guest ends before it has taken it.
+    pub async fn message(&mut self, message: &(impl Serialize + Sync)) -> Result<(), GuestError> {
+        let payload = serde_json::to_vec(message).map_err(|error| GuestError::Protocol(error.to_string()))?;
+        if payload.len() > LONGEST {
+            return Err(GuestError::Protocol(format!("a message of {} bytes; {LONGEST} are the most", payload.len())));
+        }
+        self.send(Kind::Message, &payload).await
+    }
+
+    async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), GuestError> {
+        let frame = self.encoder.encode(kind, payload);
+        let mut left = frame.as_slice();
+        while !left.is_empty() {
+            let look = tokio::time::Instant::from_std(self.watch.deadline());
+            tokio::select! {
+                biased;
+                sign = self.signs.recv() => self.take(sign),
+                written = self.agent.write(left) => match written {
+                    Ok(written) => left = &left[written..],
+                    Err(error) => self.watch.closed(format!("QEMU takes nothing any more: {error}"), Instant::now()),
+                },
+                status = self.qemu.wait(), if !self.ended => self.qemu_ended(status),
+                () = tokio::time::sleep_until(look) => {}
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// What the agent says next.
+    ///
+    /// # Errors
+    /// When the guest ends, or is silent for too long.
+    pub async fn next(&mut self) -> Result<Spoken, GuestError> {
+        loop {
+            if let Some(spoken) = self.unheard.pop_front() {
+                return Ok(spoken);
+            }
+            self.check()?;
+            let look = tokio::time::Instant::from_std(self.watch.deadline());
+            tokio::select! {
+                biased;
+                sign = self.signs.recv(), if !self.signs.is_closed() || !self.signs.is_empty() => self.take(sign),
+                status = self.qemu.wait(), if !self.ended => self.qemu_ended(status),
+                () = tokio::time::sleep_until(look) => {}
+            }
+        }
+    }
+
+    fn take(&mut self, sign: Option<Sign>) {
+        let now = Instant::now();
+        match sign {
+            Some(Sign::Agent(spoken)) => {
+                self.watch.agent_spoke(now);
+                if !matches!(spoken, Spoken::Message(FromAgent::Heartbeat)) {
+                    self.unheard.push_back(spoken);
+                }
+            }
+            Some(Sign::Init(message)) => self.watch.init_spoke(message, now),
+            Some(Sign::Panic(line)) => self.watch.panicked(line, now),
+            Some(Sign::Closed(how)) => self.watch.closed(how, now),
+            Some(Sign::Console(error)) => {
+                self.watch.closed(format!("its console cannot be kept in {}: {error}", self.console.display()), now);
+            }
+            None => self.watch.closed("its channel is closed".to_owned(), now),
+        }
+    }
+
+    fn qemu_ended(&mut self, status: io::Result<ExitStatus>) {
+        self.ended = true;
+        self.watch.closed(described(status), Instant::now());
+    }
+
+    fn check(&self) -> Result<(), GuestError> {
+        match self.watch.ending(Instant::now()) {
+            None => Ok(()),
+            Some(ending) => Err(ended(self.architecture, ending, self.directory.path(), &self.console)),
+        }
+    }
+
+    /// QEMU's process.
+    pub fn process(&self) -> Option<u32> {
+        self.qemu.id()
+    }
+}
+
+/// The oldest QEMU with which guests were run, major version.
+const OLDEST: u32 = 10;
+
+/// The version of the installed QEMU for this architecture: `10.0.2 (Debian 1:10.0.2+ds-2)`.
+///
+/// # Errors
+/// When it is not installed, or is older than guests need.
+pub fn emulator_version(architecture: Architecture) -> Result<String, GuestError> {
+    let emulator = architecture.emulator();
+    let output =
+        std::process::Command::new(emulator).arg("--version").output().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => GuestError::Emulator(format!("{emulator} is not installed")),
+            _ => host(emulator, error),
+        })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.lines().next().and_then(|line| line.strip_prefix("QEMU emulator version "));
+    let version = version.ok_or_else(|| GuestError::Emulator(format!("{emulator} does not tell its version")))?;
+    match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
+        Some(major) if major >= OLDEST => Ok(version.to_owned()),
+        _ => Err(GuestError::Emulator(format!("{emulator} is of version {version}; guests need {OLDEST} or later"))),
+    }
+}
+
+/// Starts QEMU, which ends when this thread does.
+fn spawn(machine: &Machine, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Child, GuestError> {
+    let emulator = machine.architecture.emulator();
+    let said = File::create(directory.join("qemu.log")).map_err(|error| host("QEMU's log", error))?;
+    let mut command = Command::new(emulator);
+    command.args(machine.arguments(sockets, incoming));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0).kill_on_drop(true);
+    // SAFETY: between fork and exec only a system call is made, which is async-signal-safe; nothing is allocated.
+    unsafe {
+        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+    }
+    command.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => GuestError::Emulator(format!("{emulator} is not installed")),
+        _ => host(emulator, error),
+    })
+}
+
+fn never_booted(start: &Start, directory: &Path, why: String) -> GuestError {
+    ended(start.machine.architecture, Ending::NeverBooted(why), directory, &start.console)
+}
+
+fn ended(architecture: Architecture, ending: Ending, directory: &Path, console: &Path) -> GuestError {
+    let said = std::fs::read_to_string(directory.join("qemu.log")).unwrap_or_default();
+    let said = said.trim();
+    let detail = if said.is_empty() { String::new() } else { format!("; QEMU said: {said}") };
+    GuestError::Ended { architecture, ending, detail, console: console.to_owned() }
+}
+
+fn described(status: io::Result<ExitStatus>) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("QEMU exited with code {code}"),
+            (None, Some(number)) => {
+                let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+                format!("QEMU was ended by {name}")
+            }
+            (None, None) => "QEMU ended".to_owned(),
+        },
+        Err(error) => format!("QEMU's end is not known: {error}"),
+    }
+}
+
+fn host(what: &str, error: io::Error) -> GuestError {
+    GuestError::Host { what: what.to_owned(), error }
+}
+
+fn unexpected(spoken: &Spoken) -> GuestError {
+    let what = match spoken {
+        Spoken::Message(message) => format!("it said {message:?}"),
+        Spoken::Data(_) => "it sent a piece of a file".to_owned(),
+    };
+    GuestError::Protocol(format!("{what} when something else was due"))
+}
+
+async fn read_agent(
+    stream: tokio::net::unix::OwnedReadHalf,
+    first: u32,
+    position: Arc<Position>,
+    signs: mpsc::Sender<Sign>,
+) {
+    read_frames(stream, first, &position, &signs, |kind, payload| {
+        Ok(Sign::Agent(match kind {
+            Kind::Data => Spoken::Data(payload),
+            Kind::Message => Spoken::Message(parsed(&payload)?),
+        }))
+    })
+    .await;
+}
+
+async fn read_init(stream: UnixStream, first: u32, position: Arc<Position>, signs: mpsc::Sender<Sign>) {
+    read_frames(stream, first, &position, &signs, |_, payload| Ok(Sign::Init(parsed(&payload)?))).await;
+}
+
+fn parsed<M: DeserializeOwned>(payload: &[u8]) -> Result<M, String> {
+    serde_json::from_slice(payload)
+        .map_err(|error| format!("the channel holds a message that is not understood: {error}"))
+}
+
+/// Reads frames until the stream ends, its receiver is gone, or something else than frames comes.
+async fn read_frames(
+    mut stream: impl tokio::io::AsyncRead + Unpin,
+    first: u32,
+    position: &Position,
+    signs: &mpsc::Sender<Sign>,
+    sign: impl Fn(Kind, Vec<u8>) -> Result<Sign, String>,
+) {
+    let (mut decoder, mut bytes) = (Decoder::from_number(first), vec![0; 64 << 10]);
+    position.set(&decoder);
+    loop {
+        let how = match stream.read(&mut bytes).await {
+            Ok(0) => "its channel is closed".to_owned(),
+            Err(error) => format!("its channel cannot be read: {error}"),
+            Ok(read) => {
+                decoder.push(&bytes[..read]);
+                loop {
+                    let frame = match decoder.next_frame() {
+                        Ok(Some(frame)) => sign(frame.kind, frame.payload),
+                        Ok(None) => break,
+                        Err(error) => Err(format!("its channel is corrupted: {error}")),
+                    };
+                    let (sign, is_last) = match frame {
+                        Ok(sign) => (sign, false),
+                        Err(how) => (Sign::Closed(how), true),
+                    };
+                    if signs.send(sign).await.is_err() || is_last {
+                        return;
+                    }
+                }
+                position.set(&decoder);
+                continue;
+            }
+        };
+        // Nobody may be left to hear it.
+        let _ = signs.send(Sign::Closed(how)).await;
+        return;
+    }
+}
+
+async fn read_console(mut stream: UnixStream, mut console: Console, signs: mpsc::Sender<Sign>) {
+    let mut bytes = vec![0; 64 << 10];
+    let failed = loop {
+        match stream.read(&mut bytes).await {
+            Ok(0) | Err(_) => break console.finish().err(),
+            Ok(read) => match console.push(&bytes[..read]) {
+                Ok(None) => {}
+                Ok(Some(line)) => {
+                    if signs.send(Sign::Panic(line)).await.is_err() {
+                        break console.finish().err();
+                    }
+                }
+                Err(error) => break Some(error),
+            },
+        }
+    };
+    if let Some(error) = failed {
+        let _ = signs.send(Sign::Console(error)).await;
+    }
+}

@@ -1,0 +1,226 @@
+//! Making an image, once.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use bytesize::ByteSize;
+use sha2::{Digest, Sha256};
+use xshell::cmd;
+
+use super::{
+    DESCRIPTION, Image,
+    agent::Agent,
+    cache::{self, Cache},
+    digest,
+    error::ImageError,
+    initramfs::initramfs,
+    kernels::Kernel,
+    lock::LockedKernel,
+    modules::{self, Module},
+};
+use crate::debian::{self, Debian, DebianError, Pin, hex, is_unfinished, run, unfinished};
+
+/// The version of what is made of the same packages and the same agent. It changes with every change of [`initramfs`] or of the
+/// description.
+const FORMAT: u32 = 1;
+
+/// The names of an image's files.
+const KERNEL: &str = "kernel";
+const INITRAMFS: &str = "initramfs";
+const FIRMWARE: &str = "firmware";
+
+/// The image of a kernel with an agent; made, and the kernel's other unused images removed, if the cache does not have it. The agent
+/// is an executable for the kernel's architecture. Packages are fetched from `mirror`, or else from the mirror of Debian
+/// that this machine's package manager uses. `say` hears what takes long.
+///
+/// # Errors
+/// When the agent cannot run in such a guest, a package is not to be had, or the cache cannot be written.
+pub fn ensure(
+    cache: &Cache,
+    kernel: &Kernel,
+    agent: &Path,
+    mirror: Option<&str>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Image, ImageError> {
+    let agent = Agent::read(agent, kernel.architecture)?;
+    let locked = cache.lock.kernel(kernel)?;
+    let place = cache.images().join(kernel.name()).join(key(locked, &agent));
+    if let Some(image) = Image::read(&place).filter(Image::is_intact) {
+        return Ok(image);
+    }
+    let _exclusive = cache.exclusive(say)?;
+    // Another memgate may have made it meanwhile.
+    if let Some(image) = Image::read(&place).filter(Image::is_intact) {
+        return Ok(image);
+    }
+    if place.exists() {
+        say(&format!("the image of {} in the cache is damaged", kernel.name()));
+    }
+    build(cache, kernel, locked, &agent, &place, mirror, say)?;
+    let unreadable = || ImageError::io(format!("read back {}", place.display()), io::ErrorKind::InvalidData.into());
+    Image::read(&place).ok_or_else(unreadable)
+}
+
+/// The name of an image's directory: the same for the same contents.
+fn key(locked: &LockedKernel, agent: &Agent) -> String {
+    let mut all = Sha256::new();
+    all.update(format!("{FORMAT} {} {}\n", locked.name, locked.release));
+    for part in locked.packages.iter().map(|pin| &pin.sha256).chain(&locked.modules).chain([&agent.sha256]) {
+        all.update(format!("{part}\n"));
+    }
+    hex(&all.finalize())[..16].to_owned()
+}
+
+/// Makes the image and puts it in its place. Only with [`Cache::exclusive`].
+fn build(
+    cache: &Cache,
+    kernel: &Kernel,
+    locked: &LockedKernel,
+    agent: &Agent,
+    place: &Path,
+    mirror: Option<&str>,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), ImageError> {
+    let siblings = cache.images().join(kernel.name());
+    let packages = packages(cache, kernel, &locked.packages, mirror, say)?;
+    say(&format!("making the image of {}", kernel.name()));
+    let work = unfinished(&siblings)?;
+    let parts = unpack(kernel, &locked.release, &packages, &work.path().join("root"))?;
+    let modules = if locked.modules.is_empty() { Vec::new() } else { parts.modules()? };
+    if !modules.iter().map(|module| &module.name).eq(&locked.modules) {
+        return Err(ImageError::BadLock {
+            why: format!("its modules of {} are not those of its packages", kernel.name()),
+        });
+    }
+    let whole = work.path().join("image");
+    let write = || -> io::Result<()> {
+        std::fs::create_dir(&whole)?;
+        std::fs::rename(&parts.kernel, whole.join(KERNEL))?;
+        if let Some(firmware) = &parts.firmware {
+            std::fs::rename(firmware, whole.join(FIRMWARE))?;
+        }
+        std::fs::write(whole.join(INITRAMFS), initramfs(&agent.contents, &modules)?)?;
+        describe(kernel, locked, &whole)?;
+        put(&whole, place)?;
+        supersede(&siblings, place)
+    };
+    write().map_err(|error| ImageError::io(format!("make the image {}", place.display()), error))
+}
+
+/// Writes the description of an image beside its files. Paths in it are relative, so that the cache can be moved.
+fn describe(kernel: &Kernel, locked: &LockedKernel, whole: &Path) -> io::Result<()> {
+    let firmware = kernel.firmware.map(|_| whole.join(FIRMWARE));
+    let image = Image {
+        name: kernel.name(),
+        architecture: kernel.architecture,
+        kernel_release: locked.release.clone(),
+        page_size: kernel.page_size,
+        kernel: KERNEL.into(),
+        initramfs: INITRAMFS.into(),
+        firmware: firmware.as_ref().map(|_| FIRMWARE.into()),
+        digest: digest(&whole.join(KERNEL), &whole.join(INITRAMFS), firmware.as_deref())?,
+        lease: None,
+    };
+    std::fs::write(whole.join(DESCRIPTION), serde_json::to_vec_pretty(&image)?)
+}
+
+/// Puts a whole image in its place; what lies there is damaged. It is on the disk before it is there, so that no crash of
+/// the machine leaves half of it.
+fn put(whole: &Path, place: &Path) -> io::Result<()> {
+    for file in cache::entries(whole)? {
+        File::open(file)?.sync_all()?;
+    }
+    if place.exists() {
+        std::fs::remove_dir_all(place)?;
+    }
+    std::fs::rename(whole, place)
+}
+
+/// Removes the other images of the same kernel that nobody uses.
+fn supersede(siblings: &Path, place: &Path) -> io::Result<()> {
+    for sibling in cache::entries(siblings)? {
+        if sibling != place && !is_unfinished(&sibling) {
+            cache::remove_unused(&sibling)?;
+        }
+    }
+    Ok(())
+}
+
+/// The files of packages, from the cache where it has them undamaged. Only with [`Cache::exclusive`].
+pub(super) fn packages(
+    cache: &Cache,
+    kernel: &Kernel,
+    pins: &[Pin],
+    mirror: Option<&str>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<PathBuf>, ImageError> {
+    let directory = cache.packages();
+    let mut debian = None;
+    let mut files = Vec::new();
+    for pin in pins {
+        let file = directory.join(pin.file_name());
+        if file.exists() {
+            match pin.check(&file) {
+                Ok(()) => {
+                    files.push(file);
+                    continue;
+                }
+                Err(DebianError::Differs { .. }) => say(&format!("{} in the cache is damaged", pin.file_name())),
+                Err(other) => return Err(other.into()),
+            }
+        }
+        say(&format!("fetching {} ({})", pin.file_name(), ByteSize::b(pin.size).display().si()));
+        let debian = match &debian {
+            Some(debian) => debian,
+            None => debian.insert(Debian::new(mirror)?),
+        };
+        files.push(debian.fetch(pin, successor(kernel, pin), &directory)?);
+    }
+    Ok(files)
+}
+
+/// The package whose version tells what the mirror has instead of the pinned one.
+fn successor<'a>(kernel: &'a Kernel, pin: &'a Pin) -> &'a str {
+    match kernel.firmware {
+        Some(firmware) if firmware.package == pin.package => firmware.package,
+        _ => kernel.package,
+    }
+}
+
+/// What of a kernel's packages an image is made of.
+pub(super) struct Parts {
+    kernel: PathBuf,
+    firmware: Option<PathBuf>,
+    /// The kernel's directory below `lib/modules`.
+    modules: PathBuf,
+}
+
+/// Unpacks packages into `root` and finds the parts.
+pub(super) fn unpack(kernel: &Kernel, release: &str, packages: &[PathBuf], root: &Path) -> Result<Parts, ImageError> {
+    let sh = debian::shell()?;
+    for package in packages {
+        run(cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
+    }
+    let first = |what: &str, places: &[String]| {
+        let found = places.iter().map(|place| root.join(place)).find(|path| path.exists());
+        found.ok_or_else(|| ImageError::NoFile { kernel: kernel.name(), what: what.to_owned() })
+    };
+    // Since Linux 7 of Debian the image lies beside the modules; in old suites `/lib` is a directory of its own.
+    let directories = [format!("usr/lib/modules/{release}"), format!("lib/modules/{release}")];
+    let images = [format!("{}/vmlinuz", directories[0]), format!("boot/vmlinuz-{release}")];
+    Ok(Parts {
+        kernel: first("image", &images)?,
+        firmware: kernel.firmware.map(|firmware| first("firmware", &[firmware.file.to_owned()])).transpose()?,
+        modules: first("modules", &directories)?,
+    })
+}
+
+impl Parts {
+    /// The modules that a guest needs.
+    pub(super) fn modules(&self) -> Result<Vec<Module>, ImageError> {
+        modules::needed(&debian::shell()?, &self.modules)
+    }
+}

@@ -1,0 +1,111 @@
+//! Why an image is not to be had.
+
+use std::io;
+
+use crate::debian::{DebianError, io_help};
+
+/// Why an image, or a lock, cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A package is not to be had.
+    #[error(transparent)]
+    Debian(#[from] DebianError),
+    /// The agent cannot run as a guest's first process.
+    #[error("{path} cannot be a guest's agent: {why}")]
+    BadAgent {
+        /// The executable.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The lock does not have what is asked for.
+    #[error("the lock of the guests' images has no kernel {name}")]
+    NotLocked {
+        /// The kernel.
+        name: String,
+    },
+    /// The lock cannot be used.
+    #[error("the lock of the guests' images cannot be used: {why}")]
+    BadLock {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The suite has gone on to another release of the kernel.
+    #[error("{package} of Debian's {suite} no longer is Linux {release}: it is {found}")]
+    OtherRelease {
+        /// The package that names the newest.
+        package: String,
+        /// The suite.
+        suite: String,
+        /// The release that memgate takes it for.
+        release: String,
+        /// What it depends on.
+        found: String,
+    },
+    /// A package lacks what it is fetched for.
+    #[error("the packages of {kernel} have no {what}")]
+    NoFile {
+        /// The kernel.
+        kernel: String,
+        /// What is missing.
+        what: String,
+    },
+    /// A module is missing.
+    #[error("the kernel's module {name} is neither built in nor in its packages")]
+    NoModule {
+        /// The module.
+        name: String,
+    },
+    /// A module cannot be read.
+    #[error("{path} is no module of a kernel")]
+    BadModule {
+        /// Its file.
+        path: String,
+    },
+    /// There is no directory to keep things in.
+    #[error("there is no directory for memgate's cache: neither MEMGATE_CACHE nor HOME is set")]
+    NoCache,
+    /// The directory may have been given by mistake.
+    #[error("{directory} does not look like memgate's cache, so nothing in it is removed")]
+    NotACache {
+        /// The directory.
+        directory: String,
+    },
+    /// The file system refuses.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was to be done.
+        what: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// What happened.
+    pub fn message(&self) -> String {
+        self.to_string()
+    }
+
+    /// What the user can do about it.
+    pub fn help(&self) -> String {
+        match self {
+            Self::Debian(error) => error.help(),
+            Self::BadAgent { .. } => "give a static build of memgate for the guest's architecture".into(),
+            Self::NotLocked { .. } | Self::OtherRelease { .. } => "update memgate".into(),
+            Self::BadLock { .. } => "write it anew with `memgate image lock`".into(),
+            Self::NoFile { .. } | Self::NoModule { .. } | Self::BadModule { .. } => {
+                "update memgate: Debian has changed what its packages hold".into()
+            }
+            Self::NoCache => "name a directory in MEMGATE_CACHE".into(),
+            Self::NotACache { .. } => {
+                "name memgate's cache directory in MEMGATE_CACHE, or remove the directory yourself".into()
+            }
+            Self::Io { source, .. } => io_help(source),
+        }
+    }
+
+    pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+}

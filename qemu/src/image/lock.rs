@@ -1,0 +1,212 @@
+//! The lock: which files the guests' images are made of, to the byte.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{error::ImageError, kernels::Kernel};
+use crate::debian::Pin;
+
+/// The version of the lock's format.
+const VERSION: u32 = 1;
+
+const HEADER: &str = "\
+# The files that memgate's guests are made of, from Debian's archive. Written by `memgate image lock`, which asks a mirror
+# for what it has now; a person reviews the difference.
+";
+
+/// What the guests' images are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    version: u32,
+    /// Sorted by name.
+    kernels: Vec<LockedKernel>,
+}
+
+/// What one kernel's images are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedKernel {
+    /// As [`Kernel::name`] gives it.
+    pub name: String,
+    /// As `uname -r` gives it.
+    pub release: String,
+    /// The modules that a guest loads, in their order; none where all it needs is built in.
+    pub modules: Vec<String>,
+    /// The files.
+    pub packages: Vec<Pin>,
+}
+
+/// The one part that every version of the format has.
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u32,
+}
+
+impl Lock {
+    /// The lock that memgate was built with.
+    ///
+    /// # Errors
+    /// When it cannot be understood.
+    pub fn embedded() -> Result<Self, ImageError> {
+        Self::parse(include_str!("../../images.lock"))
+    }
+
+    /// Reads one from a file.
+    ///
+    /// # Errors
+    /// When it cannot be read or understood.
+    pub fn read(path: &Path) -> Result<Self, ImageError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ImageError::BadLock { why: format!("cannot read {}: {error}", path.display()) })?;
+        Self::parse(&text)
+    }
+
+    /// Writes it to a file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), ImageError> {
+        std::fs::write(path, self.text()?).map_err(|error| ImageError::io(format!("write {}", path.display()), error))
+    }
+
+    /// As it is written: the same text for the same lock.
+    ///
+    /// # Errors
+    /// When YAML cannot hold it.
+    pub fn text(&self) -> Result<String, ImageError> {
+        let yaml = serde_yaml::to_string(self).map_err(|error| ImageError::BadLock { why: error.to_string() })?;
+        Ok(format!("{HEADER}{yaml}"))
+    }
+
+    /// Takes one from its text.
+    ///
+    /// # Errors
+    /// When it is of another version, or cannot be understood.
+    pub fn parse(text: &str) -> Result<Self, ImageError> {
+        let bad = |why: String| ImageError::BadLock { why };
+        let AnyVersion { version } = serde_yaml::from_str(text).map_err(|error| bad(error.to_string()))?;
+        if version != VERSION {
+            return Err(bad(format!("it is of version {version}, and this memgate knows version {VERSION}")));
+        }
+        let lock: Self = serde_yaml::from_str(text).map_err(|error| bad(error.to_string()))?;
+        for pin in lock.kernels.iter().flat_map(|kernel| &kernel.packages) {
+            check(pin).map_err(bad)?;
+        }
+        Ok(lock)
+    }
+
+    /// What the images of a kernel are made of.
+    ///
+    /// # Errors
+    /// When the lock does not have it.
+    pub fn kernel(&self, kernel: &Kernel) -> Result<&LockedKernel, ImageError> {
+        let name = kernel.name();
+        self.kernels.iter().find(|locked| locked.name == name).ok_or(ImageError::NotLocked { name })
+    }
+
+    /// Every kernel that it has, sorted by name.
+    pub fn kernels(&self) -> &[LockedKernel] {
+        &self.kernels
+    }
+
+    /// The lock with these kernels instead of those of the same names.
+    pub(super) fn with(mut self, kernels: Vec<LockedKernel>) -> Self {
+        self.kernels.retain(|old| kernels.iter().all(|new| new.name != old.name));
+        self.kernels.extend(kernels);
+        self.kernels.sort_by(|a, b| a.name.cmp(&b.name));
+        self
+    }
+}
+
+/// The sum of what is fetched is compared as text, and its name becomes that of a file in the cache.
+fn check(pin: &Pin) -> Result<(), String> {
+    let is_hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if pin.sha256.len() != 64 || !pin.sha256.bytes().all(is_hexadecimal) {
+        return Err(format!("{} has no SHA-256 but `{}`", pin.package, pin.sha256));
+    }
+    let name = pin.file_name();
+    if name.starts_with('.') || !name.ends_with(".deb") || pin.file.starts_with('/') {
+        return Err(format!("{} has no file in the archive but `{}`", pin.package, pin.file));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::kernels::KERNELS;
+
+    fn locked(name: &str) -> LockedKernel {
+        let pin = Pin {
+            suite: "forky".into(),
+            architecture: "arm64".into(),
+            package: "linux-binary".into(),
+            version: "7.2.12-1".into(),
+            sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into(),
+            size: 3,
+            file: "pool/main/l/linux/linux-binary_7.2.12-1_arm64.deb".into(),
+        };
+        LockedKernel { name: name.into(), release: "7.2.12".into(), modules: Vec::new(), packages: vec![pin] }
+    }
+
+    fn lock(names: &[&str]) -> Lock {
+        Lock { version: VERSION, kernels: Vec::new() }.with(names.iter().map(|name| locked(name)).collect())
+    }
+
+    #[test]
+    fn embedded_lock_has_every_kernel_and_no_other() {
+        let lock = Lock::embedded().unwrap();
+        for kernel in KERNELS {
+            let locked = lock.kernel(kernel).unwrap();
+            assert!(locked.release.starts_with(&format!("{}.", kernel.release)), "{locked:?}");
+            assert!(locked.packages.iter().all(|pin| pin.suite == kernel.suite), "{locked:?}");
+            assert!(locked.packages.iter().all(|pin| pin.architecture == kernel.architecture.name()), "{locked:?}");
+        }
+        assert_eq!(lock.kernels().len(), KERNELS.len());
+    }
+
+    #[test]
+    fn default_kernels_are_small_downloads() {
+        let lock = Lock::embedded().unwrap();
+        for kernel in KERNELS.iter().filter(|kernel| kernel.is_default) {
+            let size: u64 = lock.kernel(kernel).unwrap().packages.iter().map(|pin| pin.size).sum();
+            assert!(size <= 25_000_000, "{}: {size}", kernel.name());
+        }
+    }
+
+    #[test]
+    fn embedded_lock_is_as_it_is_written() {
+        assert_eq!(Lock::embedded().unwrap().text().unwrap(), include_str!("../../images.lock"));
+    }
+
+    #[test]
+    fn text_is_sorted_and_comes_back() {
+        let text = lock(&["b", "a"]).text().unwrap();
+        assert_eq!(text, lock(&["a", "b"]).text().unwrap());
+        assert_eq!(Lock::parse(&text).unwrap(), lock(&["a", "b"]));
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn kernels_are_replaced_by_name() {
+        let mut newer = locked("a");
+        newer.release = "7.2.13".into();
+        let lock = lock(&["a", "b"]).with(vec![newer.clone()]);
+        assert_eq!(lock.kernels(), [newer, locked("b")]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused() {
+        let good = lock(&["a"]).text().unwrap();
+        let why = |text: &str| Lock::parse(text).unwrap_err().message();
+        assert!(why(&good.replace("version: 1\n", "version: 2\nnews: true\n")).contains("of version 2"));
+        assert!(why(&good.replace("size: 3", "size: x")).contains("size"));
+        assert!(why(&good.replace("size: 3", "size: 3\n    sise: 3")).contains("sise"));
+        assert!(why(&good.replace("ba7816bf", "BA7816BF")).contains("SHA-256"));
+        assert!(why(&good.replace("ba7816bf", "")).contains("SHA-256"));
+        assert!(why(&good.replace("linux-binary_7.2.12-1_arm64.deb", "..")).contains("no file"));
+        assert!(why(&good.replace("pool/main", "/pool/main")).contains("no file"));
+    }
+}

@@ -1,0 +1,166 @@
+//! A guest's machine as QEMU's arguments: pure.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    architecture::Architecture,
+    channel::{AGENT_PORT, INIT_PORT},
+    image::Image,
+};
+
+/// A guest's machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its architecture.
+    pub architecture: Architecture,
+    /// Its memory, bytes; QEMU rounds down to whole MiB.
+    pub memory: u64,
+    /// Its CPUs.
+    pub cpus: u32,
+    /// The kernel's image.
+    pub kernel: PathBuf,
+    /// The first file system.
+    pub initramfs: PathBuf,
+    /// What starts the kernel where QEMU cannot do it itself.
+    pub firmware: Option<PathBuf>,
+}
+
+/// The sockets that QEMU connects to; memgate listens before QEMU starts, so that neither waits for the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sockets {
+    pub(crate) agent: PathBuf,
+    pub(crate) init: PathBuf,
+    pub(crate) console: PathBuf,
+    pub(crate) control: PathBuf,
+}
+
+impl Sockets {
+    pub(crate) fn within(directory: &Path) -> Self {
+        let [agent, init, console, control] = ["agent", "init", "console", "control"].map(|name| directory.join(name));
+        Self { agent, init, console, control }
+    }
+}
+
+impl Machine {
+    /// One that starts from this image.
+    pub fn of(image: &Image, memory: u64, cpus: u32) -> Self {
+        let Image { architecture, kernel, initramfs, firmware, .. } = image.clone();
+        Self { architecture, memory, cpus, kernel, initramfs, firmware }
+    }
+
+    /// The arguments for a boot, or for a guest that waits for a snapshot to come in.
+    pub(crate) fn arguments(&self, sockets: &Sockets, incoming: bool) -> Vec<OsString> {
+        let mut arguments = Arguments(self.hardware());
+        for (name, path) in [
+            ("agent", &sockets.agent),
+            ("init", &sockets.init),
+            ("console", &sockets.console),
+            ("control", &sockets.control),
+        ] {
+            arguments.pair("-chardev", option(&format!("socket,id={name},path="), path));
+        }
+        if incoming {
+            arguments.pair("-incoming", "defer");
+        }
+        arguments.0
+    }
+
+    /// The arguments for a guest whose console is the terminal that memgate runs in.
+    pub(crate) fn interactive(&self) -> Vec<OsString> {
+        let mut arguments = Arguments(self.hardware());
+        arguments.pair("-chardev", "stdio,id=console,signal=off,mux=on");
+        for name in ["agent", "init", "control"] {
+            arguments.pair("-chardev", format!("null,id={name}"));
+        }
+        arguments.0
+    }
+
+    /// What a snapshot depends on, beside the contents of the files.
+    pub(crate) fn hardware(&self) -> Vec<OsString> {
+        let Self { architecture, memory, cpus, kernel, initramfs, firmware } = self;
+        let mut arguments = Arguments(architecture.machine().iter().map(Into::into).collect());
+        arguments.0.extend(
+            ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"].map(Into::into),
+        );
+        // Counts must not depend on whether the machine below has virtualisation, so none is used.
+        arguments.pair("-accel", "tcg,thread=multi");
+        arguments.pair("-m", format!("{}M", memory >> 20));
+        arguments.pair("-smp", cpus.to_string());
+        arguments.pair("-kernel", kernel);
+        arguments.pair("-initrd", initramfs);
+        if let Some(firmware) = firmware {
+            arguments.pair("-bios", firmware);
+        }
+        arguments.pair("-append", command_line(*architecture));
+        arguments.pair("-serial", "chardev:console");
+        arguments.pair("-mon", "chardev=control,mode=control");
+        arguments.pair("-device", "virtio-rng-pci");
+        arguments.pair("-device", "virtio-serial-pci");
+        for (chardev, name) in [("agent", AGENT_PORT), ("init", INIT_PORT)] {
+            arguments.pair("-device", format!("virtserialport,chardev={chardev},name={name}"));
+        }
+        arguments.0
+    }
+}
+
+/// What the kernel is told. It panics without waiting, so that a panic ends QEMU; it says what is at least a warning.
+fn command_line(architecture: Architecture) -> String {
+    format!("console={} loglevel=5 panic=-1 oops=panic rdinit=/init", architecture.console())
+}
+
+/// An option whose value is a path: QEMU takes a doubled comma for one.
+fn option(prefix: &str, path: &Path) -> OsString {
+    let mut option = OsString::from(prefix);
+    option.push(path.to_string_lossy().replace(',', ",,"));
+    option
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn pair(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.extend([name.into(), value.into()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(architecture: Architecture) -> Machine {
+        Machine {
+            architecture,
+            memory: 1 << 30,
+            cpus: 2,
+            kernel: "/k".into(),
+            initramfs: "/i".into(),
+            firmware: (architecture == Architecture::Loong64).then(|| "/f".into()),
+        }
+    }
+
+    fn text(arguments: &[OsString]) -> String {
+        arguments.iter().map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn each_machine_is_what_it_is() {
+        let sockets = Sockets::within(Path::new("/run/a,b"));
+        let all = Architecture::ALL.map(|architecture| text(&machine(architecture).arguments(&sockets, false)));
+        insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn one_that_is_resumed_waits() {
+        let sockets = Sockets::within(Path::new("/run"));
+        assert!(text(&machine(Architecture::Arm64).arguments(&sockets, true)).ends_with("-incoming defer"));
+    }
+
+    #[test]
+    fn a_person_gets_the_console() {
+        let arguments = text(&machine(Architecture::Arm64).interactive());
+        assert!(arguments.contains("stdio,id=console") && !arguments.contains("socket"), "{arguments}");
+    }
+}

@@ -1,0 +1,130 @@
+//! Snapshots: a guest that has booted and waits, kept in a file.
+//!
+//! A snapshot holds for one QEMU, one machine and one image alone: its key is a hash of them all.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::machine::Machine;
+
+/// Raised when a guest that was saved by an older memgate cannot be spoken with.
+const FORMAT: u32 = 1;
+
+/// Where a guest is kept, whether or not it is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    directory: PathBuf,
+}
+
+/// The numbers of the next frames, which the guest and whoever resumes it go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Streams {
+    pub(crate) to_agent: u32,
+    pub(crate) from_agent: u32,
+    pub(crate) from_init: u32,
+}
+
+impl Snapshot {
+    /// The place in `directory` for a machine whose image has this digest, run by the QEMU of this version.
+    pub fn of(directory: &Path, machine: &Machine, image: &str, qemu: &str) -> Self {
+        let mut hash = Sha256::new();
+        let hardware = machine.hardware();
+        let parts = hardware.iter().map(|argument| argument.as_encoded_bytes());
+        let format = FORMAT.to_le_bytes();
+        for part in parts.chain([image.as_bytes(), qemu.as_bytes(), &format]) {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let key: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Self { directory: directory.join(format!("{}-{key}", machine.architecture)) }
+    }
+
+    /// Whether it is there, whole.
+    pub fn exists(&self) -> bool {
+        self.streams().is_ok()
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.directory.join("memory")
+    }
+
+    /// Written last, so that what has them is whole.
+    pub(crate) fn streams(&self) -> io::Result<Streams> {
+        let text = fs::read(self.directory.join("streams.json"))?;
+        serde_json::from_slice(&text).map_err(io::Error::from)
+    }
+
+    /// A directory to save into, beside the place, which it then takes.
+    pub(crate) fn draft(&self) -> io::Result<tempfile::TempDir> {
+        let parent = self.directory.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(parent)?;
+        tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)
+    }
+
+    /// Puts a draft with its `memory` in the place.
+    pub(crate) fn keep(&self, draft: tempfile::TempDir, streams: Streams) -> io::Result<()> {
+        fs::write(draft.path().join("streams.json"), serde_json::to_vec(&streams)?)?;
+        self.remove()?;
+        // Where another memgate was faster its own serves as well, and the draft goes.
+        match fs::rename(draft.path(), &self.directory) {
+            Ok(()) => {
+                let _gone = draft.keep();
+                Ok(())
+            }
+            Err(_) if self.exists() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::Architecture;
+
+    fn machine(cpus: u32) -> Machine {
+        let [kernel, initramfs] = ["/k", "/i"].map(PathBuf::from);
+        Machine { architecture: Architecture::Arm64, memory: 1 << 30, cpus, kernel, initramfs, firmware: None }
+    }
+
+    #[test]
+    fn whatever_a_snapshot_depends_on_is_in_its_key() {
+        let of = |cpus, image, qemu| Snapshot::of(Path::new("/cache"), &machine(cpus), image, qemu);
+        let one = of(2, "image", "10.0.2");
+        assert_eq!(one, of(2, "image", "10.0.2"));
+        for other in [of(1, "image", "10.0.2"), of(2, "image2", "10.0.2"), of(2, "image", "10.0.3")] {
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
+    fn half_a_snapshot_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let snapshot = Snapshot::of(directory.path(), &machine(2), "image", "10.0.2");
+        let draft = snapshot.draft().unwrap();
+        fs::write(draft.path().join("memory"), b"pages").unwrap();
+        assert!(!snapshot.exists());
+        snapshot.keep(draft, Streams { to_agent: 0, from_agent: 1, from_init: 3 }).unwrap();
+        assert!(snapshot.exists());
+        assert_eq!(snapshot.streams().unwrap().from_init, 3);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        snapshot.remove().unwrap();
+        assert!(!snapshot.exists());
+    }
+}
