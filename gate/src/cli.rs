@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{config::Runner, pipeline::Selection, plan::Collecting, platform::Platform, report::Output, tier::Tier};
+use crate::{
+    config::Runner, images::Which, pipeline::Selection, plan::Collecting, platform::Platform, report::Output,
+    tier::Tier,
+};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///
@@ -48,6 +51,27 @@ pub enum Command {
         #[command(flatten)]
         formats: Formats,
     },
+    /// Judges what several jobs have recorded as one; fails where the evidence of a run is missing.
+    Merge {
+        /// What was to be measured.
+        #[command(flatten)]
+        measured: Measured,
+        /// Evidence files, or directories that hold them.
+        #[arg(required = true, value_name = "EVIDENCE")]
+        evidence: Vec<PathBuf>,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Prints which jobs measure the services.
+    Plan {
+        /// What is to be measured.
+        #[command(flatten)]
+        measured: Measured,
+        /// As a matrix for a workflow of GitHub's, one job a platform.
+        #[arg(long, required = true)]
+        github_matrix: bool,
+    },
     /// Prints the report of recorded evidence; exit code 0 whatever the verdict.
     Report {
         /// What was recorded.
@@ -63,6 +87,9 @@ pub enum Command {
     /// Baselines.
     #[command(subcommand)]
     Baseline(BaselineCommand),
+    /// The images of guests: kernels of Debian's with memgate's agent.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Tells what memgate can measure here.
     Doctor {
         /// The probes that it would put on this executable, signal by signal.
@@ -96,6 +123,72 @@ pub enum BaselineCommand {
     },
 }
 
+/// The commands on images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Makes images, where they are not in the cache; a check does so itself.
+    Build {
+        /// Which.
+        #[command(flatten)]
+        which: WhichImages,
+    },
+    /// Lists the images of the cache, and the kernels that there are.
+    List,
+    /// Removes images, packages and snapshots from the cache.
+    Clean,
+    /// Looks up anew which packages Debian's archive has, for a person to review.
+    Lock {
+        /// Which.
+        #[command(flatten)]
+        which: WhichImages,
+        /// The file to write.
+        #[arg(long, value_name = "FILE", default_value = "qemu/images.lock")]
+        file: PathBuf,
+    },
+}
+
+/// Images by platform and kernel.
+#[derive(Debug, Args)]
+pub struct WhichImages {
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times.
+    #[arg(long = "platform", value_name = "P")]
+    platforms: Vec<PlatformArgument>,
+    /// A kernel, such as 6.12; the usual one of the platform when absent.
+    #[arg(long, value_name = "RELEASE")]
+    kernel: Option<String>,
+    /// The page size of the kernel, such as 16KiB.
+    #[arg(long, value_name = "SIZE", value_parser = page_size)]
+    page_size: Option<u64>,
+    /// A mirror of Debian's archive; the one that this machine's package manager uses when absent.
+    #[arg(long, value_name = "URI")]
+    mirror: Option<String>,
+}
+
+impl WhichImages {
+    /// The plain options.
+    pub fn which(&self) -> Which {
+        Which {
+            platforms: platforms(&self.platforms),
+            kernel: self.kernel.clone(),
+            page_size: self.page_size,
+            mirror: self.mirror.clone(),
+        }
+    }
+}
+
+fn page_size(text: &str) -> Result<u64, String> {
+    let sizes = [("4KiB", 4 << 10), ("16KiB", 16 << 10), ("64KiB", 64 << 10)];
+    let found = sizes.into_iter().find(|(name, _)| *name == text).map(|(_, size)| size);
+    found.ok_or_else(|| "expected 4KiB, 16KiB or 64KiB".to_owned())
+}
+
+fn platforms(arguments: &[PlatformArgument]) -> Vec<Platform> {
+    let mut platforms: Vec<_> = arguments.iter().flat_map(PlatformArgument::platforms).collect();
+    platforms.sort_unstable();
+    platforms.dedup();
+    platforms
+}
+
 /// What is to be measured.
 #[derive(Debug, Args)]
 pub struct Measured {
@@ -120,6 +213,9 @@ pub struct Measured {
     /// Puts probes also on instructions that the kernel single-steps, which slows the service down.
     #[arg(long)]
     force_probes: bool,
+    /// Boots each guest instead of resuming one that has booted.
+    #[arg(long)]
+    no_snapshot: bool,
     /// The directory that receives executables, evidence, logs, reports and flame graphs.
     #[arg(long, value_name = "DIR", default_value = "target/memgate")]
     pub out: PathBuf,
@@ -128,15 +224,13 @@ pub struct Measured {
 impl Measured {
     /// The plain options.
     pub fn selection(&self) -> Selection {
-        let mut platforms: Vec<_> = self.platforms.iter().flat_map(PlatformArgument::platforms).collect();
-        platforms.sort_unstable();
-        platforms.dedup();
         Selection {
             services: self.services.clone(),
-            platforms,
+            platforms: platforms(&self.platforms),
             runner: self.runner,
             runs: self.runs,
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
+            snapshots: !self.no_snapshot,
             out: self.out.clone(),
         }
     }

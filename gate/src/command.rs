@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -11,12 +11,13 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 use crate::{
     atomic_file, baseline,
     cancel::Cancel,
-    cli::{BaselineCommand, Cli, Command, Formats, Measured, Recorded, SchemaOf},
+    cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, Measured, Recorded, SchemaOf},
     config::{self, Config},
     doctor::ProbeReport,
     error::{Error, InputError, Result, Stage},
     evidence_file,
     goexe::{GoExe, GoExeError},
+    images,
     narrator::Narrator,
     pipeline,
     report::{self, Output, Report, Style},
@@ -31,8 +32,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Judge { recorded, out, formats } => {
             judge(&recorded, &out, &formats).map(|report| report.verdict.exit_code())
         }
+        Command::Merge { measured, evidence, formats } => merge(&measured, &evidence, &formats),
+        Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
         Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
+        Command::Image(command) => image(&command).map(|()| 0),
         Command::Doctor { probes, twin, force_probes, json } => {
             doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
         }
@@ -90,6 +94,20 @@ fn judge(recorded: &Recorded, out: &Path, formats: &Formats) -> Result<Report> {
     Ok(report)
 }
 
+fn merge(measured: &Measured, evidence: &[PathBuf], formats: &Formats) -> Result<u8> {
+    report::validate(&formats.outputs)?;
+    let config = config::load(&measured.config)?;
+    let selection = measured.selection();
+    let report = pipeline::merge(&config, &selection, evidence)?;
+    write_report(&report, &formats.outputs, Some(&selection.out))?;
+    Ok(report.verdict.exit_code())
+}
+
+fn plan(measured: &Measured) -> Result<()> {
+    let config = config::load(&measured.config)?;
+    print(&format!("{}\n", pipeline::github_matrix(&config, &measured.selection())?))
+}
+
 /// Writes what was asked for, `report.json` in the output directory, and the step summary that GitHub shows.
 fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Result<()> {
     let stdout = std::io::stdout();
@@ -120,6 +138,16 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
         print(&format!("{}\n", file.display()))?;
     }
     Ok(())
+}
+
+fn image(command: &ImageCommand) -> Result<()> {
+    let narrator = Narrator::new();
+    print(&match command {
+        ImageCommand::Build { which } => images::build(&which.which(), &narrator),
+        ImageCommand::List => images::list(),
+        ImageCommand::Clean => images::clean(),
+        ImageCommand::Lock { which, file } => images::lock(&which.which(), file, &narrator),
+    }?)
 }
 
 fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Result<()> {

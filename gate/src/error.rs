@@ -50,12 +50,14 @@ impl From<InputError> for Error {
 }
 
 /// The step of the pipeline in which an infrastructure failure happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Stage {
     /// Privileges, kernel features and tools that a run needs.
     Preflight,
     /// `go build`.
     Build,
+    /// Making a guest's image, starting it, and speaking with it.
+    Guest,
     /// Starting the service and waiting until it is ready.
     Launch,
     /// eBPF, procfs and the reading of the service's memory.
@@ -71,6 +73,7 @@ impl std::fmt::Display for Stage {
         f.write_str(match self {
             Self::Preflight => "preflight",
             Self::Build => "build",
+            Self::Guest => "guest",
             Self::Launch => "launch",
             Self::Collect => "collect",
             Self::Load => "load",

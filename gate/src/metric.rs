@@ -168,6 +168,12 @@ impl Metric {
         }
     }
 
+    /// Whether it is a time, or a share of one. An emulated processor has neither the caches nor the cycles of a real one, so that
+    /// in a guest only what is counted tells something of the platform.
+    pub const fn is_time(self) -> bool {
+        matches!(self.unit(), Unit::Nanoseconds) || matches!(self, Self::GcStwFraction | Self::GcCpuFraction)
+    }
+
     /// The limit that holds where a service's baseline names none, in the metric's unit.
     ///
     /// GC pause p99, allocation rate, goroutines and RSS growth are those of the 信创 case that memgate generalises; the

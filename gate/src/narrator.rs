@@ -34,6 +34,7 @@ impl Narrator {
     /// Tells of a run's progress; `run` names it.
     pub fn progress(&self, run: &str, progress: Progress) {
         let (what, length) = match progress {
+            Progress::Booting => ("starting a guest", None),
             Progress::Launching => ("starting the service", None),
             Progress::WarmingUp(length) => ("warming up", Some(length)),
             Progress::Measuring(length) => ("measuring", Some(length)),

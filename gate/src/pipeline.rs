@@ -6,16 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use crate::{
     agent,
     baseline::{self, Baseline},
     cancel::Cancel,
-    config::{Config, Executable, Runner, Service},
+    config::{Config, Executable, PlatformOptions, Runner, Service},
     error::{Error, InputError, Result, Stage},
     evidence::Evidence,
-    evidence_file, gobuild, judge,
+    evidence_file, gobuild,
+    guests::{self, Guests},
+    judge,
     narrator::Narrator,
-    plan::Collecting,
+    plan::{Collecting, Plan},
     platform::Platform,
     preflight,
     report::{self, FlameGraphFiles, Report, ServiceResult},
@@ -35,6 +39,8 @@ pub struct Selection {
     pub runs: Option<u32>,
     /// How the services are measured.
     pub collecting: Collecting,
+    /// Whether guests may be resumed from snapshots.
+    pub snapshots: bool,
     /// The directory that receives executables, evidence and logs.
     pub out: PathBuf,
 }
@@ -44,20 +50,48 @@ pub struct Selection {
 /// # Errors
 /// When a run cannot be made or something cannot be written.
 pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, cancel: &Cancel) -> Result<Report> {
-    let mut results = Vec::new();
-    for target in targets(config, selection)? {
-        // Read first: a broken baseline should not cost the time of the runs.
+    let targets = targets(config, selection)?;
+    // Read first: a broken baseline should not cost the time of the runs.
+    for target in &targets {
         baseline::load(&config.baselines, target.platform, &target.service.baseline)?;
-        let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
+    }
+    let check = async |target: &Target<'_>| {
+        let bench = Bench::prepare(target, selection, narrator, cancel).await?;
         let mut evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
         let (summary, baseline) = compared(&evidence, &config.baselines)?;
         if judge::needs_confirmation(&summary, baseline.as_ref()) {
             narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", target.title()));
             evidence.extend(bench.measure(target.runs + 1..=target.runs + 1, narrator, cancel).await?);
         }
-        results.push(judge_runs(&evidence, &config.baselines, &selection.out)?);
+        judge_runs(&evidence, &config.baselines, &selection.out)
+    };
+    Ok(report(side_by_side(&targets, check).await?))
+}
+
+/// Does the work for each target: one after the other on this machine itself, where they would measure each other, and then as
+/// many guests at once as this machine has processors for.
+async fn side_by_side<'config, T>(
+    targets: &[Target<'config>],
+    work: impl AsyncFn(&Target<'config>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let (mut native, mut guests) = (Vec::new(), Vec::new());
+    for target in targets {
+        match preflight::place(target.platform, target.runner)? {
+            Runner::Native => native.push(target),
+            Runner::Qemu => guests.push(target),
+        }
     }
-    Ok(report(results))
+    let mut done = Vec::new();
+    for target in native {
+        done.push(work(target).await?);
+    }
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let widest = guests.iter().map(|target| guests::processors(&target.options)).max().unwrap_or(1);
+    let at_once = (processors / usize::try_from(widest).unwrap_or(usize::MAX).max(1)).max(1);
+    // Where one fails the others are dropped, and their guests end.
+    let guests = stream::iter(guests).map(|target| work(target)).buffered(at_once).try_collect::<Vec<_>>().await?;
+    done.extend(guests);
+    Ok(done)
 }
 
 /// Measures, draws flame graphs, and gives the files of the evidence.
@@ -70,18 +104,17 @@ pub async fn record(
     narrator: &Narrator,
     cancel: &Cancel,
 ) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for target in targets(config, selection)? {
-        let bench = Bench::prepare(&target, selection, narrator, cancel).await?;
+    let record = async |target: &Target<'_>| {
+        let bench = Bench::prepare(target, selection, narrator, cancel).await?;
         let evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
-        files.extend((1..=target.runs).map(|run| bench.file(run)));
         let written = flame_graphs(&selection.out, &evidence);
         let pictures = written.files.iter().map(|file| file.display().to_string());
         for line in pictures.chain(written.notes) {
             narrator.say(&format!("{}: {line}", target.title()));
         }
-    }
-    Ok(files)
+        Ok((1..=target.runs).map(|run| bench.file(run)).collect::<Vec<_>>())
+    };
+    Ok(side_by_side(&targets(config, selection)?, record).await?.concat())
 }
 
 /// Judges recorded evidence, and writes its flame graphs into a directory below `out`.
@@ -92,6 +125,49 @@ pub fn judge(files: &[PathBuf], baselines: &Path, out: &Path) -> Result<Report> 
     let evidence = read_evidence(files)?;
     let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
     Ok(report(results))
+}
+
+/// Judges evidence that several jobs have recorded, and sees that none is missing: every service on every platform that is selected,
+/// each of its runs.
+///
+/// # Errors
+/// When a run is missing, or evidence or a baseline is unfit to read.
+pub fn merge(config: &Config, selection: &Selection, files: &[PathBuf]) -> Result<Report> {
+    let evidence = read_evidence(files)?;
+    let missing: Vec<_> = targets(config, selection)?
+        .iter()
+        .filter_map(|target| {
+            let runs = evidence.get(&(target.service.name.clone(), target.platform)).map_or(0, Vec::len);
+            let wanted = usize::try_from(target.runs).unwrap_or(usize::MAX);
+            (runs < wanted).then(|| format!("{}: {runs} of {wanted} runs", target.title()))
+        })
+        .collect();
+    if !missing.is_empty() {
+        let message = format!("evidence is missing: {}", missing.join("; "));
+        let help = "see why the job of that platform wrote none, or leave the platform out with --platform";
+        return Err(Error::infrastructure(Stage::Collect, message, help));
+    }
+    let out = &selection.out;
+    let results = evidence.values().map(|runs| judge_runs(runs, &config.baselines, out)).collect::<Result<Vec<_>>>()?;
+    Ok(report(results))
+}
+
+/// The jobs that measure the selection, one a platform, as the JSON that a workflow of GitHub's takes for a matrix:
+/// `platform`, `name` for names of files and artifacts, and `runner`, `native` or `qemu` as on this machine.
+///
+/// # Errors
+/// When a service is not in the configuration, or a platform is to run natively and is not this machine's.
+pub fn github_matrix(config: &Config, selection: &Selection) -> Result<serde_json::Value> {
+    let mut jobs = BTreeMap::new();
+    for target in targets(config, selection)? {
+        let runner = match preflight::place(target.platform, target.runner)? {
+            Runner::Native => "native",
+            Runner::Qemu => "qemu",
+        };
+        let (platform, name) = (target.platform.name(), target.platform.folder());
+        jobs.insert(target.platform, serde_json::json!({ "platform": platform, "name": name, "runner": runner }));
+    }
+    Ok(serde_json::json!({ "include": jobs.into_values().collect::<Vec<_>>() }))
 }
 
 /// Reads evidence files, and those in directories, by service and platform.
@@ -176,6 +252,7 @@ fn report(mut results: Vec<ServiceResult>) -> Report {
 struct Target<'config> {
     service: &'config Service,
     platform: Platform,
+    options: PlatformOptions,
     runner: Option<Runner>,
     runs: u32,
 }
@@ -194,9 +271,16 @@ fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Ve
         names.into_iter().map(|name| config.service(name)).collect::<Result<_>>()?
     };
     let on = |platform: Platform| {
-        let runner = selection.runner.or_else(|| config.platforms.get(&platform)?.runner);
+        let options = config.platforms.get(&platform).cloned().unwrap_or_default();
+        let runner = selection.runner.or(options.runner);
         let runs = move |service: &Service| selection.runs.unwrap_or(service.runs);
-        services.iter().map(move |service| Target { service, platform, runner, runs: runs(service) })
+        services.iter().map(move |service| Target {
+            service,
+            platform,
+            options: options.clone(),
+            runner,
+            runs: runs(service),
+        })
     };
     Ok(selection.platforms.iter().copied().flat_map(on).collect())
 }
@@ -207,6 +291,8 @@ struct Bench<'run> {
     executable: PathBuf,
     out: &'run Path,
     collecting: Collecting,
+    /// Where the platform is not measured on this machine itself.
+    guests: Option<Guests>,
 }
 
 impl<'run> Bench<'run> {
@@ -216,7 +302,10 @@ impl<'run> Bench<'run> {
         narrator: &Narrator,
         cancel: &Cancel,
     ) -> Result<Self> {
-        preflight::check(target.platform, target.runner, selection.collecting.tier)?;
+        let place = preflight::place(target.platform, target.runner)?;
+        if place == Runner::Native {
+            preflight::collectors(selection.collecting.tier)?;
+        }
         let out = selection.out.as_path();
         make_directory(out)?;
         remove_old_runs(out, target)?;
@@ -232,7 +321,14 @@ impl<'run> Bench<'run> {
             }
             Executable::Binary(binaries) => existing(binaries, target)?,
         };
-        Ok(Self { target, executable, out, collecting: selection.collecting })
+        let mut say = |line: &str| narrator.say(&format!("{}: {line}", target.platform));
+        let guests = match place {
+            Runner::Native => None,
+            Runner::Qemu => Some(Guests::prepare(target.platform, &target.options, selection.snapshots, &mut say)?),
+        };
+        let bench = Self { target, executable, out, collecting: selection.collecting, guests };
+        bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;
+        Ok(bench)
     }
 
     async fn measure(
@@ -243,11 +339,13 @@ impl<'run> Bench<'run> {
     ) -> Result<Vec<Evidence>> {
         let mut measured = Vec::new();
         for run in runs {
-            let mut plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
-            plan.collecting = self.collecting;
+            let plan = self.plan(run);
             let title = format!("{} run {run}", self.target.title());
-            let evidence =
-                agent::run(&plan, &self.files(run), &|progress| narrator.progress(&title, progress), cancel).await?;
+            let progress = |progress| narrator.progress(&title, progress);
+            let evidence = match &self.guests {
+                None => agent::run(&plan, &self.files(run), &progress, cancel).await?,
+                Some(guests) => guests.run(&plan, &self.guest_files(run), &progress, cancel).await?,
+            };
             evidence_file::write(&self.file(run), &evidence)?;
             // What is judged is what was written, so that judging the file again cannot differ.
             measured.push(evidence_file::read(&self.file(run))?);
@@ -255,16 +353,27 @@ impl<'run> Bench<'run> {
         Ok(measured)
     }
 
+    fn plan(&self, run: u32) -> Plan {
+        let plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
+        Plan { collecting: self.collecting, ..plan }
+    }
+
     fn file(&self, run: u32) -> PathBuf {
         self.out.join(evidence_file::file_name(&self.target.service.name, self.target.platform, run))
     }
 
     fn files(&self, run: u32) -> agent::Files {
+        agent::Files { service_log: self.log(run, "service"), load_log: self.log(run, "load") }
+    }
+
+    fn guest_files(&self, run: u32) -> guests::Files {
+        guests::Files { service_log: self.log(run, "service"), console_log: self.log(run, "console") }
+    }
+
+    /// The log of this kind of the run.
+    fn log(&self, run: u32, kind: &str) -> PathBuf {
         let stem = format!("{}.{}.run{run}", self.target.service.name, self.target.platform.folder());
-        agent::Files {
-            service_log: self.out.join(format!("{stem}.service.log")),
-            load_log: self.out.join(format!("{stem}.load.log")),
-        }
+        self.out.join(format!("{stem}.{kind}.log"))
     }
 }
 

@@ -11,22 +11,28 @@ use crate::{
 const CAPABILITIES: [(u32, &str); 4] =
     [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
 
-/// Checks that `platform` can be measured here with the collectors of this tier, or of any. Without a `runner`, the host's
-/// platform runs natively and others in a guest. Tier T0 needs no capability: the service is memgate's own child.
+/// Where `platform` is measured: natively on a machine of that platform and else in a guest, unless `runner` says otherwise.
 ///
 /// # Errors
-/// When the platform needs a guest or is not the host's, or a capability is missing.
-pub fn check(platform: Platform, runner: Option<Runner>, tier: Option<Tier>) -> Result<()> {
+/// When it is to run natively on another platform's machine.
+pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
     let is_host = platform == Platform::host();
-    let problem = match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
-        Runner::Native if is_host => None,
-        Runner::Native => Some("is not this machine's platform and cannot run natively"),
-        Runner::Qemu => Some("needs a guest here, and this version of memgate runs no guests"),
-    };
-    if let Some(problem) = problem {
-        let message = format!("{platform} {problem}");
-        return Err(Error::infrastructure(Stage::Preflight, message, "run memgate on a machine of that platform"));
+    match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
+        Runner::Native if !is_host => {
+            let message = format!("{platform} is not this machine's platform and cannot run natively");
+            let help = "run memgate on a machine of that platform, or leave the choice to it: it starts a guest";
+            Err(Error::infrastructure(Stage::Preflight, message, help))
+        }
+        runner => Ok(runner),
     }
+}
+
+/// Checks that the collectors of this tier, or of any, can run on this machine. Tier T0 needs no capability: the service is
+/// memgate's own child.
+///
+/// # Errors
+/// When a capability is missing.
+pub fn collectors(tier: Option<Tier>) -> Result<()> {
     if tier == Some(Tier::T0) {
         return Ok(());
     }
@@ -54,13 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_is_refused_until_there_are_guests() {
-        let guest = Platform::ALL.into_iter().find(|platform| *platform != Platform::host()).unwrap();
-        for (platform, runner) in [(guest, None), (guest, Some(Runner::Native)), (Platform::host(), Some(Runner::Qemu))]
-        {
-            let error = check(platform, runner, None).unwrap_err();
-            assert!(error.to_string().contains(platform.name()) && error.exit_code() == 4, "{error}");
-        }
+    fn another_platform_runs_in_a_guest_and_not_natively() {
+        let other = Platform::ALL.into_iter().find(|platform| *platform != Platform::host()).unwrap();
+        assert_eq!(place(other, None).unwrap(), Runner::Qemu);
+        assert_eq!(place(Platform::host(), None).unwrap(), Runner::Native);
+        assert_eq!(place(Platform::host(), Some(Runner::Qemu)).unwrap(), Runner::Qemu);
+        let error = place(other, Some(Runner::Native)).unwrap_err();
+        assert!(error.to_string().contains(other.name()) && error.exit_code() == 4, "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The service's process: stopped before its first instruction, let go, watched, ended.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::Path,
@@ -73,10 +73,18 @@ pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> 
         Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
         other => return Err(failed("it did not stop at its start", &format!("{other:?}"))),
     }
+    make_expendable(service.pid).map_err(|error| failed("its oom_score_adj cannot be set", &error))?;
     // Should memgate die before it lets the service go, the service dies too.
     ptrace::setoptions(service.pid, ptrace::Options::PTRACE_O_EXITKILL)
         .map_err(|error| failed("it cannot be traced", &error))?;
     Ok(Stopped(service))
+}
+
+/// Where memory runs out, the service goes before its watcher: whatever keeps the kernel from killing this process is not
+/// handed on.
+fn make_expendable(service: Pid) -> io::Result<()> {
+    let own: i32 = fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().unwrap_or(0);
+    if own < 0 { fs::write(format!("/proc/{service}/oom_score_adj"), "0") } else { Ok(()) }
 }
 
 fn command(plan: &Plan, entries: Vec<OwnedFd>, output: File) -> io::Result<Command> {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     Runner,
-    kinds::{BuildTag, FilePath, HeaderName, HeaderValue, Millis, Name, Package, Rate, Size, Url, Variable},
+    kinds::{BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Millis, Name, Package, Rate, Size, Url, Variable},
 };
 use crate::{
     platform::Platform,
@@ -173,6 +173,16 @@ pub(super) struct Platforms {
     pub(super) memory: Option<Scalar<Size<MEBIBYTE>>>,
     /// CPUs of the guest.
     pub(super) cpus: Option<Whole<1, 256>>,
+    /// The guest's kernel, such as `6.12`; `memgate image list` names those there are.
+    pub(super) kernel: Option<Scalar<Text>>,
+    /// The page size of the guest's kernel, where there is a choice.
+    pub(super) page_size: Option<Scalar<Size<4096>>>,
+    /// How long the guest may take to start; 2 minutes by default.
+    pub(super) boot_timeout: Option<Scalar<Millis<1, HOUR>>>,
+    /// Files that the guest gets, such as the loader and the libraries of a service that is dynamically linked: absolute
+    /// paths there, with paths here, relative to this file.
+    #[serde(default)]
+    pub(super) files: BTreeMap<Scalar<GuestPath>, Scalar<FilePath>>,
 }
 
 /// A map with an optional key for each platform.

@@ -58,6 +58,21 @@ impl Kind for FilePath {
     }
 }
 
+/// An absolute path in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct GuestPath;
+
+impl Kind for GuestPath {
+    type Value = String;
+    const EXPECTED: &'static str = "an absolute path such as `/lib64/ld-linux-x86-64.so.2`";
+    const PATTERN: Option<&'static str> = Some("^/.*[^/]$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_file = text.starts_with('/') && !text.ends_with('/') && !text.split('/').any(|part| part == "..");
+        require(is_file, text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
 /// A Go package as `go build` names it. It is an argument, and must not be taken for an option.
 #[derive(Debug)]
 pub(super) struct Package;

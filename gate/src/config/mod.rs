@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -95,7 +96,7 @@ pub struct Run {
 }
 
 /// How to run a platform.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlatformOptions {
     /// Natively or in QEMU; `None` leaves the choice to memgate.
     pub runner: Option<Runner>,
@@ -103,6 +104,14 @@ pub struct PlatformOptions {
     pub memory: Option<u64>,
     /// CPUs of the guest.
     pub cpus: Option<u32>,
+    /// The guest's kernel: `6.12`.
+    pub kernel: Option<String>,
+    /// The page size of the guest's kernel, bytes.
+    pub page_size: Option<u64>,
+    /// How long the guest may take to start.
+    pub boot_timeout: Option<Duration>,
+    /// Files of this machine's that the guest gets, by their absolute paths there.
+    pub files: BTreeMap<String, PathBuf>,
 }
 
 /// Where the agent and the service run.

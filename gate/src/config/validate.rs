@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
@@ -40,7 +41,7 @@ impl Validator<'_> {
             platforms: file
                 .platforms
                 .into_iter()
-                .map(|(platform, options)| (platform, platform_options(&options)))
+                .map(|(platform, options)| (platform, self.platform(options)))
                 .collect(),
         })
     }
@@ -210,18 +211,22 @@ impl Validator<'_> {
         }
     }
 
+    fn platform(&self, options: file::Platforms) -> PlatformOptions {
+        PlatformOptions {
+            runner: options.runner,
+            memory: options.memory.map(|size| size.0),
+            cpus: options.cpus.map(Whole::as_u32),
+            kernel: options.kernel.map(|kernel| kernel.0),
+            page_size: options.page_size.map(|size| size.0),
+            boot_timeout: options.boot_timeout.map(|timeout| Duration::from_millis(timeout.0)),
+            files: options.files.into_iter().map(|(to, from)| (to.0, self.resolve(from.0))).collect(),
+        }
+    }
+
     fn resolve(&self, path: PathBuf) -> PathBuf {
         let path = self.directory.join(path);
         // Drops `.` and doubled slashes, which no one wants to read in a message.
         std::path::absolute(&path).unwrap_or(path)
-    }
-}
-
-fn platform_options(options: &file::Platforms) -> PlatformOptions {
-    PlatformOptions {
-        runner: options.runner,
-        memory: options.memory.as_ref().map(|size| size.0),
-        cpus: options.cpus.map(Whole::as_u32),
     }
 }
 

@@ -22,10 +22,16 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// The gate on a metric; `None` when nothing is asked of it.
-    pub(super) fn of(metric: Metric, baseline: Option<&Baseline>, misfit: Option<&str>) -> Option<Self> {
+    /// The gate on a metric; `None` when nothing is asked of it. In a guest, a time that the baseline does not name is advisory.
+    pub(super) fn of(
+        metric: Metric,
+        in_guest: bool,
+        baseline: Option<&Baseline>,
+        misfit: Option<&str>,
+    ) -> Option<Self> {
         let entry = baseline.and_then(|baseline| baseline.metrics.get(&metric));
-        let expectation = entry.cloned().unwrap_or_default();
+        let unnamed = Expectation { advisory: in_guest && metric.is_time(), ..Expectation::default() };
+        let expectation = entry.cloned().unwrap_or(unnamed);
         let limit = expectation.limit.or_else(|| metric.default_limit());
         // A baseline without any entry is as good as none: emptying the file must not turn a gate green.
         let without = baseline.is_none_or(|baseline| baseline.metrics.is_empty());

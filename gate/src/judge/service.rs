@@ -67,7 +67,9 @@ pub fn needs_confirmation(summary: &Summary, baseline: Option<&Baseline>) -> boo
 }
 
 fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>, confirmed: bool) -> Vec<GateResult> {
-    let gates: Vec<Gate> = Metric::ALL.into_iter().filter_map(|metric| Gate::of(metric, baseline, misfit)).collect();
+    let in_guest = summary.environment.runner == "qemu";
+    let gate = |metric| Gate::of(metric, in_guest, baseline, misfit);
+    let gates: Vec<Gate> = Metric::ALL.into_iter().filter_map(gate).collect();
     let mut results: Vec<GateResult> = gates.iter().map(|gate| gate.judge(summary, confirmed)).collect();
     if let Some(reason) = spoiled(summary, &results) {
         for (gate, result) in gates.iter().zip(&mut results) {

@@ -1,0 +1,201 @@
+// Command saboteur is a service that harms the guest that it runs in, for tests of how memgate names a guest's end. It must be
+// root there, and refuses to do anything where process 1 is not memgate's agent.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+// faults by name; each is called once, in a goroutine of its own.
+var faults = map[string]func() error{
+	"none":            func() error { return nil },
+	"panic-kernel":    panicKernel,
+	"kill-init":       killInit,
+	"kill-agent":      killAgent,
+	"stop-agent":      stopAgent,
+	"corrupt-channel": corruptChannel,
+	"flood-console":   floodConsole,
+	"use-memory":      useMemory,
+}
+
+func main() {
+	fault := flag.String("fault", "none", "panic-kernel, kill-init, kill-agent, stop-agent, corrupt-channel, flood-console, use-memory or none")
+	listen := flag.String("listen", "127.0.0.1:8080", "address to listen on")
+	after := flag.Int64("requests", 50, "at which request; healthz does not count")
+	flag.Parse()
+	do, known := faults[*fault]
+	if !known {
+		fail(fmt.Errorf("there is no fault %q", *fault))
+	}
+	if err := inGuest(); err != nil {
+		fail(err)
+	}
+	var requests atomic.Int64
+	http.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
+	http.HandleFunc("/", func(http.ResponseWriter, *http.Request) {
+		if requests.Add(1) == *after {
+			go func() {
+				if err := do(); err != nil {
+					fail(err)
+				}
+			}()
+		}
+	})
+	fail(http.ListenAndServe(*listen, nil))
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "saboteur:", err)
+	os.Exit(1)
+}
+
+// inGuest is an error anywhere but in a guest of memgate's, whose process 1 is the file /init.
+func inGuest() error {
+	first, err := os.Readlink("/proc/1/exe")
+	if err != nil {
+		return err
+	}
+	if first != "/init" {
+		return errors.New("process 1 is " + first + ", so this is no guest of memgate's")
+	}
+	return nil
+}
+
+func panicKernel() error {
+	return os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+}
+
+// killInit overwrites the first process's code: a signal of this process's it would not die of.
+func killInit() error {
+	return overwrite(1)
+}
+
+func overwrite(process int) error {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", process))
+	if err != nil {
+		return err
+	}
+	memory, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", process), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	for _, line := range strings.Split(string(maps), "\n") {
+		if !strings.Contains(line, " r-xp ") || !strings.HasSuffix(line, "/init") {
+			continue
+		}
+		bounds := strings.SplitN(strings.Fields(line)[0], "-", 2)
+		start, errStart := strconv.ParseUint(bounds[0], 16, 64)
+		end, errEnd := strconv.ParseUint(bounds[1], 16, 64)
+		if err := errors.Join(errStart, errEnd); err != nil {
+			return err
+		}
+		// All ones are no instruction on any of the three architectures.
+		wrong := make([]byte, end-start)
+		for i := range wrong {
+			wrong[i] = 0xff
+		}
+		if _, err := memory.WriteAt(wrong, int64(start)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// agent is the process that process 1 started.
+func agent() (int, error) {
+	statuses, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return 0, err
+	}
+	for _, status := range statuses {
+		line, _ := os.ReadFile(status)
+		if string(line) == "/proc/self/exe\x00agent\x00" {
+			return strconv.Atoi(filepath.Base(filepath.Dir(status)))
+		}
+	}
+	return 0, errors.New("there is no agent")
+}
+
+func killAgent() error { return signalAgent(syscall.SIGKILL) }
+
+func stopAgent() error { return signalAgent(syscall.SIGSTOP) }
+
+func signalAgent(signal syscall.Signal) error {
+	process, err := agent()
+	if err != nil {
+		return err
+	}
+	return syscall.Kill(process, signal)
+}
+
+// corruptChannel writes to the agent's port. It can be opened once only, so this takes the agent's own (pidfd_getfd, Linux 5.6).
+func corruptChannel() error {
+	process, err := agent()
+	if err != nil {
+		return err
+	}
+	const pidfdOpen, pidfdGetfd = 434, 438 // The same on every architecture.
+	handle, _, errno := syscall.Syscall(pidfdOpen, uintptr(process), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", process))
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		if target, _ := os.Readlink(link); !strings.HasPrefix(target, "/dev/vport") {
+			continue
+		}
+		number, err := strconv.Atoi(filepath.Base(link))
+		if err != nil {
+			return err
+		}
+		port, _, errno := syscall.Syscall(pidfdGetfd, handle, uintptr(number), 0)
+		if errno != 0 {
+			return errno
+		}
+		_, err = syscall.Write(int(port), []byte("this is no frame"))
+		return err
+	}
+	return errors.New("the agent has no port")
+}
+
+func floodConsole() error {
+	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	lines := strings.Repeat(strings.Repeat("flood ", 8)+"\n", 1000)
+	for i := 0; i < 1000; i++ {
+		if _, err := console.WriteString(lines); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// useMemory uses all the memory that there is, which a limit of the service's cgroup would not let it.
+func useMemory() error {
+	for {
+		const size = 16 << 20
+		memory, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+		if err != nil {
+			return err
+		}
+		for at := 0; at < size; at += 4096 {
+			memory[at] = 1
+		}
+	}
+}

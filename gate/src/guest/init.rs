@@ -1,0 +1,167 @@
+//! The guest's first process: makes the guest usable, starts the agent, tells the host how it ended, powers off.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::fd::AsRawFd as _,
+    path::Path,
+    process::{Command, ExitCode},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use memgate_qemu::channel::{AgentEnd, FromInit, INIT_PORT, Outgoing, StreamError, VERSION};
+use nix::{
+    libc,
+    mount::{MsFlags, mount},
+    sys::{
+        reboot::{RebootMode, reboot},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+/// The argument with which the agent is started.
+pub(super) const AGENT: &str = "agent";
+
+type Host = Arc<Mutex<Outgoing<File>>>;
+
+/// Never returns: the kernel panics when its first process ends.
+pub(super) fn run() -> ExitCode {
+    if let Err(problem) = boot_and_wait() {
+        eprintln!("memgate: {problem}");
+    }
+    let error = reboot(RebootMode::RB_POWER_OFF).err();
+    eprintln!("memgate: the guest cannot be powered off: {error:?}");
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn boot_and_wait() -> Result<(), String> {
+    mount_all()?;
+    load_modules()?;
+    let port = super::ports::open(INIT_PORT).map_err(|error| error.to_string())?;
+    let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
+    tell(&host, &FromInit::Up { version: VERSION, uptime_ms: uptime_ms() })?;
+    let outcome = work(&host);
+    if let Err(problem) = &outcome {
+        tell(&host, &FromInit::Broken(problem.clone()))?;
+    }
+    outcome
+}
+
+fn work(host: &Host) -> Result<(), String> {
+    raise_loopback().map_err(|error| format!("the loopback interface: {error}"))?;
+    // A file of a service may be as large as it likes, and it may open as many.
+    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    nix::sys::resource::setrlimit(limit, 1 << 20, 1 << 20).map_err(|error| format!("the limit on files: {error}"))?;
+    let agent = Command::new("/proc/self/exe").arg(AGENT).current_dir("/").spawn();
+    let agent = agent.map_err(|error| format!("the agent cannot be started: {error}"))?;
+    let agent = Pid::from_raw(agent.id().cast_signed());
+    // Where memory runs out, the agent must live to tell of it.
+    let spare = fs::write(format!("/proc/{agent}/oom_score_adj"), "-1000");
+    spare.map_err(|error| format!("the agent cannot be kept from the kernel's want of memory: {error}"))?;
+    beat(host)?;
+    let end = reap_until_end_of(agent)?;
+    tell(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })
+}
+
+fn tell(host: &Host, message: &FromInit) -> Result<(), String> {
+    let mut host = host.lock().map_err(|_| "a thread panicked".to_owned())?;
+    host.message(message).map_err(|error: StreamError| error.to_string())
+}
+
+/// Says each second that the guest lives.
+fn beat(host: &Host) -> Result<(), String> {
+    let host = Arc::clone(host);
+    let beating = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+        while tell(&host, &FromInit::Heartbeat).is_ok() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
+    beating.map(|_| ()).map_err(|error| format!("a thread cannot be started: {error}"))
+}
+
+/// Waits for whatever ends, which as the first process it must, until the agent has.
+fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, String> {
+    loop {
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Ok(AgentEnd::Exited(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
+                return Ok(AgentEnd::Signalled(signal.as_str().to_owned()));
+            }
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(format!("the agent's end is not known: {error}")),
+        }
+    }
+}
+
+/// The file systems that a service and the collectors expect.
+fn mount_all() -> Result<(), String> {
+    let mounts = [
+        ("devtmpfs", "/dev"),
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("tmpfs", "/tmp"),
+        ("tmpfs", "/run"),
+        ("tmpfs", "/dev/shm"),
+        ("cgroup2", "/sys/fs/cgroup"),
+    ];
+    for (kind, at) in mounts {
+        let mounted = fs::create_dir_all(at)
+            .and_then(|()| mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>).map_err(io::Error::from));
+        mounted.map_err(|error| format!("{kind} cannot be mounted at {at}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Loads the modules of the image, in the order of their names.
+fn load_modules() -> Result<(), String> {
+    let Ok(entries) = fs::read_dir("/lib/modules") else { return Ok(()) };
+    let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    modules.sort();
+    for module in modules {
+        load(&module).map_err(|error| format!("{} cannot be loaded: {error}", module.display()))?;
+    }
+    Ok(())
+}
+
+fn load(module: &Path) -> io::Result<()> {
+    let file = File::open(module)?;
+    match nix::kmod::finit_module(&file, c"", nix::kmod::ModuleInitFlags::empty()) {
+        Ok(()) | Err(nix::Error::EEXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Service and load speak over it.
+fn raise_loopback() -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: all zero bytes are an interface request without a name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the two flags are below 128")]
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    request.ifr_ifru.ifru_flags = flags;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq` (net/core/dev_ioctl.c, Linux 6.12), which lives through the call.
+    let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Since the kernel started, ms.
+fn uptime_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Processes that the kernel killed for want of memory since it started (`oom_kill` of /proc/vmstat, Linux 4.13).
+fn oom_kills() -> u64 {
+    let mut text = String::new();
+    let read = File::open("/proc/vmstat").and_then(|mut file| file.read_to_string(&mut text));
+    let line =
+        read.ok().and_then(|_| text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()));
+    line.unwrap_or(0)
+}

@@ -1,0 +1,165 @@
+//! The agent in a guest: takes files and a plan from the host, runs the plan, hands the evidence over.
+
+use std::{
+    cell::RefCell,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use memgate_qemu::channel::{AGENT_PORT, FromAgent, Incoming, Outgoing, StreamError, ToAgent, VERSION};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{
+    agent::{self, Files},
+    cancel::Cancel,
+    error::{Error, Stage},
+    evidence::Evidence,
+    plan::Plan,
+};
+
+/// The names under which the host gets the files of a run.
+pub(crate) const EVIDENCE: &str = "evidence";
+/// What the service printed.
+pub(crate) const SERVICE_LOG: &str = "service.log";
+
+/// The most of a log that is handed over, bytes: its end, which tells why a service failed.
+const LOG_BYTES: u64 = 16 << 20;
+
+/// A run that could not be made: an [`Error::Infrastructure`] on its way to the host.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) stage: Stage,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Infrastructure { stage, message, help } => Self { stage, message, help },
+            other => Self { stage: Stage::Launch, message: other.to_string(), help: None },
+        }
+    }
+}
+
+type Host = Arc<Mutex<Outgoing<File>>>;
+
+/// Serves one host. What fails is told on the console, and by the exit code.
+pub(super) fn run() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("memgate: the agent: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), StreamError> {
+    let port = super::ports::open(AGENT_PORT)?;
+    let mut incoming = Incoming::new(port.try_clone()?);
+    let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
+    say(&host, &FromAgent::Ready { version: VERSION, memgate: env!("CARGO_PKG_VERSION").to_owned() })?;
+    loop {
+        match incoming.message()? {
+            ToAgent::Begin { now_ns, entropy, .. } => {
+                begin(now_ns, &entropy)?;
+                say(&host, &FromAgent::Begun)?;
+                beat(&host)?;
+            }
+            ToAgent::File { path, mode, length } => {
+                store(&mut incoming, Path::new(&path), mode, length)?;
+                say(&host, &FromAgent::Stored)?;
+            }
+            ToAgent::Run(plan) => return carry_out(&host, &plan),
+        }
+    }
+}
+
+fn say(host: &Host, message: &FromAgent) -> Result<(), StreamError> {
+    host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
+}
+
+/// Sets the clock, and mixes the host's random bytes into the kernel's.
+fn begin(now_ns: u64, entropy: &[u8]) -> io::Result<()> {
+    let now = Duration::from_nanos(now_ns);
+    nix::time::clock_settime(nix::time::ClockId::CLOCK_REALTIME, now.into())?;
+    fs::write("/dev/urandom", entropy)
+}
+
+/// Says each second that the agent lives.
+fn beat(host: &Host) -> io::Result<()> {
+    let host = Arc::clone(host);
+    let beating = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+        while say(&host, &FromAgent::Heartbeat).is_ok() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
+    beating.map(|_| ())
+}
+
+fn store(incoming: &mut Incoming<File>, path: &Path, mode: u32, length: u64) -> Result<(), StreamError> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut file = File::create(path)?;
+    incoming.data(length, &mut file)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
+    let plan: Plan = serde_json::from_str(plan.get())?;
+    let files = Files { service_log: PathBuf::from("/run/service.log"), load_log: PathBuf::from("/run/load.log") };
+    let outcome = measure(host, &plan, &files);
+    if files.service_log.exists() {
+        send_end_of(host, SERVICE_LOG, &files.service_log)?;
+    }
+    match outcome {
+        Ok(evidence) => {
+            send(host, EVIDENCE, &serde_json::to_vec(&evidence)?)?;
+            say(host, &FromAgent::Done)
+        }
+        Err(error) => say(host, &FromAgent::Failed(serde_json::value::to_raw_value(&Failure::from(error))?)),
+    }
+}
+
+/// On this thread, with which the service would end.
+fn measure(host: &Host, plan: &Plan, files: &Files) -> Result<Evidence, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Error::infrastructure(Stage::Launch, format!("the agent cannot run: {error}"), "please report this")
+    })?;
+    let unsaid = RefCell::new(None);
+    let progress = |progress: agent::Progress| {
+        let said = serde_json::value::to_raw_value(&progress).map_err(StreamError::from);
+        if let Err(error) = said.and_then(|progress| say(host, &FromAgent::Progress(progress))) {
+            unsaid.replace(Some(error.to_string()));
+        }
+    };
+    let evidence = runtime.block_on(agent::run(plan, files, &progress, &Cancel::never()))?;
+    match unsaid.take() {
+        None => Ok(evidence),
+        Some(error) => Err(Error::infrastructure(Stage::Collect, error, "please report this")),
+    }
+}
+
+fn send(host: &Host, name: &str, bytes: &[u8]) -> Result<(), StreamError> {
+    let mut host = host.lock().map_err(|_| io::Error::other("a thread panicked"))?;
+    host.message(&FromAgent::File { name: name.to_owned(), length: bytes.len() as u64 })?;
+    host.data(bytes)
+}
+
+fn send_end_of(host: &Host, name: &str, path: &Path) -> Result<(), StreamError> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    send(host, name, &bytes)
+}

@@ -1,0 +1,195 @@
+//! Guests: services of other platforms measured in QEMU, and every way that a guest can end.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
+
+mod common;
+
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::{Bench, assert_fails, stderr, stdout};
+use memgate::{
+    evidence::{Evidence, Exactness},
+    evidence_file,
+    platform::Platform,
+    tier::Tier,
+};
+
+/// `memgate record` of the service on this platform in a guest.
+fn record(bench: &Bench, platform: &str, args: &[&str]) -> Output {
+    let all: Vec<_> = ["--platform", platform, "--runner", "qemu"].iter().chain(args).copied().collect();
+    let output = bench.run("record", &all);
+    assert_eq!(guests_left(), Vec::<String>::new(), "guests are left");
+    output
+}
+
+/// Command lines of QEMUs that memgate started.
+fn guests_left() -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
+    lines.filter(|line| line.starts_with("qemu-system-") && line.contains("memgate.agent")).collect()
+}
+
+fn evidence(output: &Output) -> Evidence {
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
+    evidence_file::read(std::path::Path::new(stdout(output).trim())).unwrap()
+}
+
+/// What a run in a guest must give on every kernel whose tier is T2 or more.
+fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
+    assert_eq!(evidence.platform, platform);
+    assert_eq!((evidence.environment.runner.as_str(), evidence.environment.page_size), ("qemu", page_size));
+    let signals = &evidence.signals;
+    // The agent holds every pause and cycle against the runtime's own totals.
+    for (what, exactness) in [
+        ("pauses", &signals.gc_pauses.exactness),
+        ("stops", &signals.world_stops.exactness),
+        ("live heap", &signals.live_heap.exactness),
+    ] {
+        assert_eq!(*exactness, Exactness::Exact, "{what}");
+    }
+    assert!(!signals.gc_pauses.data.duration_ns.is_empty(), "no pause");
+    assert!(signals.alloc_bytes.data.value.last().is_some_and(|bytes| *bytes > 1 << 20), "no allocations");
+    let requests = &signals.requests.data.measure;
+    assert!(requests.succeeded > 100, "{requests:?}");
+}
+
+fn healthy(platform: Platform, page_size: u64, port: u16) {
+    let bench = Bench::service("uaa", port, "");
+    let evidence = evidence(&record(&bench, platform.name(), &[]));
+    assert_measured(&evidence, platform, page_size);
+    assert!(evidence.tier >= Tier::T2, "{}", evidence.tier);
+}
+
+#[test]
+fn a_service_is_measured_on_arm64() {
+    healthy(Platform::LinuxArm64, 4096, 18201);
+}
+
+#[test]
+fn a_service_is_measured_on_loong64() {
+    healthy(Platform::LinuxLoong64, 16384, 18202);
+}
+
+#[test]
+fn a_service_is_measured_in_a_guest_of_the_hosts_own_platform() {
+    healthy(Platform::LinuxAmd64, 4096, 18203);
+}
+
+/// A check of the saboteur with this fault on arm64.
+fn sabotage(fault: &str, port: u16) -> (Output, String) {
+    let bench = Bench::service("saboteur", port, &format!(", -fault, {fault}"));
+    let output = record(&bench, "linux/arm64", &[]);
+    let console = fs::read_to_string(bench.out().join("s.linux-arm64.run1.console.log")).unwrap_or_default();
+    (output, console)
+}
+
+#[test]
+fn a_kernel_that_panics_is_told_with_its_reason() {
+    let (output, console) = sabotage("panic-kernel", 18210);
+    assert_fails(&output, 4, &["guest:", "panicked: Kernel panic - not syncing: sysrq triggered crash", "console.log"]);
+    assert!(console.contains("Kernel panic"), "{console}");
+}
+
+#[test]
+fn a_first_process_that_dies_is_a_panic() {
+    let (output, _) = sabotage("kill-init", 18211);
+    assert_fails(&output, 4, &["panicked: Kernel panic - not syncing: Attempted to kill init!"]);
+}
+
+#[test]
+fn an_agent_that_is_killed_is_told_by_the_signal() {
+    let (output, _) = sabotage("kill-agent", 18212);
+    assert_fails(&output, 4, &["signalled: the agent was ended by SIGKILL"]);
+}
+
+#[test]
+fn an_agent_that_stands_still_is_hung() {
+    let (output, _) = sabotage("stop-agent", 18213);
+    assert_fails(&output, 4, &["hung: the agent has said nothing for 15 s"]);
+}
+
+#[test]
+fn a_channel_with_something_else_on_it_is_lost() {
+    let (output, _) = sabotage("corrupt-channel", 18214);
+    assert_fails(&output, 4, &["lost: its channel is corrupted: "]);
+}
+
+#[test]
+fn a_console_that_is_flooded_changes_nothing() {
+    let (output, console) = sabotage("flood-console", 18215);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(console.contains("flood flood") && console.len() < 6 << 20, "{}", console.len());
+}
+
+#[test]
+fn a_service_that_uses_up_the_guests_memory_is_killed_and_told_of() {
+    let (output, _) = sabotage("use-memory", 18216);
+    assert_eq!(evidence(&output).signals.oom_kills.data, 1);
+}
+
+/// Starts a check in the background, waits for its guest, does something to it, and waits for the end.
+fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
+    let bench = Bench::service("uaa", port, "");
+    let mut command = bench.command("record");
+    command.args(["--platform", "linux/arm64", "--runner", "qemu"]);
+    let mut command = Command::from(command_of(&command));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let memgate = child.id().cast_signed();
+    let started = Instant::now();
+    // It is in the measuring phase, or near it.
+    while !fs::read_to_string(format!("/proc/{memgate}/task/{memgate}/children")).is_ok_and(|text| !text.is_empty()) {
+        assert!(started.elapsed() < Duration::from_secs(120), "no guest");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    let children = fs::read_to_string(format!("/proc/{memgate}/task/{memgate}/children")).unwrap();
+    let qemu = children.split_whitespace().last().unwrap().parse().unwrap();
+    let acted = Instant::now();
+    act(memgate, qemu);
+    let output = child.wait_with_output().unwrap();
+    let took = acted.elapsed();
+    assert_eq!(guests_left(), Vec::<String>::new(), "guests are left");
+    bench.assert_nothing_left();
+    (output, took)
+}
+
+/// assert_cmd's command as the standard library's, which can be started without waiting for it.
+fn command_of(command: &assert_cmd::Command) -> Command {
+    let mut plain = Command::new(command.get_program());
+    plain.args(command.get_args()).current_dir(common::repository());
+    plain.env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
+    plain
+}
+
+fn signal(process: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), signal).unwrap();
+}
+
+#[test]
+fn a_qemu_that_is_killed_is_lost() {
+    let (output, took) = with_guest(18220, |_, qemu| signal(qemu, nix::sys::signal::Signal::SIGKILL));
+    assert_fails(&output, 4, &["lost: QEMU was ended by SIGKILL"]);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_guest_that_is_frozen_is_hung() {
+    let (output, _) = with_guest(18221, |_, qemu| signal(qemu, nix::sys::signal::Signal::SIGSTOP));
+    assert_fails(&output, 4, &["hung: the guest has said nothing for 15 s"]);
+}
+
+#[test]
+fn an_interrupt_ends_the_guest() {
+    let (output, took) = with_guest(18222, |memgate, _| signal(memgate, nix::sys::signal::Signal::SIGINT));
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn no_guest_outlives_a_memgate_that_is_killed() {
+    let (output, _) = with_guest(18223, |memgate, _| signal(memgate, nix::sys::signal::Signal::SIGKILL));
+    assert_eq!(output.status.code(), None);
+}
