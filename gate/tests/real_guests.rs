@@ -21,15 +21,18 @@ use memgate::{
 fn record(bench: &Bench, platform: &str, args: &[&str]) -> Output {
     let all: Vec<_> = ["--platform", platform, "--runner", "qemu"].iter().chain(args).copied().collect();
     let output = bench.run("record", &all);
-    assert_eq!(guests_left(), Vec::<String>::new(), "guests are left");
+    assert_eq!(guests(), Vec::<i32>::new(), "guests are left");
     output
 }
 
-/// Command lines of QEMUs that memgate started.
-fn guests_left() -> Vec<String> {
+/// The QEMUs that memgate started.
+fn guests() -> Vec<i32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let lines = processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
-    lines.filter(|line| line.starts_with("qemu-system-") && line.contains("memgate.agent")).collect()
+    let is_guest = |line: String| line.starts_with("qemu-system-") && line.contains("memgate.agent");
+    processes
+        .filter(|process| fs::read_to_string(process.path().join("cmdline")).is_ok_and(is_guest))
+        .filter_map(|process| process.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 fn evidence(output: &Output) -> Evidence {
@@ -80,10 +83,17 @@ fn a_service_is_measured_in_a_guest_of_the_hosts_own_platform() {
 
 /// A check of the saboteur with this fault on arm64.
 fn sabotage(fault: &str, port: u16) -> (Output, String) {
+    let (_bench, output, console) = sabotaged(fault, port);
+    (output, console)
+}
+
+fn sabotaged(fault: &str, port: u16) -> (Bench, Output, String) {
     let bench = Bench::service("saboteur", port, &format!(", -fault, {fault}"));
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml + "platforms: { linux/arm64: { memory: 512MiB } }\n").unwrap();
     let output = record(&bench, "linux/arm64", &[]);
     let console = fs::read_to_string(bench.out().join("s.linux-arm64.run1.console.log")).unwrap_or_default();
-    (output, console)
+    (bench, output, console)
 }
 
 #[test]
@@ -126,7 +136,7 @@ fn a_console_that_is_flooded_changes_nothing() {
 
 #[test]
 fn a_service_that_uses_up_the_guests_memory_is_killed_and_told_of() {
-    let (output, _) = sabotage("use-memory", 18216);
+    let (_bench, output, _) = sabotaged("use-memory", 18216);
     assert_eq!(evidence(&output).signals.oom_kills.data, 1);
 }
 
@@ -139,19 +149,20 @@ fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let memgate = child.id().cast_signed();
     let started = Instant::now();
-    // It is in the measuring phase, or near it.
-    while !fs::read_to_string(format!("/proc/{memgate}/task/{memgate}/children")).is_ok_and(|text| !text.is_empty()) {
+    let qemu = loop {
         assert!(started.elapsed() < Duration::from_secs(120), "no guest");
         std::thread::sleep(Duration::from_millis(50));
-    }
-    std::thread::sleep(Duration::from_secs(3));
-    let children = fs::read_to_string(format!("/proc/{memgate}/task/{memgate}/children")).unwrap();
-    let qemu = children.split_whitespace().last().unwrap().parse().unwrap();
+        if let [qemu] = guests()[..] {
+            break qemu;
+        }
+    };
+    // It has booted or was resumed, and measures or is about to.
+    std::thread::sleep(Duration::from_secs(5));
     let acted = Instant::now();
     act(memgate, qemu);
     let output = child.wait_with_output().unwrap();
     let took = acted.elapsed();
-    assert_eq!(guests_left(), Vec::<String>::new(), "guests are left");
+    assert_eq!(guests(), Vec::<i32>::new(), "guests are left");
     bench.assert_nothing_left();
     (output, took)
 }

@@ -140,9 +140,15 @@ impl Watch {
         self.panic.get_or_insert((line, now));
     }
 
-    /// QEMU has ended, or the channel has closed or holds what it should not.
+    /// The channel has closed or holds what it should not.
     pub(crate) fn closed(&mut self, how: String, now: Instant) {
         self.closed.get_or_insert((how, now));
+    }
+
+    /// QEMU has ended, which closes the channel too and says more.
+    pub(crate) fn qemu_ended(&mut self, how: String, now: Instant) {
+        let (_, at) = self.closed.take().unwrap_or_else(|| (String::new(), now));
+        self.closed = Some((how, at));
     }
 
     /// The end that the guest has come to, if it has.
@@ -213,7 +219,7 @@ mod tests {
             ("exited", Box::new(move |watch| watch.init_spoke(ended(AgentEnd::Exited(1)), later))),
             ("signalled", Box::new(move |watch| watch.init_spoke(ended(AgentEnd::Signalled("SIGKILL".into())), later))),
             ("panicked", Box::new(move |watch| watch.panicked("Kernel panic - not syncing: sysrq".into(), later))),
-            ("lost", Box::new(move |watch| watch.closed("QEMU was ended by SIGKILL".into(), later))),
+            ("lost", Box::new(move |watch| watch.closed("its channel is corrupted".into(), later))),
             ("never booted", Box::new(move |watch| watch.init_spoke(FromInit::Broken("no /dev".into()), later))),
             (
                 "out of memory",
@@ -257,6 +263,16 @@ mod tests {
         assert_eq!(hung(&watch, 13), "agent");
         watch.agent_spoke(start + Duration::from_secs(12));
         assert_eq!(name(&watch, start, 13.0), None);
+    }
+
+    #[test]
+    fn the_end_of_qemu_says_more_than_that_of_its_channel() {
+        let start = Instant::now();
+        let mut watch = working(start);
+        let at = start + Duration::from_secs(4);
+        watch.closed("its channel is closed".into(), at);
+        watch.qemu_ended("QEMU was ended by SIGKILL".into(), at);
+        assert_eq!(watch.ending(at + AFTERMATH), Some(Ending::Lost("QEMU was ended by SIGKILL".into())));
     }
 
     #[test]

@@ -351,7 +351,7 @@ impl Guest {
 
     fn qemu_ended(&mut self, status: io::Result<ExitStatus>) {
         self.ended = true;
-        self.watch.closed(described(status), Instant::now());
+        self.watch.qemu_ended(described(status), Instant::now());
     }
 
     fn check(&self) -> Result<(), GuestError> {

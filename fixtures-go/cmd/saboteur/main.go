@@ -74,23 +74,19 @@ func panicKernel() error {
 	return os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 }
 
-// killInit overwrites the first process's code: a signal of this process's it would not die of.
+// killInit overwrites the first process's stacks and data: of a signal that this process sends it would not die.
 func killInit() error {
-	return overwrite(1)
-}
-
-func overwrite(process int) error {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", process))
+	maps, err := os.ReadFile("/proc/1/maps")
 	if err != nil {
 		return err
 	}
-	memory, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", process), os.O_WRONLY, 0)
+	memory, err := os.OpenFile("/proc/1/mem", os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer memory.Close()
 	for _, line := range strings.Split(string(maps), "\n") {
-		if !strings.Contains(line, " r-xp ") || !strings.HasSuffix(line, "/init") {
+		if !strings.Contains(line, " rw-p ") {
 			continue
 		}
 		bounds := strings.SplitN(strings.Fields(line)[0], "-", 2)
@@ -99,7 +95,6 @@ func overwrite(process int) error {
 		if err := errors.Join(errStart, errEnd); err != nil {
 			return err
 		}
-		// All ones are no instruction on any of the three architectures.
 		wrong := make([]byte, end-start)
 		for i := range wrong {
 			wrong[i] = 0xff
