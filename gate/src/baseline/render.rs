@@ -64,7 +64,9 @@ pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The line of a metric; a comment where it has neither figure nor limit; nothing where it is not recorded at all.
+const ADVISORY: &str = "advisory: true";
+
+/// The line of a metric, whose times are advisory where they were emulated; a comment where it has neither figure nor limit; nothing where it is not recorded at all.
 fn metric_line(summary: &Summary, metric: Metric) -> String {
     let unit = metric.unit();
     let mut fields = Vec::new();
@@ -85,12 +87,16 @@ fn metric_line(summary: &Summary, metric: Metric) -> String {
             }
             fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
             fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
-            if comparison.advisory || (metric.is_time() && summary.environment.runner == "qemu") {
-                fields.push("advisory: true".to_owned());
+            if comparison.advisory {
+                fields.push(ADVISORY.to_owned());
             }
             String::new()
         }
     };
+    let is_emulated_time = metric.is_time() && summary.environment.runner == "qemu";
+    if is_emulated_time && !fields.is_empty() && fields.last().is_none_or(|field| field != ADVISORY) {
+        fields.push(ADVISORY.to_owned());
+    }
     match (fields.is_empty(), comment.is_empty()) {
         (true, _) => format!("  # {metric}: {comment}\n"),
         (false, true) => format!("  {metric}: {{ {} }}\n", fields.join(", ")),

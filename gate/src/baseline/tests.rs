@@ -211,7 +211,9 @@ fn every_metric_is_recorded_but_the_longest_pause_and_those_whose_spread_is_not_
     assert_eq!(missing, expected);
     for (metric, expectation) in &baseline.metrics {
         assert_eq!(expectation.limit, metric.default_limit(), "{metric}");
-        assert_eq!(expectation.advisory, *metric == Metric::RequestLatencyP99, "{metric}");
+        // Recorded in a guest, whose times say little.
+        let advisory = [Metric::GcPauseP99, Metric::GcPauseP90, Metric::GcStwFraction, Metric::RequestLatencyP99];
+        assert_eq!(expectation.advisory, advisory.contains(metric), "{metric}");
     }
 }
 
