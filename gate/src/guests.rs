@@ -84,7 +84,8 @@ impl Guests {
         let machine = Machine::of(&image, memory, cpus);
         Ok(Self {
             platform,
-            snapshot: snapshots.then(|| Snapshot::of(&cache.snapshots(), &machine, &image.digest, &emulator)),
+            snapshot: (snapshots && architecture.can_be_resumed())
+                .then(|| Snapshot::of(&cache.snapshots(), &machine, &image.digest, &emulator)),
             _image: image,
             machine,
             files: options.files.clone(),

@@ -145,7 +145,7 @@ fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
     let bench = Bench::service("uaa", port, "");
     let mut command = bench.command("record");
     command.args(["--platform", "linux/arm64", "--runner", "qemu"]);
-    let mut command = Command::from(command_of(&command));
+    let mut command = command_of(&command);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let memgate = child.id().cast_signed();
     let started = Instant::now();

@@ -68,16 +68,6 @@ impl Machine {
         arguments.0
     }
 
-    /// The arguments for a guest whose console is the terminal that memgate runs in.
-    pub(crate) fn interactive(&self) -> Vec<OsString> {
-        let mut arguments = Arguments(self.hardware());
-        arguments.pair("-chardev", "stdio,id=console,signal=off,mux=on");
-        for name in ["agent", "init", "control"] {
-            arguments.pair("-chardev", format!("null,id={name}"));
-        }
-        arguments.0
-    }
-
     /// What a snapshot depends on, beside the contents of the files.
     pub(crate) fn hardware(&self) -> Vec<OsString> {
         let Self { architecture, memory, cpus, kernel, initramfs, firmware } = self;
@@ -156,11 +146,5 @@ mod tests {
     fn one_that_is_resumed_waits() {
         let sockets = Sockets::within(Path::new("/run"));
         assert!(text(&machine(Architecture::Arm64).arguments(&sockets, true)).ends_with("-incoming defer"));
-    }
-
-    #[test]
-    fn a_person_gets_the_console() {
-        let arguments = text(&machine(Architecture::Arm64).interactive());
-        assert!(arguments.contains("stdio,id=console") && !arguments.contains("socket"), "{arguments}");
     }
 }
