@@ -16,6 +16,7 @@ mod driver;
 mod statistics;
 
 use std::{
+    cell::Cell,
     io::BufRead as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -109,7 +110,7 @@ fn measure(options: &Options, watched: &Path, other: &Path, tell: bool) -> (Pair
     let (other, ()) = RunningService::start(other, 18099, &rounds, |_| ());
     let half = Duration::from_secs_f64(options.seconds);
     let (mut client, mut of_other) = (watched.connect(options.connections), other.connect(options.connections));
-    let (pair, recorder) = with_memgate(recorder, &mut client, &mut of_other, half);
+    let (pair, allocations, recorder) = with_memgate(recorder, &mut client, &mut of_other, half);
     if tell {
         let [process, kernel] = memory();
         println!(
@@ -117,9 +118,7 @@ fn measure(options: &Options, watched: &Path, other: &Path, tell: bool) -> (Pair
             (process.saturating_sub(before[0])) as f64 / 1024.0,
             (kernel.saturating_sub(before[1])) as f64 / 1024.0
         );
-        if let Some(rate) = recorder.allocations_per_second() {
-            println!("{rate:.0} allocations/s");
-        }
+        println!("{allocations:.0} allocations/s");
     }
     drop(recorder);
     let under_bpftrace = options.bpftrace.as_ref().map(|program| {
@@ -147,8 +146,8 @@ fn attach(options: &Options, executable: &Path, pid: Pid, tell: bool) -> Recorde
 }
 
 /// Slices of the watched service, from the measuring phase of a run on, and of the other.
-fn with_memgate(recorder: Recorder, watched: &mut Client, other: &mut Client, half: Duration) -> (Pair, Recorder) {
-    let mut resting = Some(recorder);
+fn with_memgate(recorder: Recorder, watched: &mut Client, other: &mut Client, half: Duration) -> (Pair, f64, Recorder) {
+    let resting = Cell::new(Some(recorder));
     let mut slice = |before: Option<Requested>, after: Option<Requested>| {
         let sampler = Sampler::start(resting.take().expect("the recorder is back"));
         let sampler = sampler.unwrap_or_else(|error| panic!("{error}"));
@@ -157,16 +156,25 @@ fn with_memgate(recorder: Recorder, watched: &mut Client, other: &mut Client, ha
         ask(before);
         let driven = watched.drive(SLICE);
         ask(after);
-        resting = Some(sampler.finish().unwrap_or_else(|error| panic!("{error}")));
+        resting.set(Some(sampler.finish().unwrap_or_else(|error| panic!("{error}"))));
         driven
+    };
+    let objects = || {
+        let recorder = resting.take().expect("the recorder is back");
+        let objects = recorder.allocated_objects().expect("a reading");
+        resting.set(Some(recorder));
+        objects
     };
     // As in a run the rate of sampling follows from what is allocated at first.
     slice(Some(Requested::Idle), None);
     alternate(SLICE * WARM_UP, || slice(None, None), other);
     slice(None, Some(Requested::StartMeasuring));
+    let before = objects();
     let pair = alternate(half, || slice(None, None), other);
+    // The last slice reads at its end.
     slice(None, Some(Requested::EndMeasuring));
-    (pair, resting.expect("the recorder is back"))
+    let allocations = (objects() - before) as f64 / (half + SLICE).as_secs_f64();
+    (pair, allocations, resting.take().expect("the recorder is back"))
 }
 
 /// Slices of the watched service and of the other in turn, `length` of each.

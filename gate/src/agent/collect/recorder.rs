@@ -172,17 +172,9 @@ impl Recorder {
         self.taken.last.map(|last| last.alloc_bytes)
     }
 
-    /// Objects allocated per second while the sampler was running.
-    pub fn allocations_per_second(&self) -> Option<f64> {
-        /// Between two readings of a running sampler; a longer time is one in which it was not.
-        const LONGEST_NS: u64 = 200_000_000;
-        let Series { at_ns, value } = &self.taken.alloc_objects;
-        let steps = at_ns.array_windows().zip(value.array_windows());
-        let running = steps.filter(|([from, to], _)| to.saturating_sub(*from) < LONGEST_NS);
-        let (ns, objects) = running.fold((0, 0), |(ns, objects), ([from, to], [before, after])| {
-            (ns + to.saturating_sub(*from), objects + after.saturating_sub(*before))
-        });
-        (ns > 0).then(|| objects as f64 / (ns as f64 / 1e9))
+    /// Objects allocated since the launch as last read; `None` before the first reading.
+    pub fn allocated_objects(&self) -> Option<u64> {
+        self.taken.last.map(|last| last.alloc_objects)
     }
 
     /// Forgets the goroutines of the service's start, so that the next reading is the first, and takes down where those come
