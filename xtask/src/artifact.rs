@@ -1,4 +1,4 @@
-//! Builds of which one executable is wanted, wherever cargo's configuration puts it.
+//! Builds of which one executable is wanted, once or for each of several platforms, wherever cargo's configuration puts it.
 
 use std::path::PathBuf;
 
@@ -27,19 +27,27 @@ struct Target {
 /// Fails where the build does, or builds no such executable.
 pub(crate) fn build(cmd: Cmd<'_>, name: &str) -> Result<PathBuf> {
     let line = cmd.to_string();
-    let messages = step::capture(cmd.arg("--message-format=json-render-diagnostics"))?;
-    executable(&messages, name)?.ok_or_else(|| miette!("`{line}` built no executable `{name}`"))
+    build_all(cmd, name)?.into_iter().next().ok_or_else(|| miette!("`{line}` built no executable `{name}`"))
 }
 
-fn executable(messages: &str, name: &str) -> Result<Option<PathBuf>> {
+/// Runs the `cargo build` of `cmd` and returns the paths of all executables `name`.
+///
+/// # Errors
+/// Fails where the build does.
+pub(crate) fn build_all(cmd: Cmd<'_>, name: &str) -> Result<Vec<PathBuf>> {
+    let messages = step::capture(cmd.arg("--message-format=json-render-diagnostics"))?;
+    executables(&messages, name)
+}
+
+fn executables(messages: &str, name: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let message: Message = serde_json::from_str(line).into_diagnostic()?;
-        let is_it = message.target.is_some_and(|target| target.name == name);
-        if is_it && message.reason == "compiler-artifact" && message.executable.is_some() {
-            return Ok(message.executable);
+        if message.reason == "compiler-artifact" && message.target.is_some_and(|target| target.name == name) {
+            found.extend(message.executable);
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -54,7 +62,7 @@ mod tests {
 
     #[test]
     fn executable_is_told_from_the_library_of_the_same_name() {
-        assert_eq!(executable(MESSAGES, "memgate").unwrap(), Some(PathBuf::from("/t/release/memgate")));
-        assert_eq!(executable(MESSAGES, "memgate-bpf").unwrap(), None);
+        assert_eq!(executables(MESSAGES, "memgate").unwrap(), [PathBuf::from("/t/release/memgate")]);
+        assert!(executables(MESSAGES, "memgate-bpf").unwrap().is_empty());
     }
 }

@@ -1,8 +1,9 @@
-//! memgate's own chores: set-up, lint, test, the BPF object and the gate itself, as `cargo xtask …`.
+//! memgate's own chores: set-up, lint, test, the BPF object, the agents of guests and the gate itself, as `cargo xtask …`.
 //!
 //! Every command installs what it needs and is missing, prints each step on stderr, and stops at the first failure.
 
 mod artifact;
+mod build_std;
 mod commands;
 mod error;
 mod interrupt;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, check, ebpf, fuzz, lint, setup as setup_all, test};
+use crate::commands::{bench, check, dist, ebpf, fuzz, lint, setup as setup_all, test};
 use crate::error::Error;
 use crate::workspace::Workspace;
 
@@ -43,6 +44,12 @@ enum Command {
         /// Arguments for `cargo nextest run`.
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Build the static agent that runs in guests, for each platform, into target/dist.
+    Dist {
+        /// One platform alone; may be given several times.
+        #[arg(long = "architecture", value_enum)]
+        architectures: Vec<dist::Architecture>,
     },
     /// Check formatting, lints, licences, documentation and the committed BPF object.
     Lint {
@@ -76,6 +83,7 @@ impl Command {
             Self::Setup => setup_all::run(workspace),
             Self::Check { args } => check::run(workspace, args),
             Self::Test { args } => test::run(workspace, args),
+            Self::Dist { architectures } => dist::run(workspace, architectures),
             Self::Lint { advisories } => lint::run(workspace, *advisories),
             Self::Fuzz { target, minutes } => fuzz::run(workspace, *target, *minutes),
             Self::Bench(bench) => bench::run(workspace, bench),

@@ -1,8 +1,9 @@
-//! xtask as cargo's `RUSTC_WRAPPER`, so that the BPF object is the same bytes wherever it is built.
+//! xtask as cargo's `RUSTC_WRAPPER`, so that the BPF objects and the agents of guests are the same bytes wherever they are built.
 //!
 //! Symbol names carry a hash of `-C metadata`, in which cargo puts the paths of the standard library's sources, the
 //! flags and the host; panic messages carry the paths of source files. The wrapper names both by package instead:
-//! `core-0.0.0`, `memgate-ebpf-0.1.0`.
+//! `core-0.0.0`, `memgate-ebpf-0.1.0`. A crate that the standard library uses as well as the program is compiled twice, and
+//! is told apart: `cfg-if-1.0.4` and `cfg-if-1.0.4-std`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -57,22 +58,23 @@ impl Package {
     }
 }
 
+/// By this feature of theirs the standard library uses other crates.
+const OF_STD: &str = r#"feature="rustc-dep-of-std""#;
+
 /// Replaces `-C metadata=…`, and maps the package's directory to its name. Questions about rustc itself, which have no
 /// metadata, pass unchanged.
 fn stabilise(args: impl Iterator<Item = OsString>, package: &Package) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.collect();
+    let suffix = if args.iter().any(|arg| arg == OF_STD) { "-std" } else { "" };
+    let name = format!("{}{suffix}", package.name);
     let mut compiles = false;
-    let mut args: Vec<OsString> = args
-        .map(|arg| {
-            if !arg.as_encoded_bytes().starts_with(b"metadata=") {
-                return arg;
-            }
-            compiles = true;
-            format!("metadata={}", package.name).into()
-        })
-        .collect();
+    for arg in args.iter_mut().filter(|arg| arg.as_encoded_bytes().starts_with(b"metadata=")) {
+        compiles = true;
+        *arg = format!("metadata={name}").into();
+    }
     if compiles {
         args.push("--remap-path-prefix".into());
-        args.push([package.directory.as_os_str(), OsStr::new("="), OsStr::new(&package.name)].into_iter().collect());
+        args.push([package.directory.as_os_str(), OsStr::new("="), OsStr::new(&name)].into_iter().collect());
     }
     args
 }
@@ -101,6 +103,13 @@ mod tests {
                 "/home/someone/rust/library/core=core-0.0.0",
             ]
         );
+    }
+
+    #[test]
+    fn crates_of_the_standard_library_are_told_from_the_programs() {
+        let of = |feature| stabilised(&["--cfg", feature, "-C", "metadata=7f52fd26cb4ee72a"])[3].clone();
+        assert_eq!(of(r#"feature="rustc-dep-of-std""#), "metadata=core-0.0.0-std");
+        assert_eq!(of(r#"feature="std""#), "metadata=core-0.0.0");
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(crate) struct Workspace {
     root: PathBuf,
 }
 
+/// The variable that tells memgate where to keep what it fetches and makes for guests.
+const CACHE: &str = "MEMGATE_CACHE";
+
 impl Workspace {
     /// Finds the checkout that this xtask belongs to.
     ///
@@ -33,6 +36,10 @@ impl Workspace {
         sh.set_var("PATH", path_with_tools(root, std::env::var_os("PATH"))?);
         // The pinned Go is the one that is used, whatever a go.mod asks for: another could not be fetched either.
         sh.set_var("GOTOOLCHAIN", "local");
+        // Where memgate keeps the images and snapshots of guests, unless the user says otherwise.
+        if std::env::var_os(CACHE).is_none() {
+            sh.set_var(CACHE, root.join(".tools/guests"));
+        }
         Ok(Self { sh, root: root.to_owned() })
     }
 

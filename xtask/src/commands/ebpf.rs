@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use miette::{Context, IntoDiagnostic, Result, miette};
-use xshell::{Cmd, cmd};
+use xshell::cmd;
 
 use crate::setup::{Tools, bpf_linker, rust_src, rustc};
 use crate::workspace::Workspace;
-use crate::{artifact, rustc_wrapper};
+use crate::{artifact, build_std};
 
 /// The committed objects in the checkout, with the features that they are built with.
 const OBJECTS: [(&str, &str); 2] = [("gate-ebpf/memgate.bpf.o", "bpf"), ("gate-ebpf/memgate-tier1.bpf.o", "tier1")];
@@ -46,28 +46,8 @@ fn build(workspace: &Workspace, features: &str) -> Result<PathBuf> {
         "cargo build --locked --profile bpf --package memgate-ebpf --bin memgate-bpf --features {features}
             -Z build-std=core --target bpfel-unknown-none --target-dir {target}"
     );
-    let cargo = without_configured_builds(rustc_wrapper::wrap(cargo)?)
-        // `-Z build-std` is the only unstable feature, and the release is pinned.
-        .env("RUSTC_BOOTSTRAP", "1")
-        // cargo looks for the standard library's sources in the toolchain, which is the user's and stays untouched.
-        .env("__CARGO_TESTS_ONLY_SRC_ROOT", library)
-        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clinker={}", linker.display()))
-        .env("CARGO_INCREMENTAL", "0");
-    artifact::build(cargo, "memgate-bpf")
-}
-
-/// The environment can change profiles, flags and targets; the object must not depend on it.
-fn without_configured_builds(mut cargo: Cmd<'_>) -> Cmd<'_> {
-    for (name, _) in std::env::vars_os() {
-        if configures_builds(&name.to_string_lossy()) {
-            cargo = cargo.env_remove(name);
-        }
-    }
-    cargo
-}
-
-fn configures_builds(name: &str) -> bool {
-    name == "RUSTFLAGS" || ["CARGO_PROFILE_", "CARGO_BUILD_", "CARGO_TARGET_BPF"].iter().any(|p| name.starts_with(p))
+    let linker = format!("-Clinker={}", linker.display());
+    artifact::build(build_std::with_sources(cargo, &library, &[&linker])?, "memgate-bpf")
 }
 
 fn compare(path: &Path, object: &str, built: &[u8]) -> Result<()> {
@@ -108,17 +88,5 @@ mod tests {
                 .to_string()
                 .contains("byte 2 is the first")
         );
-    }
-
-    #[test]
-    fn environment_that_changes_builds_is_dropped() {
-        for name in
-            ["RUSTFLAGS", "CARGO_PROFILE_RELEASE_LTO", "CARGO_BUILD_TARGET", "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER"]
-        {
-            assert!(configures_builds(name), "{name}");
-        }
-        for name in ["CARGO_TARGET_DIR", "CARGO_HOME", "CARGO_REGISTRIES_CRATES_IO_PROTOCOL", "PATH"] {
-            assert!(!configures_builds(name), "{name}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use miette::Result;
 
-use crate::setup::{Tools, bpf_linker, cargo_deny, gcc, go, nextest, rust_components, rust_src, services};
+use crate::setup::{Tools, bpf_linker, cargo_deny, gcc, go, nextest, qemu, rust_components, rust_src, services, zig};
 use crate::workspace::Workspace;
 
 /// Installs every tool that is missing.
@@ -20,6 +20,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     cargo_deny::ensure(&tools)?;
     bpf_linker::ensure(&tools)?;
     rust_src::ensure(&tools)?;
+    zig::ensure(&tools)?;
+    qemu::ensure(&tools)?;
     eprintln!("Every tool is installed.");
     Ok(())
 }

@@ -3,7 +3,8 @@
 use miette::Result;
 use xshell::cmd;
 
-use crate::setup::{Tools, gcc, go, nextest, services};
+use crate::commands::dist;
+use crate::setup::{Tools, gcc, go, nextest, qemu, services};
 use crate::step;
 use crate::workspace::{Workspace, is_ci};
 
@@ -20,7 +21,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     go::ensure_older(&tools)?;
     services::ensure(&tools)?;
     nextest::ensure(&tools)?;
+    qemu::ensure(&tools)?;
     drop(tools);
+    dist::run(workspace, &[])?;
 
     let profile = if is_ci() { "ci" } else { "default" };
     step::run(cmd!(sh, "cargo nextest run --workspace --profile {profile} --no-run"))?;

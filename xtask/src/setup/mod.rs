@@ -13,6 +13,7 @@ pub(crate) mod gcc;
 pub(crate) mod go;
 pub(crate) mod nextest;
 mod pip;
+pub(crate) mod qemu;
 pub(crate) mod rust_components;
 pub(crate) mod rust_src;
 pub(crate) mod rustc;
@@ -20,6 +21,7 @@ pub(crate) mod services;
 mod stamp;
 mod tools;
 mod version;
+pub(crate) mod zig;
 
 use self::stamp::Stamp;
 pub(crate) use self::tools::Tools;

@@ -1,4 +1,4 @@
-//! The standard library's sources, of which `-Z build-std=core` builds `core` for BPF.
+//! The standard library's sources, of which `-Z build-std` builds `core` for BPF and `std` for guests.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{Stamp, Tools, rustc};
 use crate::step;
 
 /// The same sources as Debian packages them, for where rustup cannot fetch them. Debian's changes touch tests and the
-/// dependencies of other systems, not `core` or `compiler_builtins`.
+/// dependencies of other systems, not what is built of it here.
 const DEBIAN: Package = Package {
     suite: "trixie-backports",
     name: "rust-src",
@@ -18,7 +18,7 @@ const DEBIAN: Package = Package {
     sha256: "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b",
 };
 
-/// Returns the directory `library` of the pinned Rust's sources: of the toolchain in use, or else of `.tools`.
+/// Returns the directory `library` of the sources of the Rust in use: its own, or else, for the pinned Rust, that of `.tools`.
 ///
 /// # Errors
 /// Fails where neither rustup nor Debian's archive has them.
@@ -29,13 +29,15 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     }
     let source = format!("Debian {}: {} {} sha256:{}", DEBIAN.suite, DEBIAN.name, DEBIAN.version, DEBIAN.sha256);
     let stamp = Stamp::new("rust-src", rustc::PINNED, source);
-    if let Some(place) = tools.installed(&stamp) {
+    let pinned = rustc::is_pinned(tools);
+    if let (Ok(()), Some(place)) = (&pinned, tools.installed(&stamp)) {
         return Ok(place.join("library"));
     }
     // Not every toolchain is rustup's, and not every machine reaches its server.
     if step::succeeds(cmd!(tools.sh, "rustup component add rust-src"))? && is_whole(&own) {
         return Ok(own);
     }
+    pinned.wrap_err("rustup has no sources of the standard library for this Rust")?;
     let place = tools.directory(&stamp, |scratch| {
         unpack(tools, scratch).wrap_err("the standard library's sources come neither from rustup nor from Debian")
     })?;

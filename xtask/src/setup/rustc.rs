@@ -21,7 +21,7 @@ pub(crate) fn is_pinned(tools: &Tools<'_>) -> Result<()> {
         Some(PINNED) => Ok(()),
         other => Err(miette!(
             help = "run `rustup toolchain install {PINNED}`, then this command as `cargo +{PINNED} xtask …`",
-            "the BPF object is built with rustc {PINNED}, but this is {}",
+            "rustc {PINNED} is needed, but this is {}",
             other.unwrap_or("unknown")
         )),
     }
