@@ -113,7 +113,12 @@ impl Guests {
             let help = format!("raise `platforms.{platform}.memory`, or lower `memory_max`");
             return Err(InputError::new(message, help).into());
         }
-        let missing = missing_files(&plan.executable, &self.files)?;
+        let exe = GoExe::open(&plan.executable).map_err(|error| unfit(error.to_string()))?;
+        if exe.platform != self.platform {
+            let path = exe.path.display();
+            return Err(unfit(format!("{path} was built for {}, not for {}", exe.platform, self.platform)));
+        }
+        let missing = missing_files(exe, &self.files)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -352,14 +357,18 @@ pub fn agent(platform: Platform) -> Result<PathBuf> {
     })
 }
 
+fn unfit(what: String) -> Error {
+    Error::infrastructure(
+        Stage::Preflight,
+        what,
+        "memgate measures ELF executables of its platforms; name one of this platform under `binary`",
+    )
+}
+
 /// The paths that a dynamically linked executable needs in the guest and that are not among `files`: its loader, and the
 /// libraries that it names, by whatever path.
-fn missing_files(executable: &Path, files: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
-    let unfit = |what: String| {
-        Error::infrastructure(Stage::Preflight, what, "memgate measures ELF executables of its platforms")
-    };
-    let exe = GoExe::open(executable).map_err(|error| unfit(error.to_string()))?;
-    let needs = exe.needs.map_err(|reason| unfit(format!("{}: {reason}", executable.display())))?;
+fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
+    let needs = exe.needs.map_err(|reason| unfit(format!("{}: {reason}", exe.path.display())))?;
     let has = |name: &str| {
         files.keys().any(|path| path == name || Path::new(path).file_name().is_some_and(|file| *file == *name))
     };

@@ -204,3 +204,85 @@ fn no_guest_outlives_a_memgate_that_is_killed() {
     let (output, _) = with_guest(18223, |memgate, _| signal(memgate, nix::sys::signal::Signal::SIGKILL));
     assert_eq!(output.status.code(), None);
 }
+
+/// A configuration with an executable that Debian built, which is linked with its C library, and these files beside it.
+fn distribution_built(port: u16, files: &str) -> Bench {
+    let binary = common::repository().join(".tools/prometheus-node-exporter-1.9.0-1+b4/prometheus-node-exporter");
+    Bench::new(&format!(
+        r#"version: 1
+services:
+  s:
+    binary: {{ linux/amd64: "{}" }}
+    run:
+      args: ["--web.listen-address=127.0.0.1:{port}"]
+      ready: {{ http: "http://127.0.0.1:{port}/metrics", timeout: 60s }}
+    load: {{ rate: 5/s, connections: 2, timeout: 5s, requests: [ {{ get: "http://127.0.0.1:{port}/metrics" }} ] }}
+    phases: {{ warmup: 2s, measure: 5s, drain: 1s }}
+    runs: 1
+platforms:
+  linux/amd64: {{ files: {{ {files} }} }}
+"#,
+        binary.display()
+    ))
+}
+
+#[test]
+fn a_service_that_is_linked_with_what_the_guest_lacks_is_refused() {
+    let output = record(&distribution_built(18230, ""), "linux/amd64", &[]);
+    let words =
+        ["preflight:", "dynamically linked", "/lib64/ld-linux-x86-64.so.2", "libc.so.6", "platforms.linux/amd64.files"];
+    assert_fails(&output, 4, &words);
+}
+
+#[test]
+fn a_distributions_service_runs_with_its_libraries() {
+    let files = "/lib64/ld-linux-x86-64.so.2: /lib64/ld-linux-x86-64.so.2, \
+                 /lib64/libc.so.6: /lib/x86_64-linux-gnu/libc.so.6, \
+                 /lib64/libresolv.so.2: /lib/x86_64-linux-gnu/libresolv.so.2";
+    let evidence = evidence(&record(&distribution_built(18231, files), "linux/amd64", &[]));
+    assert_eq!(evidence.signals.gc_pauses.exactness, Exactness::Exact);
+    assert!(evidence.signals.alloc_bytes.data.value.last().is_some_and(|bytes| *bytes > 1 << 20));
+}
+
+#[test]
+fn an_executable_of_another_platform_is_refused_before_a_guest_is_started() {
+    let bench = distribution_built(18232, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml.replace("binary: { linux/amd64:", "binary: { linux/arm64:")).unwrap();
+    let output = record(&bench, "linux/arm64", &[]);
+    assert_fails(&output, 4, &["was built for linux/amd64, not for linux/arm64"]);
+}
+
+#[test]
+fn a_service_may_not_want_more_memory_than_its_guest_has() {
+    let bench = Bench::service("uaa", 18233, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml.replace("      stop_timeout", "      memory_max: 4GiB\n      stop_timeout"))
+        .unwrap();
+    let output = record(&bench, "linux/arm64", &[]);
+    assert_fails(&output, 2, &["services.s.run.memory_max", "4096 MiB", "2048 MiB", "platforms.linux/arm64.memory"]);
+}
+
+#[test]
+fn without_qemu_it_is_said_what_to_install() {
+    let bench = Bench::service("uaa", 18234, "");
+    let go = which_go();
+    let mut command = bench.command("record");
+    command.args(["--platform", "linux/loong64"]).env("PATH", go.parent().unwrap());
+    let output = command.output().unwrap();
+    assert_fails(&output, 4, &["guest:", "qemu-system-loongarch64 is not installed", "qemu-system-misc"]);
+}
+
+fn which_go() -> std::path::PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path).map(|place| place.join("go")).find(|go| go.is_file()).unwrap()
+}
+
+#[test]
+fn a_guest_that_does_not_come_up_in_time_never_booted() {
+    let bench = Bench::service("uaa", 18235, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml + "platforms: { linux/loong64: { boot_timeout: 500ms } }\n").unwrap();
+    let output = record(&bench, "linux/loong64", &["--no-snapshot"]);
+    assert_fails(&output, 4, &["never booted: it was not ready after 0.5 s"]);
+}

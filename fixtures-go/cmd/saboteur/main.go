@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -74,36 +75,26 @@ func panicKernel() error {
 	return os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 }
 
-// killInit overwrites the first process's stacks and data: of a signal that this process sends it would not die.
+// killInit has the first process go on where there is no code: of a signal that another process sends it would not die.
 func killInit() error {
-	maps, err := os.ReadFile("/proc/1/maps")
-	if err != nil {
+	runtime.LockOSThread()
+	const first = 1
+	if err := syscall.PtraceAttach(first); err != nil {
 		return err
 	}
-	memory, err := os.OpenFile("/proc/1/mem", os.O_WRONLY, 0)
-	if err != nil {
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(first, &status, syscall.WALL, nil); err != nil {
 		return err
 	}
-	defer memory.Close()
-	for _, line := range strings.Split(string(maps), "\n") {
-		if !strings.Contains(line, " rw-p ") {
-			continue
-		}
-		bounds := strings.SplitN(strings.Fields(line)[0], "-", 2)
-		start, errStart := strconv.ParseUint(bounds[0], 16, 64)
-		end, errEnd := strconv.ParseUint(bounds[1], 16, 64)
-		if err := errors.Join(errStart, errEnd); err != nil {
-			return err
-		}
-		wrong := make([]byte, end-start)
-		for i := range wrong {
-			wrong[i] = 0xff
-		}
-		if _, err := memory.WriteAt(wrong, int64(start)); err != nil {
-			return err
-		}
+	var registers syscall.PtraceRegs
+	if err := syscall.PtraceGetRegs(first, &registers); err != nil {
+		return err
 	}
-	return nil
+	registers.SetPC(0)
+	if err := syscall.PtraceSetRegs(first, &registers); err != nil {
+		return err
+	}
+	return syscall.PtraceDetach(first)
 }
 
 // agent is the process that process 1 started.

@@ -29,21 +29,12 @@ pub(super) struct Attached {
     pub(super) refill_probes: Result<Vec<Probe>, String>,
     /// Why first touches are not captured, if they are not.
     pub(super) no_captures: Option<String>,
-    /// The program that is to capture them, where they are not captured yet.
-    waiting: Option<&'static str>,
 }
 
 impl Attached {
     /// Why a signal is lost, if it is.
     pub(super) fn lost(&self, signal: ProbedSignal) -> Option<&str> {
         self.lost.get(&signal).map(String::as_str)
-    }
-
-    /// Captures first touches from now on, where that has waited.
-    pub(super) fn capture_first_touches(&mut self) {
-        if let (Some(bpf), Some(program)) = (&mut self.bpf, self.waiting.take()) {
-            self.no_captures = bpf.attach_first_touch(program).err().map(|error| error.to_string());
-        }
     }
 
     fn without_bpf(reason: &str) -> Self {
@@ -53,7 +44,6 @@ impl Attached {
             lost: ProbedSignal::ALL.map(|signal| (signal, reason.to_owned())).into(),
             refill_probes: Err(reason.to_owned()),
             no_captures: Some(reason.to_owned()),
-            waiting: None,
         }
     }
 }
@@ -82,14 +72,8 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
         Err(error) if options.collecting.tier.is_some() => return Err(error),
         Err(error) => return Ok(Attached::without_bpf(&error.to_string())),
     };
-    let mut attached = Attached {
-        tier,
-        bpf: None,
-        lost: HashMap::new(),
-        refill_probes: Err(String::new()),
-        no_captures: None,
-        waiting: None,
-    };
+    let mut attached =
+        Attached { tier, bpf: None, lost: HashMap::new(), refill_probes: Err(String::new()), no_captures: None };
     for plan in probes::plan(exe, options.collecting.force_probes) {
         if plan.signal == ProbedSignal::SpanRefills {
             if let Err(reason) = &plan.probes {
@@ -103,16 +87,9 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
     attached.no_captures = match (tier, attached.lost(ProbedSignal::Mappings)) {
         (Tier::T0 | Tier::T1, _) => Some(format!("tier {tier} has no captures of first touches")),
         (_, Some(reason)) => Some(format!("the runtime's own mappings are not known: {reason}")),
-        _ => {
-            attached.waiting = Some(first_touch_program(exe.platform));
-            None
-        }
+        _ => programs.attach_first_touch(first_touch_program(exe.platform)).err().map(|error| error.to_string()),
     };
     attached.bpf = Some(programs);
-    // What is linked with nothing is Go alone, as a rule, and has no memory off the heap that grows.
-    if !exe.needs.as_ref().is_ok_and(Vec::is_empty) {
-        attached.capture_first_touches();
-    }
     Ok(attached)
 }
 

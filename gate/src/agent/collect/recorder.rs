@@ -74,8 +74,6 @@ pub struct Recorder {
     /// What was launched.
     identity: Identity,
     pub(super) off_heap: Result<OffHeapReader, String>,
-    /// The least off-heap memory since the service was ready, bytes.
-    least_off_heap: Option<u64>,
     pub(super) touches: FirstTouches,
     /// The runtime's mappings that the BPF programs know.
     left_out: Vec<Range<u64>>,
@@ -130,7 +128,6 @@ impl Recorder {
                 Some(reason) => Err(format!("the runtime's own mappings are not known: {reason}")),
                 None => off_heap.map_err(|error| error.to_string()),
             },
-            least_off_heap: None,
             counters: CounterLayout::of(runtime).map(|layout| CounterReader::new(memory, layout, bias)),
             heap_profile: runtime.heap_profile.clone().map(|layout| HeapProfileReader::new(memory, layout, bias)),
             sampling: Sampling::switch_on(memory, exe, bias),
@@ -380,24 +377,8 @@ impl Recorder {
             reader.resident(&maps, &self.taken.ranges)
         });
         match read {
-            Ok(off_heap) => {
-                self.taken.off_heap.push(at_ns, off_heap);
-                self.capture_growth(off_heap);
-            }
+            Ok(off_heap) => self.taken.off_heap.push(at_ns, off_heap),
             Err(error) => note(&mut self.taken.failures.off_heap, error.to_string()),
-        }
-    }
-
-    /// Begins to capture first touches when the off-heap memory of a service without C grows after its start: before, there is
-    /// nothing to tell, and each page fault would cost it some microseconds.
-    fn capture_growth(&mut self, off_heap: u64) {
-        if self.idle.is_none() {
-            return;
-        }
-        let least = *self.least_off_heap.get_or_insert(off_heap);
-        self.least_off_heap = Some(least.min(off_heap));
-        if off_heap > least {
-            self.attached.capture_first_touches();
         }
     }
 
