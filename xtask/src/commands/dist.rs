@@ -4,6 +4,9 @@
 //! musl and a linker for all three platforms, and for loongarch64 no toolchain carries a standard library that a compiler
 //! elsewhere could fetch. So there is one way for all machines: cargo builds `std` from its sources (`-Z build-std`), and Zig,
 //! one package of the Python index, brings musl, the start files and the linker for every platform.
+//!
+//! On 2 shared cores: an agent takes 3 to 5 minutes from nothing (all three 9 to 10, most of it for memgate's dependencies), 7 s after a
+//! change, and half a second where there is none. It has 3.7 MB (arm64) to 4.2 MB (loong64).
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
