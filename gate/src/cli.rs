@@ -5,8 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    config::Runner, images::Which, pipeline::Selection, plan::Collecting, platform::Platform, report::Output,
+    config::{Runner, Size},
+    images::Which,
+    pipeline::Selection,
+    plan::Collecting,
+    platform::Platform,
+    report::Output,
     tier::Tier,
+    yaml::Kind as _,
 };
 
 /// A CI quality gate for the memory behaviour of Go services.
@@ -177,9 +183,7 @@ impl WhichImages {
 }
 
 fn page_size(text: &str) -> Result<u64, String> {
-    let sizes = [("4KiB", 4 << 10), ("16KiB", 16 << 10), ("64KiB", 64 << 10)];
-    let found = sizes.into_iter().find(|(name, _)| *name == text).map(|(_, size)| size);
-    found.ok_or_else(|| "expected 4KiB, 16KiB or 64KiB".to_owned())
+    Size::<4096>::read(text).map_err(|problem| problem.what)
 }
 
 fn platforms(arguments: &[PlatformArgument]) -> Vec<Platform> {
@@ -198,8 +202,9 @@ pub struct Measured {
     /// A service of the configuration; may be given several times. All when absent.
     #[arg(long = "service", value_name = "S")]
     services: Vec<String>,
-    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times.
-    #[arg(long = "platform", value_name = "P", default_value = "host")]
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times. When absent `host`, and `all` for
+    /// `plan` and `merge`.
+    #[arg(long = "platform", value_name = "P")]
     platforms: Vec<PlatformArgument>,
     /// Where to run, whatever the configuration says.
     #[arg(long, value_name = "R")]
@@ -222,11 +227,12 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// The plain options.
-    pub fn selection(&self) -> Selection {
+    /// The plain options; `absent` are the platforms where none is named.
+    pub fn selection(&self, absent: &[Platform]) -> Selection {
+        let named = platforms(&self.platforms);
         Selection {
             services: self.services.clone(),
-            platforms: platforms(&self.platforms),
+            platforms: if named.is_empty() { absent.to_vec() } else { named },
             runner: self.runner,
             runs: self.runs,
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },

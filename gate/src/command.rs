@@ -20,6 +20,7 @@ use crate::{
     images,
     narrator::Narrator,
     pipeline,
+    platform::Platform,
     report::{self, Output, Report, Style},
     summarise::summarise,
 };
@@ -73,14 +74,14 @@ async fn check(
     cancel: &Cancel,
 ) -> Result<u8> {
     report::validate(&formats.outputs)?;
-    let selection = measured.selection();
+    let selection = measured.selection(&[Platform::host()]);
     let report = pipeline::check(config, &selection, narrator, cancel).await?;
     write_report(&report, &formats.outputs, Some(&selection.out))?;
     Ok(report.verdict.exit_code())
 }
 
 async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
-    let files = pipeline::record(config, &measured.selection(), narrator, cancel).await?;
+    let files = pipeline::record(config, &measured.selection(&[Platform::host()]), narrator, cancel).await?;
     for file in files {
         print(&format!("{}\n", file.display()))?;
     }
@@ -97,7 +98,7 @@ fn judge(recorded: &Recorded, out: &Path, formats: &Formats) -> Result<Report> {
 fn merge(measured: &Measured, evidence: &[PathBuf], formats: &Formats) -> Result<u8> {
     report::validate(&formats.outputs)?;
     let config = config::load(&measured.config)?;
-    let selection = measured.selection();
+    let selection = measured.selection(&Platform::ALL);
     let report = pipeline::merge(&config, &selection, evidence)?;
     write_report(&report, &formats.outputs, Some(&selection.out))?;
     Ok(report.verdict.exit_code())
@@ -105,7 +106,7 @@ fn merge(measured: &Measured, evidence: &[PathBuf], formats: &Formats) -> Result
 
 fn plan(measured: &Measured) -> Result<()> {
     let config = config::load(&measured.config)?;
-    print(&format!("{}\n", pipeline::github_matrix(&config, &measured.selection())?))
+    print(&format!("{}\n", pipeline::github_matrix(&config, &measured.selection(&Platform::ALL))?))
 }
 
 /// Writes what was asked for, `report.json` in the output directory, and the step summary that GitHub shows.

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, InputError, Result, Stage},
     evidence::Evidence,
     goexe::GoExe,
-    guest::{EVIDENCE, Failure, SERVICE_LOG},
+    guest::{EVIDENCE, Failure, SERVICE_LOG, SERVICE_LOG_THERE},
     plan::{Load, Plan},
     platform::Platform,
 };
@@ -226,9 +226,8 @@ impl Guests {
                 }
                 Spoken::Message(FromAgent::Failed(failure)) => {
                     let Failure { stage, message, help } = understood(failure.get())?;
-                    let message = message.replace("/run/service.log", &files.service_log.display().to_string());
-                    let help =
-                        help.map(|help| help.replace("/run/service.log", &files.service_log.display().to_string()));
+                    let here = |text: String| text.replace(SERVICE_LOG_THERE, &files.service_log.display().to_string());
+                    let (message, help) = (here(message), help.map(here));
                     return Ok(Err(Error::Infrastructure { stage, message, help }));
                 }
                 Spoken::Message(FromAgent::Done) => {

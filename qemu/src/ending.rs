@@ -114,7 +114,7 @@ impl Watch {
     pub(crate) fn init_spoke(&mut self, message: FromInit, now: Instant) {
         self.init = Some(now);
         match message {
-            FromInit::Up { .. } | FromInit::Heartbeat => {}
+            FromInit::Up | FromInit::Heartbeat => {}
             FromInit::Broken(why) => self.broken = Some(why),
             FromInit::AgentEnded { end: AgentEnd::Exited(code), .. } => self.agent_ended = Some(Ending::Exited(code)),
             FromInit::AgentEnded { end: AgentEnd::Signalled(signal), oom_kills } => {
@@ -199,7 +199,7 @@ mod tests {
     fn working(start: Instant) -> Watch {
         let mut watch = Watch::new(PATIENCE, start);
         let at = start + Duration::from_secs(3);
-        watch.init_spoke(FromInit::Up { version: 1, uptime_ms: 1000 }, at);
+        watch.init_spoke(FromInit::Up, at);
         watch.agent_spoke(at);
         watch.agent_begins(at);
         watch

@@ -99,12 +99,9 @@ enum Sign {
 #[derive(Debug)]
 pub struct Guest {
     architecture: Architecture,
-    qemu: Child,
-    ended: bool,
-    signs: mpsc::Receiver<Sign>,
+    life: Life,
     agent: tokio::net::unix::OwnedWriteHalf,
     encoder: Encoder,
-    watch: Watch,
     /// What the agent said while something was sent to it.
     unheard: VecDeque<Spoken>,
     console: PathBuf,
@@ -112,6 +109,56 @@ pub struct Guest {
     from_agent: Arc<Position>,
     from_init: Arc<Position>,
     directory: TempDir,
+}
+
+/// All that is seen of a guest.
+#[derive(Debug)]
+struct Life {
+    qemu: Child,
+    /// Whether QEMU has ended.
+    ended: bool,
+    /// Whether nothing can be said to the agent any more, or nothing comes.
+    closed: bool,
+    signs: mpsc::Receiver<Sign>,
+    watch: Watch,
+}
+
+impl Life {
+    /// Waits for the next sign, for QEMU's end, or until the watch has something to say; gives what the agent has said.
+    async fn look(&mut self) -> Option<Spoken> {
+        let until = tokio::time::Instant::from_std(self.watch.deadline());
+        tokio::select! {
+            biased;
+            Some(sign) = self.signs.recv() => self.take(sign),
+            status = self.qemu.wait(), if !self.ended => {
+                self.ended = true;
+                self.watch.qemu_ended(described(status), Instant::now());
+                None
+            }
+            () = tokio::time::sleep_until(until) => None,
+        }
+    }
+
+    fn take(&mut self, sign: Sign) -> Option<Spoken> {
+        let now = Instant::now();
+        match sign {
+            Sign::Agent(spoken) => {
+                self.watch.agent_spoke(now);
+                return Some(spoken).filter(|spoken| !matches!(spoken, Spoken::Message(FromAgent::Heartbeat)));
+            }
+            Sign::Init(message) => self.watch.init_spoke(message, now),
+            Sign::Panic(line) => self.watch.panicked(line, now),
+            Sign::Closed(how) => self.lose(how),
+            Sign::Console(error) => self.lose(format!("its console cannot be kept: {error}")),
+        }
+        None
+    }
+
+    /// Takes the guest for lost, unless what comes in the next moments says more.
+    fn lose(&mut self, how: String) {
+        self.closed = true;
+        self.watch.closed(how, Instant::now());
+    }
 }
 
 /// How far a stream has been read: the number of its next frame, or [`Position::WITHIN`] one.
@@ -160,8 +207,8 @@ impl Guest {
         guest.control.load(&snapshot.memory()).await.map_err(refused)?;
         guest.control.cont().await.map_err(refused)?;
         let now = Instant::now();
-        guest.watch.init_spoke(FromInit::Heartbeat, now);
-        guest.watch.agent_spoke(now);
+        guest.life.watch.init_spoke(FromInit::Heartbeat, now);
+        guest.life.watch.agent_spoke(now);
         Ok(guest)
     }
 
@@ -178,7 +225,7 @@ impl Guest {
         let boundary = self.from_agent.get().zip(self.from_init.get());
         self.control.cont().await.map_err(failed)?;
         // It stood still, which was not its own fault.
-        self.watch.init_spoke(FromInit::Heartbeat, Instant::now());
+        self.life.watch.init_spoke(FromInit::Heartbeat, Instant::now());
         saved.map_err(failed)?;
         let (from_agent, from_init) = boundary.ok_or_else(|| failed("it was saved within a frame".to_owned()))?;
         let streams = Streams { to_agent: self.encoder.number(), from_agent, from_init };
@@ -221,12 +268,15 @@ impl Guest {
         drop(signs);
         Ok(Self {
             architecture: start.machine.architecture,
-            qemu,
-            ended: false,
-            signs: received,
+            life: Life {
+                qemu,
+                ended: false,
+                closed: false,
+                signs: received,
+                watch: Watch::new(start.patience, Instant::now()),
+            },
             agent: to_agent,
             encoder: Encoder::from_number(streams.to_agent),
-            watch: Watch::new(start.patience, Instant::now()),
             unheard: VecDeque::new(),
             console: start.console.clone(),
             control,
@@ -246,8 +296,8 @@ impl Guest {
         let mut entropy = [0; 32];
         let random = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut entropy));
         random.map_err(|error| host("/dev/urandom", error))?;
-        self.watch.agent_begins(Instant::now());
-        self.message(&ToAgent::Begin { version: VERSION, now_ns, entropy }).await?;
+        self.life.watch.agent_begins(Instant::now());
+        self.message(&ToAgent::Begin { now_ns, entropy }).await?;
         match self.next().await? {
             Spoken::Message(FromAgent::Begun) => Ok(()),
             other => Err(unexpected(&other)),
@@ -294,16 +344,13 @@ impl Guest {
         let frame = self.encoder.encode(kind, payload);
         let mut left = frame.as_slice();
         while !left.is_empty() {
-            let look = tokio::time::Instant::from_std(self.watch.deadline());
             tokio::select! {
                 biased;
-                sign = self.signs.recv() => self.take(sign),
-                written = self.agent.write(left) => match written {
+                spoken = self.life.look() => self.unheard.extend(spoken),
+                written = self.agent.write(left), if !self.life.closed => match written {
                     Ok(written) => left = &left[written..],
-                    Err(error) => self.watch.closed(format!("QEMU takes nothing any more: {error}"), Instant::now()),
+                    Err(error) => self.life.lose(format!("QEMU takes nothing any more: {error}")),
                 },
-                status = self.qemu.wait(), if !self.ended => self.qemu_ended(status),
-                () = tokio::time::sleep_until(look) => {}
             }
             self.check()?;
         }
@@ -320,50 +367,16 @@ impl Guest {
                 return Ok(spoken);
             }
             self.check()?;
-            let look = tokio::time::Instant::from_std(self.watch.deadline());
-            tokio::select! {
-                biased;
-                sign = self.signs.recv(), if !self.signs.is_closed() || !self.signs.is_empty() => self.take(sign),
-                status = self.qemu.wait(), if !self.ended => self.qemu_ended(status),
-                () = tokio::time::sleep_until(look) => {}
-            }
+            let spoken = self.life.look().await;
+            self.unheard.extend(spoken);
         }
-    }
-
-    fn take(&mut self, sign: Option<Sign>) {
-        let now = Instant::now();
-        match sign {
-            Some(Sign::Agent(spoken)) => {
-                self.watch.agent_spoke(now);
-                if !matches!(spoken, Spoken::Message(FromAgent::Heartbeat)) {
-                    self.unheard.push_back(spoken);
-                }
-            }
-            Some(Sign::Init(message)) => self.watch.init_spoke(message, now),
-            Some(Sign::Panic(line)) => self.watch.panicked(line, now),
-            Some(Sign::Closed(how)) => self.watch.closed(how, now),
-            Some(Sign::Console(error)) => {
-                self.watch.closed(format!("its console cannot be kept in {}: {error}", self.console.display()), now);
-            }
-            None => self.watch.closed("its channel is closed".to_owned(), now),
-        }
-    }
-
-    fn qemu_ended(&mut self, status: io::Result<ExitStatus>) {
-        self.ended = true;
-        self.watch.qemu_ended(described(status), Instant::now());
     }
 
     fn check(&self) -> Result<(), GuestError> {
-        match self.watch.ending(Instant::now()) {
+        match self.life.watch.ending(Instant::now()) {
             None => Ok(()),
             Some(ending) => Err(ended(self.architecture, ending, self.directory.path(), &self.console)),
         }
-    }
-
-    /// QEMU's process.
-    pub fn process(&self) -> Option<u32> {
-        self.qemu.id()
     }
 }
 

@@ -66,7 +66,8 @@ pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
 
 const ADVISORY: &str = "advisory: true";
 
-/// The line of a metric, whose times are advisory where they were emulated; a comment where it has neither figure nor limit; nothing where it is not recorded at all.
+/// The line of a metric; a comment where it has neither figure nor limit; nothing where it is not recorded at all. Times that were
+/// emulated are advisory.
 fn metric_line(summary: &Summary, metric: Metric) -> String {
     let unit = metric.unit();
     let mut fields = Vec::new();

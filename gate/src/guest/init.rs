@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use memgate_qemu::channel::{AgentEnd, FromInit, INIT_PORT, Outgoing, StreamError, VERSION};
+use memgate_qemu::channel::{AgentEnd, FromInit, INIT_PORT, Outgoing, StreamError};
 use nix::{
     libc,
     mount::{MsFlags, mount},
@@ -43,7 +43,7 @@ fn boot_and_wait() -> Result<(), String> {
     load_modules()?;
     let port = super::ports::open(INIT_PORT).map_err(|error| error.to_string())?;
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
-    tell(&host, &FromInit::Up { version: VERSION, uptime_ms: uptime_ms() })?;
+    tell(&host, &FromInit::Up)?;
     let outcome = work(&host);
     if let Err(problem) = &outcome {
         tell(&host, &FromInit::Broken(problem.clone()))?;
@@ -149,12 +149,6 @@ fn raise_loopback() -> io::Result<()> {
     // SAFETY: SIOCSIFFLAGS reads an `ifreq` (net/core/dev_ioctl.c, Linux 6.12), which lives through the call.
     let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Since the kernel started, ms.
-fn uptime_ms() -> u64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Processes that the kernel killed for want of memory since it started (`oom_kill` of /proc/vmstat, Linux 4.13).

@@ -27,6 +27,8 @@ use crate::{
 pub(crate) const EVIDENCE: &str = "evidence";
 /// What the service printed.
 pub(crate) const SERVICE_LOG: &str = "service.log";
+/// Where the service prints in the guest, which is not where a person finds it.
+pub(crate) const SERVICE_LOG_THERE: &str = "/run/service.log";
 
 /// The most of a log that is handed over, bytes: its end, which tells why a service failed.
 const LOG_BYTES: u64 = 16 << 20;
@@ -116,7 +118,7 @@ fn store(incoming: &mut Incoming<File>, path: &Path, mode: u32, length: u64) -> 
 
 fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
     let plan: Plan = serde_json::from_str(plan.get())?;
-    let files = Files { service_log: PathBuf::from("/run/service.log"), load_log: PathBuf::from("/run/load.log") };
+    let files = Files { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
     let outcome = measure(host, &plan, &files);
     if files.service_log.exists() {
         send_end_of(host, SERVICE_LOG, &files.service_log)?;

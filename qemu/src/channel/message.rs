@@ -21,8 +21,6 @@ pub const VERSION: u32 = 1;
 pub enum ToAgent {
     /// The first message, to an agent that has booted or was resumed.
     Begin {
-        /// [`VERSION`] of the host.
-        version: u32,
         /// The host's wall clock, ns since 1970 in UTC: that of a guest that was resumed stands still.
         now_ns: u64,
         /// Random bytes, so that no two guests resumed from one snapshot draw the same.
@@ -78,12 +76,7 @@ pub enum FromAgent {
 #[serde(rename_all = "snake_case")]
 pub enum FromInit {
     /// The guest has booted.
-    Up {
-        /// [`VERSION`] of the guest.
-        version: u32,
-        /// Since the kernel started, ms of the guest's clock.
-        uptime_ms: u64,
-    },
+    Up,
     /// The guest lives; said each second.
     Heartbeat,
     /// The guest cannot do its work: what failed.
