@@ -84,8 +84,7 @@ impl Guests {
         let machine = Machine::of(&image, memory, cpus);
         Ok(Self {
             platform,
-            snapshot: (snapshots && architecture.can_be_resumed())
-                .then(|| Snapshot::of(&cache.snapshots(), &machine, &image.digest, &emulator)),
+            snapshot: (snapshots && architecture.can_be_resumed()).then(|| Snapshot::of(&image, &machine, &emulator)),
             _image: image,
             machine,
             files: options.files.clone(),
@@ -147,10 +146,9 @@ impl Guests {
         cancel: &Cancel,
     ) -> Result<Evidence> {
         let run = async {
-            progress(Progress::Booting);
             let start =
                 Start { machine: self.machine.clone(), console: files.console_log.clone(), patience: self.patience };
-            let (mut guest, notes) = self.started(&start).await?;
+            let (mut guest, notes) = self.started(&start, progress).await?;
             let evidence = self.carry_out(&mut guest, plan, files, progress).await?;
             Ok::<_, GuestError>(evidence.map(|mut evidence| {
                 evidence.notes.extend(notes);
@@ -164,14 +162,16 @@ impl Guests {
     }
 
     /// A guest whose agent has begun, resumed where there is a snapshot that is fit to be, else booted; and what did not go well.
-    async fn started(&self, start: &Start) -> Result<(Guest, Vec<String>), GuestError> {
+    async fn started(&self, start: &Start, progress: &dyn Fn(Progress)) -> Result<(Guest, Vec<String>), GuestError> {
         let mut notes = Vec::new();
         let Some(snapshot) = &self.snapshot else {
+            progress(Progress::Booting);
             let mut guest = Guest::boot(start).await?;
             guest.begin().await?;
             return Ok((guest, notes));
         };
         if snapshot.exists() {
+            progress(Progress::Resuming);
             let resumed = async {
                 let mut guest = Guest::resume(start, snapshot).await?;
                 guest.begin().await?;
@@ -186,6 +186,7 @@ impl Guests {
                 notes.push(format!("the snapshot cannot be removed: {error}"));
             }
         }
+        progress(Progress::Booting);
         let mut guest = Guest::boot(start).await?;
         match guest.save(snapshot).await {
             Ok(()) => {}

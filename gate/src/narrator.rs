@@ -35,6 +35,7 @@ impl Narrator {
     pub fn progress(&self, run: &str, progress: Progress) {
         let (what, length) = match progress {
             Progress::Booting => ("starting a guest", None),
+            Progress::Resuming => ("resuming a guest", None),
             Progress::Launching => ("starting the service", None),
             Progress::WarmingUp(length) => ("warming up", Some(length)),
             Progress::Measuring(length) => ("measuring", Some(length)),

@@ -345,3 +345,89 @@ fn another_platform_does_not_run_natively() {
     assert_fails(&output, 4, &["preflight:", other.name(), "cannot run natively"]);
     assert_fails(&memgate().args(["check", "--platform", "windows/amd64"]).output().unwrap(), 2, &["windows/amd64"]);
 }
+
+/// `verb` for a service `uaa` of which two runs a platform are wanted, beside the evidence.
+fn with_configuration(recorded: &Recorded, verb: &str) -> assert_cmd::Command {
+    let config = recorded.directory.path().join("memgate.yaml");
+    let yaml = r#"version: 1
+services:
+  uaa:
+    binary: { linux/amd64: uaa }
+    run: { ready: { http: "http://127.0.0.1:1/" } }
+    load: { rate: 1/s, requests: [ { get: "http://127.0.0.1:1/" } ] }
+    runs: 2
+"#;
+    fs::write(&config, yaml).unwrap();
+    let mut command = recorded.command(verb);
+    command.arg("--config").arg(config).arg("--out").arg(recorded.out());
+    command
+}
+
+#[test]
+fn merged_evidence_is_judged_as_one() {
+    let recorded = Recorded::new();
+    let merge = || {
+        let mut command = with_configuration(&recorded, "merge");
+        command.args(["--platform", "linux/amd64", "--format", "json"]).args(recorded.files()).output().unwrap()
+    };
+    let output = merge();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&report["results"][0]["runs"], &report["verdict"]), (&2.into(), &"pass".into()));
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
+    }
+    assert_eq!(merge().status.code(), Some(1));
+}
+
+#[test]
+fn a_job_whose_evidence_is_missing_fails_the_merge() {
+    let recorded = Recorded::new();
+    // Where no platform is named all are wanted.
+    let output = with_configuration(&recorded, "merge").args(recorded.files()).output().unwrap();
+    assert_fails(
+        &output,
+        4,
+        &["evidence is missing", "uaa linux/arm64: 0 of 2 runs", "uaa linux/loong64: 0 of 2 runs"],
+    );
+    let mut one_run = with_configuration(&recorded, "merge");
+    let output = one_run.args(["--platform", "linux/amd64"]).arg(recorded.file(1)).output().unwrap();
+    assert_fails(&output, 4, &["uaa linux/amd64: 1 of 2 runs"]);
+    assert!(!stdout(&output).contains("pass"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_workflow_gets_a_job_for_each_platform() {
+    let recorded = Recorded::new();
+    let plan = |args: &[&str]| {
+        let output = with_configuration(&recorded, "plan").arg("--github-matrix").args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let matrix: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        matrix["include"].as_array().unwrap().clone()
+    };
+    let jobs = plan(&[]);
+    assert_eq!(jobs.len(), Platform::ALL.len());
+    for (job, platform) in jobs.iter().zip(Platform::ALL) {
+        let runner = if platform == Platform::host() { "native" } else { "qemu" };
+        assert_eq!(
+            *job,
+            serde_json::json!({ "platform": platform.name(), "name": platform.folder(), "runner": runner })
+        );
+    }
+    assert_eq!(plan(&["--platform", "linux/loong64"]).len(), 1);
+}
+
+#[test]
+fn an_empty_cache_has_kernels_and_no_image() {
+    let cache = tempfile::tempdir().unwrap();
+    let list = || memgate().args(["image", "list"]).env("MEMGATE_CACHE", cache.path().join("c")).output().unwrap();
+    let text = stdout(&list());
+    assert!(
+        text.contains("no image yet") && text.contains("* loong64-7.2: linux/loong64 7.2, pages of 16 KiB"),
+        "{text}"
+    );
+    let no_such = memgate().args(["image", "build", "--platform", "linux/arm64", "--kernel", "4.4"]).output().unwrap();
+    assert_fails(&no_such, 2, &["linux/arm64", "4.4", "6.12"]);
+    let no_size = memgate().args(["image", "build", "--page-size", "16"]).output().unwrap();
+    assert_fails(&no_size, 2, &["--page-size"]);
+}

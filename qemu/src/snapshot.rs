@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::machine::Machine;
+use crate::{image::Image, machine::Machine};
 
 /// Raised when a guest that was saved by an older memgate cannot be spoken with.
 const FORMAT: u32 = 1;
@@ -30,8 +30,13 @@ pub(crate) struct Streams {
 }
 
 impl Snapshot {
-    /// The place in `directory` for a machine whose image has this digest, run by the QEMU of this version.
-    pub fn of(directory: &Path, machine: &Machine, image: &str, qemu: &str) -> Self {
+    /// The place for a machine that starts from this image, run by the QEMU of this version: beside the image, so that a
+    /// snapshot goes with it.
+    pub fn of(image: &Image, machine: &Machine, qemu: &str) -> Self {
+        Self::within(&image.snapshots(), machine, &image.digest, qemu)
+    }
+
+    fn within(directory: &Path, machine: &Machine, image: &str, qemu: &str) -> Self {
         let mut hash = Sha256::new();
         let hardware = machine.hardware();
         let parts = hardware.iter().map(|argument| argument.as_encoded_bytes());
@@ -41,7 +46,7 @@ impl Snapshot {
             hash.update(part);
         }
         let key: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        Self { directory: directory.join(format!("{}-{key}", machine.architecture)) }
+        Self { directory: directory.join(key) }
     }
 
     /// Whether it is there, whole.
@@ -105,7 +110,7 @@ mod tests {
 
     #[test]
     fn whatever_a_snapshot_depends_on_is_in_its_key() {
-        let of = |cpus, image, qemu| Snapshot::of(Path::new("/cache"), &machine(cpus), image, qemu);
+        let of = |cpus, image, qemu| Snapshot::within(Path::new("/cache"), &machine(cpus), image, qemu);
         let one = of(2, "image", "10.0.2");
         assert_eq!(one, of(2, "image", "10.0.2"));
         for other in [of(1, "image", "10.0.2"), of(2, "image2", "10.0.2"), of(2, "image", "10.0.3")] {
@@ -116,7 +121,7 @@ mod tests {
     #[test]
     fn half_a_snapshot_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        let snapshot = Snapshot::of(directory.path(), &machine(2), "image", "10.0.2");
+        let snapshot = Snapshot::within(directory.path(), &machine(2), "image", "10.0.2");
         let draft = snapshot.draft().unwrap();
         fs::write(draft.path().join("memory"), b"pages").unwrap();
         assert!(!snapshot.exists());

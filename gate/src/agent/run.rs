@@ -37,8 +37,10 @@ pub struct Files {
 /// What a run has come to, for whoever waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Progress {
-    /// The guest is starting.
+    /// A guest is starting.
     Booting,
+    /// A guest that has booted before goes on.
+    Resuming,
     /// The collectors are being attached and the service started.
     Launching,
     /// A phase has begun; it takes this long.

@@ -12,7 +12,7 @@ use walkdir::WalkDir;
 use super::{Image, error::ImageError, lock::Lock};
 use crate::debian::is_unfinished;
 
-/// A directory of what can be had again: `packages/` as they come from Debian, `images/` made of them, `snapshots/` of guests.
+/// A directory of what can be had again: `packages/` as they come from Debian, `images/` made of them, with snapshots of guests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     /// The directory; made when something is put into it.
@@ -53,11 +53,6 @@ impl Cache {
     /// Where images lie, each at `KERNEL/KEY`.
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
-    }
-
-    /// Where the snapshots of guests lie.
-    pub fn snapshots(&self) -> PathBuf {
-        self.dir.join("snapshots")
     }
 
     /// Keeps every other memgate from changing the cache until what is returned is dropped; waits until none does. What an
@@ -142,10 +137,8 @@ fn empty(cache: &Cache) -> io::Result<()> {
             std::fs::remove_dir(directory)?;
         }
     }
-    for directory in [cache.packages(), cache.snapshots()] {
-        if directory.exists() {
-            std::fs::remove_dir_all(directory)?;
-        }
+    if cache.packages().exists() {
+        std::fs::remove_dir_all(cache.packages())?;
     }
     Ok(())
 }
@@ -236,7 +229,7 @@ mod tests {
         put(&cache.packages().join("a.deb"), "12345");
         put(&cache.images().join("arm64-6.12/0123/kernel"), "123");
         put(&cache.images().join("arm64-6.12/.unfinished-x/kernel"), "1");
-        put(&cache.snapshots().join("s"), "1");
+        put(&cache.images().join("arm64-6.12/0123/snapshots/s"), "1");
         put(&dir.path().join("other"), "1234");
         assert_eq!(clean(&cache).unwrap(), 10);
         let left: Vec<_> =

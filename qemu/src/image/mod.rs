@@ -67,6 +67,11 @@ impl PartialEq for Image {
 }
 
 impl Image {
+    /// Where snapshots of its guests lie. They are removed with it.
+    pub fn snapshots(&self) -> PathBuf {
+        self.kernel.with_file_name("snapshots")
+    }
+
     /// Reads the description of the image in a directory, if there is one. Its files are not looked at.
     fn read(place: &Path) -> Option<Self> {
         let file = File::open(place.join(DESCRIPTION)).ok()?;
