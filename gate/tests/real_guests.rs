@@ -287,14 +287,8 @@ fn a_guest_that_does_not_come_up_in_time_never_booted() {
     assert_fails(&output, 4, &["never booted: it was not ready after 0.5 s"]);
 }
 
-/// What the saboteur drew at its start.
-fn drawn(bench: &Bench) -> String {
-    let log = fs::read_to_string(bench.out().join("s.linux-arm64.run1.service.log")).unwrap();
-    log.lines().find(|line| line.contains("drew")).unwrap().to_owned()
-}
-
 #[test]
-fn a_guest_that_is_resumed_has_the_right_time_and_draws_its_own_random_numbers() {
+fn a_guest_that_is_resumed_has_the_right_time() {
     let cache = tempfile::tempdir().unwrap();
     let packages = common::repository().join(".tools/guests/packages");
     if packages.exists() {
@@ -309,13 +303,10 @@ fn a_guest_that_is_resumed_has_the_right_time_and_draws_its_own_random_numbers()
         bench.assert_nothing_left();
         let started: jiff::Timestamp = evidence(&output).started_at.parse().unwrap();
         assert!(before <= started && started <= jiff::Timestamp::now(), "{before} {started}");
-        (stderr(&output), drawn(&bench))
+        stderr(&output)
     };
-    let (said, _) = run();
+    let said = run();
     assert!(said.contains("starting a guest") && !said.contains("resuming"), "{said}");
-    let ((first, one), (second, other)) = (run(), run());
-    for said in [first, second] {
-        assert!(said.contains("resuming a guest") && !said.contains("starting a guest"), "{said}");
-    }
-    assert_ne!(one, other);
+    let said = run();
+    assert!(said.contains("resuming a guest") && !said.contains("starting a guest"), "{said}");
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -41,11 +40,6 @@ func main() {
 	if err := inGuest(); err != nil {
 		fail(err)
 	}
-	drawn := make([]byte, 16)
-	if _, err := rand.Read(drawn); err != nil {
-		fail(err)
-	}
-	fmt.Fprintf(os.Stderr, "saboteur: drew %x\n", drawn)
 	var requests atomic.Int64
 	http.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
 	http.HandleFunc("/", func(http.ResponseWriter, *http.Request) {

@@ -89,8 +89,8 @@ fn say(host: &Host, message: &FromAgent) -> Result<(), StreamError> {
     host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
 }
 
-/// Sets the clock, and has the kernel draw its random numbers from the host's bytes too: by themselves two guests that are
-/// resumed from one snapshot would draw the same until it does so of its own accord, a minute later.
+/// Sets the clock, and has the kernel draw its random numbers from the host's bytes too: two guests that are resumed from one
+/// snapshot have the same state, and nothing else that is sure to differ.
 fn begin(now_ns: u64, entropy: &[u8]) -> io::Result<()> {
     /// `RNDRESEEDCRNG`, include/uapi/linux/random.h, Linux 4.17 and later: `_IO('R', 0x07)`.
     const RESEED: u32 = 0x5207;
