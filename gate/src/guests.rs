@@ -76,7 +76,8 @@ impl Guests {
     ) -> Result<Self> {
         let architecture = architecture(platform);
         let emulator = emulator_version(architecture)?;
-        let kernel = kernel(platform, options.kernel.as_deref(), options.page_size)?;
+        let kernel =
+            kernel(&format!("platforms.{platform}.kernel"), platform, options.kernel.as_deref(), options.page_size)?;
         let cache = cache()?;
         let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(|error| failed(&error))?;
         let memory = options.memory.unwrap_or(MEMORY);
@@ -244,17 +245,18 @@ impl Guests {
     }
 }
 
-/// The platform's kernel that the configuration or the command line names, or the usual one.
+/// The platform's kernel of this release and page size, or the usual one. `asked` is who names them, for a message.
 ///
 /// # Errors
 /// When there is no such kernel.
-pub fn kernel(platform: Platform, release: Option<&str>, page_size: Option<u64>) -> Result<&'static Kernel> {
+pub fn kernel(
+    asked: &str,
+    platform: Platform,
+    release: Option<&str>,
+    page_size: Option<u64>,
+) -> Result<&'static Kernel> {
     image::find(architecture(platform), release, page_size).map_err(|error| {
-        InputError::new(
-            format!("a guest of {platform}: {error}"),
-            "name one that there is, or leave the choice to memgate",
-        )
-        .into()
+        InputError::new(format!("{asked}: {error}"), "name one that there is, or leave the choice to memgate").into()
     })
 }
 

@@ -38,7 +38,7 @@ pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
     };
     let (cache, mut lines) = (cache()?, String::new());
     for platform in platforms {
-        let kernel = kernel(platform, which.kernel.as_deref(), which.page_size)?;
+        let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
         let image = image::ensure(&cache, kernel, &agent(platform)?, which.mirror.as_deref(), &mut say);
         lines += &line(&image.map_err(|error| failed(&error))?);
