@@ -93,10 +93,10 @@ fn no_probe_is_placed_on_an_allocation_path() {
 /// A busy service refills its span caches some ten thousand times a second.
 #[test]
 fn refills_are_probed_in_windows_alone() {
-    let places = code("agent").into_iter().filter(|(_, line)| line.contains(".attach(probe)"));
+    let places = code("agent").into_iter().filter(|(_, line)| line.contains(".attach(probes)"));
     let files: Vec<_> = places.map(|(place, _)| place.rsplit('/').next().unwrap().to_owned()).collect();
     let attaching = |file: &str| files.iter().filter(|place| place.starts_with(file)).count();
-    assert_eq!((attaching("attach.rs:"), attaching("refills.rs:"), files.len()), (1, 1, 2), "{files:?}");
+    assert_eq!((attaching("bpf.rs:"), attaching("refills.rs:"), files.len()), (1, 1, 2), "{files:?}");
     let planned: Vec<_> = code("agent/collect/attach.rs").into_iter().map(|(_, line)| line).collect();
     assert!(
         planned.iter().any(|line| line.contains("if plan.signal == ProbedSignal::SpanRefills")),

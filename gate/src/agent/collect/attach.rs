@@ -13,7 +13,7 @@ use super::{
 use crate::{
     arch::{ArgumentLocation, first_touch_program, registers},
     error::{Error, Result, Stage},
-    goexe::GoExe,
+    goexe::{Fact, GoExe},
     probes::{self, Probe, ProbedSignal},
     tier::Tier,
 };
@@ -80,7 +80,7 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
                 attached.lost.insert(plan.signal, reason.clone());
             }
             attached.refill_probes = plan.probes;
-        } else if let Err(reason) = plan.probes.and_then(|probes| attach_all(&mut programs, &probes)) {
+        } else if let Err(reason) = attach_for_good(&mut programs, plan.probes) {
             attached.lost.insert(plan.signal, reason);
         }
     }
@@ -93,11 +93,8 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
     Ok(attached)
 }
 
-fn attach_all(programs: &mut Bpf, probes: &[Probe]) -> Result<(), String> {
-    for probe in probes {
-        programs.attach(probe).map_err(|error| error.to_string())?;
-    }
-    Ok(())
+fn attach_for_good(programs: &mut Bpf, probes: Fact<Vec<Probe>>) -> Result<(), String> {
+    programs.attach_for_good(&probes?).map_err(|error| error.to_string())
 }
 
 /// What the programs are told of the executable and its architecture. What is not known is 0, and its signal lost.

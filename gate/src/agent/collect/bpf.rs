@@ -1,6 +1,6 @@
 //! The BPF programs: loaded, attached to one process, and their records read.
 
-use std::{num::NonZeroU32, ops::Range};
+use std::{collections::BTreeMap, ffi::CString, num::NonZeroU32, ops::Range, os::fd::OwnedFd};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -8,14 +8,14 @@ use aya::{
     programs::{
         PerfEvent, UProbe,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
-        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeLink, UProbeScope},
     },
     util::{nr_cpus, online_cpus},
 };
 use memgate_ebpf::{CONSTANTS, Fault, KINDS, RANGES, Ranges, Record, count};
 use nix::unistd::Pid;
 
-use super::events::Events;
+use super::{events::Events, multi::MultiPrograms};
 use crate::{
     error::{Error, Result, Stage},
     probes::Probe,
@@ -44,6 +44,10 @@ pub struct Options {
 pub struct Bpf {
     pid: Pid,
     programs: Ebpf,
+    /// From tier T4 on.
+    multi: Option<MultiPrograms>,
+    /// The probes that are never taken off.
+    kept: Vec<Links>,
     events: Events,
     lost: PerCpuArray<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
@@ -95,8 +99,11 @@ impl Bpf {
         if !with_globals {
             set_constants(&mut programs, &constants)?;
         }
+        let multi = (options.tier >= Tier::T4).then(|| MultiPrograms::read(object, &programs)).transpose();
         Ok(Self {
             pid,
+            multi: multi.map_err(|reason| failure(reason, REBUILD))?,
+            kept: Vec::new(),
             events: if with_globals {
                 Events::ring(map(&mut programs, "EVENTS")?)
             } else {
@@ -110,37 +117,35 @@ impl Bpf {
         })
     }
 
-    /// Puts a probe on the running executable of the process.
+    /// Puts probes on the running executable of the process, until the links are dropped.
     ///
     /// # Errors
-    /// When the kernel refuses it, with its reason.
-    pub fn attach(&mut self, probe: &Probe) -> Result<UProbeLinkId> {
-        let pid = self.pid.as_raw().cast_unsigned();
-        let scope = NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
-        let program = program::<UProbe>(&mut self.programs, probe.program)?;
-        if program.fd().is_err() {
-            program.load().map_err(|error| refused(probe.program, &error))?;
+    /// When the kernel refuses one, with its reason.
+    pub fn attach(&mut self, probes: &[Probe]) -> Result<Links> {
+        let mut links = Links::default();
+        if let Some(multi) = &mut self.multi {
+            let mut places = BTreeMap::<_, Vec<u64>>::new();
+            for probe in probes {
+                places.entry(probe.program).or_default().push(probe.file_offset);
+            }
+            for (program, offsets) in places {
+                links.multi.push(attach_many(multi, self.pid, program, &offsets)?);
+            }
+        } else {
+            for probe in probes {
+                links.single.push(attach_one(&mut self.programs, self.pid, probe)?);
+            }
         }
-        // Through /proc the probe is on the very file that runs, whatever has become of its path meanwhile.
-        let file = format!("/proc/{pid}/exe");
-        program
-            .attach(UProbeAttachLocation::AbsoluteOffset(probe.file_offset), file, scope)
-            .map_err(|error| refused(&format!("the probe `{}` at {:#x}", probe.program, probe.address), &error))
+        Ok(links)
     }
 
-    /// Takes probes off again, by the names of their programs. That goes on after this call: for each the kernel waits until nothing
-    /// can still be running its program, a tenth of a second or on a busy machine seconds, and no reading may wait with it.
+    /// Puts probes on it for as long as the programs are loaded.
     ///
     /// # Errors
-    /// When one is not attached.
-    pub fn detach(&mut self, probes: Vec<(&'static str, UProbeLinkId)>) -> Result<()> {
-        let mut links = Vec::new();
-        for (name, link) in probes {
-            let link = program::<UProbe>(&mut self.programs, name)?.take_link(link);
-            links.push(link.map_err(|error| refused(&format!("the probe `{name}` cannot be taken off"), &error))?);
-        }
-        // Without a thread they are taken off here.
-        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(links));
+    /// When the kernel refuses one, with its reason.
+    pub fn attach_for_good(&mut self, probes: &[Probe]) -> Result<()> {
+        let links = self.attach(probes)?;
+        self.kept.push(links);
         Ok(())
     }
 
@@ -236,6 +241,49 @@ impl Bpf {
         }
         Ok(counts)
     }
+}
+
+/// Probes that are attached. Dropping it takes them off.
+#[derive(Default)]
+pub struct Links {
+    /// One for each probe.
+    single: Vec<UProbeLink>,
+    /// One for each program.
+    multi: Vec<OwnedFd>,
+}
+
+impl Links {
+    /// Takes the probes off. That goes on after this call: for each link the kernel waits until nothing can still be running its program,
+    /// a tenth of a second or on a busy machine seconds, and no reading may wait with it.
+    pub fn take_off(self) {
+        // Without a thread they are taken off here.
+        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(self));
+    }
+}
+
+// Through /proc probes are on the very file that runs, whatever has become of its path meanwhile.
+fn running_file(pid: Pid) -> String {
+    format!("/proc/{pid}/exe")
+}
+
+fn attach_one(programs: &mut Ebpf, pid: Pid, probe: &Probe) -> Result<UProbeLink> {
+    let scope = NonZeroU32::new(pid.as_raw().cast_unsigned());
+    let scope = scope.map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
+    let program = program::<UProbe>(programs, probe.program)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| refused(probe.program, &error))?;
+    }
+    program
+        .attach(UProbeAttachLocation::AbsoluteOffset(probe.file_offset), running_file(pid), scope)
+        .and_then(|link| program.take_link(link))
+        .map_err(|error| refused(&format!("the probe `{}` at {:#x}", probe.program, probe.address), &error))
+}
+
+fn attach_many(multi: &mut MultiPrograms, pid: Pid, program: &'static str, offsets: &[u64]) -> Result<OwnedFd> {
+    let file = CString::new(running_file(pid)).unwrap_or_default();
+    multi
+        .attach(program, &file, offsets, pid.as_raw().cast_unsigned())
+        .map_err(|error| refused(&format!("the probes `{program}` at offsets {offsets:#x?}"), &error))
 }
 
 impl Captures {

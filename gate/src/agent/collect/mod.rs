@@ -11,6 +11,7 @@ mod first_touch;
 mod goroutines;
 mod heap_profile;
 mod memory;
+mod multi;
 mod recorder;
 mod refills;
 mod sampler;

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use aya::programs::uprobe::UProbeLinkId;
 use memgate_ebpf::count;
 
-use super::Bpf;
+use super::{Bpf, bpf::Links};
 use crate::{
     agent::clock::Clock,
     error::Result,
@@ -35,7 +34,7 @@ pub(super) struct RefillWindows {
 struct Window {
     start_ns: u64,
     counts: [u64; count::COUNTS as usize],
-    links: Vec<(&'static str, UProbeLinkId)>,
+    links: Links,
 }
 
 impl RefillWindows {
@@ -75,10 +74,7 @@ impl RefillWindows {
 
 impl Window {
     fn open(bpf: &mut Bpf, probes: &[Probe], clock: Clock) -> Result<Self> {
-        let mut links = Vec::new();
-        for probe in probes {
-            links.push((probe.program, bpf.attach(probe)?));
-        }
+        let links = bpf.attach(probes)?;
         // From here on every one of them counts.
         Ok(Self { start_ns: clock.now_ns(), counts: bpf.counts()?, links })
     }
@@ -92,6 +88,7 @@ impl Window {
         refills.windows.push(Span { start_ns: self.start_ns, end_ns: now_ns });
         refills.refills.push(since(count::REFILLS));
         refills.misses.push(since(count::MISSES));
-        bpf.detach(self.links)
+        self.links.take_off();
+        Ok(())
     }
 }

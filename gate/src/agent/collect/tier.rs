@@ -20,7 +20,12 @@ pub fn probe() -> (Tier, Option<String>) {
         _ => return (Tier::T1, Some("the kernel has no BPF ring buffer (Linux 5.8)".to_owned())),
     }
     match is_helper_supported(ProgramType::KProbe, aya::sys::BpfHelper::BPF_FUNC_get_attach_cookie) {
-        Ok(true) => (Tier::T3, None),
-        _ => (Tier::T2, Some("the kernel has no cookies for probes (Linux 5.15)".to_owned())),
+        Ok(true) => {}
+        _ => return (Tier::T2, Some("the kernel has no cookies for probes (Linux 5.15)".to_owned())),
+    }
+    if super::multi::is_supported() {
+        (Tier::T4, None)
+    } else {
+        (Tier::T3, Some("the kernel has no links for many probes of one process (Linux 6.10)".to_owned()))
     }
 }
