@@ -1,0 +1,36 @@
+//! The workflow that users copy calls memgate as memgate wants to be called.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
+
+mod common;
+
+use std::fs;
+
+use common::{memgate, repository, stderr};
+use serde_yaml::Value;
+
+/// The lines of the workflow's scripts that call memgate, with what follows.
+fn calls(workflow: &Value) -> Vec<String> {
+    let jobs = workflow["jobs"].as_mapping().unwrap();
+    let steps = jobs.iter().flat_map(|(_, job)| job["steps"].as_sequence().unwrap().clone());
+    let scripts: Vec<_> = steps.filter_map(|step| step["run"].as_str().map(str::to_owned)).collect();
+    let lines = scripts.iter().flat_map(|script| script.lines());
+    let called = |line: &str| {
+        let call = line.trim().strip_prefix("matrix=$(").map_or(line.trim(), |rest| rest.trim_end_matches(')'));
+        call.strip_prefix("memgate ").map(str::to_owned)
+    };
+    lines.filter_map(called).collect()
+}
+
+#[test]
+fn the_example_calls_memgate_with_arguments_that_it_has() {
+    let text = fs::read_to_string(repository().join("docs/examples/memgate.yml")).unwrap();
+    let calls = calls(&serde_yaml::from_str(&text).unwrap());
+    let verbs: Vec<_> = calls.iter().map(|call| call.split_whitespace().next().unwrap()).collect();
+    assert_eq!(verbs, ["plan", "record", "merge"]);
+    for call in calls {
+        let call = call.replace("${{ matrix.platform }}", "linux/loong64");
+        // What is wrong before it is refused, and nothing is run.
+        let output = memgate().args(call.split_whitespace()).arg("--help").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "memgate {call}: {}", stderr(&output));
+    }
+}
