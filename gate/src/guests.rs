@@ -85,7 +85,7 @@ impl Guests {
         let machine = Machine::of(&image, memory, cpus);
         Ok(Self {
             platform,
-            snapshot: (snapshots && architecture.can_be_resumed()).then(|| Snapshot::of(&image, &machine, &emulator)),
+            snapshot: snapshots.then(|| Snapshot::of(&image, &machine, &emulator)),
             _image: image,
             machine,
             files: options.files.clone(),

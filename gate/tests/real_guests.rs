@@ -287,18 +287,18 @@ fn a_guest_that_does_not_come_up_in_time_never_booted() {
     assert_fails(&output, 4, &["never booted: it was not ready after 0.5 s"]);
 }
 
-#[test]
-fn a_guest_that_is_resumed_has_the_right_time() {
+/// Two runs: the second goes on with the guest that the first one saved.
+fn resumes(platform: Platform, port: u16) {
     let cache = tempfile::tempdir().unwrap();
     let packages = common::repository().join(".tools/guests/packages");
     if packages.exists() {
         std::os::unix::fs::symlink(packages, cache.path().join("packages")).unwrap();
     }
-    let bench = Bench::service("saboteur", 18236, ", -fault, none");
+    let bench = Bench::service("saboteur", port, ", -fault, none");
     let run = || {
         let before = jiff::Timestamp::now();
         let mut command = bench.command("record");
-        command.args(["--platform", "linux/arm64"]).env("MEMGATE_CACHE", cache.path());
+        command.args(["--platform", platform.name()]).env("MEMGATE_CACHE", cache.path());
         let output = command.output().unwrap();
         bench.assert_nothing_left();
         let started: jiff::Timestamp = evidence(&output).started_at.parse().unwrap();
@@ -309,4 +309,15 @@ fn a_guest_that_is_resumed_has_the_right_time() {
     assert!(said.contains("starting a guest") && !said.contains("resuming"), "{said}");
     let said = run();
     assert!(said.contains("resuming a guest") && !said.contains("starting a guest"), "{said}");
+}
+
+#[test]
+fn a_guest_that_is_resumed_has_the_right_time() {
+    resumes(Platform::LinuxArm64, 18236);
+}
+
+/// Its processors have to be given their timers back.
+#[test]
+fn a_guest_of_loong64_is_resumed() {
+    resumes(Platform::LinuxLoong64, 18237);
 }

@@ -46,12 +46,6 @@ impl Architecture {
         }
     }
 
-    /// Whether a guest that was saved goes on as it should. On loong64, QEMU 10.0.2, a processor that was idle when the guest was
-    /// saved gets no timer interrupts any more, and the guest hangs.
-    pub const fn can_be_resumed(self) -> bool {
-        !matches!(self, Self::Loong64)
-    }
-
     /// The kernel's name of the first serial port.
     pub(crate) const fn console(self) -> &'static str {
         match self {
