@@ -69,8 +69,9 @@ struct Options {
     bench: bool,
 }
 
-/// Slices of load alternate this fast: in each the sampler does what it does in a tenth of a second of a run.
-const SLICE: Duration = Duration::from_millis(100);
+/// Slices of load alternate this fast. A slice is a little shorter than the sampler's interval, so that one tick falls into each, at its
+/// start: one of the same length would often have a second one at its end, and twice the sampler's work.
+const SLICE: Duration = Duration::from_millis(95);
 /// Slices before the measuring phase: the rate of sampling is set after a second.
 const WARM_UP: u32 = 15;
 
