@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 
 use crate::{
     config::{Runner, Size},
@@ -280,6 +280,16 @@ impl std::str::FromStr for PlatformArgument {
             "all" => Ok(Self(Platform::ALL.to_vec())),
             _ => text.parse().map(|platform| Self(vec![platform])).map_err(|error| format!("{error}, host or all")),
         }
+    }
+}
+
+impl ValueEnum for Tier {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, InputError, Result, Stage},
     evidence::Evidence,
     goexe::GoExe,
-    guest::{EVIDENCE, Failure, SERVICE_LOG, SERVICE_LOG_THERE},
+    guest::serve::{EVIDENCE, Failure, SERVICE_LOG, SERVICE_LOG_THERE},
     plan::{Load, Plan},
     platform::Platform,
 };

@@ -3,51 +3,38 @@
 use serde::{Deserialize, Serialize};
 
 /// A tier of collectors. Each has what the ones below it have; docs/tiers.md says what each gives.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    schemars::JsonSchema,
-    clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Tier {
     /// Access to the process's memory only: counters and procfs.
-    #[value(name = "T0")]
     T0,
     /// BPF, Linux 4.19: probes, their records in perf event arrays.
-    #[value(name = "T1")]
     T1,
     /// Linux 5.8: ring buffer.
-    #[value(name = "T2")]
     T2,
     /// Linux 5.15: cookies.
-    #[value(name = "T3")]
     T3,
     /// Linux 6.6: one link for many probes (uprobe_multi).
-    #[value(name = "T4")]
     T4,
 }
 
 impl Tier {
     /// Every tier, the least first.
     pub const ALL: [Self; 5] = [Self::T0, Self::T1, Self::T2, Self::T3, Self::T4];
-}
 
-impl std::fmt::Display for Tier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+    /// `T0` to `T4`.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::T0 => "T0",
             Self::T1 => "T1",
             Self::T2 => "T2",
             Self::T3 => "T3",
             Self::T4 => "T4",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }

@@ -27,6 +27,15 @@ impl Architecture {
         }
     }
 
+    /// Its name in compilers' targets.
+    pub const fn compilers(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64",
+            Self::Arm64 => "aarch64",
+            Self::Loong64 => "loongarch64",
+        }
+    }
+
     /// QEMU's program for it.
     pub const fn emulator(self) -> &'static str {
         match self {
@@ -35,28 +44,20 @@ impl Architecture {
             Self::Loong64 => "qemu-system-loongarch64",
         }
     }
-
-    /// The machine and what it needs beside `-nodefaults`.
-    pub(crate) const fn machine(self) -> &'static [&'static str] {
-        match self {
-            Self::Amd64 => &["-machine", "q35", "-cpu", "max"],
-            // The architected algorithm of pointer authentication takes most of the time under TCG.
-            Self::Arm64 => &["-machine", "virt", "-cpu", "max,pauth-impdef=on"],
-            Self::Loong64 => &["-machine", "virt", "-cpu", "max"],
-        }
-    }
-
-    /// The kernel's name of the first serial port.
-    pub(crate) const fn console(self) -> &'static str {
-        match self {
-            Self::Arm64 => "ttyAMA0",
-            Self::Amd64 | Self::Loong64 => "ttyS0",
-        }
-    }
 }
 
 impl std::fmt::Display for Architecture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Architecture {
+    type Err = String;
+
+    /// Reads [`Architecture::name`].
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|architecture| architecture.name() == name);
+        known.ok_or_else(|| format!("guests are not made for `{name}`"))
     }
 }

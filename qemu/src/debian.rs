@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use xshell::{Cmd, Shell, cmd};
 
 /// The keys of Debian's archive, by the package `debian-archive-keyring`.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// apt's tool for single files; not on the `PATH`.
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
@@ -226,6 +226,50 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What this machine's package manager fetches its lists of packages from.
+#[derive(Debug)]
+pub struct Sources {
+    /// One `origin label codename uri` a line. Each may hold spaces but the last two.
+    targets: String,
+}
+
+/// A release of Debian, and the mirror of the main archive that it is fetched from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// `trixie`.
+    pub codename: String,
+    /// The mirror's root, the directory that has `dists` and `pool`, by its URI.
+    pub mirror: String,
+}
+
+impl Sources {
+    /// Asks apt.
+    ///
+    /// # Errors
+    /// Without apt, and where it fails.
+    pub fn read() -> Result<Self, DebianError> {
+        let format = "$(ORIGIN) $(LABEL) $(CODENAME) $(REPO_URI)";
+        let sh = shell()?;
+        let targets = run(cmd!(sh, "apt-get indextargets --format {format}").arg("Created-By: Packages"))?;
+        Ok(Self { targets })
+    }
+
+    /// The release of Debian among them: not its updates, which carry a codename of their own.
+    pub fn debian(&self) -> Option<Release> {
+        self.targets.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["Debian", "Debian", codename, uri] if !codename.contains('-') => {
+                Some(Release { codename: (*codename).to_owned(), mirror: (*uri).to_owned() })
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether a suite of this codename is among them.
+    pub fn have(&self, codename: &str) -> bool {
+        self.targets.lines().any(|line| line.split_whitespace().rev().nth(1) == Some(codename))
+    }
+}
+
 /// A mirror of Debian, and the tools by which packages are fetched from it.
 #[derive(Debug)]
 pub struct Debian {
@@ -242,7 +286,7 @@ impl Debian {
         let sh = shell()?;
         let mirror = match mirror {
             Some(mirror) => mirror.to_owned(),
-            None => used_mirror(&sh)?,
+            None => Sources::read()?.debian().ok_or(DebianError::NoMirror)?.mirror,
         };
         // It becomes a line of a sources file.
         if !mirror.contains(':') || mirror.contains(char::is_whitespace) {
@@ -437,21 +481,6 @@ fn private_state(state: &Path, mirror: &str, suite: &str, architecture: &str) ->
     Ok(["-c".into(), config.display().to_string()].into_iter().chain(options).collect())
 }
 
-/// The mirror of Debian that this machine's package manager uses.
-fn used_mirror(sh: &Shell) -> Result<String, DebianError> {
-    let format = "$(ORIGIN) $(LABEL) $(REPO_URI)";
-    let targets = run(cmd!(sh, "apt-get indextargets --format {format}").arg("Created-By: Packages"))?;
-    main_archive(&targets).ok_or(DebianError::NoMirror)
-}
-
-/// The mirror of Debian's main archive among apt's index targets, one `origin label uri` a line.
-fn main_archive(targets: &str) -> Option<String> {
-    targets.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
-        ["Debian", "Debian", uri] => Some((*uri).to_owned()),
-        _ => None,
-    })
-}
-
 /// A directory in `dir` for what is not finished; it is removed when dropped.
 pub(crate) fn unfinished(dir: &Path) -> Result<TempDir, DebianError> {
     let made = std::fs::create_dir_all(dir).and_then(|()| tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(dir));
@@ -560,10 +589,19 @@ Description: Linux for arm64 cloud (meta-package)
     }
 
     #[test]
-    fn mirror_is_that_of_the_main_archive() {
-        let targets = "Debian Debian-Security http://mirror.example/debian-security/\nDebian Debian http://mirror.example/debian/\n";
-        assert_eq!(main_archive(targets).as_deref(), Some("http://mirror.example/debian/"));
-        assert_eq!(main_archive("Ubuntu Ubuntu http://mirror.example/ubuntu/\n"), None);
+    fn release_is_that_of_the_main_archive() {
+        let targets = "Debian Debian-Security bookworm-security http://mirror.example/debian-security/
+Debian Debian bookworm-updates http://mirror.example/debian/
+Debian Backports Debian Backports bookworm-backports http://mirror.example/debian/
+Debian Debian bookworm http://mirror.example/debian/
+";
+        let sources = Sources { targets: targets.into() };
+        let release = Release { codename: "bookworm".into(), mirror: "http://mirror.example/debian/".into() };
+        assert_eq!(sources.debian(), Some(release));
+        assert!(sources.have("bookworm-backports"));
+        assert!(!sources.have("trixie-backports"));
+        let sources = Sources { targets: "Ubuntu Ubuntu noble http://mirror.example/ubuntu/\n".into() };
+        assert_eq!(sources.debian(), None);
     }
 
     #[test]

@@ -14,7 +14,9 @@ mod workspace;
 
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use memgate_qemu::architecture::Architecture;
 
 use crate::commands::{bench, check, dist, ebpf, fuzz, lint, setup as setup_all, test};
 use crate::error::Error;
@@ -48,8 +50,8 @@ enum Command {
     /// Build the static agent that runs in guests, for each platform, into target/dist.
     Dist {
         /// One platform alone; may be given several times.
-        #[arg(long = "architecture", value_enum)]
-        architectures: Vec<dist::Architecture>,
+        #[arg(long = "architecture", value_parser = architecture())]
+        architectures: Vec<Architecture>,
     },
     /// Check formatting, lints, licences, documentation and the committed BPF object.
     Lint {
@@ -101,6 +103,10 @@ impl Command {
     }
 }
 
+fn architecture() -> impl TypedValueParser<Value = Architecture> {
+    PossibleValuesParser::new(Architecture::ALL.map(Architecture::name)).try_map(|name| name.parse::<Architecture>())
+}
+
 fn main() -> ExitCode {
     if rustc_wrapper::is_requested() {
         return rustc_wrapper::run();
@@ -136,5 +142,12 @@ mod tests {
         let cli = Cli::parse_from(["cargo xtask", "check", "--", "--runs", "1", "--format", "json"]);
         assert!(matches!(&cli.command, Command::Check { args } if args == &["--runs", "1", "--format", "json"]));
         assert_eq!(cli.command.failure_code(), 4);
+    }
+
+    #[test]
+    fn agents_are_chosen_by_architecture() {
+        let cli = Cli::parse_from(["cargo xtask", "dist", "--architecture", "loong64"]);
+        assert!(matches!(&cli.command, Command::Dist { architectures } if architectures == &[Architecture::Loong64]));
+        assert!(Cli::try_parse_from(["cargo xtask", "dist", "--architecture", "x86_64"]).is_err());
     }
 }

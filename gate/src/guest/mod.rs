@@ -4,11 +4,9 @@
 
 mod init;
 mod ports;
-mod serve;
+pub(crate) mod serve;
 
 use std::process::ExitCode;
-
-pub(crate) use serve::{EVIDENCE, Failure, SERVICE_LOG, SERVICE_LOG_THERE};
 
 /// Is the guest's first process where it is process 1, and the agent where the first process started it.
 pub fn main() -> ExitCode {

@@ -13,8 +13,9 @@ use crate::{architecture::Architecture, debian::hex};
 
 /// An executable that can run as a guest's first process.
 #[derive(Debug)]
-pub(super) struct Agent {
-    pub(super) contents: Vec<u8>,
+pub struct Agent {
+    /// The executable's bytes.
+    pub contents: Vec<u8>,
     /// Of the contents, in hexadecimal.
     pub(super) sha256: String,
 }
@@ -24,7 +25,7 @@ impl Agent {
     ///
     /// # Errors
     /// When it cannot be read, is for another architecture, or needs a dynamic loader, which a guest does not have.
-    pub(super) fn read(path: &Path, architecture: Architecture) -> Result<Self, ImageError> {
+    pub fn read(path: &Path, architecture: Architecture) -> Result<Self, ImageError> {
         let contents = std::fs::read(path)
             .map_err(|error| ImageError::BadAgent { path: path.display().to_string(), why: error.to_string() })?;
         check(&contents, architecture).map_err(|why| ImageError::BadAgent { path: path.display().to_string(), why })?;
@@ -111,8 +112,11 @@ pub(super) mod tests {
 
     #[test]
     fn static_executables_for_the_guest_are_taken() {
-        for kind in [elf::ET_EXEC, elf::ET_DYN] {
-            assert_eq!(why(&executable(elf::EM_AARCH64, kind, elf::PT_LOAD)), Ok(()));
+        let machines = [elf::EM_X86_64, elf::EM_AARCH64, elf::EM_LOONGARCH];
+        for (architecture, machine) in Architecture::ALL.into_iter().zip(machines) {
+            for kind in [elf::ET_EXEC, elf::ET_DYN] {
+                assert_eq!(check(&executable(machine, kind, elf::PT_LOAD), architecture), Ok(()));
+            }
         }
     }
 

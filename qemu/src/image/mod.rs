@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use self::{
+    agent::Agent,
     build::ensure,
     cache::{Cache, clean, list},
     error::ImageError,

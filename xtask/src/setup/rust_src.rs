@@ -2,21 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
+use memgate_qemu::debian::Pin;
 use miette::{Context, IntoDiagnostic, Result};
 use xshell::cmd;
 
-use super::apt::Package;
-use super::{Stamp, Tools, rustc};
+use super::{Stamp, Tools, apt, rustc};
 use crate::step;
 
 /// The same sources as Debian packages them, for where rustup cannot fetch them. Debian's changes touch tests and the
 /// dependencies of other systems, not what is built of it here.
-const DEBIAN: Package = Package {
-    suite: "trixie-backports",
-    name: "rust-src",
-    version: "1.95.0+dfsg1-2~bpo13+1",
-    sha256: "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b",
-};
+fn debian() -> Pin {
+    Pin {
+        suite: "trixie-backports".into(),
+        // Its package is of all.
+        architecture: "amd64".into(),
+        package: "rust-src".into(),
+        version: "1.95.0+dfsg1-2~bpo13+1".into(),
+        sha256: "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b".into(),
+        size: 45_097_356,
+        file: "pool/main/r/rustc/rust-src_1.95.0+dfsg1-2~bpo13+1_all.deb".into(),
+    }
+}
 
 /// Returns the directory `library` of the sources of the Rust in use: its own, or else, for the pinned Rust, that of `.tools`.
 ///
@@ -27,8 +33,8 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     if is_whole(&own) {
         return Ok(own);
     }
-    let source = format!("Debian {}: {} {} sha256:{}", DEBIAN.suite, DEBIAN.name, DEBIAN.version, DEBIAN.sha256);
-    let stamp = Stamp::new("rust-src", rustc::PINNED, source);
+    let package = debian();
+    let stamp = Stamp::new("rust-src", rustc::PINNED, apt::source(&package));
     let pinned = rustc::is_pinned(tools);
     if let (Ok(()), Some(place)) = (&pinned, tools.installed(&stamp)) {
         return Ok(place.join("library"));
@@ -39,14 +45,15 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     }
     pinned.wrap_err("rustup has no sources of the standard library for this Rust")?;
     let place = tools.directory(&stamp, |scratch| {
-        unpack(tools, scratch).wrap_err("the standard library's sources come neither from rustup nor from Debian")
+        unpack(tools, &package, scratch)
+            .wrap_err("the standard library's sources come neither from rustup nor from Debian")
     })?;
     Ok(place.join("library"))
 }
 
 /// Makes a directory that holds `library` alone: the package also carries the compiler's sources, 430 MB in all.
-fn unpack(tools: &Tools<'_>, scratch: &Path) -> Result<PathBuf> {
-    let package = DEBIAN.fetch(tools, scratch)?;
+fn unpack(tools: &Tools<'_>, package: &Pin, scratch: &Path) -> Result<PathBuf> {
+    let package = apt::fetch(package, scratch)?;
     let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
     step::run(cmd!(tools.sh, "dpkg -x {package} {unpacked}"))?;
     let library = unpacked.join("usr/src").join(format!("rustc-{}", rustc::PINNED)).join("library");
@@ -65,7 +72,7 @@ mod tests {
 
     #[test]
     fn debian_package_is_of_the_pinned_rust() {
-        assert!(DEBIAN.version.starts_with(&format!("{}+", rustc::PINNED)));
+        assert!(debian().version.starts_with(&format!("{}+", rustc::PINNED)));
     }
 
     #[test]

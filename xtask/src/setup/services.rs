@@ -2,28 +2,34 @@
 
 use std::path::Path;
 
+use memgate_qemu::debian::Pin;
 use miette::{Context, IntoDiagnostic, Result};
 use xshell::cmd;
 
-use super::apt::{self, Package};
-use super::{Stamp, Tools};
+use super::{Stamp, Tools, apt};
 use crate::step;
 
-/// Built by Go 1.24.4; needs the C library of Debian 12 or later.
-const NODE_EXPORTER: Package = Package {
-    suite: "trixie",
-    name: "prometheus-node-exporter",
-    version: "1.9.0-1+b4",
-    sha256: "9db00cad0c9e160a4e9c13cbdb2833d58becb1f4cd60eeb0b5e12477ba6a42bd",
-};
+/// The node exporter of one suite.
+fn node_exporter(suite: &str, version: &str, sha256: &str, size: u64) -> Pin {
+    Pin {
+        suite: suite.into(),
+        architecture: "amd64".into(),
+        package: "prometheus-node-exporter".into(),
+        version: version.into(),
+        sha256: sha256.into(),
+        size,
+        file: format!("pool/main/p/prometheus-node-exporter/prometheus-node-exporter_{version}_amd64.deb"),
+    }
+}
 
-/// Built by Go 1.19.8, which is older than what memgate knows.
-const NODE_EXPORTER_OF_OLD_GO: Package = Package {
-    suite: "bookworm",
-    name: "prometheus-node-exporter",
-    version: "1.5.0-1+b6",
-    sha256: "8cb5b39627595ea2cf3cd27be593e0e9af87023d29e1c5b8487e2f9510097e09",
-};
+fn packages() -> [Pin; 2] {
+    // Built by Go 1.24.4; needs the C library of Debian 12 or later.
+    let sum = "9db00cad0c9e160a4e9c13cbdb2833d58becb1f4cd60eeb0b5e12477ba6a42bd";
+    let exporter = node_exporter("trixie", "1.9.0-1+b4", sum, 4_674_324);
+    // Built by Go 1.19.8, which is older than what memgate knows.
+    let sum = "8cb5b39627595ea2cf3cd27be593e0e9af87023d29e1c5b8487e2f9510097e09";
+    [exporter, node_exporter("bookworm", "1.5.0-1+b6", sum, 4_079_352)]
+}
 
 /// Makes `.tools/prometheus-node-exporter-1.9.0-1+b4` and its like, each with its program.
 ///
@@ -35,16 +41,15 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
         return Ok(());
     }
-    for package in [NODE_EXPORTER, NODE_EXPORTER_OF_OLD_GO] {
+    for package in packages() {
         install(tools, &package)?;
     }
     Ok(())
 }
 
-fn install(tools: &Tools<'_>, package: &Package) -> Result<()> {
-    let source = format!("Debian {}: {} {} sha256:{}", package.suite, package.name, package.version, package.sha256);
-    let stamp = Stamp::new(package.name, package.version, source);
-    if tools.installed(&stamp).is_none() && !apt::has_debian(tools)? {
+fn install(tools: &Tools<'_>, package: &Pin) -> Result<()> {
+    let stamp = Stamp::new(&package.package, &package.version, apt::source(package));
+    if tools.installed(&stamp).is_none() && !apt::has_debian()? {
         eprintln!(
             "{} {} is left out: it comes from Debian, whose archive is not in use here",
             stamp.tool, stamp.version
@@ -52,10 +57,10 @@ fn install(tools: &Tools<'_>, package: &Package) -> Result<()> {
         return Ok(());
     }
     tools.directory(&stamp, |scratch| {
-        let file = package.fetch(tools, scratch)?;
+        let file = apt::fetch(package, scratch)?;
         let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
         step::run(cmd!(tools.sh, "dpkg -x {file} {unpacked}"))?;
-        keep(&unpacked, &new, package.name).into_diagnostic().wrap_err("cannot move what was unpacked")?;
+        keep(&unpacked, &new, &package.package).into_diagnostic().wrap_err("cannot move what was unpacked")?;
         Ok(new)
     })?;
     Ok(())
