@@ -25,6 +25,8 @@ pub(super) struct Taken {
     pub(super) live_heap: Series,
     pub(super) mmap_latency: Durations,
     pub(super) ranges: RuntimeRanges,
+    /// How often the runtime has mapped or unmapped.
+    pub(super) mapped: u64,
     pub(super) alloc_bytes: Series,
     pub(super) alloc_objects: Series,
     pub(super) goroutines: Series,
@@ -114,11 +116,15 @@ impl Taken {
             kind::WORLD_START => self.world_start(reason(first), second),
             kind::LIVE_HEAP => self.live_heap.push(at_ns, first),
             kind::MAPPED => {
+                self.mapped += 1;
                 self.ranges.insert(first..first.saturating_add(second));
                 self.mmap_latency.at_ns.push(at_ns);
                 self.mmap_latency.duration_ns.push(third);
             }
-            kind::UNMAPPED => self.ranges.remove(first..first.saturating_add(second)),
+            kind::UNMAPPED => {
+                self.mapped += 1;
+                self.ranges.remove(first..first.saturating_add(second));
+            }
             kind::ALLOC_SAMPLE if self.measuring => {
                 self.sampled.push(SampledObject { address: first, bucket: second, goroutine: third });
             }
