@@ -61,7 +61,12 @@ fn figures_are_the_services_own(guest: &Guest, minor: u32) {
     assert_eq!(evidence.tier, guest.tier);
     let requests = &evidence.signals.requests.data.measure;
     assert!(requests.succeeded > 50 && requests.failed.is_empty(), "{requests:?}");
+    assert_own(&evidence, &told, guest.tier);
+}
 
+/// The evidence is what the service told, the last time in the end.
+#[track_caller]
+fn assert_own(evidence: &Evidence, told: &[Truth], tier: Tier) {
     let (end, under_load) = told.split_last().unwrap();
     assert!(under_load.len() > 10 && end.num_gc > 20 && end.parked > 5 && end.mapped > 1 << 20, "{told:?}");
     assert_equal(&evidence.signals, end);
@@ -69,15 +74,14 @@ fn figures_are_the_services_own(guest: &Guest, minor: u32) {
     assert_cpu_time(&evidence.signals, end);
     let (before, loaded) = assert_goroutine_sites(&evidence.signals, &evidence.code, end);
     assert!(before == 0 && 0 < loaded && loaded <= end.parked, "{before} {loaded} {}", end.parked);
-    off_heap(&evidence, guest, end);
+    off_heap(evidence, end, tier);
     if end.other_pauses.is_some() {
-        let stops: Vec<_> = under_load.iter().map(|truth| stop_of(&evidence, truth)).collect();
+        let stops: Vec<_> = under_load.iter().map(|truth| stop_of(evidence, truth)).collect();
         for (truth, at_ns) in under_load.iter().zip(&stops) {
-            until(&evidence, truth, *at_ns);
+            until(evidence, truth, *at_ns);
         }
         let Signals { alloc_bytes, alloc_objects, offheap, .. } = &evidence.signals;
         let each = |figure: fn(&Truth) -> u64| told.iter().map(figure).collect::<Vec<_>>();
-        // Spans that move between a P and the totals during a reading count twice or not at all.
         between(&alloc_bytes.data, &stops, &each(|truth| truth.total_alloc), [SPANS, SPANS]);
         between(&alloc_objects.data, &stops, &each(|truth| truth.mallocs), [OBJECTS, OBJECTS]);
         between(&offheap.data, &stops, &each(|truth| truth.mapped), [0, BESIDE]);
@@ -159,25 +163,26 @@ fn between(readings: &Series, stops: &[u64], told: &[u64], [below, above]: [u64;
         let before = stops.partition_point(|stop| stop <= at).checked_sub(1).map_or(0, |before| told[before]);
         // The last that was told was so in the end.
         let after = told[stops.partition_point(|stop| *stop < end)];
-        eprintln!("{before} {value} {after} {}", if (before..=after).contains(value) { "" } else { "OUT" });
         assert!(before <= value + below && *value <= after + above, "{value} at {at} is not {before} to {after}");
     }
 }
 
-const SPANS: u64 = 256 << 10;
-const OBJECTS: u64 = 8192;
+/// What a reading under load may be off by, bytes and objects: what the Ps hold that the totals do not, when it moves to these
+/// during the reading.
+const SPANS: u64 = 128 << 10;
+const OBJECTS: u64 = 1024;
 
 /// Bytes that are off the heap and not forgotten, at most: the first thread's stack. Less than the least that is forgotten.
 const BESIDE: u64 = 96 << 10;
 
 /// All that was forgotten is resident, and little else is off the heap.
 #[track_caller]
-fn off_heap(evidence: &Evidence, guest: &Guest, end: &Truth) {
+fn off_heap(evidence: &Evidence, end: &Truth, tier: Tier) {
     let signals = &evidence.signals;
     assert_eq!((&signals.offheap.exactness, signals.offheap.lost), (&Exactness::Sampled, 0));
     let beside = last(&signals.offheap.data).checked_sub(end.mapped);
     assert!(beside.is_some_and(|beside| beside <= BESIDE), "{beside:?} beside {}", end.mapped);
-    if guest.tier >= Tier::T2 {
+    if tier >= Tier::T2 {
         let bytes = laid_to_forgotten_mappings(signals, &evidence.code);
         assert!(bytes > 0 && bytes <= end.mapped, "{bytes} of {} bytes are laid to the code", end.mapped);
     }

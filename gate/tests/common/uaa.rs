@@ -133,6 +133,8 @@ impl Watched {
         ptrace::detach(pid, None).unwrap();
         wait_until_it_listens(port);
         let mut watched = Self { service, recorder, port };
+        // Nothing has been taken out of the kernel's buffers: what the runtime has mapped by now comes out during the reading.
+        watched.recorder.sample_off_heap();
         watched.recorder.sample();
         watched
     }
