@@ -22,7 +22,7 @@ use memgate::{
     tier::Tier,
 };
 
-/// What a service is measured in.
+/// What a service is measured in; by default the newest kernel of arm64.
 struct Guest {
     platform: Platform,
     /// Of `platforms.PLATFORM` in memgate.yaml.
@@ -221,6 +221,11 @@ fn figures_on_loong64_are_those_of_go_1_25() {
 #[test]
 fn figures_on_loong64_are_those_of_go_1_27() {
     figures_are_the_services_own(&LOONG64, 27);
+}
+
+#[test]
+fn figures_on_amd64_are_those_of_go_1_27() {
+    figures_are_the_services_own(&Guest { platform: Platform::LinuxAmd64, ..ARM64 }, 27);
 }
 
 /// A kernel on which no other test measures.
