@@ -22,7 +22,7 @@ use memgate::{
     tier::Tier,
 };
 
-/// What a service is measured in; by default the newest kernel of arm64.
+/// What a service is measured in.
 struct Guest {
     platform: Platform,
     /// Of `platforms.PLATFORM` in memgate.yaml.
