@@ -9,36 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Bench, assert_fails, stderr, stdout};
+use common::{
+    Bench, assert_fails,
+    guests::{evidence, guests, record},
+    stderr,
+};
 use memgate::{
     evidence::{Evidence, Exactness},
-    evidence_file,
     platform::Platform,
     tier::Tier,
 };
-
-/// `memgate record` of the service on this platform in a guest.
-fn record(bench: &Bench, platform: &str, args: &[&str]) -> Output {
-    let all: Vec<_> = ["--platform", platform, "--runner", "qemu"].iter().chain(args).copied().collect();
-    let output = bench.run("record", &all);
-    assert_eq!(guests(), Vec::<i32>::new(), "guests are left");
-    output
-}
-
-/// The QEMUs that memgate started.
-fn guests() -> Vec<i32> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let is_guest = |line: String| line.starts_with("qemu-system-") && line.contains("memgate.agent");
-    processes
-        .filter(|process| fs::read_to_string(process.path().join("cmdline")).is_ok_and(is_guest))
-        .filter_map(|process| process.file_name().to_str()?.parse().ok())
-        .collect()
-}
-
-fn evidence(output: &Output) -> Evidence {
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(output));
-    evidence_file::read(std::path::Path::new(stdout(output).trim())).unwrap()
-}
 
 /// What a run in a guest must give on every kernel whose tier is T2 or more.
 fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
@@ -320,4 +300,13 @@ fn a_guest_that_is_resumed_has_the_right_time() {
 #[test]
 fn a_guest_of_loong64_is_resumed() {
     resumes(Platform::LinuxLoong64, 18237);
+}
+
+#[test]
+fn a_tier_that_the_kernel_does_not_have_is_refused() {
+    let bench = Bench::service("uaa", 18238, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml + "platforms: { linux/amd64: { kernel: \"5.10\" } }\n").unwrap();
+    let output = record(&bench, "linux/amd64", &["--tier", "T3"]);
+    assert_fails(&output, 4, &["tier T3 was asked for, and T2 is the highest here", "cookies"]);
 }

@@ -11,10 +11,13 @@ use common::{
     can_attach,
     go::{Toolchain, toolchains},
     repository,
-    uaa::{ProfileSite, Truth, Watched, assert_equal, left},
+    uaa::{
+        ProfileSite, Truth, Watched, assert_cpu_time, assert_equal, assert_exact, assert_goroutine_sites, assert_stops,
+        laid_to_forgotten_mappings, left,
+    },
 };
 use memgate::{
-    evidence::{Code, Exactness, Frame, Signal, Signals, StopReason},
+    evidence::{Code, Exactness, Signals},
     platform::Platform,
 };
 
@@ -72,10 +75,14 @@ fn every_figure_is_the_runtimes_own(minor: u32) {
             let compare = move || {
                 let measured = measure(executable, u16::try_from(port).unwrap(), build);
                 assert_equal(&measured.signals, &measured.truth);
-                stops_of_the_world(&measured, minor);
-                cpu_time(&measured);
+                assert_stops(&measured.signals, &measured.truth);
+                let others = measured.truth.other_pauses.as_ref().map_or(0, |others| others.total);
+                assert_eq!(measured.signals.other_pauses.data.duration_ns.len() as u64, others);
+                assert_eq!(others == 0, minor == 21, "Go 1.21 alone does not record them");
+                assert_cpu_time(&measured.signals, &measured.truth);
                 memory(&measured, build);
-                goroutines(&measured);
+                let earlier = assert_goroutine_sites(&measured.signals, &measured.code, &measured.truth);
+                assert_eq!((earlier, measured.truth.parked), ((0, PARKED), PARKED));
                 profile(&measured);
             };
             thread::Builder::new().name(name).spawn_scoped(scope, compare).unwrap();
@@ -114,59 +121,6 @@ fn measure(executable: &std::path::Path, port: u16, build: Build) -> Measured {
     Measured { signals, code, truth, profile }
 }
 
-/// Every stop of the world is a pause, with its reason. Go 1.21 tells no reasons and records the GC's pauses only.
-#[track_caller]
-fn stops_of_the_world(Measured { signals, truth, .. }: &Measured, minor: u32) {
-    let (stops, other) = (&signals.world_stops, &signals.other_pauses);
-    if minor == 21 {
-        assert_missing(stops, "Go 1.21");
-        assert_missing(other, "Go 1.21");
-        assert!(truth.other_pauses.is_none());
-        return;
-    }
-    assert_exact(stops);
-    assert_exact(other);
-    let gc_pauses = &signals.gc_pauses.data.duration_ns;
-    assert_eq!(other.data.duration_ns.len() as u64, truth.other_pauses.as_ref().unwrap().total);
-    let stops = &stops.data;
-    let (mut of_gc, mut of_others, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
-    for (reason, duration) in stops.reason.iter().zip(&stops.duration_ns) {
-        match reason {
-            StopReason::GcMarkTermination | StopReason::GcSweepTermination => {
-                of_gc.push(*duration);
-                reasons.push(*reason);
-            }
-            // Each answer of /debug/runtime is one.
-            StopReason::ReadMemStats => of_others.push(*duration),
-            other => panic!("the service has no reason for {other:?}"),
-        }
-    }
-    assert_eq!((&of_gc, &of_others), (gc_pauses, &other.data.duration_ns));
-    // A cycle begins with sweep termination and ends with mark termination, now and then with more than one.
-    assert_eq!(reasons.iter().filter(|reason| **reason == StopReason::GcSweepTermination).count() as u64, truth.num_gc);
-    assert_eq!(reasons[0], StopReason::GcSweepTermination);
-    assert_eq!(reasons.last(), Some(&StopReason::GcMarkTermination));
-    let twice = reasons.windows(2).find(|pair| **pair == [StopReason::GcSweepTermination; 2]);
-    assert_eq!(twice, None, "a cycle has no mark termination");
-    // A stop with its hidden tail lies behind the one before.
-    let mut end_of_last = 0;
-    for ((end, duration), tail) in stops.at_ns.iter().zip(&stops.duration_ns).zip(&stops.tail_ns) {
-        assert!(end - duration - tail >= end_of_last, "{tail} ns of tail at {end}");
-        end_of_last = *end;
-    }
-}
-
-/// The runtime's own seconds, of its own nanoseconds.
-#[track_caller]
-fn cpu_time(Measured { signals, truth, .. }: &Measured) {
-    let gc_cpu = &signals.gc_cpu;
-    assert_eq!(gc_cpu.exactness, Exactness::Sampled);
-    let seconds = |column: &[u64]| *column.last().unwrap() as f64 / 1e9;
-    let (gc, total) = (seconds(&gc_cpu.data.gc_ns), seconds(&gc_cpu.data.total_ns));
-    assert_eq!((gc, total), (truth.gc_cpu_seconds, truth.total_cpu_seconds), "/cpu/classes/…:cpu-seconds");
-    assert!(gc > 0.0 && total > gc);
-}
-
 #[track_caller]
 fn memory(Measured { signals, code, .. }: &Measured, build: Build) {
     let (rss, kinds) = (&signals.rss.data, &signals.rss_kinds.data);
@@ -183,40 +137,8 @@ fn memory(Measured { signals, code, .. }: &Measured, build: Build) {
     let beside = left(&off_heap.data) - forgotten.cast_signed();
     // Stacks of C threads and malloc's own arenas are off-heap too.
     assert!((0..1 << 20).contains(&beside), "{beside} bytes beside what was forgotten");
-    let touched = &signals.offheap_sites;
-    assert_eq!(touched.exactness, Exactness::Sampled);
-    let names = |stack: &u32| code.stack(*stack).any(|frame| frame.function.ends_with("defect.MapAndForget"));
-    let known = touched.data.stack.iter().zip(&touched.data.end_bytes).filter(|(stack, _)| names(stack));
-    let bytes: u64 = known.map(|(_, bytes)| bytes).sum();
+    let bytes = laid_to_forgotten_mappings(signals, code);
     assert!(bytes > 0 && bytes <= FORGOTTEN, "{bytes} bytes are laid to MapAndForget");
-}
-
-/// The parked ones at their `go` statement, and all together as many as the runtime counts.
-#[track_caller]
-fn goroutines(Measured { signals, code, truth, .. }: &Measured) {
-    assert_exact(&signals.goroutine_sites);
-    let sites = &signals.goroutine_sites.data;
-    let source = std::fs::read_to_string(repository().join("fixtures-go/cmd/uaa/debug.go")).unwrap();
-    let line = source.lines().zip(1_u32..).find(|(line, _)| line.trim().starts_with("go parkUntil(")).unwrap().1;
-    let mut of_services = 0;
-    let mut parked = Vec::new();
-    for (index, left) in sites.left.iter().enumerate() {
-        let place = |stack: u32| code.stack(stack).next();
-        let started = place(sites.started[index]).map_or("", |frame| frame.function.as_str());
-        if !started.starts_with("runtime.") || started == "runtime.main" {
-            of_services += left;
-        }
-        if let Some(Frame { function, file, line, .. }) = place(sites.created[index])
-            && function == "main.(*debug).goroutines"
-        {
-            // The compiler wraps a call with arguments into a function without: `gowrap1`, in Go 1.21 `func1`.
-            assert!(started.starts_with("main.(*debug).goroutines."), "{started}");
-            let file = file.rsplit('/').next().unwrap();
-            parked.push((file, *line, sites.before[index], sites.loaded[index], *left));
-        }
-    }
-    assert_eq!(parked, [("debug.go", line, 0, PARKED, PARKED)]);
-    assert_eq!(of_services, truth.num_goroutine - 1, "NumGoroutine");
 }
 
 /// A place in the service's code and the size of what it allocates.
@@ -293,19 +215,6 @@ fn own_profile(profile: &[ProfileSite], places: &BTreeMap<Place, (u64, u64)>) {
         assert_eq!(places.get(place), Some(*counts), "{place:?}");
     }
     assert!(of_service.len() > 10, "{of_service:?}");
-}
-
-#[track_caller]
-fn assert_exact<T>(signal: &Signal<T>) {
-    assert_eq!((&signal.exactness, signal.lost), (&Exactness::Exact, 0), "{}", signal.source);
-}
-
-#[track_caller]
-fn assert_missing<T>(signal: &Signal<T>, why: &str) {
-    let Exactness::Missing { reason } = &signal.exactness else {
-        panic!("{}: {:?}", signal.source, signal.exactness);
-    };
-    assert!(reason.contains(why), "{reason}");
 }
 
 #[test]

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"runtime"
 	"strconv"
 	"sync"
@@ -14,18 +16,20 @@ import (
 
 // debug serves the test-only endpoints: what the runtime says of itself, and causes of known size.
 type debug struct {
-	mutex   sync.Mutex // Held while a truth is read and sent, and while goroutines are parked or released.
+	mutex   sync.Mutex // Held while a truth is read and told, and while what it knows of causes changes.
 	truth   *truth
+	log     io.Writer // Where truths are told that nobody asked for over a connection of their own.
 	release chan struct{}
 	parked  sync.WaitGroup
 }
 
-func newDebug() *debug {
-	return &debug{truth: newTruth(), release: make(chan struct{})}
+func newDebug(log io.Writer) *debug {
+	return &debug{truth: newTruth(), log: log, release: make(chan struct{})}
 }
 
 func (d *debug) register(mux *http.ServeMux) {
 	mux.HandleFunc("/debug/runtime", d.runtime)
+	mux.HandleFunc("/debug/log", counted(d.tell))
 	mux.HandleFunc("/debug/gc", counted(d.gc, "n"))
 	mux.HandleFunc("/debug/stops", counted(d.stops, "n"))
 	mux.HandleFunc("/debug/alloc", counted(d.alloc, "n", "size"))
@@ -77,6 +81,25 @@ func (d *debug) runtime(w http.ResponseWriter, r *http.Request) {
 	conn.Write(d.truth.response())
 }
 
+// tell writes the runtime's own figures to the log: one line of JSON.
+func (d *debug) tell(...uint64) error {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.truth.read()
+	_, err := d.log.Write(d.truth.line())
+	return err
+}
+
+// awaitEnd returns at a signal, once the runtime's own figures are in the log: what they were before anything that the end
+// needs.
+func (d *debug) awaitEnd(signals <-chan os.Signal) {
+	// A goroutine's first sleep allocates a timer, and reading a truth may sleep.
+	time.Sleep(time.Nanosecond)
+	<-signals
+	// A log that cannot be written is seen by who reads it.
+	_ = d.tell()
+}
+
 // gc runs the GC n times.
 func (d *debug) gc(numbers ...uint64) error {
 	for i := uint64(0); i < numbers[0]; i++ {
@@ -125,6 +148,7 @@ func (d *debug) goroutines(numbers ...uint64) error {
 	for i := uint64(0); i < numbers[0]; i++ {
 		d.parked.Add(1)
 		go parkUntil(d.release, &d.parked)
+		d.truth.parked++
 	}
 	return nil
 }
@@ -139,6 +163,7 @@ func (d *debug) releaseAll() {
 	close(d.release)
 	d.release = make(chan struct{})
 	d.parked.Wait()
+	d.truth.parked = 0
 	for before := runtime.NumGoroutine(); ; {
 		time.Sleep(5 * time.Millisecond)
 		now := runtime.NumGoroutine()
@@ -151,7 +176,13 @@ func (d *debug) releaseAll() {
 
 // mmap maps, touches and forgets so many bytes.
 func (d *debug) mmap(numbers ...uint64) error {
-	return defect.MapAndForget(numbers[0])
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	if err := defect.MapAndForget(numbers[0]); err != nil {
+		return err
+	}
+	d.truth.mapped += numbers[0]
+	return nil
 }
 
 // malloc does the same on the C heap.

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -15,6 +19,7 @@ type figures struct {
 	PauseTotalNs, NumGC, NumForcedGC                uint64
 	TotalAlloc, Mallocs, Frees                      uint64
 	NumGoroutine, HeapAlloc, HeapSys, Sys, LiveHeap uint64
+	Parked, Mapped                                  uint64
 	GCPauses, OtherPauses                           *struct {
 		Total  uint64
 		Bounds []*float64
@@ -133,8 +138,34 @@ func TestTruthAllocatesNothing(t *testing.T) {
 	if allocations := testing.AllocsPerRun(20, func() {
 		subject.read()
 		subject.response()
+		subject.line()
 	}); allocations != 0 {
 		t.Errorf("reading the truth allocates %v objects", allocations)
+	}
+}
+
+// TestTruthsAreTold holds the log against what was done: a line when asked, and one at the end.
+func TestTruthsAreTold(t *testing.T) {
+	var log bytes.Buffer
+	subject := newDebug(&log)
+	if err := errors.Join(subject.mmap(65536), subject.goroutines(3), subject.tell()); err != nil {
+		t.Fatal(err)
+	}
+	defer subject.goroutines(0)
+	signals := make(chan os.Signal, 1)
+	signals <- syscall.SIGTERM
+	subject.awaitEnd(signals)
+	lines, told := json.NewDecoder(&log), [2]figures{}
+	for i := range told {
+		if err := lines.Decode(&told[i]); err != nil {
+			t.Fatal(err)
+		}
+		if told[i].Parked != 3 || told[i].Mapped != 65536 || told[i].OtherPauses.Counts != nil {
+			t.Errorf("line %d: %+v", i, told[i])
+		}
+	}
+	if lines.More() || told[1].OtherPauses.Total <= told[0].OtherPauses.Total {
+		t.Errorf("not two readings: %+v", told)
 	}
 }
 

@@ -20,14 +20,14 @@ import (
 const shutdownTimeout = 3 * time.Second
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	os.Exit(run(signals, os.Args[1:], os.Stderr))
 }
 
-// run serves until the context ends and returns the exit code: 0 after that, 1 if the service cannot listen, 2 for wrong
+// run serves until a signal comes and returns the exit code: 0 after that, 1 if the service cannot listen, 2 for wrong
 // flags.
-func run(ctx context.Context, args []string, stderr io.Writer) int {
+func run(signals <-chan os.Signal, args []string, stderr io.Writer) int {
 	options, err := parseOptions(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -47,6 +47,16 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 		return 1
 	}
 	fmt.Fprintln(stderr, "uaa: listening on", listener.Addr())
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		defer stop()
+		if service.debug == nil {
+			<-signals
+			return
+		}
+		service.debug.awaitEnd(signals)
+	}()
 	if err := serve(ctx, listener, service); err != nil {
 		fmt.Fprintln(stderr, "uaa:", err)
 		return 1

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ type service struct {
 	options *options
 	store   *session.Store
 	defects *defects
+	debug   *debug // nil without -debug-memgate.
 	ready   atomic.Bool
 }
 
@@ -30,7 +32,11 @@ func newService(options *options) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &service{options: options, store: store, defects: defects}, nil
+	made := &service{options: options, store: store, defects: defects}
+	if options.debug {
+		made.debug = newDebug(os.Stderr)
+	}
+	return made, nil
 }
 
 // start starts what runs beside the requests, until the context ends. From then on the service is ready.
@@ -46,8 +52,8 @@ func (s *service) routes() http.Handler {
 	mux.HandleFunc("/login", s.endpoint(http.MethodPost, loginBytes, s.login))
 	mux.HandleFunc("/verify", s.endpoint(http.MethodGet, verifyBytes, s.verify))
 	mux.HandleFunc("/logout", s.endpoint(http.MethodPost, logoutBytes, s.logout))
-	if s.options.debug {
-		newDebug().register(mux)
+	if s.debug != nil {
+		s.debug.register(mux)
 	}
 	return mux
 }

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -76,10 +78,10 @@ func TestServiceIsReadyOnlyOnceStarted(t *testing.T) {
 	}
 }
 
-func TestRunEndsWithItsContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if code := run(ctx, []string{"-listen", "127.0.0.1:0"}, &bytes.Buffer{}); code != 0 {
+func TestRunEndsWithASignal(t *testing.T) {
+	signals := make(chan os.Signal, 1)
+	signals <- syscall.SIGTERM
+	if code := run(signals, []string{"-listen", "127.0.0.1:0"}, &bytes.Buffer{}); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
@@ -90,7 +92,7 @@ func TestWrongFlagsExitWith2(t *testing.T) {
 		"-session-ttl=0s", "-expiry-interval=0s", "-stw-every=-1s", "-leak-goroutines=-1",
 	} {
 		var stderr bytes.Buffer
-		if code := run(context.Background(), []string{flags}, &stderr); code != 2 || stderr.Len() == 0 {
+		if code := run(nil, []string{flags}, &stderr); code != 2 || stderr.Len() == 0 {
 			t.Errorf("%s: exit code %d, want 2, with %q", flags, code, stderr.String())
 		}
 	}

@@ -41,6 +41,8 @@ type truth struct {
 	samples    [metricCount]metrics.Sample
 	text       []byte
 	extra      uint64 // Pauses beyond two a cycle, as far as known.
+	parked     uint64 // Goroutines that /debug/goroutines has parked.
+	mapped     uint64 // Bytes that /debug/mmap has forgotten.
 }
 
 func newTruth() *truth {
@@ -56,6 +58,7 @@ func newTruth() *truth {
 	}
 	t.read() // The first reading allocates the histograms; the later ones use them again.
 	t.response()
+	t.line()
 	return t
 }
 
@@ -112,6 +115,19 @@ func total(value metrics.Value) uint64 {
 func (t *truth) response() []byte {
 	t.text = append(t.text[:0], header...)
 	t.text = t.text[:headerLength]
+	t.render(true)
+	t.setLength(len(t.text) - headerLength)
+	return t.text
+}
+
+// line renders the figures as a line of JSON, the histograms without their buckets.
+func (t *truth) line() []byte {
+	t.text = t.text[:0]
+	t.render(false)
+	return t.text
+}
+
+func (t *truth) render(buckets bool) {
 	t.text = append(t.text, `{"GoVersion":"`...)
 	t.text = append(t.text, runtime.Version()...)
 	t.text = append(t.text, '"')
@@ -130,6 +146,8 @@ func (t *truth) response() []byte {
 		{"HeapSys", t.stats.HeapSys},
 		{"Sys", t.stats.Sys},
 		{"LiveHeap", t.samples[liveHeap].Value.Uint64()},
+		{"Parked", t.parked},
+		{"Mapped", t.mapped},
 	} {
 		t.text = append(t.text, `,"`...)
 		t.text = append(t.text, figure.name...)
@@ -138,11 +156,9 @@ func (t *truth) response() []byte {
 	}
 	t.appendSeconds("GCCPUSeconds", t.samples[gcCPU].Value)
 	t.appendSeconds("TotalCPUSeconds", t.samples[totalCPU].Value)
-	t.appendHistogram("GCPauses", t.samples[gcPauses].Value)
-	t.appendHistogram("OtherPauses", t.samples[otherPauses].Value)
+	t.appendHistogram("GCPauses", t.samples[gcPauses].Value, buckets)
+	t.appendHistogram("OtherPauses", t.samples[otherPauses].Value, buckets)
 	t.text = append(t.text, "}\n"...)
-	t.setLength(len(t.text) - headerLength)
-	return t.text
 }
 
 // setLength writes the length of the body, filled up with spaces in front as RFC 9112, section 5 allows.
@@ -162,9 +178,9 @@ func (t *truth) appendSeconds(name string, value metrics.Value) {
 	t.text = strconv.AppendFloat(t.text, value.Float64(), 'g', -1, 64)
 }
 
-// appendHistogram renders a histogram: counts[i] pauses took between bounds[i] and bounds[i+1] seconds. An infinite
-// bound is null, and so is a histogram that this Go version does not have.
-func (t *truth) appendHistogram(name string, value metrics.Value) {
+// appendHistogram renders a histogram, on request with its buckets: counts[i] pauses took between bounds[i] and bounds[i+1]
+// seconds. An infinite bound is null, and so is a histogram that this Go version does not have.
+func (t *truth) appendHistogram(name string, value metrics.Value, buckets bool) {
 	t.text = append(t.text, `,"`...)
 	t.text = append(t.text, name...)
 	t.text = append(t.text, `":`...)
@@ -175,6 +191,10 @@ func (t *truth) appendHistogram(name string, value metrics.Value) {
 	histogram := value.Float64Histogram()
 	t.text = append(t.text, `{"Total":`...)
 	t.text = strconv.AppendUint(t.text, total(value), 10)
+	if !buckets {
+		t.text = append(t.text, '}')
+		return
+	}
 	t.text = append(t.text, `,"Bounds":[`...)
 	for i, bound := range histogram.Buckets {
 		t.appendComma(i)

@@ -9,6 +9,7 @@
 
 pub mod evidence;
 pub mod go;
+pub mod guests;
 pub mod uaa;
 
 use std::{

@@ -17,14 +17,13 @@ use memgate::{
         Clock,
         collect::{Elsewhere, Options, Recorder},
     },
-    evidence::{Code, Exactness, Series, Signals},
+    evidence::{Code, Exactness, Frame, Series, Signal, Signals, StopReason},
     goexe::GoExe,
     platform::Platform,
 };
 use nix::{
     sys::{
-        ptrace,
-        signal::Signal,
+        ptrace, signal,
         wait::{WaitStatus, waitpid},
     },
     unistd::Pid,
@@ -41,8 +40,8 @@ pub fn uaa() -> PathBuf {
     BUILT.clone()
 }
 
-/// The service's own figures, `GET /debug/runtime` of fixtures-go/cmd/uaa.
-#[derive(Debug, serde::Deserialize)]
+/// The service's own figures: `GET /debug/runtime` of fixtures-go/cmd/uaa, or a line of its log.
+#[derive(Debug, Clone, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Truth {
     pub pause_total_ns: u64,
@@ -50,6 +49,7 @@ pub struct Truth {
     pub num_gc: u64,
     pub total_alloc: u64,
     pub mallocs: u64,
+    /// Without the one that answered a request for them, which ends with the answer.
     pub num_goroutine: u64,
     pub live_heap: u64,
     #[serde(rename = "GCCPUSeconds")]
@@ -60,10 +60,14 @@ pub struct Truth {
     pub gc_pauses: Histogram,
     /// Go 1.21 has none.
     pub other_pauses: Option<Histogram>,
+    /// Goroutines that it has parked.
+    pub parked: u64,
+    /// Bytes that it has mapped, touched and forgotten.
+    pub mapped: u64,
 }
 
 /// A histogram of the runtime.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Clone, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Histogram {
     /// How many values it holds.
@@ -123,12 +127,14 @@ impl Watched {
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
         let service = Service(command.spawn().unwrap());
         let pid = Pid::from_raw(service.0.id().cast_signed());
-        assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(_, Signal::SIGTRAP)), "the exec");
+        assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(_, signal::Signal::SIGTRAP)), "the exec");
         let recorder = Recorder::attach(&exe, pid, Clock::start().unwrap(), options);
         let recorder = recorder.unwrap_or_else(|error| panic!("{error}"));
         ptrace::detach(pid, None).unwrap();
         wait_until_it_listens(port);
         let mut watched = Self { service, recorder, port };
+        // Nothing has been taken out of the kernel's buffers: what the runtime has mapped by now comes out during the reading.
+        watched.recorder.sample_off_heap();
         watched.recorder.sample();
         watched
     }
@@ -167,7 +173,7 @@ impl Watched {
 
     /// What the service says of itself.
     pub fn truth(&mut self) -> Truth {
-        parsed(&self.get("/debug/runtime"))
+        answered(&self.get("/debug/runtime"))
     }
 
     /// The service's process.
@@ -207,8 +213,111 @@ pub fn assert_equal(signals: &Signals, truth: &Truth) {
     assert_eq!(last(&signals.live_heap.data), truth.live_heap, "/gc/heap/live:bytes");
     let allocated = (last(&signals.alloc_bytes.data), last(&signals.alloc_objects.data));
     assert_eq!(allocated, (truth.total_alloc, truth.mallocs), "TotalAlloc and Mallocs");
-    // The goroutine that answered was the request's own, and is gone.
-    assert_eq!(last(&signals.goroutines.data), truth.num_goroutine - 1, "NumGoroutine");
+    assert_eq!(last(&signals.goroutines.data), truth.num_goroutine, "NumGoroutine");
+}
+
+/// The runtime's own seconds, of its own nanoseconds.
+#[track_caller]
+pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
+    let gc_cpu = &signals.gc_cpu;
+    assert_eq!(gc_cpu.exactness, Exactness::Sampled);
+    let seconds = |column: &[u64]| *column.last().unwrap() as f64 / 1e9;
+    let (gc, total) = (seconds(&gc_cpu.data.gc_ns), seconds(&gc_cpu.data.total_ns));
+    assert_eq!((gc, total), (truth.gc_cpu_seconds, truth.total_cpu_seconds), "/cpu/classes/…:cpu-seconds");
+    assert!(gc > 0.0 && total > gc);
+}
+
+/// Every stop of the world is a pause, with its reason. Go 1.21 tells no reasons and records the GC's pauses only.
+#[track_caller]
+pub fn assert_stops(signals: &Signals, truth: &Truth) {
+    let (stops, other) = (&signals.world_stops, &signals.other_pauses);
+    if truth.other_pauses.is_none() {
+        assert_missing(stops, "Go 1.21");
+        assert_missing(other, "Go 1.21");
+        return;
+    }
+    assert_exact(stops);
+    assert_exact(other);
+    let stops = &stops.data;
+    let (mut of_gc, mut of_others, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    for (reason, duration) in stops.reason.iter().zip(&stops.duration_ns) {
+        match reason {
+            StopReason::GcMarkTermination | StopReason::GcSweepTermination => {
+                of_gc.push(*duration);
+                reasons.push(*reason);
+            }
+            // Each answer of /debug/runtime, and each line of the log, is one.
+            StopReason::ReadMemStats => of_others.push(*duration),
+            other => panic!("the service has no reason for {other:?}"),
+        }
+    }
+    assert_eq!((&of_gc, &of_others), (&signals.gc_pauses.data.duration_ns, &other.data.duration_ns));
+    // A cycle begins with sweep termination and ends with mark termination, now and then with more than one.
+    assert_eq!(reasons.iter().filter(|reason| **reason == StopReason::GcSweepTermination).count() as u64, truth.num_gc);
+    assert_eq!(reasons[0], StopReason::GcSweepTermination);
+    assert_eq!(reasons.last(), Some(&StopReason::GcMarkTermination));
+    let twice = reasons.windows(2).find(|pair| **pair == [StopReason::GcSweepTermination; 2]);
+    assert_eq!(twice, None, "a cycle has no mark termination");
+    // A stop with its hidden tail lies behind the one before.
+    let mut end_of_last = 0;
+    for ((end, duration), tail) in stops.at_ns.iter().zip(&stops.duration_ns).zip(&stops.tail_ns) {
+        assert!(end - duration - tail >= end_of_last, "{tail} ns of tail at {end}");
+        end_of_last = *end;
+    }
+}
+
+/// The goroutines that the service parked are found at their `go` statement, and all together are as many as the runtime counts.
+/// Gives how many of them there were before the load and under it.
+#[track_caller]
+pub fn assert_goroutine_sites(signals: &Signals, code: &Code, truth: &Truth) -> (u64, u64) {
+    assert_exact(&signals.goroutine_sites);
+    let sites = &signals.goroutine_sites.data;
+    let source = std::fs::read_to_string(repository().join("fixtures-go/cmd/uaa/debug.go")).unwrap();
+    let line = source.lines().zip(1_u32..).find(|(line, _)| line.trim().starts_with("go parkUntil(")).unwrap().1;
+    let mut of_services = 0;
+    let mut parked = Vec::new();
+    let mut earlier = (0, 0);
+    for (index, left) in sites.left.iter().enumerate() {
+        let place = |stack: u32| code.stack(stack).next();
+        let started = place(sites.started[index]).map_or("", |frame| frame.function.as_str());
+        if !started.starts_with("runtime.") || started == "runtime.main" {
+            of_services += left;
+        }
+        if let Some(Frame { function, file, line, .. }) = place(sites.created[index])
+            && function == "main.(*debug).goroutines"
+        {
+            // The compiler wraps a call with arguments into a function without: `gowrap1`, in Go 1.21 `func1`.
+            assert!(started.starts_with("main.(*debug).goroutines."), "{started}");
+            parked.push((file.rsplit('/').next().unwrap(), *line, *left));
+            earlier = (sites.before[index], sites.loaded[index]);
+        }
+    }
+    assert_eq!(parked, [("debug.go", line, truth.parked)]);
+    assert_eq!(of_services, truth.num_goroutine, "NumGoroutine");
+    earlier
+}
+
+/// Bytes of off-heap memory at the end of the measuring phase that are laid to the code that forgets mappings.
+#[track_caller]
+pub fn laid_to_forgotten_mappings(signals: &Signals, code: &Code) -> u64 {
+    let touched = &signals.offheap_sites;
+    assert_eq!(touched.exactness, Exactness::Sampled);
+    let names = |stack: &u32| code.stack(*stack).any(|frame| frame.function.ends_with("defect.MapAndForget"));
+    let known = touched.data.stack.iter().zip(&touched.data.end_bytes).filter(|(stack, _)| names(stack));
+    known.map(|(_, bytes)| bytes).sum()
+}
+
+#[track_caller]
+pub fn assert_exact<T>(signal: &Signal<T>) {
+    assert_eq!((&signal.exactness, signal.lost), (&Exactness::Exact, 0), "{}", signal.source);
+}
+
+#[track_caller]
+pub fn assert_missing<T>(signal: &Signal<T>, why: &str) {
+    let Exactness::Missing { reason } = &signal.exactness else {
+        panic!("{}: {:?}", signal.source, signal.exactness);
+    };
+    assert!(reason.contains(why), "{reason}");
 }
 
 pub fn last(series: &Series) -> u64 {
@@ -230,7 +339,18 @@ pub fn wait_until_it_listens(port: u16) {
 
 /// The service's figures of itself.
 pub fn truth(port: u16) -> Truth {
-    parsed(&exchange(port, "GET", "/debug/runtime"))
+    answered(&exchange(port, "GET", "/debug/runtime"))
+}
+
+/// The answer of `/debug/runtime`, which counts the goroutine that answers.
+fn answered(body: &str) -> Truth {
+    let truth: Truth = parsed(body);
+    Truth { num_goroutine: truth.num_goroutine - 1, ..truth }
+}
+
+/// What the service told of itself in its log, the oldest first.
+pub fn told(log: &str) -> Vec<Truth> {
+    log.lines().filter(|line| line.starts_with('{')).map(parsed).collect()
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> T {

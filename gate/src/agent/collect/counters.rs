@@ -29,6 +29,8 @@ pub struct Counters {
     pub gc_cycles: u64,
     /// The live heap as the last mark phase found it, bytes.
     pub live_heap: u64,
+    /// Whether the runtime's total stood still during the reading, so that it is exact.
+    pub steady: bool,
 }
 
 /// Where the counters are; addresses are those of the file.
@@ -92,9 +94,10 @@ impl CounterReader {
         for _ in 0..attempts {
             let before = self.word(self.layout.alloc.total_alloc)?;
             let Some(counters) = self.read_once(before)? else { return Ok(None) };
-            last = Some(counters);
             // A refill between the two would count a span's objects twice or not at all.
-            if self.word(self.layout.alloc.total_alloc)? == before {
+            let steady = self.word(self.layout.alloc.total_alloc)? == before;
+            last = Some(Counters { steady, ..counters });
+            if steady {
                 break;
             }
         }
@@ -116,6 +119,7 @@ impl CounterReader {
             pause_total_ns: self.word(gc.pause_total_ns)?,
             gc_cycles: self.int32(gc.numgc)?,
             live_heap: self.word(gc.heap_marked)?,
+            steady: false,
         }))
     }
 

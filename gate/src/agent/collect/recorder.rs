@@ -368,17 +368,27 @@ impl Recorder {
     }
 
     /// Reads the process's mappings and the pages of those that are not the runtime's: off-heap memory.
+    ///
+    /// What the runtime maps while they are read would count as off-heap, so that they are read again then. It touches a mapping
+    /// only when the probe behind its making has told of it: what is told in the end is all that can have been resident.
     pub fn sample_off_heap(&mut self) {
+        /// A runtime that maps during each of them is starting, or grows fast; the next reading comes soon.
+        const ATTEMPTS: u32 = 3;
         self.name_threads();
-        let Ok(reader) = &self.off_heap else { return };
-        let at_ns = self.clock.now_ns();
-        let read = reader.maps(&self.taken.ranges).and_then(|maps| {
-            self.touches.refresh(&maps);
-            reader.resident(&maps, &self.taken.ranges)
-        });
-        match read {
-            Ok(off_heap) => self.taken.off_heap.push(at_ns, off_heap),
-            Err(error) => note(&mut self.taken.failures.off_heap, error.to_string()),
+        for _ in 0..ATTEMPTS {
+            let mapped = self.taken.mapped;
+            let Ok(reader) = &self.off_heap else { return };
+            let at_ns = self.clock.now_ns();
+            let read = reader.maps(&self.taken.ranges).and_then(|maps| {
+                self.touches.refresh(&maps);
+                reader.resident(&maps, &self.taken.ranges)
+            });
+            self.drain();
+            match read {
+                Ok(_) if self.taken.mapped != mapped => {}
+                Ok(off_heap) => return self.taken.off_heap.push(at_ns, off_heap),
+                Err(error) => return note(&mut self.taken.failures.off_heap, error.to_string()),
+            }
         }
     }
 

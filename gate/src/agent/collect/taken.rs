@@ -25,6 +25,8 @@ pub(super) struct Taken {
     pub(super) live_heap: Series,
     pub(super) mmap_latency: Durations,
     pub(super) ranges: RuntimeRanges,
+    /// How often the runtime has mapped or unmapped.
+    pub(super) mapped: u64,
     pub(super) alloc_bytes: Series,
     pub(super) alloc_objects: Series,
     pub(super) goroutines: Series,
@@ -114,11 +116,15 @@ impl Taken {
             kind::WORLD_START => self.world_start(reason(first), second),
             kind::LIVE_HEAP => self.live_heap.push(at_ns, first),
             kind::MAPPED => {
+                self.mapped += 1;
                 self.ranges.insert(first..first.saturating_add(second));
                 self.mmap_latency.at_ns.push(at_ns);
                 self.mmap_latency.duration_ns.push(third);
             }
-            kind::UNMAPPED => self.ranges.remove(first..first.saturating_add(second)),
+            kind::UNMAPPED => {
+                self.mapped += 1;
+                self.ranges.remove(first..first.saturating_add(second));
+            }
             kind::ALLOC_SAMPLE if self.measuring => {
                 self.sampled.push(SampledObject { address: first, bucket: second, goroutine: third });
             }
@@ -160,12 +166,22 @@ impl Taken {
 
     /// Takes a reading of the counters in.
     pub(super) fn counters(&mut self, at_ns: u64, counters: Counters) {
-        // A reading under load may be of a time slightly before the last one's; totals do not go back.
-        let least = self.last.map_or((0, 0), |last| (last.alloc_bytes, last.alloc_objects));
-        let counters = Counters {
-            alloc_bytes: counters.alloc_bytes.max(least.0),
-            alloc_objects: counters.alloc_objects.max(least.1),
-            ..counters
+        // Totals do not go back: where they seem to, one of the two readings is off by what moved between a P and the totals
+        // meanwhile. A steady one is right.
+        let counters = if counters.steady {
+            for (series, most) in
+                [(&mut self.alloc_bytes, counters.alloc_bytes), (&mut self.alloc_objects, counters.alloc_objects)]
+            {
+                series.value.iter_mut().rev().take_while(|value| **value > most).for_each(|value| *value = most);
+            }
+            counters
+        } else {
+            let least = self.last.map_or((0, 0), |last| (last.alloc_bytes, last.alloc_objects));
+            Counters {
+                alloc_bytes: counters.alloc_bytes.max(least.0),
+                alloc_objects: counters.alloc_objects.max(least.1),
+                ..counters
+            }
         };
         self.alloc_bytes.push(at_ns, counters.alloc_bytes);
         self.alloc_objects.push(at_ns, counters.alloc_objects);
@@ -236,5 +252,26 @@ const fn reason(value: u64) -> StopReason {
         10 | 11 => StopReason::Trace,
         12..=16 => StopReason::Test,
         _ => StopReason::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_reading_is_believed_and_another_is_not_before_it() {
+        let mut taken = Taken::default();
+        let readings = [(100, true), (90, false), (187, false), (187, false), (105, true), (103, false), (120, true)];
+        for (at_ns, (total, steady)) in (0..).zip(readings) {
+            let (alloc_bytes, alloc_objects) = (total * 8, total);
+            let (goroutines, pause_total_ns, gc_cycles, live_heap) = (1, 0, 0, 0);
+            let counters =
+                Counters { alloc_bytes, alloc_objects, goroutines, pause_total_ns, gc_cycles, live_heap, steady };
+            taken.counters(at_ns, counters);
+        }
+        assert_eq!(taken.alloc_objects.value, [100, 100, 105, 105, 105, 105, 120]);
+        assert_eq!(taken.alloc_bytes.value, [800, 800, 840, 840, 840, 840, 960]);
+        assert_eq!(taken.last.map(|last| last.alloc_objects), Some(120));
     }
 }
