@@ -74,7 +74,7 @@ fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
     let bpftrace = bpftrace.trim();
     let bench = cmd!(
         sh,
-        "cargo bench --package memgate --bench overhead -- --service {service} --hash-rounds 2400 --bpftrace {bpftrace} {args...}"
+        "cargo bench --package memgate --bench overhead -- --service {service} --hash-rounds 4100 --bpftrace {bpftrace} {args...}"
     );
     match step::become_command(bench)? {}
 }
