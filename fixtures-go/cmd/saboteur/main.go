@@ -45,6 +45,7 @@ func main() {
 	http.HandleFunc("/", func(http.ResponseWriter, *http.Request) {
 		if requests.Add(1) == *after {
 			go func() {
+				announce(*fault)
 				if err := do(); err != nil {
 					fail(err)
 				}
@@ -52,6 +53,18 @@ func main() {
 		}
 	})
 	fail(http.ListenAndServe(*listen, nil))
+}
+
+// announce says on the guest's console what happens now, for those who measure how soon it is noticed.
+func announce(fault string) {
+	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+	if err != nil {
+		fail(err)
+	}
+	defer console.Close()
+	if _, err := fmt.Fprintf(console, "saboteur: %s\n", fault); err != nil {
+		fail(err)
+	}
 }
 
 func fail(err error) {
@@ -90,7 +103,7 @@ func killInit() error {
 	if err := syscall.PtraceGetRegs(first, &registers); err != nil {
 		return err
 	}
-	registers.SetPC(0)
+	setPC(&registers, 0)
 	if err := syscall.PtraceSetRegs(first, &registers); err != nil {
 		return err
 	}
