@@ -6,6 +6,7 @@ pub mod agent;
 pub mod arch;
 mod atomic_file;
 pub mod baseline;
+pub mod boot;
 pub mod cancel;
 pub mod cli;
 pub mod command;

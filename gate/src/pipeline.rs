@@ -384,7 +384,7 @@ fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Resu
     })
 }
 
-fn make_directory(directory: &Path) -> Result<()> {
+pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))
 }
 

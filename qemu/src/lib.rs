@@ -13,3 +13,4 @@ pub mod guest;
 pub mod image;
 pub mod machine;
 pub mod snapshot;
+pub mod terminal;

@@ -16,15 +16,16 @@ use nix::{
     mount::{MsFlags, mount},
     sys::{
         reboot::{RebootMode, reboot},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         wait::{WaitStatus, waitpid},
     },
     unistd::Pid,
 };
 
+use super::{Host, command::BUSYBOX};
+
 /// The argument with which the agent is started.
 pub(super) const AGENT: &str = "agent";
-
-type Host = Arc<Mutex<Outgoing<File>>>;
 
 /// Never returns: the kernel panics when its first process ends.
 pub(super) fn run() -> ExitCode {
@@ -40,6 +41,9 @@ pub(super) fn run() -> ExitCode {
 
 fn boot_and_wait() -> Result<(), String> {
     mount_all()?;
+    if Path::new(BUSYBOX).exists() {
+        heed_power_off().map_err(|error| format!("signals: {error}"))?;
+    }
     load_modules()?;
     let port = super::ports::open(INIT_PORT).map_err(|error| error.to_string())?;
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
@@ -65,6 +69,21 @@ fn work(host: &Host) -> Result<(), String> {
     beat(host)?;
     let end = reap_until_end_of(agent)?;
     tell(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })
+}
+
+/// Busybox's `halt`, `poweroff` and `reboot` ask the first process by a signal, which would otherwise not heed it. A guest that
+/// measures has no such commands, and a service must not be able to end it so.
+fn heed_power_off() -> nix::Result<()> {
+    extern "C" fn power_off(_signal: libc::c_int) {
+        // SAFETY: a system call that takes no pointer, and is async-signal-safe.
+        unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    }
+    let action = SigAction::new(SigHandler::Handler(power_off), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM] {
+        // SAFETY: the handler makes one system call and touches nothing.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
 }
 
 fn tell(host: &Host, message: &FromInit) -> Result<(), String> {
