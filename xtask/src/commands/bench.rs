@@ -9,7 +9,8 @@ use clap::Subcommand;
 use miette::{IntoDiagnostic as _, Result};
 use xshell::cmd;
 
-use crate::setup::{Tools, apt, gcc, go};
+use crate::commands::dist;
+use crate::setup::{Tools, apt, gcc, go, qemu};
 use crate::workspace::Workspace;
 use crate::{artifact, step};
 
@@ -31,6 +32,12 @@ pub(crate) enum Bench {
         /// One of them alone.
         #[arg(long)]
         service: Option<String>,
+    },
+    /// How soon each fault of a guest is found, and whether it ends as it must; fails where one does not (docs/guests.md).
+    Faults {
+        /// Arguments for the benchmark: `--times 20`, `--only panic`.
+        #[arg(last = true)]
+        args: Vec<String>,
     },
     /// `memgate check` of every planted defect, several times each (docs/defects.md).
     Defects {
@@ -59,6 +66,7 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             overhead(workspace, args)
         }
         Bench::Attribution { times, service } => attribution(workspace, *times, service.as_deref()),
+        Bench::Faults { args } => faults(workspace, args),
         Bench::Defects { times } => defects(workspace, *times),
     }
 }
@@ -76,6 +84,16 @@ fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
         sh,
         "cargo bench --package memgate --bench overhead -- --service {service} --hash-rounds 2400 --bpftrace {bpftrace} {args...}"
     );
+    match step::become_command(bench)? {}
+}
+
+fn faults(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let tools = Tools::open(workspace)?;
+    go::ensure_older(&tools)?;
+    qemu::ensure(&tools)?;
+    drop(tools);
+    dist::run(workspace, &[])?;
+    let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench faults -- {args...}");
     match step::become_command(bench)? {}
 }
 
