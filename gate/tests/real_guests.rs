@@ -217,7 +217,7 @@ fn no_room_for_the_evidence_is_told() {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let small = Small::mount(&setting.bench.out(), "size=32k");
     let output = setting.command("record").output().unwrap();
-    assert_fails(&output, 4, &["output:", "evidence.json", "No space left on device", "make room"]);
+    assert_fails(&output, 4, &["output:", "evidence.json", "No space left on device", "Make room"]);
     drop(small);
     assert_eq!(setting.left(), Vec::<String>::new());
 }
