@@ -171,7 +171,7 @@ func corruptChannel() error {
 	return errors.New("the agent has no port")
 }
 
-// floodConsole writes a million lines, short ones: an emulated console takes some hundred kB a second, and far less where the kernel
+// floodConsole writes a million lines, empty ones: an emulated console takes some hundred kB a second, and far less where the kernel
 // goes through what is written.
 func floodConsole() error {
 	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
@@ -182,13 +182,13 @@ func floodConsole() error {
 	if err := writeUnprocessed(console); err != nil {
 		return err
 	}
-	lines := strings.Repeat("f\n", 1000)
+	lines := strings.Repeat("\n", 1000)
 	for i := 0; i < 1000; i++ {
 		if _, err := console.WriteString(lines); err != nil {
 			return err
 		}
 	}
-	_, err = console.WriteString("\nflooded\n")
+	_, err = console.WriteString("flooded\n")
 	return err
 }
 
