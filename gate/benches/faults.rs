@@ -66,14 +66,16 @@ impl Row {
     }
 
     fn line(&self, fault: &Fault, times: u32) -> String {
-        let seconds = |late: Option<&f64>| late.map_or_else(|| "-".to_owned(), |late| format!("{late:.2}"));
-        let median = seconds(self.late.get(self.late.len() / 2));
+        let seconds = |late: Option<f64>| late.map_or_else(|| "-".to_owned(), |late| format!("{late:.2}"));
+        // Of an even number the mean of the two in the middle.
+        let middle = self.late.len().checked_sub(1).map(|last| [last / 2, last.div_ceil(2)]);
+        let median = seconds(middle.map(|[low, high]| self.late[low].midpoint(self.late[high])));
         format!(
             "| {} | {} | {} | {median} | {} | {} of {times} |",
             fault.name,
             fault.summary,
             self.codes.join(", "),
-            seconds(self.late.last()),
+            seconds(self.late.last().copied()),
             self.right
         )
     }
