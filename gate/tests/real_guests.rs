@@ -460,6 +460,9 @@ impl Person {
         let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = nix::pty::openpty(&size, None).unwrap();
         let (terminal, line) = (fs::File::from(pair.master), fs::File::from(pair.slave));
+        // With this end open in memgate too, it would never learn that the person has gone.
+        let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+        nix::fcntl::fcntl(&terminal, close).unwrap();
         let before = nix::sys::termios::tcgetattr(&line).unwrap();
         let (directory, mut command) = boot("linux/arm64", &[]);
         let end = || line.try_clone().unwrap();
@@ -514,6 +517,14 @@ impl Person {
         let after = nix::sys::termios::tcgetattr(&self.line).unwrap();
         assert_eq!(after, self.before);
         assert_eq!(names(self.directory.path()), ["boot.arm64-7.2.console.log"]);
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        // Of a test that has failed.
+        let _ = self.memgate.kill();
+        let _ = self.memgate.wait();
     }
 }
 
