@@ -138,6 +138,19 @@ pub enum ImageCommand {
         #[command(flatten)]
         which: WhichImages,
     },
+    /// Boots a guest of one platform for a person: a shell on this terminal, or one command. Ctrl-a x leaves the shell, and so does
+    /// switching the guest off. The exit code is that of the shell or the command; 4 and 130 are also memgate's own.
+    Boot {
+        /// Which.
+        #[command(flatten)]
+        which: WhichImages,
+        /// The directory that receives the console's log.
+        #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+        out: PathBuf,
+        /// What to run instead of a shell, with its arguments. It has no input.
+        #[arg(last = true, value_name = "COMMAND")]
+        words: Vec<String>,
+    },
     /// Lists the images of the cache, and the kernels that there are.
     List,
     /// Removes images, packages and snapshots from the cache.

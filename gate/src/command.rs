@@ -10,6 +10,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 
 use crate::{
     atomic_file, baseline,
+    boot::Booth,
     cancel::Cancel,
     cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, Measured, Recorded, SchemaOf},
     config::{self, Config},
@@ -17,7 +18,7 @@ use crate::{
     error::{Error, InputError, Result, Stage},
     evidence_file,
     goexe::{GoExe, GoExeError},
-    images,
+    images::{self, Which},
     narrator::Narrator,
     pipeline,
     platform::Platform,
@@ -37,7 +38,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
         Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
-        Command::Image(command) => image(&command).map(|()| 0),
+        Command::Image(command) => image(&command),
         Command::Doctor { probes, twin, force_probes, json } => {
             doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
         }
@@ -53,16 +54,31 @@ pub fn run(cli: Cli) -> ExitCode {
 fn measure(measured: &Measured, formats: Option<&Formats>) -> Result<u8> {
     let config = config::load(&measured.config)?;
     let narrator = Narrator::new();
+    until_cancelled(async |cancel| match formats {
+        Some(formats) => check(&config, measured, formats, &narrator, cancel).await,
+        None => record(&config, measured, &narrator, cancel).await,
+    })
+}
+
+/// Does the work on this thread, which is told of Ctrl-C and SIGTERM.
+fn until_cancelled(work: impl AsyncFnOnce(&Cancel) -> Result<u8>) -> Result<u8> {
     let failed = |error: std::io::Error| {
         Error::infrastructure(Stage::Preflight, error.to_string(), "raise the limits on files and threads")
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
         let cancel = Cancel::on_signals().map_err(failed)?;
-        match formats {
-            Some(formats) => check(&config, measured, formats, &narrator, &cancel).await,
-            None => record(&config, measured, &narrator, &cancel).await,
+        work(&cancel).await
+    })
+}
+
+fn boot(which: &Which, out: &Path, words: &[String], narrator: &Narrator) -> Result<u8> {
+    until_cancelled(async |cancel| {
+        let booth = Booth::prepare(which, words, out, narrator)?;
+        if words.is_empty() {
+            narrator.say("booting; Ctrl-a x leaves, Ctrl-a h tells what else there is");
         }
+        booth.run(cancel).await
     })
 }
 
@@ -141,14 +157,16 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
     Ok(())
 }
 
-fn image(command: &ImageCommand) -> Result<()> {
+fn image(command: &ImageCommand) -> Result<u8> {
     let narrator = Narrator::new();
-    print(&match command {
+    let text = match command {
+        ImageCommand::Boot { which, out, words } => return boot(&which.which(), out, words, &narrator),
         ImageCommand::Build { which } => images::build(&which.which(), &narrator),
         ImageCommand::List => images::list(),
         ImageCommand::Clean => images::clean(),
         ImageCommand::Lock { which, file } => images::lock(&which.which(), file, &narrator),
-    }?)
+    }?;
+    print(&text).map(|()| 0)
 }
 
 fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Result<()> {

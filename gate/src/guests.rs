@@ -33,9 +33,9 @@ use crate::{
 };
 
 /// Memory of a guest where the configuration names none, bytes.
-const MEMORY: u64 = 2 << 30;
+pub(crate) const MEMORY: u64 = 2 << 30;
 /// CPUs of a guest where the configuration names none.
-const CPUS: u32 = 2;
+pub(crate) const CPUS: u32 = 2;
 /// Where the service lies in the guest.
 const DIRECTORY: &str = "/srv";
 
@@ -147,9 +147,7 @@ impl Guests {
         cancel: &Cancel,
     ) -> Result<Evidence> {
         let run = async {
-            let start =
-                Start { machine: self.machine.clone(), console: files.console_log.clone(), patience: self.patience };
-            let (mut guest, notes) = self.started(&start, progress).await?;
+            let (mut guest, notes) = self.start(&files.console_log, progress).await?;
             let evidence = self.carry_out(&mut guest, plan, files, progress).await?;
             Ok::<_, GuestError>(evidence.map(|mut evidence| {
                 evidence.notes.extend(notes);
@@ -163,7 +161,17 @@ impl Guests {
     }
 
     /// A guest whose agent has begun, resumed where there is a snapshot that is fit to be, else booted; and what did not go well.
-    async fn started(&self, start: &Start, progress: &dyn Fn(Progress)) -> Result<(Guest, Vec<String>), GuestError> {
+    /// It is gone when it is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends before its agent has begun.
+    pub async fn start(&self, console: &Path, progress: &dyn Fn(Progress)) -> Result<(Guest, Vec<String>), GuestError> {
+        let start = &Start {
+            machine: self.machine.clone(),
+            console: console.to_owned(),
+            patience: self.patience,
+            is_joined: false,
+        };
         let mut notes = Vec::new();
         let Some(snapshot) = &self.snapshot else {
             progress(Progress::Booting);
@@ -288,18 +296,18 @@ pub fn failed(error: &image::ImageError) -> Error {
     Error::infrastructure(Stage::Guest, error.message(), error.help())
 }
 
-fn protocol(what: &str) -> GuestError {
+pub(crate) fn protocol(what: &str) -> GuestError {
     GuestError::Protocol(what.to_owned())
 }
 
-fn understood<T: serde::de::DeserializeOwned>(said: &str) -> Result<T, GuestError> {
+pub(crate) fn understood<T: serde::de::DeserializeOwned>(said: &str) -> Result<T, GuestError> {
     serde_json::from_str(said).map_err(|error| protocol(&error.to_string()))
 }
 
 /// The most that a guest hands over as one file, bytes.
 const LARGEST_FILE: u64 = 1 << 30;
 
-async fn receive(guest: &mut Guest, length: u64) -> Result<Vec<u8>, GuestError> {
+pub(crate) async fn receive(guest: &mut Guest, length: u64) -> Result<Vec<u8>, GuestError> {
     if length > LARGEST_FILE {
         return Err(protocol(&format!("a file of {length} bytes")));
     }

@@ -11,6 +11,8 @@ pub mod arch;
 mod atomic_file;
 #[cfg(feature = "cli")]
 pub mod baseline;
+#[cfg(feature = "cli")]
+pub mod boot;
 pub mod cancel;
 #[cfg(feature = "cli")]
 pub mod cli;

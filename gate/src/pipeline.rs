@@ -316,7 +316,9 @@ impl<'run> Bench<'run> {
                 make_directory(&directory)?;
                 let executable = std::path::absolute(directory.join(&target.service.name))
                     .map_err(|error| cannot_write(out, &error))?;
-                gobuild::build(build, target.platform, &executable, cancel).await?;
+                let mut build = build.clone();
+                build.env.extend(target.options.build_env.clone());
+                gobuild::build(&build, target.platform, &executable, cancel).await?;
                 executable
             }
             Executable::Binary(binaries) => existing(binaries, target)?,
@@ -384,7 +386,7 @@ fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Resu
     })
 }
 
-fn make_directory(directory: &Path) -> Result<()> {
+pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))
 }
 

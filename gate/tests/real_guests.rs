@@ -5,14 +5,15 @@ mod common;
 
 use std::{
     fs,
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
     time::{Duration, Instant},
 };
 
 use common::{
     Bench, assert_fails,
+    faults::{self, OwnCache, Setting, Small},
     guests::{evidence, guests, record},
-    stderr,
+    stderr, stdout,
 };
 use memgate::{
     evidence::{Evidence, Exactness},
@@ -62,62 +63,140 @@ fn a_service_is_measured_in_a_guest_of_the_hosts_own_platform() {
 }
 
 /// A check of the saboteur with this fault on arm64.
-fn sabotage(fault: &str, port: u16) -> (Output, String) {
-    let (_bench, output, console) = sabotaged(fault, port);
-    (output, console)
+fn sabotage(fault: &str, port: u16) -> Output {
+    let bench = Bench::service("saboteur", port, &format!(", -fault, {fault}"));
+    record(&bench, "linux/arm64", &[])
 }
 
-fn sabotaged(fault: &str, port: u16) -> (Bench, Output, String) {
-    let bench = Bench::service("saboteur", port, &format!(", -fault, {fault}"));
-    let yaml = fs::read_to_string(bench.config()).unwrap();
-    fs::write(bench.config(), yaml + "platforms: { linux/arm64: { memory: 512MiB } }\n").unwrap();
-    let output = record(&bench, "linux/arm64", &[]);
-    let console = fs::read_to_string(bench.out().join("s.linux-arm64.run1.console.log")).unwrap_or_default();
-    (bench, output, console)
+#[test]
+fn a_kernel_that_panics_before_its_first_process_is_told_with_its_reason() {
+    faults::assert_found("kernel panic before init");
 }
 
 #[test]
 fn a_kernel_that_panics_is_told_with_its_reason() {
-    let (output, console) = sabotage("panic-kernel", 18210);
-    assert_fails(&output, 4, &["guest:", "panicked: Kernel panic - not syncing: sysrq triggered crash", "console.log"]);
-    assert!(console.contains("Kernel panic"), "{console}");
+    faults::assert_found("kernel panic after init");
 }
 
 #[test]
 fn a_first_process_that_dies_is_a_panic() {
-    let (output, _) = sabotage("kill-init", 18211);
-    assert_fails(&output, 4, &["panicked: Kernel panic - not syncing: Attempted to kill init!"]);
+    faults::assert_found("init killed");
 }
 
 #[test]
 fn an_agent_that_is_killed_is_told_by_the_signal() {
-    let (output, _) = sabotage("kill-agent", 18212);
-    assert_fails(&output, 4, &["signalled: the agent was ended by SIGKILL"]);
+    faults::assert_found("agent killed");
 }
 
 #[test]
 fn an_agent_that_stands_still_is_hung() {
-    let (output, _) = sabotage("stop-agent", 18213);
-    assert_fails(&output, 4, &["hung: the agent has said nothing for 15 s"]);
+    assert_fails(&sabotage("stop-agent", 18213), 4, &["hung: the agent has said nothing for 15 s"]);
 }
 
 #[test]
 fn a_channel_with_something_else_on_it_is_lost() {
-    let (output, _) = sabotage("corrupt-channel", 18214);
-    assert_fails(&output, 4, &["lost: its channel is corrupted: "]);
+    faults::assert_found("frames corrupted");
 }
 
 #[test]
 fn a_console_that_is_flooded_changes_nothing() {
-    let (output, console) = sabotage("flood-console", 18215);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(console.contains("flood flood") && console.len() < 6 << 20, "{}", console.len());
+    faults::assert_found("console flooded with a million lines");
 }
 
 #[test]
-fn a_service_that_uses_up_the_guests_memory_is_killed_and_told_of() {
-    let (_bench, output, _) = sabotaged("use-memory", 18216);
-    assert_eq!(evidence(&output).signals.oom_kills.data, 1);
+fn a_service_that_uses_up_the_guests_memory_is_killed_and_fails_its_gate() {
+    faults::assert_found("service out of memory");
+}
+
+#[test]
+fn a_qemu_that_is_killed_is_lost() {
+    faults::assert_found("QEMU killed");
+}
+
+#[test]
+fn a_guest_that_is_frozen_is_hung() {
+    faults::assert_found("guest frozen");
+}
+
+#[test]
+fn a_console_that_cannot_be_kept_ends_the_guest() {
+    faults::assert_found("disk full on the host");
+}
+
+#[test]
+fn a_kernel_that_does_not_boot_is_given_up_at_its_deadline() {
+    faults::assert_found("wrong kernel");
+}
+
+#[test]
+fn a_guest_without_its_firmware_never_boots() {
+    faults::assert_found("missing firmware");
+}
+
+#[test]
+fn a_qemu_that_is_too_old_is_not_started() {
+    faults::assert_found("QEMU too old");
+}
+
+#[test]
+fn two_guests_on_one_core_both_come_to_their_end() {
+    faults::assert_found("two guests on one core");
+}
+
+/// What is said where a file of an image is not what it was made with, and cannot be made again.
+fn spoilt(platform: Platform, spoil: impl FnOnce(&std::path::Path)) -> Output {
+    let cache = OwnCache::new(platform);
+    spoil(&cache.image());
+    cache.record_alone()
+}
+
+#[test]
+fn a_kernel_that_was_replaced_is_not_started() {
+    let output = spoilt(Platform::LinuxArm64, |image| fs::write(image.join("kernel"), "another kernel").unwrap());
+    let words = ["the image of arm64-7.2 in the cache is damaged", "guest:", "cannot fetch", "check the network"];
+    assert_fails(&output, 4, &words);
+    assert!(!stderr(&output).contains("starting a guest"), "{}", stderr(&output));
+}
+
+#[test]
+fn firmware_that_is_gone_is_missed_before_a_guest_is_started() {
+    let output = spoilt(Platform::LinuxLoong64, |image| fs::remove_file(image.join("firmware")).unwrap());
+    assert_fails(&output, 4, &["the image of loong64-7.2 in the cache is damaged", "guest:", "cannot fetch"]);
+    assert!(!stderr(&output).contains("starting a guest"), "{}", stderr(&output));
+}
+
+#[test]
+fn no_room_for_temporary_files_is_told() {
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let full = setting.bench.directory.path().join("full");
+    // One inode, which its root has.
+    let small = Small::mount(&full, "nr_inodes=1");
+    let output = setting.command("record").env("TMPDIR", &full).output().unwrap();
+    assert_fails(&output, 4, &["guest: a temporary directory:", "No space left on device", "make room"]);
+    drop(small);
+    assert_eq!(setting.left(), Vec::<String>::new());
+}
+
+#[test]
+fn no_room_for_an_image_is_told() {
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let cache = setting.bench.directory.path().join("cache");
+    let small = Small::mount(&cache, "size=4m");
+    faults::lend_packages(&cache);
+    let output = setting.command("record").env("MEMGATE_CACHE", &cache).output().unwrap();
+    assert_fails(&output, 4, &["guest:", "no storage space", "free some space"]);
+    drop(small);
+    assert_eq!(setting.left(), Vec::<String>::new());
+}
+
+#[test]
+fn no_room_for_the_evidence_is_told() {
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let small = Small::mount(&setting.bench.out(), "size=32k");
+    let output = setting.command("record").output().unwrap();
+    assert_fails(&output, 4, &["output:", "evidence.json", "No space left on device", "Make room"]);
+    drop(small);
+    assert_eq!(setting.left(), Vec::<String>::new());
 }
 
 /// Starts a check in the background, waits for its guest, does something to it, and waits for the end.
@@ -125,14 +204,14 @@ fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
     let bench = Bench::service("uaa", port, "");
     let mut command = bench.command("record");
     command.args(["--platform", "linux/arm64", "--runner", "qemu"]);
-    let mut command = command_of(&command);
+    let mut command = common::plain(&command);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let memgate = child.id().cast_signed();
     let started = Instant::now();
     let qemu = loop {
         assert!(started.elapsed() < Duration::from_secs(120), "no guest");
         std::thread::sleep(Duration::from_millis(50));
-        if let [qemu] = guests()[..] {
+        if let [qemu] = common::children(memgate)[..] {
             break qemu;
         }
     };
@@ -147,29 +226,8 @@ fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
     (output, took)
 }
 
-/// assert_cmd's command as the standard library's, which can be started without waiting for it.
-fn command_of(command: &assert_cmd::Command) -> Command {
-    let mut plain = Command::new(command.get_program());
-    plain.args(command.get_args()).current_dir(common::repository());
-    plain.env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
-    plain
-}
-
 fn signal(process: i32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), signal).unwrap();
-}
-
-#[test]
-fn a_qemu_that_is_killed_is_lost() {
-    let (output, took) = with_guest(18220, |_, qemu| signal(qemu, nix::sys::signal::Signal::SIGKILL));
-    assert_fails(&output, 4, &["lost: QEMU was ended by SIGKILL"]);
-    assert!(took < Duration::from_secs(5), "{took:?}");
-}
-
-#[test]
-fn a_guest_that_is_frozen_is_hung() {
-    let (output, _) = with_guest(18221, |_, qemu| signal(qemu, nix::sys::signal::Signal::SIGSTOP));
-    assert_fails(&output, 4, &["hung: the guest has said nothing for 15 s"]);
 }
 
 #[test]
@@ -224,6 +282,29 @@ fn a_distributions_service_runs_with_its_libraries() {
     assert!(evidence.signals.alloc_bytes.data.value.last().is_some_and(|bytes| *bytes > 1 << 20));
 }
 
+/// Zig compiles its C for the guest, statically; memgate sees that C leaks.
+#[test]
+fn a_service_with_c_is_built_for_its_guest_and_measured() {
+    let tools = common::repository().join(".tools");
+    let is_zig = |path: &std::path::PathBuf| path.to_str().is_some_and(|path| path.contains("/zig-"));
+    let zig = fs::read_dir(tools).unwrap().map(|entry| entry.unwrap().path()).find(is_zig).unwrap();
+    let bench = Bench::service("uaa", 18239, ", -leak-malloc=16KiB");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    let yaml = yaml.replace("env: { CGO_ENABLED: \"0\" }", "tags: [cgoleak], env: { CGO_ENABLED: \"1\", CC: none }");
+    let platforms = format!(
+        "platforms: {{ linux/arm64: {{ build_env: {{ CC: {}/zig cc -target aarch64-linux-musl, CGO_LDFLAGS: -static }} }} }}\n",
+        zig.display()
+    );
+    fs::write(bench.config(), yaml + &platforms).unwrap();
+    let evidence = evidence(&record(&bench, "linux/arm64", &[]));
+    let signals = &evidence.signals;
+    let off_heap = &signals.offheap.data.value;
+    // 600 requests are measured, and more come before.
+    assert!(off_heap.last().unwrap() - off_heap[0] > 600 * (16 << 10), "{off_heap:?}");
+    let culprit = evidence.code.frames.iter().any(|frame| frame.function.contains("render_and_forget"));
+    assert!(culprit, "the C function is known");
+}
+
 #[test]
 fn an_executable_of_another_platform_is_refused_before_a_guest_is_started() {
     let bench = distribution_built(18232, "");
@@ -269,11 +350,7 @@ fn a_guest_that_does_not_come_up_in_time_never_booted() {
 
 /// Two runs: the second goes on with the guest that the first one saved.
 fn resumes(platform: Platform, port: u16) {
-    let cache = tempfile::tempdir().unwrap();
-    let packages = common::repository().join(".tools/guests/packages");
-    if packages.exists() {
-        std::os::unix::fs::symlink(packages, cache.path().join("packages")).unwrap();
-    }
+    let cache = faults::empty_cache();
     let bench = Bench::service("saboteur", port, ", -fault, none");
     let run = || {
         let before = jiff::Timestamp::now();
@@ -309,4 +386,190 @@ fn a_tier_that_the_kernel_does_not_have_is_refused() {
     fs::write(bench.config(), yaml + "platforms: { linux/amd64: { kernel: \"5.10\" } }\n").unwrap();
     let output = record(&bench, "linux/amd64", &["--tier", "T3"]);
     assert_fails(&output, 4, &["tier T3 was asked for, and T2 is the highest here", "cookies"]);
+}
+
+/// `memgate image boot` of this platform, with what it writes in a directory that goes.
+fn boot(platform: &str, words: &[&str]) -> (tempfile::TempDir, std::process::Command) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = common::plain(&common::memgate());
+    command.args(["image", "boot", "--platform", platform, "--out"]).arg(directory.path());
+    if !words.is_empty() {
+        command.arg("--").args(words);
+    }
+    command.env("TMPDIR", directory.path());
+    (directory, command)
+}
+
+/// What is in a directory.
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn run_a_command(platform: &str, machine: &str, kernel: &str) {
+    let script =
+        "uname -m; test -e /sys/kernel/tracing/trace -a -d /proc/1 -a -c /dev/null && echo complaint >&2; exit 7";
+    let (directory, mut command) = boot(platform, &["sh", "-c", script]);
+    let output = command.output().unwrap();
+    assert_eq!(
+        (stdout(&output).as_str(), output.status.code()),
+        (&*format!("{machine}\n"), Some(7)),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stderr(&output).ends_with("complaint\n"), "{}", stderr(&output));
+    assert_eq!(names(directory.path()), [format!("boot.{kernel}.console.log")]);
+}
+
+#[test]
+fn a_command_is_run_on_amd64() {
+    run_a_command("linux/amd64", "x86_64", "amd64-7.2");
+}
+
+#[test]
+fn a_command_is_run_on_arm64() {
+    run_a_command("linux/arm64", "aarch64", "arm64-7.2");
+}
+
+#[test]
+fn a_command_is_run_on_loong64() {
+    run_a_command("linux/loong64", "loongarch64", "loong64-7.2");
+}
+
+#[test]
+fn a_command_that_is_not_there_is_told_as_a_shell_does() {
+    let output = boot("linux/arm64", &["frobnicate"]).1.output().unwrap();
+    assert_fails(&output, 127, &["frobnicate: No such file or directory"]);
+}
+
+#[test]
+fn a_command_without_end_is_ended_with_memgate() {
+    let (directory, mut command) = boot("linux/arm64", &["sh", "-c", "echo there; sleep 1000"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut there = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut there).unwrap();
+    let asked = Instant::now();
+    signal(child.id().cast_signed(), nix::sys::signal::Signal::SIGTERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((&there, output.status.code()), (b"there\n", Some(130)), "{}", stderr(&output));
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(names(directory.path()), ["boot.arm64-7.2.console.log"]);
+}
+
+#[test]
+fn a_shell_needs_a_terminal() {
+    let output = boot("linux/arm64", &[]).1.stdin(Stdio::null()).output().unwrap();
+    assert_fails(&output, 2, &["there is no terminal", "-- uname -a"]);
+}
+
+/// A person at a terminal with a guest's shell on it.
+struct Person {
+    directory: tempfile::TempDir,
+    terminal: fs::File,
+    screen: std::sync::mpsc::Receiver<Vec<u8>>,
+    /// The other end, as memgate has it.
+    line: fs::File,
+    before: nix::sys::termios::Termios,
+    memgate: std::process::Child,
+    shown: String,
+}
+
+impl Person {
+    fn sits_down() -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = nix::pty::openpty(&size, None).unwrap();
+        let (terminal, line) = (fs::File::from(pair.master), fs::File::from(pair.slave));
+        // With this end open in memgate too, it would never learn that the person has gone.
+        let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+        nix::fcntl::fcntl(&terminal, close).unwrap();
+        let before = nix::sys::termios::tcgetattr(&line).unwrap();
+        let (directory, mut command) = boot("linux/arm64", &[]);
+        let end = || line.try_clone().unwrap();
+        command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "vt100");
+        // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is allocated.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                match nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        let memgate = command.spawn().unwrap();
+        let (show, screen) = std::sync::mpsc::channel();
+        let mut shown = terminal.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // It ends with the test, or when nobody has the other end any more.
+            while let Ok(read @ 1..) = std::io::Read::read(&mut shown, &mut bytes) {
+                if show.send(bytes[..read].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut person = Self { directory, terminal, screen, line, before, memgate, shown: String::new() };
+        person.sees("# ");
+        person
+    }
+
+    fn types(&mut self, keys: &str) {
+        std::io::Write::write_all(&mut self.terminal, keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until this is shown.
+    fn sees(&mut self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while !self.shown.contains(text) {
+            assert!(Instant::now() < deadline, "`{text}` is not in:\n{}", self.shown);
+            if let Ok(bytes) = self.screen.recv_timeout(Duration::from_millis(100)) {
+                self.shown += &String::from_utf8_lossy(&bytes);
+            }
+        }
+        self.shown.clear();
+    }
+
+    /// Waits for memgate's end with this exit code, which leaves the terminal as it was.
+    fn leaves_with(mut self, code: i32) {
+        let status = self.memgate.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "{}", self.shown);
+        let after = nix::sys::termios::tcgetattr(&self.line).unwrap();
+        assert_eq!(after, self.before);
+        assert_eq!(names(self.directory.path()), ["boot.arm64-7.2.console.log"]);
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        // Of a test that has failed.
+        let _ = self.memgate.kill();
+        let _ = self.memgate.wait();
+    }
+}
+
+#[test]
+fn a_shell_on_a_terminal_hands_its_exit_code_on() {
+    let mut person = Person::sits_down();
+    person.types("echo $TERM $((6 * 7)); stty size; tty; sleep 1000\n");
+    person.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
+    // Ctrl-C is the guest's.
+    person.types("\x03");
+    person.sees("# ");
+    person.types("exit 3\n");
+    person.leaves_with(3);
+}
+
+#[test]
+fn a_shell_is_left_by_ctrl_a_x() {
+    let mut person = Person::sits_down();
+    person.types("\x01x");
+    person.leaves_with(0);
+}
+
+#[test]
+fn a_shell_is_left_by_switching_the_guest_off() {
+    let mut person = Person::sits_down();
+    person.types("poweroff\n");
+    person.leaves_with(0);
 }

@@ -76,7 +76,7 @@ impl Default for Patience {
 }
 
 /// After the channel has closed or the kernel has panicked: what explains it may still be on its way.
-const AFTERMATH: Duration = Duration::from_millis(500);
+pub(crate) const AFTERMATH: Duration = Duration::from_millis(500);
 
 /// What has been seen of one guest.
 #[derive(Debug)]

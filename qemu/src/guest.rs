@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::sys::signal::Signal;
@@ -28,7 +28,7 @@ use crate::{
     channel::{Decoder, Encoder, FromAgent, FromInit, Kind, LONGEST, ToAgent, VERSION},
     console::Console,
     control::Control,
-    ending::{Ending, Patience, Watch},
+    ending::{AFTERMATH, Ending, Patience, Watch},
     machine::{Machine, Sockets},
     snapshot::{Snapshot, Streams},
 };
@@ -42,6 +42,8 @@ pub struct Start {
     pub console: PathBuf,
     /// How long it may take, and be silent.
     pub patience: Patience,
+    /// Whether its console is joined to this process's terminal too: see [`crate::terminal`].
+    pub is_joined: bool,
 }
 
 /// Why a guest's work is not done.
@@ -59,6 +61,8 @@ pub enum GuestError {
         ending: Ending,
         /// What QEMU said, where it said something.
         detail: String,
+        /// The code that QEMU exited with, if it did: 0 where the guest was switched off.
+        code: Option<i32>,
         /// Its console.
         console: PathBuf,
     },
@@ -117,6 +121,8 @@ struct Life {
     qemu: Child,
     /// Whether QEMU has ended.
     ended: bool,
+    /// The code that it exited with, if it did.
+    code: Option<i32>,
     /// Whether nothing can be said to the agent any more, or nothing comes.
     closed: bool,
     signs: mpsc::Receiver<Sign>,
@@ -132,11 +138,21 @@ impl Life {
             Some(sign) = self.signs.recv() => self.take(sign),
             status = self.qemu.wait(), if !self.ended => {
                 self.ended = true;
+                self.code = code(&status);
                 self.watch.qemu_ended(described(status), Instant::now());
                 None
             }
             () = tokio::time::sleep_until(until) => None,
         }
+    }
+
+    /// What the agent has said that lies here already.
+    fn heard(&mut self) -> Vec<Spoken> {
+        let mut heard = Vec::new();
+        while let Ok(sign) = self.signs.try_recv() {
+            heard.extend(self.take(sign));
+        }
+        heard
     }
 
     fn take(&mut self, sign: Sign) -> Option<Spoken> {
@@ -241,22 +257,21 @@ impl Guest {
             [bind(&sockets.agent)?, bind(&sockets.init)?, bind(&sockets.console)?, bind(&sockets.control)?];
         let kept = Console::create(&start.console)
             .map_err(|error| host(&format!("the console's file {}", start.console.display()), error))?;
-        let mut qemu = spawn(&start.machine, &sockets, streams.is_some(), directory.path())?;
+        let mut qemu = spawn(start, &sockets, streams.is_some(), directory.path())?;
         let connected = async {
             let [agent, init, console, control] =
                 [agent.accept().await?, init.accept().await?, console.accept().await?, control.accept().await?];
-            Ok::<_, io::Error>((agent.0, init.0, console.0, control.0))
+            Ok::<_, io::Error>((agent.0, init.0, console.0, Control::negotiate(control.0).await?))
         };
         let connected = tokio::select! {
-            connected = connected => connected.map_err(|error| host("QEMU's connection", error))?,
-            status = qemu.wait() => return Err(never_booted(start, directory.path(), described(status))),
-            () = tokio::time::sleep(start.patience.boot) => {
-                return Err(never_booted(start, directory.path(), "QEMU did not connect".to_owned()));
-            }
+            connected = connected => connected,
+            _ = qemu.wait() => Err(io::Error::other("QEMU has ended")),
+            () = tokio::time::sleep(start.patience.boot) => Err(io::Error::other("QEMU did not connect")),
         };
-        let (agent, init, console, control) = connected;
-        let control = Control::negotiate(control).await;
-        let control = control.map_err(|error| host("QEMU's control socket", error))?;
+        let (agent, init, console, control) = match connected {
+            Ok(connected) => connected,
+            Err(error) => return Err(unconnected(start, &mut qemu, directory.path(), error).await),
+        };
         let (read_half, to_agent) = agent.into_split();
         let streams = streams.unwrap_or(Streams { to_agent: 0, from_agent: 0, from_init: 0 });
         let [from_agent, from_init] = [Arc::new(Position::default()), Arc::new(Position::default())];
@@ -264,13 +279,21 @@ impl Guest {
         let (signs, received) = mpsc::channel(16);
         tokio::spawn(read_agent(read_half, streams.from_agent, Arc::clone(&from_agent), signs.clone()));
         tokio::spawn(read_init(init, streams.from_init, Arc::clone(&from_init), signs.clone()));
-        tokio::spawn(read_console(console, kept, signs.clone()));
+        let (console, to_console) = console.into_split();
+        if start.is_joined {
+            crate::terminal::hand_on(to_console).map_err(|error| host("the terminal", error))?;
+        } else {
+            // Dropped it would be shut down, and QEMU would close the console.
+            to_console.forget();
+        }
+        tokio::spawn(read_console(console, kept, start.is_joined, signs.clone()));
         drop(signs);
         Ok(Self {
             architecture: start.machine.architecture,
             life: Life {
                 qemu,
                 ended: false,
+                code: None,
                 closed: false,
                 signs: received,
                 watch: Watch::new(start.patience, Instant::now()),
@@ -366,16 +389,35 @@ impl Guest {
             if let Some(spoken) = self.unheard.pop_front() {
                 return Ok(spoken);
             }
+            if self.check().is_err() {
+                // Where this process did not come to listen for long, the guest may have spoken all the while; and the agent's last
+                // words may have come after the news of its end, which has a stream of its own.
+                tokio::task::yield_now().await;
+                self.unheard.extend(self.life.heard());
+                if let Some(spoken) = self.unheard.pop_front() {
+                    return Ok(spoken);
+                }
+            }
             self.check()?;
             let spoken = self.life.look().await;
             self.unheard.extend(spoken);
         }
     }
 
+    /// Waits until QEMU has ended, which a guest that has switched itself off sees to, but no longer than `patience`.
+    pub async fn wait(&mut self, patience: Duration) {
+        let _in_time = tokio::time::timeout(patience, async {
+            while !self.life.ended {
+                self.life.look().await;
+            }
+        })
+        .await;
+    }
+
     fn check(&self) -> Result<(), GuestError> {
         match self.life.watch.ending(Instant::now()) {
             None => Ok(()),
-            Some(ending) => Err(ended(self.architecture, ending, self.directory.path(), &self.console)),
+            Some(ending) => Err(ended(self.architecture, ending, self.directory.path(), &self.console, self.life.code)),
         }
     }
 }
@@ -404,11 +446,11 @@ pub fn emulator_version(architecture: Architecture) -> Result<String, GuestError
 }
 
 /// Starts QEMU, which ends when this thread does.
-fn spawn(machine: &Machine, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Child, GuestError> {
-    let emulator = machine.architecture.emulator();
+fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Child, GuestError> {
+    let emulator = start.machine.architecture.emulator();
     let said = File::create(directory.join("qemu.log")).map_err(|error| host("QEMU's log", error))?;
     let mut command = Command::new(emulator);
-    command.args(machine.arguments(sockets, incoming));
+    command.args(start.machine.arguments(sockets, incoming, start.is_joined));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0).kill_on_drop(true);
     // SAFETY: between fork and exec only a system call is made, which is async-signal-safe; nothing is allocated.
     unsafe {
@@ -420,15 +462,38 @@ fn spawn(machine: &Machine, sockets: &Sockets, incoming: bool, directory: &Path)
     })
 }
 
-fn never_booted(start: &Start, directory: &Path, why: String) -> GuestError {
-    ended(start.machine.architecture, Ending::NeverBooted(why), directory, &start.console)
+/// Names the end of a guest whose QEMU did not connect, or not for long.
+async fn unconnected(start: &Start, qemu: &mut Child, directory: &Path, error: io::Error) -> GuestError {
+    // It closes its sockets a moment before it has ended.
+    let ended = tokio::time::timeout(AFTERMATH, qemu.wait()).await;
+    match ended {
+        Ok(status) => {
+            let code = code(&status);
+            never_booted(start, directory, described(status), code)
+        }
+        Err(_) => never_booted(start, directory, error.to_string(), None),
+    }
 }
 
-fn ended(architecture: Architecture, ending: Ending, directory: &Path, console: &Path) -> GuestError {
+fn never_booted(start: &Start, directory: &Path, why: String, code: Option<i32>) -> GuestError {
+    ended(start.machine.architecture, Ending::NeverBooted(why), directory, &start.console, code)
+}
+
+fn ended(
+    architecture: Architecture,
+    ending: Ending,
+    directory: &Path,
+    console: &Path,
+    code: Option<i32>,
+) -> GuestError {
     let said = std::fs::read_to_string(directory.join("qemu.log")).unwrap_or_default();
     let said = said.trim();
     let detail = if said.is_empty() { String::new() } else { format!("; QEMU said: {said}") };
-    GuestError::Ended { architecture, ending, detail, console: console.to_owned() }
+    GuestError::Ended { architecture, ending, detail, code, console: console.to_owned() }
+}
+
+fn code(status: &io::Result<ExitStatus>) -> Option<i32> {
+    status.as_ref().ok().and_then(ExitStatus::code)
 }
 
 fn described(status: io::Result<ExitStatus>) -> String {
@@ -522,12 +587,17 @@ async fn read_frames(
     }
 }
 
-async fn read_console(mut stream: UnixStream, mut console: Console, signs: mpsc::Sender<Sign>) {
+async fn read_console(
+    mut stream: tokio::net::unix::OwnedReadHalf,
+    mut console: Console,
+    is_joined: bool,
+    signs: mpsc::Sender<Sign>,
+) {
     let mut bytes = vec![0; 64 << 10];
     let failed = loop {
         match stream.read(&mut bytes).await {
             Ok(0) | Err(_) => break console.finish().err(),
-            Ok(read) => match console.push(&bytes[..read]) {
+            Ok(read) => match keep(&mut console, &bytes[..read], is_joined) {
                 Ok(None) => {}
                 Ok(Some(line)) => {
                     if signs.send(Sign::Panic(line)).await.is_err() {
@@ -541,4 +611,11 @@ async fn read_console(mut stream: UnixStream, mut console: Console, signs: mpsc:
     if let Some(error) = failed {
         let _ = signs.send(Sign::Console(error)).await;
     }
+}
+
+fn keep(console: &mut Console, bytes: &[u8], is_joined: bool) -> io::Result<Option<String>> {
+    if is_joined {
+        crate::terminal::show(bytes);
+    }
+    console.push(bytes)
 }

@@ -25,3 +25,5 @@ pub mod image;
 pub mod machine;
 #[cfg(feature = "guests")]
 pub mod snapshot;
+#[cfg(feature = "guests")]
+pub mod terminal;

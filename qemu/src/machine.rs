@@ -51,16 +51,23 @@ impl Machine {
         Self { architecture, memory, cpus, kernel, initramfs, firmware }
     }
 
-    /// The arguments for a boot, or for a guest that waits for a snapshot to come in.
-    pub(crate) fn arguments(&self, sockets: &Sockets, incoming: bool) -> Vec<OsString> {
+    /// The arguments for a boot, or for a guest that waits for a snapshot to come in. With `is_joined`, QEMU's monitor shares the
+    /// console, as with `-serial mon:stdio`: Ctrl-a h there tells how.
+    pub(crate) fn arguments(&self, sockets: &Sockets, incoming: bool, is_joined: bool) -> Vec<OsString> {
         let mut arguments = Arguments(self.hardware());
-        for (name, path) in [
-            ("agent", &sockets.agent),
-            ("init", &sockets.init),
-            ("console", &sockets.console),
-            ("control", &sockets.control),
+        let shared = if is_joined { ",mux=on" } else { "" };
+        for (name, path, more) in [
+            ("agent", &sockets.agent, ""),
+            ("init", &sockets.init, ""),
+            ("console", &sockets.console, shared),
+            ("control", &sockets.control, ""),
         ] {
-            arguments.pair("-chardev", option(&format!("socket,id={name},path="), path));
+            let mut chardev = option(&format!("socket,id={name},path="), path);
+            chardev.push(more);
+            arguments.pair("-chardev", chardev);
+        }
+        if is_joined {
+            arguments.pair("-mon", "chardev=console,mode=readline");
         }
         if incoming {
             arguments.pair("-incoming", "defer");
@@ -156,13 +163,23 @@ mod tests {
     #[test]
     fn each_machine_is_what_it_is() {
         let sockets = Sockets::within(Path::new("/run/a,b"));
-        let all = Architecture::ALL.map(|architecture| text(&machine(architecture).arguments(&sockets, false)));
+        let all = Architecture::ALL.map(|architecture| text(&machine(architecture).arguments(&sockets, false, false)));
         insta::assert_snapshot!(all.join("\n"));
     }
 
     #[test]
     fn one_that_is_resumed_waits() {
         let sockets = Sockets::within(Path::new("/run"));
-        assert!(text(&machine(Architecture::Arm64).arguments(&sockets, true)).ends_with("-incoming defer"));
+        assert!(text(&machine(Architecture::Arm64).arguments(&sockets, true, false)).ends_with("-incoming defer"));
+    }
+
+    #[test]
+    fn one_that_is_joined_to_a_terminal_shares_its_console_with_the_monitor() {
+        let sockets = Sockets::within(Path::new("/run"));
+        let text = text(&machine(Architecture::Arm64).arguments(&sockets, false, true));
+        assert!(
+            text.contains("path=/run/console,mux=on") && text.ends_with("-mon chardev=console,mode=readline"),
+            "{text}"
+        );
     }
 }

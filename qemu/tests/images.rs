@@ -10,7 +10,7 @@ use cpio::newc::Reader;
 use memgate_qemu::{
     architecture::Architecture,
     debian::{Debian, DebianError, Pin},
-    image::{Cache, Image, ImageError, KERNELS, Kernel, Lock, clean, ensure, find, list, relock},
+    image::{Cache, Image, ImageError, KERNELS, Kernel, Lock, clean, ensure, find, list, relock, with_shell},
 };
 use object::{Endianness, elf, write::elf as write};
 use sha2::{Digest, Sha256};
@@ -108,7 +108,7 @@ fn made() -> Made {
     let contents = std::fs::read(&package).unwrap();
     let sum: String = Sha256::digest(&contents).iter().map(|byte| format!("{byte:02x}")).collect();
     let lock = format!(
-        "version: 1\nkernels:\n- name: arm64-1.0\n  release: 1.0.1\n  modules: []\n  packages:\n  - suite: made\n    architecture: arm64\n    package: linux-image-made\n    version: '1'\n    sha256: {sum}\n    size: {}\n    file: pool/linux-image-made_1_arm64.deb\n",
+        "version: 2\nkernels:\n- name: arm64-1.0\n  release: 1.0.1\n  modules: []\n  packages:\n  - suite: made\n    architecture: arm64\n    package: linux-image-made\n    version: '1'\n    sha256: {sum}\n    size: {}\n    file: pool/linux-image-made_1_arm64.deb\nshells: []\n",
         contents.len()
     );
     let cache = Cache { dir: directory.path().join("cache"), lock: Lock::parse(&lock).unwrap() };
@@ -380,6 +380,9 @@ fn real_images_are_locked_again_from_what_the_mirror_has() {
     let packages = |packages: &[Pin]| packages.iter().map(|pin| pin.suite.clone()).collect::<Vec<_>>();
     assert_eq!(packages(&new.packages), packages(&old.packages));
     assert_eq!((&new.modules, lock.kernels().len()), (&old.modules, KERNELS.len()));
+    let shell = lock.shell(Architecture::Loong64).unwrap();
+    assert_eq!((&*shell.package, &*shell.architecture, &*shell.suite), ("busybox-static", "loong64", "forky"));
+    assert_eq!(lock.shell(Architecture::Arm64).unwrap(), cache.lock.shell(Architecture::Arm64).unwrap());
     assert_eq!(Lock::parse(&lock.text().unwrap()).unwrap(), lock);
     // What it names can be had at once: it is in the cache.
     let agent = agent(directory.path(), Architecture::Loong64, "a");
@@ -406,4 +409,40 @@ fn real_images_of_a_version_that_is_gone_name_the_one_that_is_there() {
     assert!(offered.starts_with("linux-image-loong64 7."), "{error}");
     assert!(error.help().contains("memgate image lock"), "{}", error.help());
     assert_eq!(tree(directory.path()), [""; 0]);
+}
+
+#[test]
+fn real_shells_lie_behind_the_first_file_system() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = seeded(directory.path());
+    for architecture in Architecture::ALL {
+        let agent = agent(directory.path(), architecture, "a");
+        let kernel = find(architecture, None, None).unwrap();
+        let image = ensure(&cache, kernel, &agent, None, &mut |_| {}).unwrap();
+        let before = std::fs::read(&image.initramfs).unwrap();
+        let shelled = with_shell(&cache, &image, None, &mut |_| {}).unwrap();
+        let both = std::fs::read(shelled.path()).unwrap();
+        assert_eq!(std::fs::read(&image.initramfs).unwrap(), before, "the image itself stays as it is");
+        assert!(both.starts_with(&before));
+        let mut rest = &both[before.len().next_multiple_of(4)..];
+        let mut names = Vec::new();
+        loop {
+            let mut reader = Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let mut contents = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut contents).unwrap();
+            if reader.entry().name() == "bin/busybox" {
+                let file = object::File::parse(&*contents).unwrap();
+                assert_eq!(object::Object::kind(&file), object::ObjectKind::Executable, "{architecture}: not static");
+            }
+            names.push(reader.entry().name().to_owned());
+            rest = reader.finish().unwrap();
+        }
+        assert_eq!(names, ["bin", "bin/busybox", "sbin", "usr", "usr/bin", "usr/sbin"]);
+        let file = shelled.path();
+        drop(shelled);
+        assert!(!file.exists());
+    }
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 )
 
 // faults by name; each is called once, in a goroutine of its own.
@@ -45,6 +46,7 @@ func main() {
 	http.HandleFunc("/", func(http.ResponseWriter, *http.Request) {
 		if requests.Add(1) == *after {
 			go func() {
+				announce(*fault)
 				if err := do(); err != nil {
 					fail(err)
 				}
@@ -52,6 +54,18 @@ func main() {
 		}
 	})
 	fail(http.ListenAndServe(*listen, nil))
+}
+
+// announce says on the guest's console what happens now, for those who measure how soon it is noticed.
+func announce(fault string) {
+	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+	if err != nil {
+		fail(err)
+	}
+	defer console.Close()
+	if _, err := fmt.Fprintf(console, "saboteur: %s\n", fault); err != nil {
+		fail(err)
+	}
 }
 
 func fail(err error) {
@@ -90,7 +104,7 @@ func killInit() error {
 	if err := syscall.PtraceGetRegs(first, &registers); err != nil {
 		return err
 	}
-	registers.SetPC(0)
+	setPC(&registers, 0)
 	if err := syscall.PtraceSetRegs(first, &registers); err != nil {
 		return err
 	}
@@ -157,17 +171,41 @@ func corruptChannel() error {
 	return errors.New("the agent has no port")
 }
 
+// floodConsole writes a million lines, empty ones: an emulated console takes some hundred kB a second, and far less where the kernel
+// goes through what is written.
 func floodConsole() error {
 	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer console.Close()
-	lines := strings.Repeat(strings.Repeat("flood ", 8)+"\n", 1000)
+	if err := writeUnprocessed(console); err != nil {
+		return err
+	}
+	lines := strings.Repeat("\n", 1000)
 	for i := 0; i < 1000; i++ {
 		if _, err := console.WriteString(lines); err != nil {
 			return err
 		}
+	}
+	_, err = console.WriteString("flooded\n")
+	return err
+}
+
+// writeUnprocessed has the kernel write to a terminal what it is given, with no carriage returns added.
+func writeUnprocessed(terminal *os.File) error {
+	var settings syscall.Termios
+	if err := control(terminal, syscall.TCGETS, &settings); err != nil {
+		return err
+	}
+	settings.Oflag &^= syscall.OPOST
+	return control(terminal, syscall.TCSETS, &settings)
+}
+
+func control(terminal *os.File, request uintptr, settings *syscall.Termios) error {
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, terminal.Fd(), request, uintptr(unsafe.Pointer(settings)))
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }
@@ -176,12 +214,9 @@ func floodConsole() error {
 func useMemory() error {
 	for {
 		const size = 16 << 20
-		memory, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+		_, err := syscall.Mmap(-1, 0, size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_POPULATE)
 		if err != nil {
 			return err
-		}
-		for at := 0; at < size; at += 4096 {
-			memory[at] = 1
 		}
 	}
 }

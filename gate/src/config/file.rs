@@ -169,6 +169,10 @@ pub(super) struct Phases {
 pub(super) struct Platforms {
     /// On this machine, or in a QEMU guest.
     pub(super) runner: Option<Runner>,
+    /// Variables added to the environment of `go build` for this platform, over those of the service's `build`: `CC` of a cross
+    /// compiler, for instance.
+    #[serde(default)]
+    pub(super) build_env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
     /// Memory of the guest.
     pub(super) memory: Option<Scalar<Size<MEBIBYTE>>>,
     /// CPUs of the guest.

@@ -100,6 +100,8 @@ pub struct Run {
 pub struct PlatformOptions {
     /// Natively or in QEMU; `None` leaves the choice to memgate.
     pub runner: Option<Runner>,
+    /// Variables added to the environment of `go build`, over those of the service's own.
+    pub build_env: BTreeMap<String, String>,
     /// Memory of the guest, bytes.
     pub memory: Option<u64>,
     /// CPUs of the guest.

@@ -214,6 +214,7 @@ impl Validator<'_> {
     fn platform(&self, options: file::Platforms) -> PlatformOptions {
         PlatformOptions {
             runner: options.runner,
+            build_env: map(options.build_env),
             memory: options.memory.map(|size| size.0),
             cpus: options.cpus.map(Whole::as_u32),
             kernel: options.kernel.map(|kernel| kernel.0),

@@ -16,15 +16,16 @@ use nix::{
     mount::{MsFlags, mount},
     sys::{
         reboot::{RebootMode, reboot},
-        wait::{WaitStatus, waitpid},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
 
+use super::{Host, command::BUSYBOX};
+
 /// The argument with which the agent is started.
 pub(super) const AGENT: &str = "agent";
-
-type Host = Arc<Mutex<Outgoing<File>>>;
 
 /// Never returns: the kernel panics when its first process ends.
 pub(super) fn run() -> ExitCode {
@@ -40,6 +41,9 @@ pub(super) fn run() -> ExitCode {
 
 fn boot_and_wait() -> Result<(), String> {
     mount_all()?;
+    if Path::new(BUSYBOX).exists() {
+        heed_power_off().map_err(|error| format!("signals: {error}"))?;
+    }
     load_modules()?;
     let port = super::ports::open(INIT_PORT).map_err(|error| error.to_string())?;
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
@@ -67,6 +71,21 @@ fn work(host: &Host) -> Result<(), String> {
     tell(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })
 }
 
+/// Busybox's `halt`, `poweroff` and `reboot` ask the first process by a signal, which would otherwise not heed it. A guest that
+/// measures has no such commands, and a service must not be able to end it so.
+fn heed_power_off() -> nix::Result<()> {
+    extern "C" fn power_off(_signal: libc::c_int) {
+        // SAFETY: a system call that takes no pointer, and is async-signal-safe.
+        unsafe { libc::reboot(libc::RB_POWER_OFF) };
+    }
+    let action = SigAction::new(SigHandler::Handler(power_off), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM] {
+        // SAFETY: the handler makes one system call and touches nothing.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
 fn tell(host: &Host, message: &FromInit) -> Result<(), String> {
     let mut host = host.lock().map_err(|_| "a thread panicked".to_owned())?;
     host.message(message).map_err(|error: StreamError| error.to_string())
@@ -83,17 +102,46 @@ fn beat(host: &Host) -> Result<(), String> {
     beating.map(|_| ()).map_err(|error| format!("a thread cannot be started: {error}"))
 }
 
-/// Waits for whatever ends, which as the first process it must, until the agent has.
+/// How often the first process looks after the others.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// Waits for whatever ends, which as the first process it must, until the agent has, or is about to: taking its probes away can take an
+/// emulated processor seconds, before which nobody can wait for it.
 fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, String> {
     loop {
-        match waitpid(None, None) {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Ok(AgentEnd::Exited(code)),
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
                 return Ok(AgentEnd::Signalled(signal.as_str().to_owned()));
             }
+            Ok(WaitStatus::StillAlive) => {
+                let stat = fs::read_to_string(format!("/proc/{agent}/stat"));
+                if let Some(end) = stat.ok().and_then(|stat| end_by(&stat)) {
+                    return Ok(end);
+                }
+                std::thread::sleep(ROUND);
+            }
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(format!("the agent's end is not known: {error}")),
         }
+    }
+}
+
+/// How a process ends that the kernel has begun to take down, by its `/proc/PID/stat` (proc_pid_stat(5)).
+fn end_by(stat: &str) -> Option<AgentEnd> {
+    /// `PF_EXITING` of the kernel's include/linux/sched.h.
+    const EXITING: u32 = 4;
+    // The name before may hold anything; behind it are the fields from the third on.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    let flags: u32 = fields.nth(6)?.parse().ok()?;
+    let status: i32 = fields.nth(42)?.parse().ok()?;
+    if flags & EXITING == 0 {
+        return None;
+    }
+    match status & 0x7f {
+        0 => Some(AgentEnd::Exited(status >> 8 & 0xff)),
+        signal => Some(AgentEnd::Signalled(Signal::try_from(signal).map_or("a signal", Signal::as_str).to_owned())),
     }
 }
 
@@ -158,4 +206,29 @@ fn oom_kills() -> u64 {
     let line =
         read.ok().and_then(|_| text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()));
     line.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `/proc/PID/stat` of a process with these flags and this status.
+    fn stat(flags: u32, status: i32) -> String {
+        format!("7 (a) b) S 1 7 7 0 -1 {flags}{} {status}\n", " 0".repeat(42))
+    }
+
+    #[test]
+    fn an_end_is_known_as_soon_as_the_kernel_has_begun_with_it() {
+        assert_eq!(end_by(&stat(0x0040_0040, 9)), None);
+        assert_eq!(end_by(&stat(0x0040_0044, 9)), Some(AgentEnd::Signalled("SIGKILL".to_owned())));
+        assert_eq!(end_by(&stat(0x0040_0044, 3 << 8)), Some(AgentEnd::Exited(3)));
+        assert_eq!(end_by("7 (a"), None);
+    }
+
+    #[test]
+    fn the_kernel_writes_what_is_read() {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap();
+        assert_eq!(stat.rsplit_once(')').unwrap().1.split_whitespace().count(), 50);
+        assert_eq!(end_by(&stat), None);
+    }
 }

@@ -2,11 +2,21 @@
 //!
 //! They are two so that the one can tell how the other ended. Both are the same static executable.
 
+mod command;
 mod init;
 mod ports;
 pub(crate) mod serve;
 
-use std::process::ExitCode;
+use std::{
+    fs::File,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
+
+use memgate_qemu::channel::Outgoing;
+
+/// The stream to the host, which several threads write to.
+type Host = Arc<Mutex<Outgoing<File>>>;
 
 /// Is the guest's first process where it is process 1, and the agent where the first process started it.
 pub fn main() -> ExitCode {

@@ -22,6 +22,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::{Host, command};
 use crate::{
     agent::{self, Files},
     cancel::Cancel,
@@ -57,8 +58,6 @@ impl From<Error> for Failure {
     }
 }
 
-type Host = Arc<Mutex<Outgoing<File>>>;
-
 /// Serves one host. What fails is told on the console, and by the exit code.
 pub(super) fn run() -> ExitCode {
     match serve() {
@@ -90,6 +89,12 @@ fn serve() -> Result<(), StreamError> {
                 say(&host, &FromAgent::Stored)?;
             }
             ToAgent::Run(plan) => return carry_out(&host, &plan),
+            ToAgent::Command { words, terminal } => {
+                return match command::run(&host, &words, terminal.as_ref()) {
+                    Ok(code) => say(&host, &FromAgent::CommandEnded(code)),
+                    Err(error) => fail(&host, error),
+                };
+            }
         }
     }
 }
@@ -197,8 +202,12 @@ fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
             send(host, EVIDENCE, &serde_json::to_vec(&evidence)?)?;
             say(host, &FromAgent::Done)
         }
-        Err(error) => say(host, &FromAgent::Failed(serde_json::value::to_raw_value(&Failure::from(error))?)),
+        Err(error) => fail(host, error),
     }
+}
+
+fn fail(host: &Host, error: Error) -> Result<(), StreamError> {
+    say(host, &FromAgent::Failed(serde_json::value::to_raw_value(&Failure::from(error))?))
 }
 
 /// On this thread, with which the service would end.

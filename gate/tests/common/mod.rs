@@ -8,6 +8,7 @@
 )]
 
 pub mod evidence;
+pub mod faults;
 pub mod go;
 pub mod guests;
 pub mod uaa;
@@ -106,6 +107,35 @@ services:
         assert_eq!(temporary_files(&self.out()), Vec::<PathBuf>::new(), "temporary files");
         assert_eq!(mounts(), self.mounts, "mounts");
     }
+
+    /// The processes and temporary files that are left.
+    pub fn left(&self) -> Vec<String> {
+        let files = temporary_files(&self.out()).into_iter().map(|file| file.display().to_string());
+        processes_below(self.directory.path()).into_iter().chain(files).collect()
+    }
+}
+
+/// assert_cmd's command as the standard library's, which can be started without waiting for it.
+pub fn plain(command: &Command) -> std::process::Command {
+    let mut plain = std::process::Command::new(command.get_program());
+    plain.args(command.get_args()).current_dir(repository());
+    plain.env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
+    plain
+}
+
+/// The number of every process.
+pub fn processes() -> Vec<i32> {
+    let processes = fs::read_dir("/proc").expect("procfs").flatten();
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The processes that this one has started and that have not been waited for.
+pub fn children(parent: i32) -> Vec<i32> {
+    let is_child = |process: &i32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|of| of.trim() == parent.to_string()))
+    };
+    processes().into_iter().filter(is_child).collect()
 }
 
 fn mounts() -> String {
@@ -145,12 +175,16 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A message without the frame and the line breaks that miette puts it in.
+pub fn flat(text: &str) -> String {
+    text.replace(['│', '╰', '─', '▶', '×'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Checks the exit code and that stderr holds every one of the words.
 #[track_caller]
 pub fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let text = stderr(output);
-    // miette wraps lines; the words are looked for in the text without its frame.
-    let flat: String = text.replace(['│', '╰', '─', '▶', '×'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let flat = flat(&text);
     assert_eq!(output.status.code(), Some(code), "{text}");
     for word in words {
         assert!(flat.contains(word), "`{word}` is not in:\n{text}");

@@ -13,7 +13,7 @@ pub const AGENT_PORT: &str = "memgate.agent";
 pub const INIT_PORT: &str = "memgate.init";
 
 /// The version of these messages.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// From the host to the agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +37,36 @@ pub enum ToAgent {
     },
     /// Run this plan, and answer with [`FromAgent::Done`] or [`FromAgent::Failed`].
     Run(Box<RawValue>),
+    /// Run this program with these arguments, or a shell where there is none, and answer with [`FromAgent::CommandEnded`] or
+    /// [`FromAgent::Failed`]. The guest's first file system must have the shell.
+    Command {
+        /// Program and arguments.
+        words: Vec<String>,
+        /// The terminal that has been joined to the guest's console, where the command is to use that. Otherwise it has no input, and
+        /// what it prints comes as [`FromAgent::Printed`].
+        terminal: Option<Terminal>,
+    },
+}
+
+/// A person's terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// Its kind, as `TERM` names it.
+    pub kind: String,
+    /// Lines; 0 where that is not known.
+    pub rows: u16,
+    /// Characters a line; 0 where that is not known.
+    pub columns: u16,
+}
+
+/// Where a command prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Printer {
+    /// Its standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
 }
 
 /// From the agent to the host.
@@ -65,6 +95,15 @@ pub enum FromAgent {
         /// Bytes.
         length: u64,
     },
+    /// The command has printed something; [`Data`](super::Kind::Data) frames of so many bytes follow.
+    Printed {
+        /// Where.
+        printer: Printer,
+        /// Bytes.
+        length: u64,
+    },
+    /// The command has ended with this exit code, or 128 and the number of the signal that ended it. The last message.
+    CommandEnded(u8),
     /// The run is over, and its evidence handed over as a file. The last message.
     Done,
     /// The run could not be made, in the agent's own terms. The last message.

@@ -85,7 +85,7 @@ fn build(
     say: &mut dyn FnMut(&str),
 ) -> Result<(), ImageError> {
     let siblings = cache.images().join(kernel.name());
-    let packages = packages(cache, kernel, &locked.packages, mirror, say)?;
+    let packages = packages(cache, &locked.packages, &|pin| successor(kernel, pin), mirror, say)?;
     say(&format!("making the image of {}", kernel.name()));
     let work = unfinished(&siblings)?;
     let parts = unpack(kernel, &locked.release, &packages, &work.path().join("root"))?;
@@ -149,11 +149,12 @@ fn supersede(siblings: &Path, place: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The files of packages, from the cache where it has them undamaged. Only with [`Cache::exclusive`].
-pub(super) fn packages(
+/// The files of packages, from the cache where it has them undamaged. `successor` names the package whose version tells what the
+/// mirror has instead of a pinned one. Only with [`Cache::exclusive`].
+pub(super) fn packages<'a>(
     cache: &Cache,
-    kernel: &Kernel,
-    pins: &[Pin],
+    pins: &'a [Pin],
+    successor: &dyn Fn(&'a Pin) -> &'a str,
     mirror: Option<&str>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<PathBuf>, ImageError> {
@@ -177,13 +178,13 @@ pub(super) fn packages(
             Some(debian) => debian,
             None => debian.insert(Debian::new(mirror)?),
         };
-        files.push(debian.fetch(pin, successor(kernel, pin), &directory)?);
+        files.push(debian.fetch(pin, successor(pin), &directory)?);
     }
     Ok(files)
 }
 
 /// The package whose version tells what the mirror has instead of the pinned one.
-fn successor<'a>(kernel: &'a Kernel, pin: &'a Pin) -> &'a str {
+pub(super) fn successor<'a>(kernel: &'a Kernel, pin: &'a Pin) -> &'a str {
     match kernel.firmware {
         Some(firmware) if firmware.package == pin.package => firmware.package,
         _ => kernel.package,

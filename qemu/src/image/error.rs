@@ -2,7 +2,10 @@
 
 use std::io;
 
-use crate::debian::{DebianError, io_help};
+use crate::{
+    architecture::Architecture,
+    debian::{DebianError, io_help},
+};
 
 /// Why an image, or a lock, cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,12 @@ pub enum ImageError {
     NotLocked {
         /// The kernel.
         name: String,
+    },
+    /// The lock does not have what is asked for.
+    #[error("the lock of the guests' images has no shell for {architecture}")]
+    NoShell {
+        /// The guest's.
+        architecture: Architecture,
     },
     /// The lock cannot be used.
     #[error("the lock of the guests' images cannot be used: {why}")]
@@ -92,7 +101,7 @@ impl ImageError {
         match self {
             Self::Debian(error) => error.help(),
             Self::BadAgent { .. } => "give a static build of memgate for the guest's architecture".into(),
-            Self::NotLocked { .. } | Self::OtherRelease { .. } => "update memgate".into(),
+            Self::NotLocked { .. } | Self::NoShell { .. } | Self::OtherRelease { .. } => "update memgate".into(),
             Self::BadLock { .. } => "write it anew with `memgate image lock`".into(),
             Self::NoFile { .. } | Self::NoModule { .. } | Self::BadModule { .. } => {
                 "update memgate: Debian has changed what its packages hold".into()

@@ -51,8 +51,25 @@ pub(super) fn initramfs(agent: &[u8], modules: &[Module]) -> io::Result<Vec<u8>>
     for (name, module) in names.iter().zip(modules) {
         entries.insert(name, Entry::File { mode: 0o644, contents: &module.contents });
     }
+    archived(&entries)
+}
+
+/// An archive with a shell in it, for the kernel to unpack after a guest's own: `busybox` at `/bin/busybox`, and the directories in
+/// which it makes links to itself.
+///
+/// # Errors
+/// When it has 4 GiB or more.
+pub(super) fn shell(busybox: &[u8]) -> io::Result<Vec<u8>> {
+    let mut entries = BTreeMap::from([("bin/busybox", Entry::File { mode: 0o755, contents: busybox })]);
+    for directory in ["bin", "sbin", "usr", "usr/bin", "usr/sbin"] {
+        entries.insert(directory, Entry::Directory { mode: 0o755 });
+    }
+    archived(&entries)
+}
+
+fn archived(entries: &BTreeMap<&str, Entry<'_>>) -> io::Result<Vec<u8>> {
     let mut archive = Vec::new();
-    for (inode, (name, entry)) in (1..).zip(&entries) {
+    for (inode, (name, entry)) in (1..).zip(entries) {
         archive = append(archive, inode, name, entry)?;
     }
     trailer(archive)
@@ -113,6 +130,14 @@ mod tests {
     fn archive_holds_what_a_guest_needs() {
         let archive = initramfs(b"agent", &[module("virtio_ring"), module("virtio")]).unwrap();
         insta::assert_snapshot!(listed(&archive).join("\n"));
+    }
+
+    #[test]
+    fn shell_has_the_directories_that_it_needs() {
+        let entries = listed(&shell(b"busybox").unwrap());
+        let names: Vec<_> = entries.iter().filter_map(|entry| entry.split(' ').next()).collect();
+        assert_eq!(names, ["bin", "bin/busybox", "sbin", "usr", "usr/bin", "usr/sbin"]);
+        assert_eq!(entries[1], "bin/busybox 100755 0:0 0:0 0 \"busybox\"");
     }
 
     #[test]

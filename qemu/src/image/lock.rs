@@ -5,10 +5,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{error::ImageError, kernels::Kernel};
-use crate::debian::Pin;
+use crate::{architecture::Architecture, debian::Pin};
 
 /// The version of the lock's format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const HEADER: &str = "\
 # The files that memgate's guests are made of, from Debian's archive. Written by `memgate image lock`, which asks a mirror
@@ -22,6 +22,8 @@ pub struct Lock {
     version: u32,
     /// Sorted by name.
     kernels: Vec<LockedKernel>,
+    /// The package of the shell for each architecture, sorted by it; in no guest that measures.
+    shells: Vec<Pin>,
 }
 
 /// What one kernel's images are made of.
@@ -91,7 +93,7 @@ impl Lock {
             return Err(bad(format!("it is of version {version}, and this memgate knows version {VERSION}")));
         }
         let lock: Self = serde_yaml::from_str(text).map_err(|error| bad(error.to_string()))?;
-        for pin in lock.kernels.iter().flat_map(|kernel| &kernel.packages) {
+        for pin in lock.kernels.iter().flat_map(|kernel| &kernel.packages).chain(&lock.shells) {
             check(pin).map_err(bad)?;
         }
         Ok(lock)
@@ -106,16 +108,28 @@ impl Lock {
         self.kernels.iter().find(|locked| locked.name == name).ok_or(ImageError::NotLocked { name })
     }
 
+    /// The package of the shell for an architecture.
+    ///
+    /// # Errors
+    /// When the lock does not have it.
+    pub fn shell(&self, architecture: Architecture) -> Result<&Pin, ImageError> {
+        let found = self.shells.iter().find(|pin| pin.architecture == architecture.name());
+        found.ok_or(ImageError::NoShell { architecture })
+    }
+
     /// Every kernel that it has, sorted by name.
     pub fn kernels(&self) -> &[LockedKernel] {
         &self.kernels
     }
 
-    /// The lock with these kernels instead of those of the same names.
-    pub(super) fn with(mut self, kernels: Vec<LockedKernel>) -> Self {
+    /// The lock with these kernels instead of those of the same names, and these shells instead of those for the same architectures.
+    pub(super) fn with(mut self, kernels: Vec<LockedKernel>, shells: Vec<Pin>) -> Self {
         self.kernels.retain(|old| kernels.iter().all(|new| new.name != old.name));
         self.kernels.extend(kernels);
         self.kernels.sort_by(|a, b| a.name.cmp(&b.name));
+        self.shells.retain(|old| shells.iter().all(|new| new.architecture != old.architecture));
+        self.shells.extend(shells);
+        self.shells.sort_by(|a, b| a.architecture.cmp(&b.architecture));
         self
     }
 }
@@ -138,8 +152,8 @@ mod tests {
     use super::*;
     use crate::image::kernels::KERNELS;
 
-    fn locked(name: &str) -> LockedKernel {
-        let pin = Pin {
+    fn pin() -> Pin {
+        Pin {
             suite: "forky".into(),
             architecture: "arm64".into(),
             package: "linux-binary".into(),
@@ -147,12 +161,20 @@ mod tests {
             sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into(),
             size: 3,
             file: "pool/main/l/linux/linux-binary_7.2.12-1_arm64.deb".into(),
-        };
-        LockedKernel { name: name.into(), release: "7.2.12".into(), modules: Vec::new(), packages: vec![pin] }
+        }
+    }
+
+    fn locked(name: &str) -> LockedKernel {
+        LockedKernel { name: name.into(), release: "7.2.12".into(), modules: Vec::new(), packages: vec![pin()] }
+    }
+
+    fn shell(architecture: &str, version: &str) -> Pin {
+        Pin { architecture: architecture.into(), package: "shell".into(), version: version.into(), ..pin() }
     }
 
     fn lock(names: &[&str]) -> Lock {
-        Lock { version: VERSION, kernels: Vec::new() }.with(names.iter().map(|name| locked(name)).collect())
+        let nothing = Lock { version: VERSION, kernels: Vec::new(), shells: Vec::new() };
+        nothing.with(names.iter().map(|name| locked(name)).collect(), vec![shell("b", "1"), shell("a", "1")])
     }
 
     #[test]
@@ -165,6 +187,10 @@ mod tests {
             assert!(locked.packages.iter().all(|pin| pin.architecture == kernel.architecture.name()), "{locked:?}");
         }
         assert_eq!(lock.kernels().len(), KERNELS.len());
+        for architecture in Architecture::ALL {
+            assert_eq!(lock.shell(architecture).unwrap().architecture, architecture.name());
+        }
+        assert_eq!(lock.shells.len(), Architecture::ALL.len());
     }
 
     #[test]
@@ -190,20 +216,21 @@ mod tests {
     }
 
     #[test]
-    fn kernels_are_replaced_by_name() {
+    fn kernels_are_replaced_by_name_and_shells_by_architecture() {
         let mut newer = locked("a");
         newer.release = "7.2.13".into();
-        let lock = lock(&["a", "b"]).with(vec![newer.clone()]);
+        let lock = lock(&["a", "b"]).with(vec![newer.clone()], vec![shell("a", "2")]);
         assert_eq!(lock.kernels(), [newer, locked("b")]);
+        assert_eq!(lock.shells, [shell("a", "2"), shell("b", "1")]);
     }
 
     #[test]
     fn what_cannot_be_used_is_refused() {
         let good = lock(&["a"]).text().unwrap();
         let why = |text: &str| Lock::parse(text).unwrap_err().message();
-        assert!(why(&good.replace("version: 1\n", "version: 2\nnews: true\n")).contains("of version 2"));
+        assert!(why(&good.replacen("version: 2\n", "version: 3\nnews: true\n", 1)).contains("of version 3"));
         assert!(why(&good.replace("size: 3", "size: x")).contains("size"));
-        assert!(why(&good.replace("size: 3", "size: 3\n    sise: 3")).contains("sise"));
+        assert!(why(&good.replacen("size: 3", "size: 3\n    sise: 3", 1)).contains("sise"));
         assert!(why(&good.replace("ba7816bf", "BA7816BF")).contains("SHA-256"));
         assert!(why(&good.replace("ba7816bf", "")).contains("SHA-256"));
         assert!(why(&good.replace("linux-binary_7.2.12-1_arm64.deb", "..")).contains("no file"));

@@ -9,6 +9,7 @@ mod kernels;
 mod lock;
 mod modules;
 mod relock;
+mod shell;
 
 use std::{
     fs::File,
@@ -28,6 +29,7 @@ pub use self::{
     kernels::{Firmware, KERNELS, Kernel, find},
     lock::{Lock, LockedKernel},
     relock::relock,
+    shell::{Shelled, with_shell},
 };
 use crate::{
     architecture::Architecture,

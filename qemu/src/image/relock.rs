@@ -1,17 +1,21 @@
 //! Locking again: what the archive has now.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    path::Path,
+};
 
 use super::{
-    build::{packages, unpack},
+    build::{packages, successor, unpack},
     cache::Cache,
     error::ImageError,
     kernels::Kernel,
     lock::{Lock, LockedKernel},
+    shell,
 };
-use crate::debian::{Debian, DebianError, Pin, Record, unfinished};
+use crate::debian::{Debian, DebianError, Pin, Record, Suite, unfinished};
 
-/// The lock of the cache with what the archive has now of these kernels. Their packages are fetched into the cache, to see which
+/// The lock of the cache with what the archive has now of these kernels, and of the shells for their architectures. The kernels' packages are fetched into the cache, to see which
 /// modules a guest needs. Signatures are checked. `say` hears what takes long.
 ///
 /// # Errors
@@ -25,21 +29,43 @@ pub fn relock(
     let _exclusive = cache.exclusive(say)?;
     let debian = Debian::new(mirror)?;
     let work = unfinished(&cache.dir)?;
-    let mut suites = BTreeMap::new();
+    let mut suites = Suites { debian: &debian, work: work.path(), known: BTreeMap::new() };
     let mut locked = Vec::new();
     for kernel in kernels {
-        let architecture = kernel.architecture.name();
-        let suite = match suites.entry((kernel.suite, architecture)) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => {
-                say(&format!("reading the index of {} for {architecture}", kernel.suite));
-                unknown.insert(debian.suite(kernel.suite, architecture, work.path())?)
-            }
-        };
+        let suite = suites.open(kernel.suite, kernel.architecture.name(), say)?;
         let found = resolve(kernel, &mut |package| suite.record(package))?;
         locked.push(lock(cache, kernel, found, mirror, say)?);
     }
-    Ok(cache.lock.clone().with(locked))
+    let architectures: BTreeSet<_> = kernels.iter().map(|kernel| kernel.architecture.name()).collect();
+    let mut shells = Vec::new();
+    for architecture in architectures {
+        shells.push(suites.open(shell::SUITE, architecture, say)?.record(shell::PACKAGE)?.pin);
+    }
+    Ok(cache.lock.clone().with(locked, shells))
+}
+
+/// Indices, each read once.
+struct Suites<'a> {
+    debian: &'a Debian,
+    work: &'a Path,
+    known: BTreeMap<(&'static str, &'static str), Suite<'a>>,
+}
+
+impl<'a> Suites<'a> {
+    fn open(
+        &mut self,
+        suite: &'static str,
+        architecture: &'static str,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<&Suite<'a>, DebianError> {
+        match self.known.entry((suite, architecture)) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => {
+                say(&format!("reading the index of {suite} for {architecture}"));
+                Ok(unknown.insert(self.debian.suite(suite, architecture, self.work)?))
+            }
+        }
+    }
 }
 
 /// A kernel's packages, as the index has them now.
@@ -92,7 +118,7 @@ fn lock(
     let Found { release, image, modules, firmware } = found;
     let mut pins: Vec<Pin> = [image].into_iter().chain(firmware).collect();
     let mut needed = |pins: &[Pin]| {
-        let files = packages(cache, kernel, pins, mirror, say)?;
+        let files = packages(cache, pins, &|pin| successor(kernel, pin), mirror, say)?;
         let work = unfinished(&cache.dir)?;
         unpack(kernel, &release, &files, &work.path().join("root"))?.modules()
     };

@@ -9,7 +9,8 @@ use clap::Subcommand;
 use miette::{IntoDiagnostic as _, Result};
 use xshell::cmd;
 
-use crate::setup::{Tools, apt, gcc, go};
+use crate::commands::dist;
+use crate::setup::{Tools, apt, gcc, go, qemu, zig};
 use crate::workspace::Workspace;
 use crate::{artifact, step};
 
@@ -32,11 +33,26 @@ pub(crate) enum Bench {
         #[arg(long)]
         service: Option<String>,
     },
+    /// How long guests take to boot and to be resumed (docs/guests.md).
+    Guests {
+        /// Arguments for the benchmark: `--times 30`, `--platform linux/arm64`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// How soon each fault of a guest is found, and whether it ends as it must; fails where one does not (docs/guests.md).
+    Faults {
+        /// Arguments for the benchmark: `--times 20`, `--only panic`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// `memgate check` of every planted defect, several times each (docs/defects.md).
     Defects {
         /// How many times each.
         #[arg(long, default_value_t = 5)]
         times: u32,
+        /// On these platforms.
+        #[arg(long, default_values = ["linux/amd64"])]
+        platform: Vec<String>,
     },
 }
 
@@ -59,7 +75,9 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             overhead(workspace, args)
         }
         Bench::Attribution { times, service } => attribution(workspace, *times, service.as_deref()),
-        Bench::Defects { times } => defects(workspace, *times),
+        Bench::Guests { args } => guests(workspace, args),
+        Bench::Faults { args } => faults(workspace, args),
+        Bench::Defects { times, platform } => defects(workspace, *times, platform),
     }
 }
 
@@ -79,34 +97,63 @@ fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
     match step::become_command(bench)? {}
 }
 
+fn guests(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let tools = Tools::open(workspace)?;
+    qemu::ensure(&tools)?;
+    drop(tools);
+    dist::run(workspace, &[])?;
+    let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench guests -- {args...}");
+    match step::become_command(bench)? {}
+}
+
+fn faults(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let tools = Tools::open(workspace)?;
+    go::ensure_older(&tools)?;
+    qemu::ensure(&tools)?;
+    drop(tools);
+    dist::run(workspace, &[])?;
+    let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench faults -- {args...}");
+    match step::become_command(bench)? {}
+}
+
 /// The services of fixtures-go/memgate.yaml.
 const SERVICES: [&str; 7] =
     ["session-leak", "goroutine-leak", "alloc-heavier", "cgo-leak", "slow-leak", "long-pauses", "warm-cache"];
 
-fn defects(workspace: &Workspace, times: u32) -> Result<()> {
+fn defects(workspace: &Workspace, times: u32, platforms: &[String]) -> Result<()> {
     let sh = &workspace.sh;
+    let tools = Tools::open(workspace)?;
+    qemu::ensure(&tools)?;
+    let zig = zig::ensure(&tools)?;
+    drop(tools);
+    dist::run(workspace, &[])?;
+    let zig = zig.parent().into_iter().map(Path::to_owned);
+    let inherited = sh.var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(zig.chain(std::env::split_paths(&inherited))).into_diagnostic()?;
     let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate")?;
     let out = sh.current_dir().join("target/bench/defects");
     let start = Instant::now();
-    println!("| service | exit codes | regressed gates, with how often of {times} |");
-    println!("| --- | --- | --- |");
+    println!("| service | platform | exit codes | regressed gates, with how often of {times} |");
+    println!("| --- | --- | --- | --- |");
     for service in SERVICES {
-        let mut codes = Vec::new();
-        let mut regressed = BTreeMap::new();
-        for _ in 0..times {
-            let check = cmd!(
-                sh,
-                "{memgate} check -c fixtures-go/memgate.yaml --service {service} --out {out} --format markdown=/dev/null"
-            );
-            // The exit code is what is measured here.
-            let output = check.quiet().ignore_status().output().into_diagnostic()?;
-            codes.push(output.status.code().map_or_else(|| "signal".to_owned(), |code| code.to_string()));
-            for metric in regressed_gates(&out.join("report.json"))? {
-                *regressed.entry(metric).or_insert(0) += 1;
+        for platform in platforms {
+            let mut codes = Vec::new();
+            let mut regressed = BTreeMap::new();
+            for _ in 0..times {
+                let check = cmd!(
+                    sh,
+                    "{memgate} check -c fixtures-go/memgate.yaml --service {service} --platform {platform} --out {out} --format markdown=/dev/null"
+                );
+                // The exit code is what is measured here.
+                let output = check.env("PATH", &path).quiet().ignore_status().output().into_diagnostic()?;
+                codes.push(output.status.code().map_or_else(|| "signal".to_owned(), |code| code.to_string()));
+                for metric in regressed_gates(&out.join("report.json"))? {
+                    *regressed.entry(metric).or_insert(0) += 1;
+                }
             }
+            let gates: Vec<_> = regressed.iter().map(|(metric, count)| format!("`{metric}` {count}")).collect();
+            println!("| {service} | {platform} | {} | {} |", codes.join(" "), gates.join(", "));
         }
-        let gates: Vec<_> = regressed.iter().map(|(metric, count)| format!("`{metric}` {count}")).collect();
-        println!("| {service} | {} | {} |", codes.join(" "), gates.join(", "));
     }
     println!("\n{:.1} minutes in all", start.elapsed().as_secs_f64() / 60.0);
     Ok(())

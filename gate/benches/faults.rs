@@ -1,0 +1,82 @@
+//! How soon each fault of a guest is found, and whether it ends as it must: `cargo xtask bench faults` runs this.
+//!
+//! The faults are those of the tests. A table in Markdown is printed; where one ended otherwise than it must, that is said on stderr and the
+//! exit code is 1.
+
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::faults::{FAULTS, Fault};
+
+#[derive(Parser)]
+struct Options {
+    /// How many times each fault is brought about.
+    #[arg(long, default_value_t = 20)]
+    times: u32,
+    /// The faults whose names hold this, alone.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// What cargo passes to every benchmark.
+    #[arg(long)]
+    bench: bool,
+}
+
+/// What came of one fault.
+struct Row {
+    codes: Vec<String>,
+    late: Vec<f64>,
+    right: u32,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let faults: Vec<_> = FAULTS.iter().filter(|fault| fault.name.contains(&options.only)).collect();
+    let mut all_right = !faults.is_empty() && options.times > 0;
+    println!("| fault | what memgate says | exit code | found after, s: median | most | as it must be |");
+    println!("| --- | --- | --- | --- | --- | --- |");
+    for fault in faults {
+        let row = Row::of(fault, options.times);
+        all_right &= row.right == options.times;
+        println!("{}", row.line(fault, options.times));
+    }
+    if all_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Row {
+    fn of(fault: &Fault, times: u32) -> Self {
+        let mut row = Self { codes: Vec::new(), late: Vec::new(), right: 0 };
+        for time in 1..=times {
+            let outcome = fault.bring();
+            row.codes.push(outcome.code.map_or_else(|| "signal".to_owned(), |code| code.to_string()));
+            row.late.extend(outcome.late);
+            row.right += u32::from(outcome.wrong.is_empty());
+            for wrong in outcome.wrong {
+                eprintln!("{}, time {time}: {wrong}", fault.name);
+            }
+        }
+        row.codes.sort_unstable();
+        row.codes.dedup();
+        row.late.sort_unstable_by(f64::total_cmp);
+        row
+    }
+
+    fn line(&self, fault: &Fault, times: u32) -> String {
+        let seconds = |late: Option<f64>| late.map_or_else(|| "-".to_owned(), |late| format!("{late:.2}"));
+        // Of an even number the mean of the two in the middle.
+        let middle = self.late.len().checked_sub(1).map(|last| [last / 2, last.div_ceil(2)]);
+        let median = seconds(middle.map(|[low, high]| self.late[low].midpoint(self.late[high])));
+        format!(
+            "| {} | {} | {} | {median} | {} | {} of {times} |",
+            fault.name,
+            fault.summary,
+            self.codes.join(", "),
+            seconds(self.late.last().copied()),
+            self.right
+        )
+    }
+}

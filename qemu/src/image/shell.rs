@@ -1,0 +1,66 @@
+//! A shell for a person in a guest: in an archive of its own, that the image which measures does not have.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use tempfile::NamedTempFile;
+use xshell::cmd;
+
+use super::{Image, build::packages, cache::Cache, error::ImageError, initramfs};
+use crate::debian::{self, run, unfinished};
+
+/// The suite of Debian that has the shell for every architecture, by its codename: that of their usual kernels.
+pub(super) const SUITE: &str = "forky";
+/// The package: one static program that is a shell and some hundred other commands.
+pub(super) const PACKAGE: &str = "busybox-static";
+/// The program in the package.
+const PROGRAM: &str = "usr/bin/busybox";
+
+/// An image's first file system with a shell behind it, in a file that goes when this is dropped.
+#[derive(Debug)]
+pub struct Shelled(NamedTempFile);
+
+impl Shelled {
+    /// The file, for a guest's `initramfs`.
+    pub fn path(&self) -> PathBuf {
+        self.0.path().to_owned()
+    }
+}
+
+/// Puts a shell behind the first file system of an image, which stays as it is: the kernel unpacks one archive after the other. The
+/// shell's package is fetched as those of the image are.
+///
+/// # Errors
+/// When the package is not to be had, or there is no room for the file.
+pub fn with_shell(
+    cache: &Cache,
+    image: &Image,
+    mirror: Option<&str>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Shelled, ImageError> {
+    let pin = cache.lock.shell(image.architecture)?;
+    let program = {
+        let _exclusive = cache.exclusive(say)?;
+        let packages = packages(cache, std::slice::from_ref(pin), &|pin| &pin.package, mirror, say)?;
+        let work = unfinished(&cache.dir)?;
+        let (sh, root) = (debian::shell()?, work.path());
+        for package in packages {
+            run(cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
+        }
+        let missing = |_| ImageError::NoFile { kernel: pin.package.clone(), what: PROGRAM.to_owned() };
+        std::fs::read(root.join(PROGRAM)).map_err(missing)?
+    };
+    let write = || -> io::Result<Shelled> {
+        let mut file = tempfile::Builder::new().prefix("memgate-shell-").tempfile()?;
+        let first = std::fs::read(&image.initramfs)?;
+        file.write_all(&first)?;
+        // Where an archive begins is a multiple of 4 (Documentation/driver-api/early-userspace/buffer-format.rst).
+        file.write_all(&[0; 3][..first.len().next_multiple_of(4) - first.len()])?;
+        file.write_all(&initramfs::shell(&program)?)?;
+        file.flush()?;
+        Ok(Shelled(file))
+    };
+    write().map_err(|error| ImageError::io("put a shell behind the guest's first file system", error))
+}
