@@ -8,7 +8,8 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use memgate_qemu::channel::{AGENT_PORT, FromAgent, Incoming, Outgoing, StreamErr
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, ClockNanosleepFlags, clock_nanosleep, clock_settime},
-    unistd::Pid,
+    unistd::{Pid, gettid},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -72,11 +73,13 @@ fn serve() -> Result<(), StreamError> {
     let port = super::ports::open(AGENT_PORT)?;
     let mut incoming = Incoming::new(port.try_clone()?);
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
+    let sleepers = Sleepers::on_each_processor()?;
     say(&host, &FromAgent::Ready { version: VERSION, memgate: env!("CARGO_PKG_VERSION").to_owned() })?;
+    let mut sleepers = Some(sleepers);
     loop {
         match incoming.message()? {
             ToAgent::Begin { now_ns, entropy, .. } => {
-                program_timers().map_err(io::Error::from)?;
+                sleepers.take().map_or(Ok(()), Sleepers::wake)?;
                 begin(now_ns, &entropy)?;
                 say(&host, &FromAgent::Begun)?;
                 beat(&host)?;
@@ -100,23 +103,68 @@ fn say(host: &Host, message: &FromAgent) -> Result<(), StreamError> {
     host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
 }
 
-/// Has the kernel program every processor's timer anew.
+/// A thread on each processor that sleeps until a date far ahead.
 ///
 /// QEMU 10.0 saves a LoongArch processor without its timer (target/loongarch/machine.c), so that after resuming what the kernel had programmed never
-/// fires: it hangs. A sleep until a time long past is earlier than whatever a processor's timers wait for, and therefore programmed at once
-/// (`hrtimer_reprogram`, kernel/time/hrtimer.c, Linux 7.2). When it has returned, that processor's timer works.
-fn program_timers() -> nix::Result<()> {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this)?;
-    for processor in 0..CpuSet::count() {
-        if allowed.is_set(processor)? {
+/// fires: it hangs. A clock that is set past what a processor's timers wait for has the kernel program the timer anew on that processor
+/// (`clock_was_set`, kernel/time/hrtimer.c, Linux 7.2). So the date comes once the guest is resumed, and whoever waits for the sleepers
+/// knows that every processor has a timer that works.
+struct Sleepers(Vec<JoinHandle<nix::Result<()>>>);
+
+/// The year 2200, which no run sees.
+const FAR_AHEAD: Duration = Duration::from_secs(7_258_118_400);
+
+impl Sleepers {
+    /// Returns when all of them are asleep.
+    fn on_each_processor() -> io::Result<Self> {
+        let (ids, started) = mpsc::channel();
+        let sleeper = |processor| {
+            let ids = ids.clone();
+            std::thread::Builder::new().name("sleeper".to_owned()).spawn(move || {
+                let mut here = CpuSet::new();
+                here.set(processor)?;
+                sched_setaffinity(Pid::from_raw(0), &here)?;
+                ids.send(gettid()).map_err(|_| nix::Error::EPIPE)?;
+                clock_nanosleep(ClockId::CLOCK_REALTIME, ClockNanosleepFlags::TIMER_ABSTIME, &FAR_AHEAD.into())?;
+                Ok(())
+            })
+        };
+        let processors = std::thread::available_parallelism()?.get();
+        let sleepers: Vec<_> = (0..processors).map(sleeper).collect::<io::Result<_>>()?;
+        for id in started.iter().take(processors) {
+            while !is_asleep(id)? {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(Self(sleepers))
+    }
+
+    /// Sets the clock past the date on one processor after the other, for the one that does so does not interrupt itself; and waits for the
+    /// sleepers.
+    fn wake(self) -> io::Result<()> {
+        /// What the sleepers wait for is then earlier than anything that a lost timer can have been to fire for.
+        const PAST: Duration = Duration::from_secs(24 * 3600);
+        let this = Pid::from_raw(0);
+        let allowed = sched_getaffinity(this)?;
+        for processor in 0..self.0.len() {
             let mut here = CpuSet::new();
             here.set(processor)?;
             sched_setaffinity(this, &here)?;
-            clock_nanosleep(ClockId::CLOCK_REALTIME, ClockNanosleepFlags::TIMER_ABSTIME, &Duration::ZERO.into())?;
+            clock_settime(ClockId::CLOCK_REALTIME, (FAR_AHEAD + PAST).into())?;
         }
+        sched_setaffinity(this, &allowed)?;
+        for sleeper in self.0 {
+            sleeper.join().map_err(|_| io::Error::other("a thread panicked"))??;
+        }
+        Ok(())
     }
-    sched_setaffinity(this, &allowed)
+}
+
+/// Whether a thread has left its processor in the system call in which it sleeps. The kernel tells the number of a thread's system call when
+/// the thread is not running (`proc_pid_syscall`, fs/proc/base.c).
+fn is_asleep(thread: Pid) -> io::Result<bool> {
+    let call = fs::read_to_string(format!("/proc/self/task/{thread}/syscall"))?;
+    Ok(call.split_whitespace().next() == Some(nix::libc::SYS_clock_nanosleep.to_string().as_str()))
 }
 
 /// Sets the clock, and has the kernel draw its random numbers from the host's bytes too: two guests that are resumed from one
