@@ -551,8 +551,11 @@ impl Drop for Person {
 #[test]
 fn a_shell_on_a_terminal_hands_its_exit_code_on() {
     let mut person = Person::sits_down();
-    person.types("echo $TERM $((6 * 7)); stty size; tty; sleep 1000\n");
+    person.types("echo $TERM $((6 * 7)); stty size; tty; cat\n");
     person.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
+    // What is typed is shown, and shown once more by `cat`, which thus runs.
+    person.types("over there\n");
+    person.sees("over there\r\nover there\r\n");
     // Ctrl-C is the guest's.
     person.types("\x03");
     person.sees("# ");
