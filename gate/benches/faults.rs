@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use common::faults::{FAULTS, Fault};
+use statrs::statistics::{Data, Max, Median};
 
 #[derive(Parser)]
 struct Options {
@@ -61,21 +62,19 @@ impl Row {
         }
         row.codes.sort_unstable();
         row.codes.dedup();
-        row.late.sort_unstable_by(f64::total_cmp);
         row
     }
 
     fn line(&self, fault: &Fault, times: u32) -> String {
-        let seconds = |late: Option<f64>| late.map_or_else(|| "-".to_owned(), |late| format!("{late:.2}"));
-        // Of an even number the mean of the two in the middle.
-        let middle = self.late.len().checked_sub(1).map(|last| [last / 2, last.div_ceil(2)]);
-        let median = seconds(middle.map(|[low, high]| self.late[low].midpoint(self.late[high])));
+        let late = Data::new(self.late.clone());
+        // Faults that end with evidence have no time of their own.
+        let seconds = |figure: f64| if self.late.is_empty() { "-".to_owned() } else { format!("{figure:.2}") };
+        let [median, most] = [late.median(), Max::max(&late)].map(seconds);
         format!(
-            "| {} | {} | {} | {median} | {} | {} of {times} |",
+            "| {} | {} | {} | {median} | {most} | {} of {times} |",
             fault.name,
             fault.summary,
             self.codes.join(", "),
-            seconds(self.late.last().copied()),
             self.right
         )
     }

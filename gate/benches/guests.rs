@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use clap::Parser;
-use hdrhistogram::Histogram;
 use memgate::{config::PlatformOptions, guests::Guests, platform::Platform};
+use statrs::statistics::{Data, Max, Median, Min};
 
 #[derive(Parser)]
 struct Options {
@@ -27,34 +27,35 @@ fn main() {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for platform in options.platform {
-        let [mut booted, mut resumed] = [false, true].map(|snapshots| {
+        let [booted, resumed] = [false, true].map(|snapshots| {
             let mut say = |line: &str| eprintln!("{platform}: {line}");
             let guests = Guests::prepare(platform, &PlatformOptions::default(), snapshots, &mut say);
             guests.unwrap_or_else(|error| panic!("{error}"))
         });
         // The first one is booted, and saved.
-        runtime.block_on(start(&mut resumed));
-        let [mut boots, mut resumes] = [(); 2].map(|()| Histogram::<u64>::new(3).expect("three digits"));
+        runtime.block_on(start(&resumed));
+        let [mut boots, mut resumes] = [(); 2].map(|()| Vec::new());
         for _ in 0..options.times {
-            boots.record(runtime.block_on(start(&mut booted))).expect("it grows");
-            resumes.record(runtime.block_on(start(&mut resumed))).expect("it grows");
+            boots.push(runtime.block_on(start(&booted)));
+            resumes.push(runtime.block_on(start(&resumed)));
         }
-        println!("| {platform} | {} | {} |", row(&boots), row(&resumes));
+        println!("| {platform} | {} | {} |", row(boots), row(resumes));
     }
 }
 
-/// Starts a guest and ends it; how long it took until its agent had begun, ms.
-async fn start(guests: &mut Guests) -> u64 {
+/// Starts a guest and ends it; how long it took until its agent had begun, s.
+async fn start(guests: &Guests) -> f64 {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let before = Instant::now();
     let started = guests.start(&directory.path().join("console.log"), &|_| ()).await;
-    let milliseconds = u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let seconds = before.elapsed().as_secs_f64();
     let (_guest, notes) = started.unwrap_or_else(|error| panic!("{error}"));
     assert!(notes.is_empty(), "{notes:?}");
-    milliseconds
+    seconds
 }
 
-fn row(milliseconds: &Histogram<u64>) -> String {
-    let figures = [milliseconds.value_at_quantile(0.5), milliseconds.min(), milliseconds.max()];
-    figures.map(|figure| format!("{:.2}", figure as f64 / 1e3)).join(" | ")
+fn row(seconds: Vec<f64>) -> String {
+    let seconds = Data::new(seconds);
+    let figures = [seconds.median(), Min::min(&seconds), Max::max(&seconds)];
+    figures.map(|figure| format!("{figure:.2}")).join(" | ")
 }

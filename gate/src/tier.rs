@@ -13,7 +13,7 @@ pub enum Tier {
     T2,
     /// Linux 5.15: cookies.
     T3,
-    /// Linux 6.6: one link for many probes (uprobe_multi).
+    /// Linux 6.10: one link for many probes of one process (uprobe_multi).
     T4,
 }
 
