@@ -5,7 +5,7 @@
 //! probe goes on one unless that is asked for.
 
 use crate::{
-    arch::{ProbeCost, Probed},
+    arch::{ProbeCost, Probed, probes_stay},
     goexe::{CallSite, Fact, GoExe, MmapSite},
 };
 
@@ -115,6 +115,10 @@ impl ProbedSignal {
                 vec![one("alloc_sample", "call of setprofilebucket", &samples.site)]
             }
             Self::SpanRefills => {
+                // These alone are there in windows.
+                if let Some(reason) = probes_stay(exe.platform) {
+                    return Err(reason.to_owned());
+                }
                 let refills = runtime.span_refills.as_ref().map_err(Clone::clone)?;
                 let hits = refills.refills.iter().map(|site| one("refill", "call of (*mcentral).cacheSpan", site));
                 let misses = refills.grows.iter().map(|site| one("refill_miss", "call of (*mcentral).grow", site));

@@ -16,6 +16,7 @@ use memgate::{
     gobuild,
     goexe::{FIELDS, Field, GLOBALS, GoExe},
     platform::Platform,
+    probes::{self, ProbedSignal},
 };
 use tempfile::TempDir;
 
@@ -44,6 +45,11 @@ fn everything_is_known_of_a_real_service_on_every_platform() {
         assert_eq!(exe.platform, platform);
         assert_eq!(exe.minor(), Some(27), "{}", exe.version());
         assert_eq!(exe.runtime.losses(), [], "{platform}");
+        // Refills alone are probed in windows, so that these probes are taken off while the service runs.
+        let lost = probes::plan(&exe, false).into_iter().filter(|plan| plan.probes.is_err());
+        let lost: Vec<_> = lost.map(|plan| plan.signal).collect();
+        let stay = platform == Platform::LinuxLoong64;
+        assert_eq!(lost, if stay { vec![ProbedSignal::SpanRefills] } else { Vec::new() }, "{platform}");
         let settings = exe.build.unwrap().settings;
         assert_eq!(settings.get("GOARCH").map(String::as_str), Some(platform.goarch()));
         assert_eq!(settings.get("CGO_ENABLED").map(String::as_str), Some("0"));
