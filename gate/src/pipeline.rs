@@ -55,41 +55,51 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
     for target in &targets {
         baseline::load(&config.baselines, target.platform, &target.service.baseline)?;
     }
-    let check = async |target: &Target<'_>| {
-        let bench = Bench::prepare(target, selection, narrator, cancel).await?;
-        let mut evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
+    let check = async |bench: &Bench<'_>| {
+        let runs = bench.target.runs;
+        let mut evidence = bench.measure(1..=runs, narrator, cancel).await?;
         let (summary, baseline) = compared(&evidence, &config.baselines)?;
         if judge::needs_confirmation(&summary, baseline.as_ref()) {
-            narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", target.title()));
-            evidence.extend(bench.measure(target.runs + 1..=target.runs + 1, narrator, cancel).await?);
+            narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", bench.target.title()));
+            evidence.extend(bench.measure(runs + 1..=runs + 1, narrator, cancel).await?);
         }
         judge_runs(&evidence, &config.baselines, &selection.out)
     };
-    Ok(report(side_by_side(&targets, check).await?))
+    let benches = prepare(&targets, selection, narrator, cancel).await?;
+    Ok(report(side_by_side(&benches, check).await?))
 }
 
-/// Does the work for each target: one after the other on this machine itself, where they would measure each other, and then as
-/// many guests at once as this machine has processors for.
-async fn side_by_side<'config, T>(
-    targets: &[Target<'config>],
-    work: impl AsyncFn(&Target<'config>) -> Result<T>,
-) -> Result<Vec<T>> {
-    let (mut native, mut guests) = (Vec::new(), Vec::new());
+/// Builds each service and makes the images of its guests, before any is measured: what fails, fails before time is spent on runs, and
+/// no build runs beside a measurement.
+async fn prepare<'run>(
+    targets: &'run [Target<'run>],
+    selection: &'run Selection,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<Vec<Bench<'run>>> {
+    let mut benches = Vec::new();
     for target in targets {
-        match preflight::place(target.platform, target.runner)? {
-            Runner::Native => native.push(target),
-            Runner::Qemu => guests.push(target),
-        }
+        benches.push(Bench::prepare(target, selection, narrator, cancel).await?);
     }
+    Ok(benches)
+}
+
+/// Does the work for each bench, and gives the results in some order: one after the other on this machine itself, where they would
+/// measure each other, and then as many guests at once as this machine has processors for.
+async fn side_by_side<'run, T>(
+    benches: &[Bench<'run>],
+    work: impl AsyncFn(&Bench<'run>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let (guests, native): (Vec<_>, Vec<_>) = benches.iter().partition(|bench| bench.guests.is_some());
     let mut done = Vec::new();
-    for target in native {
-        done.push(work(target).await?);
+    for bench in native {
+        done.push(work(bench).await?);
     }
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let widest = guests.iter().map(|target| guests::processors(&target.options)).max().unwrap_or(1);
+    let widest = guests.iter().map(|bench| guests::processors(&bench.target.options)).max().unwrap_or(1);
     let at_once = (processors / usize::try_from(widest).unwrap_or(usize::MAX).max(1)).max(1);
     // Where one fails the others are dropped, and their guests end.
-    let guests = stream::iter(guests).map(|target| work(target)).buffered(at_once).try_collect::<Vec<_>>().await?;
+    let guests = stream::iter(guests).map(|bench| work(bench)).buffered(at_once).try_collect::<Vec<_>>().await?;
     done.extend(guests);
     Ok(done)
 }
@@ -104,17 +114,19 @@ pub async fn record(
     narrator: &Narrator,
     cancel: &Cancel,
 ) -> Result<Vec<PathBuf>> {
-    let record = async |target: &Target<'_>| {
-        let bench = Bench::prepare(target, selection, narrator, cancel).await?;
-        let evidence = bench.measure(1..=target.runs, narrator, cancel).await?;
+    let record = async |bench: &Bench<'_>| {
+        let runs = bench.target.runs;
+        let evidence = bench.measure(1..=runs, narrator, cancel).await?;
         let written = flame_graphs(&selection.out, &evidence);
         let pictures = written.files.iter().map(|file| file.display().to_string());
         for line in pictures.chain(written.notes) {
-            narrator.say(&format!("{}: {line}", target.title()));
+            narrator.say(&format!("{}: {line}", bench.target.title()));
         }
-        Ok((1..=target.runs).map(|run| bench.file(run)).collect::<Vec<_>>())
+        Ok((1..=runs).map(|run| bench.file(run)).collect::<Vec<_>>())
     };
-    Ok(side_by_side(&targets(config, selection)?, record).await?.concat())
+    let targets = targets(config, selection)?;
+    let benches = prepare(&targets, selection, narrator, cancel).await?;
+    Ok(side_by_side(&benches, record).await?.concat())
 }
 
 /// Judges recorded evidence, and writes its flame graphs into a directory below `out`.
