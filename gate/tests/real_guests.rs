@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     fs,
+    path::{Path, PathBuf},
     process::{Output, Stdio},
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use common::{
 };
 use memgate::{
     evidence::{Evidence, Exactness},
+    evidence_file,
     platform::Platform,
     tier::Tier,
 };
@@ -24,6 +26,13 @@ use memgate::{
 /// What a run in a guest must give on every kernel whose tier is T2 or more.
 fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
     assert_eq!(evidence.platform, platform);
+    assert_exact(evidence, page_size);
+    let requests = &evidence.signals.requests.data.measure;
+    assert!(requests.succeeded > 100, "{requests:?}");
+}
+
+/// The same of whatever service.
+fn assert_exact(evidence: &Evidence, page_size: u64) {
     assert_eq!((evidence.environment.runner.as_str(), evidence.environment.page_size), ("qemu", page_size));
     let signals = &evidence.signals;
     // The agent holds every pause and cycle against the runtime's own totals.
@@ -36,8 +45,6 @@ fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
     }
     assert!(!signals.gc_pauses.data.duration_ns.is_empty(), "no pause");
     assert!(signals.alloc_bytes.data.value.last().is_some_and(|bytes| *bytes > 1 << 20), "no allocations");
-    let requests = &signals.requests.data.measure;
-    assert!(requests.succeeded > 100, "{requests:?}");
 }
 
 fn healthy(platform: Platform, page_size: u64, port: u16) {
@@ -60,6 +67,34 @@ fn a_service_is_measured_on_loong64() {
 #[test]
 fn a_service_is_measured_in_a_guest_of_the_hosts_own_platform() {
     healthy(Platform::LinuxAmd64, 4096, 18203);
+}
+
+#[test]
+fn as_many_guests_are_measured_at_once_as_there_are_processors_for() {
+    let bench = Bench::service("uaa", 18243, "");
+    let one = "platforms: { linux/arm64: { cpus: 1 }, linux/loong64: { cpus: 1 } }\n";
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml + one).unwrap();
+    let mut command = common::plain(&bench.command("record"));
+    command.args(["--platform", "linux/arm64", "--platform", "linux/loong64"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(common::children(child.id().cast_signed()).len());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(most, std::thread::available_parallelism().unwrap().get().min(2), "{}", stderr(&output));
+    let printed = stdout(&output);
+    let recorded = printed.lines().map(|file| evidence_file::read(Path::new(file)).unwrap());
+    let expected = [(Platform::LinuxArm64, 4096), (Platform::LinuxLoong64, 16384)];
+    for (evidence, (platform, page_size)) in recorded.zip(expected) {
+        assert_measured(&evidence, platform, page_size);
+        assert_eq!(evidence.environment.cpus, 1);
+    }
+    assert_eq!(printed.lines().count(), expected.len());
+    bench.assert_nothing_left();
 }
 
 /// A check of the saboteur with this fault on arm64.
@@ -143,8 +178,16 @@ fn two_guests_on_one_core_both_come_to_their_end() {
     faults::assert_found("two guests on one core");
 }
 
+#[test]
+fn a_run_whose_processor_fails_is_tried_again_and_then_given_up() {
+    let output = sabotage("broken-processor", 18244);
+    let words = ["guest:", "the emulated processor failed", "3 times in a row", "QEMU 10.1 or later"];
+    assert_fails(&output, 4, &words);
+    assert_eq!(stderr(&output).matches("starting the service").count(), 3, "{}", stderr(&output));
+}
+
 /// What is said where a file of an image is not what it was made with, and cannot be made again.
-fn spoilt(platform: Platform, spoil: impl FnOnce(&std::path::Path)) -> Output {
+fn spoilt(platform: Platform, spoil: impl FnOnce(&Path)) -> Output {
     let cache = OwnCache::new(platform);
     spoil(&cache.image());
     cache.record_alone()
@@ -244,13 +287,18 @@ fn no_guest_outlives_a_memgate_that_is_killed() {
 }
 
 /// A configuration with an executable that Debian built, which is linked with its C library, and these files beside it.
-fn distribution_built(port: u16, files: &str) -> Bench {
-    let binary = common::repository().join(".tools/prometheus-node-exporter-1.9.0-1+b4/prometheus-node-exporter");
+fn distribution_built(platform: Platform, port: u16, files: &[(&str, PathBuf)]) -> Bench {
+    let package = match platform {
+        Platform::LinuxLoong64 => "prometheus-node-exporter-1.11.1-3",
+        _ => "prometheus-node-exporter-1.9.0-1+b4",
+    };
+    let binary = tool(package).join("prometheus-node-exporter");
+    let files: Vec<_> = files.iter().map(|(there, here)| format!("{there}: {}", here.display())).collect();
     Bench::new(&format!(
         r#"version: 1
 services:
   s:
-    binary: {{ linux/amd64: "{}" }}
+    binary: {{ {platform}: "{}" }}
     run:
       args: ["--web.listen-address=127.0.0.1:{port}"]
       ready: {{ http: "http://127.0.0.1:{port}/metrics", timeout: 60s }}
@@ -258,15 +306,21 @@ services:
     phases: {{ warmup: 2s, measure: 5s, drain: 1s }}
     runs: 1
 platforms:
-  linux/amd64: {{ files: {{ {files} }} }}
+  {platform}: {{ files: {{ {} }} }}
 "#,
-        binary.display()
+        binary.display(),
+        files.join(", ")
     ))
+}
+
+/// A directory of what set-up has installed.
+fn tool(name: &str) -> PathBuf {
+    common::repository().join(".tools").join(name)
 }
 
 #[test]
 fn a_service_that_is_linked_with_what_the_guest_lacks_is_refused() {
-    let output = record(&distribution_built(18230, ""), "linux/amd64", &[]);
+    let output = record(&distribution_built(Platform::LinuxAmd64, 18230, &[]), "linux/amd64", &[]);
     let words =
         ["preflight:", "dynamically linked", "/lib64/ld-linux-x86-64.so.2", "libc.so.6", "platforms.linux/amd64.files"];
     assert_fails(&output, 4, &words);
@@ -274,19 +328,41 @@ fn a_service_that_is_linked_with_what_the_guest_lacks_is_refused() {
 
 #[test]
 fn a_distributions_service_runs_with_its_libraries() {
-    let files = "/lib64/ld-linux-x86-64.so.2: /lib64/ld-linux-x86-64.so.2, \
-                 /lib/x86_64-linux-gnu/libc.so.6: /lib/x86_64-linux-gnu/libc.so.6, \
-                 /lib/x86_64-linux-gnu/libresolv.so.2: /lib/x86_64-linux-gnu/libresolv.so.2";
-    let evidence = evidence(&record(&distribution_built(18231, files), "linux/amd64", &[]));
-    assert_eq!(evidence.signals.gc_pauses.exactness, Exactness::Exact);
-    assert!(evidence.signals.alloc_bytes.data.value.last().is_some_and(|bytes| *bytes > 1 << 20));
+    let files =
+        ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libresolv.so.2"]
+            .map(|file| (file, file.into()));
+    let platform = Platform::LinuxAmd64;
+    let evidence = evidence(&record(&distribution_built(platform, 18231, &files), platform.name(), &[]));
+    assert_exporter_measured(&evidence, 4096);
+}
+
+#[test]
+fn a_distributions_service_runs_on_loong64_with_its_libraries() {
+    let libraries = tool("libc6-2.43-7");
+    let files = [
+        ("/lib64/ld-linux-loongarch-lp64d.so.1", "ld-linux-loongarch-lp64d.so.1"),
+        ("/lib/loongarch64-linux-gnu/libc.so.6", "libc.so.6"),
+        ("/lib/loongarch64-linux-gnu/libresolv.so.2", "libresolv.so.2"),
+    ]
+    .map(|(there, here)| (there, libraries.join(here)));
+    let platform = Platform::LinuxLoong64;
+    let evidence = evidence(&record(&distribution_built(platform, 18242, &files), platform.name(), &[]));
+    assert_exporter_measured(&evidence, 16384);
+}
+
+/// The exporter answers 25 requests in the measuring phase.
+fn assert_exporter_measured(evidence: &Evidence, page_size: u64) {
+    assert_exact(evidence, page_size);
+    let requests = &evidence.signals.requests.data.measure;
+    assert!(requests.succeeded >= 20 && requests.failed.is_empty(), "{requests:?}");
+    assert_eq!(evidence.tier, Tier::T4);
 }
 
 /// Zig compiles its C for the guest, statically; memgate sees that C leaks.
 #[test]
 fn a_service_with_c_is_built_for_its_guest_and_measured() {
-    let tools = common::repository().join(".tools");
-    let is_zig = |path: &std::path::PathBuf| path.to_str().is_some_and(|path| path.contains("/zig-"));
+    let tools = tool("");
+    let is_zig = |path: &PathBuf| path.to_str().is_some_and(|path| path.contains("/zig-"));
     let zig = fs::read_dir(tools).unwrap().map(|entry| entry.unwrap().path()).find(is_zig).unwrap();
     let bench = Bench::service("uaa", 18239, ", -leak-malloc=16KiB");
     let yaml = fs::read_to_string(bench.config()).unwrap();
@@ -307,7 +383,7 @@ fn a_service_with_c_is_built_for_its_guest_and_measured() {
 
 #[test]
 fn an_executable_of_another_platform_is_refused_before_a_guest_is_started() {
-    let bench = distribution_built(18232, "");
+    let bench = distribution_built(Platform::LinuxAmd64, 18232, &[]);
     let yaml = fs::read_to_string(bench.config()).unwrap();
     fs::write(bench.config(), yaml.replace("binary: { linux/amd64:", "binary: { linux/arm64:")).unwrap();
     let output = record(&bench, "linux/arm64", &[]);

@@ -24,6 +24,8 @@ pub enum Ending {
     },
     /// QEMU or the channel is gone: how.
     Lost(String),
+    /// Its console cannot be kept on this machine: what the system says.
+    Unkept(String),
     /// It did not come up: why, or after how long.
     NeverBooted(String),
 }
@@ -37,7 +39,7 @@ impl Ending {
             Self::OutOfMemory => "out of memory",
             Self::Panicked(_) => "panicked",
             Self::Hung { .. } => "hung",
-            Self::Lost(_) => "lost",
+            Self::Lost(_) | Self::Unkept(_) => "lost",
             Self::NeverBooted(_) => "never booted",
         }
     }
@@ -55,6 +57,7 @@ impl std::fmt::Display for Ending {
             Self::Panicked(line) => write!(f, "{name}: {line}"),
             Self::Hung { who, silent } => write!(f, "{name}: the {who} has said nothing for {} s", silent.as_secs()),
             Self::Lost(how) | Self::NeverBooted(how) => write!(f, "{name}: {how}"),
+            Self::Unkept(error) => write!(f, "{name}: its console cannot be kept: {error}"),
         }
     }
 }
@@ -93,6 +96,7 @@ pub(crate) struct Watch {
     closed: Option<(String, Instant)>,
     agent_ended: Option<Ending>,
     broken: Option<String>,
+    unkept: Option<String>,
 }
 
 impl Watch {
@@ -107,6 +111,7 @@ impl Watch {
             closed: None,
             agent_ended: None,
             broken: None,
+            unkept: None,
         }
     }
 
@@ -145,6 +150,11 @@ impl Watch {
         self.closed.get_or_insert((how, now));
     }
 
+    /// The console cannot be written to its file.
+    pub(crate) fn console_unkept(&mut self, error: String) {
+        self.unkept = Some(error);
+    }
+
     /// QEMU has ended, which closes the channel too and says more.
     pub(crate) fn qemu_ended(&mut self, how: String, now: Instant) {
         let (_, at) = self.closed.take().unwrap_or_else(|| (String::new(), now));
@@ -156,6 +166,9 @@ impl Watch {
         let past = |since: Instant, wait: Duration| now.saturating_duration_since(since) >= wait;
         if let Some((line, at)) = &self.panic {
             return (self.closed.is_some() || past(*at, AFTERMATH)).then(|| Ending::Panicked(line.clone()));
+        }
+        if let Some(error) = &self.unkept {
+            return Some(Ending::Unkept(error.clone()));
         }
         if let Some(why) = &self.broken {
             return Some(Ending::NeverBooted(why.clone()));
@@ -215,11 +228,12 @@ mod tests {
         let later = start + Duration::from_secs(5);
         let ended = |end| FromInit::AgentEnded { end, oom_kills: 0 };
         type Seen = Box<dyn Fn(&mut Watch)>;
-        let cases: [(&str, Seen); 6] = [
+        let cases: [(&str, Seen); 7] = [
             ("exited", Box::new(move |watch| watch.init_spoke(ended(AgentEnd::Exited(1)), later))),
             ("signalled", Box::new(move |watch| watch.init_spoke(ended(AgentEnd::Signalled("SIGKILL".into())), later))),
             ("panicked", Box::new(move |watch| watch.panicked("Kernel panic - not syncing: sysrq".into(), later))),
             ("lost", Box::new(move |watch| watch.closed("its channel is corrupted".into(), later))),
+            ("lost", Box::new(|watch| watch.console_unkept("No space left on device".into()))),
             ("never booted", Box::new(move |watch| watch.init_spoke(FromInit::Broken("no /dev".into()), later))),
             (
                 "out of memory",

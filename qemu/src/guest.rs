@@ -165,7 +165,7 @@ impl Life {
             Sign::Init(message) => self.watch.init_spoke(message, now),
             Sign::Panic(line) => self.watch.panicked(line, now),
             Sign::Closed(how) => self.lose(how),
-            Sign::Console(error) => self.lose(format!("its console cannot be kept: {error}")),
+            Sign::Console(error) => self.watch.console_unkept(error.to_string()),
         }
         None
     }

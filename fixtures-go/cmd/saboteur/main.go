@@ -27,10 +27,12 @@ var faults = map[string]func() error{
 	"corrupt-channel": corruptChannel,
 	"flood-console":   floodConsole,
 	"use-memory":      useMemory,
+	// It comes at once: see main.
+	"broken-processor": func() error { return nil },
 }
 
 func main() {
-	fault := flag.String("fault", "none", "panic-kernel, kill-init, kill-agent, stop-agent, corrupt-channel, flood-console, use-memory or none")
+	fault := flag.String("fault", "none", "panic-kernel, kill-init, kill-agent, stop-agent, corrupt-channel, flood-console, use-memory, broken-processor or none")
 	listen := flag.String("listen", "127.0.0.1:8080", "address to listen on")
 	after := flag.Int64("requests", 50, "at which request; healthz does not count")
 	flag.Parse()
@@ -40,6 +42,11 @@ func main() {
 	}
 	if err := inGuest(); err != nil {
 		fail(err)
+	}
+	if *fault == "broken-processor" {
+		// As the runtime does where its check of floating point fails.
+		fmt.Fprintln(os.Stderr, "fatal error: float64nan3\nruntime: panic before malloc heap initialized")
+		os.Exit(2)
 	}
 	var requests atomic.Int64
 	http.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})

@@ -170,7 +170,7 @@ pub const FAULTS: [Fault; 14] = [
     Fault {
         name: "disk full on the host",
         summary: "lost: its console cannot be kept",
-        said: &["guest:", "lost: its console cannot be kept: No space left on device"],
+        said: &["guest:", "lost: its console cannot be kept: No space left on device", "make room for "],
         code: 4,
         console: Some("saboteur: flood-console"),
         bring: disk_full,
