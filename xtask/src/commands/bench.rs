@@ -45,6 +45,12 @@ pub(crate) enum Bench {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// By how much what is counted varies between runs of a healthy service, on each platform (docs/guests.md).
+    Variation {
+        /// Arguments for the benchmark: `--times 30`, `--platform linux/arm64`.
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// `memgate check` of every planted defect, several times each (docs/defects.md).
     Defects {
         /// How many times each.
@@ -75,8 +81,12 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             overhead(workspace, args)
         }
         Bench::Attribution { times, service } => attribution(workspace, *times, service.as_deref()),
-        Bench::Guests { args } => guests(workspace, args),
-        Bench::Faults { args } => faults(workspace, args),
+        Bench::Guests { args } => in_guests(workspace, "guests", args),
+        Bench::Variation { args } => in_guests(workspace, "variation", args),
+        Bench::Faults { args } => {
+            go::ensure_older(&Tools::open(workspace)?)?;
+            in_guests(workspace, "faults", args)
+        }
         Bench::Defects { times, platform } => defects(workspace, *times, platform),
     }
 }
@@ -97,22 +107,11 @@ fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
     match step::become_command(bench)? {}
 }
 
-fn guests(workspace: &Workspace, args: &[String]) -> Result<()> {
-    let tools = Tools::open(workspace)?;
-    qemu::ensure(&tools)?;
-    drop(tools);
+/// A benchmark of gate's that starts guests.
+fn in_guests(workspace: &Workspace, bench: &str, args: &[String]) -> Result<()> {
+    qemu::ensure(&Tools::open(workspace)?)?;
     dist::run(workspace, &[])?;
-    let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench guests -- {args...}");
-    match step::become_command(bench)? {}
-}
-
-fn faults(workspace: &Workspace, args: &[String]) -> Result<()> {
-    let tools = Tools::open(workspace)?;
-    go::ensure_older(&tools)?;
-    qemu::ensure(&tools)?;
-    drop(tools);
-    dist::run(workspace, &[])?;
-    let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench faults -- {args...}");
+    let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench {bench} -- {args...}");
     match step::become_command(bench)? {}
 }
 
