@@ -54,7 +54,7 @@ fn figures(platform: Platform, times: u32) -> BTreeMap<Metric, Vec<f64>> {
         assert!(yaml.contains(from), "the example has no `{from}`");
         yaml.replace(from, to)
     };
-    let yaml = with(yaml, "{ warmup: 10s, measure: 30s, drain: 5s }", "{ warmup: 4s, measure: 12s, drain: 3s }");
+    let yaml = with(yaml, "{ warmup: 10s, measure: 30s, drain: 5s }", "{ warmup: 2s, measure: 8s, drain: 1s }");
     let yaml = with(yaml, "dir: fixtures-go", &format!("dir: \"{}\"", repository().join("fixtures-go").display()));
     let bench = Bench::new(&yaml);
     let times = times.to_string();

@@ -59,6 +59,9 @@ pub(crate) enum Bench {
         /// On these platforms.
         #[arg(long, default_values = ["host"])]
         platform: Vec<String>,
+        /// These of them alone.
+        #[arg(long, value_parser = SERVICES, default_values = SERVICES)]
+        service: Vec<String>,
     },
 }
 
@@ -87,7 +90,7 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             go::ensure_older(&Tools::open(workspace)?)?;
             in_guests(workspace, "faults", args)
         }
-        Bench::Defects { times, platform } => defects(workspace, *times, platform),
+        Bench::Defects { times, platform, service } => defects(workspace, *times, platform, service),
     }
 }
 
@@ -119,7 +122,7 @@ fn in_guests(workspace: &Workspace, bench: &str, args: &[String]) -> Result<()> 
 const SERVICES: [&str; 7] =
     ["session-leak", "goroutine-leak", "alloc-heavier", "cgo-leak", "slow-leak", "long-pauses", "warm-cache"];
 
-fn defects(workspace: &Workspace, times: u32, platforms: &[String]) -> Result<()> {
+fn defects(workspace: &Workspace, times: u32, platforms: &[String], services: &[String]) -> Result<()> {
     let sh = &workspace.sh;
     let tools = Tools::open(workspace)?;
     let zig = zig::ensure(&tools)?;
@@ -139,7 +142,7 @@ fn defects(workspace: &Workspace, times: u32, platforms: &[String]) -> Result<()
     let start = Instant::now();
     println!("| service | platform | exit codes | regressed gates, with how often of {times} |");
     println!("| --- | --- | --- | --- |");
-    for service in SERVICES {
+    for service in services {
         for platform in platforms {
             let mut codes = Vec::new();
             let mut regressed = BTreeMap::new();
