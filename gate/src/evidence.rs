@@ -371,6 +371,14 @@ pub struct RequestCounts {
     pub failed: BTreeMap<String, u64>,
 }
 
+impl RequestCounts {
+    /// Those that failed for want of time: a connection was free and the answer did not come, or none became free.
+    pub fn late(&self) -> u64 {
+        let of = |reason| self.failed.get(reason).copied().unwrap_or(0);
+        of("timeout").saturating_add(of("not sent"))
+    }
+}
+
 /// A histogram of durations with three significant digits, in columns of equal length; only values that occurred.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -1,7 +1,14 @@
 //! One run's evidence with the checks that everything drawn from it must pass.
 
 use super::Unavailable;
-use crate::evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, Span};
+use crate::{
+    evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, Span},
+    metric::Unit,
+    units,
+};
+
+/// With more requests than this share that were not answered in time, a run in a guest tells nothing.
+const LATE_THAT_SPOIL: f64 = 0.001;
 
 /// One run's evidence.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +52,18 @@ impl<'a> Run<'a> {
     }
 
     fn complete(self) -> Result<(), Unavailable> {
-        self.early_end().map_or(Ok(()), |reason| Err(Unavailable { reason }))
+        self.early_end().or_else(|| self.too_slow()).map_or(Ok(()), |reason| Err(Unavailable { reason }))
+    }
+
+    /// Why a run in a guest tells nothing of the service: it had too little time for its requests, as it has on an emulated processor
+    /// whose machine is busy.
+    fn too_slow(self) -> Option<String> {
+        let counts = &self.signals().requests.data.measure;
+        let share = counts.late() as f64 / counts.intended.max(1) as f64;
+        (self.0.environment.runner == "qemu" && share > LATE_THAT_SPOIL).then(|| {
+            let share = units::format(share, Unit::Ratio);
+            format!("{share} of the requests were not answered in time, for which the emulated processor may be too slow: lower `load.rate`, or run nothing beside it")
+        })
     }
 }
 

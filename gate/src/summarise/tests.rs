@@ -161,6 +161,36 @@ fn goroutines_left_after_the_drain_are_leaked_and_fewer_are_none() {
 }
 
 #[test]
+fn a_guest_that_is_too_slow_for_its_load_tells_nothing_of_the_service() {
+    let late = |runner: &str, late: u64| {
+        let mut run = healthy(1);
+        run.environment.runner = runner.to_owned();
+        let counts = &mut run.signals.requests.data.measure;
+        counts.succeeded -= late + 1;
+        counts.failed = [("timeout", late / 2), ("not sent", late - late / 2), ("status 500", 1)]
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .into();
+        summarise(&[run]).unwrap().pooled
+    };
+    for (metric, measurement) in late("qemu", 60) {
+        match measurement {
+            Ok(kills) => assert_eq!((metric, kills.measured), (Metric::OomKills, 0.0)),
+            Err(unavailable) => {
+                let told = unavailable.reason.starts_with("0.20% of the requests were not answered in time");
+                assert!(told, "{metric}: {}", unavailable.reason);
+            }
+        }
+    }
+    // A few are judged like other failures, and natively all are.
+    for (runner, late_ones) in [("qemu", 20), ("native", 60)] {
+        let pooled = late(runner, late_ones);
+        let errors = pooled[&Metric::RequestErrors].as_ref().unwrap();
+        assert_near(errors.measured, (late_ones + 1) as f64 / 30_000.0, 1e-12);
+        assert!(pooled[&Metric::GoroutinesMax].is_ok());
+    }
+}
+
+#[test]
 fn a_service_that_ended_early_has_no_figures_but_its_failures_and_kills() {
     let mut run = healthy(1);
     run.ending = Ending::Signalled { signal: "SIGSEGV".to_owned(), at_ns: 13_200_000_000 };

@@ -233,6 +233,7 @@ fn requests_beyond_what_the_service_can_answer_fail_by_their_timeout() {
     let outcome = run(&load, phases(0, 1000));
     assert_eq!(outcome.measure.intended, 500);
     assert!(outcome.measure.succeeded <= 28, "20 a second for 1.4 s: {:?}", outcome.measure);
+    assert_eq!(outcome.measure.late(), 500 - outcome.measure.succeeded);
     // A request waits in the queue for a part of its timeout and for its answer for the rest of it.
     assert!(outcome.measure.failed.keys().all(|reason| ["timeout", "not sent"].contains(&reason.as_str())));
     assert_eq!(at_least(&outcome.latency, 401 * MS), 0, "{:?}", outcome.latency);
