@@ -181,7 +181,7 @@ fn two_guests_on_one_core_both_come_to_their_end() {
 #[test]
 fn a_run_whose_processor_fails_is_tried_again_and_then_given_up() {
     let output = sabotage("broken-processor", 18244);
-    let words = ["guest:", "the emulated processor failed", "3 times in a row", "QEMU 10.1 or later"];
+    let words = ["guest:", "the emulated processor failed", "3 times in a row", "QEMU 10.0.13 or later"];
     assert_fails(&output, 4, &words);
     assert_eq!(stderr(&output).matches("starting the service").count(), 3, "{}", stderr(&output));
 }
