@@ -81,6 +81,9 @@ impl Default for Patience {
 /// After the channel has closed or the kernel has panicked: what explains it may still be on its way.
 pub(crate) const AFTERMATH: Duration = Duration::from_millis(500);
 
+/// Each says something every second: who has not for this long is no witness that the other alone is silent.
+const PULSE: Duration = Duration::from_secs(3);
+
 /// What has been seen of one guest.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -188,15 +191,19 @@ impl Watch {
             let last = last.filter(|last| past(*last, self.patience.silence))?;
             Some(Ending::Hung { who, silent: now.saturating_duration_since(last) })
         };
-        silent("guest", self.init).or_else(|| silent("agent", self.agent.filter(|_| self.begun)))
+        let guest_lives = !self.init.is_some_and(|init| past(init, PULSE));
+        silent("guest", self.init).or_else(|| silent("agent", self.agent.filter(|_| self.begun && guest_lives)))
     }
 
     /// When to look next, if nothing is seen before.
     pub(crate) fn deadline(&self) -> Instant {
         let aftermath = [&self.panic, &self.closed].into_iter().flatten().map(|(_, at)| *at + AFTERMATH).min();
         let boot = self.agent.is_none().then(|| self.started + self.patience.boot);
-        let begun = self.agent.filter(|_| self.begun);
-        let silence = [self.init, begun].into_iter().flatten().map(|last| last + self.patience.silence).min();
+        let silent = |last: Instant| last + self.patience.silence;
+        let agent = self.agent.filter(|_| self.begun).map(silent);
+        // Where the first process is silent by then too, its own silence tells; where it speaks before, that is seen.
+        let agent = agent.filter(|at| self.init.is_none_or(|init| *at < init + PULSE));
+        let silence = self.init.map(silent).into_iter().chain(agent).min();
         let far = self.started + self.patience.boot + self.patience.silence;
         aftermath.into_iter().chain(boot).chain(silence).min().unwrap_or(far)
     }
@@ -277,6 +284,22 @@ mod tests {
         assert_eq!(hung(&watch, 13), "agent");
         watch.agent_spoke(start + Duration::from_secs(12));
         assert_eq!(name(&watch, start, 13.0), None);
+    }
+
+    #[test]
+    fn a_guest_that_stands_still_is_no_agent_that_does() {
+        let start = Instant::now();
+        let mut watch = working(start);
+        let last = start + Duration::from_millis(3_400);
+        watch.init_spoke(FromInit::Heartbeat, last);
+        assert_eq!(watch.deadline(), last + PATIENCE.silence);
+        assert_eq!(name(&watch, start, 13.0), None, "the agent has been silent for longer, but the guest is too");
+        assert!(matches!(watch.ending(last + PATIENCE.silence), Some(Ending::Hung { who: "guest", .. })));
+        // Whose first process speaks lives.
+        let last = start + Duration::from_secs(12);
+        watch.init_spoke(FromInit::Heartbeat, last);
+        assert_eq!(watch.deadline(), start + Duration::from_secs(13));
+        assert!(matches!(watch.ending(start + Duration::from_secs(13)), Some(Ending::Hung { who: "agent", .. })));
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub struct Guest {
 /// All that is seen of a guest.
 #[derive(Debug)]
 struct Life {
-    qemu: Child,
+    qemu: Emulator,
     /// Whether QEMU has ended.
     ended: bool,
     /// The code that it exited with, if it did.
@@ -129,6 +129,24 @@ struct Life {
     watch: Watch,
 }
 
+/// A running QEMU, which is gone when this is: dropping it waits until the kernel has ended it.
+#[derive(Debug)]
+struct Emulator(Child);
+
+/// The kernel ends a process in milliseconds, unless the machine is very busy or it waits for a broken disk.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        // Where it has ended already there is nothing to kill and nothing to wait for.
+        let _ = self.0.start_kill();
+        let asked = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) && asked.elapsed() < LAST_PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
 impl Life {
     /// Waits for the next sign, for QEMU's end, or until the watch has something to say; gives what the agent has said.
     async fn look(&mut self) -> Option<Spoken> {
@@ -136,7 +154,7 @@ impl Life {
         tokio::select! {
             biased;
             Some(sign) = self.signs.recv() => self.take(sign),
-            status = self.qemu.wait(), if !self.ended => {
+            status = self.qemu.0.wait(), if !self.ended => {
                 self.ended = true;
                 self.code = code(&status);
                 self.watch.qemu_ended(described(status), Instant::now());
@@ -265,7 +283,7 @@ impl Guest {
         };
         let connected = tokio::select! {
             connected = connected => connected,
-            _ = qemu.wait() => Err(io::Error::other("QEMU has ended")),
+            _ = qemu.0.wait() => Err(io::Error::other("QEMU has ended")),
             () = tokio::time::sleep(start.patience.boot) => Err(io::Error::other("QEMU did not connect")),
         };
         let (agent, init, console, control) = match connected {
@@ -446,26 +464,26 @@ pub fn emulator_version(architecture: Architecture) -> Result<String, GuestError
 }
 
 /// Starts QEMU, which ends when this thread does.
-fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Child, GuestError> {
+fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Emulator, GuestError> {
     let emulator = start.machine.architecture.emulator();
     let said = File::create(directory.join("qemu.log")).map_err(|error| host("QEMU's log", error))?;
     let mut command = Command::new(emulator);
     command.args(start.machine.arguments(sockets, incoming, start.is_joined));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0);
     // SAFETY: between fork and exec only a system call is made, which is async-signal-safe; nothing is allocated.
     unsafe {
         command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
     }
-    command.spawn().map_err(|error| match error.kind() {
+    command.spawn().map(Emulator).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => GuestError::Emulator(format!("{emulator} is not installed")),
         _ => host(emulator, error),
     })
 }
 
 /// Names the end of a guest whose QEMU did not connect, or not for long.
-async fn unconnected(start: &Start, qemu: &mut Child, directory: &Path, error: io::Error) -> GuestError {
+async fn unconnected(start: &Start, qemu: &mut Emulator, directory: &Path, error: io::Error) -> GuestError {
     // It closes its sockets a moment before it has ended.
-    let ended = tokio::time::timeout(AFTERMATH, qemu.wait()).await;
+    let ended = tokio::time::timeout(AFTERMATH, qemu.0.wait()).await;
     match ended {
         Ok(status) => {
             let code = code(&status);
