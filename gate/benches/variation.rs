@@ -47,6 +47,9 @@ fn main() {
     }
 }
 
+/// The most runs that one `memgate record` makes.
+const MOST_RUNS: u32 = 20;
+
 /// What each run measured. A run in which a metric has no figure adds none.
 fn figures(platform: Platform, times: u32) -> BTreeMap<Metric, Vec<f64>> {
     let yaml = fs::read_to_string(repository().join("memgate.yaml")).expect("the example");
@@ -57,17 +60,21 @@ fn figures(platform: Platform, times: u32) -> BTreeMap<Metric, Vec<f64>> {
     let yaml = with(yaml, "{ warmup: 10s, measure: 30s, drain: 5s }", "{ warmup: 2s, measure: 8s, drain: 1s }");
     let yaml = with(yaml, "dir: fixtures-go", &format!("dir: \"{}\"", repository().join("fixtures-go").display()));
     let bench = Bench::new(&yaml);
-    let times = times.to_string();
-    let output = bench.run("record", &["--platform", platform.name(), "--runs", &times]);
-    assert!(output.status.success(), "{}", stderr(&output));
     let mut figures: BTreeMap<_, Vec<_>> = Metric::ALL.map(|metric| (metric, Vec::new())).into();
-    for file in stdout(&output).lines() {
-        let evidence = evidence_file::read(Path::new(file)).expect("evidence");
-        let summary = summarise(&[evidence]).expect("one run");
-        for (metric, measured) in summary.pooled {
-            match measured {
-                Ok(estimate) => figures.entry(metric).or_default().push(estimate.measured),
-                Err(unavailable) => eprintln!("{platform}, {file}: {metric}: {}", unavailable.reason),
+    let mut left = times;
+    while left > 0 {
+        let runs = left.min(MOST_RUNS);
+        left -= runs;
+        let output = bench.run("record", &["--platform", platform.name(), "--runs", &runs.to_string()]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        for file in stdout(&output).lines() {
+            let evidence = evidence_file::read(Path::new(file)).expect("evidence");
+            let summary = summarise(&[evidence]).expect("one run");
+            for (metric, measured) in summary.pooled.into_iter().filter(|(metric, _)| !metric.is_time()) {
+                match measured {
+                    Ok(estimate) => figures.entry(metric).or_default().push(estimate.measured),
+                    Err(unavailable) => eprintln!("{platform}, {file}: {metric}: {}", unavailable.reason),
+                }
             }
         }
     }
