@@ -40,7 +40,9 @@ fn every_probe_of_every_platform_is_emulated_and_stripping_changes_none() {
         let plain = json(&doctor(&program.build(&newest, platform, Mode::Plain, "-a -a"), &["--json"]));
         assert_eq!((&plain["platform"], &plain["go"]), (&platform.to_string().into(), &newest.version.clone().into()));
         for signal in plain["signals"].as_array().unwrap() {
-            assert_eq!(signal["lost"], false, "{signal}");
+            // On loong64 no probe is taken off while the service runs, and these would be.
+            let stay = platform == Platform::LinuxLoong64 && signal["signal"] == "span_refills";
+            assert_eq!(signal["lost"], stay, "{platform}: {signal}");
             for probe in signal["probes"].as_array().unwrap() {
                 assert_eq!(probe["class"], "emulated", "{platform}: {probe}");
             }
