@@ -115,6 +115,20 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
+fn nothing_is_measured_before_every_service_is_built() {
+    if can_attach() {
+        let bench = Bench::service("uaa", 18146, "");
+        let yaml = fs::read_to_string(bench.config()).unwrap();
+        let (head, service) = yaml.split_once("  s:\n").unwrap();
+        let broken = service.replace("./cmd/uaa", "./cmd/none");
+        fs::write(bench.config(), format!("{head}  s:\n{service}  t:\n{broken}")).unwrap();
+        let output = bench.run("record", &[]);
+        assert_fails(&output, 4, &["build:", "cmd/none"]);
+        assert!(!stderr(&output).contains("starting the service"), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_service_that_does_not_build() {
     let bench = Bench::service("uaa", 18120, "");
     let module = bench.directory.path().join("module");

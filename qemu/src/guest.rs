@@ -637,3 +637,21 @@ fn keep(console: &mut Console, bytes: &[u8], is_joined: bool) -> io::Result<Opti
     }
     console.push(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emulator_is_gone_when_it_was_dropped() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let child = Command::new("sleep").arg("1000").spawn().unwrap();
+            let process = PathBuf::from(format!("/proc/{}", child.id().unwrap()));
+            let emulator = Emulator(child);
+            assert!(process.exists());
+            drop(emulator);
+            assert!(!process.exists(), "it is not even waiting to be reaped");
+        });
+    }
+}

@@ -27,12 +27,10 @@ var faults = map[string]func() error{
 	"corrupt-channel": corruptChannel,
 	"flood-console":   floodConsole,
 	"use-memory":      useMemory,
-	// It comes at once: see main.
-	"broken-processor": func() error { return nil },
 }
 
 func main() {
-	fault := flag.String("fault", "none", "panic-kernel, kill-init, kill-agent, stop-agent, corrupt-channel, flood-console, use-memory, broken-processor or none")
+	fault := flag.String("fault", "none", "panic-kernel, kill-init, kill-agent, stop-agent, corrupt-channel, flood-console, use-memory or none")
 	listen := flag.String("listen", "127.0.0.1:8080", "address to listen on")
 	after := flag.Int64("requests", 50, "at which request; healthz does not count")
 	flag.Parse()
@@ -43,8 +41,8 @@ func main() {
 	if err := inGuest(); err != nil {
 		fail(err)
 	}
-	if *fault == "broken-processor" {
-		// As the runtime does where its check of floating point fails.
+	// As the runtime does where its check of floating point fails.
+	if state, err := os.ReadFile("/processor"); err == nil && string(state) == "broken" {
 		fmt.Fprintln(os.Stderr, "fatal error: float64nan3\nruntime: panic before malloc heap initialized")
 		os.Exit(2)
 	}
