@@ -15,7 +15,7 @@ use std::{
 
 use damage::Original;
 use libfuzzer_sys::fuzz_target;
-use memgate::goexe::{FunctionTable, GoExe};
+use memgate_goexe::{FunctionTable, GoExe};
 
 /// An executable as it was built.
 struct Executable {
@@ -62,6 +62,6 @@ fuzz_target!(|input: &[u8]| {
     }
     // All that is read of an executable before it is run: build information, DWARF, variables, call sites, the plan of probes.
     if let Ok(exe) = GoExe::from_bytes(Path::new("fuzzed"), &bytes) {
-        let _ = (exe.runtime.losses(), memgate::probes::plan(&exe, false));
+        let _ = (exe.runtime.losses(), memgate_goexe::probes::plan(&exe, false));
     }
 });

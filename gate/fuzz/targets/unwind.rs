@@ -18,10 +18,8 @@ use std::{
 
 use damage::Original;
 use libfuzzer_sys::fuzz_target;
-use memgate::{
-    agent::collect::unwind::{Capture, GoContinuation, Registers, Unwinder},
-    platform::Platform,
-};
+use memgate_agent::collect::unwind::{Capture, GoContinuation, Registers, Unwinder};
+use memgate_evidence::platform::Platform;
 use object::{Object as _, ObjectSymbol as _};
 use procfs::process::{MMPermissions, MMapExtension, MMapPath, MemoryMap};
 

@@ -5,7 +5,7 @@
 //! elsewhere could fetch. So there is one way for all machines: cargo builds `std` from its sources (`-Z build-std`), and Zig,
 //! one package of the Python index, brings musl, the start files and the linker for every platform.
 //!
-//! The agent is memgate without its feature `cli`. From nothing it takes 3 minutes of processor time, all three 9 to 10, a fifth of
+//! The agent is the crate `memgate-agent`. From nothing it takes 3 minutes of processor time, all three 9 to 10, a fifth of
 //! it for the musl that Zig compiles; 7 s after a change, and half a second where there is none. It has 3.7 MB (arm64) to 4.2 MB
 //! (loong64).
 
@@ -60,7 +60,7 @@ fn build(workspace: &Workspace, chosen: &BTreeSet<Architecture>) -> Result<Vec<P
     let mut cargo = build_std::with_sources(
         cmd!(
             workspace.sh,
-            "cargo build --locked --profile agent --package memgate --no-default-features --bin {AGENT} -Z build-std=std,panic_abort
+            "cargo build --locked --profile agent --package memgate-agent --bin {AGENT} -Z build-std=std,panic_abort
                 -Z build-std-features= {targets...} --target-dir {dir}"
         ),
         &library,

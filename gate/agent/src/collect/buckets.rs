@@ -1,0 +1,110 @@
+//! Pauses without probes: from the runtime's own histogram, read from the service's memory.
+
+use memgate_goexe::Pauses;
+
+use super::memory::{ProcessMemory, number};
+
+/// `timeHistMinBucketBits`, `timeHistNumSubBuckets` and what follows from them (histogram.go, Go 1.21 to 1.27): below 256 ns
+/// four buckets of 64 ns, from there on four to a power of two.
+const MINIMUM_BITS: u32 = 9;
+const SUB_BUCKETS: usize = 4;
+const BUCKETS: usize = 40;
+
+/// Reads the histogram of the GC's pauses of one process.
+#[derive(Debug)]
+pub(super) struct PauseBuckets {
+    memory: ProcessMemory,
+    counts: u64,
+    overflow: u64,
+    last: Vec<u64>,
+}
+
+impl PauseBuckets {
+    pub(super) fn new(memory: ProcessMemory, layout: &Pauses, bias: u64) -> Self {
+        let histogram = layout.gc.wrapping_add(bias);
+        let at = |offset: u64| histogram.wrapping_add(offset);
+        Self {
+            memory,
+            counts: at(layout.counts.offset),
+            overflow: at(layout.overflow.offset),
+            last: vec![0; SUB_BUCKETS * BUCKETS],
+        }
+    }
+
+    /// The pauses since the last reading: the upper end of the bucket of each, ns, which is at most a quarter above the pause
+    /// itself.
+    ///
+    /// # Errors
+    /// When the process is gone, or a pause was longer than the histogram reaches (39 hours).
+    pub(super) fn read(&mut self) -> nix::Result<Vec<u64>> {
+        let bytes = self.memory.read([self.counts], self.last.len() * 8)?;
+        if self.memory.word(self.overflow)? > 0 {
+            return Err(nix::Error::EOVERFLOW);
+        }
+        let mut pauses = Vec::new();
+        for (index, (last, count)) in self.last.iter_mut().zip(bytes.chunks(8)).enumerate() {
+            let count = number::<8>(count, 0);
+            let new = usize::try_from(count.saturating_sub(*last)).unwrap_or(usize::MAX);
+            // More than a pause each microsecond since the last reading is no histogram.
+            pauses.extend(std::iter::repeat_n(upper_end_ns(index), new.min(1 << 20)));
+            *last = count;
+        }
+        Ok(pauses)
+    }
+}
+
+/// The upper end of the bucket with this index, ns.
+fn upper_end_ns(index: usize) -> u64 {
+    let (bucket, sub_bucket) = (index / SUB_BUCKETS, index % SUB_BUCKETS);
+    let part = |bits: u32| (sub_bucket as u64 + 1) << (bits - 3);
+    match u32::try_from(bucket).unwrap_or(u32::MAX) {
+        0 => part(MINIMUM_BITS),
+        bucket => {
+            let bits = (bucket + MINIMUM_BITS - 1).min(63);
+            (1 << (bits - 1)) + part(bits)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `(*timeHistogram).record`, written anew.
+    fn bucket_of(duration_ns: u64) -> usize {
+        let length = u64::BITS - duration_ns.leading_zeros();
+        let (bit, bucket) =
+            if length < MINIMUM_BITS { (MINIMUM_BITS, 0) } else { (length, (length - MINIMUM_BITS + 1) as usize) };
+        bucket * SUB_BUCKETS + usize::try_from(duration_ns >> (bit - 3)).unwrap() % SUB_BUCKETS
+    }
+
+    #[test]
+    fn the_upper_end_is_at_most_a_quarter_above() {
+        for duration in (256..200_000_000).step_by(997).chain([256, 257, 511, 512, 1 << 20, (1 << 20) - 1, 1 << 40]) {
+            let upper = upper_end_ns(bucket_of(duration));
+            assert!(duration < upper && upper as f64 <= duration as f64 * 1.25, "{duration}: {upper}");
+        }
+        assert_eq!(upper_end_ns(bucket_of(0)), 64);
+        assert_eq!(upper_end_ns(bucket_of(255)), 256);
+    }
+
+    #[test]
+    fn what_is_new_since_the_last_reading_is_given() {
+        let mut histogram = vec![0_u64; SUB_BUCKETS * BUCKETS + 2];
+        let overflow = histogram.len() - 1;
+        let address = histogram.as_ptr() as u64;
+        let mut buckets = PauseBuckets {
+            memory: ProcessMemory::new(nix::unistd::Pid::this()),
+            counts: address,
+            overflow: address + 8 * overflow as u64,
+            last: vec![0; SUB_BUCKETS * BUCKETS],
+        };
+        histogram[bucket_of(50_000)] = 2;
+        assert_eq!(buckets.read().unwrap(), [57_344, 57_344]);
+        histogram[bucket_of(50_000)] = 3;
+        assert_eq!(buckets.read().unwrap(), [57_344]);
+        assert_eq!(buckets.read().unwrap(), Vec::<u64>::new());
+        histogram[overflow] = 1;
+        assert!(buckets.read().is_err());
+    }
+}

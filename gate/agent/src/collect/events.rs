@@ -1,0 +1,73 @@
+//! The buffer that records come through: a ring buffer, or for tier T1 a perf event array.
+
+use aya::{
+    maps::{
+        MapData, PerfEventArray, RingBuf,
+        perf::{PerfEvent, PerfEventArrayBuffer},
+    },
+    util::online_cpus,
+};
+use memgate_ebpf::Record;
+use nix::time::{ClockId, clock_gettime};
+
+/// Takes records out of the kernel's buffers in the order of their times.
+pub(super) struct Events {
+    buffers: Buffers,
+    /// Records that were taken out and are not yet handed on.
+    held: Vec<Record>,
+}
+
+enum Buffers {
+    Ring(RingBuf<MapData>),
+    /// One a CPU.
+    Perf(Vec<PerfEventArrayBuffer<MapData>>),
+}
+
+impl Events {
+    pub(super) const fn ring(ring: RingBuf<MapData>) -> Self {
+        Self { buffers: Buffers::Ring(ring), held: Vec::new() }
+    }
+
+    /// Opens a buffer of so many bytes for each CPU.
+    pub(super) fn perf(mut array: PerfEventArray<MapData>, bytes: u32) -> Result<Self, String> {
+        let pages = usize::try_from(bytes).unwrap_or(usize::MAX)
+            / usize::try_from(crate::environment::page_size()).unwrap_or(4096);
+        let cpus = online_cpus().map_err(|(what, error)| format!("{what}: {error}"))?;
+        let buffers: Result<Vec<_>, _> = cpus.into_iter().map(|cpu| array.open(cpu, Some(pages.max(1)))).collect();
+        let buffers = buffers.map_err(|error| format!("the buffers for records cannot be opened: {error}"))?;
+        Ok(Self { buffers: Buffers::Perf(buffers), held: Vec::new() })
+    }
+
+    /// Hands on every record from before this call. A later one is held back: an earlier one may still be on its way through
+    /// another CPU's buffer.
+    pub(super) fn drain(&mut self, each: impl FnMut(Record)) {
+        let horizon_ns = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(u64::MAX, |now| u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX));
+        self.take();
+        self.held.sort_by_key(|record| record.at_ns);
+        let handed_on = self.held.partition_point(|record| record.at_ns < horizon_ns);
+        self.held.drain(..handed_on).for_each(each);
+    }
+
+    fn take(&mut self) {
+        let Self { buffers, held } = self;
+        match buffers {
+            Buffers::Ring(ring) => {
+                while let Some(item) = ring.next() {
+                    held.extend(Record::from_bytes(&item));
+                }
+            }
+            Buffers::Perf(buffers) => {
+                for buffer in buffers {
+                    buffer.for_each(|event| match event {
+                        PerfEvent::Sample { head, tail } => {
+                            held.extend(Record::from_bytes(&[head, tail].concat()));
+                        }
+                        // The programs see for themselves what does not fit, and count it by kind.
+                        PerfEvent::Lost { .. } => {}
+                    });
+                }
+            }
+        }
+    }
+}

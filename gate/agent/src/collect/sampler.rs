@@ -1,0 +1,117 @@
+//! The thread that reads the collectors at intervals.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use memgate_evidence::error::{Error, Result, Stage};
+
+use super::Recorder;
+use crate::load::Progress;
+
+/// Between two ticks of the recorder.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What is asked of the sampler besides its readings at intervals; each also makes it read everything at once.
+#[derive(Debug)]
+pub enum Requested {
+    /// Nothing else: a phase begins or ends.
+    Reading,
+    /// Nothing else: the service is ready and there is no load yet.
+    Idle,
+    /// The measuring phase begins.
+    StartMeasuring,
+    /// The measuring phase ends.
+    EndMeasuring,
+    /// Hold the records against the runtime's own totals.
+    CrossCheck,
+    /// From now on take down the requests that succeeded.
+    Requests(Arc<Progress>),
+    /// Take down the processes of the service's cgroup, and its transparent huge pages since the launch.
+    Cgroup(Vec<nix::unistd::Pid>, Option<u64>),
+}
+
+/// The running thread.
+pub struct Sampler {
+    requests: SyncSender<(Requested, SyncSender<()>)>,
+    thread: JoinHandle<Recorder>,
+}
+
+impl Sampler {
+    /// Starts reading.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(recorder: Recorder) -> Result<Self> {
+        let (requests, received) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("sampler".to_owned())
+            .spawn(move || run(recorder, &received))
+            .map_err(|error| failure(&error.to_string()))?;
+        Ok(Self { requests, thread })
+    }
+
+    /// Has something done; returns when it is, about a millisecond later.
+    ///
+    /// # Errors
+    /// When the thread has died.
+    pub fn request(&self, what: Requested) -> Result<()> {
+        let (done, wait) = sync_channel(1);
+        self.requests.send((what, done)).map_err(|_| failure("it ended early"))?;
+        wait.recv().map_err(|_| failure("it ended early"))
+    }
+
+    /// Ends the thread after a last reading of the records.
+    ///
+    /// # Errors
+    /// When the thread has died.
+    pub fn finish(self) -> Result<Recorder> {
+        drop(self.requests);
+        self.thread.join().map_err(|_| failure("it panicked"))
+    }
+}
+
+fn failure(what: &str) -> Error {
+    Error::infrastructure(Stage::Collect, format!("the sampler's thread: {what}"), "please report this")
+}
+
+fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>) -> Recorder {
+    let mut next = Instant::now();
+    loop {
+        match requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok((what, done)) => {
+                perform(&mut recorder, what);
+                // The one who asked may have given up.
+                let _ = done.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                recorder.tick();
+                next += INTERVAL;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                recorder.drain();
+                return recorder;
+            }
+        }
+    }
+}
+
+fn perform(recorder: &mut Recorder, what: Requested) {
+    match what {
+        Requested::Reading => {}
+        Requested::Idle => recorder.start_idle(),
+        Requested::StartMeasuring => recorder.start_measuring(),
+        Requested::EndMeasuring => recorder.end_measuring(),
+        Requested::CrossCheck => recorder.cross_check(),
+        Requested::Requests(progress) => recorder.watch_requests(progress),
+        Requested::Cgroup(processes, thp_events) => return recorder.see_cgroup(&processes, thp_events),
+    }
+    recorder.sample();
+    recorder.sample_off_heap();
+    recorder.sample_huge_pages();
+}

@@ -1,0 +1,75 @@
+//! The span class of an object, from the runtime's map of its heap.
+//!
+//! `spanOf` (mheap.go, Go 1.21 to 1.27): the heap lies in arenas of 64 MiB, whose structures are found through one table on
+//! every platform of memgate; an arena's structure has a pointer to the span of each of its pages of 8 KiB.
+
+use std::collections::HashMap;
+
+use memgate_evidence::platform::Platform;
+use memgate_goexe::{Spans, arch};
+
+use super::{
+    memory::{ProcessMemory, number},
+    taken::SampledObject,
+};
+
+const ARENA_BYTES: u64 = 64 << 20;
+const PAGE_BYTES: u64 = 8 << 10;
+
+/// Looks up span classes in one process.
+#[derive(Debug)]
+pub(super) struct SpanClasses {
+    memory: ProcessMemory,
+    layout: Spans,
+    arena_base: u64,
+    bias: u64,
+    /// `heapArena` by index of the arena; they never move.
+    arenas: HashMap<u64, u64>,
+}
+
+impl SpanClasses {
+    /// The class of an object whose span is not known.
+    pub(super) const UNKNOWN: u8 = u8::MAX;
+
+    pub(super) fn new(memory: ProcessMemory, layout: Spans, platform: Platform, bias: u64) -> Self {
+        Self { memory, layout, arena_base: arch::arena_base(platform), bias, arenas: HashMap::new() }
+    }
+
+    /// The class of each object's span, shortly after it was allocated; [`SpanClasses::UNKNOWN`] where there is no span any
+    /// more.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub(super) fn of(&mut self, objects: &[SampledObject]) -> nix::Result<Vec<u8>> {
+        let slots: Vec<_> = objects.iter().map(|object| self.slot(object.address)).collect::<nix::Result<_>>()?;
+        let spans =
+            self.memory.read(slots.iter().map(|slot| slot.unwrap_or(self.layout.arenas.wrapping_add(self.bias))), 8)?;
+        let spans: Vec<u64> =
+            spans.chunks(8).zip(&slots).map(|(span, slot)| slot.map_or(0, |_| number::<8>(span, 0))).collect();
+        let class = |span: u64| span.wrapping_add(self.layout.span_class.offset);
+        let known: Vec<u64> = spans.iter().copied().filter(|span| *span != 0).collect();
+        let mut classes = self.memory.read(known.iter().map(|span| class(*span)), 1)?.into_iter();
+        Ok(spans
+            .iter()
+            .map(|span| if *span == 0 { Self::UNKNOWN } else { classes.next().unwrap_or(Self::UNKNOWN) })
+            .collect())
+    }
+
+    /// Where the pointer to the object's span lies.
+    fn slot(&mut self, object: u64) -> nix::Result<Option<u64>> {
+        let place = object.wrapping_sub(self.arena_base);
+        let (index, page) = (place / ARENA_BYTES, place % ARENA_BYTES / PAGE_BYTES);
+        let arena = match self.arenas.get(&index) {
+            Some(arena) => *arena,
+            None => {
+                let table = self.memory.word(self.layout.arenas.wrapping_add(self.bias))?;
+                let arena = self.memory.word(table.wrapping_add(index.wrapping_mul(8)))?;
+                if arena != 0 {
+                    self.arenas.insert(index, arena);
+                }
+                arena
+            }
+        };
+        Ok((arena != 0).then(|| arena.wrapping_add(self.layout.arena_spans.offset).wrapping_add(page * 8)))
+    }
+}

@@ -1,0 +1,35 @@
+//! What runs in a guest: its first process, and the agent that the first process starts.
+//!
+//! They are two so that the one can tell how the other ended. Both are the same static executable.
+
+mod command;
+mod init;
+mod ports;
+pub mod serve;
+
+use std::{
+    fs::File,
+    process::ExitCode,
+    sync::{Arc, Mutex},
+};
+
+use memgate_qemu::channel::Outgoing;
+
+/// The stream to the host, which several threads write to.
+type Host = Arc<Mutex<Outgoing<File>>>;
+
+/// Is the guest's first process where it is process 1, and the agent where the first process started it.
+pub fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        _ if std::process::id() == 1 => init::run(),
+        Some(init::AGENT) => serve::run(),
+        Some("--version") => {
+            eprintln!("memgate-agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("memgate-agent is the first process of memgate's guests; run `memgate` instead");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The agent in a guest: takes files and a plan from the host, runs the plan, hands the evidence over.
+
+use std::{
+    cell::RefCell,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::fd::AsRawFd as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use memgate_evidence::{
+    Evidence,
+    error::{Error, Stage},
+    plan::Plan,
+};
+use memgate_qemu::channel::{AGENT_PORT, FromAgent, Incoming, Outgoing, StreamError, ToAgent, VERSION};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    time::{ClockId, ClockNanosleepFlags, clock_nanosleep, clock_settime},
+    unistd::{Pid, gettid},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Host, command};
+use crate::{self as agent, Files, cancel::Cancel};
+
+/// The names under which the host gets the files of a run.
+pub const EVIDENCE: &str = "evidence";
+/// What the service printed.
+pub const SERVICE_LOG: &str = "service.log";
+/// Where the service prints in the guest, which is not where a person finds it.
+pub const SERVICE_LOG_THERE: &str = "/run/service.log";
+
+/// The most of a log that is handed over, bytes: its end, which tells why a service failed.
+const LOG_BYTES: u64 = 16 << 20;
+
+/// A run that could not be made: an [`Error::Infrastructure`] on its way to the host.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// The step that failed.
+    pub stage: Stage,
+    /// What happened.
+    pub message: String,
+    /// What the user can do about it.
+    pub help: Option<String>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Infrastructure { stage, message, help } => Self { stage, message, help },
+            other => Self { stage: Stage::Launch, message: other.to_string(), help: None },
+        }
+    }
+}
+
+/// Serves one host. What fails is told on the console, and by the exit code.
+pub(super) fn run() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("memgate: the agent: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), StreamError> {
+    let port = super::ports::open(AGENT_PORT)?;
+    let mut incoming = Incoming::new(port.try_clone()?);
+    let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
+    let sleepers = Sleepers::on_each_processor()?;
+    say(&host, &FromAgent::Ready { version: VERSION, memgate: env!("CARGO_PKG_VERSION").to_owned() })?;
+    let mut sleepers = Some(sleepers);
+    loop {
+        match incoming.message()? {
+            ToAgent::Begin { now_ns, entropy, .. } => {
+                sleepers.take().map_or(Ok(()), Sleepers::wake)?;
+                begin(now_ns, &entropy)?;
+                say(&host, &FromAgent::Begun)?;
+                beat(&host)?;
+            }
+            ToAgent::File { path, mode, length } => {
+                store(&mut incoming, Path::new(&path), mode, length)?;
+                say(&host, &FromAgent::Stored)?;
+            }
+            ToAgent::Run(plan) => return carry_out(&host, &plan),
+            ToAgent::Command { words, terminal } => {
+                return match command::run(&host, &words, terminal.as_ref()) {
+                    Ok(code) => say(&host, &FromAgent::CommandEnded(code)),
+                    Err(error) => fail(&host, error),
+                };
+            }
+        }
+    }
+}
+
+fn say(host: &Host, message: &FromAgent) -> Result<(), StreamError> {
+    host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
+}
+
+/// A thread on each processor that sleeps until a date far ahead.
+///
+/// QEMU 10.0 saves a LoongArch processor without its timer (target/loongarch/machine.c), so that after resuming what the kernel had programmed never
+/// fires: it hangs. A clock that is set past what a processor's timers wait for has the kernel program the timer anew on that processor
+/// (`clock_was_set`, kernel/time/hrtimer.c, Linux 7.2). So the date comes once the guest is resumed, and whoever waits for the sleepers
+/// knows that every processor has a timer that works.
+struct Sleepers(Vec<JoinHandle<nix::Result<()>>>);
+
+/// The year 2200, which no run sees.
+const FAR_AHEAD: Duration = Duration::from_secs(7_258_118_400);
+
+impl Sleepers {
+    /// Returns when all of them are asleep.
+    fn on_each_processor() -> io::Result<Self> {
+        let (ids, started) = mpsc::channel();
+        let sleeper = |processor| {
+            let ids = ids.clone();
+            std::thread::Builder::new().name("sleeper".to_owned()).spawn(move || {
+                let mut here = CpuSet::new();
+                here.set(processor)?;
+                sched_setaffinity(Pid::from_raw(0), &here)?;
+                ids.send(gettid()).map_err(|_| nix::Error::EPIPE)?;
+                clock_nanosleep(ClockId::CLOCK_REALTIME, ClockNanosleepFlags::TIMER_ABSTIME, &FAR_AHEAD.into())?;
+                Ok(())
+            })
+        };
+        let processors = std::thread::available_parallelism()?.get();
+        let sleepers: Vec<_> = (0..processors).map(sleeper).collect::<io::Result<_>>()?;
+        for id in started.iter().take(processors) {
+            while !is_asleep(id)? {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(Self(sleepers))
+    }
+
+    /// Sets the clock past the date on one processor after the other, for the one that does so does not interrupt itself; and waits for the
+    /// sleepers.
+    fn wake(self) -> io::Result<()> {
+        /// What the sleepers wait for is then earlier than anything that a lost timer can have been to fire for.
+        const PAST: Duration = Duration::from_secs(24 * 3600);
+        let this = Pid::from_raw(0);
+        let allowed = sched_getaffinity(this)?;
+        for processor in 0..self.0.len() {
+            let mut here = CpuSet::new();
+            here.set(processor)?;
+            sched_setaffinity(this, &here)?;
+            clock_settime(ClockId::CLOCK_REALTIME, (FAR_AHEAD + PAST).into())?;
+        }
+        sched_setaffinity(this, &allowed)?;
+        for sleeper in self.0 {
+            sleeper.join().map_err(|_| io::Error::other("a thread panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a thread has left its processor in the system call in which it sleeps. The kernel tells the number of a thread's system call when
+/// the thread is not running (`proc_pid_syscall`, fs/proc/base.c).
+fn is_asleep(thread: Pid) -> io::Result<bool> {
+    let call = fs::read_to_string(format!("/proc/self/task/{thread}/syscall"))?;
+    Ok(call.split_whitespace().next() == Some(nix::libc::SYS_clock_nanosleep.to_string().as_str()))
+}
+
+/// Sets the clock, and has the kernel draw its random numbers from the host's bytes too: two guests that are resumed from one
+/// snapshot have the same state, and nothing else that is sure to differ.
+fn begin(now_ns: u64, entropy: &[u8]) -> io::Result<()> {
+    /// `RNDRESEEDCRNG`, include/uapi/linux/random.h, Linux 4.17 and later: `_IO('R', 0x07)`.
+    const RESEED: u32 = 0x5207;
+    let now = Duration::from_nanos(now_ns);
+    clock_settime(ClockId::CLOCK_REALTIME, now.into())?;
+    let mut random = File::options().write(true).open("/dev/urandom")?;
+    random.write_all(entropy)?;
+    // SAFETY: the request takes no argument.
+    let reseeded = unsafe { nix::libc::ioctl(random.as_raw_fd(), RESEED as _) };
+    if reseeded == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Says each second that the agent lives.
+fn beat(host: &Host) -> io::Result<()> {
+    let host = Arc::clone(host);
+    let beating = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+        while say(&host, &FromAgent::Heartbeat).is_ok() {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
+    beating.map(|_| ())
+}
+
+fn store(incoming: &mut Incoming<File>, path: &Path, mode: u32, length: u64) -> Result<(), StreamError> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut file = File::create(path)?;
+    incoming.data(length, &mut file)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
+    let plan: Plan = serde_json::from_str(plan.get())?;
+    let files = Files { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
+    let outcome = measure(host, &plan, &files);
+    if files.service_log.exists() {
+        send_end_of(host, SERVICE_LOG, &files.service_log)?;
+    }
+    match outcome {
+        Ok(evidence) => {
+            send(host, EVIDENCE, &serde_json::to_vec(&evidence)?)?;
+            say(host, &FromAgent::Done)
+        }
+        Err(error) => fail(host, error),
+    }
+}
+
+fn fail(host: &Host, error: Error) -> Result<(), StreamError> {
+    say(host, &FromAgent::Failed(serde_json::value::to_raw_value(&Failure::from(error))?))
+}
+
+/// On this thread, with which the service would end.
+fn measure(host: &Host, plan: &Plan, files: &Files) -> Result<Evidence, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Error::infrastructure(Stage::Launch, format!("the agent cannot run: {error}"), "please report this")
+    })?;
+    let unsaid = RefCell::new(None);
+    let progress = |progress: agent::Progress| {
+        let said = serde_json::value::to_raw_value(&progress).map_err(StreamError::from);
+        if let Err(error) = said.and_then(|progress| say(host, &FromAgent::Progress(progress))) {
+            unsaid.replace(Some(error.to_string()));
+        }
+    };
+    let evidence = runtime.block_on(agent::run(plan, files, &progress, &Cancel::never()))?;
+    match unsaid.take() {
+        None => Ok(evidence),
+        Some(error) => Err(Error::infrastructure(Stage::Collect, error, "please report this")),
+    }
+}
+
+fn send(host: &Host, name: &str, bytes: &[u8]) -> Result<(), StreamError> {
+    let mut host = host.lock().map_err(|_| io::Error::other("a thread panicked"))?;
+    host.message(&FromAgent::File { name: name.to_owned(), length: bytes.len() as u64 })?;
+    host.data(bytes)
+}
+
+fn send_end_of(host: &Host, name: &str, path: &Path) -> Result<(), StreamError> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    send(host, name, &bytes)
+}

@@ -1,0 +1,310 @@
+//! A load that a command makes: `k6 run load.js`, say.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use memgate_evidence::error::{Error, Result, Stage};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::{Pid, getpid, getppid},
+};
+
+/// How long the command may take to end after SIGTERM before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a command that is ending is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
+/// How much of the end of the log goes into a message, bytes.
+const TAIL: u64 = 1000;
+
+/// A load command that is running, the leader of a process group of its own.
+///
+/// Dropping it kills the whole group.
+#[derive(Debug)]
+pub struct LoadCommand {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    /// Where this command's output begins in the log.
+    log_start: u64,
+    reaped: bool,
+}
+
+/// Starts a load command in its own process group, its stdout and stderr appended to the file `log`.
+///
+/// `env` is the whole environment of the command; `argv[0]` is looked up in its `PATH`. The kernel kills the command when
+/// the thread that calls this ends (`PR_SET_PDEATHSIG`), so call it from one that lives as long as the load.
+///
+/// # Errors
+/// [`Error::Infrastructure`] when the log cannot be opened or the command cannot be started.
+pub fn command(argv: &[String], directory: &Path, env: &BTreeMap<String, String>, log: &Path) -> Result<LoadCommand> {
+    let Some((name, args)) = argv.split_first() else {
+        return Err(Error::infrastructure(
+            Stage::Load,
+            "The load command is empty.",
+            "Write `command: [k6, run, load.js]`.",
+        ));
+    };
+    let (output, log_start) = open_log(log).map_err(|error| {
+        let message = format!("The log {} of the load command cannot be written: {error}.", log.display());
+        Error::infrastructure(Stage::Load, message, "Choose another `--out` directory.")
+    })?;
+    let child = spawn(name, args, directory, env, output).map_err(|error| {
+        let message = format!("The load command `{name}` cannot be started in {}: {error}.", directory.display());
+        Error::infrastructure(Stage::Load, message, "Install it, or correct `load.command`.")
+    })?;
+    Ok(LoadCommand { name: name.clone(), child, log: log.to_owned(), log_start, reaped: false })
+}
+
+fn open_log(log: &Path) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().append(true).create(true).open(log)?;
+    let end = file.seek(SeekFrom::End(0))?;
+    Ok((file, end))
+}
+
+fn spawn(
+    name: &str,
+    args: &[String],
+    directory: &Path,
+    env: &BTreeMap<String, String>,
+    log: File,
+) -> io::Result<Child> {
+    let mut command = Command::new(name);
+    command.args(args).current_dir(directory).env_clear().envs(env).process_group(0);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let parent = getpid();
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(move || die_with(parent)) };
+    command.spawn()
+}
+
+/// Has the kernel kill this process when its parent ends.
+fn die_with(parent: Pid) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // The parent may have ended before the call.
+    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+}
+
+impl LoadCommand {
+    /// Makes sure that the command still runs. To be called now and then under load.
+    ///
+    /// # Errors
+    /// [`Error::Infrastructure`] when it has ended, even with exit code 0: the service was not under load for the whole
+    /// time. The message has the end of its output.
+    pub fn check(&self) -> Result<()> {
+        self.ended_as().map_err(|error| self.unwatchable(&error))?.map_or(Ok(()), |how| Err(self.ended_early(&how)))
+    }
+
+    /// Ends the command at the end of the measuring phase: SIGTERM to its group, after 5 s or as soon as it has ended
+    /// SIGKILL to what is left of the group.
+    ///
+    /// # Errors
+    /// As [`Self::check`], when the command had ended before.
+    pub fn stop(mut self) -> Result<()> {
+        self.check()?;
+        self.signal(Signal::SIGTERM);
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < deadline {
+            if self.ended_as().map_err(|error| self.unwatchable(&error))?.is_some() {
+                break;
+            }
+            std::thread::sleep(POLL);
+        }
+        self.kill();
+        Ok(())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// How the command ended, `None` while it runs. It is not reaped, so that its id stays its own.
+    fn ended_as(&self) -> nix::Result<Option<String>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        Ok(match waitid(Id::Pid(self.pid()), flags)? {
+            WaitStatus::Exited(_, code) => Some(format!("with exit code {code}")),
+            WaitStatus::Signaled(_, signal, _) => Some(format!("by {signal}")),
+            _ => None,
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        // The group exists as long as its leader is not reaped; if it were gone, nothing would be left to signal.
+        let _: nix::Result<()> = killpg(self.pid(), signal);
+    }
+
+    /// Kills what is left of the group, and reaps its leader.
+    fn kill(&mut self) {
+        if std::mem::replace(&mut self.reaped, true) {
+            // Its id may be another's by now.
+            return;
+        }
+        self.signal(Signal::SIGKILL);
+        // Waiting fails only for a process that is not a child, or has been reaped: then it has ended too.
+        let _: io::Result<std::process::ExitStatus> = self.child.wait();
+    }
+
+    fn ended_early(&self, how: &str) -> Error {
+        let mut message =
+            format!("The load command `{}` ended {how} before the end of the measuring phase.", self.name);
+        if let Some(tail) = self.tail() {
+            message.push_str(" Its last output:\n");
+            message.push_str(&tail);
+        }
+        let help = "Let the command run longer than warm-up and measuring phase together; memgate ends it.";
+        Error::infrastructure(Stage::Load, message, format!("{help} Its output is in {}.", self.log.display()))
+    }
+
+    fn unwatchable(&self, error: &nix::Error) -> Error {
+        let message = format!("The load command `{}` cannot be watched: {error}.", self.name);
+        Error::infrastructure(Stage::Load, message, "Check that nothing else waits for memgate's child processes.")
+    }
+
+    /// The end of the command's output, if it wrote anything that can be read.
+    fn tail(&self) -> Option<String> {
+        let mut file = File::open(&self.log).ok()?;
+        let end = file.seek(SeekFrom::End(0)).ok()?;
+        let from = end.saturating_sub(TAIL).max(self.log_start);
+        file.seek(SeekFrom::Start(from)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+impl Drop for LoadCommand {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell as load command, with its log.
+    fn shell(script: &str) -> (LoadCommand, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let env =
+            BTreeMap::from([("PATH".into(), std::env::var("PATH").unwrap()), ("GREETING".into(), "hello".into())]);
+        let argv = ["sh".into(), "-c".into(), script.into()];
+        let command = command(&argv, directory.path(), &env, &directory.path().join("load.log")).unwrap();
+        (command, directory)
+    }
+
+    fn log_of(directory: &tempfile::TempDir) -> String {
+        std::fs::read_to_string(directory.path().join("load.log")).unwrap()
+    }
+
+    fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+        for _ in 0..1000 {
+            if holds() {
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+        panic!("{what} did not happen within 10 s");
+    }
+
+    /// Whether a process runs; one that nobody has reaped yet does not.
+    fn runs(pid: &str) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
+    }
+
+    #[test]
+    fn it_runs_in_its_directory_with_its_environment_and_is_ended() {
+        let (command, directory) =
+            shell("trap 'echo got TERM; exit 0' TERM; pwd; echo $GREETING; echo up >&2; while :; do sleep 0.01; done");
+        eventually("the start", || log_of(&directory).contains("up"));
+        command.check().unwrap();
+        command.stop().unwrap();
+        let log = log_of(&directory);
+        let expected = format!("{}\nhello\nup\n", directory.path().canonicalize().unwrap().display());
+        // In between, the shell may say that its `sleep` was ended too.
+        assert!(log.starts_with(&expected) && log.ends_with("got TERM\n"), "{log}");
+    }
+
+    #[test]
+    fn an_early_end_is_a_failure_of_the_load_whatever_the_exit_code() {
+        for (script, how) in [
+            ("echo first; echo no such script; exit 3", "with exit code 3"),
+            ("echo done; exit 0", "with exit code 0"),
+            ("kill -SEGV $$", "by SIGSEGV"),
+        ] {
+            let (command, directory) = shell(script);
+            eventually("the end", || command.check().is_err());
+            let error = command.stop().unwrap_err();
+            assert!(matches!(error, Error::Infrastructure { stage: Stage::Load, .. }));
+            let message = error.to_string();
+            assert!(message.contains(how), "{message}");
+            assert!(message.contains(log_of(&directory).trim()), "{message}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_group_is_left_after_a_stop_or_a_drop() {
+        let stop: fn(LoadCommand) = |command| command.stop().unwrap();
+        for end in [stop, drop] {
+            let (command, directory) = shell("sleep 1000 & echo $! $$ up; wait");
+            eventually("the start", || log_of(&directory).contains("up"));
+            let log = log_of(&directory);
+            let pids: Vec<&str> = log.split_whitespace().take(2).collect();
+            assert!(pids.iter().all(|pid| runs(pid)));
+            end(command);
+            eventually("the end of the group", || !pids.iter().any(|pid| runs(pid)));
+        }
+    }
+
+    #[test]
+    fn what_an_ended_leader_left_behind_is_killed() {
+        let (command, directory) = shell("sleep 1000 & echo $! up");
+        eventually("the end of the leader", || command.check().is_err());
+        let log = log_of(&directory);
+        let pid = log.split_whitespace().next().unwrap();
+        assert!(runs(pid));
+        drop(command);
+        eventually("the end of the group", || !runs(pid));
+    }
+
+    #[test]
+    fn it_dies_with_the_thread_that_started_it() {
+        let (command, _directory) = std::thread::spawn(|| shell("exec sleep 1000")).join().unwrap();
+        eventually("the end", || command.check().is_err());
+        assert!(command.check().unwrap_err().to_string().contains("by SIGKILL"));
+    }
+
+    #[test]
+    fn only_the_commands_own_output_is_in_the_message() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("load.log");
+        std::fs::write(&log, "of an earlier run\n").unwrap();
+        let command = command(&["false".into()], directory.path(), &BTreeMap::new(), &log).unwrap();
+        eventually("the end", || command.check().is_err());
+        assert!(!command.check().unwrap_err().to_string().contains("earlier"));
+        assert_eq!(log_of(&directory), "of an earlier run\n");
+    }
+
+    #[test]
+    fn a_command_that_does_not_exist_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let argv = ["no-such-load-generator".to_owned()];
+        let error = command(&argv, directory.path(), &BTreeMap::new(), &directory.path().join("log")).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("no-such-load-generator"), "{error}");
+        assert!(command(&[], directory.path(), &BTreeMap::new(), &directory.path().join("log")).is_err());
+    }
+}

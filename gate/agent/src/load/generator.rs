@@ -1,0 +1,292 @@
+//! The thread that drives all connections.
+//!
+//! The pacer releases one permit for each request as it becomes due; the clients wait for permits in a fair queue, so that
+//! they take turns. A client that has a permit takes the oldest request that has not been sent: since requests
+//! are numbered in the order of their intended starts, the queue of due requests is a counter.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use memgate_evidence::{
+    error::{Error, InputError, Result, Stage},
+    plan::HttpLoad,
+};
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
+
+use super::{
+    Client, Failure, LoadOutcome, Progress, Schedule, Targets,
+    kind::Kind,
+    meter::Meter,
+    mix::Mix,
+    schedule::{Pace, Phase},
+    tally::Tally,
+    timer::Timer,
+};
+
+/// The highest rate that is accepted, requests per second; it is beyond what one thread can send.
+const HIGHEST_RATE: f64 = 1e6;
+
+/// File descriptors that are left for everything but the connections.
+const OTHER_FILES: u64 = 128;
+
+/// A load that is running, or waiting for its start.
+///
+/// Dropping it ends the load and closes its connections.
+#[derive(Debug)]
+pub struct LoadHandle {
+    shared: Arc<Shared>,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+/// What the clients share. Everything here is used by one thread alone but for `aborted`.
+#[derive(Debug)]
+struct Shared {
+    pace: Pace,
+    mix: Mix,
+    kinds: Vec<Kind>,
+    targets: Targets,
+    connections: u32,
+    /// One permit for each request that is due and not taken.
+    due: Semaphore,
+    /// The oldest request that is not taken.
+    next: AtomicU64,
+    tally: Mutex<Option<Tally>>,
+    aborted: Notify,
+}
+
+/// Starts the thread of the load; requests begin at `schedule.start`.
+///
+/// `seed` decides the order of the kinds of requests.
+///
+/// # Errors
+/// [`Error::Input`] for a load that cannot be sent; [`Error::Infrastructure`] when the machine does not allow that many
+/// connections, a host cannot be resolved, or the thread cannot be started.
+pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandle> {
+    check(load)?;
+    let mut targets = Targets::new();
+    let kinds = load.requests.iter().map(|request| Kind::new(request, &mut targets)).collect::<Result<Vec<_>>>()?;
+    let mix = Mix::new(seed, load.requests.iter().map(|request| request.weight)).ok_or_else(|| {
+        InputError::new("The load has no requests.", "Give at least one request a weight of 1 or more.")
+    })?;
+    check_file_limit(u64::from(load.connections).saturating_mul(targets.len() as u64))?;
+    let progress = Arc::new(Progress::default());
+    let shared = Arc::new(Shared {
+        pace: Pace::new(schedule, load.rate_per_second, Duration::from_millis(load.timeout_ms)),
+        mix,
+        kinds,
+        targets,
+        connections: load.connections,
+        due: Semaphore::new(0),
+        next: AtomicU64::new(0),
+        tally: Mutex::new(Some(Tally::new(Arc::clone(&progress))?)),
+        aborted: Notify::new(),
+    });
+    let thread = spawn(Arc::clone(&shared))?;
+    Ok(LoadHandle { shared, progress, thread: Some(thread) })
+}
+
+fn check(load: &HttpLoad) -> Result<()> {
+    let wrong = |message: String, help: &str| Err(InputError::new(message, help).into());
+    if !(load.rate_per_second > 0.0 && load.rate_per_second <= HIGHEST_RATE) {
+        let message = format!("A load of {} requests/s is impossible.", load.rate_per_second);
+        return wrong(message, "Write a rate above 0 and up to 1,000,000/s, such as `rate: 500/s`.");
+    }
+    if load.connections == 0 {
+        return wrong("A load needs at least one connection.".into(), "Write `connections: 32`.");
+    }
+    if load.timeout_ms == 0 {
+        return wrong("A timeout of 0 fails every request.".into(), "Write `timeout: 5s`.");
+    }
+    Ok(())
+}
+
+/// Finds out before the load, rather than from failing requests, that there are too few file descriptors.
+fn check_file_limit(connections: u64) -> Result<()> {
+    let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    if connections.saturating_add(OTHER_FILES) <= soft {
+        return Ok(());
+    }
+    let message = format!("{connections} connections do not fit in the limit of {soft} open files.");
+    let help =
+        format!("Raise it with `ulimit -n {}`, or use fewer connections.", connections.saturating_add(OTHER_FILES));
+    Err(Error::infrastructure(Stage::Load, message, help))
+}
+
+fn spawn(shared: Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
+    let failed = |error| {
+        let message = format!("The load generator could not be started: {error}.");
+        Error::infrastructure(Stage::Load, message, "Check the limits on processes and open files (`ulimit -a`).")
+    };
+    // With many tasks ready, tokio looks for events after 61 of them; the pacer must not wait that long.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().event_interval(16).build().map_err(failed)?;
+    std::thread::Builder::new().name("memgate-load".into()).spawn(move || drive(&runtime, &shared)).map_err(failed)
+}
+
+/// Everything that the thread does.
+fn drive(runtime: &Runtime, shared: &Arc<Shared>) -> Result<()> {
+    runtime.block_on(async {
+        let mut clients = JoinSet::new();
+        for _ in 0..shared.connections {
+            clients.spawn(serve(Arc::clone(shared)));
+        }
+        tokio::select! {
+            biased;
+            () = shared.aborted.notified() => Ok(()),
+            ended = run(shared, &mut clients) => ended,
+        }
+    })
+}
+
+/// Releases every request, then waits until each has ended: the last at the end of its timeout.
+async fn run(shared: &Shared, clients: &mut JoinSet<()>) -> Result<()> {
+    pace(shared).await.map_err(|error| {
+        let message = format!("The timer of the load generator failed: {error}.");
+        Error::infrastructure(Stage::Load, message, "Check the limit on open files (`ulimit -n`).")
+    })?;
+    while let Some(ended) = clients.join_next().await {
+        ended.map_err(|error| {
+            let message = format!("The load generator failed: {error}.");
+            Error::infrastructure(Stage::Load, message, "This is a fault of memgate; please report it.")
+        })?;
+    }
+    Ok(())
+}
+
+/// Releases requests as they become due, and at last one permit more for each client, which finds nothing left and ends.
+async fn pace(shared: &Shared) -> std::io::Result<()> {
+    let timer = Timer::new()?;
+    let mut meter = None;
+    let mut released = 0;
+    while released < shared.pace.total() {
+        timer.sleep_until(shared.pace.intended(released)).await?;
+        let now = Instant::now();
+        let due = shared.pace.due_by(now);
+        shared.release(released..due, now);
+        released = released.max(due);
+        if released > shared.pace.length(Phase::Warmup) && meter.is_none() {
+            meter = Meter::start();
+        }
+    }
+    shared.tally(|tally| tally.record_busy_share(meter.and_then(|meter| meter.share())));
+    shared.add_permits(u64::from(shared.connections));
+    Ok(())
+}
+
+/// A client: takes one request after the other until there are none left.
+async fn serve(shared: Arc<Shared>) {
+    let mut client = Client::new(shared.targets.len());
+    loop {
+        let free_since = Instant::now();
+        match shared.due.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return,
+        }
+        let index = shared.next.fetch_add(1, Ordering::Relaxed);
+        if index >= shared.pace.total() {
+            return;
+        }
+        shared.answer(&mut client, index, free_since).await;
+    }
+}
+
+impl Shared {
+    /// Lets the clients take the requests with these indices.
+    fn release(&self, requests: Range<u64>, now: Instant) {
+        self.add_permits(requests.end.saturating_sub(requests.start));
+        self.tally(|tally| {
+            for index in requests {
+                let late = now.saturating_duration_since(self.pace.intended(index));
+                tally.record_release(self.pace.phase(index), late);
+            }
+        });
+    }
+
+    fn add_permits(&self, count: u64) {
+        self.due.add_permits(usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS));
+    }
+
+    /// Sends a request, waits for the answer and counts it.
+    async fn answer(&self, client: &mut Client, index: u64, free_since: Instant) {
+        let (phase, intended, deadline) =
+            (self.pace.phase(index), self.pace.intended(index), self.pace.deadline(index));
+        let taken = Instant::now();
+        self.tally(|tally| tally.record_sending(phase, taken.saturating_duration_since(intended.max(free_since))));
+        let outcome = if taken < deadline {
+            let exchange = client.exchange(&self.kinds[self.mix.kind(index)], &self.targets);
+            tokio::time::timeout_at(deadline.into(), exchange).await.unwrap_or(Err(Failure::Timeout))
+        } else {
+            Err(Failure::NotSent)
+        };
+        let ended = Instant::now();
+        // The runtime's timer is coarser than the clock.
+        let in_time = ended <= deadline || outcome == Err(Failure::NotSent);
+        let outcome = if in_time { outcome.map(|_| ()) } else { Err(Failure::Timeout) };
+        self.tally(|tally| tally.record(phase, outcome, ended.saturating_duration_since(intended)));
+    }
+
+    fn tally(&self, count: impl FnOnce(&mut Tally)) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(count);
+    }
+}
+
+impl LoadHandle {
+    /// The counts so far.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Whether every request has ended, so that [`Self::finish`] returns at once.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Ends the load early: the service has died, or the run is interrupted.
+    ///
+    /// Every request of the two phases that has not ended counts as failed, `not sent`, even one that was not due yet.
+    pub fn abort(&self) {
+        self.shared.aborted.notify_one();
+    }
+
+    /// Waits for the end of the load, at most the request timeout or 1 s past the measuring phase, whichever is less; closes
+    /// all connections.
+    ///
+    /// For each phase, `intended = succeeded + Σ failed`.
+    ///
+    /// # Errors
+    /// [`Error::Infrastructure`] when the generator itself failed.
+    pub fn finish(mut self) -> Result<LoadOutcome> {
+        self.join()?;
+        let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tally.map(|tally| tally.finish(&self.shared.pace)).ok_or_else(panicked)
+    }
+
+    fn join(&mut self) -> Result<()> {
+        self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(panicked())))
+    }
+}
+
+impl Drop for LoadHandle {
+    fn drop(&mut self) {
+        self.abort();
+        // The outcome is not wanted any more, so neither is its error.
+        let _: Result<()> = self.join();
+    }
+}
+
+fn panicked() -> Error {
+    Error::infrastructure(Stage::Load, "The load generator panicked.", "This is a fault of memgate; please report it.")
+}

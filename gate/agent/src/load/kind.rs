@@ -1,0 +1,214 @@
+//! The kinds of requests, made ready to be sent, and the addresses they go to.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use hyper::{
+    HeaderMap, Method, Request, StatusCode, Uri,
+    body::Bytes,
+    header::{HOST, HeaderName, HeaderValue, USER_AGENT},
+    http::uri::{PathAndQuery, Scheme},
+};
+use memgate_evidence::{
+    error::{Error, InputError, Result, Stage},
+    plan,
+};
+
+/// A host and port that requests go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// As in the `Host` field: `127.0.0.1:8080`.
+    pub(crate) authority: String,
+    /// What the host's name stands for; tried in this order, never empty.
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl Target {
+    /// The host and port of an `http://` URL, and the rest of it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the URL is not one that can be requested; [`Error::Infrastructure`] when its host is unknown.
+    pub(crate) fn of(url: &str) -> Result<(Self, PathAndQuery)> {
+        let uri: Uri = url.parse().map_err(|error| bad_url(url, &error))?;
+        if uri.scheme() != Some(&Scheme::HTTP) {
+            return Err(bad_url(url, &"it does not begin with http://"));
+        }
+        let (Some(host), false) = (uri.host(), uri.authority().is_some_and(|whole| whole.as_str().contains('@')))
+        else {
+            return Err(bad_url(url, &"user names and passwords are not supported"));
+        };
+        let authority = uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let addresses = resolve(host, uri.port_u16().unwrap_or(80))?;
+        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Ok((Self { authority, addresses }, path))
+    }
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let unknown = |reason: &dyn std::fmt::Display| {
+        let message = format!("The host `{host}` of a URL cannot be resolved: {reason}.");
+        Error::infrastructure(
+            Stage::Preflight,
+            message,
+            "Use an address such as 127.0.0.1, or a name that this machine knows.",
+        )
+    };
+    let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs().map_err(|error| unknown(&error))?.collect();
+    if addresses.is_empty() { Err(unknown(&"it has no address")) } else { Ok(addresses) }
+}
+
+fn bad_url(url: &str, reason: &dyn std::fmt::Display) -> Error {
+    InputError::new(
+        format!("`{url}` cannot be requested: {reason}."),
+        "Write a URL such as http://127.0.0.1:8080/path.",
+    )
+    .into()
+}
+
+/// The distinct targets of the kinds of requests.
+pub(crate) type Targets = Vec<Target>;
+
+/// A kind of request, checked and ready to be copied and sent.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// Position in the targets.
+    pub(super) target: usize,
+    method: Method,
+    path: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+    expect: Vec<u16>,
+}
+
+impl Kind {
+    /// Checks a request of a plan; adds its target to the targets if it is a new one.
+    ///
+    /// # Errors
+    /// As [`Target::of`]; [`Error::Input`] also for a method or header field that HTTP does not allow.
+    pub(crate) fn new(request: &plan::Request, targets: &mut Targets) -> Result<Self> {
+        let (target, path) = Target::of(&request.url)?;
+        let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| {
+            InputError::new(format!("`{}` is no HTTP method.", request.method), "Use GET, POST, PUT, PATCH or DELETE.")
+        })?;
+        let headers = headers(request, &target.authority)?;
+        let index = targets.iter().position(|known| *known == target).unwrap_or_else(|| {
+            targets.push(target);
+            targets.len() - 1
+        });
+        let body = Bytes::from(request.body.clone());
+        Ok(Self { target: index, method, path: path.into(), headers, body, expect: request.expect.clone() })
+    }
+
+    /// A new request of the kind.
+    pub(super) fn request(&self) -> Request<Bytes> {
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.path.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    /// Whether the status counts as success.
+    pub(super) fn expects(&self, status: StatusCode) -> bool {
+        if self.expect.is_empty() {
+            (200..400).contains(&status.as_u16())
+        } else {
+            self.expect.contains(&status.as_u16())
+        }
+    }
+}
+
+/// The header of a request: `Host` and `User-Agent`, unless it has its own, and what it names.
+fn headers(request: &plan::Request, authority: &str) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let wrong = |name: &str, reason: &dyn std::fmt::Display| {
+        let message = format!("The header field `{name}` of {} {} is wrong: {reason}.", request.method, request.url);
+        Error::from(InputError::new(message, "Names are letters, digits and `-`; values have no line breaks."))
+    };
+    headers.insert(HOST, HeaderValue::from_str(authority).map_err(|error| wrong("Host", &error))?);
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("memgate/", env!("CARGO_PKG_VERSION"))));
+    for (name, value) in &request.headers {
+        let field = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong(name, &error))?;
+        headers.insert(field, HeaderValue::from_str(value).map_err(|error| wrong(name, &error))?);
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn get(url: &str) -> plan::Request {
+        plan::Request {
+            method: "GET".into(),
+            url: url.into(),
+            headers: BTreeMap::new(),
+            body: String::new(),
+            weight: 1,
+            expect: vec![],
+        }
+    }
+
+    #[test]
+    fn a_target_is_host_and_port() {
+        let (target, path) = Target::of("http://127.0.0.1:8080/a/b?c=d").unwrap();
+        assert_eq!(target.authority, "127.0.0.1:8080");
+        assert_eq!(target.addresses, ["127.0.0.1:8080".parse().unwrap()]);
+        assert_eq!(path.as_str(), "/a/b?c=d");
+        let (target, path) = Target::of("http://[::1]").unwrap();
+        assert_eq!((target.authority.as_str(), path.as_str()), ("[::1]", "/"));
+        assert_eq!(target.addresses, ["[::1]:80".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_cannot_be_requested_is_refused_by_name() {
+        for (url, reason) in [
+            ("https://127.0.0.1/", "http://"),
+            ("127.0.0.1:8080", "http://"),
+            ("http://u:p@127.0.0.1/", "passwords"),
+            ("http://a b/", "cannot be requested"),
+        ] {
+            let error = Target::of(url).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{url}");
+            assert!(error.to_string().contains(reason) && error.to_string().contains(url), "{error}");
+        }
+    }
+
+    #[test]
+    fn kinds_share_their_targets() {
+        let mut targets = Targets::new();
+        let kinds: Vec<Kind> = ["http://127.0.0.1:1/a", "http://127.0.0.1:2/", "http://127.0.0.1:1/b"]
+            .iter()
+            .map(|url| Kind::new(&get(url), &mut targets).unwrap())
+            .collect();
+        assert_eq!(kinds.iter().map(|kind| kind.target).collect::<Vec<_>>(), [0, 1, 0]);
+        assert_eq!(targets.len(), 2);
+    }
+
+    #[test]
+    fn a_request_carries_its_own_fields_over_the_default_ones() {
+        let mut plan = get("http://127.0.0.1:1/a");
+        plan.headers = BTreeMap::from([("X-Tenant".into(), "7".into()), ("host".into(), "other".into())]);
+        let request = Kind::new(&plan, &mut Targets::new()).unwrap().request();
+        assert_eq!(request.headers()["host"], "other");
+        assert_eq!(request.headers()["x-tenant"], "7");
+        assert_eq!(request.uri(), "/a");
+        plan.headers = BTreeMap::from([("X Tenant".into(), "7".into())]);
+        assert!(Kind::new(&plan, &mut Targets::new()).unwrap_err().to_string().contains("X Tenant"));
+        plan.headers = BTreeMap::from([("X".into(), "a\nb".into())]);
+        assert_eq!(Kind::new(&plan, &mut Targets::new()).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn success_is_what_was_expected() {
+        let mut plan = get("http://127.0.0.1:1/");
+        let kind = Kind::new(&plan, &mut Targets::new()).unwrap();
+        assert!(kind.expects(StatusCode::OK) && kind.expects(StatusCode::FOUND));
+        assert!(!kind.expects(StatusCode::BAD_REQUEST) && !kind.expects(StatusCode::SWITCHING_PROTOCOLS));
+        plan.expect = vec![404];
+        let kind = Kind::new(&plan, &mut Targets::new()).unwrap();
+        assert!(kind.expects(StatusCode::NOT_FOUND) && !kind.expects(StatusCode::OK));
+    }
+}

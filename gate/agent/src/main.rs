@@ -1,0 +1,7 @@
+//! What runs in a guest: its first process and, started by that, the agent.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    memgate_agent::guest::main()
+}

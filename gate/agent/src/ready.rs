@@ -1,0 +1,171 @@
+//! Whether the service is ready, and before that, whether its port is free.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use hyper::StatusCode;
+use memgate_evidence::{
+    error::{Error, Result, Stage},
+    plan::{Ready, Request},
+};
+
+use super::load::{Client, Failure, Kind, Target, Targets};
+
+/// How long to wait between two attempts.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long an attempt may take before a new connection is tried.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// How long to try to reach somebody at a port that should be free.
+const CONNECT: Duration = Duration::from_millis(500);
+
+/// Waits until the service answers with a status below 400; gives the time that it took.
+///
+/// # Errors
+/// [`Error::Infrastructure`] with the last answer when time runs out; [`Error::Input`] for a URL that cannot be requested.
+pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
+    let start = Instant::now();
+    let timeout = Duration::from_millis(ready.timeout_ms);
+    let mut targets = Targets::new();
+    let kind = Kind::new(&health_request(&ready.http), &mut targets)?;
+    let mut last = None;
+    loop {
+        let left = timeout.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Err(not_ready(ready, last.unwrap_or(Failure::Timeout)));
+        }
+        match tokio::time::timeout(left.min(ATTEMPT), probe(&kind, &targets)).await {
+            Ok(Ok(_)) => return Ok(start.elapsed()),
+            Ok(Err(failure)) => last = Some(failure),
+            Err(_) => last = Some(Failure::Timeout),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// A request on a new connection: what an earlier one stumbled over must not stand in its way.
+async fn probe(kind: &Kind, targets: &[Target]) -> Result<StatusCode, Failure> {
+    Client::new(targets.len()).exchange(kind, targets).await
+}
+
+fn health_request(url: &str) -> Request {
+    Request {
+        method: "GET".into(),
+        url: url.into(),
+        headers: BTreeMap::new(),
+        body: String::new(),
+        weight: 1,
+        expect: (100..400).collect(),
+    }
+}
+
+fn not_ready(ready: &Ready, last: Failure) -> Error {
+    let how = match last {
+        Failure::Status(status) => format!("answered {}", status.as_u16()),
+        Failure::Timeout => "did not answer".into(),
+        other => format!("gave `{other}`"),
+    };
+    let seconds = Duration::from_millis(ready.timeout_ms).as_secs_f64();
+    let message = format!("The service was not ready in time: at last {} {how}; it had {seconds} s.", ready.http);
+    Error::infrastructure(Stage::Launch, message, "Look at the service's log, or raise `ready.timeout`.")
+}
+
+/// Makes sure that nobody listens where the URL points, so that the service measured is the one that was launched.
+///
+/// # Errors
+/// [`Error::Infrastructure`] naming the address that is taken, or that the port may not be bound; [`Error::Input`] for a URL
+/// that cannot be requested.
+pub fn port_is_free(url: &str) -> Result<()> {
+    let (target, _) = Target::of(url)?;
+    target.addresses.iter().try_for_each(address_is_free)
+}
+
+fn address_is_free(address: &SocketAddr) -> Result<()> {
+    if TcpStream::connect_timeout(address, CONNECT).is_ok() {
+        return Err(taken(address));
+    }
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(taken(address)),
+        // Whether the service may use a port or an address is for the service to find out; here, nobody answers.
+        _ => Ok(()),
+    }
+}
+
+fn taken(address: &SocketAddr) -> Error {
+    let message = format!("Another process listens at {address}; memgate would measure the wrong one.");
+    let help =
+        format!("End it (`ss -ltnp 'sport = :{}'` names it), or let the service listen elsewhere.", address.port());
+    Error::infrastructure(Stage::Launch, message, help)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::load::testserver::{Server, ok, status};
+
+    fn wait(url: String, timeout_ms: u64) -> Result<Duration> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(wait_ready(&Ready { http: url, timeout_ms }))
+    }
+
+    /// A URL at whose port nobody listens.
+    fn nobody() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}/", listener.local_addr().unwrap())
+    }
+
+    #[test]
+    fn a_service_is_ready_when_its_status_is_below_400() {
+        let answers = AtomicU32::new(0);
+        let server = Server::start(move |_, stream| {
+            if answers.fetch_add(1, Ordering::Relaxed) < 3 { status(stream, 503) } else { status(stream, 302) }
+        });
+        wait(server.url("/healthz"), 60_000).unwrap();
+        assert_eq!(server.seen().len(), 4);
+        assert!(server.seen()[0].head.starts_with("GET /healthz HTTP/1.1\r\n"));
+    }
+
+    #[test]
+    fn the_last_answer_is_in_the_message_when_time_runs_out() {
+        let server = Server::start(|_, stream| status(stream, 503));
+        let error = wait(server.url("/healthz"), 300).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("/healthz answered 503; it had 0.3 s"), "{error}");
+        let error = wait(nobody(), 300).unwrap_err();
+        assert!(error.to_string().contains("gave `connection refused`"), "{error}");
+    }
+
+    #[test]
+    fn a_service_that_does_not_answer_is_not_ready() {
+        let server = Server::start(|_, _| {
+            std::thread::sleep(Duration::from_secs(2));
+            Ok(false)
+        });
+        let error = wait(server.url("/"), 200).unwrap_err();
+        assert!(error.to_string().contains("did not answer"), "{error}");
+    }
+
+    #[test]
+    fn a_port_is_free_when_nobody_listens() {
+        port_is_free(&nobody()).unwrap();
+        let server = Server::start(|_, stream| ok(stream));
+        let error = port_is_free(&server.url("/")).unwrap_err();
+        assert!(error.to_string().contains(&server.url("")["http://".len()..]), "{error}");
+        assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_listener_on_every_address_takes_the_port() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(port_is_free(&format!("http://127.0.0.1:{port}/")).is_err());
+        assert!(port_is_free(&format!("http://localhost:{port}/")).is_err());
+    }
+}

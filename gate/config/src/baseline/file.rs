@@ -1,0 +1,142 @@
+//! A baseline file as it is written. The doc comments are what editors show.
+
+use std::collections::BTreeMap;
+
+use memgate_evidence::platform::{Platform, Runner};
+use memgate_verdict::{metric::Metric, quoted, units};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+
+use crate::{
+    Name, Size,
+    yaml::{Kind, Problem, Scalar, Version, Whole},
+};
+
+/// What a service is allowed on one platform.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "memgate baseline")]
+pub(super) struct File {
+    /// Version of this format: 1.
+    #[expect(dead_code, reason = "that it deserializes is the check")]
+    pub(super) version: Scalar<Version>,
+    /// The name of the baseline, which is this file's name.
+    pub(super) service: Scalar<Name>,
+    /// The platform, whose folder this file is in.
+    pub(super) platform: Platform,
+    /// Where the baseline was recorded.
+    pub(super) environment: Environment,
+    /// What is asked of each metric.
+    #[schemars(schema_with = "by_metric")]
+    pub(super) metrics: BTreeMap<Metric, Expectation>,
+}
+
+/// Where a baseline was recorded. A run in an environment that differs in `go`, `page_size` or `runner` is not compared.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Environment {
+    /// Go version: `go1.27.3`.
+    pub(super) go: Scalar<Word>,
+    /// Kernel release.
+    pub(super) kernel: Scalar<Word>,
+    /// Page size.
+    pub(super) page_size: Scalar<Size<1>>,
+    /// Transparent huge pages: `always`, `madvise`, `never` or `unknown`.
+    pub(super) thp: Scalar<Word>,
+    /// CPU model.
+    pub(super) cpu: Scalar<Word>,
+    /// CPUs that the service could use.
+    pub(super) cpus: Whole<1, 100_000>,
+    /// `native` or `qemu`.
+    pub(super) runner: Runner,
+    /// The day of the recording: `2026-11-23`.
+    pub(super) recorded: Scalar<Day>,
+    /// How many fresh processes it rests on.
+    pub(super) runs: Whole<1, 10_000>,
+}
+
+/// What is asked of one metric: a `limit`, a `baseline`, or both.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expectation {
+    /// Absolute limit.
+    pub(super) limit: Option<Scalar<Quantity>>,
+    /// The recorded figure: the mean of the recorded runs.
+    pub(super) baseline: Option<Scalar<Quantity>>,
+    /// The recorded figure's own noise: the standard deviation between the recorded runs.
+    pub(super) noise: Option<Scalar<Quantity>>,
+    /// Relative tolerance: 5% of the baseline, say.
+    pub(super) tolerance: Option<Scalar<Quantity>>,
+    /// Absolute floor: differences up to this are of no interest.
+    pub(super) floor: Option<Scalar<Quantity>>,
+    /// Reported, never failed; false by default.
+    #[serde(default)]
+    pub(super) advisory: bool,
+}
+
+/// A text that is not empty.
+#[derive(Debug)]
+pub(super) struct Word;
+
+impl Kind for Word {
+    type Value = String;
+    const EXPECTED: &'static str = "a text that is not empty";
+
+    fn read(text: &str) -> Result<String, Problem> {
+        if !text.trim().is_empty() {
+            return Ok(text.to_owned());
+        }
+        Err(Problem::new("is empty", "expected a text", "write `unknown` where it is not known"))
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number"] })
+    }
+}
+
+/// A day.
+#[derive(Debug)]
+pub(super) struct Day;
+
+impl Kind for Day {
+    type Value = String;
+    const EXPECTED: &'static str = "a day such as 2026-11-23";
+    const PATTERN: Option<&'static str> = Some("^[0-9]{4}-[0-9]{2}-[0-9]{2}$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        if text.len() == "2026-11-23".len() && text.parse::<jiff::civil::Date>().is_ok() {
+            return Ok(text.to_owned());
+        }
+        let what = format!("`{}` is not {}", quoted::shorten(text), Self::EXPECTED);
+        Err(Problem::new(what, "expected a day", format!("write {}", Self::EXPECTED)))
+    }
+}
+
+/// A quantity, whose unit depends on the metric, so that it is read later.
+#[derive(Debug)]
+pub(super) struct Quantity;
+
+impl Kind for Quantity {
+    type Value = String;
+    const EXPECTED: &'static str = "a quantity with its unit";
+
+    fn read(text: &str) -> Result<String, Problem> {
+        Ok(text.to_owned())
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number"] })
+    }
+}
+
+/// A map with an optional key for each metric.
+fn by_metric(generator: &mut SchemaGenerator) -> Schema {
+    let mut properties = serde_json::Map::new();
+    for metric in Metric::ALL {
+        let mut expectation = generator.subschema_for::<Expectation>();
+        let description = format!("Each figure is {}.", units::expected(metric.unit()));
+        expectation.insert("description".to_owned(), description.into());
+        properties.insert(metric.name().to_owned(), expectation.into());
+    }
+    json_schema!({ "type": "object", "properties": properties, "additionalProperties": false, "minProperties": 1 })
+}

@@ -1,0 +1,148 @@
+//! Reading and validating a baseline file.
+
+use std::path::Path;
+
+use memgate_evidence::{
+    error::{Error, InputError, Result},
+    platform::Platform,
+};
+use memgate_verdict::baseline::{Baseline, BaselineEnvironment, Expectation};
+use memgate_verdict::{
+    metric::{Metric, Unit},
+    quoted, units,
+};
+
+use super::file;
+use crate::{
+    Name,
+    yaml::{Place, Problem, Scalar, Source},
+};
+
+/// Reads the baseline of a service on a platform, `DIRECTORY/linux-amd64/SERVICE.yaml`; `None` when there is no such file.
+///
+/// # Errors
+/// `service` is no name of a baseline, or the file cannot be read or is wrong; the error has the place.
+pub fn load(directory: &Path, platform: Platform, service: &str) -> Result<Option<Baseline>> {
+    if !Name::is_valid(service) {
+        // It may come from recorded evidence, and must not lead out of the directory.
+        let message = format!("`{}` cannot be the name of a baseline", quoted::shorten(service));
+        return Err(InputError::new(message, "names have a-z, 0-9 and - only, such as `uaa` or `order-service`").into());
+    }
+    let path = directory.join(platform.folder()).join(format!("{service}.yaml"));
+    match Source::read(&path)? {
+        Some(source) => Ok(Some(from_source(&source, platform, service)?)),
+        None => Ok(None),
+    }
+}
+
+/// Validates the text of a baseline file for a service on a platform. `path` names it in errors; it is not read.
+///
+/// # Errors
+/// The text is wrong; the error has the place.
+pub fn parse(path: &Path, text: &str, platform: Platform, service: &str) -> Result<Baseline> {
+    from_source(&Source::new(path.display().to_string(), text), platform, service)
+}
+
+/// The JSON schema of baseline files, for editors. It knows the keys, not the unit of each figure.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(file::File).to_value()
+}
+
+fn from_source(source: &Source, platform: Platform, service: &str) -> Result<Baseline> {
+    let file: file::File = source.parse()?;
+    belongs(source, "service", &file.service.0, service)?;
+    belongs(source, "platform", file.platform.name(), platform.name())?;
+    let place = Place::root().key("metrics");
+    if file.metrics.is_empty() {
+        let help = "add a metric: `gc_pause_p99: { limit: 50ms }`";
+        return Err(source.error(&place.at_key(), Problem::new("there are no metrics", "at least one metric", help)));
+    }
+    let metrics = file.metrics.into_iter().map(|(metric, expectation)| {
+        Ok((metric, Reader { source, metric, place: place.key(metric.name()) }.expectation(&expectation)?))
+    });
+    Ok(Baseline {
+        service: file.service.0,
+        platform: file.platform,
+        metrics: metrics.collect::<Result<_, Error>>()?,
+        environment: BaselineEnvironment {
+            go: file.environment.go.0,
+            kernel: file.environment.kernel.0,
+            page_size: file.environment.page_size.0,
+            thp: file.environment.thp.0,
+            cpu: file.environment.cpu.0,
+            cpus: file.environment.cpus.as_u32(),
+            runner: file.environment.runner,
+            recorded: file.environment.recorded.0,
+            runs: file.environment.runs.as_u32(),
+        },
+    })
+}
+
+/// A file that was copied to another place without a new recording would judge one service by the figures of another.
+fn belongs(source: &Source, key: &str, found: &str, expected: &str) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let what = format!("this is the baseline of {found}, but the file's place is that of {expected}");
+    let help = "move the file to its place, or record a baseline for this one: `memgate baseline record`";
+    Err(source.error(&Place::root().key(key), Problem::new(what, format!("expected {expected}"), help)))
+}
+
+/// Reads the expectation of one metric.
+struct Reader<'a> {
+    source: &'a Source,
+    metric: Metric,
+    place: Place,
+}
+
+impl Reader<'_> {
+    fn expectation(&self, file: &file::Expectation) -> Result<Expectation> {
+        if file.limit.is_none() && file.baseline.is_none() {
+            let help = "write an absolute `limit`, or a recorded `baseline` with its `tolerance`";
+            let problem = Problem::new("has neither `limit` nor `baseline`", "needs one of the two", help);
+            return Err(self.source.error(&self.place.clone().at_key(), problem));
+        }
+        let comparison = [("noise", &file.noise), ("tolerance", &file.tolerance), ("floor", &file.floor)];
+        if file.baseline.is_none()
+            && let Some((key, _)) = comparison.iter().find(|(_, value)| value.is_some())
+        {
+            let what = format!("`{key}` has no meaning without `baseline`");
+            let help = format!("add the recorded `baseline`, or remove `{key}`");
+            let place = self.place.key(*key).at_key();
+            return Err(self.source.error(&place, Problem::new(what, "there is no `baseline`", help)));
+        }
+        let unit = self.metric.unit();
+        Ok(Expectation {
+            limit: self.size("limit", file.limit.as_ref(), unit)?,
+            baseline: self.quantity("baseline", file.baseline.as_ref(), unit)?,
+            noise: self.size("noise", file.noise.as_ref(), unit)?,
+            tolerance: self.size("tolerance", file.tolerance.as_ref(), Unit::Ratio)?,
+            floor: self.size("floor", file.floor.as_ref(), unit)?,
+            advisory: file.advisory,
+        })
+    }
+
+    /// A quantity that has a sign where its unit has one: what a growth was.
+    fn quantity(&self, key: &str, text: Option<&Scalar<file::Quantity>>, unit: Unit) -> Result<Option<f64>> {
+        let Some(Scalar(text)) = text else { return Ok(None) };
+        units::parse(text, unit).map(Some).map_err(|what| self.wrong(key, what, unit))
+    }
+
+    /// A quantity that has no sign whatever its unit: what a growth may be.
+    fn size(&self, key: &str, text: Option<&Scalar<file::Quantity>>, unit: Unit) -> Result<Option<f64>> {
+        match self.quantity(key, text, unit)? {
+            Some(value) if value < 0.0 => {
+                let what = format!("a negative `{key}`, which nothing could meet; expected {}", units::expected(unit));
+                Err(self.wrong(key, what, unit))
+            }
+            value => Ok(value),
+        }
+    }
+
+    fn wrong(&self, key: &str, what: String, unit: Unit) -> Error {
+        let expected = units::expected(unit);
+        let noun = expected.split(" such as").next().unwrap_or(expected);
+        let problem = Problem::new(what, format!("expected {noun}"), format!("write {expected}"));
+        self.source.error(&self.place.key(key), problem)
+    }
+}

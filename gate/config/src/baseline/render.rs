@@ -1,0 +1,154 @@
+//! The text of a newly recorded baseline file.
+
+use std::{fmt::Write as _, path::Path};
+
+use memgate_evidence::{
+    error::{InputError, Result},
+    platform::Runner,
+};
+use memgate_verdict::{
+    metric::{Metric, Quantity, Unit},
+    summarise::Summary,
+    units::{format, format_exact},
+};
+use statrs::statistics::Statistics as _;
+
+use super::load;
+use crate::yaml::is_printable;
+
+const HEAD: &str = "\
+# What the service is allowed on this platform. Every run of memgate is held against it: review changes like code.
+#   limit      absolute; holds whatever was recorded
+#   baseline   mean of the recorded runs; noise is the standard deviation between them
+#   tolerance  relative and floor absolute: how far from the baseline a run may be
+#   advisory   reported, never failed
+";
+
+const TAIL: &str = "\
+# Where it was recorded. Runs with another Go minor version, page size or runner are not compared with it.
+# It stands last, so that a file that was cut off is noticed.
+";
+
+/// Makes the text of a baseline file from the runs of a summary, to be written to
+/// `baselines/<platform>/<summary.baseline>.yaml`. `recorded` is the day, `2026-11-23`.
+///
+/// Figures are means of the runs' estimates and are written with seven significant digits. A metric that any run went
+/// without has no baseline, only its limit, and a comment that says why.
+///
+/// # Errors
+/// There is no run, or something in the summary or the day cannot stand in a baseline file.
+pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
+    if summary.runs.is_empty() {
+        let message = format!("no run of {} on {}: there is nothing to record", summary.service, summary.platform);
+        return Err(InputError::new(message, "record at least one run").into());
+    }
+    let mut text =
+        format!("{HEAD}version: 1\nservice: {}\nplatform: {}\nmetrics:\n", quoted(&summary.baseline), summary.platform);
+    for metric in Metric::ALL {
+        text.push_str(&metric_line(summary, metric));
+    }
+    let environment = &summary.environment;
+    // Infallible: it writes to a string.
+    let _ = writeln!(
+        text,
+        "{TAIL}environment: {{ go: {}, kernel: {}, page_size: {}, thp: {}, cpu: {}, cpus: {}, runner: {}, recorded: {}, runs: {} }}",
+        quoted(&environment.go),
+        quoted(&environment.kernel),
+        page_size(environment.page_size),
+        quoted(&environment.thp),
+        quoted(&environment.cpu),
+        environment.cpus,
+        quoted(environment.runner.name()),
+        quoted(recorded),
+        summary.runs.len(),
+    );
+    // What memgate could not read again must not be written.
+    load::parse(Path::new("the recorded baseline"), &text, summary.platform, &summary.baseline)?;
+    Ok(text)
+}
+
+const ADVISORY: &str = "advisory: true";
+
+/// The line of a metric; a comment where it has neither figure nor limit; nothing where it is not recorded at all. Times that were
+/// emulated are advisory.
+fn metric_line(summary: &Summary, metric: Metric) -> String {
+    let unit = metric.unit();
+    let mut fields = Vec::new();
+    if let Some(limit) = metric.default_limit() {
+        fields.push(format!("limit: {}", format_exact(limit, unit)));
+    }
+    let comparison = metric.comparison();
+    if fields.is_empty() && comparison.is_none() {
+        return String::new();
+    }
+    let comment = match (figures(summary, metric), comparison) {
+        (Err(reason), _) => format!("no figure: {}", one_line(&reason)),
+        (Ok(figures), None) => format!("measured {}", format(figures.iter().mean(), unit)),
+        (Ok(figures), Some(comparison)) => {
+            fields.push(format!("baseline: {}", format_exact(figures.iter().mean(), unit)));
+            if figures.len() > 1 {
+                fields.push(format!("noise: {}", format_exact(figures.iter().std_dev(), unit)));
+            }
+            fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
+            fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
+            if comparison.advisory {
+                fields.push(ADVISORY.to_owned());
+            }
+            String::new()
+        }
+    };
+    let is_emulated_time = metric.quantity() == Quantity::Time && summary.environment.runner == Runner::Qemu;
+    if is_emulated_time && !fields.is_empty() && fields.last().is_none_or(|field| field != ADVISORY) {
+        fields.push(ADVISORY.to_owned());
+    }
+    match (fields.is_empty(), comment.is_empty()) {
+        (true, _) => format!("  # {metric}: {comment}\n"),
+        (false, true) => format!("  {metric}: {{ {} }}\n", fields.join(", ")),
+        (false, false) => format!("  {metric}: {{ {} }} # {comment}\n", fields.join(", ")),
+    }
+}
+
+/// The estimates of all runs, or why one of them cannot be used.
+fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, String> {
+    let figure = |run: &memgate_verdict::summarise::RunSummary| match run.metrics.get(&metric) {
+        None => Err(format!("run {}: not measured", run.run)),
+        Some(Err(unavailable)) => Err(format!("run {}: {}", run.run, unavailable.reason)),
+        Some(Ok(estimate)) if !estimate.measured.is_finite() => Err(format!("run {}: not a number", run.run)),
+        Some(Ok(estimate)) if estimate.measured < 0.0 && metric.unit() != Unit::BytesPerMinute => {
+            Err(format!("run {}: negative", run.run))
+        }
+        Some(Ok(estimate)) => Ok(estimate.measured),
+    };
+    summary.runs.iter().map(figure).collect()
+}
+
+/// A page size, in KiB as people know it.
+fn page_size(bytes: u64) -> String {
+    if bytes.is_multiple_of(1024) { format!("{}KiB", bytes / 1024) } else { format!("{bytes}B") }
+}
+
+/// A double-quoted YAML string, YAML 1.2 section 5.7. NUL characters are dropped: no file of the kernel that names a CPU or
+/// a kernel means them.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars().filter(|character| *character != '\0') {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            ' '..='~' => quoted.push(character),
+            _ if is_printable(character) && !character.is_control() && !is_break(character) => quoted.push(character),
+            _ => quoted.push_str(&format!("\\U{:08X}", u32::from(character))),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// What some YAML parser takes for a line break or a byte order mark.
+const fn is_break(character: char) -> bool {
+    matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}')
+}
+
+/// A text that can stand in a comment.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if is_printable(c) && !c.is_control() && !is_break(c) { c } else { ' ' }).collect()
+}

@@ -1,0 +1,300 @@
+use std::{collections::BTreeMap, path::Path};
+
+use memgate_evidence::{
+    Environment,
+    error::Error,
+    platform::{Platform, Runner},
+    tier::Tier,
+};
+use memgate_verdict::{
+    baseline::{Baseline, Expectation},
+    metric::Metric,
+    summarise::{Estimate, RunSummary, Summary, Unavailable},
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("testdata/uaa.yaml");
+
+fn read(text: &str) -> memgate_evidence::error::Result<Baseline> {
+    parse(Path::new("baselines/linux-amd64/uaa.yaml"), text, Platform::LinuxAmd64, "uaa")
+}
+
+fn render_error(error: &Error) -> String {
+    assert_eq!(error.exit_code(), 2);
+    let mut text = String::new();
+    let theme = miette::GraphicalTheme::unicode_nocolor();
+    miette::GraphicalReportHandler::new_themed(theme).with_width(110).render_report(&mut text, error).unwrap();
+    text
+}
+
+fn refusal(text: &str) -> String {
+    render_error(&read(text).unwrap_err())
+}
+
+/// The example with one text in it replaced.
+fn changed(from: &str, to: &str) -> String {
+    assert!(EXAMPLE.contains(from), "{from}");
+    EXAMPLE.replacen(from, to, 1)
+}
+
+#[test]
+fn the_example_is_read() {
+    insta::assert_debug_snapshot!(read(EXAMPLE).unwrap());
+}
+
+macro_rules! refused {
+    ($($name:ident: $text:expr;)+) => {
+        $(#[test] fn $name() { insta::assert_snapshot!(stringify!($name), refusal(&$text)); })+
+    };
+}
+
+refused! {
+    of_another_platform: changed("platform: linux/amd64", "platform: linux/arm64");
+    of_another_service: changed("service: uaa", "service: order");
+    unknown_metric: changed("gc_pause_p99:", "gc_pause_p95:");
+    unknown_key: changed("tolerance: 2%", "tolerence: 2%");
+    no_unit: changed("limit: 50ms", "limit: 50");
+    wrong_unit: changed("baseline: 18.41kB", "baseline: 18.41ms");
+    ambiguous_tolerance: changed("tolerance: 2%", "tolerance: 2");
+    negative_noise: changed("noise: 30B", "noise: -30B");
+    negative_floor_of_a_growth: changed("floor: 2MB/min", "floor: -2MB/min");
+    duplicate_metric: changed("gc_pause_p99: { limit: 50ms }", "gc_pause_p99: { limit: 50ms }\n  gc_pause_p99: { limit: 90ms }");
+    duplicate_limit: changed("limit: 50ms", "limit: 50ms, limit: 90ms");
+    neither_limit_nor_baseline: changed("limit: 50ms", "advisory: true");
+    tolerance_without_baseline: changed("limit: 50ms", "limit: 50ms, tolerance: 5%");
+    no_metrics: EXAMPLE.split("metrics:").next().unwrap().to_owned() + "metrics: {}\n";
+    no_environment: EXAMPLE.lines().filter(|line| !line.starts_with("environment")).collect::<Vec<_>>().join("\n");
+    no_day: changed("recorded: 2026-11-23", "recorded: 2026-11-31");
+    no_page_size: changed("page_size: 4KiB", "page_size: 0B");
+    unknown_runner: changed("runner: native", "runner: docker");
+    unknown_version: changed("version: 1", "version: 2");
+    wrong_type: changed("{ limit: 50ms }", "50ms");
+    wrong_type_of_a_limit: changed("limit: 50ms", "limit: [50ms]");
+    empty: "";
+}
+
+#[test]
+fn a_growth_may_have_been_negative() {
+    let baseline = read(EXAMPLE).unwrap();
+    assert_eq!(baseline.metrics[&Metric::RssGrowth].baseline, Some(-120e3));
+}
+
+#[test]
+fn files_are_found_by_platform_and_name() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(load(directory.path(), Platform::LinuxAmd64, "uaa").unwrap(), None);
+    std::fs::create_dir(directory.path().join("linux-amd64")).unwrap();
+    assert_eq!(load(directory.path(), Platform::LinuxAmd64, "uaa").unwrap(), None);
+    std::fs::write(directory.path().join("linux-amd64/uaa.yaml"), EXAMPLE).unwrap();
+    assert_eq!(load(directory.path(), Platform::LinuxAmd64, "uaa").unwrap(), Some(read(EXAMPLE).unwrap()));
+    std::fs::create_dir(directory.path().join("linux-arm64")).unwrap();
+    std::fs::write(directory.path().join("linux-arm64/uaa.yaml"), EXAMPLE).unwrap();
+    let message = load(directory.path(), Platform::LinuxArm64, "uaa").unwrap_err().to_string();
+    assert!(message.contains("baseline of linux/amd64, but the file's place is that of linux/arm64"), "{message}");
+    std::fs::create_dir(directory.path().join("linux-amd64/order.yaml")).unwrap();
+    assert!(load(directory.path(), Platform::LinuxAmd64, "order").unwrap_err().to_string().ends_with("is a directory"));
+    for name in ["../linux-amd64/uaa", "", ".", "a/b", "UAA", "a\0"] {
+        let message = load(directory.path(), Platform::LinuxAmd64, name).unwrap_err().to_string();
+        assert!(message.ends_with("cannot be the name of a baseline"), "{message}");
+    }
+}
+
+fn estimate(measured: f64) -> Estimate {
+    Estimate { measured, low: measured, high: measured, n: 10, remark: String::new() }
+}
+
+/// A summary of runs with the same figure for every metric, scaled by run.
+fn summary(runs: &[f64]) -> Summary {
+    let metrics = |figure: f64| Metric::ALL.into_iter().map(|metric| (metric, Ok(estimate(figure)))).collect();
+    Summary {
+        service: "uaa".to_owned(),
+        platform: Platform::LinuxLoong64,
+        baseline: "uaa-login".to_owned(),
+        environment: Environment {
+            go: "go1.27.3".to_owned(),
+            kernel: "6.18.44-\"x\"\\\n# 龙芯\u{2028}\u{fffe}".to_owned(),
+            page_size: 16384,
+            thp: "madvise".to_owned(),
+            cpu: "Loongson-3C5000: 4 # cores".to_owned(),
+            cpus: 2,
+            runner: Runner::Qemu,
+            memgate: "0.1.0".to_owned(),
+        },
+        runs: runs
+            .iter()
+            .zip(1..)
+            .map(|(figure, run)| RunSummary { run, metrics: metrics(*figure), sites: BTreeMap::new() })
+            .collect(),
+        pooled: metrics(0.0),
+        sites: BTreeMap::new(),
+        tier: Tier::T2,
+        signals: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn read_back(summary: &Summary) -> Baseline {
+    let text = render(summary, "2026-11-23").unwrap();
+    parse(Path::new("x.yaml"), &text, summary.platform, &summary.baseline).unwrap()
+}
+
+fn set(summary: &mut Summary, metric: Metric, figures: &[f64]) {
+    for (run, figure) in summary.runs.iter_mut().zip(figures) {
+        run.metrics.insert(metric, Ok(estimate(*figure)));
+    }
+}
+
+/// Three runs of a service as they may be.
+fn recorded() -> Summary {
+    let mut summary = summary(&[0.0, 0.0, 0.0]);
+    for (metric, figures) in [
+        (Metric::GcPauseP99, [1.24e6, 1.31e6, 1.19e6]),
+        (Metric::GcPauseP90, [301_233.0, 333_210.0, 298_112.0]),
+        (Metric::GcStwFraction, [0.000_81, 0.000_79, 0.000_83]),
+        (Metric::GcCycles, [180.0, 181.0, 182.0]),
+        (Metric::HeapAllocRate, [9.2e6, 9.21e6, 9.19e6]),
+        (Metric::AllocBytesPerRequest, [18_412.2, 18_431.9, 18_398.4]),
+        (Metric::AllocsPerRequest, [61.2, 61.3, 61.25]),
+        (Metric::HeapLiveGrowth, [12_000.0, -3000.0, 0.0]),
+        (Metric::GoroutinesMax, [48.0, 48.0, 48.0]),
+        (Metric::RssPeak, [61_865_984.0, 63_111_168.0, 62_914_560.0]),
+        (Metric::RssGrowth, [-120_400.0, 80_300.0, -400_000.0]),
+        (Metric::OffheapPeak, [4_194_304.0, 4_194_304.0, 4_194_304.0]),
+        (Metric::PageFaultsPerRequest, [0.41, 0.39, 0.42]),
+        (Metric::RequestLatencyP99, [2.1e6, 2.4e6, 1.9e6]),
+    ] {
+        set(&mut summary, metric, &figures);
+    }
+    for metric in [Metric::OffheapGrowth, Metric::OomKills] {
+        let unavailable = Unavailable { reason: "there is no\nmemory controller".to_owned() };
+        summary.runs[1].metrics.insert(metric, Err(unavailable));
+    }
+    summary
+}
+
+#[test]
+fn a_recorded_baseline_reads_well() {
+    insta::assert_snapshot!(render(&recorded(), "2026-11-23").unwrap());
+    insta::assert_debug_snapshot!("recorded_read_back", read_back(&recorded()));
+}
+
+#[test]
+fn one_run_has_no_noise() {
+    let baseline = read_back(&summary(&[12.5]));
+    assert_eq!(baseline.environment.runs, 1);
+    assert!(baseline.metrics.values().all(|expectation| expectation.noise.is_none()));
+    assert_eq!(baseline.metrics[&Metric::AllocsPerRequest].baseline, Some(12.5));
+}
+
+#[test]
+fn what_any_run_went_without_has_no_baseline() {
+    let baseline = read_back(&recorded());
+    assert_eq!(baseline.metrics.get(&Metric::OffheapGrowth), None);
+    assert_eq!(baseline.metrics[&Metric::OomKills], Expectation { limit: Some(0.0), ..Expectation::default() });
+    for bad in [f64::NAN, f64::INFINITY, -1.0] {
+        let mut summary = recorded();
+        set(&mut summary, Metric::RssPeak, &[1.0, bad, 2.0]);
+        assert_eq!(read_back(&summary).metrics.get(&Metric::RssPeak), None);
+    }
+}
+
+#[test]
+fn every_metric_is_recorded_but_the_longest_pause_and_those_whose_spread_is_not_known() {
+    let baseline = read_back(&summary(&[1.0, 2.0]));
+    let missing: Vec<Metric> =
+        Metric::ALL.into_iter().filter(|metric| !baseline.metrics.contains_key(metric)).collect();
+    let expected = [
+        Metric::GcPauseMax,
+        Metric::GcPauseHiddenTailP99,
+        Metric::GcMarkP99,
+        Metric::GcCpuFraction,
+        Metric::SpanRefillMissRate,
+        Metric::MmapLatencyP99,
+    ];
+    assert_eq!(missing, expected);
+    for (metric, expectation) in &baseline.metrics {
+        assert_eq!(expectation.limit, metric.default_limit(), "{metric}");
+        // Recorded in a guest, whose times say little.
+        let advisory = [Metric::GcPauseP99, Metric::GcPauseP90, Metric::GcStwFraction, Metric::RequestLatencyP99];
+        assert_eq!(expectation.advisory, advisory.contains(metric), "{metric}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_again_is_not_rendered() {
+    assert!(render(&summary(&[]), "2026-11-23").is_err());
+    assert!(render(&summary(&[1.0]), "yesterday").is_err());
+    let mut summary = summary(&[1.0]);
+    summary.baseline = "../uaa".to_owned();
+    assert!(render(&summary, "2026-11-23").is_err());
+}
+
+/// A baseline that was cut off would gate less than it says. Only the last line break is not missed.
+#[test]
+fn a_recorded_baseline_that_was_cut_off_is_refused() {
+    let summary = recorded();
+    let text = render(&summary, "2026-11-23").unwrap();
+    for length in (0..text.len() - 1).filter(|length| text.is_char_boundary(*length)) {
+        let read = parse(Path::new("x.yaml"), &text[..length], summary.platform, &summary.baseline);
+        assert!(read.is_err(), "cut off after {:?}", &text[..length]);
+    }
+}
+
+#[test]
+fn the_schema_knows_the_keys_that_are_accepted() {
+    let schema = schema();
+    for (pointer, text) in [
+        ("", changed("version", "zzz: 1\nversion")),
+        ("/$defs/Environment", changed("go:", "zzz: 1, go:")),
+        ("/properties/metrics", changed("gc_pause_p99:", "zzz:")),
+        ("/$defs/Expectation", changed("limit:", "zzz: 1, limit:")),
+    ] {
+        let Error::Input(error) = read(&text).unwrap_err() else { panic!("{pointer}") };
+        let help = error.help.unwrap();
+        let mut accepted: Vec<&str> = help.rsplit_once("allowed here: ").unwrap().1.split(", ").collect();
+        accepted.sort_unstable();
+        let object = schema.pointer(pointer).unwrap();
+        let known: Vec<&String> = object["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(known, accepted, "{pointer}");
+        assert_eq!(object["additionalProperties"], false, "{pointer}");
+    }
+    insta::assert_json_snapshot!(schema);
+}
+
+proptest! {
+    #[test]
+    fn recorded_figures_are_read_back(figures in proptest::collection::vec((1.0..10.0_f64, -9..12_i32), 1..6)) {
+        let figures: Vec<f64> = figures.into_iter().map(|(mantissa, exponent)| mantissa * 10_f64.powi(exponent)).collect();
+        let baseline = read_back(&summary(&figures));
+        let count = f64::from(u32::try_from(figures.len()).unwrap());
+        let mean = figures.iter().sum::<f64>() / count;
+        let squares: f64 = figures.iter().map(|figure| (figure - mean).powi(2)).sum();
+        let noise = (figures.len() > 1).then(|| (squares / (count - 1.0)).sqrt());
+        for (metric, expectation) in &baseline.metrics {
+            let Some(read) = expectation.baseline else { continue };
+            prop_assert!((read - mean).abs() <= mean * 1e-6, "{metric}: {read} instead of {mean}");
+            match (expectation.noise, noise) {
+                (Some(read), Some(noise)) => prop_assert!((read - noise).abs() <= noise * 1e-6 + mean * 1e-9, "{metric}"),
+                (read, noise) => prop_assert_eq!(read, noise),
+            }
+        }
+    }
+
+    #[test]
+    fn a_broken_example_is_read_or_refused(at in 0..EXAMPLE.len(), length in 0..12_usize, insert in "[ \\n\\t:,{}\\[\\]\"'&*!|>%@#-]{0,4}") {
+        let mut bytes = EXAMPLE.as_bytes().to_vec();
+        bytes.splice(at..(at + length).min(EXAMPLE.len()), insert.bytes());
+        if let Err(error) = read(&String::from_utf8_lossy(&bytes)) {
+            prop_assert!(render_error(&error).contains("uaa.yaml"));
+        }
+    }
+
+    #[test]
+    fn any_environment_can_be_recorded(text in any::<String>().prop_filter("not empty", |text| text.chars().any(|c| !c.is_whitespace() && c != '\0'))) {
+        let mut summary = summary(&[1.0]);
+        summary.environment.cpu = text.clone();
+        prop_assert_eq!(read_back(&summary).environment.cpu, text.replace('\0', ""));
+    }
+}

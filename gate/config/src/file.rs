@@ -1,0 +1,194 @@
+//! memgate.yaml as it is written. The doc comments are what editors show.
+
+use std::collections::BTreeMap;
+
+use memgate_evidence::platform::{Platform, Runner};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+
+use super::kinds::{
+    BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Millis, Name, Package, Rate, Size, Url, Variable,
+};
+use crate::yaml::{Scalar, Text, Version, Whole};
+
+const MINUTE: u64 = 60_000;
+const HOUR: u64 = 60 * MINUTE;
+const MEBIBYTE: u64 = 1 << 20;
+
+/// The configuration of memgate.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "memgate.yaml")]
+pub(super) struct File {
+    /// Version of this format: 1.
+    #[expect(dead_code, reason = "that it deserializes is the check")]
+    pub(super) version: Scalar<Version>,
+    /// The directory of the baselines, relative to this file; `baselines` by default.
+    pub(super) baselines: Option<Scalar<FilePath>>,
+    /// The services by name.
+    pub(super) services: BTreeMap<Scalar<Name>, Service>,
+    /// How to run each platform.
+    #[serde(default)]
+    #[schemars(schema_with = "by_platform::<Platforms>")]
+    pub(super) platforms: BTreeMap<Platform, Platforms>,
+}
+
+/// A service and how to measure it. It has either `build` or `binary`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    /// How `go build` makes the executable.
+    pub(super) build: Option<Build>,
+    /// Existing Go executables by platform, relative to this file.
+    #[serde(default)]
+    #[schemars(schema_with = "by_platform::<Scalar<FilePath>>")]
+    pub(super) binary: Option<BTreeMap<Platform, Scalar<FilePath>>>,
+    /// The name of the baseline that the service is compared with; the service's name by default.
+    pub(super) baseline: Option<Scalar<Name>>,
+    /// How the service is run.
+    pub(super) run: Run,
+    /// What drives the service.
+    pub(super) load: Load,
+    /// Lengths of the phases.
+    #[serde(default)]
+    pub(super) phases: Phases,
+    /// How many fresh processes are measured; 3 by default.
+    pub(super) runs: Option<Whole<1, 20>>,
+}
+
+/// How `go build` makes the executable.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Build {
+    /// The directory in which `go build` runs, relative to this file.
+    pub(super) dir: Scalar<FilePath>,
+    /// The package.
+    pub(super) package: Scalar<Package>,
+    /// Build tags.
+    #[serde(default)]
+    pub(super) tags: Vec<Scalar<BuildTag>>,
+    /// The argument of `-ldflags`.
+    pub(super) ldflags: Option<Scalar<Text>>,
+    /// Variables added to the environment of `go build`.
+    #[serde(default)]
+    pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+}
+
+/// How a service is run.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Run {
+    /// Arguments.
+    #[serde(default)]
+    pub(super) args: Vec<Scalar<Text>>,
+    /// Variables added to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
+    #[serde(default)]
+    pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+    /// The directory that the service and a load command run in, relative to this file; this file's directory by default.
+    pub(super) directory: Option<Scalar<FilePath>>,
+    /// When the service counts as ready.
+    pub(super) ready: Ready,
+    /// The most memory that the service may use before the kernel kills it.
+    pub(super) memory_max: Option<Scalar<Size<MEBIBYTE>>>,
+    /// How long the service may take to end after SIGTERM before it is killed; 10s by default.
+    pub(super) stop_timeout: Option<Scalar<Millis<1, HOUR>>>,
+}
+
+/// When a service counts as ready.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ready {
+    /// A URL that answers with a status below 400 once the service is ready.
+    pub(super) http: Scalar<Url>,
+    /// How long to wait; 30s by default.
+    pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
+}
+
+/// What drives a service: `rate` and `requests`, or a `command`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Load {
+    /// How many requests start per second, whatever the answers.
+    pub(super) rate: Option<Scalar<Rate>>,
+    /// Connections, each a client with a cookie jar of its own; 16 by default.
+    pub(super) connections: Option<Whole<1, 10_000>>,
+    /// How long a request may take from its intended start before it counts as failed; 5s by default.
+    pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
+    /// Seed of the order of the requests; 1 by default.
+    pub(super) seed: Option<Whole<0, { u64::MAX }>>,
+    /// The kinds of requests.
+    pub(super) requests: Option<Vec<Request>>,
+    /// A command that drives the service: program and arguments.
+    pub(super) command: Option<Vec<Scalar<Text>>>,
+}
+
+/// A kind of request, with its URL under one of `get`, `post`, `put`, `patch` and `delete`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    /// URL of a GET request.
+    pub(super) get: Option<Scalar<Url>>,
+    /// URL of a POST request.
+    pub(super) post: Option<Scalar<Url>>,
+    /// URL of a PUT request.
+    pub(super) put: Option<Scalar<Url>>,
+    /// URL of a PATCH request.
+    pub(super) patch: Option<Scalar<Url>>,
+    /// URL of a DELETE request.
+    pub(super) delete: Option<Scalar<Url>>,
+    /// How often it is chosen relative to the others; 1 by default.
+    pub(super) weight: Option<Whole<1, 1_000_000>>,
+    /// Header fields.
+    #[serde(default)]
+    pub(super) headers: BTreeMap<Scalar<HeaderName>, Scalar<HeaderValue>>,
+    /// The body.
+    pub(super) body: Option<Scalar<Text>>,
+    /// The status codes that count as success; 200 to 399 by default.
+    #[serde(default)]
+    pub(super) expect: Vec<Whole<100, 599>>,
+}
+
+/// Lengths of the phases.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Phases {
+    /// Under load, not judged; 30s by default.
+    pub(super) warmup: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
+    /// Under load, judged; 60s by default.
+    pub(super) measure: Option<Scalar<Millis<1000, { 24 * HOUR }>>>,
+    /// Without load: what is left afterwards has leaked; 10s by default.
+    pub(super) drain: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
+}
+
+/// How to run a platform.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Platforms {
+    /// On this machine, or in a QEMU guest.
+    pub(super) runner: Option<Runner>,
+    /// Variables added to the environment of `go build` for this platform, over those of the service's `build`: `CC` of a cross
+    /// compiler, for instance.
+    #[serde(default)]
+    pub(super) build_env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+    /// Memory of the guest.
+    pub(super) memory: Option<Scalar<Size<MEBIBYTE>>>,
+    /// CPUs of the guest.
+    pub(super) cpus: Option<Whole<1, 256>>,
+    /// The guest's kernel, such as `6.12`; `memgate image list` names those there are.
+    pub(super) kernel: Option<Scalar<Text>>,
+    /// The page size of the guest's kernel, where there is a choice.
+    pub(super) page_size: Option<Scalar<Size<4096>>>,
+    /// How long the guest may take to start; 2 minutes by default.
+    pub(super) boot_timeout: Option<Scalar<Millis<1, HOUR>>>,
+    /// Files that the guest gets, such as the loader and the libraries of a service that is dynamically linked: absolute
+    /// paths there, with paths here, relative to this file.
+    #[serde(default)]
+    pub(super) files: BTreeMap<Scalar<GuestPath>, Scalar<FilePath>>,
+}
+
+/// A map with an optional key for each platform.
+fn by_platform<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let value = generator.subschema_for::<T>();
+    let properties: BTreeMap<_, _> = Platform::ALL.into_iter().map(|platform| (platform.name(), &value)).collect();
+    schemars::json_schema!({ "type": "object", "properties": properties, "additionalProperties": false })
+}

@@ -1,0 +1,256 @@
+//! The kinds of scalars in memgate.yaml.
+
+use std::path::PathBuf;
+
+use memgate_verdict::{metric::Unit, quoted::shorten, units};
+
+use crate::yaml::{Kind, Problem};
+
+/// A problem of a scalar, whose help is what was expected. Examples are left to the help.
+fn wrong(what: String, expected: &str) -> Problem {
+    let noun = expected.split(" such as").next().unwrap_or_default().trim_end_matches(',');
+    Problem::new(what, format!("expected {noun}"), format!("write {expected}"))
+}
+
+/// Refuses a text that is not what was expected.
+fn require<T>(holds: bool, text: &str, expected: &str, value: impl FnOnce() -> T) -> Result<T, Problem> {
+    if holds { Ok(value()) } else { Err(wrong(format!("`{}` is not {expected}", shorten(text)), expected)) }
+}
+
+/// A name that becomes part of a file's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name;
+
+impl Name {
+    /// Whether the text is such a name.
+    pub fn is_valid(text: &str) -> bool {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        text.len() <= 100
+            && text.bytes().next().is_some_and(is_plain)
+            && text.bytes().all(|byte| is_plain(byte) || byte == b'-')
+    }
+}
+
+impl Kind for Name {
+    type Value = String;
+    const EXPECTED: &'static str = "a name of a-z, 0-9 and -, such as `uaa` or `order-service`";
+    const PATTERN: Option<&'static str> = Some("^[a-z0-9][a-z0-9-]{0,99}$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        require(Self::is_valid(text), text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// A path.
+#[derive(Debug)]
+pub(super) struct FilePath;
+
+impl Kind for FilePath {
+    type Value = PathBuf;
+    const EXPECTED: &'static str = "a path such as `services/uaa`, relative to this file";
+    const PATTERN: Option<&'static str> = Some(".");
+
+    fn read(text: &str) -> Result<PathBuf, Problem> {
+        require(!text.is_empty(), text, Self::EXPECTED, || PathBuf::from(text))
+    }
+}
+
+/// An absolute path in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct GuestPath;
+
+impl Kind for GuestPath {
+    type Value = String;
+    const EXPECTED: &'static str = "an absolute path such as `/lib64/ld-linux-x86-64.so.2`";
+    const PATTERN: Option<&'static str> = Some("^/.*[^/]$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_file = text.starts_with('/') && !text.ends_with('/') && !text.split('/').any(|part| part == "..");
+        require(is_file, text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// A Go package as `go build` names it. It is an argument, and must not be taken for an option.
+#[derive(Debug)]
+pub(super) struct Package;
+
+impl Kind for Package {
+    type Value = String;
+    const EXPECTED: &'static str = "a Go package such as `./cmd/uaa`";
+    const PATTERN: Option<&'static str> = Some("^[^-]");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        require(!text.is_empty() && !text.starts_with('-'), text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// A Go build tag.
+#[derive(Debug)]
+pub(super) struct BuildTag;
+
+impl Kind for BuildTag {
+    type Value = String;
+    const EXPECTED: &'static str = "a build tag such as `netgo`";
+    const PATTERN: Option<&'static str> = Some("^[A-Za-z0-9_.]+$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_tag = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
+        require(!text.is_empty() && text.bytes().all(is_tag), text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// The name of an environment variable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Variable;
+
+impl Kind for Variable {
+    type Value = String;
+    const EXPECTED: &'static str = "a name of a variable such as `GOGC`";
+    const PATTERN: Option<&'static str> = Some("^[^=]+$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        require(!text.is_empty() && !text.contains('='), text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// The name of an HTTP header field.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HeaderName;
+
+impl Kind for HeaderName {
+    type Value = String;
+    const EXPECTED: &'static str = "a name of a header such as `Content-Type`";
+    const PATTERN: Option<&'static str> = Some("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_valid = hyper::header::HeaderName::from_bytes(text.as_bytes()).is_ok();
+        require(is_valid, text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// The value of an HTTP header field.
+#[derive(Debug)]
+pub(super) struct HeaderValue;
+
+impl Kind for HeaderValue {
+    type Value = String;
+    const EXPECTED: &'static str = "a value of a header, on one line";
+
+    fn read(text: &str) -> Result<String, Problem> {
+        require(hyper::header::HeaderValue::from_str(text).is_ok(), text, Self::EXPECTED, || text.to_owned())
+    }
+
+    fn schema() -> schemars::Schema {
+        crate::yaml::Text::schema()
+    }
+}
+
+/// An `http://` URL with a port.
+#[derive(Debug)]
+pub(super) struct Url;
+
+impl Kind for Url {
+    type Value = String;
+    const EXPECTED: &'static str = "a URL such as http://127.0.0.1:8080/path";
+    const PATTERN: Option<&'static str> = Some("^http://[^/?#@]+:[0-9]+([/?][^#]*)?$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let refuse = |why: &str| Err(wrong(format!("`{}` {why}", shorten(text)), Self::EXPECTED));
+        if text.starts_with("https://") {
+            return refuse("is https; memgate loads a service with plain http, without the cost of TLS");
+        }
+        let Ok(uri) = text.parse::<hyper::Uri>() else {
+            return refuse(&format!("is not {}", Self::EXPECTED));
+        };
+        let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some("http")) else {
+            return refuse(&format!("is not {}", Self::EXPECTED));
+        };
+        if authority.host().is_empty() || authority.as_str().contains('@') || text.contains('#') {
+            return refuse("has no host, or has a user or a fragment");
+        }
+        match authority.port_u16() {
+            None | Some(0) => refuse("has no port"),
+            Some(_) => Ok(uri.to_string()),
+        }
+    }
+}
+
+/// A duration from `LEAST` to `MOST`, in whole milliseconds.
+#[derive(Debug)]
+pub(super) struct Millis<const LEAST: u64, const MOST: u64>;
+
+impl<const LEAST: u64, const MOST: u64> Kind for Millis<LEAST, MOST> {
+    type Value = u64;
+    const EXPECTED: &'static str = units::expected(Unit::Nanoseconds);
+    const PATTERN: Option<&'static str> = Some("^[0-9].*[a-z]$");
+
+    fn read(text: &str) -> Result<u64, Problem> {
+        let milliseconds = units::parse(text, Unit::Nanoseconds).map_err(|what| wrong(what, Self::EXPECTED))? / 1e6;
+        let range = format!("a duration from {} to {}", millis(LEAST), millis(MOST));
+        match whole(milliseconds) {
+            Some(whole) if (LEAST..=MOST).contains(&whole) => Ok(whole),
+            Some(_) => Err(wrong(format!("`{}` is out of range; expected {range}", shorten(text)), &range)),
+            None => Err(wrong(format!("`{}` is not a whole number of milliseconds", shorten(text)), &range)),
+        }
+    }
+}
+
+/// Milliseconds as a person writes them, in the largest unit without a fraction.
+fn millis(milliseconds: u64) -> String {
+    let units = [("h", 3_600_000), ("s", 1000), ("ms", 1)];
+    let unit = units.into_iter().find(|(_, length)| milliseconds.is_multiple_of(*length) && milliseconds >= *length);
+    unit.map_or_else(|| "0s".to_owned(), |(unit, length)| format!("{}{unit}", milliseconds / length))
+}
+
+/// A size of at least `LEAST` bytes and below 2^53, in whole bytes.
+#[derive(Debug)]
+pub struct Size<const LEAST: u64>;
+
+impl<const LEAST: u64> Kind for Size<LEAST> {
+    type Value = u64;
+    const EXPECTED: &'static str = units::expected(Unit::Bytes);
+    const PATTERN: Option<&'static str> = Some("^[0-9]+([.][0-9]+)? *(B|[kKMGT]B|[KMGT]iB)$");
+
+    fn read(text: &str) -> Result<u64, Problem> {
+        let bytes = units::parse(text, Unit::Bytes).map_err(|what| wrong(what, Self::EXPECTED))?;
+        match whole(bytes) {
+            Some(whole) if whole >= LEAST => Ok(whole),
+            Some(_) => {
+                let expected = format!("a size of at least {}", units::format(as_f64(LEAST), Unit::Bytes));
+                Err(wrong(format!("`{}` is too small; expected {expected}", shorten(text)), &expected))
+            }
+            None => Err(wrong(format!("`{}` is not a whole number of bytes", shorten(text)), Self::EXPECTED)),
+        }
+    }
+}
+
+/// Requests per second, above 0 and at most 1,000,000: what one machine can send.
+#[derive(Debug)]
+pub(super) struct Rate;
+
+impl Kind for Rate {
+    type Value = f64;
+    const EXPECTED: &'static str = "a rate from above 0/s to 1000000/s, such as 500/s or 1200/min";
+    const PATTERN: Option<&'static str> = Some("^[0-9]+([.][0-9]+)? */(s|min|h)$");
+
+    fn read(text: &str) -> Result<f64, Problem> {
+        let rate = units::parse_rate(text).map_err(|what| wrong(what, Self::EXPECTED))?;
+        if rate > 0.0 && rate <= 1e6 {
+            return Ok(rate);
+        }
+        Err(wrong(format!("`{}` is out of range; expected {}", shorten(text), Self::EXPECTED), Self::EXPECTED))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no least size comes near 2^53")]
+const fn as_f64(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+/// The whole number that a value below 2^53 is, but for an error of rounding: 0.3 s is 300 ms.
+fn whole(value: f64) -> Option<u64> {
+    let rounded = value.round();
+    let is_whole = (value - rounded).abs() <= value.abs() * 1e-12;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is a whole number in range")]
+    (is_whole && (0.0..=9_007_199_254_740_992.0).contains(&rounded)).then_some(rounded as u64)
+}

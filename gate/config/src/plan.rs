@@ -1,0 +1,59 @@
+//! Configuration → plan. Pure: touches no process, clock, file or network.
+
+use std::path::PathBuf;
+
+use memgate_evidence::{
+    error::{InputError, Result},
+    plan::{Collecting, Plan},
+    platform::Platform,
+};
+
+use super::{Config, Service};
+
+impl Config {
+    /// The service of this name.
+    ///
+    /// # Errors
+    /// There is none; the error names those that there are.
+    pub fn service(&self, name: &str) -> Result<&Service> {
+        self.services.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.services.keys().map(String::as_str).collect();
+            InputError::new(
+                format!("there is no service `{name}` in the configuration"),
+                format!("services there: {}", names.join(", ")),
+            )
+            .into()
+        })
+    }
+
+    /// The plan of one run; see [`Service::plan`].
+    ///
+    /// # Errors
+    /// There is no such service.
+    pub fn plan(&self, service: &str, platform: Platform, run: u32, executable: PathBuf) -> Result<Plan> {
+        Ok(self.service(service)?.plan(platform, run, executable))
+    }
+}
+
+impl Service {
+    /// The plan of one run, numbered from 1, of an executable that has been built for the platform.
+    pub fn plan(&self, platform: Platform, run: u32, executable: PathBuf) -> Plan {
+        Plan {
+            service: self.name.clone(),
+            platform,
+            run,
+            baseline: self.baseline.clone(),
+            executable,
+            args: self.run.args.clone(),
+            env: self.run.env.clone(),
+            directory: self.run.directory.clone(),
+            ready: self.run.ready.clone(),
+            memory_max: self.run.memory_max,
+            load: self.load.clone(),
+            phases: self.phases,
+            seed: self.seed,
+            collecting: Collecting::default(),
+            stop_timeout_ms: self.run.stop_timeout_ms,
+        }
+    }
+}

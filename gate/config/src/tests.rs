@@ -1,0 +1,291 @@
+use std::fmt::Write as _;
+
+use memgate_evidence::error::Error;
+
+use super::*;
+
+const FULL: &str = include_str!("testdata/full.yaml");
+const SMALLEST: &str = include_str!("testdata/smallest.yaml");
+
+/// A configuration beside this package's Cargo.toml, where `src` is a directory.
+fn read(text: &str) -> Result<Config> {
+    parse(Path::new("memgate.yaml"), text)
+}
+
+fn render(error: &Error) -> String {
+    assert_eq!(error.exit_code(), 2);
+    let mut text = String::new();
+    let theme = miette::GraphicalTheme::unicode_nocolor();
+    miette::GraphicalReportHandler::new_themed(theme).with_width(110).render_report(&mut text, error).unwrap();
+    text
+}
+
+fn refusal(text: &str) -> String {
+    render(&read(text).unwrap_err())
+}
+
+/// The smallest configuration with one text in it replaced.
+fn changed(from: &str, to: &str) -> String {
+    assert!(SMALLEST.contains(from), "{from}");
+    SMALLEST.replacen(from, to, 1)
+}
+
+#[test]
+fn a_full_file_is_read() {
+    insta::with_settings!({ filters => [(env!("CARGO_MANIFEST_DIR"), "[package]")] }, {
+        insta::assert_debug_snapshot!(read(FULL).unwrap());
+    });
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    insta::with_settings!({ filters => [(env!("CARGO_MANIFEST_DIR"), "[package]")] }, {
+        insta::assert_debug_snapshot!(read(SMALLEST).unwrap());
+    });
+}
+
+#[test]
+fn a_plan_is_made_of_the_configuration() {
+    let config = read(FULL).unwrap();
+    let plan = config.plan("uaa", Platform::LinuxLoong64, 2, "/bin/uaa".into()).unwrap();
+    assert_eq!((plan.service.as_str(), plan.baseline.as_str(), plan.run), ("uaa", "uaa-login", 2));
+    assert_eq!((plan.platform, plan.executable.as_path()), (Platform::LinuxLoong64, Path::new("/bin/uaa")));
+    assert_eq!((plan.memory_max, plan.stop_timeout_ms, plan.seed), (Some(1400 << 20), 15_000, 7));
+    assert_eq!(plan.phases, PhaseLengths { warmup_ms: 5000, measure_ms: 90_000, drain_ms: 0 });
+    insta::assert_snapshot!(render(&config.plan("uua", Platform::LinuxAmd64, 1, "x".into()).unwrap_err()));
+}
+
+/// Every wrong file has one mistake, and the message must lead to it.
+macro_rules! refused {
+    ($($name:ident: $text:expr;)+) => {
+        $(#[test] fn $name() { insta::assert_snapshot!(stringify!($name), refusal(&$text)); })+
+    };
+}
+
+refused! {
+    unknown_key: changed("load:", "laod:");
+    unknown_key_in_run: changed("ready:", "retry: 3, ready:");
+    unknown_key_beside_chinese: changed("version: 1", "version: 1 # 第一版\n\"服务\": {}");
+    unknown_platform: format!("{SMALLEST}platforms: {{ linux/riscv64: {{ runner: qemu }} }}\n");
+    unknown_runner: format!("{SMALLEST}platforms: {{ linux/arm64: {{ runner: docker }} }}\n");
+    unknown_method: changed("get:", "head:");
+    unknown_version: changed("version: 1", "version: 2");
+    no_version: changed("version: 1\n", "");
+    no_unit: changed("rate: 500/s", "rate: 500");
+    no_unit_of_a_phase: format!("{SMALLEST}    phases:\n      measure: 60\n");
+    wrong_unit: changed("rate: 500/s", "rate: 500MB");
+    wrong_unit_of_a_size: changed("ready:", "memory_max: 30s, ready:");
+    too_short_a_phase: format!("{SMALLEST}    phases: {{ measure: 500ms }}\n");
+    fraction_of_a_millisecond: format!("{SMALLEST}    phases: {{ drain: 1500us }}\n");
+    too_small_a_size: changed("ready:", "memory_max: 4KiB, ready:");
+    rate_of_nothing: changed("rate: 500/s", "rate: 0/s");
+    no_weight: changed("get:", "weight: 0, get:");
+    too_many_connections: changed("rate:", "connections: 20000, rate:");
+    negative_runs: format!("{SMALLEST}    runs: -1\n");
+    duplicate_key: changed("version: 1", "version: 1\nbaselines: a\nbaselines: b");
+    duplicate_key_of_a_flow_map: changed("rate: 500/s", "rate: 500/s, rate: 600/s");
+    duplicate_variable: changed("ready:", "env: { GOGC: 100, \"GOGC\": 200 }, ready:");
+    duplicate_service: format!("{SMALLEST}  uaa: {{}}\n");
+    duplicate_header_but_for_case: changed("get:", "headers: { Accept: a, accept: b }, get:");
+    duplicate_key_behind_an_alias: changed("version: 1", "version: 1\nx: &x { a: 1, a: 2 }\ny: *x");
+    tab: changed("    run:", "\trun:");
+    empty: "";
+    only_comments: "# to do\n\n---\n";
+    no_services: "version: 1\nservices: {}\n";
+    services_without_value: "version: 1\nservices:\n";
+    not_a_map: "[]\n";
+    wrong_type: changed("uaa:", "uaa: 5\n  other:");
+    wrong_type_of_a_list: changed("ready:", "args: -listen, ready:");
+    build_and_binary: changed("build:", "binary: { linux/amd64: uaa }\n    build:");
+    neither_build_nor_binary: changed("    build: { dir: src, package: ./cmd/uaa }\n", "");
+    binary_of_no_platform: changed("build: { dir: src, package: ./cmd/uaa }", "binary: {}");
+    build_without_directory: changed("dir: src", "dir: CARGO.toml/none").replace("CARGO", "Cargo");
+    package_that_is_an_option: changed("./cmd/uaa", "-toolexec=x");
+    no_requests: changed("[ { get: \"http://127.0.0.1:8080/\" } ]", "[]");
+    no_rate: changed("rate: 500/s, ", "");
+    request_without_url: changed("get: \"http://127.0.0.1:8080/\"", "body: x");
+    request_with_two_methods: changed("get:", "post: \"http://127.0.0.1:8080/\", get:");
+    rate_beside_a_command: changed("requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: [k6]");
+    command_of_nothing: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: []");
+    https: changed("get: \"http:", "get: \"https:");
+    url_without_port: changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");
+    url_without_scheme: changed("get: \"http://127.0.0.1:8080/\"", "get: localhost:8080/x");
+    name_with_a_slash: changed("uaa:", "../uaa:");
+    baseline_with_a_slash: changed("build:", "baseline: ../../x\n    build:");
+    header_with_a_line_break: changed("get:", "headers: { X: \"a\\nb\" }, get:");
+    variable_without_a_name: changed("ready:", "env: { \"\": x }, ready:");
+    nul: changed("ready:", "args: [\"a\\0b\"], ready:");
+    control_character: changed("./cmd/uaa", "./cmd\u{7}/uaa");
+    custom_tag: changed("./cmd/uaa", "!env PACKAGE");
+    merge_key: changed("ready:", "<<: { args: [] }, ready:");
+    unknown_anchor: changed("./cmd/uaa", "*package");
+    several_documents: format!("# first\n---\n{SMALLEST}---\n{SMALLEST}");
+    cut_off: SMALLEST.split_at(SMALLEST.len() - 10).0;
+    cut_off_in_a_list: SMALLEST.split("{ get").next().unwrap();
+}
+
+#[test]
+fn a_windows_file_with_byte_order_mark_is_read() {
+    let text = format!("\u{feff}{}", FULL.replace('\n', "\r\n"));
+    assert_eq!(read(&text).unwrap(), read(FULL).unwrap());
+    insta::assert_snapshot!(refusal(&text.replace("measure: 1m30s", "measure: 90")));
+}
+
+#[test]
+fn aliases_are_read() {
+    let text = changed(
+        "ready: { http: \"http://127.0.0.1:8080/\" }",
+        "args: [&x a, *x], env: { A: *x }, ready: { http: \"http://127.0.0.1:8080/\" }",
+    );
+    let config = read(&text).unwrap();
+    assert_eq!(config.services["uaa"].run.args, ["a", "a"]);
+    assert_eq!(config.services["uaa"].run.env["A"], "a");
+}
+
+/// None of these may take the time or the stack that they ask for: without the checks of the structure some take minutes.
+#[test]
+fn floods_are_refused_at_once() {
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        writeln!(laughs, "a{level}: &a{level} [{}]", vec![format!("*a{}", level - 1); 10].join(", ")).unwrap();
+    }
+    let quadratic = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(200_000), "*a,".repeat(100_000));
+    for (name, text) in [
+        ("brackets", "[".repeat(900_000)),
+        ("brackets on lines", "[\n".repeat(450_000)),
+        ("maps", "{a: ".repeat(225_000)),
+        ("closed brackets", format!("{}{}", "[".repeat(450_000), "]".repeat(450_000))),
+        ("brackets under the limit", format!("{}{}", "[".repeat(127), "[a: b],".repeat(120_000))),
+        ("sequences", "- ".repeat(450_000)),
+        ("complex keys", "? ".repeat(450_000)),
+        ("keys", "a: ".repeat(300_000)),
+        ("one long string", "a".repeat(1_000_000)),
+        ("one long key", format!("{}: 1\n", "a".repeat(1_000_000))),
+        ("one long key with a value", format!("? {}\n: {{ a: 1,\n  a: 2 }}\n", "a".repeat(1_000_000))),
+        ("billion laughs", laughs),
+        ("quadratic laughs", quadratic),
+        ("self-reference", "a: &a [*a, *a, *a]\n".to_owned()),
+        ("anchors", format!("a: {}", "&a ".repeat(300_000))),
+        ("tags", format!("a: {}", "!a ".repeat(300_000))),
+    ] {
+        let message = refusal(&text);
+        assert!(message.contains("memgate.yaml"), "{name}: {message}");
+        assert!(message.len() < 3000, "{name}: a message of {} bytes", message.len());
+    }
+}
+
+#[test]
+fn files_that_are_no_configuration_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("memgate.yaml");
+    let refusal_of_file = || {
+        let text = render(&load(&path).unwrap_err());
+        // The directory's name is random, and its length decides where lines break.
+        text.replace(directory.path().to_str().unwrap(), "[dir]").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    insta::assert_snapshot!("missing_file", refusal_of_file());
+    std::fs::create_dir(&path).unwrap();
+    insta::assert_snapshot!("a_directory", refusal_of_file());
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, b"version: 1\nservices: { \xff\xfe: 1 }\n").unwrap();
+    insta::assert_snapshot!("not_utf8", refusal_of_file());
+    std::fs::write(&path, "[".repeat(10_000_000)).unwrap();
+    insta::assert_snapshot!("ten_megabytes", refusal_of_file());
+    std::fs::write(&path, changed("dir: src", "dir: .")).unwrap();
+    let config = load(&path).unwrap();
+    assert_eq!(config.baselines, directory.path().join("baselines"));
+    assert_eq!(config.services["uaa"].run.directory, directory.path());
+    assert_eq!(load(Path::new("/dev/zero")).unwrap_err().to_string(), "/dev/zero: is not a regular file");
+}
+
+/// Where in the schema the keys of each map are, and a file with an unknown key there.
+#[test]
+fn the_schema_knows_the_keys_that_are_accepted() {
+    let schema = schema();
+    for (pointer, text) in [
+        ("", changed("version", "zzz: 1\nversion")),
+        ("/$defs/Service", changed("build:", "zzz: 1\n    build:")),
+        ("/$defs/Build", changed("dir:", "zzz: 1, dir:")),
+        ("/$defs/Run", changed("ready:", "zzz: 1, ready:")),
+        ("/$defs/Ready", changed("http:", "zzz: 1, http:")),
+        ("/$defs/Load", changed("rate:", "zzz: 1, rate:")),
+        ("/$defs/Request", changed("get:", "zzz: 1, get:")),
+        ("/$defs/Phases", format!("{SMALLEST}    phases: {{ zzz: 1 }}\n")),
+        ("/properties/platforms", format!("{SMALLEST}platforms: {{ zzz: 1 }}\n")),
+        ("/$defs/Platforms", format!("{SMALLEST}platforms: {{ linux/amd64: {{ zzz: 1 }} }}\n")),
+    ] {
+        let Error::Input(error) = read(&text).unwrap_err() else { panic!("{pointer}") };
+        let help = error.help.unwrap();
+        let mut accepted: Vec<&str> = help.rsplit_once("allowed here: ").unwrap().1.split(", ").collect();
+        accepted.sort_unstable();
+        let object = schema.pointer(pointer).unwrap();
+        let known: Vec<&String> = object["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(known, accepted, "{pointer}");
+        assert_eq!(object["additionalProperties"], false, "{pointer}");
+    }
+    insta::assert_json_snapshot!(schema);
+}
+
+#[test]
+fn the_schema_knows_every_key_of_the_example() {
+    let schema = schema();
+    let example: serde_json::Value = serde_yaml::from_str(FULL).unwrap();
+    known(&schema, &schema, &example, "");
+}
+
+/// Fails where the value has a key that the schema does not know, or lacks one that it requires.
+fn known(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, path: &str) {
+    if let Some(reference) = schema.get("$ref").and_then(|reference| reference.as_str()) {
+        return known(root, root.pointer(&reference[1..]).unwrap(), value, path);
+    }
+    if let Some(choices) = schema.get("anyOf").and_then(|choices| choices.as_array()) {
+        return known(root, &choices[0], value, path);
+    }
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let path = format!("{path}/{key}");
+                let pattern = schema["patternProperties"].as_object().and_then(|patterns| patterns.values().next());
+                let property = schema["properties"].get(key).or(pattern);
+                known(root, property.unwrap_or_else(|| panic!("{path} is not in {schema}")), value, &path);
+            }
+            for key in schema["required"].as_array().into_iter().flatten() {
+                assert!(map.contains_key(key.as_str().unwrap()), "{path} lacks {key}");
+            }
+        }
+        serde_json::Value::Array(elements) => {
+            for element in elements {
+                known(root, &schema["items"], element, path);
+            }
+        }
+        _ => assert!(schema.get("properties").is_none(), "{path} is not a map"),
+    }
+}
+
+mod fuzzed {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// A mistake anywhere is an error or another configuration, never a panic, and its place is in the text.
+        #[test]
+        fn a_broken_example_is_read_or_refused(at in 0..FULL.len(), length in 0..12_usize, insert in "[ \\n\\t:,{}\\[\\]\"'&*!|>%@#-]{0,4}") {
+            let mut bytes = FULL.as_bytes().to_vec();
+            bytes.splice(at..(at + length).min(FULL.len()), insert.bytes());
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if let Err(error) = read(&text) {
+                prop_assert!(render(&error).contains("memgate.yaml"));
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "[ -~\\n\\t\\r\u{a0}-\u{ffff}]{0,200}") {
+            if let Err(error) = read(&text) {
+                prop_assert!(render(&error).contains("memgate.yaml"));
+            }
+        }
+    }
+}

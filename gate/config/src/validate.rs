@@ -1,0 +1,247 @@
+//! From memgate.yaml as it is written to a [`Config`]: what relates several keys, defaults, and paths.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use memgate_evidence::{
+    error::{Error, Result},
+    plan::{HttpLoad, Load, PhaseLengths, Ready, Request},
+};
+
+use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
+use crate::yaml::{Kind, Place, Problem, Scalar, Source, Whole};
+
+/// Methods under whose name a request has its URL.
+const METHODS: &str = "get, post, put, patch, delete";
+
+pub(super) struct Validator<'a> {
+    pub(super) source: &'a Source,
+    pub(super) directory: &'a Path,
+}
+
+impl Validator<'_> {
+    pub(super) fn config(&self, file: file::File) -> Result<Config> {
+        let root = Place::root();
+        if file.services.is_empty() {
+            let help = "add a service with `build` or `binary`, `run` and `load`";
+            return Err(self.source.error(
+                &root.key("services").at_key(),
+                Problem::new("there are no services", "at least one service", help),
+            ));
+        }
+        let services = file.services.into_iter().map(|(Scalar(name), service)| {
+            let place = root.key("services").key(&name);
+            Ok((name.clone(), self.service(name, service, &place)?))
+        });
+        Ok(Config {
+            services: services.collect::<Result<_, Error>>()?,
+            baselines: self.resolve(file.baselines.map_or_else(|| "baselines".into(), |path| path.0)),
+            platforms: file
+                .platforms
+                .into_iter()
+                .map(|(platform, options)| (platform, self.platform(options)))
+                .collect(),
+        })
+    }
+
+    fn service(&self, name: String, service: file::Service, place: &Place) -> Result<Service> {
+        let seed = service.load.seed.map_or(1, |seed| seed.0);
+        Ok(Service {
+            executable: self.executable(service.build, service.binary, place)?,
+            baseline: service.baseline.map_or_else(|| name.clone(), |baseline| baseline.0),
+            run: self.run(service.run),
+            load: self.load(service.load, &place.key("load"))?,
+            seed,
+            phases: PhaseLengths {
+                warmup_ms: or(service.phases.warmup, 30_000),
+                measure_ms: or(service.phases.measure, 60_000),
+                drain_ms: or(service.phases.drain, 10_000),
+            },
+            runs: service.runs.map_or(3, Whole::as_u32),
+            name,
+        })
+    }
+
+    fn executable(
+        &self,
+        build: Option<file::Build>,
+        binary: Option<BTreeMap<memgate_evidence::platform::Platform, Scalar<super::kinds::FilePath>>>,
+        place: &Place,
+    ) -> Result<Executable> {
+        let help = "write `build: { dir: DIR, package: ./PACKAGE }`, or `binary: { linux/amd64: FILE }` for an existing executable";
+        match (build, binary) {
+            (Some(build), None) => self.build(build, &place.key("build")).map(Executable::Build),
+            (None, Some(binary)) if !binary.is_empty() => {
+                let binary = binary.into_iter().map(|(platform, path)| (platform, self.resolve(path.0)));
+                Ok(Executable::Binary(binary.collect()))
+            }
+            (None, Some(_)) => Err(self.source.error(
+                &place.key("binary"),
+                Problem::new("names no executable", "expected a path for at least one platform", help),
+            )),
+            (Some(_), Some(_)) => Err(self.source.error(
+                &place.key("binary").at_key(),
+                Problem::new("the service has both `build` and `binary`", "besides `build`", "remove one of the two"),
+            )),
+            (None, None) => Err(self.source.error(
+                &place.clone().at_key(),
+                Problem::new("the service has neither `build` nor `binary`", "has no executable", help),
+            )),
+        }
+    }
+
+    fn build(&self, build: file::Build, place: &Place) -> Result<Build> {
+        let dir = self.resolve(build.dir.0.clone());
+        if !dir.is_dir() {
+            let what = format!("there is no directory `{}` relative to this file", build.dir.0.display());
+            let help = "name the directory in which `go build` is to run";
+            return Err(self.source.error(&place.key("dir"), Problem::new(what, "no such directory", help)));
+        }
+        Ok(Build {
+            dir,
+            package: build.package.0,
+            tags: values(build.tags),
+            ldflags: build.ldflags.map(|flags| flags.0),
+            env: map(build.env),
+        })
+    }
+
+    fn run(&self, run: file::Run) -> Run {
+        Run {
+            args: values(run.args),
+            env: map(run.env),
+            directory: run.directory.map_or_else(|| self.directory.to_owned(), |path| self.resolve(path.0)),
+            ready: Ready { http: run.ready.http.0, timeout_ms: or(run.ready.timeout, 30_000) },
+            memory_max: run.memory_max.map(|size| size.0),
+            stop_timeout_ms: or(run.stop_timeout, 10_000),
+        }
+    }
+
+    fn load(&self, load: file::Load, place: &Place) -> Result<Load> {
+        if let Some(command) = load.command {
+            let others = [
+                ("rate", load.rate.is_some()),
+                ("connections", load.connections.is_some()),
+                ("timeout", load.timeout.is_some()),
+                ("seed", load.seed.is_some()),
+                ("requests", load.requests.is_some()),
+            ];
+            if let Some((key, _)) = others.into_iter().find(|(_, is_there)| *is_there) {
+                let what = format!("`{key}` has no meaning beside `command`");
+                let help = format!("remove `{key}`, or `command` to use the built-in load generator");
+                return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "beside `command`", help)));
+            }
+            return self.command(values(command), &place.key("command"));
+        }
+        let help = "write `rate: 500/s` and `requests: [ { get: \"http://127.0.0.1:8080/\" } ]`, or `command: [PROGRAM, ARGUMENT]`";
+        let missing = |key: &str| {
+            let what = format!("the key `{key}` is missing");
+            self.source.error(&place.clone().at_key(), Problem::new(what, format!("has no key `{key}`"), help))
+        };
+        let rate = load.rate.ok_or_else(|| missing("rate"))?;
+        let requests = load.requests.ok_or_else(|| missing("requests"))?;
+        let place = place.key("requests");
+        if requests.is_empty() {
+            return Err(self.source.error(&place, Problem::new("there are no requests", "at least one request", help)));
+        }
+        let requests =
+            requests.into_iter().enumerate().map(|(index, request)| self.request(request, &place.index(index)));
+        Ok(Load::Http(HttpLoad {
+            rate_per_second: rate.0,
+            connections: load.connections.map_or(16, Whole::as_u32),
+            timeout_ms: or(load.timeout, 5000),
+            requests: requests.collect::<Result<_, _>>()?,
+        }))
+    }
+
+    fn command(&self, command: Vec<String>, place: &Place) -> Result<Load> {
+        if command.first().is_some_and(|program| !program.is_empty()) {
+            return Ok(Load::Command(command));
+        }
+        let help = "write the program and its arguments: `command: [k6, run, load.js]`";
+        Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))
+    }
+
+    fn request(&self, request: file::Request, place: &Place) -> Result<Request> {
+        let by_method = [
+            ("GET", request.get),
+            ("POST", request.post),
+            ("PUT", request.put),
+            ("PATCH", request.patch),
+            ("DELETE", request.delete),
+        ];
+        let mut urls = by_method.into_iter().filter_map(|(method, url)| url.map(|url| (method, url.0)));
+        let Some((method, url)) = urls.next() else {
+            let help = format!("add a URL under one of {METHODS}: `get: http://127.0.0.1:8080/`");
+            return Err(self
+                .source
+                .error(place, Problem::new("the request has no URL", "has no method and URL", help)));
+        };
+        if let Some((second, _)) = urls.next() {
+            let key = second.to_lowercase();
+            let what = format!("the request has both `{}` and `{key}`", method.to_lowercase());
+            let help = format!("write one request for each method ({METHODS})");
+            return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "a second method", help)));
+        }
+        Ok(Request {
+            method: method.to_owned(),
+            url,
+            headers: self.headers(map(request.headers), &place.key("headers"))?,
+            body: request.body.map_or_else(String::new, |body| body.0),
+            weight: request.weight.map_or(1, Whole::as_u32),
+            expect: request.expect.into_iter().filter_map(|status| u16::try_from(status.0).ok()).collect(),
+        })
+    }
+
+    /// Names of header fields are equal whatever the case of their letters.
+    fn headers(&self, headers: BTreeMap<String, String>, place: &Place) -> Result<BTreeMap<String, String>> {
+        let mut seen = HashSet::new();
+        match headers.keys().find(|name| !seen.insert(name.to_lowercase())) {
+            None => Ok(headers),
+            Some(name) => Err(self.source.error(
+                &place.key(name).at_key(),
+                Problem::new(
+                    format!("duplicate header `{name}`"),
+                    "differs from another one only in case",
+                    "keep one of the two",
+                ),
+            )),
+        }
+    }
+
+    fn platform(&self, options: file::Platforms) -> PlatformOptions {
+        PlatformOptions {
+            runner: options.runner,
+            build_env: map(options.build_env),
+            memory: options.memory.map(|size| size.0),
+            cpus: options.cpus.map(Whole::as_u32),
+            kernel: options.kernel.map(|kernel| kernel.0),
+            page_size: options.page_size.map(|size| size.0),
+            boot_timeout: options.boot_timeout.map(|timeout| Duration::from_millis(timeout.0)),
+            files: options.files.into_iter().map(|(to, from)| (to.0, self.resolve(from.0))).collect(),
+        }
+    }
+
+    fn resolve(&self, path: PathBuf) -> PathBuf {
+        let path = self.directory.join(path);
+        // Drops `.` and doubled slashes, which no one wants to read in a message.
+        std::path::absolute(&path).unwrap_or(path)
+    }
+}
+
+fn or<K: Kind>(value: Option<Scalar<K>>, default: K::Value) -> K::Value {
+    value.map_or(default, |value| value.0)
+}
+
+fn values<K: Kind>(values: Vec<Scalar<K>>) -> Vec<K::Value> {
+    values.into_iter().map(|value| value.0).collect()
+}
+
+fn map<K: Kind<Value = String>, V: Kind<Value = String>>(
+    map: BTreeMap<Scalar<K>, Scalar<V>>,
+) -> BTreeMap<String, String> {
+    map.into_iter().map(|(key, value)| (key.0, value.0)).collect()
+}

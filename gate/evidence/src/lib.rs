@@ -1,0 +1,414 @@
+//! Evidence: the record of one run, and the only thing that crosses from measuring to judging.
+//!
+//! Every time is in nanoseconds of `CLOCK_MONOTONIC` since the launch of the service.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+pub mod error;
+pub mod plan;
+pub mod platform;
+mod profile;
+pub mod tier;
+
+use serde::{Deserialize, Serialize};
+
+pub use profile::{AllocSamples, Code, Frame, GoroutineSites, HeapProfile, Language, OffHeapSites};
+
+use crate::{
+    platform::{Platform, Runner},
+    tier::Tier,
+};
+
+/// The record of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// The service's name in the configuration.
+    pub service: String,
+    /// The platform measured.
+    pub platform: Platform,
+    /// The run's number among those of the same command, from 1.
+    pub run: u32,
+    /// The name of the baseline that the service is compared with.
+    pub baseline: String,
+    /// Wall-clock time of the launch, RFC 3339 in UTC.
+    pub started_at: String,
+    /// The machine and the executable.
+    pub environment: Environment,
+    /// The phases as they were.
+    pub phases: Phases,
+    /// How the service ended.
+    pub ending: Ending,
+    /// What the kernel let memgate use.
+    pub tier: Tier,
+    /// What was measured.
+    pub signals: Signals,
+    /// The call stacks that the signals name.
+    pub code: Code,
+    /// What the run went without, for the reader: a cgroup without a memory controller, say.
+    pub notes: Vec<String>,
+}
+
+/// The machine and the executable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    /// Go version of the executable: `go1.27.3`.
+    pub go: String,
+    /// Kernel release: `6.12.9-amd64`.
+    pub kernel: String,
+    /// Page size, bytes.
+    pub page_size: u64,
+    /// `/sys/kernel/mm/transparent_hugepage/enabled`: `always`, `madvise`, `never` or `unknown`.
+    pub thp: String,
+    /// CPU model.
+    pub cpu: String,
+    /// CPUs that the service may use.
+    pub cpus: u32,
+    /// `native` or `qemu`.
+    pub runner: Runner,
+    /// Version of memgate that measured.
+    pub memgate: String,
+}
+
+/// The phases as they were; a phase that the service did not live to see is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Phases {
+    /// Under load, not judged.
+    pub warmup: Option<Span>,
+    /// Under load, judged.
+    pub measure: Option<Span>,
+    /// Without load.
+    pub drain: Option<Span>,
+}
+
+/// A stretch of time, ns since launch, start inclusive, end exclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Span {
+    /// Start, ns since launch.
+    pub start_ns: u64,
+    /// End, ns since launch.
+    pub end_ns: u64,
+}
+
+impl Span {
+    /// Whether the time lies in the span.
+    pub const fn contains(&self, at_ns: u64) -> bool {
+        self.start_ns <= at_ns && at_ns < self.end_ns
+    }
+
+    /// Length, ns.
+    pub const fn length_ns(&self) -> u64 {
+        self.end_ns - self.start_ns
+    }
+}
+
+/// How the service ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Ending {
+    /// It lived through the drain and ended after SIGTERM.
+    Stopped,
+    /// It lived through the drain, ignored SIGTERM for the given time and was killed.
+    Killed {
+        /// How long it had been given, ms.
+        after_ms: u64,
+    },
+    /// It exited by itself before the end of the drain.
+    Exited {
+        /// Its exit code.
+        code: i32,
+        /// When, ns since launch.
+        at_ns: u64,
+    },
+    /// A signal that memgate did not send ended it before the end of the drain.
+    Signalled {
+        /// The signal's name: `SIGSEGV`.
+        signal: String,
+        /// When, ns since launch.
+        at_ns: u64,
+    },
+}
+
+impl Ending {
+    /// Whether the service lived through every phase.
+    pub const fn is_complete(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Killed { .. })
+    }
+}
+
+/// What was measured. By default nothing was.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Signals {
+    /// Stop-the-world pauses of the GC, as the runtime records them.
+    pub gc_pauses: Signal<Pauses>,
+    /// Stop-the-world pauses for other reasons.
+    pub other_pauses: Signal<Pauses>,
+    /// Every stop of the world with its reason, and what the runtime does not count of it.
+    pub world_stops: Signal<WorldStops>,
+    /// CPU time of the GC and of the whole process as the runtime accounts for them.
+    pub gc_cpu: Signal<GcCpu>,
+    /// Live heap in bytes as the mark phase of each GC cycle found it, one entry a cycle.
+    pub live_heap: Signal<Series>,
+    /// Bytes allocated on the Go heap since the launch (`MemStats.TotalAlloc`).
+    pub alloc_bytes: Signal<Series>,
+    /// Objects allocated on the Go heap since the launch (`MemStats.Mallocs`).
+    pub alloc_objects: Signal<Series>,
+    /// Goroutines other than the runtime's own (`runtime.NumGoroutine`). The first entry is from before the load, the
+    /// last from the end of the drain.
+    pub goroutines: Signal<Series>,
+    /// Resident set, bytes.
+    pub rss: Signal<Series>,
+    /// Resident set by kind.
+    pub rss_kinds: Signal<RssKinds>,
+    /// Anonymous memory in transparent huge pages, bytes.
+    pub huge_pages: Signal<Series>,
+    /// Transparent huge pages since the launch that were allocated at a fault or put together later.
+    pub thp_events: Signal<Series>,
+    /// Largest resident set of the measuring phase, bytes.
+    pub rss_peak: Signal<u64>,
+    /// Resident memory that the Go runtime does not know of, bytes.
+    pub offheap: Signal<Series>,
+    /// How long each mapping took that the Go runtime made.
+    pub mmap_latency: Signal<Durations>,
+    /// Refills of the Ps' span caches.
+    pub span_refills: Signal<SpanRefills>,
+    /// Allocations that the runtime sampled.
+    pub alloc_samples: Signal<AllocSamples>,
+    /// The runtime's heap profile at both ends of the measuring phase.
+    pub heap_profile: Signal<HeapProfile>,
+    /// Goroutines by `go` statement.
+    pub goroutine_sites: Signal<GoroutineSites>,
+    /// Resident off-heap memory by the code that touched it first.
+    pub offheap_sites: Signal<OffHeapSites>,
+    /// Page faults since the launch, minor and major.
+    pub page_faults: Signal<Series>,
+    /// What the load generator saw.
+    pub requests: Signal<Requests>,
+    /// Processes of the service's cgroup that the kernel killed for want of memory.
+    pub oom_kills: Signal<u64>,
+}
+
+/// A measured signal with where it comes from and how far it can be trusted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Signal<T> {
+    /// Where it comes from: `uprobe on runtime.startTheWorldWithSema`, say.
+    pub source: String,
+    /// How far it can be trusted.
+    pub exactness: Exactness,
+    /// Records lost on the way.
+    pub lost: u64,
+    /// The data; empty where the signal is missing.
+    pub data: T,
+}
+
+impl<T: Default> Default for Signal<T> {
+    /// A signal that nobody measured.
+    fn default() -> Self {
+        Self {
+            source: String::new(),
+            exactness: Exactness::Missing { reason: "it was not measured".to_owned() },
+            lost: 0,
+            data: T::default(),
+        }
+    }
+}
+
+/// How far a signal can be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Exactness {
+    /// Every event, or the runtime's or kernel's own total.
+    Exact,
+    /// Exact at the times of the entries; what lies between them was not seen.
+    Sampled,
+    /// Each value is the upper end of a bucket of the runtime's own histogram, at most a quarter above the true one.
+    Bucketed,
+    /// Something is lost or doubtful. No gate passes on it.
+    Inexact {
+        /// What, and why.
+        reason: String,
+    },
+    /// There is no data. No gate passes on it.
+    Missing {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Values over time, in columns of equal length; times do not decrease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Series {
+    /// When, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// The values, in the unit that the signal states.
+    pub value: Vec<u64>,
+}
+
+/// Stop-the-world pauses, in columns of equal length; times do not decrease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pauses {
+    /// When each pause ended, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// How long each was, ns.
+    pub duration_ns: Vec<u64>,
+}
+
+/// Stops of the world in columns of equal length; times do not decrease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorldStops {
+    /// When each stop ended, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Why the world was stopped.
+    pub reason: Vec<StopReason>,
+    /// How long it was by the runtime's own account, ns.
+    pub duration_ns: Vec<u64>,
+    /// How much longer it lasted, ns: the runtime takes the time of some ends before the world runs again.
+    pub tail_ns: Vec<u64>,
+}
+
+/// Why the world was stopped (`stwReason`, runtime/proc.go, Go 1.22 to 1.27).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Mark termination: the end of a GC cycle's mark phase.
+    GcMarkTermination,
+    /// Sweep termination: the start of a GC cycle.
+    GcSweepTermination,
+    /// `debug.WriteHeapDump`.
+    WriteHeapDump,
+    /// A goroutine profile.
+    GoroutineProfile,
+    /// The clean-up after a goroutine profile.
+    GoroutineProfileCleanup,
+    /// `runtime.Stack` of all goroutines.
+    AllGoroutinesStack,
+    /// `runtime.ReadMemStats`.
+    ReadMemStats,
+    /// All threads' system calls.
+    AllThreadsSyscall,
+    /// `runtime.GOMAXPROCS`.
+    Gomaxprocs,
+    /// The execution tracer was started or stopped.
+    Trace,
+    /// A test hook of the runtime.
+    Test,
+    /// The runtime names no reason, or memgate does not know it.
+    Unknown,
+}
+
+/// CPU time since the launch in columns of equal length; one entry a GC cycle, when the runtime accounts for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GcCpu {
+    /// When it was read, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// CPU time of the GC, ns (`/cpu/classes/gc/total:cpu-seconds`).
+    pub gc_ns: Vec<u64>,
+    /// CPU time of the process as the runtime reckons it: GOMAXPROCS times wall time, ns (`/cpu/classes/total:cpu-seconds`).
+    pub total_ns: Vec<u64>,
+}
+
+/// Resident set by kind, bytes, in columns of equal length (`RssAnon`, `RssFile`, `RssShmem` of /proc/PID/status).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RssKinds {
+    /// When, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Anonymous memory: heaps and stacks.
+    pub anonymous: Vec<u64>,
+    /// Pages of files: executables and libraries.
+    pub file: Vec<u64>,
+    /// Shared memory.
+    pub shared: Vec<u64>,
+}
+
+/// Durations in columns of equal length; times do not decrease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Durations {
+    /// When each ended, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// How long each was, ns.
+    pub duration_ns: Vec<u64>,
+}
+
+/// Refills of the Ps' span caches, counted in windows: counting all of them would slow the service down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpanRefills {
+    /// The windows in which they were counted.
+    pub windows: Vec<Span>,
+    /// Refills in each window (`(*mcentral).cacheSpan`, mcentral.go).
+    pub refills: Vec<u64>,
+    /// Of those, the ones for which no span could be used again (`(*mcentral).grow`).
+    pub misses: Vec<u64>,
+}
+
+/// What the load generator saw.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Requests {
+    /// Requests that succeeded since the launch, at the same times as `alloc_bytes`.
+    pub completed: Series,
+    /// Requests intended in the warm-up.
+    pub warmup: RequestCounts,
+    /// Requests intended in the measuring phase.
+    pub measure: RequestCounts,
+    /// Latencies of the measuring phase's answered requests, from the intended start.
+    pub latency: Histogram,
+}
+
+/// Requests by what became of them: `intended = succeeded + Σ failed`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestCounts {
+    /// Requests whose intended start lies in the phase.
+    pub intended: u64,
+    /// Answered in time with an expected status.
+    pub succeeded: u64,
+    /// The others, by reason: `status 500`, `connection refused`, `timeout`, `not sent`.
+    pub failed: BTreeMap<String, u64>,
+}
+
+impl RequestCounts {
+    /// Those that failed for want of time: a connection was free and the answer did not come, or none became free.
+    pub fn late(&self) -> u64 {
+        let of = |reason| self.failed.get(reason).copied().unwrap_or(0);
+        of("timeout").saturating_add(of("not sent"))
+    }
+}
+
+/// A histogram of durations with three significant digits, in columns of equal length; only values that occurred.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Histogram {
+    /// Highest value of each bucket, ns, increasing.
+    pub value_ns: Vec<u64>,
+    /// How many values each bucket holds.
+    pub count: Vec<u64>,
+}
+
+impl Series {
+    /// Adds an entry.
+    pub fn push(&mut self, at_ns: u64, value: u64) {
+        self.at_ns.push(at_ns);
+        self.value.push(value);
+    }
+}
+
+impl Pauses {
+    /// Adds a pause that ended at `at_ns`.
+    pub fn push(&mut self, at_ns: u64, duration_ns: u64) {
+        self.at_ns.push(at_ns);
+        self.duration_ns.push(duration_ns);
+    }
+}

@@ -1,0 +1,253 @@
+//! Evidence on disk: one JSON object with the schema, a hash and the evidence, and a newline.
+//!
+//! `{"schema":2,"sha256":"…","evidence":{…}}`, where the hash is over the very bytes of the `evidence` value, so that a
+//! file that was cut off or changed by hand is found before anything is judged by it.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use memgate_evidence::{
+    Evidence,
+    error::{Error, InputError, Result, Stage},
+    platform::Platform,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{error::Category, value::RawValue};
+use sha2::{Digest, Sha256};
+
+use crate::whole as atomic_file;
+
+/// The schema of an evidence file that this memgate writes, and the only one that it reads.
+pub const SCHEMA: u64 = 2;
+
+/// The largest evidence file that is written or read, bytes.
+pub const MAX_BYTES: u64 = 1 << 30;
+
+const RECORD_AGAIN: &str = "Record it again with `memgate record`.";
+
+/// The file, with the evidence as the bytes that were hashed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapper<'a> {
+    schema: u64,
+    #[serde(borrow)]
+    sha256: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    evidence: &'a RawValue,
+}
+
+/// The part of a file that every schema has.
+#[derive(Deserialize)]
+struct SchemaOnly {
+    schema: u64,
+}
+
+/// An evidence file of memgate.
+#[derive(schemars::JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its JSON Schema is used: files are read and written through `Wrapper`")]
+struct EvidenceFile {
+    /// Version of this format.
+    #[schemars(range(min = 2, max = 2))]
+    schema: u64,
+    /// SHA-256 of the bytes of the `evidence` value, in lower-case hexadecimal.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    sha256: String,
+    /// The record of one run.
+    evidence: Evidence,
+}
+
+/// How the name of every evidence file ends.
+pub const SUFFIX: &str = ".evidence.json";
+
+/// The JSON Schema of an evidence file.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(EvidenceFile).to_value()
+}
+
+/// The name of the file that holds the evidence of one run: `uaa.linux-amd64.run1.evidence.json`.
+///
+/// Different arguments give different names. Letters, digits, `-`, `_` and `.` of the service's name stay as they are,
+/// but for a leading `.`; every other byte becomes `%` and two hexadecimal digits, so that the name is one path component.
+pub fn file_name(service: &str, platform: Platform, run: u32) -> String {
+    format!("{}.run{run}{SUFFIX}", file_stem(service, platform))
+}
+
+/// What the names of all files of one service on one platform begin with, such as `uaa.linux-amd64`; made as [`file_name`]
+/// says.
+pub fn file_stem(service: &str, platform: Platform) -> String {
+    let mut name = String::new();
+    for (index, character) in service.char_indices() {
+        let plain = character.is_alphanumeric() || "-_.".contains(character);
+        if plain && !(index == 0 && character == '.') {
+            name.push(character);
+        } else {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                push_formatted(&mut name, format_args!("%{byte:02X}"));
+            }
+        }
+    }
+    push_formatted(&mut name, format_args!(".{}", platform.folder()));
+    name
+}
+
+/// The bytes of an evidence file.
+///
+/// # Errors
+/// [`Error::Infrastructure`] if the file would be larger than [`MAX_BYTES`], which [`decode`] refuses.
+pub fn encode(evidence: &Evidence) -> Result<Vec<u8>> {
+    encode_up_to(evidence, MAX_BYTES)
+}
+
+fn encode_up_to(evidence: &Evidence, max_bytes: u64) -> Result<Vec<u8>> {
+    let failed = |error: serde_json::Error| {
+        Error::infrastructure(
+            Stage::Output,
+            format!("The evidence cannot be written as JSON: {error}."),
+            "This is a bug in memgate; please report it.",
+        )
+    };
+    let evidence = serde_json::value::to_raw_value(evidence).map_err(failed)?;
+    let wrapper = Wrapper { schema: SCHEMA, sha256: sha256(evidence.get()).into(), evidence: &evidence };
+    let mut bytes = serde_json::to_vec(&wrapper).map_err(failed)?;
+    bytes.push(b'\n');
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes) {
+        return Ok(bytes);
+    }
+    Err(Error::infrastructure(
+        Stage::Output,
+        format!("The evidence takes {} bytes, more than the {max_bytes} that memgate reads back.", bytes.len()),
+        "Shorten the phases or lower the load's rate.",
+    ))
+}
+
+/// Writes an evidence file, whole or not at all. Missing parent directories are made.
+///
+/// # Errors
+/// [`Error::Infrastructure`] at [`Stage::Output`] when the file cannot be written, a full disk for instance; no
+/// temporary file is left.
+pub fn write(path: &Path, evidence: &Evidence) -> Result<()> {
+    atomic_file::write(path, &encode(evidence)?).map_err(|error| {
+        Error::infrastructure(
+            Stage::Output,
+            format!("The evidence cannot be written to {}: {error}.", path.display()),
+            "Make room there, or choose another directory with `--out`, and run again.",
+        )
+    })
+}
+
+/// Reads an evidence file.
+///
+/// # Errors
+/// [`Error::Input`] that names the file when it is missing, unreadable, larger than [`MAX_BYTES`], or refused by
+/// [`decode`].
+pub fn read(path: &Path) -> Result<Evidence> {
+    let bytes = read_up_to(path, MAX_BYTES)?;
+    decode(path, &bytes)
+}
+
+fn read_up_to(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let mut bytes = Vec::new();
+    // The length is counted while reading: a pipe states none.
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes) {
+        return Ok(bytes);
+    }
+    Err(refused(
+        path,
+        format!("is larger than {max_bytes} bytes, more than memgate reads"),
+        "Is it an evidence file? Record with shorter phases or a lower rate.",
+    ))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => refused(
+            path,
+            "does not exist",
+            "`memgate record` and `memgate check` write evidence into the directory given with `--out`.",
+        ),
+        io::ErrorKind::IsADirectory => {
+            refused(path, "is a directory", "Name the evidence files in it: `DIR/*.evidence.json`.")
+        }
+        _ => refused(path, format!("cannot be read: {error}"), "Check the file's permissions and its disk."),
+    }
+}
+
+/// The evidence in the bytes of an evidence file; `path` serves only to name it.
+///
+/// # Errors
+/// [`Error::Input`] when the bytes are empty, no JSON, cut off, of another schema, changed after they were written, or
+/// hold fields that this memgate does not know.
+pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
+    if bytes.is_empty() {
+        return Err(refused(path, "is empty", RECORD_AGAIN));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| match error.error_len() {
+        None => truncated(path),
+        Some(_) => refused(path, "is no JSON: it is not UTF-8", RECORD_AGAIN),
+    })?;
+    check_schema(path, text)?;
+    // The newline is written last, so a file without it lost at least its end.
+    if !text.ends_with('\n') {
+        return Err(truncated(path));
+    }
+    let wrapper: Wrapper<'_> = serde_json::from_str(text).map_err(|error| not_evidence(path, &error))?;
+    if sha256(wrapper.evidence.get()) != wrapper.sha256 {
+        return Err(refused(path, "was changed after it was written: its SHA-256 differs", RECORD_AGAIN));
+    }
+    serde_json::from_str(wrapper.evidence.get()).map_err(|error| not_evidence(path, &error))
+}
+
+/// Comes before anything else is looked at: another schema may hold anything.
+fn check_schema(path: &Path, text: &str) -> Result<()> {
+    let SchemaOnly { schema } = serde_json::from_str(text).map_err(|error| not_evidence(path, &error))?;
+    match schema.cmp(&SCHEMA) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Greater => Err(refused(
+            path,
+            format!("was written by a newer memgate (schema {schema}); this one reads {SCHEMA}"),
+            "Update memgate.",
+        )),
+        std::cmp::Ordering::Less => {
+            Err(refused(path, format!("has schema {schema}; this memgate reads {SCHEMA}"), RECORD_AGAIN))
+        }
+    }
+}
+
+fn not_evidence(path: &Path, error: &serde_json::Error) -> Error {
+    match error.classify() {
+        Category::Eof => truncated(path),
+        Category::Data => refused(path, format!("is no evidence of memgate: {error}"), RECORD_AGAIN),
+        Category::Syntax | Category::Io => refused(path, format!("is no JSON: {error}"), RECORD_AGAIN),
+    }
+}
+
+fn truncated(path: &Path) -> Error {
+    refused(path, "ends in the middle; it was probably cut off while being written or copied", RECORD_AGAIN)
+}
+
+fn refused(path: &Path, what: impl AsRef<str>, help: &str) -> Error {
+    InputError::new(format!("{}: {}.", path.display(), what.as_ref()), help).into()
+}
+
+fn sha256(text: &str) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(text.as_bytes()) {
+        push_formatted(&mut hex, format_args!("{byte:02x}"));
+    }
+    hex
+}
+
+fn push_formatted(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    let _ = text.write_fmt(arguments);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The files that memgate writes: their names, and evidence; each is there whole or not at all.
+#![forbid(unsafe_code)]
+
+pub mod evidence_file;
+pub mod whole;

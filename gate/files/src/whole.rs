@@ -1,0 +1,142 @@
+//! Files that are there whole or not at all.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Writes a file so that a reader sees the old contents or the new ones, never a part: into a temporary file in the
+/// same directory, synced, then renamed. Missing parent directories are made; the mode is 0666 less the umask, so that
+/// a later step of a CI job that runs as another user can read it. A failure leaves no temporary file behind.
+///
+/// A symbolic link is followed. What is no regular file, such as `/dev/stdout` or a pipe, is written in place:
+/// replacing it would break it for everybody else.
+pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
+    write_with(path, |file| file.write_all(contents))
+}
+
+fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(metadata) if !metadata.is_file() => fill(&mut OpenOptions::new().write(true).open(path)?),
+        Ok(_) => replace(&path.canonicalize()?, fill),
+        Err(_) => replace(path, fill),
+    }
+}
+
+fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let directory = parent(path);
+    fs::create_dir_all(&directory)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".memgate-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(&directory)?;
+    fill(file.as_file_mut())?;
+    // A file system that allocates late reports a full disk only here.
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, os::unix::fs::FileTypeExt};
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn makes_parents_and_replaces_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/report.json");
+        write(&path, b"first, longer").unwrap();
+        write(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(names(path.parent().unwrap()), ["report.json"]);
+    }
+
+    #[test]
+    fn others_may_read_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report.json");
+        write(&path, b"text").unwrap();
+        // The umask cannot be read without changing it for every thread, so a plain file tells what it leaves.
+        let plain = directory.path().join("plain");
+        File::create(&plain).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions(), fs::metadata(&plain).unwrap().permissions());
+    }
+
+    #[test]
+    fn a_failure_in_the_middle_leaves_the_old_file_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report.json");
+        write(&path, b"old").unwrap();
+        let error = write_with(&path, |file| {
+            file.write_all(b"new, and then")?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(directory.path()), ["report.json"]);
+    }
+
+    #[test]
+    fn a_directory_in_the_way_is_an_error_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report");
+        fs::create_dir(&path).unwrap();
+        assert_eq!(write(&path, b"text").unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(names(directory.path()), ["report"]);
+    }
+
+    #[test]
+    fn a_file_where_a_parent_should_be_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("file"), b"").unwrap();
+        assert!(write(&directory.path().join("file/report.json"), b"text").is_err());
+        assert_eq!(names(directory.path()), ["file"]);
+    }
+
+    // A pipe of the test's own stands for every special file: were this to fail on a device of the machine, a test run
+    // as root would replace the device.
+    #[test]
+    fn special_files_are_written_and_not_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // On Linux a pipe that is opened for both ways does not wait for its other end.
+        let mut pipe = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        write(&path, b"text").unwrap();
+        assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
+        let mut text = [0; 4];
+        pipe.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"text");
+    }
+
+    #[test]
+    fn a_symbolic_link_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&file, b"old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    }
+}

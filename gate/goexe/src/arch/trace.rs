@@ -1,0 +1,169 @@
+//! Following addresses through the code of one function.
+
+use memgate_evidence::platform::Platform;
+
+use super::{ArgumentLocation, Effect, MemoryAccess, Place, Register, RegisterSet, argument, bit, decode, registers};
+
+/// How a function uses a place in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Takes its address.
+    Address,
+    /// Reads it.
+    Load,
+    /// Writes it, or reads and writes it at once.
+    Store,
+}
+
+/// A use of a fixed place in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// Virtual address of the instruction.
+    pub at: u64,
+    /// Virtual address of the place.
+    pub address: u64,
+    /// What is done with it.
+    pub access: Access,
+    /// How many bytes are read or written; 0 for an address.
+    pub size: u8,
+}
+
+/// What a function does that memgate learns from, in the order of its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// It uses a fixed place.
+    Reference(Reference),
+    /// It calls a function at a fixed address.
+    Call {
+        /// Virtual address of the instruction.
+        at: u64,
+        /// Virtual address of the function.
+        target: u64,
+        /// The first integer argument, where it is a fixed address.
+        argument_0: Option<u64>,
+    },
+}
+
+/// The uses of fixed places and the calls in the function whose code is given; it starts at the virtual address `address`.
+///
+/// Values are followed in the order of the code and forgotten at calls and where code is not reached from above; a branch
+/// may still bring another value, so that a single event is a hint, which callers hold against others. `go_minor` tells
+/// where arguments are passed; without it they are not followed.
+pub fn trace(platform: Platform, code: &[u8], address: u64, go_minor: Option<u32>) -> Vec<Event> {
+    let on_stack = match go_minor.and_then(|minor| argument(platform, minor, 0)) {
+        Some(ArgumentLocation::Stack(offset)) => Some(offset.cast_signed()),
+        _ => None,
+    };
+    let mut tracer = Tracer { platform, known: [None; 32], on_stack, pushed: None, events: Vec::new() };
+    for instruction in decode(platform, code, address) {
+        tracer.follow(instruction.at, instruction.effect, instruction.writes);
+    }
+    tracer.events
+}
+
+struct Tracer {
+    platform: Platform,
+    /// Values of registers, where they are known.
+    known: [Option<u64>; 32],
+    /// Where argument 0 is on the stack, if it is.
+    on_stack: Option<i64>,
+    /// Argument 0 on the stack, where it is known.
+    pushed: Option<u64>,
+    events: Vec<Event>,
+}
+
+impl Tracer {
+    fn follow(&mut self, at: u64, effect: Effect, writes: RegisterSet) {
+        match effect {
+            Effect::Page { to, value } => self.set(to, Some(value)),
+            Effect::Address { to, value } => {
+                self.refer(at, value, Access::Address, 0);
+                self.set(to, Some(value));
+            }
+            Effect::Add { to, from, plus } => {
+                let value = self.get(from).map(|value| value.wrapping_add_signed(plus));
+                // A move makes no new address.
+                if let Some(value) = value.filter(|_| plus != 0) {
+                    self.refer(at, value, Access::Address, 0);
+                }
+                self.set(to, value);
+            }
+            Effect::Memory(access) => self.access(at, access),
+            Effect::Call(target) => self.call(at, target),
+            Effect::Leave => self.known = [None; 32],
+            Effect::Branch | Effect::Other => {}
+        }
+        for (register, value) in (0..).zip(&mut self.known) {
+            if writes & bit(register) != 0 {
+                *value = None;
+            }
+        }
+    }
+
+    fn access(&mut self, at: u64, access: MemoryAccess) {
+        let start = match access.place {
+            Place::Absolute(address) => Some(address),
+            Place::Based { base, offset } => {
+                if access.access == Access::Store && self.is_argument(base, offset) {
+                    self.pushed = access.register.and_then(|register| self.get(register));
+                }
+                self.get(base).map(|base| base.wrapping_add_signed(offset))
+            }
+        };
+        for element in 0..access.count {
+            if let Some(start) = start {
+                let address = start.wrapping_add(u64::from(element) * u64::from(access.size));
+                self.refer(at, address, access.access, access.size);
+            }
+        }
+    }
+
+    fn is_argument(&self, base: Register, offset: i64) -> bool {
+        base == registers(self.platform).stack && self.on_stack == Some(offset)
+    }
+
+    fn call(&mut self, at: u64, target: Option<u64>) {
+        let in_register = self.get(registers(self.platform).argument_0);
+        let argument_0 = if self.on_stack.is_some() { self.pushed } else { in_register };
+        if let Some(target) = target {
+            self.events.push(Event::Call { at, target, argument_0 });
+        }
+        // Go has no registers that a callee keeps.
+        self.known = [None; 32];
+        self.pushed = None;
+    }
+
+    fn refer(&mut self, at: u64, address: u64, access: Access, size: u8) {
+        self.events.push(Event::Reference(Reference { at, address, access, size }));
+    }
+
+    fn get(&self, register: Register) -> Option<u64> {
+        self.known.get(usize::from(register)).copied().flatten()
+    }
+
+    fn set(&mut self, register: Register, value: Option<u64>) {
+        if let Some(known) = self.known.get_mut(usize::from(register)) {
+            *known = value;
+        }
+    }
+}
+
+/// The first conditional branch behind the call at `call`, if the first two results can still be read there by a probe, which
+/// the kernel emulates: they are in their registers, or on the stack where Go 1.`go_minor` leaves them there.
+pub fn branch_with_results(platform: Platform, code: &[u8], address: u64, call: u64, go_minor: u32) -> Option<u64> {
+    let in_registers = matches!(argument(platform, go_minor, 0), Some(ArgumentLocation::Register(_)));
+    let results = registers(platform).results.into_iter().filter(|_| in_registers);
+    let results = results.fold(0, |set, register| set | bit(register));
+    for instruction in decode(platform, code, address).iter().filter(|instruction| instruction.at > call) {
+        let destination = match instruction.effect {
+            Effect::Branch => return Some(instruction.at),
+            Effect::Call(_) | Effect::Leave => return None,
+            Effect::Address { to, .. } | Effect::Page { to, .. } | Effect::Add { to, .. } => bit(to),
+            Effect::Memory(_) | Effect::Other => 0,
+        };
+        if (destination | instruction.writes) & results != 0 {
+            return None;
+        }
+    }
+    None
+}

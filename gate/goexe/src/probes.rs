@@ -1,0 +1,176 @@
+//! The probe planner: which instruction each BPF program goes on, and what that costs the service.
+//!
+//! Pure: reads an executable and plans. `memgate doctor --probes` prints the plan, the collectors carry it out. An instruction
+//! that the kernel single-steps costs 10 to 22 µs a hit in a virtual machine where an emulated one costs half a microsecond; no
+//! probe goes on one unless that is asked for.
+
+use crate::{
+    CallSite, Fact, GoExe, MmapSite,
+    arch::{ProbeCost, Probed, probes_stay},
+};
+
+/// A probe and what it costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The BPF program.
+    pub program: &'static str,
+    /// What it is put on, for a person: `call of runtime.mmap`.
+    pub place: &'static str,
+    /// Virtual address of the instruction in the file.
+    pub address: u64,
+    /// Its offset in the file, bytes.
+    pub file_offset: u64,
+    /// The instruction's name: `call`.
+    pub mnemonic: String,
+    /// How the kernel executes it under a probe.
+    pub cost: ProbeCost,
+}
+
+/// The probes of one signal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignalPlan {
+    /// The signal.
+    pub signal: ProbedSignal,
+    /// The probes; or why there are none, for a person.
+    pub probes: Fact<Vec<Probe>>,
+}
+
+/// The signals that come from probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProbedSignal {
+    /// `gc_pauses` and `other_pauses`.
+    Pauses,
+    /// `world_stops`.
+    WorldStops,
+    /// `live_heap`.
+    LiveHeap,
+    /// `mmap_latency`, and the ranges that `offheap` leaves out.
+    Mappings,
+    /// `alloc_samples`.
+    AllocSamples,
+    /// `span_refills`.
+    SpanRefills,
+}
+
+impl ProbedSignal {
+    /// Every one, in the order of the evidence.
+    pub const ALL: [Self; 6] =
+        [Self::Pauses, Self::WorldStops, Self::LiveHeap, Self::Mappings, Self::AllocSamples, Self::SpanRefills];
+
+    /// Its name in the evidence.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pauses => "gc_pauses, other_pauses",
+            Self::WorldStops => "world_stops",
+            Self::LiveHeap => "live_heap",
+            Self::Mappings => "mmap_latency, offheap",
+            Self::AllocSamples => "alloc_samples",
+            Self::SpanRefills => "span_refills",
+        }
+    }
+
+    /// What it gives.
+    pub const fn exactness(self) -> &'static str {
+        match self {
+            Self::Pauses => "every pause, in the runtime's own nanoseconds",
+            Self::WorldStops => "every stop of the world, with its reason and its hidden tail",
+            Self::LiveHeap => "every GC cycle",
+            Self::Mappings => "every mapping that the runtime makes",
+            Self::AllocSamples => "every allocation that the runtime samples",
+            Self::SpanRefills => "every refill in windows of the measuring phase",
+        }
+    }
+
+    fn sites(self, exe: &GoExe) -> Fact<Vec<(&'static str, &'static str, CallSite)>> {
+        let runtime = &exe.runtime;
+        let one = |program, place, site: &CallSite| (program, place, *site);
+        Ok(match self {
+            Self::Pauses => {
+                let sites = &runtime.pauses.as_ref().map_err(Clone::clone)?.sites;
+                sites.iter().map(|site| one("pause", "call of (*timeHistogram).record", site)).collect()
+            }
+            Self::WorldStops => {
+                let starts = runtime.world_starts.as_ref().map_err(Clone::clone)?;
+                if starts.reason.is_none() {
+                    return Err("Go 1.21 does not tell startTheWorldWithSema why the world was stopped".to_owned());
+                }
+                starts.sites.iter().map(|(_, site)| one("world_start", "call of startTheWorldWithSema", site)).collect()
+            }
+            Self::LiveHeap => {
+                let live = runtime.live_heap.as_ref().map_err(Clone::clone)?;
+                vec![one("live_heap", "call of (*gcControllerState).resetLive", &live.site)]
+            }
+            Self::Mappings => {
+                let mmaps = runtime.mmaps.as_ref().map_err(Clone::clone)?;
+                let both = |site: &MmapSite| {
+                    let call = one("mmap_call", "call of runtime.mmap", &site.call);
+                    let result = site.result.as_ref();
+                    std::iter::once(call).chain(result.map(|site| one("mmap_return", "branch on its result", site)))
+                };
+                let unmaps = mmaps.unmaps.iter().map(|site| one("munmap_call", "call of runtime.munmap", site));
+                mmaps.sites.iter().flat_map(both).chain(unmaps).collect()
+            }
+            Self::AllocSamples => {
+                let samples = runtime.alloc_samples.as_ref().map_err(Clone::clone)?;
+                vec![one("alloc_sample", "call of setprofilebucket", &samples.site)]
+            }
+            Self::SpanRefills => {
+                // These alone are there in windows.
+                if let Some(reason) = probes_stay(exe.platform) {
+                    return Err(reason.to_owned());
+                }
+                let refills = runtime.span_refills.as_ref().map_err(Clone::clone)?;
+                let hits = refills.refills.iter().map(|site| one("refill", "call of (*mcentral).cacheSpan", site));
+                let misses = refills.grows.iter().map(|site| one("refill_miss", "call of (*mcentral).grow", site));
+                hits.chain(misses).collect()
+            }
+        })
+    }
+}
+
+/// Plans the probes of every signal. With `force`, also on instructions that the kernel single-steps.
+pub fn plan(exe: &GoExe, force: bool) -> Vec<SignalPlan> {
+    ProbedSignal::ALL.map(|signal| SignalPlan { signal, probes: plan_signal(exe, signal, force) }).into()
+}
+
+fn plan_signal(exe: &GoExe, signal: ProbedSignal, force: bool) -> Fact<Vec<Probe>> {
+    let mut probes = Vec::new();
+    for (program, place, site) in signal.sites(exe)? {
+        probes.push(plan_probe(program, place, site, exe.probed(site.address), force)?);
+    }
+    Ok(probes)
+}
+
+fn plan_probe(
+    program: &'static str,
+    place: &'static str,
+    CallSite { address, file_offset }: CallSite,
+    instruction: Option<Probed>,
+    force: bool,
+) -> Fact<Probe> {
+    let unreadable = || format!("there is no instruction at {address:#x}, the {place}");
+    let Probed { cost, mnemonic } = instruction.ok_or_else(unreadable)?;
+    if cost == ProbeCost::SingleStepped && !force {
+        return Err(format!(
+            "the kernel would single-step `{mnemonic}` at {address:#x}, the {place}, at 10 to 22 µs a hit; `--force-probes` puts the probe there all the same"
+        ));
+    }
+    Ok(Probe { program, place, address, file_offset, mnemonic, cost })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_that_is_single_stepped_is_refused_unless_forced() {
+        let site = CallSite { address: 0x1000, file_offset: 0x400 };
+        let of = |cost| Some(Probed { cost, mnemonic: "cmp".to_owned() });
+        let plan = |instruction, force| plan_probe("pause", "entry of a function", site, instruction, force);
+        let refused = plan(of(ProbeCost::SingleStepped), false).unwrap_err();
+        assert!(refused.contains("`cmp` at 0x1000") && refused.contains("--force-probes"), "{refused}");
+        assert_eq!(plan(of(ProbeCost::SingleStepped), true).unwrap().cost, ProbeCost::SingleStepped);
+        assert_eq!(plan(of(ProbeCost::Emulated), false).unwrap().file_offset, 0x400);
+        assert!(plan(None, true).unwrap_err().contains("no instruction"));
+    }
+}

@@ -1,0 +1,163 @@
+//! `memgate image boot`: a guest for a person, with a console, or for one command.
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use memgate_agent::{cancel::Cancel, guest::serve::Failure};
+use memgate_evidence::error::{Error, InputError, Result, Stage};
+use memgate_qemu::{
+    channel::{FromAgent, Printer, ToAgent},
+    ending::{Ending, Patience},
+    guest::{Guest, GuestError, Spoken, Start, emulator_version},
+    image::{self, Shelled},
+    machine::Machine,
+    terminal,
+};
+
+use crate::{
+    guests::{self, agent, architecture, cache, guest_failed, image_failed, kernel, protocol, receive, understood},
+    images::Which,
+    narrator::Narrator,
+    pipeline::make_directory,
+};
+
+/// How long a guest may take to switch itself off, before it is ended.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Nobody tells when a person who looks around has done with a guest.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A guest for a person: the image and the machine of a check, and a shell.
+#[derive(Debug)]
+pub struct Booth {
+    start: Start,
+    /// Its files stay while this lives.
+    _image: image::Image,
+    /// And so does this.
+    _shelled: Shelled,
+    words: Vec<String>,
+}
+
+impl Booth {
+    /// Makes what the guest starts from, where it is not in the cache. `words` are the command; a shell on this terminal where there
+    /// are none. The console is kept in `out`.
+    ///
+    /// # Errors
+    /// When not exactly one platform is named, there is neither a command nor a terminal, or something cannot be made.
+    pub fn prepare(which: &Which, words: &[String], out: &Path, narrator: &Narrator) -> Result<Self> {
+        let [platform] = which.platforms[..] else {
+            return Err(InputError::new("a guest is of one platform", "name it: `--platform linux/arm64`").into());
+        };
+        if words.is_empty() && !terminal::is_there() {
+            let message = "there is no terminal to join to the guest's console";
+            return Err(InputError::new(message, "give a command: `-- uname -a`").into());
+        }
+        emulator_version(architecture(platform)).map_err(guest_failed)?;
+        let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
+        let (cache, mirror) = (cache()?, which.mirror.as_deref());
+        let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
+        let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say).map_err(image_failed)?;
+        let shelled = image::with_shell(&cache, &image, mirror, &mut say).map_err(image_failed)?;
+        make_directory(out)?;
+        let machine = Machine { initramfs: shelled.path(), ..Machine::of(&image, guests::MEMORY, guests::CPUS) };
+        let is_joined = words.is_empty();
+        let patience = if is_joined { Patience { silence: NEVER, ..Patience::default() } } else { Patience::default() };
+        let console = console_log(out, &image.name);
+        let start = Start { machine, console, patience, is_joined };
+        Ok(Self { start, _image: image, _shelled: shelled, words: words.to_vec() })
+    }
+
+    /// Boots the guest and gives the exit code of the command, or of the shell; 0 where the guest was switched off instead. The guest is
+    /// gone when this returns, and the terminal is as it was.
+    ///
+    /// # Errors
+    /// When the guest does not boot or ends otherwise, the command cannot be started, or memgate is to end.
+    pub async fn run(&self, cancel: &Cancel) -> Result<u8> {
+        tokio::select! {
+            outcome = self.boot() => match outcome {
+                Err(Outcome::Guest(GuestError::Ended {
+                    code: Some(0),
+                    ending: Ending::Lost(_) | Ending::NeverBooted(_),
+                    ..
+                })) if self.start.is_joined => Ok(0),
+                Err(Outcome::Guest(error)) => Err(guest_failed(error)),
+                Err(Outcome::Other(error)) => Err(error),
+                Ok(code) => Ok(code),
+            },
+            () = cancel.cancelled() => Err(Error::Interrupted),
+        }
+    }
+
+    async fn boot(&self) -> Result<u8, Outcome> {
+        let raw = self.start.is_joined.then(terminal::Raw::enter).transpose().map_err(|error| {
+            let help = "give a command, or run memgate on a terminal";
+            Error::infrastructure(Stage::Preflight, format!("the terminal: {error}"), help)
+        })?;
+        let mut guest = Guest::boot(&self.start).await?;
+        guest.begin().await?;
+        let terminal = raw.as_ref().map(terminal::Raw::described);
+        guest.message(&ToAgent::Command { words: self.words.clone(), terminal }).await?;
+        loop {
+            match guest.next().await? {
+                Spoken::Message(FromAgent::Printed { printer, length }) => {
+                    let bytes = receive(&mut guest, length).await?;
+                    print(printer, &bytes)?;
+                }
+                Spoken::Message(FromAgent::Failed(failure)) => {
+                    let Failure { stage, message, help } = understood(failure.get())?;
+                    return Err(Error::Infrastructure { stage, message, help }.into());
+                }
+                Spoken::Message(FromAgent::CommandEnded(code)) => {
+                    if self.start.is_joined {
+                        // The last lines of its console are on their way.
+                        guest.wait(FAREWELL).await;
+                    }
+                    return Ok(code);
+                }
+                other => return Err(protocol(&format!("{other:?} was not expected")).into()),
+            }
+        }
+    }
+}
+
+/// Why there is no exit code.
+enum Outcome {
+    /// The guest has ended, which a person may have wanted.
+    Guest(GuestError),
+    /// Something else.
+    Other(Error),
+}
+
+impl From<GuestError> for Outcome {
+    fn from(error: GuestError) -> Self {
+        Self::Guest(error)
+    }
+}
+
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+fn console_log(out: &Path, image: &str) -> PathBuf {
+    out.join(format!("boot.{image}.console.log"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "what the command in the guest prints is the result")]
+fn print(printer: Printer, bytes: &[u8]) -> Result<()> {
+    let written = match printer {
+        Printer::Stdout => {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        Printer::Stderr => std::io::stderr().write_all(bytes),
+    };
+    written.map_err(|error| {
+        let help = "keep stdout and stderr open until memgate ends";
+        Error::infrastructure(Stage::Output, format!("what the command printed: {error}"), help)
+    })
+}

@@ -1,0 +1,322 @@
+//! The command line: clap's definitions, turned into plain options.
+
+use std::path::PathBuf;
+
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use memgate_config::{Size, yaml::Kind as _};
+use memgate_evidence::{
+    plan::Collecting,
+    platform::{Platform, Runner},
+    tier::Tier,
+};
+use memgate_report::Output;
+
+use crate::{images::Which, pipeline::Selection};
+
+/// A CI quality gate for the memory behaviour of Go services.
+///
+/// Exit codes: 0 every gate holds; 1 a gate failed; 2 usage or configuration error; 3 inconclusive; 4 infrastructure
+/// failed; 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Builds, runs, measures and judges.
+    Check {
+        /// What is to be measured.
+        #[command(flatten)]
+        measured: Measured,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Builds, runs and measures; writes evidence without judging it.
+    Record {
+        /// What is to be measured.
+        #[command(flatten)]
+        measured: Measured,
+    },
+    /// Judges recorded evidence again; touches no process and no network.
+    Judge {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+        /// The directory that receives flame graphs.
+        #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+        out: PathBuf,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Judges what several jobs have recorded as one; fails where the evidence of a run is missing.
+    Merge {
+        /// What was to be measured.
+        #[command(flatten)]
+        measured: Measured,
+        /// Evidence files, or directories that hold them.
+        #[arg(required = true, value_name = "EVIDENCE")]
+        evidence: Vec<PathBuf>,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Prints which jobs measure the services.
+    Plan {
+        /// What is to be measured.
+        #[command(flatten)]
+        measured: Measured,
+        /// As a matrix for a workflow of GitHub's, one job a platform.
+        #[arg(long, required = true)]
+        github_matrix: bool,
+    },
+    /// Prints the report of recorded evidence; exit code 0 whatever the verdict.
+    Report {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+        /// The directory that receives flame graphs.
+        #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+        out: PathBuf,
+        /// What is to be printed and written.
+        #[command(flatten)]
+        formats: Formats,
+    },
+    /// Baselines.
+    #[command(subcommand)]
+    Baseline(BaselineCommand),
+    /// The images of guests: kernels of Debian's with memgate's agent.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Tells what memgate can measure here.
+    Doctor {
+        /// The probes that it would put on this executable, signal by signal.
+        #[arg(long, value_name = "EXE")]
+        probes: PathBuf,
+        /// The same executable with symbols and DWARF, for what it does not tell itself.
+        #[arg(long, value_name = "EXE")]
+        twin: Option<PathBuf>,
+        /// Plans probes also on instructions that the kernel single-steps.
+        #[arg(long)]
+        force_probes: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints the JSON Schema of a file format, for editors.
+    Schema {
+        /// Of which.
+        of: SchemaOf,
+    },
+}
+
+/// The commands on baselines.
+#[derive(Debug, Subcommand)]
+pub enum BaselineCommand {
+    /// Writes a new baseline file for each service and platform in the evidence. Never overwrites one.
+    Record {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+    },
+}
+
+/// The commands on images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Makes images, where they are not in the cache; a check does so itself.
+    Build {
+        /// Which.
+        #[command(flatten)]
+        which: WhichImages,
+    },
+    /// Boots a guest of one platform for a person: a shell on this terminal, or one command. Ctrl-a x leaves the shell, and so does
+    /// switching the guest off. The exit code is that of the shell or the command; 4 and 130 are also memgate's own.
+    Boot {
+        /// Which.
+        #[command(flatten)]
+        which: WhichImages,
+        /// The directory that receives the console's log.
+        #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+        out: PathBuf,
+        /// What to run instead of a shell, with its arguments. It has no input.
+        #[arg(last = true, value_name = "COMMAND")]
+        words: Vec<String>,
+    },
+    /// Lists the images of the cache, and the kernels that there are.
+    List,
+    /// Removes images, packages and snapshots from the cache.
+    Clean,
+    /// Looks up anew which packages Debian's archive has, for a person to review.
+    Lock {
+        /// Which.
+        #[command(flatten)]
+        which: WhichImages,
+        /// The file to write.
+        #[arg(long, value_name = "FILE", default_value = "qemu/images.lock")]
+        file: PathBuf,
+    },
+}
+
+/// Images by platform and kernel.
+#[derive(Debug, Args)]
+pub struct WhichImages {
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times.
+    #[arg(long = "platform", value_name = "P")]
+    platforms: Vec<PlatformArgument>,
+    /// A kernel, such as 6.12; the usual one of the platform when absent.
+    #[arg(long, value_name = "RELEASE")]
+    kernel: Option<String>,
+    /// The page size of the kernel, such as 16KiB.
+    #[arg(long, value_name = "SIZE", value_parser = page_size)]
+    page_size: Option<u64>,
+    /// A mirror of Debian's archive; the one that this machine's package manager uses when absent.
+    #[arg(long, value_name = "URI")]
+    mirror: Option<String>,
+}
+
+impl WhichImages {
+    /// The plain options.
+    pub fn which(&self) -> Which {
+        Which {
+            platforms: platforms(&self.platforms),
+            kernel: self.kernel.clone(),
+            page_size: self.page_size,
+            mirror: self.mirror.clone(),
+        }
+    }
+}
+
+fn page_size(text: &str) -> Result<u64, String> {
+    Size::<4096>::read(text).map_err(|problem| problem.what)
+}
+
+fn platforms(arguments: &[PlatformArgument]) -> Vec<Platform> {
+    let mut platforms: Vec<_> = arguments.iter().flat_map(PlatformArgument::platforms).collect();
+    platforms.sort_unstable();
+    platforms.dedup();
+    platforms
+}
+
+/// What is to be measured.
+#[derive(Debug, Args)]
+pub struct Measured {
+    /// The configuration.
+    #[arg(short, long, default_value = "memgate.yaml")]
+    pub config: PathBuf,
+    /// A service of the configuration; may be given several times. All when absent.
+    #[arg(long = "service", value_name = "S")]
+    services: Vec<String>,
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times. When absent `host`, and `all` for
+    /// `plan` and `merge`.
+    #[arg(long = "platform", value_name = "P")]
+    platforms: Vec<PlatformArgument>,
+    /// Where to run, whatever the configuration says.
+    #[arg(long, value_name = "R", value_parser = one_of(&Runner::ALL, Runner::name))]
+    runner: Option<Runner>,
+    /// How many fresh processes to measure, instead of what the configuration says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
+    runs: Option<u32>,
+    /// The most that is asked of the kernel: T0, T1, T2, T3 or T4 (docs/tiers.md). What it allows when absent.
+    #[arg(long, value_name = "T", ignore_case = true, value_parser = one_of(&Tier::ALL, Tier::name))]
+    tier: Option<Tier>,
+    /// Puts probes also on instructions that the kernel single-steps, which slows the service down.
+    #[arg(long)]
+    force_probes: bool,
+    /// Boots each guest instead of resuming one that has booted.
+    #[arg(long)]
+    no_snapshot: bool,
+    /// The directory that receives executables, evidence, logs, reports and flame graphs.
+    #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+    pub out: PathBuf,
+}
+
+impl Measured {
+    /// The plain options; `absent` are the platforms where none is named.
+    pub fn selection(&self, absent: &[Platform]) -> Selection {
+        let named = platforms(&self.platforms);
+        Selection {
+            services: self.services.clone(),
+            platforms: if named.is_empty() { absent.to_vec() } else { named },
+            runner: self.runner,
+            runs: self.runs,
+            collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
+            snapshots: !self.no_snapshot,
+            out: self.out.clone(),
+        }
+    }
+}
+
+/// What was recorded.
+#[derive(Debug, Args)]
+pub struct Recorded {
+    /// Evidence files, or directories that hold them.
+    #[arg(required = true, value_name = "EVIDENCE")]
+    pub evidence: Vec<PathBuf>,
+    /// The directory of the baselines.
+    #[arg(long, value_name = "DIR", default_value = "baselines")]
+    pub baselines: PathBuf,
+}
+
+/// What is to be printed and written.
+#[derive(Debug, Args)]
+pub struct Formats {
+    /// terminal, json, markdown, junit or github, to stdout or to a file; may be given several times.
+    #[arg(long = "format", value_name = "F[=FILE]", default_value = "terminal")]
+    pub outputs: Vec<Output>,
+}
+
+/// A platform, or a word for several.
+#[derive(Debug, Clone)]
+struct PlatformArgument(Vec<Platform>);
+
+impl PlatformArgument {
+    fn platforms(&self) -> impl Iterator<Item = Platform> {
+        self.0.iter().copied()
+    }
+}
+
+impl std::str::FromStr for PlatformArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self(vec![Platform::host()])),
+            "all" => Ok(Self(Platform::ALL.to_vec())),
+            _ => text.parse().map(|platform| Self(vec![platform])).map_err(|error| format!("{error}, host or all")),
+        }
+    }
+}
+
+/// One of a list of values, by name.
+pub fn one_of<T: Copy + Send + Sync>(
+    all: &'static [T],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.iter().map(|value| name(*value))).try_map(move |text| {
+        let named = all.iter().find(|value| name(**value).eq_ignore_ascii_case(&text));
+        named.copied().ok_or_else(|| format!("`{text}` has no value"))
+    })
+}
+
+/// The file formats that have a schema.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SchemaOf {
+    /// memgate.yaml.
+    Config,
+    /// A baseline file.
+    Baseline,
+    /// The evidence of a run.
+    Evidence,
+    /// The report that `--format json` prints.
+    Report,
+}

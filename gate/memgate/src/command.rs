@@ -1,0 +1,227 @@
+//! Carries out a parsed command line and gives the exit code.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use memgate_agent::cancel::Cancel;
+use memgate_config::{self as config, Config, baseline};
+use memgate_evidence::{
+    error::{Error, InputError, Result, Stage},
+    platform::Platform,
+};
+use memgate_files::{evidence_file, whole as atomic_file};
+use memgate_goexe::{GoExe, GoExeError};
+use memgate_report::{self as report, Output, Style};
+use memgate_verdict::{
+    results::{self, Report},
+    summarise::summarise,
+};
+use miette::{GraphicalReportHandler, GraphicalTheme};
+
+use crate::{
+    boot::Booth,
+    cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, Measured, Recorded, SchemaOf},
+    doctor::ProbeReport,
+    images::{self, Which},
+    narrator::Narrator,
+    pipeline,
+};
+
+/// Carries the command out. Errors go to stderr.
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        Command::Check { measured, formats } => measure(&measured, Some(&formats)),
+        Command::Record { measured } => measure(&measured, None),
+        Command::Judge { recorded, out, formats } => {
+            judge(&recorded, &out, &formats).map(|report| report.verdict.exit_code())
+        }
+        Command::Merge { measured, evidence, formats } => merge(&measured, &evidence, &formats),
+        Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
+        Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
+        Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
+        Command::Image(command) => image(&command),
+        Command::Doctor { probes, twin, force_probes, json } => {
+            doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
+        }
+        Command::Schema { of } => print_schema(of).map(|()| 0),
+    };
+    ExitCode::from(outcome.unwrap_or_else(|error| {
+        tell(&error);
+        error.exit_code()
+    }))
+}
+
+/// Checks, or only records where there are no formats to report in. All on one thread, which the service's life depends on.
+fn measure(measured: &Measured, formats: Option<&Formats>) -> Result<u8> {
+    let config = config::load(&measured.config)?;
+    let narrator = Narrator::new();
+    until_cancelled(async |cancel| match formats {
+        Some(formats) => check(&config, measured, formats, &narrator, cancel).await,
+        None => record(&config, measured, &narrator, cancel).await,
+    })
+}
+
+/// Does the work on this thread, which is told of Ctrl-C and SIGTERM.
+fn until_cancelled(work: impl AsyncFnOnce(&Cancel) -> Result<u8>) -> Result<u8> {
+    let failed = |error: std::io::Error| {
+        Error::infrastructure(Stage::Preflight, error.to_string(), "raise the limits on files and threads")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(async {
+        let cancel = Cancel::on_signals().map_err(failed)?;
+        work(&cancel).await
+    })
+}
+
+fn boot(which: &Which, out: &Path, words: &[String], narrator: &Narrator) -> Result<u8> {
+    until_cancelled(async |cancel| {
+        let booth = Booth::prepare(which, words, out, narrator)?;
+        if words.is_empty() {
+            narrator.say("booting; Ctrl-a x leaves, Ctrl-a h tells what else there is");
+        }
+        booth.run(cancel).await
+    })
+}
+
+async fn check(
+    config: &Config,
+    measured: &Measured,
+    formats: &Formats,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<u8> {
+    report::validate(&formats.outputs)?;
+    let selection = measured.selection(&[Platform::host()]);
+    let report = pipeline::check(config, &selection, narrator, cancel).await?;
+    write_report(&report, &formats.outputs, Some(&selection.out))?;
+    Ok(report.verdict.exit_code())
+}
+
+async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
+    let files = pipeline::record(config, &measured.selection(&[Platform::host()]), narrator, cancel).await?;
+    for file in files {
+        print(&format!("{}\n", file.display()))?;
+    }
+    Ok(0)
+}
+
+fn judge(recorded: &Recorded, out: &Path, formats: &Formats) -> Result<Report> {
+    report::validate(&formats.outputs)?;
+    let report = pipeline::judge(&recorded.evidence, &recorded.baselines, out)?;
+    write_report(&report, &formats.outputs, None)?;
+    Ok(report)
+}
+
+fn merge(measured: &Measured, evidence: &[PathBuf], formats: &Formats) -> Result<u8> {
+    report::validate(&formats.outputs)?;
+    let config = config::load(&measured.config)?;
+    let selection = measured.selection(&Platform::ALL);
+    let report = pipeline::merge(&config, &selection, evidence)?;
+    write_report(&report, &formats.outputs, Some(&selection.out))?;
+    Ok(report.verdict.exit_code())
+}
+
+fn plan(measured: &Measured) -> Result<()> {
+    let config = config::load(&measured.config)?;
+    print(&format!("{}\n", pipeline::github_matrix(&config, &measured.selection(&Platform::ALL))?))
+}
+
+/// Writes what was asked for, `report.json` in the output directory, and the step summary that GitHub shows.
+#[expect(clippy::disallowed_methods, reason = "a report is a result")]
+fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Result<()> {
+    let stdout = std::io::stdout();
+    let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let style = Style { colour, width: None };
+    let kept = out.map(|out| Output::to_file(report::Format::Json, out.join("report.json")));
+    let outputs: Vec<_> = kept.into_iter().chain(outputs.iter().cloned()).collect();
+    report::write(&outputs, report, &mut stdout.lock(), style)?;
+    match std::env::var_os("GITHUB_STEP_SUMMARY") {
+        Some(file) if out.is_some() && !file.is_empty() => report::append_step_summary(Path::new(&file), report),
+        _ => Ok(()),
+    }
+}
+
+fn record_baselines(recorded: &Recorded) -> Result<()> {
+    for runs in pipeline::read_evidence(&recorded.evidence)?.values() {
+        let summary = summarise(runs)?;
+        let file = recorded.baselines.join(summary.platform.folder()).join(format!("{}.yaml", summary.baseline));
+        if file.exists() {
+            let help = "edit it, or remove it and record again; a baseline is reviewed like code";
+            return Err(InputError::new(format!("{}: there is a baseline already", file.display()), help).into());
+        }
+        let text = baseline::render(&summary, &today())?;
+        atomic_file::write(&file, text.as_bytes()).map_err(|error| {
+            let help = "give another directory with --baselines, or make room";
+            Error::infrastructure(Stage::Output, format!("{}: {error}", file.display()), help)
+        })?;
+        print(&format!("{}\n", file.display()))?;
+    }
+    Ok(())
+}
+
+fn image(command: &ImageCommand) -> Result<u8> {
+    let narrator = Narrator::new();
+    let text = match command {
+        ImageCommand::Boot { which, out, words } => return boot(&which.which(), out, words, &narrator),
+        ImageCommand::Build { which } => images::build(&which.which(), &narrator),
+        ImageCommand::List => images::list(),
+        ImageCommand::Clean => images::clean(),
+        ImageCommand::Lock { which, file } => images::lock(&which.which(), file, &narrator),
+    }?;
+    print(&text).map(|()| 0)
+}
+
+fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Result<()> {
+    let unfit =
+        |error: GoExeError| InputError::new(error.to_string(), "give an ELF executable of one of memgate's platforms");
+    let mut exe = GoExe::open(executable).map_err(unfit)?;
+    if let Some(twin) = twin {
+        exe = exe.with_twin(twin).map_err(unfit)?;
+    }
+    let report = ProbeReport::of(&exe, force);
+    if json {
+        let json =
+            serde_json::to_value(&report).map_err(|error| InputError::new(error.to_string(), "please report this"))?;
+        return print(&format!("{json:#}\n"));
+    }
+    print(&report.text())
+}
+
+/// The day in UTC, `2026-11-23`.
+fn today() -> String {
+    jiff::Timestamp::now().to_string().chars().take_while(|character| *character != 'T').collect()
+}
+
+fn print_schema(of: SchemaOf) -> Result<()> {
+    let schema = match of {
+        SchemaOf::Config => config::schema(),
+        SchemaOf::Baseline => baseline::schema(),
+        SchemaOf::Evidence => evidence_file::schema(),
+        SchemaOf::Report => results::schema(),
+    };
+    print(&format!("{schema:#}\n"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "results go to stdout")]
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
+        Error::infrastructure(Stage::Output, format!("stdout: {error}"), "keep stdout open until memgate ends")
+    })
+}
+
+/// Prints the error on stderr, which may be closed.
+fn tell(error: &Error) {
+    let stderr = std::io::stderr();
+    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let mut text = String::new();
+    let rendered = GraphicalReportHandler::new_themed(theme).with_width(120).render_report(&mut text, error);
+    let _ = match rendered {
+        Ok(()) => stderr.lock().write_all(text.as_bytes()),
+        Err(_) => writeln!(stderr.lock(), "{error}"),
+    };
+}

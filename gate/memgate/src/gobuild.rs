@@ -1,0 +1,101 @@
+//! `go build`, for the platform that is to be measured.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use memgate_agent::cancel::Cancel;
+use memgate_config::Build;
+use memgate_evidence::{
+    error::{Error, Result, Stage},
+    platform::Platform,
+};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::process::Command;
+
+/// Lines of the compiler's output that an error shows.
+const SHOWN_LINES: usize = 20;
+
+/// Builds for `platform` to the file `executable`.
+///
+/// # Errors
+/// When there is no Go, the build fails (with what the compiler said), or memgate is interrupted.
+pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
+    let go = find_go(&build.dir)?;
+    let mut command = Command::new(&go);
+    command.arg("build").arg("-o").arg(executable).current_dir(&build.dir);
+    if !build.tags.is_empty() {
+        command.arg("-tags").arg(build.tags.join(","));
+    }
+    if let Some(flags) = &build.ldflags {
+        command.arg("-ldflags").arg(flags);
+    }
+    command.arg(&build.package).env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
+    let output = output_unless_cancelled(&mut command, cancel).await?;
+    let failed = |message: String, help: String| Err(Error::infrastructure(Stage::Build, message, help));
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => failed(
+            format!("`go build {}` in {} failed:\n{}", build.package, build.dir.display(), last_lines(&output.stderr)),
+            format!("mend the build; the command was {:?}", command.as_std()),
+        ),
+        Err(error) => {
+            failed(format!("{} cannot be started: {error}", go.display()), "check the Go toolchain".to_owned())
+        }
+    }
+}
+
+/// Runs the command to its end, or kills it with the compilers that it has started.
+async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Result<std::io::Result<Output>> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ok(Err(error)),
+    };
+    let group = child.id().map(|id| Pid::from_raw(id.cast_signed()));
+    tokio::select! {
+        output = child.wait_with_output() => Ok(output),
+        () = cancel.cancelled() => {
+            if let Some(group) = group {
+                // It may just have ended by itself.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            Err(Error::Interrupted)
+        }
+    }
+}
+
+/// The `go` command: on `PATH`, else the project's own in `.tools/go` beside or above the module.
+fn find_go(directory: &Path) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join("go"));
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_path_buf());
+    let of_project = directory.ancestors().map(|folder| folder.join(".tools/go/bin/go")).collect::<Vec<_>>();
+    on_path.chain(of_project).find(|candidate| candidate.is_file()).ok_or_else(|| {
+        let message = format!("no `go` on PATH and none in .tools/go/bin beside or above {}", directory.display());
+        Error::infrastructure(Stage::Build, message, "install Go 1.22 or later, or name an executable with `binary:`")
+    })
+}
+
+fn last_lines(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_long_output_is_shown() {
+        let output: String = (0..100).map(|line| format!("{line}\n")).collect();
+        let shown = last_lines(output.as_bytes());
+        assert!(shown.starts_with("80\n") && shown.ends_with("99"), "{shown}");
+        assert_eq!(last_lines(b""), "");
+    }
+}

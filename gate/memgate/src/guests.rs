@@ -1,0 +1,456 @@
+//! Runs in guests: the host's side of it.
+//!
+//! The agent that runs here natively runs there; this puts executable and plan into a guest and takes the evidence out.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use memgate_agent::{
+    Progress,
+    cancel::Cancel,
+    guest::serve::{EVIDENCE, Failure, SERVICE_LOG, SERVICE_LOG_THERE},
+};
+use memgate_config::PlatformOptions;
+use memgate_evidence::{
+    Evidence,
+    error::{Error, InputError, Result, Stage},
+    plan::{Load, Plan},
+    platform::{Platform, Runner},
+};
+use memgate_goexe::GoExe;
+use memgate_qemu::{
+    architecture::Architecture,
+    channel::{FromAgent, ToAgent},
+    ending::{Ending, Patience},
+    guest::{Guest, GuestError, Spoken, Start, emulator_version},
+    image::{self, Cache, Image, Kernel},
+    machine::Machine,
+    snapshot::Snapshot,
+};
+use serde_json::value::to_raw_value;
+
+/// Memory of a guest where the configuration names none, bytes.
+pub(crate) const MEMORY: u64 = 2 << 30;
+/// CPUs of a guest where the configuration names none.
+pub(crate) const CPUS: u32 = 2;
+/// How often a run is tried whose emulated processor fails.
+const ATTEMPTS: u32 = 3;
+/// How that is told.
+const BROKEN: &str = "the emulated processor failed the Go runtime's own check of it before the service began";
+/// Where the service lies in the guest.
+const DIRECTORY: &str = "/srv";
+
+/// A platform's guests: what each run starts one from.
+#[derive(Debug)]
+pub struct Guests {
+    platform: Platform,
+    /// Its files stay while this lives.
+    _image: Image,
+    machine: Machine,
+    /// Files that each guest gets beside the service, by their paths there.
+    files: BTreeMap<String, PathBuf>,
+    patience: Patience,
+    /// Where a booted guest is kept for the next run; `None` where each run boots its own.
+    snapshot: Option<Snapshot>,
+}
+
+/// Files that a run writes besides its evidence.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// What the service prints.
+    pub service_log: PathBuf,
+    /// The guest's console.
+    pub console_log: PathBuf,
+}
+
+impl Guests {
+    /// Makes the image that the platform's guests start from, where it is not in the cache. With `snapshots` a guest is booted
+    /// once and resumed from then on.
+    ///
+    /// # Errors
+    /// When there is no agent or no kernel for them, or the image cannot be made.
+    pub fn prepare(
+        platform: Platform,
+        options: &PlatformOptions,
+        snapshots: bool,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        let architecture = architecture(platform);
+        let emulator = emulator_version(architecture).map_err(guest_failed)?;
+        let kernel =
+            kernel(&format!("platforms.{platform}.kernel"), platform, options.kernel.as_deref(), options.page_size)?;
+        let cache = cache()?;
+        let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(image_failed)?;
+        let memory = options.memory.unwrap_or(MEMORY);
+        let cpus = processors(options);
+        let machine = Machine::of(&image, memory, cpus);
+        Ok(Self {
+            platform,
+            snapshot: snapshots.then(|| Snapshot::of(&image, &machine, &emulator)),
+            _image: image,
+            machine,
+            files: options.files.clone(),
+            patience: options
+                .boot_timeout
+                .map_or_else(Patience::default, |boot| Patience { boot, ..Patience::default() }),
+        })
+    }
+
+    /// Checks that the plan can be run in such a guest.
+    ///
+    /// # Errors
+    /// When it names a load command, wants more memory than there is, or its executable needs what the guest lacks.
+    pub fn check(&self, plan: &Plan) -> Result<()> {
+        let at = format!("services.{}", plan.service);
+        if matches!(plan.load, Load::Command(_)) {
+            let message =
+                format!("{at}.load.command: a guest has no programs of this machine's to drive the service with");
+            return Err(InputError::new(message, "write `rate` and `requests`, the built-in load").into());
+        }
+        if let Some(wanted) = plan.memory_max.filter(|wanted| *wanted > self.machine.memory) {
+            let platform = self.platform;
+            let (wanted, memory) = (wanted >> 20, self.machine.memory >> 20);
+            let message = format!("{at}.run.memory_max: {wanted} MiB, and the guests of {platform} have {memory} MiB");
+            let help = format!("raise `platforms.{platform}.memory`, or lower `memory_max`");
+            return Err(InputError::new(message, help).into());
+        }
+        let exe = GoExe::open(&plan.executable).map_err(|error| unfit(error.to_string()))?;
+        if exe.platform != self.platform {
+            let path = exe.path.display();
+            return Err(unfit(format!("{path} was built for {}, not for {}", exe.platform, self.platform)));
+        }
+        let missing = missing_files(exe, &self.files)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is dynamically linked, and the guests of {} lack {}",
+            plan.executable.display(),
+            self.platform,
+            missing.join(", ")
+        );
+        let help = format!(
+            "build it with CGO_ENABLED=0, or add the files to `platforms.{}.files`: {{ {}: FILE }}",
+            self.platform, missing[0]
+        );
+        Err(Error::infrastructure(Stage::Preflight, message, help))
+    }
+
+    /// Runs the plan in a fresh guest, which is gone when this returns; in another one where the emulated processor has failed the Go
+    /// runtime's own check of it, which is none of the service's doing.
+    ///
+    /// # Errors
+    /// When the guest cannot be started, ends before its work is done, or the run cannot be made.
+    pub async fn run(
+        &self,
+        plan: &Plan,
+        files: &Files,
+        progress: &dyn Fn(Progress),
+        cancel: &Cancel,
+    ) -> Result<Evidence> {
+        for failed in 0..ATTEMPTS {
+            let run = self.attempt(plan, files, progress, cancel).await;
+            if run.is_ok() || !processor_failed(&files.service_log) {
+                return run.map(|mut evidence| {
+                    evidence.notes.extend((failed > 0).then(|| format!("attempt {} in a guest: {BROKEN}", failed + 1)));
+                    evidence
+                });
+            }
+            fs::remove_file(&files.service_log)
+                .map_err(|error| GuestError::Host { what: files.service_log.display().to_string(), error })
+                .map_err(guest_failed)?;
+        }
+        let message = format!("{BROKEN}, {ATTEMPTS} times in a row");
+        let help = "use QEMU 10.0.13 or later; docs/guests.md says what older ones do wrong";
+        Err(Error::infrastructure(Stage::Guest, message, help))
+    }
+
+    async fn attempt(
+        &self,
+        plan: &Plan,
+        files: &Files,
+        progress: &dyn Fn(Progress),
+        cancel: &Cancel,
+    ) -> Result<Evidence> {
+        let run = async {
+            let (mut guest, notes) = self.start(&files.console_log, progress).await?;
+            let evidence = self.carry_out(&mut guest, plan, files, progress).await?;
+            Ok::<_, GuestError>(evidence.map(|mut evidence| {
+                evidence.notes.extend(notes);
+                evidence
+            }))
+        };
+        tokio::select! {
+            outcome = run => outcome.map_err(guest_failed)?,
+            () = cancel.cancelled() => Err(Error::Interrupted),
+        }
+    }
+
+    /// A guest whose agent has begun, resumed where there is a snapshot that is fit to be, else booted; and what did not go well.
+    /// It is gone when it is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be started, or ends before its agent has begun.
+    pub async fn start(&self, console: &Path, progress: &dyn Fn(Progress)) -> Result<(Guest, Vec<String>), GuestError> {
+        let start = &Start {
+            machine: self.machine.clone(),
+            console: console.to_owned(),
+            patience: self.patience,
+            is_joined: false,
+        };
+        let mut notes = Vec::new();
+        let Some(snapshot) = &self.snapshot else {
+            progress(Progress::Booting);
+            let mut guest = Guest::boot(start).await?;
+            guest.begin().await?;
+            return Ok((guest, notes));
+        };
+        if snapshot.exists() {
+            progress(Progress::Resuming);
+            let resumed = async {
+                let mut guest = Guest::resume(start, snapshot).await?;
+                guest.begin().await?;
+                Ok::<_, GuestError>(guest)
+            };
+            match resumed.await {
+                Ok(guest) => return Ok((guest, notes)),
+                // Whatever is wrong with it, a boot tells whether the guest is well.
+                Err(error) => notes.push(format!("a snapshot could not be resumed, and the guest booted: {error}")),
+            }
+            if let Err(error) = snapshot.remove() {
+                notes.push(format!("the snapshot cannot be removed: {error}"));
+            }
+        }
+        progress(Progress::Booting);
+        let mut guest = Guest::boot(start).await?;
+        match guest.save(snapshot).await {
+            Ok(()) => {}
+            // Without a snapshot the next run boots too.
+            Err(error @ GuestError::Host { .. }) => notes.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+        guest.begin().await?;
+        Ok((guest, notes))
+    }
+
+    async fn carry_out(
+        &self,
+        guest: &mut Guest,
+        plan: &Plan,
+        files: &Files,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Result<Evidence>, GuestError> {
+        for (to, from) in &self.files {
+            guest.store(from, to).await?;
+        }
+        let executable = format!("{DIRECTORY}/{}", plan.service);
+        guest.store(&plan.executable, &executable).await?;
+        let there = Plan { executable: executable.into(), directory: DIRECTORY.into(), ..plan.clone() };
+        let there = to_raw_value(&there).map_err(|error| GuestError::Protocol(error.to_string()))?;
+        guest.message(&ToAgent::Run(there)).await?;
+        let mut evidence = None;
+        loop {
+            match guest.next().await? {
+                Spoken::Message(FromAgent::Progress(said)) => progress(understood(said.get())?),
+                Spoken::Message(FromAgent::File { name, length }) => {
+                    let bytes = receive(guest, length).await?;
+                    match name.as_str() {
+                        EVIDENCE => evidence = Some(bytes),
+                        SERVICE_LOG => keep(&files.service_log, &bytes)?,
+                        _ => {}
+                    }
+                }
+                Spoken::Message(FromAgent::Failed(failure)) => {
+                    let Failure { stage, message, help } = understood(failure.get())?;
+                    let here = |text: String| text.replace(SERVICE_LOG_THERE, &files.service_log.display().to_string());
+                    let (message, help) = (here(message), help.map(here));
+                    return Ok(Err(Error::Infrastructure { stage, message, help }));
+                }
+                Spoken::Message(FromAgent::Done) => {
+                    let evidence = evidence.ok_or_else(|| protocol("it was done without evidence"))?;
+                    let mut evidence: Evidence =
+                        serde_json::from_slice(&evidence).map_err(|error| protocol(&error.to_string()))?;
+                    evidence.environment.runner = Runner::Qemu;
+                    return Ok(Ok(evidence));
+                }
+                other => return Err(protocol(&format!("{other:?} was not expected"))),
+            }
+        }
+    }
+}
+
+/// The platform's kernel of this release and page size, or the usual one. `asked` is who names them, for a message.
+///
+/// # Errors
+/// When there is no such kernel.
+pub fn kernel(
+    asked: &str,
+    platform: Platform,
+    release: Option<&str>,
+    page_size: Option<u64>,
+) -> Result<&'static Kernel> {
+    image::find(architecture(platform), release, page_size).map_err(|error| {
+        InputError::new(format!("{asked}: {error}"), "name one that there is, or leave the choice to memgate").into()
+    })
+}
+
+/// A guest's failure as memgate's, with what to do about it.
+pub fn guest_failed(error: GuestError) -> Error {
+    let help = match &error {
+        GuestError::Emulator(_) => {
+            "install QEMU 10 or later for that architecture (Debian: qemu-system-arm, qemu-system-misc, qemu-system-x86)"
+                .to_owned()
+        }
+        GuestError::Ended { ending: Ending::Unkept(_), console, .. } => {
+            format!("make room for {}, or give another directory with --out", console.display())
+        }
+        GuestError::Ended { console, .. } => format!("what the guest printed is in {}", console.display()),
+        GuestError::Host { .. } => "make room, or raise the limits on files and memory".to_owned(),
+        GuestError::Protocol(_) => "build the agents and memgate from the same source".to_owned(),
+    };
+    Error::infrastructure(Stage::Guest, error.to_string(), help)
+}
+
+/// Where images, their packages, and snapshots are kept.
+///
+/// # Errors
+/// When the environment names no directory for it.
+pub fn cache() -> Result<Cache> {
+    Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(image_failed)
+}
+
+/// As memgate tells it.
+pub fn image_failed(error: image::ImageError) -> Error {
+    Error::infrastructure(Stage::Guest, error.message(), error.help())
+}
+
+pub(crate) fn protocol(what: &str) -> GuestError {
+    GuestError::Protocol(what.to_owned())
+}
+
+pub(crate) fn understood<T: serde::de::DeserializeOwned>(said: &str) -> Result<T, GuestError> {
+    serde_json::from_str(said).map_err(|error| protocol(&error.to_string()))
+}
+
+/// The most that a guest hands over as one file, bytes.
+const LARGEST_FILE: u64 = 1 << 30;
+
+pub(crate) async fn receive(guest: &mut Guest, length: u64) -> Result<Vec<u8>, GuestError> {
+    if length > LARGEST_FILE {
+        return Err(protocol(&format!("a file of {length} bytes")));
+    }
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < length {
+        match guest.next().await? {
+            Spoken::Data(piece) => bytes.extend(piece),
+            Spoken::Message(message) => return Err(protocol(&format!("{message:?} within a file"))),
+        }
+    }
+    if bytes.len() as u64 > length {
+        return Err(protocol("a file longer than announced"));
+    }
+    Ok(bytes)
+}
+
+/// Whether the service has printed what the Go runtime prints where comparisons with NaN go wrong (`check` in runtime/runtime1.go, the
+/// same from Go 1.21 to 1.27), which is before anything of the program's own.
+fn processor_failed(service_log: &Path) -> bool {
+    let log = fs::read_to_string(service_log).unwrap_or_default();
+    log.lines().next().is_some_and(|line| {
+        let failed = line.strip_prefix("fatal error: float");
+        failed.is_some_and(|what| what.starts_with("64nan") || what.starts_with("32nan"))
+    })
+}
+
+fn keep(path: &Path, bytes: &[u8]) -> Result<(), GuestError> {
+    let written = File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(bytes));
+    written.map_err(|error| GuestError::Host { what: path.display().to_string(), error })
+}
+
+/// How many processors each guest of such a platform has.
+pub fn processors(options: &PlatformOptions) -> u32 {
+    options.cpus.unwrap_or(CPUS)
+}
+
+/// The architecture of the platform's guests.
+pub fn architecture(platform: Platform) -> Architecture {
+    let [first, ..] = Architecture::ALL;
+    // Each platform has one: a test holds it.
+    Architecture::ALL.into_iter().find(|architecture| architecture.name() == platform.goarch()).unwrap_or(first)
+}
+
+/// The static agent for the platform's guests: in `MEMGATE_AGENTS`, beside memgate itself, or in `dist` beside its directory.
+///
+/// # Errors
+/// When there is none.
+pub fn agent(platform: Platform) -> Result<PathBuf> {
+    let name = format!("memgate-agent-{}", platform.folder());
+    let own = std::env::current_exe().ok();
+    let beside = own.as_deref().and_then(Path::parent).map(Path::to_path_buf);
+    let dist = beside.as_deref().and_then(Path::parent).map(|parent| parent.join("dist"));
+    let named = std::env::var_os("MEMGATE_AGENTS").map(PathBuf::from);
+    let places: Vec<_> = match named {
+        Some(named) => vec![named],
+        None => beside.into_iter().chain(dist).collect(),
+    };
+    let found = places.iter().map(|place| place.join(&name)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+        let message = format!("{name}, which guests of {platform} run, is not in {}", places.join(" or "));
+        Error::infrastructure(
+            Stage::Guest,
+            message,
+            "build it with `cargo xtask dist`, or name its directory in MEMGATE_AGENTS",
+        )
+    })
+}
+
+fn unfit(what: String) -> Error {
+    Error::infrastructure(
+        Stage::Preflight,
+        what,
+        "memgate measures ELF executables of its platforms; name one of this platform under `binary`",
+    )
+}
+
+/// The paths that a dynamically linked executable needs in the guest and that are not among `files`: its loader, and the
+/// libraries that it names, by whatever path.
+fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
+    let needs = exe.needs.map_err(|reason| unfit(format!("{}: {reason}", exe.path.display())))?;
+    let has = |name: &str| {
+        files.keys().any(|path| path == name || Path::new(path).file_name().is_some_and(|file| *file == *name))
+    };
+    Ok(needs.into_iter().filter(|name| !has(name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_that_fails_is_told_by_the_first_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("service.log");
+        let failed = |text: &str| {
+            fs::write(&log, text).unwrap();
+            processor_failed(&log)
+        };
+        assert!(failed("fatal error: float64nan3\nruntime: panic before malloc heap initialized\n"));
+        assert!(failed("fatal error: float32nan\n"));
+        assert!(!failed("fatal error: all goroutines are asleep - deadlock!\n"));
+        assert!(!failed("listening\nfatal error: float64nan3\n"), "the service had begun");
+        assert!(!failed(""));
+        assert!(!processor_failed(&dir.path().join("none")));
+    }
+
+    #[test]
+    fn each_platform_has_its_architecture() {
+        for platform in Platform::ALL {
+            assert_eq!(architecture(platform).name(), platform.goarch());
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `memgate image`: the images that guests start from.
+
+use std::{fmt::Write as _, path::Path};
+
+use memgate_evidence::{
+    error::{InputError, Result},
+    platform::{Platform, Runner},
+};
+use memgate_qemu::image::{self, Image, KERNELS, Kernel};
+use memgate_verdict::units;
+
+use crate::{
+    guests::{agent, architecture, cache, image_failed, kernel},
+    narrator::Narrator,
+    preflight,
+};
+
+/// Which images.
+#[derive(Debug, Clone, Default)]
+pub struct Which {
+    /// Platforms; those that need a guest on this machine where there are none.
+    pub platforms: Vec<Platform>,
+    /// The kernel: `6.12`; the usual one of each platform where absent.
+    pub kernel: Option<String>,
+    /// The kernel's page size, bytes.
+    pub page_size: Option<u64>,
+    /// A mirror of Debian's archive; the machine's own where absent.
+    pub mirror: Option<String>,
+}
+
+/// Makes the images, where they are not in the cache; one line each.
+///
+/// # Errors
+/// When there is no such kernel or no agent, or a package is not to be had.
+pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
+    let needs_guest = |platform: &Platform| preflight::place(*platform, None).is_ok_and(|place| place == Runner::Qemu);
+    let platforms: Vec<_> = match which.platforms.as_slice() {
+        [] => Platform::ALL.into_iter().filter(needs_guest).collect(),
+        named => named.to_vec(),
+    };
+    let (cache, mut lines) = (cache()?, String::new());
+    for platform in platforms {
+        let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
+        let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
+        let image = image::ensure(&cache, kernel, &agent(platform)?, which.mirror.as_deref(), &mut say);
+        lines += &line(&image.map_err(image_failed)?);
+    }
+    Ok(lines)
+}
+
+/// The images of the cache, one line each, and the kernels that there are.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub fn list() -> Result<String> {
+    let cache = cache()?;
+    let images = image::list(&cache).map_err(image_failed)?;
+    let mut text = format!("In {}:\n", cache.dir.display());
+    if images.is_empty() {
+        text += "  no image yet; `memgate image build`, or a check of such a platform, makes one\n";
+    }
+    images.iter().for_each(|image| text += &line(image));
+    text += "Kernels (`*` is the usual one of its platform):\n";
+    for kernel in KERNELS {
+        let usual = if kernel.is_default { "*" } else { " " };
+        let _ = writeln!(
+            text,
+            "  {usual} {}: linux/{} {}, pages of {} KiB",
+            kernel.name(),
+            kernel.architecture,
+            kernel.release,
+            kernel.page_size >> 10
+        );
+    }
+    Ok(text)
+}
+
+fn line(image: &Image) -> String {
+    let files = [&image.kernel, &image.initramfs].into_iter().chain(&image.firmware);
+    let bytes: u64 = files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a size for a person")]
+    let size = units::format(bytes as f64, memgate_verdict::metric::Unit::Bytes);
+    format!(
+        "  {}: Linux {}, {size}, {}\n",
+        image.name,
+        image.kernel_release,
+        &image.digest[..16.min(image.digest.len())]
+    )
+}
+
+/// Empties the cache; tells how much that freed.
+///
+/// # Errors
+/// When the directory is not memgate's, or something cannot be removed.
+pub fn clean() -> Result<String> {
+    let cache = cache()?;
+    let freed = image::clean(&cache).map_err(image_failed)?;
+    Ok(format!("{}: {} MiB freed\n", cache.dir.display(), freed >> 20))
+}
+
+/// Looks up anew what the archive has of every kernel, or of the one that is named, and writes `file`, for a person to review.
+///
+/// # Errors
+/// When a package is not to be had, or the file cannot be written.
+pub fn lock(which: &Which, file: &Path, narrator: &Narrator) -> Result<String> {
+    let is_named = |kernel: &&Kernel| {
+        let platforms = which.platforms.iter().map(|platform| architecture(*platform));
+        (which.platforms.is_empty() || platforms.into_iter().any(|architecture| architecture == kernel.architecture))
+            && which.kernel.as_ref().is_none_or(|release| release == kernel.release)
+            && which.page_size.is_none_or(|size| size == kernel.page_size)
+    };
+    let kernels: Vec<_> = KERNELS.iter().filter(is_named).collect();
+    if kernels.is_empty() {
+        return Err(InputError::new("no kernel is such", "`memgate image list` names those there are").into());
+    }
+    let mut say = |line: &str| narrator.say(line);
+    let lock = image::relock(&cache()?, &kernels, which.mirror.as_deref(), &mut say).map_err(image_failed)?;
+    lock.write(file).map_err(image_failed)?;
+    Ok(format!("{}\n", file.display()))
+}

@@ -1,0 +1,15 @@
+//! memgate: a CI quality gate for the memory behaviour of Go services.
+//!
+//! This crate is the command line. Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/ARCHITECTURE.md
+//! is the map.
+
+pub mod boot;
+pub mod cli;
+pub mod command;
+pub mod doctor;
+pub mod gobuild;
+pub mod guests;
+pub mod images;
+pub mod narrator;
+pub mod pipeline;
+pub mod preflight;

@@ -1,0 +1,77 @@
+//! What a run needs of the machine, checked before anything is built or started.
+
+use memgate_evidence::{
+    error::{Error, Result, Stage},
+    platform::{Platform, Runner},
+    tier::Tier,
+};
+
+/// Capabilities that the collectors need, by number (include/uapi/linux/capability.h, Linux 6.18).
+const CAPABILITIES: [(u32, &str); 4] =
+    [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
+
+/// Where `platform` is measured: natively on a machine of that platform and else in a guest, unless `runner` says otherwise.
+///
+/// # Errors
+/// When it is to run natively on another platform's machine.
+pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
+    let is_host = platform == Platform::host();
+    match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
+        Runner::Native if !is_host => {
+            let message = format!("{platform} is not this machine's platform and cannot run natively");
+            let help = "run memgate on a machine of that platform, or leave the choice to it: it starts a guest";
+            Err(Error::infrastructure(Stage::Preflight, message, help))
+        }
+        runner => Ok(runner),
+    }
+}
+
+/// Checks that the collectors of this tier, or of any, can run on this machine. Tier T0 needs no capability: the service is
+/// memgate's own child.
+///
+/// # Errors
+/// When a capability is missing.
+pub fn collectors(tier: Option<Tier>) -> Result<()> {
+    if tier == Some(Tier::T0) {
+        return Ok(());
+    }
+    let status = procfs::process::Process::myself().and_then(|process| process.status()).map_err(|error| {
+        Error::infrastructure(Stage::Preflight, format!("/proc/self/status: {error}"), "mount procfs at /proc")
+    })?;
+    let missing = missing_capabilities(status.capeff);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("memgate lacks {}, which BPF probes on a service need", missing.join(", "));
+    Err(Error::infrastructure(
+        Stage::Preflight,
+        message,
+        "run memgate as root (in a container: privileged), or with `--tier T0`, which does without BPF",
+    ))
+}
+
+fn missing_capabilities(effective: u64) -> Vec<&'static str> {
+    CAPABILITIES.into_iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_platform_runs_in_a_guest_and_not_natively() {
+        let other = Platform::ALL.into_iter().find(|platform| *platform != Platform::host()).unwrap();
+        assert_eq!(place(other, None).unwrap(), Runner::Qemu);
+        assert_eq!(place(Platform::host(), None).unwrap(), Runner::Native);
+        assert_eq!(place(Platform::host(), Some(Runner::Qemu)).unwrap(), Runner::Qemu);
+        let error = place(other, Some(Runner::Native)).unwrap_err();
+        assert!(error.to_string().contains(other.name()) && error.exit_code() == 4, "{error}");
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        assert_eq!(missing_capabilities(0), ["CAP_PERFMON", "CAP_BPF", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]);
+        assert_eq!(missing_capabilities(!(1 << 39)), ["CAP_BPF"]);
+        assert!(missing_capabilities(u64::MAX).is_empty());
+    }
+}

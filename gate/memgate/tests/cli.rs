@@ -1,0 +1,434 @@
+//! The command line on files: every bad input has its exit code and a message that says where and what to do.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use common::{
+    assert_fails,
+    evidence::{healthy, profiled},
+    memgate, stderr, stdout,
+};
+use memgate_evidence::{Evidence, platform::Platform};
+use memgate_files::evidence_file;
+use tempfile::TempDir;
+
+/// Evidence of two runs and a baseline that they agree with.
+struct Recorded {
+    directory: TempDir,
+}
+
+impl Recorded {
+    fn new() -> Self {
+        let recorded = Self::of(&[healthy(1, 2000), healthy(2, 2004)]);
+        let output =
+            recorded.command("baseline").arg("record").args(recorded.files()).args(recorded.baselines_flag()).output();
+        assert_eq!(output.unwrap().status.code(), Some(0));
+        recorded
+    }
+
+    fn of(runs: &[Evidence]) -> Self {
+        let recorded = Self { directory: tempfile::tempdir().unwrap() };
+        for run in runs {
+            evidence_file::write(&recorded.file(run.run), run).unwrap();
+        }
+        recorded
+    }
+
+    fn file(&self, run: u32) -> PathBuf {
+        self.directory.path().join(format!("uaa.linux-amd64.run{run}.evidence.json"))
+    }
+
+    fn files(&self) -> [PathBuf; 2] {
+        [self.file(1), self.file(2)]
+    }
+
+    fn baseline(&self) -> PathBuf {
+        self.directory.path().join("baselines/linux-amd64/uaa.yaml")
+    }
+
+    fn baselines_flag(&self) -> [PathBuf; 2] {
+        ["--baselines".into(), self.directory.path().join("baselines")]
+    }
+
+    fn command(&self, verb: &str) -> assert_cmd::Command {
+        let mut command = memgate();
+        command.arg(verb);
+        command
+    }
+
+    /// The directory for what is written beside a report.
+    fn out(&self) -> PathBuf {
+        self.directory.path().join("out")
+    }
+
+    fn judge(&self, args: &[&str]) -> Output {
+        let mut command = self.command("judge");
+        command.args(self.files()).args(self.baselines_flag()).arg("--out").arg(self.out());
+        command.args(args).output().unwrap()
+    }
+}
+
+#[test]
+fn healthy_evidence_passes() {
+    let output = Recorded::new().judge(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("alloc_bytes_per_request"));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_directory_stands_for_the_evidence_in_it() {
+    let recorded = Recorded::new();
+    let output =
+        recorded.command("judge").arg(recorded.directory.path()).args(recorded.baselines_flag()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let empty = tempfile::tempdir().unwrap();
+    let output = recorded.command("judge").arg(empty.path()).output().unwrap();
+    assert_fails(&output, 2, &["no file in this directory ends in .evidence.json"]);
+}
+
+#[test]
+fn judging_twice_differs_in_nothing_but_the_time() {
+    let recorded = Recorded::new();
+    let without_time = || {
+        let text = stdout(&recorded.judge(&["--format", "json"]));
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let time = report["judged_at"].as_str().unwrap().to_owned();
+        text.replace(&time, "")
+    };
+    assert_eq!(without_time(), without_time());
+}
+
+#[test]
+fn more_bytes_a_request_are_a_regression_in_every_format() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
+    }
+    for format in ["terminal", "json", "markdown", "junit", "github"] {
+        let output = recorded.judge(&["--format", format]);
+        assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
+        assert!(stdout(&output).contains("alloc_bytes_per_request"), "{format}: {}", stdout(&output));
+    }
+    let output = recorded.command("report").args(recorded.files()).args(recorded.baselines_flag()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "a report is no verdict");
+    assert!(stdout(&output).contains("regressed"));
+}
+
+#[test]
+fn a_regression_names_the_code_behind_it_in_every_format() {
+    let recorded = Recorded::new();
+    let source = common::repository().join("fixtures-go/cmd/uaa/main.go");
+    for run in [1, 2] {
+        let evidence = profiled(run, 2400, source.to_str().unwrap());
+        evidence_file::write(&recorded.file(run), &evidence).unwrap();
+    }
+    for format in ["terminal", "json", "markdown", "junit", "github"] {
+        let output = recorded.judge(&["--format", format]);
+        assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
+        let text = stdout(&output);
+        assert!(text.contains("main.put") && text.contains("T2"), "{format}: {text}");
+        assert!(
+            text.contains("fixtures-go/cmd/uaa/main.go") && !text.contains(source.to_str().unwrap()),
+            "{format}: {text}"
+        );
+    }
+    let github = stdout(&recorded.judge(&["--format", "github"]));
+    let expected =
+        "::error file=fixtures-go/cmd/uaa/main.go,line=42,title=uaa on linux/amd64%3A alloc_bytes_per_request";
+    assert!(github.contains(expected), "{github}");
+    let elsewhere = recorded
+        .command("judge")
+        .current_dir(recorded.directory.path())
+        .args(recorded.files())
+        .args(recorded.baselines_flag())
+        .arg("--out")
+        .arg(recorded.out())
+        .args(["--format", "github"])
+        .output()
+        .unwrap();
+    assert!(!stdout(&elsewhere).contains("file="), "it lies in no repository: {}", stdout(&elsewhere));
+}
+
+#[test]
+fn judging_draws_flame_graphs_and_lists_them() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &profiled(run, 2000, "/src/main.go")).unwrap();
+    }
+    let output = recorded.judge(&["--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let files: Vec<&str> =
+        report["results"][0]["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    let expected = ["alloc.svg", "alloc.folded", "live-growth.svg", "live-growth.folded"]
+        .map(|name| recorded.out().join("flamegraphs").join(format!("uaa.linux-amd64.{name}")));
+    assert_eq!(files, expected.each_ref().map(|file| file.to_str().unwrap()));
+    // 1,024 / (1 − e^(−1/512)) bytes for each of 200 samples of two runs, of which 20 stayed.
+    assert_eq!(fs::read_to_string(&expected[1]).unwrap(), "main.main;main.put;runtime.mallocgc 104960033\n");
+    assert_eq!(fs::read_to_string(&expected[3]).unwrap(), "main.main;main.put;runtime.mallocgc 10496003\n");
+    assert!(fs::read_to_string(&expected[0]).unwrap().contains("main.put"));
+    let notes = report["results"][0]["notes"].to_string();
+    assert!(notes.contains("no flame graph `offheap-growth`"), "{notes}");
+    assert!(notes.contains("tracefs cannot be mounted"), "{notes}");
+}
+
+#[test]
+fn flame_graphs_that_cannot_be_written_leave_the_verdict() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &profiled(run, 2000, "/src/main.go")).unwrap();
+    }
+    fs::write(recorded.out(), "a file where the directory should be").unwrap();
+    let output = recorded.judge(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("note: no flame graphs: "), "{}", stdout(&output));
+}
+
+#[test]
+fn formats_go_to_files_and_one_to_stdout() {
+    let recorded = Recorded::new();
+    let file = recorded.directory.path().join("reports/junit.xml");
+    let output = recorded.judge(&["--format", &format!("junit={}", file.display()), "--format", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(fs::read_to_string(file).unwrap().contains("<testsuite"));
+    assert!(stdout(&output).starts_with('{'));
+    assert_fails(&recorded.judge(&["--format", "json", "--format", "junit"]), 2, &["would both go to standard output"]);
+    assert_fails(
+        &recorded.judge(&["--format", "pdf"]),
+        2,
+        &["pdf", "expected one of terminal, json, markdown, junit, github"],
+    );
+}
+
+#[test]
+fn without_a_baseline_nothing_is_green() {
+    let recorded = Recorded::new();
+    fs::remove_file(recorded.baseline()).unwrap();
+    let output = recorded.judge(&[]);
+    assert_eq!(output.status.code(), Some(3), "{}", stdout(&output));
+    assert!(stdout(&output).contains("no-baseline") && stdout(&output).contains("memgate baseline record"));
+}
+
+#[test]
+fn a_baseline_is_never_overwritten() {
+    let recorded = Recorded::new();
+    let before = fs::read(recorded.baseline()).unwrap();
+    let output =
+        recorded.command("baseline").arg("record").args(recorded.files()).args(recorded.baselines_flag()).output();
+    assert_fails(&output.unwrap(), 2, &["uaa.yaml", "there is a baseline already"]);
+    assert_eq!(fs::read(recorded.baseline()).unwrap(), before);
+}
+
+#[test]
+fn a_baseline_cut_off_anywhere_is_refused() {
+    let recorded = Recorded::new();
+    let whole = fs::read_to_string(recorded.baseline()).unwrap();
+    for end in [0, 1, whole.len() / 4, whole.len() / 2, whole.len() - 20] {
+        fs::write(recorded.baseline(), &whole[..end]).unwrap();
+        assert_fails(&recorded.judge(&[]), 2, &["uaa.yaml"]);
+    }
+}
+
+#[test]
+fn a_baseline_of_another_platform_or_machine_is_refused() {
+    let recorded = Recorded::new();
+    let whole = fs::read_to_string(recorded.baseline()).unwrap();
+    fs::write(recorded.baseline(), whole.replace("linux/amd64", "linux/arm64")).unwrap();
+    assert_fails(&recorded.judge(&[]), 2, &["uaa.yaml", "linux/arm64", "linux/amd64"]);
+    for (from, to, word) in
+        [("4KiB", "16KiB", "page size"), ("go1.27.3", "go1.26.1", "Go version"), ("native", "qemu", "runner")]
+    {
+        fs::write(recorded.baseline(), whole.replace(from, to)).unwrap();
+        let output = recorded.judge(&[]);
+        assert_eq!(output.status.code(), Some(3), "{from}: {}{}", stdout(&output), stderr(&output));
+        assert!(stdout(&output).contains(word), "{word}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn evidence_that_is_not_what_was_written_is_refused() {
+    let recorded = Recorded::new();
+    let whole = fs::read_to_string(recorded.file(2)).unwrap();
+    let cases = [
+        (whole[..whole.len() / 2].to_owned(), "cut off"),
+        (whole.replacen("\"run\":2", "\"run\":3", 1), "changed"),
+        (whole.replacen("\"schema\":2", "\"schema\":3", 1), "newer"),
+        (String::new(), "empty"),
+        ("not JSON".to_owned(), "JSON"),
+    ];
+    for (text, word) in cases {
+        fs::write(recorded.file(2), text).unwrap();
+        assert_fails(&recorded.judge(&[]), 2, &["run2.evidence.json", word]);
+    }
+    fs::remove_file(recorded.file(2)).unwrap();
+    assert_fails(&recorded.judge(&[]), 2, &["run2.evidence.json"]);
+}
+
+#[test]
+fn the_same_run_twice_is_refused() {
+    let recorded = Recorded::new();
+    fs::copy(recorded.file(1), recorded.file(2)).unwrap();
+    assert_fails(&recorded.judge(&[]), 2, &["number 1"]);
+}
+
+#[test]
+fn a_closed_stdout_is_told_and_is_no_verdict() {
+    let recorded = Recorded::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
+    command.arg("judge").args(recorded.files()).args(recorded.baselines_flag());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(Stdio::from(writer)).stderr(Stdio::piped()).output().unwrap();
+    assert_fails(&output, 4, &["output:", "standard output", "Broken pipe", "memgate report"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
+    let output =
+        command.args(["schema", "config"]).stdout(Stdio::from(writer)).stderr(Stdio::piped()).output().unwrap();
+    assert_fails(&output, 4, &["stdout", "Broken pipe"]);
+}
+
+#[test]
+fn schemas_are_json() {
+    for of in ["config", "baseline", "evidence", "report"] {
+        let output = memgate().args(["schema", of]).output().unwrap();
+        let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{of}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_shown_with_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = fs::read_to_string(common::repository().join("memgate.yaml")).unwrap();
+    let good =
+        good.replace("dir: fixtures-go", &format!("dir: {}", common::repository().join("fixtures-go").display()));
+    let cases: [(String, &[&str]); 7] = [
+        (good.replace("runs: 3", "run_count: 3"), &["memgate.yaml:", "run_count", "runs"]),
+        (good.replace("warmup: 10s", "warmup: 10"), &["warmup", "10s"]),
+        (good.replace("memory_max: 256MiB", "memory_max: 256 furlongs"), &["memory_max", "furlongs"]),
+        (good.replace("    runs: 3", "    runs: 3\n    runs: 4"), &["duplicate key `runs`"]),
+        (good.replace("    runs: 3", "\truns: 3"), &["tab"]),
+        (String::new(), &["memgate.yaml", "empty"]),
+        ("[".repeat(10_000_000), &["memgate.yaml", "1 MiB"]),
+    ];
+    let file = directory.path().join("memgate.yaml");
+    for (text, words) in cases {
+        fs::write(&file, text).unwrap();
+        assert_fails(&check(&file), 2, words);
+    }
+    assert_fails(&check(directory.path()), 2, &["directory"]);
+    assert_fails(&check(&directory.path().join("nowhere.yaml")), 2, &["nowhere.yaml", "no such file"]);
+    assert!(!directory.path().join("target").exists(), "nothing was begun");
+}
+
+fn check(config: &Path) -> Output {
+    memgate().arg("check").arg("--config").arg(config).output().unwrap()
+}
+
+#[test]
+fn a_service_that_the_configuration_does_not_have() {
+    let output = memgate().args(["check", "--service", "nobody"]).output().unwrap();
+    assert_fails(&output, 2, &["nobody", "uaa"]);
+}
+
+#[test]
+fn another_platform_does_not_run_natively() {
+    let other = Platform::ALL.into_iter().find(|platform| *platform != Platform::host()).unwrap();
+    let output = memgate().args(["check", "--runner", "native", "--platform", other.name()]).output().unwrap();
+    assert_fails(&output, 4, &["preflight:", other.name(), "cannot run natively"]);
+    assert_fails(&memgate().args(["check", "--platform", "windows/amd64"]).output().unwrap(), 2, &["windows/amd64"]);
+}
+
+/// `verb` for a service `uaa` of which two runs a platform are wanted, beside the evidence.
+fn with_configuration(recorded: &Recorded, verb: &str) -> assert_cmd::Command {
+    let config = recorded.directory.path().join("memgate.yaml");
+    let yaml = r#"version: 1
+services:
+  uaa:
+    binary: { linux/amd64: uaa }
+    run: { ready: { http: "http://127.0.0.1:1/" } }
+    load: { rate: 1/s, requests: [ { get: "http://127.0.0.1:1/" } ] }
+    runs: 2
+"#;
+    fs::write(&config, yaml).unwrap();
+    let mut command = recorded.command(verb);
+    command.arg("--config").arg(config).arg("--out").arg(recorded.out());
+    command
+}
+
+#[test]
+fn merged_evidence_is_judged_as_one() {
+    let recorded = Recorded::new();
+    let merge = || {
+        let mut command = with_configuration(&recorded, "merge");
+        command.args(["--platform", "linux/amd64", "--format", "json"]).args(recorded.files()).output().unwrap()
+    };
+    let output = merge();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&report["results"][0]["runs"], &report["verdict"]), (&2.into(), &"pass".into()));
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
+    }
+    assert_eq!(merge().status.code(), Some(1));
+}
+
+#[test]
+fn a_job_whose_evidence_is_missing_fails_the_merge() {
+    let recorded = Recorded::new();
+    // Where no platform is named all are wanted.
+    let output = with_configuration(&recorded, "merge").args(recorded.files()).output().unwrap();
+    assert_fails(
+        &output,
+        4,
+        &["evidence is missing", "uaa linux/arm64: 0 of 2 runs", "uaa linux/loong64: 0 of 2 runs"],
+    );
+    let mut one_run = with_configuration(&recorded, "merge");
+    let output = one_run.args(["--platform", "linux/amd64"]).arg(recorded.file(1)).output().unwrap();
+    assert_fails(&output, 4, &["uaa linux/amd64: 1 of 2 runs"]);
+    assert!(!stdout(&output).contains("pass"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_workflow_gets_a_job_for_each_platform() {
+    let recorded = Recorded::new();
+    let plan = |args: &[&str]| {
+        let output = with_configuration(&recorded, "plan").arg("--github-matrix").args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let matrix: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        matrix["include"].as_array().unwrap().clone()
+    };
+    let jobs = plan(&[]);
+    assert_eq!(jobs.len(), Platform::ALL.len());
+    for (job, platform) in jobs.iter().zip(Platform::ALL) {
+        let runner = if platform == Platform::host() { "native" } else { "qemu" };
+        assert_eq!(
+            *job,
+            serde_json::json!({ "platform": platform.name(), "name": platform.folder(), "runner": runner })
+        );
+    }
+    assert_eq!(plan(&["--platform", "linux/loong64"]).len(), 1);
+}
+
+#[test]
+fn an_empty_cache_has_kernels_and_no_image() {
+    let cache = tempfile::tempdir().unwrap();
+    let list = || memgate().args(["image", "list"]).env("MEMGATE_CACHE", cache.path().join("c")).output().unwrap();
+    let text = stdout(&list());
+    assert!(
+        text.contains("no image yet") && text.contains("* loong64-7.2: linux/loong64 7.2, pages of 16 KiB"),
+        "{text}"
+    );
+    let no_such = memgate().args(["image", "build", "--platform", "linux/arm64", "--kernel", "4.4"]).output().unwrap();
+    assert_fails(&no_such, 2, &["linux/arm64", "4.4", "6.12"]);
+    let no_size = memgate().args(["image", "build", "--page-size", "16"]).output().unwrap();
+    assert_fails(&no_size, 2, &["--page-size"]);
+}

@@ -1,0 +1,192 @@
+//! What the tests of the command line share: the binary, the fixtures, and a look at what was left behind.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part of it"
+)]
+
+pub mod evidence;
+pub mod faults;
+pub mod go;
+pub mod guests;
+pub mod uaa;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// The repository's root.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the crate lies in the repository")
+}
+
+/// The command `memgate`, in the repository's root, with no colours.
+pub fn memgate() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
+    command.current_dir(repository()).env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
+    command
+}
+
+/// Whether eBPF tests can run. Under CI they must: there, one that cannot has failed.
+pub fn can_attach() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "CI must run as root: BPF needs it");
+    if !root {
+        eprintln!("SKIPPED: attaching BPF programs needs root");
+    }
+    root
+}
+
+/// A configuration with the short phases that tests use.
+pub struct Bench {
+    pub directory: TempDir,
+    /// What was mounted before.
+    mounts: String,
+}
+
+impl Bench {
+    pub fn new(yaml: &str) -> Self {
+        let bench = Self { directory: tempfile::tempdir().expect("a temporary directory"), mounts: mounts() };
+        fs::write(bench.config(), yaml).expect("a writable temporary directory");
+        bench
+    }
+
+    /// One service `s` of the fixtures on a port of its own, with these arguments.
+    pub fn service(command: &str, port: u16, args: &str) -> Self {
+        let fixtures = repository().join("fixtures-go");
+        Self::new(&format!(
+            r#"version: 1
+services:
+  s:
+    build: {{ dir: {}, package: ./cmd/{command}, env: {{ CGO_ENABLED: "0" }} }}
+    run:
+      args: [-listen, "127.0.0.1:{port}"{args}]
+      ready: {{ http: "http://127.0.0.1:{port}/healthz", timeout: 3s }}
+      stop_timeout: 1s
+    load: {{ rate: 200/s, connections: 4, timeout: 2s, requests: [ {{ post: "http://127.0.0.1:{port}/login" }} ] }}
+    phases: {{ warmup: 1s, measure: 3s, drain: 1s }}
+    runs: 1
+"#,
+            fixtures.display()
+        ))
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("memgate.yaml")
+    }
+
+    pub fn out(&self) -> PathBuf {
+        self.directory.path().join("out")
+    }
+
+    /// `memgate VERB` on this configuration.
+    pub fn command(&self, verb: &str) -> Command {
+        let mut command = memgate();
+        command.arg(verb).arg("--config").arg(self.config()).arg("--out").arg(self.out());
+        command
+    }
+
+    /// Runs it and checks that nothing is left behind.
+    pub fn run(&self, verb: &str, args: &[&str]) -> Output {
+        let output = self.command(verb).args(args).output().expect("memgate starts");
+        self.assert_nothing_left();
+        output
+    }
+
+    /// Checks that no process of the service, no cgroup, no mount and no temporary file is left.
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(processes_below(self.directory.path()), Vec::<String>::new(), "processes");
+        assert_eq!(cgroups(), Vec::<PathBuf>::new(), "cgroups");
+        assert_eq!(temporary_files(&self.out()), Vec::<PathBuf>::new(), "temporary files");
+        assert_eq!(mounts(), self.mounts, "mounts");
+    }
+
+    /// The processes and temporary files that are left.
+    pub fn left(&self) -> Vec<String> {
+        let files = temporary_files(&self.out()).into_iter().map(|file| file.display().to_string());
+        processes_below(self.directory.path()).into_iter().chain(files).collect()
+    }
+}
+
+/// assert_cmd's command as the standard library's, which can be started without waiting for it.
+pub fn plain(command: &Command) -> std::process::Command {
+    let mut plain = std::process::Command::new(command.get_program());
+    plain.args(command.get_args()).current_dir(repository());
+    plain.env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
+    plain
+}
+
+/// The number of every process.
+pub fn processes() -> Vec<i32> {
+    let processes = fs::read_dir("/proc").expect("procfs").flatten();
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The processes that this one has started and that have not been waited for.
+pub fn children(parent: i32) -> Vec<i32> {
+    let is_child = |process: &i32| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|of| of.trim() == parent.to_string()))
+    };
+    processes().into_iter().filter(is_child).collect()
+}
+
+fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").expect("procfs")
+}
+
+/// Command lines of processes whose executable lies in the directory.
+fn processes_below(directory: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("procfs").flatten().map(|entry| entry.path());
+    processes
+        .filter(|process| fs::read_link(process.join("exe")).is_ok_and(|exe| exe.starts_with(directory)))
+        .map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default().replace('\0', " "))
+        .collect()
+}
+
+/// memgate's cgroups in every hierarchy.
+pub fn cgroups() -> Vec<PathBuf> {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"];
+    roots
+        .iter()
+        .flat_map(|root| fs::read_dir(root).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("memgate-")))
+        .collect()
+}
+
+fn temporary_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))).collect()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A message without the frame and the line breaks that miette puts it in.
+pub fn flat(text: &str) -> String {
+    text.replace(['│', '╰', '─', '▶', '×'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Checks the exit code and that stderr holds every one of the words.
+#[track_caller]
+pub fn assert_fails(output: &Output, code: i32, words: &[&str]) {
+    let text = stderr(output);
+    let flat = flat(&text);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(flat.contains(word), "`{word}` is not in:\n{text}");
+    }
+}

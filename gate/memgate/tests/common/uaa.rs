@@ -1,0 +1,374 @@
+//! The identity service of the fixtures, what it says of itself, and a collector's recorder on it without an agent: what is
+//! measured is then done step by step, and nothing depends on how long a step takes.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use memgate_agent::{
+    Clock,
+    collect::{Elsewhere, Options, Recorder},
+};
+use memgate_evidence::{Code, Exactness, Frame, Series, Signal, Signals, StopReason, platform::Platform};
+use memgate_goexe::GoExe;
+use nix::{
+    sys::{
+        ptrace, signal,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::{go::toolchains, repository};
+
+/// The service's executable as the newest Go builds it, built once by each process.
+pub fn uaa() -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let executable = repository().join("target/tmp/uaa");
+        let toolchain = toolchains().pop().unwrap();
+        toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
+        executable
+    });
+    BUILT.clone()
+}
+
+/// The service's own figures: `GET /debug/runtime` of fixtures-go/cmd/uaa, or a line of its log.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Truth {
+    pub pause_total_ns: u64,
+    #[serde(rename = "NumGC")]
+    pub num_gc: u64,
+    pub total_alloc: u64,
+    pub mallocs: u64,
+    /// Without the one that answered a request for them, which ends with the answer.
+    pub num_goroutine: u64,
+    pub live_heap: u64,
+    #[serde(rename = "GCCPUSeconds")]
+    pub gc_cpu_seconds: f64,
+    #[serde(rename = "TotalCPUSeconds")]
+    pub total_cpu_seconds: f64,
+    #[serde(rename = "GCPauses")]
+    pub gc_pauses: Histogram,
+    /// Go 1.21 has none.
+    pub other_pauses: Option<Histogram>,
+    /// Goroutines that it has parked.
+    pub parked: u64,
+    /// Bytes that it has mapped, touched and forgotten.
+    pub mapped: u64,
+}
+
+/// A histogram of the runtime.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Histogram {
+    /// How many values it holds.
+    pub total: u64,
+}
+
+/// What the service says that one place allocated of one size, `GET /debug/memprofile`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProfileSite {
+    pub function: String,
+    pub file: String,
+    pub line: u32,
+    pub size: u64,
+    pub allocs: u64,
+    pub frees: u64,
+}
+
+/// A service with a recorder on it from before its first instruction on.
+pub struct Watched {
+    service: Service,
+    pub recorder: Recorder,
+    port: u16,
+}
+
+/// A process that is killed in the end.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Watched {
+    /// Starts the identity service on this port. Must be dropped by the thread that calls it.
+    pub fn start(executable: &Path, port: u16, godebug: &str) -> Self {
+        let mut command = Command::new(executable);
+        let address = format!("127.0.0.1:{port}");
+        command.args(["-debug-memgate", "-session-ttl=1h", "-expiry-interval=1h", "-listen", &address]);
+        command.env_clear().env("GODEBUG", godebug);
+        Self::launch(command, port)
+    }
+
+    /// Starts a Go service that listens on this port. Must be dropped by the thread that calls it.
+    pub fn launch(command: Command, port: u16) -> Self {
+        // Room for every allocation of a start or an answer: services here sample them all.
+        Self::launch_with(command, port, Options { buffer_bytes: 16 << 20, ..Options::default() })
+    }
+
+    /// Starts a Go service that listens on this port, with such a recorder. Must be dropped by the thread that calls it.
+    pub fn launch_with(mut command: Command, port: u16, options: Options) -> Self {
+        let exe = GoExe::open(Path::new(command.get_program())).unwrap_or_else(|error| panic!("{error}"));
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: between fork and exec nothing but a system call is made.
+        unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
+        let service = Service(command.spawn().unwrap());
+        let pid = Pid::from_raw(service.0.id().cast_signed());
+        assert!(matches!(waitpid(pid, None).unwrap(), WaitStatus::Stopped(_, signal::Signal::SIGTRAP)), "the exec");
+        let recorder = Recorder::attach(&exe, pid, Clock::start().unwrap(), options);
+        let recorder = recorder.unwrap_or_else(|error| panic!("{error}"));
+        ptrace::detach(pid, None).unwrap();
+        wait_until_it_listens(port);
+        let mut watched = Self { service, recorder, port };
+        // Nothing has been taken out of the kernel's buffers: what the runtime has mapped by now comes out during the reading.
+        watched.recorder.sample_off_heap();
+        watched.recorder.sample();
+        watched
+    }
+
+    /// What the service answers.
+    pub fn get(&mut self, path: &str) -> String {
+        let answer = exchange(self.port, "GET", path);
+        self.recorder.sample();
+        answer
+    }
+
+    /// Has the service do something known, and takes down what the collectors have of it.
+    pub fn post(&mut self, path: &str) {
+        post(self.port, path);
+        self.recorder.sample();
+    }
+
+    /// Lets so many users in.
+    pub fn log_in(&mut self, users: u32) {
+        for _ in 0..users {
+            exchange(self.port, "POST", "/login");
+            self.recorder.sample();
+        }
+    }
+
+    /// Returns when the goroutines of the last connections are gone.
+    pub fn rest(&mut self) {
+        std::thread::sleep(Duration::from_millis(100));
+        self.recorder.sample();
+    }
+
+    /// What the service says of its heap.
+    pub fn profile(&mut self) -> Vec<ProfileSite> {
+        parsed(&self.get("/debug/memprofile"))
+    }
+
+    /// What the service says of itself.
+    pub fn truth(&mut self) -> Truth {
+        answered(&self.get("/debug/runtime"))
+    }
+
+    /// The service's process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.service.0.id().cast_signed())
+    }
+
+    /// Ends the recording of a service that has ended.
+    pub fn finish_dead(mut self) -> (Signals, Code) {
+        self.recorder.cross_check();
+        self.into_signals()
+    }
+
+    /// Ends the recording of a service that is quiet.
+    pub fn finish(mut self) -> (Signals, Code) {
+        self.rest();
+        self.recorder.cross_check();
+        self.recorder.sample_off_heap();
+        self.into_signals()
+    }
+
+    fn into_signals(self) -> (Signals, Code) {
+        drop(self.service);
+        let nothing = || "there is no agent".to_owned();
+        self.recorder.into_signals(Elsewhere { requests: Err(nothing()), oom_kills: Err(nothing()) })
+    }
+}
+
+/// What the runtime's own totals tell of every version: pauses, cycles, live heap, allocations and goroutines.
+#[track_caller]
+pub fn assert_equal(signals: &Signals, truth: &Truth) {
+    assert_eq!((&signals.gc_pauses.exactness, signals.gc_pauses.lost), (&Exactness::Exact, 0));
+    let pauses = &signals.gc_pauses.data.duration_ns;
+    assert_eq!(pauses.iter().sum::<u64>(), truth.pause_total_ns, "PauseTotalNs");
+    assert_eq!(pauses.len() as u64, truth.gc_pauses.total, "entries in /sched/pauses/total/gc:seconds");
+    assert_eq!(signals.live_heap.data.value.len() as u64, truth.num_gc, "NumGC");
+    assert_eq!(last(&signals.live_heap.data), truth.live_heap, "/gc/heap/live:bytes");
+    let allocated = (last(&signals.alloc_bytes.data), last(&signals.alloc_objects.data));
+    assert_eq!(allocated, (truth.total_alloc, truth.mallocs), "TotalAlloc and Mallocs");
+    assert_eq!(last(&signals.goroutines.data), truth.num_goroutine, "NumGoroutine");
+}
+
+/// The runtime's own seconds, of its own nanoseconds.
+#[track_caller]
+pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
+    let gc_cpu = &signals.gc_cpu;
+    assert_eq!(gc_cpu.exactness, Exactness::Sampled);
+    let seconds = |column: &[u64]| *column.last().unwrap() as f64 / 1e9;
+    let (gc, total) = (seconds(&gc_cpu.data.gc_ns), seconds(&gc_cpu.data.total_ns));
+    assert_eq!((gc, total), (truth.gc_cpu_seconds, truth.total_cpu_seconds), "/cpu/classes/…:cpu-seconds");
+    assert!(gc > 0.0 && total > gc);
+}
+
+/// Every stop of the world is a pause, with its reason. Go 1.21 tells no reasons and records the GC's pauses only.
+#[track_caller]
+pub fn assert_stops(signals: &Signals, truth: &Truth) {
+    let (stops, other) = (&signals.world_stops, &signals.other_pauses);
+    if truth.other_pauses.is_none() {
+        assert_missing(stops, "Go 1.21");
+        assert_missing(other, "Go 1.21");
+        return;
+    }
+    assert_exact(stops);
+    assert_exact(other);
+    let stops = &stops.data;
+    let (mut of_gc, mut of_others, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    for (reason, duration) in stops.reason.iter().zip(&stops.duration_ns) {
+        match reason {
+            StopReason::GcMarkTermination | StopReason::GcSweepTermination => {
+                of_gc.push(*duration);
+                reasons.push(*reason);
+            }
+            // Each answer of /debug/runtime, and each line of the log, is one.
+            StopReason::ReadMemStats => of_others.push(*duration),
+            other => panic!("the service has no reason for {other:?}"),
+        }
+    }
+    assert_eq!((&of_gc, &of_others), (&signals.gc_pauses.data.duration_ns, &other.data.duration_ns));
+    // A cycle begins with sweep termination and ends with mark termination, now and then with more than one.
+    assert_eq!(reasons.iter().filter(|reason| **reason == StopReason::GcSweepTermination).count() as u64, truth.num_gc);
+    assert_eq!(reasons[0], StopReason::GcSweepTermination);
+    assert_eq!(reasons.last(), Some(&StopReason::GcMarkTermination));
+    let twice = reasons.windows(2).find(|pair| **pair == [StopReason::GcSweepTermination; 2]);
+    assert_eq!(twice, None, "a cycle has no mark termination");
+    // A stop with its hidden tail lies behind the one before.
+    let mut end_of_last = 0;
+    for ((end, duration), tail) in stops.at_ns.iter().zip(&stops.duration_ns).zip(&stops.tail_ns) {
+        assert!(end - duration - tail >= end_of_last, "{tail} ns of tail at {end}");
+        end_of_last = *end;
+    }
+}
+
+/// The goroutines that the service parked are found at their `go` statement, and all together are as many as the runtime counts.
+/// Gives how many of them there were before the load and under it.
+#[track_caller]
+pub fn assert_goroutine_sites(signals: &Signals, code: &Code, truth: &Truth) -> (u64, u64) {
+    assert_exact(&signals.goroutine_sites);
+    let sites = &signals.goroutine_sites.data;
+    let source = std::fs::read_to_string(repository().join("fixtures-go/cmd/uaa/debug.go")).unwrap();
+    let line = source.lines().zip(1_u32..).find(|(line, _)| line.trim().starts_with("go parkUntil(")).unwrap().1;
+    let mut of_services = 0;
+    let mut parked = Vec::new();
+    let mut earlier = (0, 0);
+    for (index, left) in sites.left.iter().enumerate() {
+        let place = |stack: u32| code.stack(stack).next();
+        let started = place(sites.started[index]).map_or("", |frame| frame.function.as_str());
+        if !started.starts_with("runtime.") || started == "runtime.main" {
+            of_services += left;
+        }
+        if let Some(Frame { function, file, line, .. }) = place(sites.created[index])
+            && function == "main.(*debug).goroutines"
+        {
+            // The compiler wraps a call with arguments into a function without: `gowrap1`, in Go 1.21 `func1`.
+            assert!(started.starts_with("main.(*debug).goroutines."), "{started}");
+            parked.push((file.rsplit('/').next().unwrap(), *line, *left));
+            earlier = (sites.before[index], sites.loaded[index]);
+        }
+    }
+    assert_eq!(parked, [("debug.go", line, truth.parked)]);
+    assert_eq!(of_services, truth.num_goroutine, "NumGoroutine");
+    earlier
+}
+
+/// Bytes of off-heap memory at the end of the measuring phase that are laid to the code that forgets mappings.
+#[track_caller]
+pub fn laid_to_forgotten_mappings(signals: &Signals, code: &Code) -> u64 {
+    let touched = &signals.offheap_sites;
+    assert_eq!(touched.exactness, Exactness::Sampled);
+    let names = |stack: &u32| code.stack(*stack).any(|frame| frame.function.ends_with("defect.MapAndForget"));
+    let known = touched.data.stack.iter().zip(&touched.data.end_bytes).filter(|(stack, _)| names(stack));
+    known.map(|(_, bytes)| bytes).sum()
+}
+
+#[track_caller]
+pub fn assert_exact<T>(signal: &Signal<T>) {
+    assert_eq!((&signal.exactness, signal.lost), (&Exactness::Exact, 0), "{}", signal.source);
+}
+
+#[track_caller]
+pub fn assert_missing<T>(signal: &Signal<T>, why: &str) {
+    let Exactness::Missing { reason } = &signal.exactness else {
+        panic!("{}: {:?}", signal.source, signal.exactness);
+    };
+    assert!(reason.contains(why), "{reason}");
+}
+
+pub fn last(series: &Series) -> u64 {
+    *series.value.last().unwrap()
+}
+
+/// Last less first.
+pub fn left(series: &Series) -> i64 {
+    last(series).cast_signed() - series.value[0].cast_signed()
+}
+
+pub fn wait_until_it_listens(port: u16) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens on port {port}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The service's figures of itself.
+pub fn truth(port: u16) -> Truth {
+    answered(&exchange(port, "GET", "/debug/runtime"))
+}
+
+/// The answer of `/debug/runtime`, which counts the goroutine that answers.
+fn answered(body: &str) -> Truth {
+    let truth: Truth = parsed(body);
+    Truth { num_goroutine: truth.num_goroutine - 1, ..truth }
+}
+
+/// What the service told of itself in its log, the oldest first.
+pub fn told(log: &str) -> Vec<Truth> {
+    log.lines().filter(|line| line.starts_with('{')).map(parsed).collect()
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> T {
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// Has the service do something known.
+pub fn post(port: u16, path: &str) {
+    let answer = exchange(port, "POST", path);
+    assert!(answer.starts_with("done"), "{path}: {answer}");
+}
+
+/// The body of the answer to a request on a connection of its own.
+pub fn exchange(port: u16, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.split(' ').nth(1) == Some("200"), "{method} {path}: {head}");
+    body.to_owned()
+}

@@ -1,0 +1,694 @@
+//! Guests: services of other platforms measured in QEMU, and every way that a guest can end.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::{
+    Bench, assert_fails,
+    faults::{self, OwnCache, Setting, Small},
+    guests::{evidence, guests, record},
+    stderr, stdout,
+};
+use memgate_evidence::{
+    Evidence, Exactness,
+    platform::{Platform, Runner},
+    tier::Tier,
+};
+use memgate_files::evidence_file;
+
+/// What a run in a guest must give on every kernel whose tier is T2 or more.
+fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
+    assert_eq!(evidence.platform, platform);
+    assert_exact(evidence, page_size);
+    let requests = &evidence.signals.requests.data.measure;
+    assert!(requests.succeeded > 100, "{requests:?}");
+}
+
+/// The same of whatever service.
+fn assert_exact(evidence: &Evidence, page_size: u64) {
+    assert_eq!((evidence.environment.runner, evidence.environment.page_size), (Runner::Qemu, page_size));
+    let signals = &evidence.signals;
+    // The agent holds every pause and cycle against the runtime's own totals.
+    for (what, exactness) in [
+        ("pauses", &signals.gc_pauses.exactness),
+        ("stops", &signals.world_stops.exactness),
+        ("live heap", &signals.live_heap.exactness),
+    ] {
+        assert_eq!(*exactness, Exactness::Exact, "{what}");
+    }
+    assert!(!signals.gc_pauses.data.duration_ns.is_empty(), "no pause");
+    assert!(signals.alloc_bytes.data.value.last().is_some_and(|bytes| *bytes > 1 << 20), "no allocations");
+}
+
+fn healthy(platform: Platform, page_size: u64, port: u16) {
+    let bench = Bench::service("uaa", port, "");
+    let evidence = evidence(&record(&bench, platform.name(), &[]));
+    assert_measured(&evidence, platform, page_size);
+    assert!(evidence.tier >= Tier::T2, "{}", evidence.tier);
+}
+
+#[test]
+fn a_service_is_measured_on_arm64() {
+    healthy(Platform::LinuxArm64, 4096, 18201);
+}
+
+#[test]
+fn a_service_is_measured_on_loong64() {
+    healthy(Platform::LinuxLoong64, 16384, 18202);
+}
+
+#[test]
+fn a_service_is_measured_in_a_guest_of_the_hosts_own_platform() {
+    healthy(Platform::LinuxAmd64, 4096, 18203);
+}
+
+#[test]
+fn as_many_guests_are_measured_at_once_as_there_are_processors_for() {
+    let bench = Bench::service("uaa", 18243, "");
+    let one = "platforms: { linux/arm64: { cpus: 1 }, linux/loong64: { cpus: 1 } }\n";
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    // Each has half of what a guest usually has.
+    let yaml = yaml.replace("rate: 200/s", "rate: 100/s").replace("timeout: 2s", "timeout: 20s");
+    fs::write(bench.config(), yaml + one).unwrap();
+    let mut command = common::plain(&bench.command("record"));
+    command.args(["--platform", "linux/arm64", "--platform", "linux/loong64"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(common::children(child.id().cast_signed()).len());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(most, std::thread::available_parallelism().unwrap().get().min(2), "{}", stderr(&output));
+    let printed = stdout(&output);
+    let recorded = printed.lines().map(|file| evidence_file::read(Path::new(file)).unwrap());
+    let expected = [(Platform::LinuxArm64, 4096), (Platform::LinuxLoong64, 16384)];
+    for (evidence, (platform, page_size)) in recorded.zip(expected) {
+        assert_measured(&evidence, platform, page_size);
+        assert_eq!(evidence.environment.cpus, 1);
+    }
+    assert_eq!(printed.lines().count(), expected.len());
+    bench.assert_nothing_left();
+}
+
+/// A check of the saboteur with this fault on arm64.
+fn sabotage(fault: &str, port: u16) -> Output {
+    let bench = Bench::service("saboteur", port, &format!(", -fault, {fault}"));
+    record(&bench, "linux/arm64", &[])
+}
+
+#[test]
+fn a_kernel_that_panics_before_its_first_process_is_told_with_its_reason() {
+    faults::assert_found("kernel panic before init");
+}
+
+#[test]
+fn a_kernel_that_panics_is_told_with_its_reason() {
+    faults::assert_found("kernel panic after init");
+}
+
+#[test]
+fn a_first_process_that_dies_is_a_panic() {
+    faults::assert_found("init killed");
+}
+
+#[test]
+fn an_agent_that_is_killed_is_told_by_the_signal() {
+    faults::assert_found("agent killed");
+}
+
+#[test]
+fn an_agent_that_stands_still_is_hung() {
+    assert_fails(&sabotage("stop-agent", 18213), 4, &["hung: the agent has said nothing for 15 s"]);
+}
+
+#[test]
+fn a_channel_with_something_else_on_it_is_lost() {
+    faults::assert_found("frames corrupted");
+}
+
+#[test]
+fn a_console_that_is_flooded_changes_nothing() {
+    faults::assert_found("console flooded with a million lines");
+}
+
+#[test]
+fn a_service_that_uses_up_the_guests_memory_is_killed_and_fails_its_gate() {
+    faults::assert_found("service out of memory");
+}
+
+#[test]
+fn a_qemu_that_is_killed_is_lost() {
+    faults::assert_found("QEMU killed");
+}
+
+#[test]
+fn a_guest_that_is_frozen_is_hung() {
+    faults::assert_found("guest frozen");
+}
+
+#[test]
+fn a_console_that_cannot_be_kept_ends_the_guest() {
+    faults::assert_found("disk full on the host");
+}
+
+#[test]
+fn a_kernel_that_does_not_boot_is_given_up_at_its_deadline() {
+    faults::assert_found("wrong kernel");
+}
+
+#[test]
+fn a_guest_without_its_firmware_never_boots() {
+    faults::assert_found("missing firmware");
+}
+
+#[test]
+fn a_qemu_that_is_too_old_is_not_started() {
+    faults::assert_found("QEMU too old");
+}
+
+#[test]
+fn two_guests_on_one_core_both_come_to_their_end() {
+    faults::assert_found("two guests on one core");
+}
+
+/// A service that fails as on a broken processor, as long as this file says `broken`.
+fn on_a_broken_processor(port: u16) -> (Bench, PathBuf) {
+    let bench = Bench::service("saboteur", port, "");
+    let state = bench.directory.path().join("processor");
+    fs::write(&state, "broken").unwrap();
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    let files = format!("platforms: {{ linux/arm64: {{ files: {{ /processor: {} }} }} }}\n", state.display());
+    fs::write(bench.config(), yaml + &files).unwrap();
+    (bench, state)
+}
+
+#[test]
+fn a_run_whose_processor_always_fails_is_given_up() {
+    let (bench, _) = on_a_broken_processor(18244);
+    let output = record(&bench, "linux/arm64", &[]);
+    let words = ["guest:", "the emulated processor failed", "3 times in a row", "QEMU 10.0.13 or later"];
+    assert_fails(&output, 4, &words);
+    assert_eq!(stderr(&output).matches("starting the service").count(), 3, "{}", stderr(&output));
+}
+
+#[test]
+fn a_run_whose_processor_failed_once_is_made_in_another_guest() {
+    use std::io::{BufRead as _, BufReader};
+    let (bench, state) = on_a_broken_processor(18245);
+    let mut command = common::plain(&bench.command("record"));
+    command.args(["--platform", "linux/arm64"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines: Vec<_> = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .inspect(|line| {
+            if line.ends_with("starting the service") {
+                // The first guest has its file by now; the next one gets this.
+                fs::write(&state, "mended").unwrap();
+            }
+        })
+        .collect();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.ends_with("starting the service")).count(), 2, "{lines:#?}");
+    let evidence = evidence(&output);
+    let told = |note: &String| note.starts_with("attempt 2 in a guest: the emulated processor failed");
+    assert!(evidence.notes.iter().any(told), "{:?}", evidence.notes);
+    bench.assert_nothing_left();
+}
+
+/// What is said where a file of an image is not what it was made with, and cannot be made again.
+fn spoilt(platform: Platform, spoil: impl FnOnce(&Path)) -> Output {
+    let cache = OwnCache::new(platform);
+    spoil(&cache.image());
+    cache.record_alone()
+}
+
+#[test]
+fn a_kernel_that_was_replaced_is_not_started() {
+    let output = spoilt(Platform::LinuxArm64, |image| fs::write(image.join("kernel"), "another kernel").unwrap());
+    let words = ["the image of arm64-7.2 in the cache is damaged", "guest:", "cannot fetch", "check the network"];
+    assert_fails(&output, 4, &words);
+    assert!(!stderr(&output).contains("starting a guest"), "{}", stderr(&output));
+}
+
+#[test]
+fn firmware_that_is_gone_is_missed_before_a_guest_is_started() {
+    let output = spoilt(Platform::LinuxLoong64, |image| fs::remove_file(image.join("firmware")).unwrap());
+    assert_fails(&output, 4, &["the image of loong64-7.2 in the cache is damaged", "guest:", "cannot fetch"]);
+    assert!(!stderr(&output).contains("starting a guest"), "{}", stderr(&output));
+}
+
+#[test]
+fn no_room_for_temporary_files_is_told() {
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let full = setting.bench.directory.path().join("full");
+    // One inode, which its root has.
+    let small = Small::mount(&full, "nr_inodes=1");
+    let output = setting.command("record").env("TMPDIR", &full).output().unwrap();
+    assert_fails(&output, 4, &["guest: a temporary directory:", "No space left on device", "make room"]);
+    drop(small);
+    assert_eq!(setting.left(), Vec::<String>::new());
+}
+
+#[test]
+fn no_room_for_an_image_is_told() {
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let cache = setting.bench.directory.path().join("cache");
+    let small = Small::mount(&cache, "size=4m");
+    faults::lend_packages(&cache);
+    let output = setting.command("record").env("MEMGATE_CACHE", &cache).output().unwrap();
+    assert_fails(&output, 4, &["guest:", "no storage space", "free some space"]);
+    drop(small);
+    assert_eq!(setting.left(), Vec::<String>::new());
+}
+
+#[test]
+fn no_room_for_the_evidence_is_told() {
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let small = Small::mount(&setting.bench.out(), "size=32k");
+    let output = setting.command("record").output().unwrap();
+    assert_fails(&output, 4, &["output:", "evidence.json", "No space left on device", "Make room"]);
+    drop(small);
+    assert_eq!(setting.left(), Vec::<String>::new());
+}
+
+/// Starts a check in the background, waits for its guest, does something to it, and waits for the end.
+fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
+    let bench = Bench::service("uaa", port, "");
+    let mut command = bench.command("record");
+    command.args(["--platform", "linux/arm64", "--runner", "qemu"]);
+    let mut command = common::plain(&command);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let memgate = child.id().cast_signed();
+    let started = Instant::now();
+    let qemu = loop {
+        assert!(started.elapsed() < Duration::from_secs(120), "no guest");
+        std::thread::sleep(Duration::from_millis(50));
+        if let [qemu] = common::children(memgate)[..] {
+            break qemu;
+        }
+    };
+    // It has booted or was resumed, and measures or is about to.
+    std::thread::sleep(Duration::from_secs(5));
+    let acted = Instant::now();
+    act(memgate, qemu);
+    let output = child.wait_with_output().unwrap();
+    let took = acted.elapsed();
+    assert_eq!(guests(), Vec::<i32>::new(), "guests are left");
+    bench.assert_nothing_left();
+    (output, took)
+}
+
+fn signal(process: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), signal).unwrap();
+}
+
+#[test]
+fn an_interrupt_ends_the_guest() {
+    let (output, took) = with_guest(18222, |memgate, _| signal(memgate, nix::sys::signal::Signal::SIGINT));
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn no_guest_outlives_a_memgate_that_is_killed() {
+    let (output, _) = with_guest(18223, |memgate, _| signal(memgate, nix::sys::signal::Signal::SIGKILL));
+    assert_eq!(output.status.code(), None);
+}
+
+/// A configuration with an executable that Debian built, which is linked with its C library, and these files beside it.
+fn distribution_built(platform: Platform, port: u16, files: &[(&str, PathBuf)]) -> Bench {
+    let package = match platform {
+        Platform::LinuxLoong64 => "prometheus-node-exporter-1.11.1-3",
+        _ => "prometheus-node-exporter-1.9.0-1+b4",
+    };
+    let binary = tool(package).join("prometheus-node-exporter");
+    let files: Vec<_> = files.iter().map(|(there, here)| format!("{there}: {}", here.display())).collect();
+    Bench::new(&format!(
+        r#"version: 1
+services:
+  s:
+    binary: {{ {platform}: "{}" }}
+    run:
+      args: ["--web.listen-address=127.0.0.1:{port}"]
+      ready: {{ http: "http://127.0.0.1:{port}/metrics", timeout: 60s }}
+    load: {{ rate: 5/s, connections: 2, timeout: 5s, requests: [ {{ get: "http://127.0.0.1:{port}/metrics" }} ] }}
+    phases: {{ warmup: 2s, measure: 5s, drain: 1s }}
+    runs: 1
+platforms:
+  {platform}: {{ files: {{ {} }} }}
+"#,
+        binary.display(),
+        files.join(", ")
+    ))
+}
+
+/// A directory of what set-up has installed.
+fn tool(name: &str) -> PathBuf {
+    common::repository().join(".tools").join(name)
+}
+
+#[test]
+fn a_service_that_is_linked_with_what_the_guest_lacks_is_refused() {
+    let output = record(&distribution_built(Platform::LinuxAmd64, 18230, &[]), "linux/amd64", &[]);
+    let words =
+        ["preflight:", "dynamically linked", "/lib64/ld-linux-x86-64.so.2", "libc.so.6", "platforms.linux/amd64.files"];
+    assert_fails(&output, 4, &words);
+}
+
+#[test]
+fn a_distributions_service_runs_with_its_libraries() {
+    let files =
+        ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libresolv.so.2"]
+            .map(|file| (file, file.into()));
+    let platform = Platform::LinuxAmd64;
+    let evidence = evidence(&record(&distribution_built(platform, 18231, &files), platform.name(), &[]));
+    assert_exporter_measured(&evidence, 4096);
+}
+
+#[test]
+fn a_distributions_service_runs_on_loong64_with_its_libraries() {
+    let libraries = tool("libc6-2.43-7");
+    let files = [
+        ("/lib64/ld-linux-loongarch-lp64d.so.1", "ld-linux-loongarch-lp64d.so.1"),
+        ("/lib/loongarch64-linux-gnu/libc.so.6", "libc.so.6"),
+        ("/lib/loongarch64-linux-gnu/libresolv.so.2", "libresolv.so.2"),
+    ]
+    .map(|(there, here)| (there, libraries.join(here)));
+    let platform = Platform::LinuxLoong64;
+    let evidence = evidence(&record(&distribution_built(platform, 18242, &files), platform.name(), &[]));
+    assert_exporter_measured(&evidence, 16384);
+}
+
+/// The exporter answers 25 requests in the measuring phase.
+fn assert_exporter_measured(evidence: &Evidence, page_size: u64) {
+    assert_exact(evidence, page_size);
+    let requests = &evidence.signals.requests.data.measure;
+    assert!(requests.succeeded >= 20 && requests.failed.is_empty(), "{requests:?}");
+    assert_eq!(evidence.tier, Tier::T4);
+}
+
+/// Zig compiles its C for the guest, statically; memgate sees that C leaks.
+#[test]
+fn a_service_with_c_is_built_for_its_guest_and_measured() {
+    let tools = tool("");
+    let is_zig = |path: &PathBuf| path.to_str().is_some_and(|path| path.contains("/zig-"));
+    let zig = fs::read_dir(tools).unwrap().map(|entry| entry.unwrap().path()).find(is_zig).unwrap();
+    let bench = Bench::service("uaa", 18239, ", -leak-malloc=16KiB");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    let yaml = yaml.replace("env: { CGO_ENABLED: \"0\" }", "tags: [cgoleak], env: { CGO_ENABLED: \"1\", CC: none }");
+    let platforms = format!(
+        "platforms: {{ linux/arm64: {{ build_env: {{ CC: {}/zig cc -target aarch64-linux-musl, CGO_LDFLAGS: -static }} }} }}\n",
+        zig.display()
+    );
+    fs::write(bench.config(), yaml + &platforms).unwrap();
+    let evidence = evidence(&record(&bench, "linux/arm64", &[]));
+    let signals = &evidence.signals;
+    let off_heap = &signals.offheap.data.value;
+    // 600 requests are measured, and more come before.
+    assert!(off_heap.last().unwrap() - off_heap[0] > 600 * (16 << 10), "{off_heap:?}");
+    let culprit = evidence.code.frames.iter().any(|frame| frame.function.contains("render_and_forget"));
+    assert!(culprit, "the C function is known");
+}
+
+#[test]
+fn an_executable_of_another_platform_is_refused_before_a_guest_is_started() {
+    let bench = distribution_built(Platform::LinuxAmd64, 18232, &[]);
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml.replace("binary: { linux/amd64:", "binary: { linux/arm64:")).unwrap();
+    let output = record(&bench, "linux/arm64", &[]);
+    assert_fails(&output, 4, &["preflight:", "was built for", "not for linux/arm64"]);
+}
+
+#[test]
+fn a_service_may_not_want_more_memory_than_its_guest_has() {
+    let bench = Bench::service("uaa", 18233, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml.replace("      stop_timeout", "      memory_max: 4GiB\n      stop_timeout"))
+        .unwrap();
+    let output = record(&bench, "linux/arm64", &[]);
+    assert_fails(&output, 2, &["services.s.run.memory_max", "4096 MiB", "2048 MiB", "platforms.linux/arm64.memory"]);
+}
+
+#[test]
+fn without_qemu_it_is_said_what_to_install() {
+    let bench = Bench::service("uaa", 18234, "");
+    let go = which_go();
+    let mut command = bench.command("record");
+    command.args(["--platform", "linux/loong64"]).env("PATH", go.parent().unwrap());
+    let output = command.output().unwrap();
+    assert_fails(&output, 4, &["guest:", "qemu-system-loongarch64 is not installed", "qemu-system-misc"]);
+}
+
+fn which_go() -> std::path::PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path).map(|place| place.join("go")).find(|go| go.is_file()).unwrap()
+}
+
+#[test]
+fn a_guest_that_does_not_come_up_in_time_never_booted() {
+    let bench = Bench::service("uaa", 18235, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml + "platforms: { linux/loong64: { boot_timeout: 500ms } }\n").unwrap();
+    let output = record(&bench, "linux/loong64", &["--no-snapshot"]);
+    assert_fails(&output, 4, &["never booted: it was not ready after 0.5 s"]);
+}
+
+/// Two runs: the second goes on with the guest that the first one saved.
+fn resumes(platform: Platform, port: u16) {
+    let cache = faults::empty_cache();
+    let bench = Bench::service("saboteur", port, ", -fault, none");
+    let run = || {
+        let before = jiff::Timestamp::now();
+        let mut command = bench.command("record");
+        command.args(["--platform", platform.name()]).env("MEMGATE_CACHE", cache.path());
+        let output = command.output().unwrap();
+        bench.assert_nothing_left();
+        let started: jiff::Timestamp = evidence(&output).started_at.parse().unwrap();
+        assert!(before <= started && started <= jiff::Timestamp::now(), "{before} {started}");
+        stderr(&output)
+    };
+    let said = run();
+    assert!(said.contains("starting a guest") && !said.contains("resuming"), "{said}");
+    let said = run();
+    assert!(said.contains("resuming a guest") && !said.contains("starting a guest"), "{said}");
+}
+
+#[test]
+fn a_guest_that_is_resumed_has_the_right_time() {
+    resumes(Platform::LinuxArm64, 18236);
+}
+
+/// Its processors have to be given their timers back.
+#[test]
+fn a_guest_of_loong64_is_resumed() {
+    resumes(Platform::LinuxLoong64, 18237);
+}
+
+#[test]
+fn a_tier_that_the_kernel_does_not_have_is_refused() {
+    let bench = Bench::service("uaa", 18238, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml + "platforms: { linux/amd64: { kernel: \"5.10\" } }\n").unwrap();
+    let output = record(&bench, "linux/amd64", &["--tier", "T3"]);
+    assert_fails(&output, 4, &["tier T3 was asked for, and T2 is the highest here", "cookies"]);
+}
+
+/// `memgate image boot` of this platform, with what it writes in a directory that goes.
+fn boot(platform: &str, words: &[&str]) -> (tempfile::TempDir, std::process::Command) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = common::plain(&common::memgate());
+    command.args(["image", "boot", "--platform", platform, "--out"]).arg(directory.path());
+    if !words.is_empty() {
+        command.arg("--").args(words);
+    }
+    command.env("TMPDIR", directory.path());
+    (directory, command)
+}
+
+/// What is in a directory.
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn run_a_command(platform: &str, machine: &str, kernel: &str) {
+    let script =
+        "uname -m; test -e /sys/kernel/tracing/trace -a -d /proc/1 -a -c /dev/null && echo complaint >&2; exit 7";
+    let (directory, mut command) = boot(platform, &["sh", "-c", script]);
+    let output = command.output().unwrap();
+    assert_eq!(
+        (stdout(&output).as_str(), output.status.code()),
+        (&*format!("{machine}\n"), Some(7)),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stderr(&output).ends_with("complaint\n"), "{}", stderr(&output));
+    assert_eq!(names(directory.path()), [format!("boot.{kernel}.console.log")]);
+}
+
+#[test]
+fn a_command_is_run_on_amd64() {
+    run_a_command("linux/amd64", "x86_64", "amd64-7.2");
+}
+
+#[test]
+fn a_command_is_run_on_arm64() {
+    run_a_command("linux/arm64", "aarch64", "arm64-7.2");
+}
+
+#[test]
+fn a_command_is_run_on_loong64() {
+    run_a_command("linux/loong64", "loongarch64", "loong64-7.2");
+}
+
+#[test]
+fn a_command_that_is_not_there_is_told_as_a_shell_does() {
+    let output = boot("linux/arm64", &["frobnicate"]).1.output().unwrap();
+    assert_fails(&output, 127, &["frobnicate: No such file or directory"]);
+}
+
+#[test]
+fn a_command_without_end_is_ended_with_memgate() {
+    let (directory, mut command) = boot("linux/arm64", &["sh", "-c", "echo there; sleep 1000"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut there = [0; 6];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut there).unwrap();
+    let asked = Instant::now();
+    signal(child.id().cast_signed(), nix::sys::signal::Signal::SIGTERM);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((&there, output.status.code()), (b"there\n", Some(130)), "{}", stderr(&output));
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert_eq!(names(directory.path()), ["boot.arm64-7.2.console.log"]);
+}
+
+#[test]
+fn a_shell_needs_a_terminal() {
+    let output = boot("linux/arm64", &[]).1.stdin(Stdio::null()).output().unwrap();
+    assert_fails(&output, 2, &["there is no terminal", "-- uname -a"]);
+}
+
+/// A person at a terminal with a guest's shell on it.
+struct Person {
+    directory: tempfile::TempDir,
+    terminal: fs::File,
+    screen: std::sync::mpsc::Receiver<Vec<u8>>,
+    /// The other end, as memgate has it.
+    line: fs::File,
+    before: nix::sys::termios::Termios,
+    memgate: std::process::Child,
+    shown: String,
+}
+
+impl Person {
+    fn sits_down() -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = nix::pty::openpty(&size, None).unwrap();
+        let (terminal, line) = (fs::File::from(pair.master), fs::File::from(pair.slave));
+        // With this end open in memgate too, it would never learn that the person has gone.
+        let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+        nix::fcntl::fcntl(&terminal, close).unwrap();
+        let before = nix::sys::termios::tcgetattr(&line).unwrap();
+        let (directory, mut command) = boot("linux/arm64", &[]);
+        let end = || line.try_clone().unwrap();
+        command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "vt100");
+        // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is allocated.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                match nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        let memgate = command.spawn().unwrap();
+        let (show, screen) = std::sync::mpsc::channel();
+        let mut shown = terminal.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // It ends with the test, or when nobody has the other end any more.
+            while let Ok(read @ 1..) = std::io::Read::read(&mut shown, &mut bytes) {
+                if show.send(bytes[..read].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut person = Self { directory, terminal, screen, line, before, memgate, shown: String::new() };
+        person.sees("# ");
+        person
+    }
+
+    fn types(&mut self, keys: &str) {
+        std::io::Write::write_all(&mut self.terminal, keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until this is shown.
+    fn sees(&mut self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while !self.shown.contains(text) {
+            assert!(Instant::now() < deadline, "`{text}` is not in:\n{}", self.shown);
+            if let Ok(bytes) = self.screen.recv_timeout(Duration::from_millis(100)) {
+                self.shown += &String::from_utf8_lossy(&bytes);
+            }
+        }
+        self.shown.clear();
+    }
+
+    /// Waits for memgate's end with this exit code, which leaves the terminal as it was.
+    fn leaves_with(mut self, code: i32) {
+        let status = self.memgate.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "{}", self.shown);
+        let after = nix::sys::termios::tcgetattr(&self.line).unwrap();
+        assert_eq!(after, self.before);
+        assert_eq!(names(self.directory.path()), ["boot.arm64-7.2.console.log"]);
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        // Of a test that has failed.
+        let _ = self.memgate.kill();
+        let _ = self.memgate.wait();
+    }
+}
+
+#[test]
+fn a_shell_on_a_terminal_hands_its_exit_code_on() {
+    let mut person = Person::sits_down();
+    person.types("echo $TERM $((6 * 7)); stty size; tty; cat\n");
+    person.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
+    // What is typed is shown, and shown once more by `cat`, which thus runs.
+    person.types("over there\n");
+    person.sees("over there\r\nover there\r\n");
+    // Ctrl-C is the guest's.
+    person.types("\x03");
+    person.sees("# ");
+    person.types("exit 3\n");
+    person.leaves_with(3);
+}
+
+#[test]
+fn a_shell_is_left_by_ctrl_a_x() {
+    let mut person = Person::sits_down();
+    person.types("\x01x");
+    person.leaves_with(0);
+}
+
+#[test]
+fn a_shell_is_left_by_switching_the_guest_off() {
+    let mut person = Person::sits_down();
+    person.types("poweroff\n");
+    person.leaves_with(0);
+}

@@ -1,0 +1,219 @@
+//! A report made by hand, with every verdict, missing figures, Chinese and hostile text.
+
+use memgate_evidence::{
+    Environment,
+    platform::{Platform, Runner},
+    tier::Tier,
+};
+use memgate_verdict::{
+    metric::{Metric, Unit},
+    results::{GateResult, Report, SCHEMA, ServiceResult, Verdict},
+    summarise::{Place, SignalNote, Site, SiteKind, Trust},
+};
+
+/// What a service could put into its name, its logs or its answers to get out of a report.
+pub(super) const HOSTILE: &str =
+    "a|b `c` <script>&amp;\x1b[31m\x1b]0;title\x07\n::error::boo\r\n##[error]boo % @all #1 ]]> \u{202e}gnp.exe";
+
+pub(super) fn environment() -> Environment {
+    Environment {
+        go: "go1.27.3".into(),
+        kernel: "6.12.9-amd64".into(),
+        page_size: 4096,
+        thp: "madvise".into(),
+        cpu: "Hygon C86 7285".into(),
+        cpus: 2,
+        runner: Runner::Native,
+        memgate: "0.1.0".into(),
+    }
+}
+
+/// A gate with figures `[measured, low, high, limit, baseline]`.
+pub(super) fn gate(metric: Metric, verdict: Verdict, figures: [Option<f64>; 5], reason: &str) -> GateResult {
+    let [measured, low, high, limit, baseline] = figures;
+    GateResult {
+        metric,
+        unit: metric.unit(),
+        measured,
+        low,
+        high,
+        limit,
+        baseline,
+        verdict,
+        reason: reason.into(),
+        sites: vec![],
+    }
+}
+
+/// A place in the repository, unless its path is absolute.
+pub(super) fn place(function: &str, file: &str, line: u32) -> Place {
+    let in_repository = !file.is_empty() && !file.starts_with('/');
+    Place { function: function.into(), file: file.into(), line, in_repository }
+}
+
+/// A site of 1.5 MiB by 37 samples.
+pub(super) fn site(kind: SiteKind, at: Place, own: Option<Place>) -> Site {
+    let sampled = kind == SiteKind::Heap;
+    Site {
+        kind,
+        at,
+        own,
+        starts: None,
+        amount: 1_572_864.0,
+        unit: Unit::Bytes,
+        share: 0.613,
+        samples: sampled.then_some(37),
+        error: sampled.then_some(0.3288),
+    }
+}
+
+/// Goroutines of one `go` statement.
+fn goroutines(at: Place, starts: &str) -> Site {
+    let site = site(SiteKind::Goroutines, at.clone(), Some(at));
+    Site { starts: Some(starts.into()), amount: 12.0, unit: Unit::Count, share: 1.0, ..site }
+}
+
+/// A signal's note, with a reason where it is not to be trusted.
+pub(super) fn note(name: &str, exactness: Trust, reason: Option<&str>, lost: u64) -> SignalNote {
+    SignalNote { name: name.into(), source: "a test".into(), exactness, reason: reason.map(Into::into), lost }
+}
+
+fn signals() -> Vec<SignalNote> {
+    vec![
+        note("gc_pauses", Trust::Exact, None, 0),
+        note("live_heap", Trust::Inexact, Some("3 records were lost"), 3),
+        note("rss", Trust::Sampled, None, 0),
+        note("goroutines", Trust::Sampled, None, 0),
+        note("mmap_latency", Trust::Missing, Some("the kernel has no cookies"), 0),
+        note("span_refills", Trust::Missing, Some("the kernel has no cookies"), 0),
+        note("oom_kills", Trust::Missing, Some("there is no memory controller"), 0),
+    ]
+}
+
+/// A result whose verdict is that of its first gate.
+pub(super) fn result(service: &str, platform: Platform, gates: Vec<GateResult>, notes: &[&str]) -> ServiceResult {
+    ServiceResult {
+        service: service.into(),
+        platform,
+        verdict: gates.first().map_or(Verdict::NoBaseline, |gate| gate.verdict),
+        environment: environment(),
+        runs: 3,
+        tier: Tier::T2,
+        signals: vec![],
+        gates,
+        files: vec![],
+        notes: notes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A report whose verdict is that of its first result.
+pub(super) fn report_of(results: Vec<ServiceResult>) -> Report {
+    Report {
+        schema: SCHEMA,
+        memgate: "0.1.0".into(),
+        judged_at: "2026-11-23T15:30:00Z".into(),
+        verdict: results.first().map_or(Verdict::Inconclusive, |result| result.verdict),
+        results,
+    }
+}
+
+fn uaa() -> ServiceResult {
+    let gates = vec![
+        gate(
+            Metric::GcPauseP99,
+            Verdict::Regressed,
+            [Some(61.3e6), Some(58.1e6), Some(64.9e6), Some(50e6), Some(1.24e6)],
+            "61.3ms is above the limit of 50ms over its whole interval.",
+        ),
+        gate(
+            Metric::GcCycles,
+            Verdict::Advisory,
+            [Some(31.0), Some(30.0), Some(32.0), None, Some(12.0)],
+            "31 cycles a minute is 158% more than the baseline.",
+        ),
+        gate(
+            Metric::HeapAllocRate,
+            Verdict::NoBaseline,
+            [Some(9.1e6), Some(9.0e6), Some(9.2e6), None, None],
+            "There is neither a limit nor a baseline.",
+        ),
+        gate(
+            Metric::AllocBytesPerRequest,
+            Verdict::Improved,
+            [Some(18.4e3), Some(18.4e3), Some(18.4e3), None, Some(21.9e3)],
+            "16% less than the baseline, more than its noise.",
+        ),
+        gate(
+            Metric::HeapLiveGrowth,
+            Verdict::Inconclusive,
+            [None, None, None, Some(0.5e6), None],
+            "3 records were lost; a run without loss would decide it.",
+        ),
+        gate(Metric::GoroutinesMax, Verdict::Pass, [Some(212.0), None, None, Some(2000.0), Some(208.0)], ""),
+        leak(),
+        growth(),
+    ];
+    let result = result("uaa", Platform::LinuxAmd64, gates, &["The cgroup has no memory controller."]);
+    let files = ["alloc.svg", "alloc.folded"].map(|name| format!("target/memgate/flamegraphs/uaa.linux-amd64.{name}"));
+    ServiceResult { signals: signals(), files: files.to_vec(), ..result }
+}
+
+fn leak() -> GateResult {
+    let figures = [Some(12.0), Some(12.0), Some(12.0), Some(0.0), None];
+    let start = place("main.(*pool).start", "cmd/uaa/pool.go", 12);
+    let gate = gate(Metric::GoroutinesLeaked, Verdict::Regressed, figures, "12 exceeds the limit of 0.");
+    GateResult { sites: vec![goroutines(start, "main.(*pool).work")], ..gate }
+}
+
+fn growth() -> GateResult {
+    let figures = [Some(2e6), Some(1.5e6), Some(2.5e6), Some(0.5e6), None];
+    let put = place("uaa/store.(*Store).Put", "store/store.go", 42);
+    let grow = place("bytes.growSlice", "/usr/lib/go/src/bytes/buffer.go", 249);
+    let sites = vec![
+        site(SiteKind::Heap, grow, Some(put.clone())),
+        site(SiteKind::OffHeap, place("leak", "", 0), Some(place("main.handle", "/elsewhere/main.go", 0))),
+        site(SiteKind::Heap, put.clone(), Some(put)),
+        site(SiteKind::OffHeap, place("unknown", "", 0), None),
+    ];
+    GateResult { sites, ..gate(Metric::RssGrowth, Verdict::Regressed, figures, "It grows.") }
+}
+
+/// A gate that says this wherever others have a word.
+pub(super) fn hostile_gate(text: &str) -> GateResult {
+    let place = Place { function: text.into(), file: text.into(), line: 7, in_repository: true };
+    let other = Place { line: 8, ..place.clone() };
+    let site = Site { starts: Some(text.into()), ..site(SiteKind::Heap, other, Some(place)) };
+    let figures = [Some(1.0), Some(1.0), Some(1.0), Some(0.0), None];
+    GateResult { sites: vec![site], ..gate(Metric::OomKills, Verdict::Regressed, figures, text) }
+}
+
+/// The report that the snapshots show.
+pub(super) fn report() -> Report {
+    let chinese = result(
+        "统一身份认证",
+        Platform::LinuxLoong64,
+        vec![
+            gate(
+                Metric::RssGrowth,
+                Verdict::Pass,
+                [Some(-12e3), Some(-40e3), Some(16e3), Some(0.5e6), None],
+                "在限值之内。",
+            ),
+            gate(
+                Metric::RequestErrors,
+                Verdict::Pass,
+                [Some(0.0008), Some(0.0005), Some(0.001), Some(0.001), None],
+                "",
+            ),
+        ],
+        &[],
+    );
+    let hostile = result(HOSTILE, Platform::LinuxArm64, vec![hostile_gate(HOSTILE)], &[HOSTILE]);
+    let hostile = ServiceResult {
+        signals: vec![note(HOSTILE, Trust::Missing, Some(HOSTILE), 1)],
+        files: vec![HOSTILE.to_owned()],
+        ..hostile
+    };
+    let empty = result("empty", Platform::LinuxAmd64, vec![], &["The baseline is of go1.26, the run of go1.27."]);
+    report_of(vec![uaa(), chinese, hostile, empty])
+}

@@ -1,0 +1,202 @@
+//! Flame graphs as files: an SVG for people, and the collapsed stacks for other tools.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use inferno::flamegraph::{self, Options, Palette, color::MultiPalette};
+use memgate_evidence::{
+    Evidence,
+    error::{Error, Result, Stage},
+    platform::Platform,
+};
+use memgate_files::{evidence_file, whole as atomic_file};
+use memgate_verdict::summarise::{FlameGraph, Graph, flame_graphs};
+
+use super::text;
+
+/// What was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlameGraphFiles {
+    /// The files, in the order of the graphs.
+    pub files: Vec<PathBuf>,
+    /// What is not in the graphs although it was to be measured.
+    pub notes: Vec<String>,
+}
+
+/// Writes the flame graphs of all runs of one service on one platform into `directory`: `uaa.linux-amd64.alloc.svg`, and
+/// `.folded` beside it. A graph that shows nothing is not written, and one of an earlier command is removed.
+///
+/// # Errors
+/// [`Error::Infrastructure`] at [`Stage::Output`] when a file cannot be written or removed.
+pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<FlameGraphFiles> {
+    let Some(first) = runs.first() else { return Ok(FlameGraphFiles::default()) };
+    let made = flame_graphs(runs);
+    remove_old(directory, &first.service, first.platform)?;
+    let mut files = Vec::new();
+    for graph in &made.graphs {
+        let [picture, stacks] = paths(directory, &first.service, first.platform, graph.graph);
+        write(
+            &picture,
+            &svg(graph, &title(first, runs.len(), graph.graph)).map_err(|error| failed(&picture, &error))?,
+        )?;
+        write(&stacks, graph.folded.as_bytes())?;
+        files.extend([picture, stacks]);
+    }
+    Ok(FlameGraphFiles { files, notes: made.notes })
+}
+
+fn paths(directory: &Path, service: &str, platform: Platform, graph: Graph) -> [PathBuf; 2] {
+    let stem = format!("{}.{}", evidence_file::file_stem(service, platform), graph.name());
+    [directory.join(format!("{stem}.svg")), directory.join(format!("{stem}.folded"))]
+}
+
+/// No graph of an earlier command is to be taken for one of this.
+fn remove_old(directory: &Path, service: &str, platform: Platform) -> Result<()> {
+    for file in Graph::ALL.into_iter().flat_map(|graph| paths(directory, service, platform, graph)) {
+        match fs::remove_file(&file) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(failed(&file, &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn title(evidence: &Evidence, runs: usize, graph: Graph) -> String {
+    let runs = super::view::counted(runs, "run");
+    format!("{} on {}: {}, {runs}", text::visible(&evidence.service), evidence.platform, graph.subject())
+}
+
+/// The picture: the same stacks give the same bytes. inferno's colours for Java make what is inlined blue, of the rest names
+/// with a `.` green, which is Go, and most others red.
+fn svg(graph: &FlameGraph, title: &str) -> io::Result<Vec<u8>> {
+    let mut options = Options::default();
+    options.title = title.to_owned();
+    options.count_name = "bytes".to_owned();
+    options.colors = Palette::Multi(MultiPalette::Java);
+    options.deterministic = true;
+    let mut picture = Vec::new();
+    flamegraph::from_lines(&mut options, graph.folded.lines(), &mut picture)?;
+    Ok(picture)
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    atomic_file::write(path, contents).map_err(|error| failed(path, &error))
+}
+
+fn failed(path: &Path, error: &io::Error) -> Error {
+    let help = "give another directory with --out, or make room";
+    Error::infrastructure(Stage::Output, format!("{}: {error}", path.display()), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use memgate_evidence::{Code, Frame, HeapProfile, Language};
+    use memgate_testing::{exact, healthy};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A run that allocated and kept 4 KiB at one stack, every object of which was sampled.
+    fn kept(service: &str, function: &str) -> Evidence {
+        let frame = |function: &str, inlined| Frame {
+            function: function.to_owned(),
+            file: String::new(),
+            line: 0,
+            inlined,
+            language: Language::Go,
+        };
+        let mut run = healthy(1);
+        run.service = service.to_owned();
+        run.code = Code { frames: vec![frame(function, true), frame("main.main", false)], stacks: vec![vec![0, 1]] };
+        run.signals.heap_profile = exact(HeapProfile {
+            rate: 1,
+            size: vec![1024],
+            stack: vec![0],
+            allocs_start: vec![0],
+            frees_start: vec![0],
+            allocs_end: vec![4],
+            frees_end: vec![0],
+        });
+        run
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn graphs_are_written_and_those_of_an_earlier_command_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let stale = directory.path().join("uaa.linux-amd64.offheap-growth.svg");
+        let other = directory.path().join("other.linux-amd64.alloc.svg");
+        for file in [&stale, &other] {
+            fs::write(file, "old").unwrap();
+        }
+        let written = write_flame_graphs(directory.path(), &[kept("uaa", "main.put")]).unwrap();
+        assert_eq!(
+            names(directory.path()),
+            [
+                "other.linux-amd64.alloc.svg",
+                "uaa.linux-amd64.alloc.folded",
+                "uaa.linux-amd64.alloc.svg",
+                "uaa.linux-amd64.live-growth.folded",
+                "uaa.linux-amd64.live-growth.svg"
+            ]
+        );
+        assert_eq!(written.files.len(), 4);
+        assert_eq!(fs::read_to_string(&written.files[1]).unwrap(), "main.main;main.put_[i] 4096\n");
+        let picture = fs::read_to_string(&written.files[0]).unwrap();
+        assert!(picture.contains("uaa on linux/amd64: bytes allocated, 1 run"), "{picture}");
+        assert!(picture.contains("<title>main.put (4,096 bytes, 100.00%)</title>"), "{picture}");
+        let again = write_flame_graphs(directory.path(), &[kept("uaa", "main.put")]).unwrap();
+        assert_eq!(
+            (again, picture),
+            (written, fs::read_to_string(directory.path().join("uaa.linux-amd64.alloc.svg")).unwrap())
+        );
+    }
+
+    #[test]
+    fn nothing_is_written_of_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let nowhere = directory.path().join("flamegraphs");
+        assert_eq!(write_flame_graphs(&nowhere, &[]).unwrap(), FlameGraphFiles::default());
+        assert_eq!(write_flame_graphs(&nowhere, &[healthy(1)]).unwrap(), FlameGraphFiles::default());
+        assert!(!nowhere.exists());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("file"), "").unwrap();
+        let error = write_flame_graphs(&directory.path().join("file"), &[kept("uaa", "main.put")]).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_name_gets_out_of_its_place(service in any::<String>(), function in any::<String>()) {
+            let directory = tempfile::tempdir().unwrap();
+            let hostile = write_flame_graphs(directory.path(), &[kept(&service, &function)]).unwrap();
+            prop_assert_eq!(names(directory.path()).len(), 4);
+            let plain = write_flame_graphs(&directory.path().join("plain"), &[kept("s", "f")]).unwrap();
+            for (hostile, plain) in hostile.files.iter().zip(&plain.files) {
+                let (hostile, plain) = (fs::read_to_string(hostile).unwrap(), fs::read_to_string(plain).unwrap());
+                // Neither an element nor a line, stack or frame more than a plain name gives.
+                let acting = if plain.starts_with('<') { ['<', '>'] } else { [';', '\n'] };
+                for character in acting {
+                    prop_assert_eq!(hostile.matches(character).count(), plain.matches(character).count(), "{}", hostile);
+                }
+                prop_assert!(!hostile.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')));
+            }
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Verdicts for people and machines, one file a format.
+#![forbid(unsafe_code)]
+
+mod flamegraphs;
+mod format;
+mod github;
+mod json;
+mod junit;
+mod markdown;
+mod repository;
+mod terminal;
+mod text;
+mod view;
+mod write;
+
+pub use flamegraphs::{FlameGraphFiles, write_flame_graphs};
+pub use format::{Format, Output, Style, render, validate};
+pub use github::step_summary;
+pub use repository::locate;
+pub use view::repeat_command;
+pub use write::{append_step_summary, write};
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

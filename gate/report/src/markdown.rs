@@ -1,0 +1,134 @@
+//! GitHub-flavoured Markdown for a comment on a pull request; GitLab and Gitea read it too.
+
+use memgate_verdict::results::{GateResult, Report, ServiceResult, Verdict};
+
+use super::{text, view};
+
+/// Lets a job find the comment that it wrote before, and replace it.
+const MARKER: &str = "<!-- memgate -->";
+
+pub(super) fn render(report: &Report) -> String {
+    let mut blocks = vec![format!("{MARKER}\n## memgate: {}", report.verdict.name()), view::gate_counts(report)];
+    if let Some(finding) = view::unexplained_report(report) {
+        blocks.push(format!("- **{}**: {}", finding.verdict.name(), escape(&finding.reason)));
+    }
+    for result in &report.results {
+        service(result, &mut blocks);
+    }
+    let (memgate, judged_at) = (text::visible(&report.memgate), text::visible(&report.judged_at));
+    blocks.push(format!("memgate {}, judged at {}", escape(&memgate), escape(&judged_at)));
+    blocks.join("\n\n") + "\n"
+}
+
+fn service(result: &ServiceResult, blocks: &mut Vec<String>) {
+    blocks.push(format!("### {}: {}", escape(&view::subject(result)), result.verdict.name()));
+    let findings: Vec<_> = view::findings(result).iter().map(finding).collect();
+    if !findings.is_empty() {
+        blocks.push(findings.join("\n"));
+    }
+    if !result.gates.is_empty() {
+        let rows: Vec<_> = result.gates.iter().map(row).collect();
+        blocks.push(format!(
+            "| gate | limit | baseline | measured | verdict |\n| --- | ---: | ---: | ---: | --- |\n{}",
+            rows.join("\n")
+        ));
+    }
+    if !result.notes.is_empty() {
+        let notes: Vec<_> = result.notes.iter().map(|note| format!("- {}", escape(&text::visible(note)))).collect();
+        blocks.push(format!("Notes:\n\n{}", notes.join("\n")));
+    }
+    if !result.files.is_empty() {
+        let files: Vec<_> = result.files.iter().map(|file| code(&text::visible(file))).collect();
+        blocks.push(format!("Flame graphs: {}", files.join(", ")));
+    }
+    blocks.push(format!("Trust: {}", escape(&view::trust(result))));
+    blocks.push(environment(result));
+    blocks.push(format!("Repeat it locally: {}", code(&view::repeat_command(result))));
+}
+
+fn finding(finding: &view::Finding<'_>) -> String {
+    let figures = finding.gate.map(|gate| format!(" ({})", escape(&view::figures(gate)))).unwrap_or_default();
+    let nest =
+        |(index, line): (usize, &String)| format!("\n{}- {}", if index == 0 { "  " } else { "    " }, escape(line));
+    let sites: String = finding.sites.iter().enumerate().map(nest).collect();
+    format!("- **{}** {}: {}{figures}{sites}", finding.verdict.name(), code(finding.name), escape(&finding.reason))
+}
+
+fn row(gate: &GateResult) -> String {
+    let verdict = gate.verdict.name();
+    format!(
+        "| {} | {} | {} | {} | {} |",
+        code(gate.metric.name()),
+        escape(&view::figure(gate.limit, gate.unit)),
+        escape(&view::figure(gate.baseline, gate.unit)),
+        escape(&view::measured(gate)),
+        if gate.verdict == Verdict::Pass { verdict.to_owned() } else { format!("**{verdict}**") }
+    )
+}
+
+fn environment(result: &ServiceResult) -> String {
+    let environment = &result.environment;
+    let text = format!(
+        "Environment: {}, kernel {}, {}, {}, {}, pages of {} bytes, transparent huge pages {}, {}, measured by memgate {}",
+        environment.go,
+        environment.kernel,
+        environment.runner,
+        environment.cpu,
+        view::counted(usize::try_from(environment.cpus).unwrap_or(usize::MAX), "CPU"),
+        environment.page_size,
+        environment.thp,
+        view::runs(result),
+        environment.memgate,
+    );
+    escape(&text::visible(&text))
+}
+
+/// Text that stands for itself, also in a table. Takes one line.
+///
+/// A zero-width space after `@` and `#` keeps GitHub from notifying people and linking issues: it looks for those in
+/// the finished page, where a backslash is gone.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '@' | '#' => escaped.extend([character, '\u{200b}']),
+            '\\' | '`' | '|' | '*' | '_' | '[' | ']' | '~' | '!' | '$' => escaped.extend(['\\', character]),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A code span: its fence is longer than any run of backticks in it (CommonMark 0.31, 6.1). Takes one line; not for
+/// text with `|` in a table.
+fn code(text: &str) -> String {
+    let longest = text.split(|character| character != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest + 1);
+    let space = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
+    format!("{fence}{space}{text}{space}{fence}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_markup() {
+        assert_eq!(
+            escape("a|b `c` <img> &amp; *x* _y_ \\"),
+            "a\\|b \\`c\\` &lt;img&gt; &amp;amp; \\*x\\* \\_y\\_ \\\\"
+        );
+        assert_eq!(escape("[a](b) ![c]"), "\\[a\\](b) \\!\\[c\\]");
+        assert_eq!(escape("@all #12"), "@\u{200b}all #\u{200b}12");
+    }
+
+    #[test]
+    fn a_fence_is_longer_than_what_it_holds() {
+        assert_eq!(code("plain"), "`plain`");
+        assert_eq!(code("a``b"), "```a``b```");
+        assert_eq!(code("`"), "`` ` ``");
+    }
+}

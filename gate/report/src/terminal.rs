@@ -1,0 +1,109 @@
+//! Tables for a person at a terminal or in a log.
+
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets};
+use memgate_verdict::results::{GateResult, Report, ServiceResult, Verdict};
+
+use super::{Style, text, view};
+
+/// The longest name of a verdict, `inconclusive`, columns.
+const VERDICT_WIDTH: usize = 12;
+
+/// Every line starts with a word of memgate's own, so that no name can pass for a workflow command of a CI system.
+pub(super) fn render(report: &Report, style: Style) -> String {
+    let mut lines = Vec::new();
+    for result in &report.results {
+        service(result, style, &mut lines);
+        lines.push(String::new());
+    }
+    if let Some(finding) = view::unexplained_report(report) {
+        lines.push(format!("{}  {}", verdict(finding.verdict, style), finding.reason));
+    }
+    let memgate = text::visible(&report.memgate);
+    lines.push(format!("memgate {memgate}: {} ({})", verdict(report.verdict, style), view::gate_counts(report)));
+    lines.join("\n") + "\n"
+}
+
+fn service(result: &ServiceResult, style: Style, lines: &mut Vec<String>) {
+    let environment = &result.environment;
+    lines.push(format!(
+        "{}  {} ({}, {}, {})",
+        verdict(result.verdict, style),
+        view::subject(result),
+        text::visible(&environment.go),
+        text::visible(environment.runner.name()),
+        view::runs(result)
+    ));
+    if !result.gates.is_empty() {
+        lines.extend(table(result, style).lines());
+    }
+    for finding in view::findings(result) {
+        let padding = " ".repeat(VERDICT_WIDTH.saturating_sub(finding.verdict.name().len()));
+        lines.push(format!("{}{padding}  {}: {}", verdict(finding.verdict, style), finding.name, finding.reason));
+        let indent = |(index, line): (usize, &String)| format!("{}{line}", if index == 0 { "  " } else { "    " });
+        lines.extend(finding.sites.iter().enumerate().map(indent));
+    }
+    lines.push(format!("trust: {}", view::trust(result)));
+    lines.extend(result.notes.iter().map(|note| format!("note: {}", text::visible(note))));
+    lines.extend(result.files.iter().map(|file| format!("file: {}", text::visible(file))));
+    lines.push(format!("repeat: {}", view::repeat_command(result)));
+}
+
+fn table(result: &ServiceResult, style: Style) -> Table {
+    let mut table = Table::new();
+    // Box-drawing characters are of ambiguous width: a terminal set to Chinese may draw them two columns wide.
+    table.load_style(presets::ASCII_FULL_CONDENSED);
+    table.force_no_tty();
+    if style.colour {
+        table.enforce_styling();
+    }
+    table.set_header(["gate", "limit", "baseline", "measured", "verdict"]);
+    for gate in &result.gates {
+        table.add_row(row(gate));
+    }
+    for column in table.column_iter_mut().skip(1).take(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    if let Some(width) = style.width {
+        fit(&mut table, width);
+    }
+    table
+}
+
+/// Wraps the figures rather than the names, as far as the width allows it.
+fn fit(table: &mut Table, width: u16) {
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width).set_truncation_indicator("...");
+    for (column, least) in [(4, 40), (0, 70)] {
+        if let Some(column) = table.column_mut(column).filter(|_| width >= least) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+}
+
+fn row(gate: &GateResult) -> Vec<Cell> {
+    vec![
+        Cell::new(gate.metric.name()),
+        Cell::new(view::figure(gate.limit, gate.unit)),
+        Cell::new(view::figure(gate.baseline, gate.unit)),
+        Cell::new(view::measured(gate)),
+        Cell::new(gate.verdict.name()).fg(colour(gate.verdict)),
+    ]
+}
+
+const fn colour(verdict: Verdict) -> Color {
+    match verdict {
+        Verdict::Pass | Verdict::Improved => Color::DarkGreen,
+        Verdict::Advisory | Verdict::NoBaseline | Verdict::Inconclusive => Color::DarkYellow,
+        Verdict::Regressed => Color::DarkRed,
+    }
+}
+
+/// The verdict's name in the colours of the table, as ANSI X3.64 (SGR) writes them.
+fn verdict(verdict: Verdict, style: Style) -> String {
+    let name = verdict.name();
+    let code = match colour(verdict) {
+        Color::DarkGreen => 32,
+        Color::DarkYellow => 33,
+        _ => 31,
+    };
+    if style.colour { format!("\x1b[1;{code}m{name}\x1b[0m") } else { name.to_owned() }
+}

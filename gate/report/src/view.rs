@@ -1,0 +1,236 @@
+//! What the formats have in common: figures, findings and counts in words.
+
+use std::cmp::Reverse;
+
+use memgate_verdict::{
+    metric::Unit,
+    results::{GateResult, Report, ServiceResult, Verdict},
+    summarise::{Place, SignalNote, Site, SiteKind, Trust},
+};
+
+use super::text;
+
+/// What stands where there is no figure.
+const NO_FIGURE: &str = "-";
+
+/// Something that the reader is to be told: a gate that is not a plain pass, or a verdict that no gate explains.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Finding<'a> {
+    /// `uaa on linux/amd64`; `memgate` for the whole report.
+    pub(super) subject: String,
+    /// The metric's name; `verdict` where the finding is no gate's.
+    pub(super) name: &'static str,
+    pub(super) verdict: Verdict,
+    /// One line, safe to show.
+    pub(super) reason: String,
+    pub(super) gate: Option<&'a GateResult>,
+    /// The gate's call sites as [`sites`] gives them.
+    pub(super) sites: Vec<String>,
+    /// Repeats the run locally; one line, safe to show.
+    pub(super) repeat: Option<String>,
+}
+
+/// The command that repeats a run locally: `memgate check --service uaa --platform linux/amd64`.
+///
+/// The service's name is quoted for a shell where it must be, so that the line can be copied whatever the name is.
+pub fn repeat_command(result: &ServiceResult) -> String {
+    let word = text::visible(&text::shell_word(&result.service));
+    format!("memgate check --service {word} --platform {}", result.platform)
+}
+
+/// `uaa on linux/amd64`, safe to show.
+pub(super) fn subject(result: &ServiceResult) -> String {
+    format!("{} on {}", text::visible(&result.service), result.platform)
+}
+
+/// `1 run`, `3 gates`.
+pub(super) fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// `3 runs`.
+pub(super) fn runs(result: &ServiceResult) -> String {
+    counted(usize::try_from(result.runs).unwrap_or(usize::MAX), "run")
+}
+
+/// A figure, or a dash.
+pub(super) fn figure(value: Option<f64>, unit: Unit) -> String {
+    value.map_or_else(|| NO_FIGURE.to_owned(), |value| memgate_verdict::units::format(value, unit))
+}
+
+/// The measured figure with its interval, unless the interval is too narrow to be seen.
+pub(super) fn measured(gate: &GateResult) -> String {
+    let [measured, low, high] = [gate.measured, gate.low, gate.high].map(|value| figure(value, gate.unit));
+    if gate.measured.is_none() || (gate.low.is_none() && gate.high.is_none()) || (low == measured && high == measured) {
+        return measured;
+    }
+    format!("{measured} ({low} to {high})")
+}
+
+/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`.
+pub(super) fn figures(gate: &GateResult) -> String {
+    format!(
+        "measured {}, limit {}, baseline {}",
+        measured(gate),
+        figure(gate.limit, gate.unit),
+        figure(gate.baseline, gate.unit)
+    )
+}
+
+/// The call sites of a gate, one a line below a title; nothing where there are none. Safe to show.
+pub(super) fn sites(result: &ServiceResult, gate: &GateResult) -> Vec<String> {
+    let title = match result.runs {
+        _ if gate.sites.is_empty() => return Vec::new(),
+        1 => "call sites:".to_owned(),
+        runs => format!("call sites of {runs} runs together:"),
+    };
+    [title].into_iter().chain(gate.sites.iter().map(site)).collect()
+}
+
+/// `heap 1.84MiB (61%; 37 samples, within 33%): main.(*store).put, store/store.go:42`; one line, safe to show.
+fn site(site: &Site) -> String {
+    let amount = memgate_verdict::units::format(site.amount, site.unit);
+    let what = match (site.kind, site.unit) {
+        (SiteKind::Heap, Unit::Count) => format!("heap {amount} objects"),
+        (SiteKind::Heap, _) => format!("heap {amount}"),
+        (SiteKind::OffHeap, _) => format!("off-heap {amount}"),
+        (SiteKind::Goroutines, _) => format!("goroutines {amount}"),
+    };
+    let share = figure(Some(site.share), Unit::Ratio);
+    let doubt = site.samples.zip(site.error).map(|(samples, error)| {
+        let samples = counted(usize::try_from(samples).unwrap_or(usize::MAX), "sample");
+        format!("; {samples}, within {}", figure(Some(error), Unit::Ratio))
+    });
+    let starts = site.starts.as_ref().map(|function| format!("go {} at ", text::visible(function)));
+    let own = site.own.as_ref().filter(|own| **own != site.at).map(|own| format!("; reached from {}", place(own)));
+    format!(
+        "{what} ({share}{}): {}{}{}",
+        doubt.unwrap_or_default(),
+        starts.unwrap_or_default(),
+        place(&site.at),
+        own.unwrap_or_default()
+    )
+}
+
+/// `main.(*store).put, store/store.go:42`, as far as it is known.
+fn place(place: &Place) -> String {
+    let function = text::visible(&place.function);
+    match (place.file.as_str(), place.line) {
+        ("", _) => function,
+        (file, 0) => format!("{function}, {}", text::visible(file)),
+        (file, line) => format!("{function}, {}:{line}", text::visible(file)),
+    }
+}
+
+/// `tier T2; 14 signals exact, 3 sampled, 1 missing: mmap_latency (no uprobes)`; one line, safe to show.
+pub(super) fn trust(result: &ServiceResult) -> String {
+    let counts: Vec<String> = Trust::ALL.into_iter().filter_map(|trust| of_trust(&result.signals, trust)).collect();
+    let signals = if counts.is_empty() { "no signals".to_owned() } else { counts.join(", ") };
+    format!("tier {}; {signals}", result.tier)
+}
+
+/// How many signals can be trusted so far, and which where that is not far enough.
+fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
+    let of_trust: Vec<&SignalNote> = signals.iter().filter(|signal| signal.exactness == trust).collect();
+    let count = match (of_trust.len(), trust) {
+        (0, _) => return None,
+        (count, Trust::Exact) => format!("{} exact", counted(count, "signal")),
+        (count, _) => format!("{count} {}", trust.name()),
+    };
+    if matches!(trust, Trust::Exact | Trust::Sampled) {
+        return Some(count);
+    }
+    // Most of what is missing is missing for the same reason.
+    let why = of_trust.chunk_by(|one, next| one.reason == next.reason).map(|alike| {
+        let names: Vec<String> = alike.iter().map(|signal| text::visible(&signal.name)).collect();
+        let reason = alike.first().and_then(|signal| signal.reason.as_deref()).unwrap_or("no reason is given");
+        format!("{} ({})", names.join(", "), text::visible(reason))
+    });
+    Some(format!("{count}: {}", why.collect::<Vec<_>>().join(", ")))
+}
+
+/// Where an annotation of the gate belongs: the service's own code in its first call site, when that is in the repository.
+pub(super) fn annotated(gate: &GateResult) -> Option<&Place> {
+    gate.sites.first()?.own.as_ref().filter(|own| own.in_repository && own.line > 0)
+}
+
+/// The findings of one result, worst first, and among equals in the order of the gates.
+pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
+    let repeat = Some(repeat_command(result));
+    let gates = result.gates.iter().filter(|gate| gate.verdict != Verdict::Pass);
+    let mut findings: Vec<_> = unexplained(result)
+        .into_iter()
+        .chain(gates.map(|gate| Finding {
+            subject: subject(result),
+            name: gate.metric.name(),
+            verdict: gate.verdict,
+            reason: text::visible(&gate.reason),
+            gate: Some(gate),
+            sites: sites(result, gate),
+            repeat: repeat.clone(),
+        }))
+        .collect();
+    findings.sort_by_key(|finding| Reverse(finding.verdict));
+    findings
+}
+
+/// The verdict of a result where its gates do not tell it: there are none, or all of them are better. Without this a
+/// format that lists gates alone would show a failure as success.
+pub(super) fn unexplained(result: &ServiceResult) -> Option<Finding<'static>> {
+    let worst = result.gates.iter().map(|gate| gate.verdict).max();
+    let explained = worst.is_some_and(|worst| worst >= result.verdict);
+    let reason =
+        if result.gates.is_empty() { "No gate was judged." } else { "The verdict is worse than every gate's." };
+    (!explained).then(|| Finding {
+        subject: subject(result),
+        name: "verdict",
+        verdict: result.verdict,
+        reason: reason.to_owned(),
+        gate: None,
+        sites: Vec::new(),
+        repeat: Some(repeat_command(result)),
+    })
+}
+
+/// The verdict of a report where its results do not tell it.
+pub(super) fn unexplained_report(report: &Report) -> Option<Finding<'static>> {
+    let worst = report.results.iter().map(|result| result.verdict).max();
+    let explained = worst.is_some_and(|worst| worst >= report.verdict);
+    let reason =
+        if report.results.is_empty() { "No service was judged." } else { "The verdict is worse than every service's." };
+    (!explained).then(|| Finding {
+        subject: "memgate".to_owned(),
+        name: "verdict",
+        verdict: report.verdict,
+        reason: reason.to_owned(),
+        gate: None,
+        sites: Vec::new(),
+        repeat: None,
+    })
+}
+
+/// The findings of all results, worst first.
+pub(super) fn all_findings(report: &Report) -> Vec<Finding<'_>> {
+    let mut findings: Vec<_> =
+        unexplained_report(report).into_iter().chain(report.results.iter().flat_map(findings)).collect();
+    findings.sort_by_key(|finding| Reverse(finding.verdict));
+    findings
+}
+
+/// The notes of a result, one a line, safe to show.
+pub(super) fn notes(result: &ServiceResult) -> String {
+    result.notes.iter().map(|note| text::visible(note)).collect::<Vec<_>>().join("\n")
+}
+
+/// `gates: 2 regressed, 1 inconclusive, 9 pass`: the gates of all results by verdict, worst first.
+pub(super) fn gate_counts(report: &Report) -> String {
+    let gates: Vec<_> = report.results.iter().flat_map(|result| &result.gates).collect();
+    let counts: Vec<_> = Verdict::ALL
+        .into_iter()
+        .rev()
+        .map(|verdict| (verdict, gates.iter().filter(|gate| gate.verdict == verdict).count()))
+        .filter(|(_, count)| *count > 0)
+        .map(|(verdict, count)| format!("{count} {}", verdict.name()))
+        .collect();
+    if counts.is_empty() { "no gates".to_owned() } else { format!("gates: {}", counts.join(", ")) }
+}

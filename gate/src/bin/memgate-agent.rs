@@ -1,7 +1,0 @@
-//! What runs in a guest: its first process and, started by that, the agent.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    memgate::guest::main()
-}

@@ -1,0 +1,113 @@
+//! Tests of whole verdicts.
+
+mod evidence;
+mod properties;
+mod rules;
+
+use std::collections::BTreeMap;
+
+use memgate_evidence::{
+    platform::{Platform, Runner},
+    tier::Tier,
+};
+use memgate_testing::environment;
+
+use super::*;
+use crate::{
+    baseline::{Baseline, BaselineEnvironment, Expectation},
+    metric::Metric,
+    results::{GateResult, ServiceResult, Verdict, worst},
+    summarise::{Estimate, Measurement, RunSummary, Summary, Unavailable},
+};
+
+/// An estimate that reaches `half` to either side.
+fn around(measured: f64, half: f64) -> Measurement {
+    Ok(Estimate { measured, low: measured - half, high: measured + half, n: 100, remark: String::new() })
+}
+
+/// An exact figure.
+fn exactly(measured: f64) -> Measurement {
+    around(measured, 0.0)
+}
+
+fn unavailable(reason: &str) -> Measurement {
+    Err(Unavailable { reason: reason.to_owned() })
+}
+
+/// Figures that pass every default limit.
+fn good_figures() -> BTreeMap<Metric, Measurement> {
+    Metric::ALL
+        .into_iter()
+        .map(|metric| match metric {
+            Metric::HeapLiveGrowth | Metric::RssGrowth | Metric::OffheapGrowth => (metric, around(0.0, 1e5)),
+            Metric::GoroutinesLeaked | Metric::OomKills => (metric, exactly(0.0)),
+            Metric::RequestErrors => (metric, around(0.0001, 0.0001)),
+            _ => (metric, around(1000.0, 10.0)),
+        })
+        .collect()
+}
+
+/// A summary in which one metric has the figures given for each run, and for all runs together.
+fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summary {
+    let with = |measurement: &Measurement| {
+        let mut metrics = good_figures();
+        metrics.insert(metric, measurement.clone());
+        metrics
+    };
+    Summary {
+        service: "uaa".to_owned(),
+        platform: Platform::LinuxAmd64,
+        baseline: "uaa".to_owned(),
+        environment: environment(),
+        runs: (1..)
+            .zip(runs)
+            .map(|(run, measurement)| RunSummary { run, metrics: with(measurement), sites: BTreeMap::new() })
+            .collect(),
+        pooled: with(&pooled),
+        sites: BTreeMap::new(),
+        tier: Tier::T2,
+        signals: vec![],
+        notes: vec![],
+    }
+}
+
+/// The same figure in each of `runs` runs and over all of them.
+fn alike(metric: Metric, runs: usize, figure: &Measurement) -> Summary {
+    summary_of(metric, &vec![figure.clone(); runs], figure.clone())
+}
+
+fn baseline_of(metrics: impl IntoIterator<Item = (Metric, Expectation)>) -> Baseline {
+    let environment = environment();
+    Baseline {
+        service: "uaa".to_owned(),
+        platform: Platform::LinuxAmd64,
+        environment: BaselineEnvironment {
+            go: "go1.27.1".to_owned(),
+            kernel: environment.kernel,
+            page_size: environment.page_size,
+            thp: environment.thp,
+            cpu: environment.cpu,
+            cpus: environment.cpus,
+            runner: environment.runner,
+            recorded: "2026-11-01".to_owned(),
+            runs: 5,
+        },
+        metrics: metrics.into_iter().collect(),
+    }
+}
+
+/// A recorded figure of 1,000 with 5 % tolerance and a noise of 10.
+fn recorded() -> Expectation {
+    Expectation { baseline: Some(1000.0), noise: Some(10.0), tolerance: Some(0.05), ..Expectation::default() }
+}
+
+fn gate(result: &ServiceResult, metric: Metric) -> &GateResult {
+    result.gates.iter().find(|gate| gate.metric == metric).unwrap()
+}
+
+/// The verdict and the reason on one metric.
+fn ruling(summary: &Summary, baseline: &Baseline, metric: Metric) -> (Verdict, String) {
+    let result = judge(summary, Some(baseline));
+    let gate = gate(&result, metric);
+    (gate.verdict, gate.reason.clone())
+}

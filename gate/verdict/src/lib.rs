@@ -1,0 +1,13 @@
+//! Evidence → metrics → verdict.
+//!
+//! Pure: nothing here touches a file, a process, a clock, the environment or the network, so that the same evidence and baseline give
+//! the same verdict anywhere, at any time. clippy.toml in this folder forbids what the dependencies would allow.
+#![forbid(unsafe_code)]
+
+pub mod baseline;
+pub mod judge;
+pub mod metric;
+pub mod quoted;
+pub mod results;
+pub mod summarise;
+pub mod units;

@@ -1,0 +1,138 @@
+//! What judging gives and reports show: the verdicts and their one order, the results of gates, services and whole runs.
+
+use memgate_evidence::{Environment, platform::Platform, tier::Tier};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    metric::{Metric, Unit},
+    summarise::{SignalNote, Site},
+};
+
+/// The JSON Schema of [`Report`].
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
+}
+
+/// The schema of [`Report`] in JSON.
+pub const SCHEMA: u32 = 2;
+
+/// The outcome of a whole run: what `--format json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Report {
+    /// Version of this format: [`SCHEMA`].
+    pub schema: u32,
+    /// Version of memgate that judged.
+    pub memgate: String,
+    /// When it was judged, RFC 3339 in UTC: the only field that differs when the same evidence is judged again.
+    pub judged_at: String,
+    /// The worst verdict of all results.
+    pub verdict: Verdict,
+    /// One entry for each service on each platform.
+    pub results: Vec<ServiceResult>,
+}
+
+/// The outcome for one service on one platform.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ServiceResult {
+    /// The service's name in the configuration.
+    pub service: String,
+    /// The platform measured.
+    pub platform: Platform,
+    /// The worst verdict of all gates.
+    pub verdict: Verdict,
+    /// The machine and the executable.
+    pub environment: Environment,
+    /// How many fresh processes were measured.
+    pub runs: u32,
+    /// What the kernel let memgate use in the run in which that was least.
+    pub tier: Tier,
+    /// How far each signal can be trusted, in the worst of the runs.
+    pub signals: Vec<SignalNote>,
+    /// One entry for each metric that is gated, in the order of [`Metric::ALL`].
+    pub gates: Vec<GateResult>,
+    /// Files that were written beside the report: flame graphs.
+    pub files: Vec<String>,
+    /// What the reader must know of the whole result: what the runs went without, why a baseline does not fit.
+    pub notes: Vec<String>,
+}
+
+/// The outcome of one gate. Figures are in `unit`; `null` where there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct GateResult {
+    /// The metric.
+    pub metric: Metric,
+    /// The unit of every figure of this gate.
+    pub unit: Unit,
+    /// The point estimate over all runs.
+    pub measured: Option<f64>,
+    /// Lower end of its 95 % interval.
+    pub low: Option<f64>,
+    /// Upper end of its 95 % interval.
+    pub high: Option<f64>,
+    /// The absolute limit.
+    pub limit: Option<f64>,
+    /// The recorded figure that it is compared with.
+    pub baseline: Option<f64>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why, as one sentence: what was compared with what; for `inconclusive`, what would decide it.
+    pub reason: String,
+    /// The call sites behind the figure in all runs together, most first, at most five; none where the gate holds.
+    pub sites: Vec<Site>,
+}
+
+/// The verdict of a gate, of a service or of a whole run.
+/// Verdicts are ordered: the least is the best, and the greatest of several is that of the whole ([`worst`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The gate holds.
+    Pass,
+    /// The gate holds, and the figure is better than the baseline by more than noise.
+    Improved,
+    /// The figure is beyond the gate, and the gate is only advisory.
+    Advisory,
+    /// There is neither a limit nor a baseline to hold the figure against. Not a pass.
+    NoBaseline,
+    /// The evidence does not suffice. Not a pass.
+    Inconclusive,
+    /// The gate fails.
+    Regressed,
+}
+
+impl Verdict {
+    /// Every verdict, the best first.
+    pub const ALL: [Self; 6] =
+        [Self::Pass, Self::Improved, Self::Advisory, Self::NoBaseline, Self::Inconclusive, Self::Regressed];
+
+    /// Its name, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Improved => "improved",
+            Self::Advisory => "advisory",
+            Self::NoBaseline => "no-baseline",
+            Self::Inconclusive => "inconclusive",
+            Self::Regressed => "regressed",
+        }
+    }
+
+    /// Whether the gate holds and says so.
+    pub const fn is_good(self) -> bool {
+        matches!(self, Self::Pass | Self::Improved)
+    }
+
+    /// The process exit code: 0, 1 or 3.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Pass | Self::Improved | Self::Advisory => 0,
+            Self::NoBaseline | Self::Inconclusive => 3,
+            Self::Regressed => 1,
+        }
+    }
+}
+
+/// The worst of several verdicts. Of none it is inconclusive: nothing was judged, and nothing is not a pass.
+pub fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
+    verdicts.into_iter().max().unwrap_or(Verdict::Inconclusive)
+}

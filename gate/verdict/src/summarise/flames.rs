@@ -1,0 +1,154 @@
+//! Flame graphs: whole call stacks with what they stand for, in the collapsed form that tools for flame graphs read.
+
+use std::collections::BTreeMap;
+
+use memgate_evidence::{Code, Evidence, Exactness, Frame, Signal, Signals};
+
+use super::{
+    run::Run,
+    sites::{Profiles, name},
+    tables::{NoTable, Table},
+};
+
+/// What a flame graph shows. Widths are bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Graph {
+    /// What was allocated on the Go heap in the measuring phase.
+    Alloc,
+    /// By how much the live Go heap grew in the measuring phase.
+    LiveGrowth,
+    /// By how much the resident memory beside the Go runtime grew in the measuring phase.
+    OffheapGrowth,
+}
+
+impl Graph {
+    /// Every graph.
+    pub const ALL: [Self; 3] = [Self::Alloc, Self::LiveGrowth, Self::OffheapGrowth];
+
+    /// Its name in a file's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Alloc => "alloc",
+            Self::LiveGrowth => "live-growth",
+            Self::OffheapGrowth => "offheap-growth",
+        }
+    }
+
+    /// What it shows, for its title.
+    pub const fn subject(self) -> &'static str {
+        match self {
+            Self::Alloc => "bytes allocated",
+            Self::LiveGrowth => "growth of the live heap",
+            Self::OffheapGrowth => "growth of the off-heap memory",
+        }
+    }
+
+    /// Whether the collectors set out to measure what the graph needs: a signal that nobody measured has no source.
+    fn is_expected(self, signals: &Signals) -> bool {
+        const fn named<T>(signal: &Signal<T>) -> bool {
+            !(signal.source.is_empty() && matches!(signal.exactness, Exactness::Missing { .. }))
+        }
+        match self {
+            Self::Alloc => named(&signals.heap_profile) || named(&signals.alloc_samples),
+            Self::LiveGrowth => named(&signals.heap_profile),
+            Self::OffheapGrowth => named(&signals.offheap_sites),
+        }
+    }
+}
+
+/// A flame graph of all runs of a service together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlameGraph {
+    /// What it shows.
+    pub graph: Graph,
+    /// A line for each stack: frames from the outermost to the innermost with `;` between them, a space, and bytes, at
+    /// least 1. In the order of the stacks. The function of an inlined frame ends in `_[i]`.
+    pub folded: String,
+}
+
+/// The flame graphs that a service's runs give.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlameGraphs {
+    /// Those that show something.
+    pub graphs: Vec<FlameGraph>,
+    /// What is not in them although it was to be measured, for the reader.
+    pub notes: Vec<String>,
+}
+
+/// The largest sum that an `f64` counts to without a gap; 9 PB.
+const MOST: f64 = 9_007_199_254_740_992.0;
+
+/// The flame graphs of these runs together. A graph of nothing is left out.
+pub fn flame_graphs(runs: &[Evidence]) -> FlameGraphs {
+    let mut runs: Vec<Run<'_>> = runs.iter().map(Run).collect();
+    runs.sort_by_key(|run| run.0.run);
+    let profiles: Vec<Profiles<'_>> = runs.iter().map(|run| Profiles::of(*run)).collect();
+    let mut all = FlameGraphs::default();
+    for graph in Graph::ALL {
+        let mut weights = BTreeMap::new();
+        let mut missed: Vec<(u32, &str)> = Vec::new();
+        for (run, profiles) in runs.iter().zip(&profiles) {
+            match profiles.of_graph(graph) {
+                Ok(table) => add(&mut weights, profiles.code(), table),
+                Err(NoTable::Missing(reason) | NoTable::Broken(reason)) if graph.is_expected(run.signals()) => {
+                    missed.push((run.0.run, reason));
+                }
+                Err(_) => {}
+            }
+        }
+        all.notes.extend(notes(graph, &missed, runs.len()));
+        if weights.values().map(|bytes| bytes.max(0.0)).sum::<f64>() > MOST {
+            all.notes.push(format!("no flame graph `{}`: the values are too large", graph.name()));
+        } else if let Some(folded) = folded(&weights) {
+            all.graphs.push(FlameGraph { graph, folded });
+        }
+    }
+    all
+}
+
+/// What is not in a graph: in one note where it is the same in all runs.
+fn notes(graph: Graph, missed: &[(u32, &str)], runs: usize) -> Vec<String> {
+    let name = graph.name();
+    match missed {
+        [(_, reason), others @ ..] if missed.len() == runs && others.iter().all(|(_, other)| other == reason) => {
+            vec![format!("no flame graph `{name}`: {reason}")]
+        }
+        _ => missed
+            .iter()
+            .map(|(run, reason)| format!("run {run} is not in the flame graph `{name}`: {reason}"))
+            .collect(),
+    }
+}
+
+fn add(weights: &mut BTreeMap<String, f64>, code: &Code, table: &Table) {
+    for part in &table.parts {
+        let frames: Vec<String> = code.stack(part.stack).rev().map(label).collect();
+        let stack = if frames.is_empty() { "unknown".to_owned() } else { frames.join(";") };
+        *weights.entry(stack).or_default() += part.amount;
+    }
+}
+
+/// The lines of what is at least one byte.
+fn folded(weights: &BTreeMap<String, f64>) -> Option<String> {
+    let lines = weights.iter().filter(|(_, bytes)| bytes.is_finite() && **bytes >= 0.5);
+    let text: String = lines.map(|(stack, bytes)| format!("{stack} {bytes:.0}\n")).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+/// The name of a frame without what has a meaning in this form: `;` parts frames, and a space ends the stack.
+fn label(frame: &Frame) -> String {
+    let safe = |character: char| match character {
+        ';' => ':',
+        _ if character.is_whitespace() => '_',
+        // What no XML may hold, and what turns the direction of the text round.
+        '\u{fffe}' | '\u{ffff}' | '\u{61c}' | '\u{200e}' | '\u{200f}' => char::REPLACEMENT_CHARACTER,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
+        _ if character.is_control() => char::REPLACEMENT_CHARACTER,
+        other => other,
+    };
+    let mut label: String = name(frame).trim().chars().map(safe).collect();
+    if frame.inlined {
+        label.push_str("_[i]");
+    }
+    label
+}

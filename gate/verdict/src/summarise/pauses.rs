@@ -1,0 +1,112 @@
+//! The GC's stop-the-world pauses.
+
+use memgate_evidence::{Exactness, Pauses, Signal};
+
+use super::{
+    Estimate, Measurement, Unavailable,
+    run::{Run, usable},
+    series::{Entries, blocks, check_steady, seconds},
+    stats::{Interval, Tally, percentile, ratio},
+};
+
+const WHAT: &str = "GC pauses";
+const NO_CYCLE: &str = "no GC cycle in the measuring phase";
+
+/// The durations of the pauses in the measuring phase.
+pub(super) fn durations(run: Run<'_>) -> Result<Tally, Unavailable> {
+    let pauses = in_measure(run)?;
+    Tally::new(pauses.value.iter().map(|&duration| (duration, 1))).ok_or_else(too_many)
+}
+
+/// A percentile of the durations.
+pub(super) fn pause_percentile(runs: &[Tally], percent: u32) -> Measurement {
+    let tally = Tally::merged(runs).ok_or_else(too_many)?;
+    let (interval, remark) = percentile(&tally, percent, "pauses");
+    Estimate::of(interval, tally.total(), remark)
+}
+
+/// The longest pause: what was seen, without an interval.
+pub(super) fn longest(runs: &[Tally]) -> Measurement {
+    let tally = Tally::merged(runs).ok_or_else(too_many)?;
+    Estimate::of(Interval::exact(tally.max() as f64), tally.total(), String::new())
+}
+
+/// Blocks of a second of the measuring phase: their length and how much of it the world was stopped for, seconds. A pause
+/// counts in the block in which it ended.
+pub(super) fn stopped_blocks(run: Run<'_>) -> Result<Vec<(f64, f64)>, Unavailable> {
+    let pauses = in_measure(run)?;
+    let blocks = blocks(run.measure()?, 1);
+    let mut next = pauses.iter().peekable();
+    let stopped = blocks.into_iter().map(|block| {
+        let mut ns = 0.0;
+        while let Some((_, duration)) = next.next_if(|&(at, _)| at < block.end_ns) {
+            ns += duration as f64;
+        }
+        (seconds(block.start_ns, block.end_ns), ns / 1e9)
+    });
+    Ok(stopped.collect())
+}
+
+/// The share of the measuring phase in which the world was stopped.
+pub(super) fn stopped_share(runs: &[Vec<(f64, f64)>]) -> Measurement {
+    let blocks = runs.concat();
+    let of_each: Vec<f64> = runs.iter().filter_map(|run| ratio(run)).map(|interval| interval.measured).collect();
+    let interval = ratio(&blocks).ok_or_else(|| Unavailable::because("the measuring phase is too short"))?;
+    let n = u64::try_from(blocks.len()).unwrap_or(u64::MAX);
+    Estimate::of(interval.widened_to_spread(&of_each).within(0.0, 1.0), n, String::new())
+}
+
+/// Widens the intervals of figures that come from buckets down to where the true ones may lie.
+pub(super) fn bucketed(
+    runs: &[Run<'_>],
+    (each, together): (Vec<Measurement>, Measurement),
+) -> (Vec<Measurement>, Measurement) {
+    /// A bucket's upper end is at most a quarter above its lower one (histogram.go, Go 1.21 to 1.27).
+    const WIDEST: f64 = 1.25;
+    let is_bucketed = |run: &Run<'_>| run.signals().gc_pauses.exactness == Exactness::Bucketed;
+    let widen = |measurement: Measurement| {
+        measurement.map(|estimate| {
+            let remark = match estimate.remark.as_str() {
+                "" => "from buckets, at most 25 % too high".to_owned(),
+                remark => format!("{remark}; from buckets, at most 25 % too high"),
+            };
+            Estimate { low: estimate.low / WIDEST, remark, ..estimate }
+        })
+    };
+    let any = runs.iter().any(is_bucketed);
+    let each =
+        runs.iter().zip(each).map(|(run, measurement)| if is_bucketed(run) { widen(measurement) } else { measurement });
+    (each.collect(), if any { widen(together) } else { together })
+}
+
+fn too_many() -> Unavailable {
+    Unavailable::because("more GC pauses than can be counted")
+}
+
+/// The pauses that ended in the measuring phase, at least one.
+fn in_measure(run: Run<'_>) -> Result<Entries<'_>, Unavailable> {
+    let span = run.measure()?;
+    let signal: &Signal<Pauses> = &run.signals().gc_pauses;
+    let pauses = usable(signal, WHAT)?;
+    let all = Entries::new(&pauses.at_ns, &pauses.duration_ns, WHAT)?;
+    let inside = all.within(span);
+    if inside.len() == 0 {
+        return Err(Unavailable::because(NO_CYCLE));
+    }
+    check_steady(inside.at_ns, span, WHAT)?;
+    check_against_cycles(inside, run)?;
+    Ok(inside)
+}
+
+/// Every cycle pauses twice, so two cycles after the last pause mean that pauses are missing.
+fn check_against_cycles(pauses: Entries<'_>, run: Run<'_>) -> Result<(), Unavailable> {
+    let Ok(cycles) = Entries::of(&run.signals().live_heap, "live heap") else { return Ok(()) };
+    let last = pauses.at_ns.last().copied().unwrap_or(0);
+    let after = cycles.within(run.measure()?).at_ns.iter().filter(|&&at| at > last).count();
+    if after >= 2 {
+        return Err(Unavailable::because(format!(
+            "{after} GC cycles follow the last recorded pause: pauses are missing"
+        )));
+    }
+    Ok(())
+}

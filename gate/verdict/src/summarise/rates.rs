@@ -1,0 +1,160 @@
+//! Rates and ratios from running totals.
+
+use memgate_evidence::{Series, Signal, Span};
+
+use super::{
+    Estimate, Measurement, Unavailable,
+    run::{Run, usable},
+    series::{Entries, check_steady, minutes_into, seconds},
+    stats::{Events, Interval, rate_of_events, ratio},
+};
+
+/// Windows of the measuring phase: by how much the denominator and the numerator grew.
+pub(super) type Windows = Vec<(f64, f64)>;
+
+/// Bytes allocated over seconds.
+pub(super) fn alloc_per_second(run: Run<'_>) -> Result<Windows, Unavailable> {
+    let span = run.measure()?;
+    let bytes = Entries::of_total(&run.signals().alloc_bytes, "allocated bytes")?.covering(span, "allocated bytes")?;
+    let edges = edges(bytes, span);
+    let windows =
+        edges.windows(2).map(|edge| (seconds(bytes.at_ns[edge[0]], bytes.at_ns[edge[1]]), growth(bytes, edge)));
+    Ok(windows.collect())
+}
+
+/// The growth of a running total over completed requests. `what` names the total in the plural.
+pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> Result<Windows, Unavailable> {
+    let span = run.measure()?;
+    let completed = completed_requests(run, span)?;
+    let total = Entries::of_total(total, what)?.covering(span, what)?;
+    // Between the first and the last reading of the requests, so that nothing is extrapolated.
+    let total = total.within_closed(known(completed));
+    let windows: Windows = edges(total, span)
+        .windows(2)
+        .map(|edge| {
+            let requests = |index: usize| completed.interpolated(total.at_ns[index]);
+            (requests(edge[1]) - requests(edge[0]), growth(total, edge))
+        })
+        .collect();
+    if windows.iter().map(|&(requests, _)| requests).sum::<f64>() <= 0.0 {
+        return Err(Unavailable::because("no request was completed in the measuring phase"));
+    }
+    Ok(windows)
+}
+
+/// CPU time of the GC over that of the process, from the first GC cycle of the measuring phase to the last.
+pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
+    let what = "readings of the CPU time";
+    let span = run.measure()?;
+    let cpu = usable(&run.signals().gc_cpu, what)?;
+    let gc = Entries::new(&cpu.at_ns, &cpu.gc_ns, what)?.into_total(what)?.within(span);
+    let total = Entries::new(&cpu.at_ns, &cpu.total_ns, what)?.into_total(what)?.within(span);
+    if gc.len() == 0 {
+        return Err(Unavailable::because("no GC cycle in the measuring phase"));
+    }
+    check_steady(gc.at_ns, span, what)?;
+    let windows: Windows = edges(gc, span).windows(2).map(|edge| (growth(total, edge), growth(gc, edge))).collect();
+    let sum = |of: fn(&(f64, f64)) -> f64| windows.iter().map(of).sum::<f64>();
+    if sum(|window| window.1) > sum(|window| window.0) {
+        return Err(Unavailable::because("the GC has more CPU time than the process, which cannot be"));
+    }
+    Ok(windows)
+}
+
+/// The same as [`ratio_of_totals`] for what is a share of 1.
+pub(super) fn share_of_totals(runs: &[Windows]) -> Measurement {
+    ratio_up_to(runs, 1.0)
+}
+
+/// Σ growth / Σ denominator over all windows of all runs.
+pub(super) fn ratio_of_totals(runs: &[Windows]) -> Measurement {
+    ratio_up_to(runs, f64::MAX)
+}
+
+fn ratio_up_to(runs: &[Windows], most: f64) -> Measurement {
+    let windows = runs.concat();
+    let of_each: Vec<f64> = runs.iter().filter_map(|run| ratio(run)).map(|interval| interval.measured).collect();
+    let n = u64::try_from(windows.len()).unwrap_or(u64::MAX);
+    let interval: Interval = ratio(&windows).ok_or_else(|| {
+        Unavailable::because(format!("only {n} windows in the measuring phase: read more often or measure longer"))
+    })?;
+    Estimate::of(interval.widened_to_spread(&of_each).within(0.0, most), n, String::new())
+}
+
+/// The GC cycles of the measuring phase.
+pub(super) fn cycles(run: Run<'_>) -> Result<Events, Unavailable> {
+    let span = run.measure()?;
+    let cycles = live_heap(run, span)?;
+    let gaps = cycles.at_ns.windows(2).map(|pair| seconds(pair[0], pair[1]) / 60.0).collect();
+    let count = u64::try_from(cycles.len()).unwrap_or(u64::MAX);
+    Ok(Events { count, minutes: minutes_into(span, span.end_ns), gaps })
+}
+
+/// GC cycles per minute.
+pub(super) fn cycles_per_minute(runs: &[Events]) -> Measurement {
+    let n = runs.iter().fold(0u64, |sum, events| sum.saturating_add(events.count));
+    Estimate::of(rate_of_events(runs), n, String::new())
+}
+
+/// The live heap after the mark phase of each cycle in the measuring phase; at least one cycle.
+pub(super) fn live_heap(run: Run<'_>, span: Span) -> Result<Entries<'_>, Unavailable> {
+    let cycles = Entries::of(&run.signals().live_heap, "live-heap readings")?.within(span);
+    if cycles.len() == 0 {
+        return Err(Unavailable::because("no GC cycle in the measuring phase"));
+    }
+    check_steady(cycles.at_ns, span, "live-heap readings")?;
+    check_against_pauses(cycles, run)?;
+    Ok(cycles)
+}
+
+/// A cycle pauses two or three times, so five pauses after the last cycle mean that cycles are missing.
+fn check_against_pauses(cycles: Entries<'_>, run: Run<'_>) -> Result<(), Unavailable> {
+    let Ok(pauses) = usable(&run.signals().gc_pauses, "GC pauses") else { return Ok(()) };
+    let span = run.measure()?;
+    let last = cycles.at_ns.last().copied().unwrap_or(0);
+    let after = pauses.at_ns.iter().filter(|&&at| at > last && span.contains(at)).count();
+    if after >= 5 {
+        return Err(Unavailable::because(format!(
+            "{after} GC pauses follow the last recorded cycle: cycles are missing"
+        )));
+    }
+    Ok(())
+}
+
+/// Requests completed by the times at which they were read.
+fn completed_requests(run: Run<'_>, span: Span) -> Result<Entries<'_>, Unavailable> {
+    let what = "completed requests";
+    let series = &usable(&run.signals().requests, "requests")?.completed;
+    Entries::new(&series.at_ns, &series.value, what)?.into_total(what)?.covering(span, what)
+}
+
+fn known(entries: Entries<'_>) -> Span {
+    let first = entries.at_ns.first().copied().unwrap_or(0);
+    Span { start_ns: first, end_ns: entries.at_ns.last().copied().unwrap_or(first) }
+}
+
+fn growth(total: Entries<'_>, edge: &[usize]) -> f64 {
+    (total.value[edge[1]] - total.value[edge[0]]) as f64
+}
+
+/// The entries that windows begin and end with: a window is a second long, or an eighth of a phase shorter than 8 s, or
+/// as much longer as the next reading and the remainder at the end of the phase require.
+fn edges(entries: Entries<'_>, span: Span) -> Vec<usize> {
+    let window_s = (seconds(span.start_ns, span.end_ns) / 8.0).min(1.0);
+    let mut edges = vec![0];
+    let mut from = entries.at_ns.first().copied().unwrap_or(0);
+    for (index, &at) in entries.at_ns.iter().enumerate() {
+        // Readings are a little early as often as late; a tenth of a window keeps windows from doubling.
+        if seconds(from, at) >= 0.9 * window_s && at > from {
+            edges.push(index);
+            from = at;
+        }
+    }
+    let last = entries.len().saturating_sub(1);
+    if let Some(edge) = edges.last_mut()
+        && *edge > 0
+    {
+        *edge = last;
+    }
+    edges
+}

@@ -1,0 +1,89 @@
+//! What the load generator saw.
+
+use memgate_evidence::{RequestCounts, Requests};
+
+use super::{
+    Estimate, Measurement, Unavailable,
+    run::{Run, usable},
+    stats::{Interval, Tally, percentile, share},
+};
+
+/// Requests of the measuring phase that failed, of those intended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failures {
+    failed: u64,
+    intended: u64,
+    /// How the service ended before its time: its failures are then a fact, not a sample.
+    early_end: Option<String>,
+}
+
+/// The requests that failed. They count however the service ended, since its end is why they failed.
+pub(super) fn failures(run: Run<'_>) -> Result<Failures, Unavailable> {
+    let early_end = run.early_end();
+    if early_end.is_none() {
+        run.measure()?;
+    }
+    let counts = counts(run)?;
+    if counts.intended == 0 {
+        let reason = early_end.unwrap_or_else(|| "no request was intended in the measuring phase".to_owned());
+        return Err(Unavailable::because(reason));
+    }
+    Ok(Failures { failed: counts.intended - counts.succeeded, intended: counts.intended, early_end })
+}
+
+/// The share of the requests that failed.
+pub(super) fn failed_share(runs: &[Failures]) -> Measurement {
+    let sum = |of: fn(&Failures) -> u64| runs.iter().try_fold(0u64, |sum, run| sum.checked_add(of(run)));
+    let (Some(failed), Some(intended)) = (sum(|run| run.failed), sum(|run| run.intended)) else {
+        return Err(Unavailable::because("more requests than can be counted"));
+    };
+    let interval = share(failed, intended);
+    match runs.iter().find_map(|run| run.early_end.clone()) {
+        Some(early_end) => Estimate::of(Interval::exact(interval.measured), intended, early_end),
+        None => Estimate::of(interval, intended, String::new()),
+    }
+}
+
+/// The latencies of the measuring phase.
+pub(super) fn latencies(run: Run<'_>) -> Result<Tally, Unavailable> {
+    run.measure()?;
+    let succeeded = counts(run)?.succeeded;
+    let histogram = &requests(run)?.latency;
+    if histogram.value_ns.len() != histogram.count.len() {
+        return Err(Unavailable::because("the latency histogram has columns of different length"));
+    }
+    if !histogram.value_ns.is_sorted_by(|a, b| a < b) {
+        return Err(Unavailable::because("the values of the latency histogram do not increase"));
+    }
+    let buckets = histogram.value_ns.iter().copied().zip(histogram.count.iter().copied());
+    let tally = Tally::new(buckets).ok_or_else(|| Unavailable::because("more latencies than can be counted"))?;
+    if tally.total() == 0 {
+        return Err(Unavailable::because("no request was answered in the measuring phase"));
+    }
+    if tally.total() < succeeded {
+        let total = tally.total();
+        return Err(Unavailable::because(format!("latencies of only {total} of {succeeded} successful requests")));
+    }
+    Ok(tally)
+}
+
+/// The 99th percentile of the latencies.
+pub(super) fn latency_p99(runs: &[Tally]) -> Measurement {
+    let tally = Tally::merged(runs).ok_or_else(|| Unavailable::because("more latencies than can be counted"))?;
+    let (interval, remark) = percentile(&tally, 99, "requests");
+    Estimate::of(interval, tally.total(), remark)
+}
+
+fn requests(run: Run<'_>) -> Result<&Requests, Unavailable> {
+    usable(&run.signals().requests, "requests")
+}
+
+/// The counts of the measuring phase, when they add up.
+fn counts(run: Run<'_>) -> Result<&RequestCounts, Unavailable> {
+    let counts = &requests(run)?.measure;
+    let sum = counts.failed.values().try_fold(counts.succeeded, |sum, &failed| sum.checked_add(failed));
+    if sum != Some(counts.intended) {
+        return Err(Unavailable::because("the requests that succeeded and failed are not those intended"));
+    }
+    Ok(counts)
+}

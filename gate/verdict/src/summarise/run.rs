@@ -1,0 +1,114 @@
+//! One run's evidence with the checks that everything drawn from it must pass.
+
+use memgate_evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, Span, platform::Runner};
+
+use super::Unavailable;
+use crate::{metric::Unit, units};
+
+/// With more requests than this share that were not answered in time, a run in a guest tells nothing.
+const LATE_THAT_SPOIL: f64 = 0.001;
+
+/// One run's evidence.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run<'a>(pub(super) &'a Evidence);
+
+impl<'a> Run<'a> {
+    /// The signals, not yet checked.
+    pub(super) const fn signals(self) -> &'a Signals {
+        &self.0.signals
+    }
+
+    /// The measuring phase of a run that the service lived through.
+    pub(super) fn measure(self) -> Result<Span, Unavailable> {
+        self.complete()?;
+        checked(self.0.phases.measure, "measuring phase")
+    }
+
+    /// The drain of a run that the service lived through.
+    pub(super) fn drain(self) -> Result<Span, Unavailable> {
+        self.complete()?;
+        checked(self.0.phases.drain, "drain")
+    }
+
+    /// When the load began, ns since launch.
+    pub(super) fn load_start_ns(self) -> Result<u64, Unavailable> {
+        Ok(match self.0.phases.warmup {
+            Some(warmup) => warmup.start_ns,
+            None => self.measure()?.start_ns,
+        })
+    }
+
+    /// How the service ended before its time; `None` when it lived through every phase.
+    pub(super) fn early_end(self) -> Option<String> {
+        let (what, at_ns) = match &self.0.ending {
+            Ending::Stopped | Ending::Killed { .. } => return None,
+            Ending::Exited { code, at_ns } => (format!("exited with code {code}"), *at_ns),
+            Ending::Signalled { signal, at_ns } => (format!("was ended by {signal}"), *at_ns),
+        };
+        let seconds = at_ns as f64 / 1e9;
+        Some(format!("the service {what} {seconds:.1} s after launch, {}", phase_at(&self.0.phases, at_ns)))
+    }
+
+    fn complete(self) -> Result<(), Unavailable> {
+        self.early_end().or_else(|| self.too_slow()).map_or(Ok(()), |reason| Err(Unavailable { reason }))
+    }
+
+    /// Why a run in a guest tells nothing of the service: it had too little time for its requests, as it has on an emulated processor
+    /// whose machine is busy.
+    fn too_slow(self) -> Option<String> {
+        let counts = &self.signals().requests.data.measure;
+        let share = counts.late() as f64 / counts.intended.max(1) as f64;
+        (self.0.environment.runner == Runner::Qemu && share > LATE_THAT_SPOIL).then(|| {
+            let share = units::format(share, Unit::Ratio);
+            format!("{share} of the requests were not answered in time, for which the emulated processor may be too slow: lower `load.rate`, or run nothing beside it")
+        })
+    }
+}
+
+/// A signal's data, unless the signal is missing, inexact or incomplete. `what` names it in the plural: `GC pauses`.
+pub(super) fn usable<'a, T>(signal: &'a Signal<T>, what: &str) -> Result<&'a T, Unavailable> {
+    match &signal.exactness {
+        Exactness::Missing { reason } => Err(Unavailable::because(format!("no {what}: {}", clause(reason)))),
+        Exactness::Inexact { reason } => Err(Unavailable::because(format!("inexact {what}: {}", clause(reason)))),
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed if signal.lost > 0 => {
+            let noun = if signal.lost == 1 { "record was" } else { "records were" };
+            Err(Unavailable::because(format!("{} {noun} lost of the {what}", signal.lost)))
+        }
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed => Ok(&signal.data),
+    }
+}
+
+impl Unavailable {
+    /// No figure, because of the reason.
+    pub(super) fn because(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+/// A reason as a clause: other parts may end theirs with a full stop.
+pub(super) fn clause(reason: &str) -> &str {
+    reason.trim().trim_end_matches('.')
+}
+
+fn checked(span: Option<Span>, what: &str) -> Result<Span, Unavailable> {
+    match span {
+        None => Err(Unavailable::because(format!("the {what} is missing in the evidence"))),
+        Some(span) if span.end_ns <= span.start_ns => {
+            Err(Unavailable::because(format!("the {what} has no length in the evidence")))
+        }
+        Some(span) => Ok(span),
+    }
+}
+
+fn phase_at(phases: &Phases, at_ns: u64) -> &'static str {
+    let begun = |span: Option<Span>| span.is_some_and(|span| span.start_ns <= at_ns);
+    if begun(phases.drain) {
+        "in the drain"
+    } else if begun(phases.measure) {
+        "in the measuring phase"
+    } else if begun(phases.warmup) {
+        "in the warm-up"
+    } else {
+        "before the load"
+    }
+}

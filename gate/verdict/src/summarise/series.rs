@@ -1,0 +1,154 @@
+//! Checks on series, and what is cut from them.
+
+use memgate_evidence::{Series, Signal, Span};
+
+use super::{Unavailable, run::usable};
+
+/// Seconds from one time to a later one.
+pub(super) const fn seconds(from_ns: u64, to_ns: u64) -> f64 {
+    to_ns.saturating_sub(from_ns) as f64 / 1e9
+}
+
+/// A time from the start of a span, minutes.
+pub(super) const fn minutes_into(span: Span, at_ns: u64) -> f64 {
+    seconds(span.start_ns, at_ns) / 60.0
+}
+
+/// Entries of a series, of one length and in order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Entries<'a> {
+    pub(super) at_ns: &'a [u64],
+    pub(super) value: &'a [u64],
+}
+
+impl<'a> Entries<'a> {
+    /// The columns, when they are of one length and their times do not decrease. They may be empty.
+    pub(super) fn new(at_ns: &'a [u64], value: &'a [u64], what: &str) -> Result<Self, Unavailable> {
+        if at_ns.len() != value.len() {
+            let (times, values) = (at_ns.len(), value.len());
+            return Err(Unavailable::because(format!("the {what} have {times} times but {values} values")));
+        }
+        if !at_ns.is_sorted() {
+            return Err(Unavailable::because(format!("the times of the {what} decrease")));
+        }
+        Ok(Self { at_ns, value })
+    }
+
+    /// A signal's entries, when the signal is usable.
+    pub(super) fn of(signal: &'a Signal<Series>, what: &str) -> Result<Self, Unavailable> {
+        let series = usable(signal, what)?;
+        Self::new(&series.at_ns, &series.value, what)
+    }
+
+    /// The same, when the values do not decrease, as those of a total cannot.
+    pub(super) fn of_total(signal: &'a Signal<Series>, what: &str) -> Result<Self, Unavailable> {
+        Self::of(signal, what)?.into_total(what)
+    }
+
+    /// The same entries, when their values do not decrease.
+    pub(super) fn into_total(self, what: &str) -> Result<Self, Unavailable> {
+        if self.value.is_sorted() {
+            Ok(self)
+        } else {
+            Err(Unavailable::because(format!("the {what} decrease, as totals cannot")))
+        }
+    }
+
+    /// How many there are.
+    pub(super) const fn len(self) -> usize {
+        self.at_ns.len()
+    }
+
+    /// Pairs of time and value.
+    pub(super) fn iter(self) -> impl Iterator<Item = (u64, u64)> {
+        self.at_ns.iter().copied().zip(self.value.iter().copied())
+    }
+
+    /// The entries in a span.
+    pub(super) fn within(self, span: Span) -> Self {
+        self.between(span.start_ns, self.at_ns.partition_point(|&at| at < span.end_ns))
+    }
+
+    /// The entries in a span and at its very end: a phase ends with its last reading.
+    pub(super) fn within_closed(self, span: Span) -> Self {
+        self.between(span.start_ns, self.at_ns.partition_point(|&at| at <= span.end_ns))
+    }
+
+    fn between(self, start_ns: u64, to: usize) -> Self {
+        let from = self.at_ns.partition_point(|&at| at < start_ns).min(to);
+        Self { at_ns: &self.at_ns[from..to], value: &self.value[from..to] }
+    }
+
+    /// The entries in a span, when they were read all through it: a series that was cut short or has a hole says
+    /// nothing of the rest.
+    ///
+    /// Tolerated are 5 % of the span at either end and 10 % within, or a second and two where the span is long enough
+    /// for that (a quarter and a half of it at most): a slow guest may read late.
+    pub(super) fn covering(self, span: Span, what: &str) -> Result<Self, Unavailable> {
+        let inside = self.within_closed(span);
+        let length = seconds(span.start_ns, span.end_ns);
+        let at_the_ends = (0.05 * length).max((0.25 * length).min(1.0));
+        let (Some(&first), Some(&last)) = (inside.at_ns.first(), inside.at_ns.last()) else {
+            return Err(Unavailable::because(format!("the {what} have no entry in the phase")));
+        };
+        if seconds(span.start_ns, first) > at_the_ends {
+            let late = seconds(span.start_ns, first);
+            return Err(Unavailable::because(format!("the {what} begin {late:.1} s after the start of the phase")));
+        }
+        if seconds(last, span.end_ns) > at_the_ends {
+            let early = seconds(last, span.end_ns);
+            return Err(Unavailable::because(format!("the {what} end {early:.1} s before the end of the phase")));
+        }
+        let widest = inside.at_ns.windows(2).map(|pair| seconds(pair[0], pair[1])).fold(0.0, f64::max);
+        if widest > 2.0 * at_the_ends {
+            return Err(Unavailable::because(format!("the {what} have a hole of {widest:.1} s in the phase")));
+        }
+        Ok(inside)
+    }
+
+    /// The value at a time between the first and the last entry, by interpolation; exact at the times of the entries.
+    pub(super) fn interpolated(self, at_ns: u64) -> f64 {
+        let after = self.at_ns.partition_point(|&at| at < at_ns);
+        let value = |index: usize| self.value.get(index).map_or(f64::NAN, |&value| value as f64);
+        if self.at_ns.get(after).is_none_or(|&at| at == at_ns) || after == 0 {
+            return value(after.min(self.len().saturating_sub(1)));
+        }
+        let (from, to) = (self.at_ns[after - 1], self.at_ns[after]);
+        let share = seconds(from, at_ns) / seconds(from, to);
+        value(after - 1) + (value(after) - value(after - 1)) * share
+    }
+}
+
+/// Events of which an even load makes a steady stream: whether the stream breaks off long before the end of the span, or
+/// sets in long after its start, is then a sign that records are missing. With fewer than three events nothing can be
+/// said.
+pub(super) fn check_steady(at_ns: &[u64], span: Span, what: &str) -> Result<(), Unavailable> {
+    let (Some(&first), Some(&last)) = (at_ns.first(), at_ns.last()) else { return Ok(()) };
+    if at_ns.len() < 3 {
+        return Ok(());
+    }
+    let widest = at_ns.windows(2).map(|pair| seconds(pair[0], pair[1])).fold(0.0, f64::max);
+    // Collections become rarer as the live heap grows; three times the widest gap is more than that explains.
+    let tolerated = 3.0 * widest + 0.05 * seconds(span.start_ns, span.end_ns);
+    let silent = seconds(last, span.end_ns).max(seconds(span.start_ns, first));
+    if silent > tolerated {
+        return Err(Unavailable::because(format!(
+            "there are no {what} for {silent:.1} s at one end of the measuring phase, and otherwise never {widest:.1} s without: records are missing"
+        )));
+    }
+    Ok(())
+}
+
+/// More blocks than this, a week of five seconds each, are not made of any span.
+const MAX_BLOCKS: u64 = 120_960;
+
+/// A span in equal blocks: of `block_s` seconds or a little more where it is long enough for 8 of them, else of an eighth.
+pub(super) fn blocks(span: Span, block_s: u64) -> Vec<Span> {
+    let length = span.end_ns.saturating_sub(span.start_ns);
+    let count = (length / (block_s * 1_000_000_000)).clamp(8, MAX_BLOCKS);
+    let edge = |block: u64| {
+        let offset = u128::from(length) * u128::from(block) / u128::from(count);
+        span.start_ns + u64::try_from(offset).unwrap_or(length)
+    };
+    (0..count).map(|block| Span { start_ns: edge(block), end_ns: edge(block + 1) }).collect()
+}

@@ -1,0 +1,96 @@
+//! Stops of the world by their reason: what the runtime does not count of them, and the phases of a GC cycle between them.
+
+use memgate_evidence::StopReason;
+
+use super::{
+    Estimate, Measurement, Unavailable,
+    run::{Run, usable},
+    series::{Entries, check_steady},
+    stats::{Tally, percentile},
+};
+
+const WHAT: &str = "stops of the world";
+
+/// One stop of the world for the GC, ns since launch.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    reason: StopReason,
+    /// When the world was stopped.
+    start_ns: u64,
+    /// When it ran again.
+    end_ns: u64,
+    /// What of it the runtime does not count, ns.
+    tail_ns: u64,
+}
+
+/// What the stops for the GC that ended in the measuring phase lasted beyond what the runtime counts.
+pub(super) fn hidden_tails(run: Run<'_>) -> Result<Tally, Unavailable> {
+    let span = run.measure()?;
+    let stops = gc_stops(run)?;
+    let tails = stops.iter().filter(|stop| span.contains(stop.end_ns)).map(|stop| (stop.tail_ns, 1));
+    Tally::new(tails).ok_or_else(too_many)
+}
+
+/// The concurrent mark phases that ended in the measuring phase.
+///
+/// A phase begins where the world runs again after sweep termination, and ends where it is stopped for mark termination.
+/// Mark termination may find more to mark and let the world run on (`gcMarkDone`, runtime/mgc.go, Go 1.27), so the last such
+/// stop before the next cycle counts.
+pub(super) fn mark_phases(run: Run<'_>) -> Result<Tally, Unavailable> {
+    let span = run.measure()?;
+    let stops = gc_stops(run)?;
+    let is_start = |stop: &Stop| stop.reason == StopReason::GcSweepTermination;
+    let mut phases = Vec::new();
+    for cycle in stops.chunk_by(|_, next| !is_start(next)) {
+        let (Some(first), Some(last)) = (cycle.first(), cycle.last()) else { continue };
+        if !is_start(first) || is_start(last) || !span.contains(last.end_ns) {
+            continue;
+        }
+        let length = last.start_ns.checked_sub(first.end_ns);
+        phases.push((length.ok_or_else(|| Unavailable::because(format!("the {WHAT} overlap, which cannot be")))?, 1));
+    }
+    if phases.is_empty() {
+        return Err(Unavailable::because("no GC cycle in the measuring phase that has both its stops"));
+    }
+    Tally::new(phases).ok_or_else(too_many)
+}
+
+/// The 99th percentile of the durations of all runs.
+pub(super) fn p99(runs: &[Tally], noun: &str) -> Measurement {
+    let tally = Tally::merged(runs).ok_or_else(too_many)?;
+    let (interval, remark) = percentile(&tally, 99, noun);
+    Estimate::of(interval, tally.total(), remark)
+}
+
+/// Every stop for the GC, when those of the measuring phase were recorded all through it; at least one is in it.
+fn gc_stops(run: Run<'_>) -> Result<Vec<Stop>, Unavailable> {
+    let span = run.measure()?;
+    let stops = usable(&run.signals().world_stops, WHAT)?;
+    let durations = Entries::new(&stops.at_ns, &stops.duration_ns, WHAT)?;
+    if stops.reason.len() != durations.len() || stops.tail_ns.len() != durations.len() {
+        return Err(Unavailable::because(format!("the {WHAT} have columns of different length")));
+    }
+    let of_gc = |reason| matches!(reason, StopReason::GcSweepTermination | StopReason::GcMarkTermination);
+    let rest = stops.reason.iter().zip(&stops.tail_ns);
+    let stops: Vec<Stop> = durations
+        .iter()
+        .zip(rest)
+        .filter(|(_, (reason, _))| of_gc(**reason))
+        .map(|((end_ns, duration), (&reason, &tail_ns))| Stop {
+            reason,
+            start_ns: end_ns.saturating_sub(duration).saturating_sub(tail_ns),
+            end_ns,
+            tail_ns,
+        })
+        .collect();
+    let inside: Vec<u64> = stops.iter().map(|stop| stop.end_ns).filter(|&at| span.contains(at)).collect();
+    if inside.is_empty() {
+        return Err(Unavailable::because("no stop of the world for the GC in the measuring phase"));
+    }
+    check_steady(&inside, span, WHAT)?;
+    Ok(stops)
+}
+
+fn too_many() -> Unavailable {
+    Unavailable::because("more events than can be counted")
+}

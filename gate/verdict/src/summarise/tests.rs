@@ -1,0 +1,369 @@
+//! Tests of whole summaries; those of each estimator stand beside it.
+
+pub(crate) mod broken;
+mod fuzz;
+mod simulation;
+mod sites;
+
+use memgate_evidence::{Ending, Evidence, Exactness, Pauses, RequestCounts, Series, Span, StopReason};
+
+use memgate_evidence::platform::Runner;
+use memgate_testing::*;
+
+use super::*;
+use crate::metric::Unit;
+
+/// The figure of one run.
+fn figure(evidence: &Evidence, metric: Metric) -> Measurement {
+    summarise(std::slice::from_ref(evidence)).unwrap().pooled[&metric].clone()
+}
+
+fn measured(evidence: &Evidence, metric: Metric) -> f64 {
+    figure(evidence, metric).unwrap().measured
+}
+
+fn reason(evidence: &Evidence, metric: Metric) -> String {
+    figure(evidence, metric).unwrap_err().reason
+}
+
+fn assert_near(actual: f64, expected: f64, relative: f64) {
+    assert!((actual - expected).abs() <= relative * expected.abs(), "{actual} is not near {expected}");
+}
+
+#[test]
+fn a_healthy_run_has_every_metric() {
+    let run = healthy(1);
+    for metric in Metric::ALL {
+        let estimate = figure(&run, metric).unwrap_or_else(|unavailable| panic!("{metric}: {unavailable:?}"));
+        assert!(estimate.low <= estimate.measured && estimate.measured <= estimate.high, "{metric}: {estimate:?}");
+    }
+    // 500 requests a second of 2,000 bytes and 10 objects, 0.1 page faults each, beside 1,000 bytes a second.
+    assert_near(measured(&run, Metric::HeapAllocRate), 1_001_000.0, 1e-6);
+    assert_near(measured(&run, Metric::AllocBytesPerRequest), 2_002.0, 1e-6);
+    assert_near(measured(&run, Metric::AllocsPerRequest), 10.0, 1e-9);
+    assert_near(measured(&run, Metric::PageFaultsPerRequest), 0.1, 1e-3);
+    assert_near(measured(&run, Metric::GcCycles), 300.0, 1e-9);
+    assert_eq!(measured(&run, Metric::GoroutinesMax), 44.0);
+    assert_eq!(measured(&run, Metric::GoroutinesLeaked), 0.0);
+    assert_eq!(measured(&run, Metric::RssPeak), 50_060_000.0);
+    assert_eq!(measured(&run, Metric::OomKills), 0.0);
+    assert_eq!(measured(&run, Metric::RequestErrors), 0.0);
+    assert_eq!(measured(&run, Metric::RequestLatencyP99), 9_900_000.0);
+    // 600 pauses of 75 µs in the mean in 60 s.
+    assert_near(measured(&run, Metric::GcStwFraction), 600.0 * 75e-6 / 60.0, 0.03);
+    assert_eq!(measured(&run, Metric::GcPauseHiddenTailP99), 8_000.0);
+    // From 5 ms before the end of the cycle to 58 µs before it.
+    assert_eq!(measured(&run, Metric::GcMarkP99), 4_942_000.0);
+    assert_near(measured(&run, Metric::GcCpuFraction), 0.05, 1e-9);
+    assert_near(measured(&run, Metric::SpanRefillMissRate), 0.02, 1e-9);
+    assert_eq!(measured(&run, Metric::MmapLatencyP99), 5_000.0);
+}
+
+#[test]
+fn few_mappings_have_no_p99_and_the_remark_says_so() {
+    let estimate = figure(&healthy(1), Metric::MmapLatencyP99).unwrap();
+    assert_eq!((estimate.n, estimate.remark.as_str()), (30, "max of 30 mappings (a p99 needs 299)"));
+}
+
+#[test]
+fn marking_lasts_until_the_last_stop_of_a_cycle() {
+    let mut run = healthy(1);
+    // In every cycle the world is stopped once more, 1 ms before its end, and runs on.
+    let stops = &mut run.signals.world_stops.data;
+    let cycles: Vec<u64> = stops.at_ns.iter().copied().skip(1).step_by(2).collect();
+    stops.at_ns =
+        cycles.iter().flat_map(|at| [at.saturating_sub(5_000_000), at.saturating_sub(1_000_000), *at]).collect();
+    let reasons = [StopReason::GcSweepTermination, StopReason::GcMarkTermination, StopReason::GcMarkTermination];
+    stops.reason = cycles.iter().flat_map(|_| reasons).collect();
+    stops.duration_ns = vec![50_000; stops.at_ns.len()];
+    stops.tail_ns = vec![8_000; stops.at_ns.len()];
+    assert_eq!(measured(&run, Metric::GcMarkP99), 4_942_000.0);
+    assert_eq!(figure(&run, Metric::GcMarkP99).unwrap().n, 300);
+}
+
+#[test]
+fn stops_for_other_reasons_are_no_pauses_of_the_gc() {
+    let mut run = healthy(1);
+    run.signals.world_stops.data.reason.fill(StopReason::ReadMemStats);
+    for metric in [Metric::GcPauseHiddenTailP99, Metric::GcMarkP99] {
+        assert_eq!(reason(&run, metric), "no stop of the world for the GC in the measuring phase");
+    }
+}
+
+#[test]
+fn figures_that_contradict_themselves_are_none() {
+    let mut run = healthy(1);
+    run.signals.span_refills.data.misses.fill(51);
+    assert_eq!(reason(&run, Metric::SpanRefillMissRate), "more span refills missed than there were, which cannot be");
+    run.signals.gc_cpu.data.gc_ns.iter_mut().for_each(|ns| *ns *= 30);
+    assert_eq!(reason(&run, Metric::GcCpuFraction), "the GC has more CPU time than the process, which cannot be");
+    run.signals.world_stops.data.tail_ns.fill(SECOND);
+    assert_eq!(reason(&run, Metric::GcMarkP99), "the stops of the world overlap, which cannot be");
+}
+
+#[test]
+fn pauses_outside_the_measuring_phase_do_not_count() {
+    let mut run = healthy(1);
+    let pauses = &mut run.signals.gc_pauses.data;
+    for index in [0, pauses.at_ns.len() - 1] {
+        pauses.duration_ns[index] = SECOND;
+    }
+    assert!(measured(&run, Metric::GcPauseMax) < 100_000.0);
+}
+
+#[test]
+fn a_linear_growth_is_measured_in_bytes_per_minute() {
+    let mut run = healthy(1);
+    // 3 MB a minute.
+    run.signals.live_heap.data = every(SECOND / 5, |at| 20_000_000 + at / 20_000);
+    run.signals.rss.data = every(SECOND / 10, |at| 50_000_000 + at / 20_000);
+    run.signals.offheap.data = every(SECOND / 2, |at| 4_000_000 + at / 20_000);
+    for metric in [Metric::HeapLiveGrowth, Metric::RssGrowth, Metric::OffheapGrowth] {
+        assert_near(measured(&run, metric), 3e6, 1e-3);
+    }
+}
+
+#[test]
+fn a_working_set_that_grows_and_then_stays_is_no_leak() {
+    let mut run = healthy(1);
+    let mut random = Random(7);
+    let mut grown = |at: u64| (at.min(30 * SECOND) / 5_000) + random.below(100_000);
+    run.signals.live_heap.data = every(SECOND / 5, &mut grown);
+    run.signals.rss.data = every(SECOND / 10, &mut grown);
+    for metric in [Metric::HeapLiveGrowth, Metric::RssGrowth] {
+        let estimate = figure(&run, metric).unwrap();
+        assert!(estimate.low < 0.5e6, "{metric}: {estimate:?}");
+        assert_eq!(estimate.remark, "growth slowed down: slope of the second half of the measuring phase", "{metric}");
+    }
+}
+
+#[test]
+fn a_flat_series_grows_by_0_exactly() {
+    let mut run = healthy(1);
+    run.signals.rss.data = every(SECOND / 10, |_| 50_000_000);
+    let estimate = figure(&run, Metric::RssGrowth).unwrap();
+    assert_eq!((estimate.measured, estimate.low, estimate.high), (0.0, 0.0, 0.0));
+}
+
+#[test]
+fn a_sampled_maximum_says_of_how_many_samples() {
+    let mut run = healthy(1);
+    run.signals.goroutines.exactness = Exactness::Sampled;
+    assert_eq!(figure(&run, Metric::GoroutinesMax).unwrap().remark, "max of 601 samples");
+    assert_eq!(figure(&run, Metric::GoroutinesLeaked).unwrap().remark, "");
+}
+
+#[test]
+fn goroutines_left_after_the_drain_are_leaked_and_fewer_are_none() {
+    let mut run = healthy(1);
+    *run.signals.goroutines.data.value.last_mut().unwrap() = 13;
+    assert_eq!(measured(&run, Metric::GoroutinesLeaked), 3.0);
+    *run.signals.goroutines.data.value.last_mut().unwrap() = 5;
+    assert_eq!(measured(&run, Metric::GoroutinesLeaked), 0.0);
+}
+
+#[test]
+fn a_guest_that_is_too_slow_for_its_load_tells_nothing_of_the_service() {
+    let late = |runner: Runner, late: u64| {
+        let mut run = healthy(1);
+        run.environment.runner = runner;
+        let counts = &mut run.signals.requests.data.measure;
+        counts.succeeded -= late + 1;
+        counts.failed = [("timeout", late / 2), ("not sent", late - late / 2), ("status 500", 1)]
+            .map(|(reason, count)| (reason.to_owned(), count))
+            .into();
+        summarise(&[run]).unwrap().pooled
+    };
+    for (metric, measurement) in late(Runner::Qemu, 60) {
+        match measurement {
+            Ok(kills) => assert_eq!((metric, kills.measured), (Metric::OomKills, 0.0)),
+            Err(unavailable) => {
+                let told = unavailable.reason.starts_with("0.20% of the requests were not answered in time");
+                assert!(told, "{metric}: {}", unavailable.reason);
+            }
+        }
+    }
+    // A few are judged like other failures, and natively all are.
+    for (runner, late_ones) in [(Runner::Qemu, 20), (Runner::Native, 60)] {
+        let pooled = late(runner, late_ones);
+        let errors = pooled[&Metric::RequestErrors].as_ref().unwrap();
+        assert_near(errors.measured, (late_ones + 1) as f64 / 30_000.0, 1e-12);
+        assert!(pooled[&Metric::GoroutinesMax].is_ok());
+    }
+}
+
+#[test]
+fn a_service_that_ended_early_has_no_figures_but_its_failures_and_kills() {
+    let mut run = healthy(1);
+    run.ending = Ending::Signalled { signal: "SIGSEGV".to_owned(), at_ns: 13_200_000_000 };
+    run.phases.drain = None;
+    let failed = [("not sent".to_owned(), 28_400)].into();
+    run.signals.requests.data.measure = RequestCounts { intended: 30_000, succeeded: 1_600, failed };
+    let summary = summarise(&[run]).unwrap();
+    let end = "the service was ended by SIGSEGV 13.2 s after launch, in the measuring phase";
+    for (metric, measurement) in &summary.pooled {
+        match metric {
+            Metric::OomKills => assert_eq!(measurement.as_ref().unwrap().measured, 0.0),
+            Metric::RequestErrors => {
+                let errors = measurement.as_ref().unwrap();
+                assert_near(errors.measured, 28_400.0 / 30_000.0, 1e-12);
+                assert_eq!((errors.low, errors.high), (errors.measured, errors.measured), "a fact has no interval");
+                assert_eq!(errors.remark, end);
+            }
+            _ => assert_eq!(measurement.as_ref().unwrap_err().reason, end, "{metric}"),
+        }
+    }
+    assert_eq!(summary.notes, [format!("run 1: {end}")]);
+}
+
+#[test]
+fn the_phase_of_an_early_end_is_named() {
+    let mut run = healthy(1);
+    for (at_s, phase) in [(0, "before the load"), (5, "in the warm-up"), (72, "in the drain")] {
+        run.ending = Ending::Exited { code: 2, at_ns: at_s * SECOND };
+        let expected = format!("the service exited with code 2 {at_s}.0 s after launch, {phase}");
+        assert_eq!(reason(&run, Metric::RssPeak), expected);
+    }
+    run.ending = Ending::Killed { after_ms: 5_000 };
+    assert!(figure(&run, Metric::RssPeak).is_ok(), "it lived through every phase");
+}
+
+#[test]
+fn missing_and_empty_phases_leave_no_figure() {
+    let mut run = healthy(1);
+    run.phases.drain = None;
+    assert_eq!(reason(&run, Metric::GoroutinesLeaked), "the drain is missing in the evidence");
+    assert!(figure(&run, Metric::GoroutinesMax).is_ok());
+    run.phases.measure = Some(Span { start_ns: 5, end_ns: 4 });
+    assert_eq!(reason(&run, Metric::RequestErrors), "the measuring phase has no length in the evidence");
+    run.phases.measure = None;
+    assert_eq!(reason(&run, Metric::GcPauseP99), "the measuring phase is missing in the evidence");
+}
+
+#[test]
+fn without_collections_there_is_no_figure_of_them() {
+    let mut run = healthy(1);
+    run.signals.gc_pauses.data = Pauses::default();
+    run.signals.live_heap.data = Series::default();
+    for metric in
+        [Metric::GcPauseP99, Metric::GcPauseMax, Metric::GcStwFraction, Metric::GcCycles, Metric::HeapLiveGrowth]
+    {
+        assert_eq!(reason(&run, metric), "no GC cycle in the measuring phase", "{metric}");
+    }
+}
+
+/// Each is the other's witness when one of them is cut short; when a collector dies, both are.
+#[test]
+fn pauses_and_cycles_cut_short_together_are_noticed() {
+    let mut run = healthy(1);
+    let pauses = &mut run.signals.gc_pauses.data;
+    pauses.at_ns.truncate(400);
+    pauses.duration_ns.truncate(400);
+    let cycles = &mut run.signals.live_heap.data;
+    cycles.at_ns.truncate(200);
+    cycles.value.truncate(200);
+    for (metric, what) in [(Metric::GcPauseP99, "GC pauses"), (Metric::GcCycles, "live-heap readings")] {
+        let expected = format!("there are no {what} for 30.2 s at one end of the measuring phase");
+        assert!(reason(&run, metric).starts_with(&expected), "{}", reason(&run, metric));
+    }
+    assert!(figure(&run, Metric::HeapLiveGrowth).is_err() && figure(&run, Metric::GcStwFraction).is_err());
+}
+
+#[test]
+fn goroutines_first_counted_under_load_tell_nothing_of_leaks() {
+    let mut run = healthy(1);
+    let counts = &mut run.signals.goroutines.data;
+    let under_load = counts.at_ns.partition_point(|&at| at <= WARMUP.start_ns);
+    counts.at_ns.drain(..under_load);
+    counts.value.drain(..under_load);
+    assert_eq!(reason(&run, Metric::GoroutinesLeaked), "the goroutine counts begin after the load");
+}
+
+#[test]
+fn few_collections_have_no_slope_and_the_reason_helps() {
+    let mut run = healthy(1);
+    run.signals.live_heap.data = every(10 * SECOND, |_| 20_000_000);
+    let at_ns = run.signals.live_heap.data.at_ns.clone();
+    run.signals.gc_pauses.data = Pauses { duration_ns: vec![50_000; at_ns.len()], at_ns };
+    let expected = "only 6 GC cycles in the measuring phase, and a slope needs 8: measure longer";
+    assert_eq!(reason(&run, Metric::HeapLiveGrowth), expected);
+}
+
+#[test]
+fn a_load_command_has_no_figures_per_request() {
+    let mut run = healthy(1);
+    run.signals.requests.data = Default::default();
+    run.signals.requests.exactness = Exactness::Missing { reason: "the load is a command.".to_owned() };
+    for metric in [Metric::AllocBytesPerRequest, Metric::RequestLatencyP99, Metric::RequestErrors] {
+        assert_eq!(reason(&run, metric), "no requests: the load is a command", "{metric}");
+    }
+    assert!(figure(&run, Metric::HeapAllocRate).is_ok());
+}
+
+#[test]
+fn nothing_completed_and_nothing_intended_leave_no_ratio() {
+    let mut run = healthy(1);
+    run.signals.requests.data.completed.value.fill(0);
+    let expected = "no request was completed in the measuring phase";
+    assert_eq!(reason(&run, Metric::AllocsPerRequest), expected);
+    run.signals.requests.data.measure = RequestCounts::default();
+    assert_eq!(reason(&run, Metric::RequestErrors), "no request was intended in the measuring phase");
+}
+
+#[test]
+fn runs_are_sorted_and_pooled() {
+    let mut third = healthy(3);
+    third.signals.oom_kills.data = 2;
+    third.signals.rss_peak.data = 70_000_000;
+    third.notes = vec!["no memory controller".to_owned()];
+    let mut second = healthy(2);
+    second.notes = third.notes.clone();
+    let summary = summarise(&[third, healthy(1), second]).unwrap();
+    assert_eq!(summary.runs.iter().map(|run| run.run).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(summary.notes, ["no memory controller"], "each once");
+    let pooled = |metric| summary.pooled[&metric].clone().unwrap();
+    assert_eq!(pooled(Metric::OomKills).measured, 2.0);
+    assert_eq!(pooled(Metric::RssPeak).measured, 70_000_000.0);
+    assert_eq!(pooled(Metric::GcPauseP99).n, 3 * 600);
+    assert_eq!(pooled(Metric::RequestErrors).n, 90_000);
+    let of_first = summary.runs[0].metrics[&Metric::HeapLiveGrowth].clone().unwrap();
+    let together = pooled(Metric::HeapLiveGrowth);
+    assert!(together.high - together.low < of_first.high - of_first.low, "three runs know more than one");
+}
+
+#[test]
+fn what_one_run_lacks_the_runs_together_lack() {
+    let mut second = healthy(2);
+    second.signals.rss.lost = 3;
+    let summary = summarise(&[healthy(1), second]).unwrap();
+    let reason = &summary.pooled[&Metric::RssGrowth].as_ref().unwrap_err().reason;
+    assert_eq!(reason, "run 2: 3 records were lost of the resident-set samples");
+    assert!(summary.runs[0].metrics[&Metric::RssGrowth].is_ok());
+}
+
+#[test]
+fn evidence_that_does_not_belong_together_is_refused() {
+    let message = |other: Evidence| summarise(&[healthy(1), other]).unwrap_err().message;
+    assert!(summarise(&[]).is_err());
+    assert_eq!(message(healthy(1)), "two runs of `uaa` on linux/amd64 bear the number 1");
+    let mut other = healthy(2);
+    other.environment.page_size = 16_384;
+    assert!(message(other).starts_with("run 1 has the page size `4096` and run 2 has `16384`"));
+    let mut other = healthy(2);
+    other.service = "api".to_owned();
+    assert!(message(other).starts_with("run 1 has the service `uaa` and run 2 has `api`"));
+}
+
+#[test]
+fn pauses_from_buckets_may_be_a_quarter_lower_and_are_never_higher() {
+    let mut run = healthy(1);
+    let exact = summarise(std::slice::from_ref(&run)).unwrap();
+    run.signals.gc_pauses.exactness = Exactness::Bucketed;
+    let bucketed = summarise(std::slice::from_ref(&run)).unwrap();
+    for metric in [Metric::GcPauseP99, Metric::GcPauseMax, Metric::GcStwFraction] {
+        let [exact, bucketed] = [&exact, &bucketed].map(|summary| summary.pooled[&metric].clone().unwrap());
+        assert_eq!((exact.measured, exact.high), (bucketed.measured, bucketed.high), "{metric}");
+        assert!((bucketed.low * 1.25 - exact.low).abs() < 1e-6 * exact.low, "{metric}");
+        assert!(bucketed.remark.contains("from buckets"), "{metric}: {}", bucketed.remark);
+    }
+}

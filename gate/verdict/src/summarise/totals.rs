@@ -1,0 +1,94 @@
+//! Totals and maxima.
+
+use memgate_evidence::{Exactness, Series, Signal};
+
+use super::{
+    Estimate, Measurement, Unavailable,
+    run::{Run, usable},
+    series::{Entries, seconds},
+    stats::Interval,
+};
+
+/// A value that was read or counted, with how many readings it rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Value {
+    value: u64,
+    n: u64,
+    sampled: bool,
+}
+
+/// The most that a series reached in the measuring phase. `least` is the least value that can be true: a process has at
+/// least one goroutine, and a series of zeros was not read.
+pub(super) fn most(run: Run<'_>, signal: &Signal<Series>, what: &str, least: u64) -> Result<Value, Unavailable> {
+    let span = run.measure()?;
+    let inside = Entries::of(signal, what)?.covering(span, what)?;
+    if inside.value.iter().any(|&value| value < least) {
+        return Err(Unavailable::because(format!("the {what} hold a 0, which cannot be")));
+    }
+    let value = inside.value.iter().copied().max().unwrap_or(0);
+    Ok(Value { value, n: u64::try_from(inside.len()).unwrap_or(u64::MAX), sampled: is_sampled(signal) })
+}
+
+/// The largest resident set, which the kernel or the collector has already reduced to one value.
+pub(super) fn rss_peak(run: Run<'_>) -> Result<Value, Unavailable> {
+    run.measure()?;
+    let signal = &run.signals().rss_peak;
+    let value = *usable(signal, "peak of the resident set")?;
+    if value == 0 {
+        return Err(Unavailable::because("a resident set of 0 bytes, which cannot be"));
+    }
+    Ok(Value { value, n: 1, sampled: is_sampled(signal) })
+}
+
+/// Goroutines at the end of the drain that were not there before the load.
+pub(super) fn goroutines_left(run: Run<'_>) -> Result<Value, Unavailable> {
+    let what = "goroutine counts";
+    let (drain, load_start_ns) = (run.drain()?, run.load_start_ns()?);
+    let counts = Entries::of(&run.signals().goroutines, what)?;
+    let (Some((first_ns, first)), Some((last_ns, last))) = (counts.iter().next(), counts.iter().last()) else {
+        return Err(Unavailable::because(format!("the {what} are empty")));
+    };
+    if first == 0 || last == 0 {
+        return Err(Unavailable::because(format!("the {what} hold a 0, which cannot be")));
+    }
+    if first_ns > load_start_ns {
+        return Err(Unavailable::because(format!("the {what} begin after the load")));
+    }
+    let early = seconds(last_ns, drain.end_ns);
+    if early > (0.1 * seconds(drain.start_ns, drain.end_ns)).min(1.0) {
+        return Err(Unavailable::because(format!("the {what} end {early:.1} s before the end of the drain")));
+    }
+    Ok(Value { value: last.saturating_sub(first), n: 2, sampled: false })
+}
+
+/// Processes that the kernel killed for want of memory. They count however the service ended.
+pub(super) fn oom_kills(run: Run<'_>) -> Result<Value, Unavailable> {
+    Ok(Value { value: *usable(&run.signals().oom_kills, "count of OOM kills")?, n: 1, sampled: false })
+}
+
+/// The largest of the runs' values.
+pub(super) fn largest(runs: &[Value]) -> Measurement {
+    let value = runs.iter().map(|run| run.value).max().unwrap_or(0);
+    estimate(value, runs)
+}
+
+/// The sum of the runs' values.
+pub(super) fn sum(runs: &[Value]) -> Measurement {
+    let value = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.value));
+    estimate(value, runs)
+}
+
+fn estimate(value: u64, runs: &[Value]) -> Measurement {
+    let n = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.n));
+    let sampled = runs.iter().any(|run| run.sampled);
+    let remark = match n {
+        _ if !sampled => String::new(),
+        1 => "sampled: a shorter peak may have been missed".to_owned(),
+        n => format!("max of {n} samples"),
+    };
+    Estimate::of(Interval::exact(value as f64), n, remark)
+}
+
+fn is_sampled<T>(signal: &Signal<T>) -> bool {
+    signal.exactness == Exactness::Sampled
+}
