@@ -1,6 +1,6 @@
 //! memgate: a CI quality gate for the memory behaviour of Go services.
 //!
-//! Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/ARCHITECTURE.md is the map.
+//! Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/explanation/architecture.md is the map.
 //!
 //! The feature `cli`, on by default, is all of memgate but the agent. Without it the agent is built, which thus compiles no more than
 //! measuring needs.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A metric of a service's memory behaviour. docs/metrics.md says how each is measured.
+/// A metric of a service's memory behaviour. docs/reference/metrics.md says how each is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {

@@ -1,4 +1,4 @@
-//! The invariants that docs/ARCHITECTURE.md states as absences; one test holds each. That of the judge is in pure_judge.rs.
+//! The invariants that docs/explanation/architecture.md states as absences; one test holds each. That of the judge is in pure_judge.rs.
 #![expect(clippy::unwrap_used, reason = "a test that cannot read the sources has failed")]
 
 use std::{

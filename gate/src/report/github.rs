@@ -4,7 +4,7 @@ use super::{Report, ServiceResult, markdown, text, view};
 use crate::{judge::Verdict, summarise::Place};
 
 /// How many annotations of a level GitHub shows for a step; it drops the rest without a word
-/// (actions/toolkit, docs/problem-matchers.md, "Limitations").
+/// (actions/toolkit/docs/problem-matchers.md, "Limitations").
 const SHOWN: usize = 10;
 
 /// A level of annotations.
