@@ -7,6 +7,7 @@ mod build_std;
 mod commands;
 mod error;
 mod interrupt;
+mod links;
 mod rustc_wrapper;
 mod setup;
 mod step;
@@ -18,7 +19,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use memgate_qemu::architecture::Architecture;
 
-use crate::commands::{bench, check, dist, ebpf, fuzz, lint, setup as setup_all, test};
+use crate::commands::{bench, check, dist, docs, ebpf, fuzz, lint, setup as setup_all, test};
 use crate::error::Error;
 use crate::workspace::Workspace;
 
@@ -53,13 +54,15 @@ enum Command {
         #[arg(long = "architecture", value_parser = architecture())]
         architectures: Vec<Architecture>,
     },
+    /// Check the links of the documentation and build the book of docs/ into target/book.
+    Docs,
     /// Check formatting, lints, licences, documentation and the committed BPF object.
     Lint {
         /// Also check the dependencies against the RustSec advisory database, which is fetched from its git host.
         #[arg(long)]
         advisories: bool,
     },
-    /// Damage files at random and have them read, for so many minutes (docs/fuzzing.md).
+    /// Damage files at random and have them read, for so many minutes (docs/how-to/fuzzing.md).
     Fuzz {
         /// What is read.
         #[arg(value_enum)]
@@ -86,6 +89,7 @@ impl Command {
             Self::Check { args } => check::run(workspace, args),
             Self::Test { args } => test::run(workspace, args),
             Self::Dist { architectures } => dist::run(workspace, architectures),
+            Self::Docs => docs::run(workspace),
             Self::Lint { advisories } => lint::run(workspace, *advisories),
             Self::Fuzz { target, minutes } => fuzz::run(workspace, *target, *minutes),
             Self::Bench(bench) => bench::run(workspace, bench),

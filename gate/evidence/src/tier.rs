@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A tier of collectors. Each has what the ones below it have; docs/tiers.md says what each gives.
+/// A tier of collectors. Each has what the ones below it have; docs/reference/tiers.md says what each gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Tier {
     /// Access to the process's memory only: counters and procfs.

@@ -226,7 +226,7 @@ pub struct Measured {
     /// How many fresh processes to measure, instead of what the configuration says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: Option<u32>,
-    /// The most that is asked of the kernel: T0, T1, T2, T3 or T4 (docs/tiers.md). What it allows when absent.
+    /// The most that is asked of the kernel: T0, T1, T2, T3 or T4 (docs/reference/tiers.md). What it allows when absent.
     #[arg(long, value_name = "T", ignore_case = true, value_parser = one_of(&Tier::ALL, Tier::name))]
     tier: Option<Tier>,
     /// Puts probes also on instructions that the kernel single-steps, which slows the service down.

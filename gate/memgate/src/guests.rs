@@ -165,7 +165,7 @@ impl Guests {
                 .map_err(guest_failed)?;
         }
         let message = format!("{BROKEN}, {ATTEMPTS} times in a row");
-        let help = "use QEMU 10.0.13 or later; docs/guests.md says what older ones do wrong";
+        let help = "use QEMU 10.0.13 or later; docs/explanation/guests.md says what older ones do wrong";
         Err(Error::infrastructure(Stage::Guest, message, help))
     }
 

@@ -1,6 +1,6 @@
 //! memgate: a CI quality gate for the memory behaviour of Go services.
 //!
-//! This crate is the command line. Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/ARCHITECTURE.md
+//! This crate is the command line. Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/explanation/architecture.md
 //! is the map.
 
 pub mod boot;

@@ -8,7 +8,7 @@ use memgate_verdict::{
 use super::{markdown, text, view};
 
 /// How many annotations of a level GitHub shows for a step; it drops the rest without a word
-/// (actions/toolkit, docs/problem-matchers.md, "Limitations").
+/// (actions/toolkit/docs/problem-matchers.md, "Limitations").
 const SHOWN: usize = 10;
 
 /// A level of annotations.

@@ -89,7 +89,7 @@ macro_rules! metrics {
             sites: [$($profile:ident),*],
         }
     )+) => {
-        /// A metric of a service's memory behaviour. docs/metrics.md says how each is measured.
+        /// A metric of a service's memory behaviour. docs/reference/metrics.md says how each is measured.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
         pub enum Metric {
             $($(#[doc = $sentence])+ #[serde(rename = $name)] $metric,)+

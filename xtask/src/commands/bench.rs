@@ -17,14 +17,14 @@ use crate::{artifact, step};
 /// A measurement.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Throughput of `uaa` with and without the collectors, in interleaved pairs (docs/performance.md).
+    /// Throughput of `uaa` with and without the collectors, in interleaved pairs (docs/explanation/performance.md).
     Overhead {
         /// Arguments for the benchmark: `--pairs 30 --seconds 3`.
         #[arg(last = true)]
         args: Vec<String>,
     },
     /// Whether the first call site of each planted leak is the right one, in short runs with seeds of their own
-    /// (docs/defects.md).
+    /// (docs/explanation/defects.md).
     Attribution {
         /// How many runs of each.
         #[arg(long, default_value_t = 20)]
@@ -33,25 +33,25 @@ pub(crate) enum Bench {
         #[arg(long)]
         service: Option<String>,
     },
-    /// How long guests take to boot and to be resumed (docs/guests.md).
+    /// How long guests take to boot and to be resumed (docs/explanation/guests.md).
     Guests {
         /// Arguments for the benchmark: `--times 30`, `--platform linux/arm64`.
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// How soon each fault of a guest is found, and whether it ends as it must; fails where one does not (docs/guests.md).
+    /// How soon each fault of a guest is found, and whether it ends as it must; fails where one does not (docs/explanation/guests.md).
     Faults {
         /// Arguments for the benchmark: `--times 20`, `--only panic`.
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// By how much what is counted varies between runs of a healthy service, on each platform (docs/guests.md).
+    /// By how much what is counted varies between runs of a healthy service, on each platform (docs/explanation/guests.md).
     Variation {
         /// Arguments for the benchmark: `--times 30`, `--platform linux/arm64`.
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// `memgate check` of every planted defect, several times each (docs/defects.md).
+    /// `memgate check` of every planted defect, several times each (docs/explanation/defects.md).
     Defects {
         /// How many times each.
         #[arg(long, default_value_t = 5)]

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: damaged executables and libraries for all that reads them (docs/fuzzing.md).
+//! `cargo xtask fuzz`: damaged executables and libraries for all that reads them (docs/how-to/fuzzing.md).
 
 use std::path::Path;
 

@@ -3,12 +3,12 @@
 use miette::{Result, miette};
 use xshell::cmd;
 
-use crate::commands::ebpf;
+use crate::commands::{docs, ebpf};
 use crate::setup::{Tools, cargo_deny, go, rust_components};
 use crate::step;
 use crate::workspace::Workspace;
 
-/// Checks formatting, licences and sources of dependencies, lints, documentation, and the committed BPF object.
+/// Checks formatting, links of the documentation, licences and sources of dependencies, lints, and the committed BPF object.
 ///
 /// # Errors
 /// Fails with the first check that does.
@@ -22,6 +22,7 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
 
     step::run(cmd!(sh, "cargo fmt --all --check"))?;
     go_is_formatted(workspace)?;
+    docs::check_links(workspace)?;
     let advisories = advisories.then_some("advisories");
     step::run(cmd!(sh, "cargo deny --workspace --locked check bans licenses sources {advisories...}"))?;
     step::run(cmd!(sh, "cargo clippy --workspace --all-targets -- -D warnings"))?;

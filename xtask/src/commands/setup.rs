@@ -2,7 +2,9 @@
 
 use miette::Result;
 
-use crate::setup::{Tools, bpf_linker, cargo_deny, gcc, go, nextest, qemu, rust_components, rust_src, services, zig};
+use crate::setup::{
+    Tools, bpf_linker, cargo_deny, gcc, go, mdbook, nextest, qemu, rust_components, rust_src, services, zig,
+};
 use crate::workspace::Workspace;
 
 /// Installs every tool that is missing.
@@ -18,6 +20,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     nextest::ensure(&tools)?;
     rust_components::ensure(&tools)?;
     cargo_deny::ensure(&tools)?;
+    mdbook::ensure(&tools)?;
     bpf_linker::ensure(&tools)?;
     rust_src::ensure(&tools)?;
     zig::ensure(&tools)?;

@@ -17,7 +17,7 @@ const NOISE_FACTOR: f64 = 3.0;
 ///
 /// Each run is a test at 2.5 %, so that the family of all gates keeps its 5 % (S. Holm, Scand. J. Stat. 6, 1979): by
 /// chance two fresh processes both alarm with at most 0.025² = 0.000625, which is below Holm's strictest step, 0.05 / m,
-/// for any m up to 80 gates. docs/judging.md has the argument.
+/// for any m up to 80 gates. docs/explanation/judging.md has the argument.
 pub(super) fn rule(baseline: f64, expectation: &Expectation, figures: &Figures<'_>) -> Ruling {
     let band = band(baseline, expectation, figures.metric.unit());
     let width = band.as_ref().map_or(0.0, |band| band.width);

@@ -20,7 +20,7 @@ const RUNS_THAT_CONFIRM: usize = 2;
 /// How many call sites a gate names.
 const SITES: usize = 5;
 
-/// Judges one service on one platform. docs/judging.md says how.
+/// Judges one service on one platform. docs/explanation/judging.md says how.
 ///
 /// Gated are the metrics that the baseline names and those that have a default limit. Without a baseline the latter are
 /// judged on their limits, and the verdict is at best `no-baseline`.

@@ -96,7 +96,7 @@ fn growth(span: Span, slope_of: impl Fn(Span) -> Option<Slope>) -> Option<Growth
 /// - the second is at most half as steep as the first, even by its upper bound. This one sees a first half that is so
 ///   far from straight that its own interval is very wide.
 ///
-/// docs/metrics.md gives, by simulation, the false alarms that this saves and the power that it costs.
+/// docs/explanation/slopes.md gives, by simulation, the false alarms that this saves and the power that it costs.
 fn slows_down(first: Interval, second: Interval) -> bool {
     let half_width = (first.measured - first.low).hypot(second.high - second.measured);
     first.measured - second.measured > half_width || second.high < first.measured / 2.0

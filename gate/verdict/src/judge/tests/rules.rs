@@ -1,4 +1,4 @@
-//! Each rule of docs/judging.md with its reason.
+//! Each rule of docs/explanation/judging.md with its reason.
 
 use super::*;
 use crate::{
@@ -377,7 +377,7 @@ fn a_missing_metric_that_is_not_asked_for_leaves_the_verdict() {
     }
 }
 
-/// The claim of docs/judging.md: two fresh processes at 2.5 % each keep the family-wise error of all gates.
+/// The claim of docs/explanation/judging.md: two fresh processes at 2.5 % each keep the family-wise error of all gates.
 #[test]
 fn confirmation_satisfies_holms_strictest_step() {
     let rules_per_gate = 2.0;

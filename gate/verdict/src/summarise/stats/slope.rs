@@ -33,7 +33,7 @@ pub(in crate::summarise) struct Slope {
 /// bias after the removal of a trend, (nρ̂ + 2) / (n − 4) (F. H. C. Marriott and J. A. Pope, Biometrika 41, 1954), and t has
 /// n(1 − ρ)/(1 + ρ) − 2 degrees of freedom. Values that wander, as a resident set does, leave next to no independent ones, and
 /// the interval would be that of all slopes that one could imagine; but over these very points nothing can have risen or fallen
-/// faster than from the least of them to the greatest, and there the interval is cut. docs/metrics.md gives the false alarms by simulation.
+/// faster than from the least of them to the greatest, and there the interval is cut. docs/explanation/slopes.md gives the false alarms by simulation.
 pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     if points.len() < MIN_POINTS {
         return None;

@@ -1,4 +1,4 @@
-//! False alarms and power of the slope, by simulation with a fixed seed. docs/metrics.md gives the figures of longer ones.
+//! False alarms and power of the slope, by simulation with a fixed seed. docs/explanation/slopes.md gives the figures of longer ones.
 
 use super::*;
 use crate::summarise::{
