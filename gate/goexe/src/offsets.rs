@@ -1,6 +1,6 @@
 //! Offsets of the fields of the runtime's structures: from DWARF, else from a table by Go version.
 //!
-//! The table, `offsets.txt`, is what the DWARF of executables built by each version says; a test in `gate/tests/goexe.rs` holds
+//! The table, `offsets.txt`, is what the DWARF of executables built by each version says; a test in `gate/memgate/tests/goexe.rs` holds
 //! it against them on every architecture, where they are alike, and writes it anew with `MEMGATE_WRITE_OFFSETS=1`.
 
 use memgate_evidence::platform::Platform;

@@ -177,7 +177,7 @@ fn the_table_of_offsets_is_what_the_dwarf_says() {
         });
         versions.insert(toolchain.minor, offsets);
     }
-    let path = repository().join("gate/src/goexe/offsets.txt");
+    let path = repository().join("gate/goexe/src/offsets.txt");
     let table: String = FIELDS.iter().enumerate().map(|(index, field)| lines(field, index, &versions)).collect();
     if std::env::var_os("MEMGATE_WRITE_OFFSETS").is_some() {
         std::fs::write(&path, &table).unwrap();

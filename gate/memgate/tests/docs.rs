@@ -1,0 +1,46 @@
+//! The reference pages list what there is, no more and no less.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::repository;
+use memgate_report::Format;
+use memgate_verdict::metric::Metric;
+
+/// Names of a page's first table whose head begins so, and what its second column says of each. A row may name several.
+fn table(page: &str, head: &str) -> BTreeMap<String, String> {
+    let rows = page.lines().skip_while(|line| !line.starts_with(head)).skip(2).take_while(|line| line.starts_with('|'));
+    rows.flat_map(|row| {
+        let mut cells = row.trim_matches('|').split(" | ").map(str::trim);
+        let (names, second) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default().to_owned());
+        names.split(", ").map(move |name| (name.trim_matches('`').to_owned(), second.clone())).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+fn page(path: &str) -> String {
+    std::fs::read_to_string(repository().join("docs").join(path)).expect("the page is there")
+}
+
+#[test]
+fn the_page_of_metrics_has_every_metric_with_its_unit() {
+    let named = table(&page("reference/metrics.md"), "| metric | unit |");
+    let known = Metric::ALL.map(|metric| (metric.name().to_owned(), metric.unit().name().to_owned()));
+    assert_eq!(named, BTreeMap::from(known));
+}
+
+#[test]
+fn the_page_of_reports_has_every_format() {
+    let named: Vec<_> = table(&page("reference/reports.md"), "| `F` |").into_keys().collect();
+    let mut known = Format::ALL.map(|format| format.name().to_owned());
+    known.sort();
+    assert_eq!(named, known);
+}
+
+#[test]
+fn a_row_that_is_missing_is_seen() {
+    let page = "text\n| metric | unit | more |\n| --- | --- | --- |\n| `a`, `b` | ns | x |\n| `c` | bytes | y |\n\n| `d` | no |\n";
+    let of = |name: &str, unit: &str| (name.to_owned(), unit.to_owned());
+    assert_eq!(table(page, "| metric | unit |"), BTreeMap::from([of("a", "ns"), of("b", "ns"), of("c", "bytes")]));
+}
