@@ -8,8 +8,9 @@ use std::{
 
 use memgate_qemu::{
     channel::{FromAgent, Printer, ToAgent},
+    emulator,
     ending::{Ending, Patience},
-    guest::{Guest, GuestError, Spoken, Start, emulator_version},
+    guest::{Guest, GuestError, Spoken, Start},
     image::{self, Shelled},
     machine::Machine,
     terminal,
@@ -56,15 +57,17 @@ impl Booth {
             let message = "there is no terminal to join to the guest's console";
             return Err(InputError::new(message, "give a command: `-- uname -a`").into());
         }
-        emulator_version(architecture(platform))?;
         let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
         let (cache, mirror) = (cache()?, which.mirror.as_deref());
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
+        let emulator =
+            emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(|error| failed(&error))?;
         let image =
             image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say).map_err(|error| failed(&error))?;
         let shelled = image::with_shell(&cache, &image, mirror, &mut say).map_err(|error| failed(&error))?;
         make_directory(out)?;
-        let machine = Machine { initramfs: shelled.path(), ..Machine::of(&image, guests::MEMORY, guests::CPUS) };
+        let usual = Machine::of(&image, emulator, guests::MEMORY, guests::CPUS);
+        let machine = Machine { initramfs: shelled.path(), ..usual };
         let is_joined = words.is_empty();
         let patience = if is_joined { Patience { silence: NEVER, ..Patience::default() } } else { Patience::default() };
         let console = console_log(out, &image.name);

@@ -12,8 +12,9 @@ use std::{
 use memgate_qemu::{
     architecture::Architecture,
     channel::{FromAgent, ToAgent},
+    emulator,
     ending::{Ending, Patience},
-    guest::{Guest, GuestError, Spoken, Start, emulator_version},
+    guest::{Guest, GuestError, Spoken, Start},
     image::{self, Cache, Image, Kernel},
     machine::Machine,
     snapshot::Snapshot,
@@ -67,11 +68,11 @@ pub struct Files {
 }
 
 impl Guests {
-    /// Makes the image that the platform's guests start from, where it is not in the cache. With `snapshots` a guest is booted
+    /// Makes what the platform's guests start from and are run by, where the system or the cache does not have it. With `snapshots` a guest is booted
     /// once and resumed from then on.
     ///
     /// # Errors
-    /// When there is no agent or no kernel for them, or the image cannot be made.
+    /// When there is no agent, no kernel or no QEMU for them, or the image cannot be made.
     pub fn prepare(
         platform: Platform,
         options: &PlatformOptions,
@@ -79,17 +80,17 @@ impl Guests {
         say: &mut dyn FnMut(&str),
     ) -> Result<Self> {
         let architecture = architecture(platform);
-        let emulator = emulator_version(architecture)?;
         let kernel =
             kernel(&format!("platforms.{platform}.kernel"), platform, options.kernel.as_deref(), options.page_size)?;
         let cache = cache()?;
+        let emulator = emulator::find(&cache, architecture, None, say).map_err(|error| failed(&error))?;
         let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(|error| failed(&error))?;
         let memory = options.memory.unwrap_or(MEMORY);
         let cpus = processors(options);
-        let machine = Machine::of(&image, memory, cpus);
+        let machine = Machine::of(&image, emulator, memory, cpus);
         Ok(Self {
             platform,
-            snapshot: snapshots.then(|| Snapshot::of(&image, &machine, &emulator)),
+            snapshot: snapshots.then(|| Snapshot::of(&image, &machine)),
             _image: image,
             machine,
             files: options.files.clone(),
@@ -163,7 +164,7 @@ impl Guests {
                 .map_err(|error| GuestError::Host { what: files.service_log.display().to_string(), error })?;
         }
         let message = format!("{BROKEN}, {ATTEMPTS} times in a row");
-        let help = "use QEMU 10.0.13 or later; docs/guests.md says what older ones do wrong";
+        let help = "install a newer QEMU, or report it: no QEMU that memgate uses is known to fail so";
         Err(Error::infrastructure(Stage::Guest, message, help))
     }
 
@@ -299,10 +300,6 @@ pub fn kernel(
 impl From<GuestError> for Error {
     fn from(error: GuestError) -> Self {
         let help = match &error {
-            GuestError::Emulator(_) => {
-                "install QEMU 10 or later for that architecture (Debian: qemu-system-arm, qemu-system-misc, qemu-system-x86)"
-                    .to_owned()
-            }
             GuestError::Ended { ending: Ending::Unkept(_), console, .. } => {
                 format!("make room for {}, or give another directory with --out", console.display())
             }
