@@ -263,11 +263,6 @@ impl Sources {
             _ => None,
         })
     }
-
-    /// Whether a suite of this codename is among them.
-    pub fn have(&self, codename: &str) -> bool {
-        self.targets.lines().any(|line| line.split_whitespace().rev().nth(1) == Some(codename))
-    }
 }
 
 /// A mirror of Debian, and the tools by which packages are fetched from it.
@@ -381,23 +376,54 @@ impl Suite<'_> {
     /// # Errors
     /// When it has none, and when the index cannot be understood.
     pub fn record(&self, package: &str) -> Result<Record, DebianError> {
-        let options = &self.options;
-        let (suite, architecture) = (self.name.clone(), self.architecture.clone());
-        let missing = || DebianError::NoPackage { suite, architecture, package: package.into() };
+        let document = self.show(&[package])?;
+        self.record_in(&document, package)
+    }
+
+    /// What the suite has of each of these packages.
+    ///
+    /// # Errors
+    /// As [`Suite::record`].
+    pub fn records(&self, packages: &[&str]) -> Result<Vec<Record>, DebianError> {
+        let document = self.show(packages)?;
+        packages.iter().map(|package| self.record_in(&document, package)).collect()
+    }
+
+    fn show(&self, packages: &[&str]) -> Result<Deb822, DebianError> {
+        let (options, names) = (&self.options, packages.join(" "));
         // It fails where there is no such package.
-        let Ok(text) = run(cmd!(self.sh, "apt-cache {options...} show --no-all-versions {package}")) else {
-            return Err(missing());
+        let Ok(text) = run(cmd!(self.sh, "apt-cache {options...} show --no-all-versions {packages...}")) else {
+            return Err(self.missing(&names));
         };
-        let bad = |why: String| DebianError::BadRecord {
-            suite: self.name.clone(),
-            architecture: self.architecture.clone(),
-            package: package.into(),
-            why,
-        };
-        let document: Deb822 = text.parse().map_err(|error| bad(format!("{error}")))?;
+        text.parse().map_err(|error| self.bad(&names, format!("{error}")))
+    }
+
+    fn record_in(&self, document: &Deb822, package: &str) -> Result<Record, DebianError> {
         // apt-cache takes a name that is not there for a pattern.
-        let found = document.iter().find(|paragraph| paragraph.get("Package") == Some(package)).ok_or_else(missing)?;
-        record(found, &self.name, &self.architecture).map_err(bad)
+        let found = document.iter().find(|paragraph| paragraph.get("Package") == Some(package));
+        let found = found.ok_or_else(|| self.missing(package))?;
+        record(found, &self.name, &self.architecture).map_err(|why| self.bad(package, why))
+    }
+
+    fn missing(&self, package: &str) -> DebianError {
+        let (suite, architecture) = (self.name.clone(), self.architecture.clone());
+        DebianError::NoPackage { suite, architecture, package: package.into() }
+    }
+
+    fn bad(&self, package: &str, why: String) -> DebianError {
+        let (suite, architecture) = (self.name.clone(), self.architecture.clone());
+        DebianError::BadRecord { suite, architecture, package: package.into(), why }
+    }
+
+    /// The names of these packages and of all that they cannot be installed without, as on a system that has nothing.
+    ///
+    /// # Errors
+    /// When the suite does not have them all.
+    pub fn closure(&self, packages: &[&str]) -> Result<Vec<String>, DebianError> {
+        let options = &self.options;
+        let install =
+            cmd!(self.sh, "apt-get -qq {options...} --simulate --no-install-recommends install {packages...}");
+        Ok(installed(&run(install)?))
     }
 
     fn download(&self, pin: &Pin, dir: &Path) -> Result<PathBuf, DebianError> {
@@ -413,6 +439,12 @@ impl Suite<'_> {
             .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
             .ok_or_else(|| DebianError::Unreachable { what: wanted, said: "apt-get wrote no file".into() })
     }
+}
+
+/// What `apt-get --simulate` would install, from its lines `Inst NAME (VERSION SUITE [ARCHITECTURE])`.
+fn installed(simulated: &str) -> Vec<String> {
+    let names = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split([' ', ':']).next());
+    names.map(str::to_owned).collect()
 }
 
 fn record(paragraph: &Paragraph, suite: &str, architecture: &str) -> Result<Record, String> {
@@ -568,6 +600,17 @@ Description: Linux for arm64 cloud (meta-package)
     }
 
     #[test]
+    fn installed_packages_are_read_from_what_apt_would_do() {
+        let simulated = "\
+Inst gcc-14-base (14.2.0-19 Debian:13.5/stable [amd64]) []
+Inst libc6 (2.41-12+deb13u5 Debian:13.5/stable [amd64])
+Inst seabios:all (1.16.3-2 Debian:13.5/stable [all])
+Conf libc6 (2.41-12+deb13u5 Debian:13.5/stable [amd64])
+";
+        assert_eq!(installed(simulated), ["gcc-14-base", "libc6", "seabios"]);
+    }
+
+    #[test]
     fn record_without_a_field_names_it() {
         let text = SHOWN.replace("SHA256", "SHA1");
         let document: Deb822 = text.parse().unwrap();
@@ -598,8 +641,6 @@ Debian Debian bookworm http://mirror.example/debian/
         let sources = Sources { targets: targets.into() };
         let release = Release { codename: "bookworm".into(), mirror: "http://mirror.example/debian/".into() };
         assert_eq!(sources.debian(), Some(release));
-        assert!(sources.have("bookworm-backports"));
-        assert!(!sources.have("trixie-backports"));
         let sources = Sources { targets: "Ubuntu Ubuntu noble http://mirror.example/ubuntu/\n".into() };
         assert_eq!(sources.debian(), None);
     }

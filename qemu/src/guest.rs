@@ -49,9 +49,6 @@ pub struct Start {
 /// Why a guest's work is not done.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// QEMU is not there, or not to be used: what to install.
-    #[error("{0}")]
-    Emulator(String),
     /// The guest has ended.
     #[error("the guest (linux/{architecture}) {ending}{detail}")]
     Ended {
@@ -118,7 +115,7 @@ pub struct Guest {
 /// All that is seen of a guest.
 #[derive(Debug)]
 struct Life {
-    qemu: Emulator,
+    qemu: Running,
     /// Whether QEMU has ended.
     ended: bool,
     /// The code that it exited with, if it did.
@@ -131,12 +128,12 @@ struct Life {
 
 /// A running QEMU, which is gone when this is: dropping it waits until the kernel has ended it.
 #[derive(Debug)]
-struct Emulator(Child);
+struct Running(Child);
 
 /// The kernel ends a process in milliseconds, unless the machine is very busy or it waits for a broken disk.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
-impl Drop for Emulator {
+impl Drop for Running {
     fn drop(&mut self) {
         // Where it has ended already there is nothing to kill and nothing to wait for.
         let _ = self.0.start_kill();
@@ -217,7 +214,7 @@ impl Guest {
     /// Must be called on a thread that lives as long as the guest.
     ///
     /// # Errors
-    /// When QEMU is missing or cannot be started, the console's file cannot be made, or the guest ends before its agent is there or
+    /// When QEMU cannot be started, the console's file cannot be made, or the guest ends before its agent is there or
     /// has an agent of another version.
     pub async fn boot(start: &Start) -> Result<Self, GuestError> {
         let mut guest = Self::start(start, None).await?;
@@ -440,48 +437,24 @@ impl Guest {
     }
 }
 
-/// The oldest QEMU with which guests were run, major version.
-const OLDEST: u32 = 10;
-
-/// The version of the installed QEMU for this architecture: `10.0.2 (Debian 1:10.0.2+ds-2)`.
-///
-/// # Errors
-/// When it is not installed, or is older than guests need.
-pub fn emulator_version(architecture: Architecture) -> Result<String, GuestError> {
-    let emulator = architecture.emulator();
-    let output =
-        std::process::Command::new(emulator).arg("--version").output().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => GuestError::Emulator(format!("{emulator} is not installed")),
-            _ => host(emulator, error),
-        })?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.lines().next().and_then(|line| line.strip_prefix("QEMU emulator version "));
-    let version = version.ok_or_else(|| GuestError::Emulator(format!("{emulator} does not tell its version")))?;
-    match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
-        Some(major) if major >= OLDEST => Ok(version.to_owned()),
-        _ => Err(GuestError::Emulator(format!("{emulator} is of version {version}; guests need {OLDEST} or later"))),
-    }
-}
-
 /// Starts QEMU, which ends when this thread does.
-fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Emulator, GuestError> {
-    let emulator = start.machine.architecture.emulator();
+fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Running, GuestError> {
+    let Machine { architecture, emulator, .. } = &start.machine;
     let said = File::create(directory.join("qemu.log")).map_err(|error| host("QEMU's log", error))?;
-    let mut command = Command::new(emulator);
+    let mut command = Command::new(&emulator.program);
+    // Whichever program begins, this is what it runs, and what lists of processes have to say.
+    command.arg0(architecture.emulator());
     command.args(start.machine.arguments(sockets, incoming, start.is_joined));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0);
     // SAFETY: between fork and exec only a system call is made, which is async-signal-safe; nothing is allocated.
     unsafe {
         command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
     }
-    command.spawn().map(Emulator).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => GuestError::Emulator(format!("{emulator} is not installed")),
-        _ => host(emulator, error),
-    })
+    command.spawn().map(Running).map_err(|error| host(&emulator.program.display().to_string(), error))
 }
 
 /// Names the end of a guest whose QEMU did not connect, or not for long.
-async fn unconnected(start: &Start, qemu: &mut Emulator, directory: &Path, error: io::Error) -> GuestError {
+async fn unconnected(start: &Start, qemu: &mut Running, directory: &Path, error: io::Error) -> GuestError {
     // It closes its sockets a moment before it has ended.
     let ended = tokio::time::timeout(AFTERMATH, qemu.0.wait()).await;
     match ended {
@@ -648,7 +621,7 @@ mod tests {
         runtime.block_on(async {
             let child = Command::new("sleep").arg("1000").spawn().unwrap();
             let process = PathBuf::from(format!("/proc/{}", child.id().unwrap()));
-            let emulator = Emulator(child);
+            let emulator = Running(child);
             assert!(process.exists());
             drop(emulator);
             assert!(!process.exists(), "it is not even waiting to be reaped");

@@ -1,10 +1,10 @@
 //! Guests: machines in QEMU in which memgate measures platforms other than the host's.
 //!
-//! A guest is a kernel, and memgate's agent as its first process and nothing else. This crate makes its image, starts it,
-//! speaks with its agent, and names the way it ends. What plan and evidence are it does not know.
+//! A guest is a kernel, and memgate's agent as its first process and nothing else. This crate makes its image, finds or makes
+//! the QEMU that runs it, starts it, speaks with its agent, and names the way it ends. What plan and evidence are it does not know.
 //!
-//! Features: without any there is `channel` alone, which is what the agent needs; `images` adds the making of images, and `guests`
-//! the running of guests.
+//! Features: without any there is `channel` alone, which is what the agent needs; `images` adds the making of images and of QEMU, and
+//! `guests` the running of guests.
 
 #[cfg(feature = "images")]
 pub mod architecture;
@@ -15,6 +15,8 @@ mod console;
 mod control;
 #[cfg(feature = "images")]
 pub mod debian;
+#[cfg(feature = "images")]
+pub mod emulator;
 #[cfg(feature = "guests")]
 pub mod ending;
 #[cfg(feature = "guests")]

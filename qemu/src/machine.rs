@@ -8,6 +8,7 @@ use std::{
 use crate::{
     architecture::Architecture,
     channel::{AGENT_PORT, INIT_PORT},
+    emulator::Emulator,
     image::Image,
 };
 
@@ -16,6 +17,8 @@ use crate::{
 pub struct Machine {
     /// Its architecture.
     pub architecture: Architecture,
+    /// What runs it.
+    pub emulator: Emulator,
     /// Its memory, bytes; QEMU rounds down to whole MiB.
     pub memory: u64,
     /// Its CPUs.
@@ -45,16 +48,17 @@ impl Sockets {
 }
 
 impl Machine {
-    /// One that starts from this image.
-    pub fn of(image: &Image, memory: u64, cpus: u32) -> Self {
+    /// One that starts from this image, run by an emulator for guests of its architecture.
+    pub fn of(image: &Image, emulator: Emulator, memory: u64, cpus: u32) -> Self {
         let Image { architecture, kernel, initramfs, firmware, .. } = image.clone();
-        Self { architecture, memory, cpus, kernel, initramfs, firmware }
+        Self { architecture, emulator, memory, cpus, kernel, initramfs, firmware }
     }
 
-    /// The arguments for a boot, or for a guest that waits for a snapshot to come in. With `is_joined`, QEMU's monitor shares the
+    /// The arguments of the emulator's program for a boot, or for a guest that waits for a snapshot to come in. With `is_joined`, QEMU's monitor shares the
     /// console, as with `-serial mon:stdio`: Ctrl-a h there tells how.
     pub(crate) fn arguments(&self, sockets: &Sockets, incoming: bool, is_joined: bool) -> Vec<OsString> {
-        let mut arguments = Arguments(self.hardware());
+        let mut arguments = Arguments(self.emulator.leading.clone());
+        arguments.0.extend(self.hardware());
         let shared = if is_joined { ",mux=on" } else { "" };
         for (name, path, more) in [
             ("agent", &sockets.agent, ""),
@@ -75,9 +79,9 @@ impl Machine {
         arguments.0
     }
 
-    /// What a snapshot depends on, beside the contents of the files.
+    /// What a snapshot depends on, beside the emulator and the contents of the files.
     pub(crate) fn hardware(&self) -> Vec<OsString> {
-        let Self { architecture, memory, cpus, kernel, initramfs, firmware } = self;
+        let Self { architecture, emulator: _, memory, cpus, kernel, initramfs, firmware } = self;
         let mut arguments = Arguments(machine(*architecture).iter().map(Into::into).collect());
         arguments.0.extend(
             ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"].map(Into::into),
@@ -144,10 +148,12 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::emulator::tests::emulator;
 
     fn machine(architecture: Architecture) -> Machine {
         Machine {
             architecture,
+            emulator: emulator("10.0.13", ""),
             memory: 1 << 30,
             cpus: 2,
             kernel: "/k".into(),
@@ -165,6 +171,18 @@ mod tests {
         let sockets = Sockets::within(Path::new("/run/a,b"));
         let all = Architecture::ALL.map(|architecture| text(&machine(architecture).arguments(&sockets, false, false)));
         insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn what_an_emulator_wants_comes_before_the_machine() {
+        let sockets = Sockets::within(Path::new("/run"));
+        for (architecture, incoming) in Architecture::ALL.into_iter().zip([false, true, true]) {
+            let mut machine = machine(architecture);
+            let plain = machine.arguments(&sockets, incoming, false);
+            machine.emulator.leading = ["--library-path", "/lib", "/bin/qemu"].map(Into::into).to_vec();
+            let all = machine.arguments(&sockets, incoming, false);
+            assert_eq!(text(&all), format!("--library-path /lib /bin/qemu {}", text(&plain)));
+        }
     }
 
     #[test]

@@ -30,18 +30,18 @@ pub(crate) struct Streams {
 }
 
 impl Snapshot {
-    /// The place for a machine that starts from this image, run by the QEMU of this version: beside the image, so that a
-    /// snapshot goes with it.
-    pub fn of(image: &Image, machine: &Machine, qemu: &str) -> Self {
-        Self::within(&image.snapshots(), machine, &image.digest, qemu)
+    /// The place for a machine that starts from this image: beside the image, so that a snapshot goes with it.
+    pub fn of(image: &Image, machine: &Machine) -> Self {
+        Self::within(&image.snapshots(), machine, &image.digest)
     }
 
-    fn within(directory: &Path, machine: &Machine, image: &str, qemu: &str) -> Self {
+    fn within(directory: &Path, machine: &Machine, image: &str) -> Self {
+        let (version, build) = (machine.emulator.version.as_bytes(), machine.emulator.build.as_bytes());
         let mut hash = Sha256::new();
         let hardware = machine.hardware();
         let parts = hardware.iter().map(|argument| argument.as_encoded_bytes());
         let format = FORMAT.to_le_bytes();
-        for part in parts.chain([image.as_bytes(), qemu.as_bytes(), &format]) {
+        for part in parts.chain([image.as_bytes(), version, build, &format]) {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -101,27 +101,42 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::architecture::Architecture;
+    use crate::{architecture::Architecture, emulator::tests::emulator};
 
-    fn machine(cpus: u32) -> Machine {
-        let [kernel, initramfs] = ["/k", "/i"].map(PathBuf::from);
-        Machine { architecture: Architecture::Arm64, memory: 1 << 30, cpus, kernel, initramfs, firmware: None }
+    fn machine(cpus: u32, version: &str, build: &str) -> Machine {
+        let ([kernel, initramfs], emulator) = (["/k", "/i"].map(PathBuf::from), emulator(version, build));
+        Machine {
+            architecture: Architecture::Arm64,
+            emulator,
+            memory: 1 << 30,
+            cpus,
+            kernel,
+            initramfs,
+            firmware: None,
+        }
     }
 
     #[test]
     fn whatever_a_snapshot_depends_on_is_in_its_key() {
-        let of = |cpus, image, qemu| Snapshot::within(Path::new("/cache"), &machine(cpus), image, qemu);
-        let one = of(2, "image", "10.0.2");
-        assert_eq!(one, of(2, "image", "10.0.2"));
-        for other in [of(1, "image", "10.0.2"), of(2, "image2", "10.0.2"), of(2, "image", "10.0.3")] {
-            assert_ne!(one, other);
+        let of =
+            |cpus, image, version, build| Snapshot::within(Path::new("/cache"), &machine(cpus, version, build), image);
+        let one = of(2, "image", "10.0.13", "a");
+        assert_eq!(one, of(2, "image", "10.0.13", "a"));
+        let others = [
+            (1, "image", "10.0.13", "a"),
+            (2, "image2", "10.0.13", "a"),
+            (2, "image", "10.0.14", "a"),
+            (2, "image", "10.0.13", "b"),
+        ];
+        for (cpus, image, version, build) in others {
+            assert_ne!(one, of(cpus, image, version, build), "{cpus} {image} {version} {build}");
         }
     }
 
     #[test]
     fn half_a_snapshot_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        let snapshot = Snapshot::within(directory.path(), &machine(2), "image", "10.0.2");
+        let snapshot = Snapshot::within(directory.path(), &machine(2, "10.0.13", ""), "image");
         let draft = snapshot.draft().unwrap();
         fs::write(draft.path().join("memory"), b"pages").unwrap();
         assert!(!snapshot.exists());

@@ -1,49 +1,23 @@
 //! Images: made of packages that a test builds, and of the real ones.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
+mod common;
+
 use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
 
+use common::{agent, seeded, tree};
 use cpio::newc::Reader;
 use memgate_qemu::{
     architecture::Architecture,
     debian::{Debian, DebianError, Pin},
     image::{Cache, Image, ImageError, KERNELS, Kernel, Lock, clean, ensure, find, list, relock, with_shell},
 };
-use object::{Endianness, elf, write::elf as write};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use xshell::{Shell, cmd};
-
-fn machine(architecture: Architecture) -> elf::Machine {
-    match architecture {
-        Architecture::Amd64 => elf::EM_X86_64,
-        Architecture::Arm64 => elf::EM_AARCH64,
-        Architecture::Loong64 => elf::EM_LOONGARCH,
-    }
-}
-
-/// A static executable without code; `tail` tells one from another.
-fn agent(directory: &Path, architecture: Architecture, tail: &str) -> PathBuf {
-    let mut contents = Vec::new();
-    let mut writer = write::Writer::new(Endianness::Little, true, &mut contents);
-    writer.reserve_file_header();
-    let header = write::FileHeader {
-        os_abi: elf::ELFOSABI_NONE,
-        abi_version: 0,
-        e_type: elf::ET_EXEC,
-        e_machine: machine(architecture),
-        e_entry: 0,
-        e_flags: elf::FileFlags(0),
-    };
-    writer.write_file_header(&header).unwrap();
-    contents.extend(tail.as_bytes());
-    let path = directory.join(format!("agent-{architecture}-{tail}"));
-    std::fs::write(&path, contents).unwrap();
-    path
-}
 
 /// The names and contents of the modules in an image's initramfs.
 fn modules(image: &Image) -> Vec<(String, Vec<u8>)> {
@@ -61,19 +35,6 @@ fn modules(image: &Image) -> Vec<(String, Vec<u8>)> {
         }
         rest = reader.finish().unwrap();
     }
-}
-
-/// Every path below a directory, relative to it and sorted.
-fn tree(directory: &Path) -> Vec<String> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(directory).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        paths.extend(tree(&path).into_iter().map(|below| format!("{name}/{below}")));
-        paths.push(name);
-    }
-    paths.sort();
-    paths
 }
 
 /// A mirror with one package, and a cache whose lock names it.
@@ -108,7 +69,7 @@ fn made() -> Made {
     let contents = std::fs::read(&package).unwrap();
     let sum: String = Sha256::digest(&contents).iter().map(|byte| format!("{byte:02x}")).collect();
     let lock = format!(
-        "version: 2\nkernels:\n- name: arm64-1.0\n  release: 1.0.1\n  modules: []\n  packages:\n  - suite: made\n    architecture: arm64\n    package: linux-image-made\n    version: '1'\n    sha256: {sum}\n    size: {}\n    file: pool/linux-image-made_1_arm64.deb\nshells: []\n",
+        "version: 3\nkernels:\n- name: arm64-1.0\n  release: 1.0.1\n  modules: []\n  packages:\n  - suite: made\n    architecture: arm64\n    package: linux-image-made\n    version: '1'\n    sha256: {sum}\n    size: {}\n    file: pool/linux-image-made_1_arm64.deb\nshells: []\nemulators: []\n",
         contents.len()
     );
     let cache = Cache { dir: directory.path().join("cache"), lock: Lock::parse(&lock).unwrap() };
@@ -283,20 +244,6 @@ fn a_kernel_without_its_image_is_an_error() {
     assert!(error.message().contains("virtio_pci"), "{error}");
 }
 
-/// A cache that has the packages of the user's own, so that a test can run where the mirror has newer ones.
-fn seeded(directory: &Path) -> Cache {
-    let cache = Cache::new(directory).unwrap();
-    std::fs::create_dir_all(cache.packages()).unwrap();
-    let own = Cache::default_dir().map(|dir| dir.join("packages"));
-    for entry in own.ok().and_then(|own| std::fs::read_dir(own).ok()).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            std::fs::copy(&path, cache.packages().join(path.file_name().unwrap())).unwrap();
-        }
-    }
-    cache
-}
-
 /// Whether QEMU can start it: itself, or with firmware an EFI program.
 fn is_bootable(kernel: &[u8], architecture: Architecture) -> bool {
     let at = |offset: usize, magic: &[u8]| kernel.get(offset..).is_some_and(|rest| rest.starts_with(magic));
@@ -375,7 +322,7 @@ fn real_images_are_locked_again_from_what_the_mirror_has() {
     let directory = tempfile::tempdir().unwrap();
     let cache = seeded(directory.path());
     let kernel = find(Architecture::Loong64, None, None).unwrap();
-    let lock = relock(&cache, &[kernel], None, &mut |_| {}).unwrap();
+    let lock = relock(&cache, &[kernel], &[], None, &mut |_| {}).unwrap();
     let (old, new) = (cache.lock.kernel(kernel).unwrap(), lock.kernel(kernel).unwrap());
     let packages = |packages: &[Pin]| packages.iter().map(|pin| pin.suite.clone()).collect::<Vec<_>>();
     assert_eq!(packages(&new.packages), packages(&old.packages));

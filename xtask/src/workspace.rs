@@ -15,7 +15,7 @@ pub(crate) struct Workspace {
 }
 
 /// The variable that tells memgate where to keep what it fetches and makes for guests.
-const CACHE: &str = "MEMGATE_CACHE";
+pub(crate) const CACHE: &str = "MEMGATE_CACHE";
 
 impl Workspace {
     /// Finds the checkout that this xtask belongs to.

@@ -10,8 +10,9 @@ use memgate_agent::{cancel::Cancel, guest::serve::Failure};
 use memgate_evidence::error::{Error, InputError, Result, Stage};
 use memgate_qemu::{
     channel::{FromAgent, Printer, ToAgent},
+    emulator,
     ending::{Ending, Patience},
-    guest::{Guest, GuestError, Spoken, Start, emulator_version},
+    guest::{Guest, GuestError, Spoken, Start},
     image::{self, Shelled},
     machine::Machine,
     terminal,
@@ -55,14 +56,15 @@ impl Booth {
             let message = "there is no terminal to join to the guest's console";
             return Err(InputError::new(message, "give a command: `-- uname -a`").into());
         }
-        emulator_version(architecture(platform)).map_err(guest_failed)?;
         let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
         let (cache, mirror) = (cache()?, which.mirror.as_deref());
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
+        let emulator = emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(image_failed)?;
         let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say).map_err(image_failed)?;
         let shelled = image::with_shell(&cache, &image, mirror, &mut say).map_err(image_failed)?;
         make_directory(out)?;
-        let machine = Machine { initramfs: shelled.path(), ..Machine::of(&image, guests::MEMORY, guests::CPUS) };
+        let usual = Machine::of(&image, emulator, guests::MEMORY, guests::CPUS);
+        let machine = Machine { initramfs: shelled.path(), ..usual };
         let is_joined = words.is_empty();
         let patience = if is_joined { Patience { silence: NEVER, ..Patience::default() } } else { Patience::default() };
         let console = console_log(out, &image.name);

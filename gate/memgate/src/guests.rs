@@ -25,8 +25,9 @@ use memgate_goexe::GoExe;
 use memgate_qemu::{
     architecture::Architecture,
     channel::{FromAgent, ToAgent},
+    emulator,
     ending::{Ending, Patience},
-    guest::{Guest, GuestError, Spoken, Start, emulator_version},
+    guest::{Guest, GuestError, Spoken, Start},
     image::{self, Cache, Image, Kernel},
     machine::Machine,
     snapshot::Snapshot,
@@ -68,11 +69,11 @@ pub struct Files {
 }
 
 impl Guests {
-    /// Makes the image that the platform's guests start from, where it is not in the cache. With `snapshots` a guest is booted
-    /// once and resumed from then on.
+    /// Makes the image that the platform's guests start from, and QEMU, unless the cache or the system has them. With `snapshots` a
+    /// guest is booted once and resumed from then on.
     ///
     /// # Errors
-    /// When there is no agent or no kernel for them, or the image cannot be made.
+    /// When there is no agent, no kernel or no QEMU for them, or the image cannot be made.
     pub fn prepare(
         platform: Platform,
         options: &PlatformOptions,
@@ -80,17 +81,17 @@ impl Guests {
         say: &mut dyn FnMut(&str),
     ) -> Result<Self> {
         let architecture = architecture(platform);
-        let emulator = emulator_version(architecture).map_err(guest_failed)?;
         let kernel =
             kernel(&format!("platforms.{platform}.kernel"), platform, options.kernel.as_deref(), options.page_size)?;
         let cache = cache()?;
+        let emulator = emulator::find(&cache, architecture, None, say).map_err(image_failed)?;
         let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(image_failed)?;
         let memory = options.memory.unwrap_or(MEMORY);
         let cpus = processors(options);
-        let machine = Machine::of(&image, memory, cpus);
+        let machine = Machine::of(&image, emulator, memory, cpus);
         Ok(Self {
             platform,
-            snapshot: snapshots.then(|| Snapshot::of(&image, &machine, &emulator)),
+            snapshot: snapshots.then(|| Snapshot::of(&image, &machine)),
             _image: image,
             machine,
             files: options.files.clone(),
@@ -165,7 +166,7 @@ impl Guests {
                 .map_err(guest_failed)?;
         }
         let message = format!("{BROKEN}, {ATTEMPTS} times in a row");
-        let help = "use QEMU 10.0.13 or later; docs/explanation/guests.md says what older ones do wrong";
+        let help = "install a newer QEMU, or report it: no QEMU that memgate uses is known to fail so";
         Err(Error::infrastructure(Stage::Guest, message, help))
     }
 
@@ -301,10 +302,6 @@ pub fn kernel(
 /// A guest's failure as memgate's, with what to do about it.
 pub fn guest_failed(error: GuestError) -> Error {
     let help = match &error {
-        GuestError::Emulator(_) => {
-            "install QEMU 10 or later for that architecture (Debian: qemu-system-arm, qemu-system-misc, qemu-system-x86)"
-                .to_owned()
-        }
         GuestError::Ended { ending: Ending::Unkept(_), console, .. } => {
             format!("make room for {}, or give another directory with --out", console.display())
         }

@@ -6,7 +6,10 @@ use memgate_evidence::{
     error::{InputError, Result},
     platform::{Platform, Runner},
 };
-use memgate_qemu::image::{self, Image, KERNELS, Kernel};
+use memgate_qemu::{
+    emulator,
+    image::{self, Image, KERNELS, Kernel},
+};
 use memgate_verdict::units;
 
 use crate::{
@@ -28,10 +31,10 @@ pub struct Which {
     pub mirror: Option<String>,
 }
 
-/// Makes the images, where they are not in the cache; one line each.
+/// Makes the images, and QEMU unless the system has one that will do; one line for each image.
 ///
 /// # Errors
-/// When there is no such kernel or no agent, or a package is not to be had.
+/// When there is no such kernel, no agent or no QEMU, or a package is not to be had.
 pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
     let needs_guest = |platform: &Platform| preflight::place(*platform, None).is_ok_and(|place| place == Runner::Qemu);
     let platforms: Vec<_> = match which.platforms.as_slice() {
@@ -42,7 +45,9 @@ pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
     for platform in platforms {
         let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
-        let image = image::ensure(&cache, kernel, &agent(platform)?, which.mirror.as_deref(), &mut say);
+        let mirror = which.mirror.as_deref();
+        emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(image_failed)?;
+        let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say);
         lines += &line(&image.map_err(image_failed)?);
     }
     Ok(lines)
@@ -98,7 +103,8 @@ pub fn clean() -> Result<String> {
     Ok(format!("{}: {} MiB freed\n", cache.dir.display(), freed >> 20))
 }
 
-/// Looks up anew what the archive has of every kernel, or of the one that is named, and writes `file`, for a person to review.
+/// Looks up anew what the archive has of every kernel and of QEMU, or of the kernels that are named, and writes `file`, for a person to
+/// review.
 ///
 /// # Errors
 /// When a package is not to be had, or the file cannot be written.
@@ -113,8 +119,9 @@ pub fn lock(which: &Which, file: &Path, narrator: &Narrator) -> Result<String> {
     if kernels.is_empty() {
         return Err(InputError::new("no kernel is such", "`memgate image list` names those there are").into());
     }
+    let hosts = if kernels.len() == KERNELS.len() { &emulator::HOSTS[..] } else { &[] };
     let mut say = |line: &str| narrator.say(line);
-    let lock = image::relock(&cache()?, &kernels, which.mirror.as_deref(), &mut say).map_err(image_failed)?;
+    let lock = image::relock(&cache()?, &kernels, hosts, which.mirror.as_deref(), &mut say).map_err(image_failed)?;
     lock.write(file).map_err(image_failed)?;
     Ok(format!("{}\n", file.display()))
 }

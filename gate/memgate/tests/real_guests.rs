@@ -441,13 +441,15 @@ fn a_service_may_not_want_more_memory_than_its_guest_has() {
 }
 
 #[test]
-fn without_qemu_it_is_said_what_to_install() {
+fn without_qemu_and_without_apt_it_is_said_what_to_install() {
     let bench = Bench::service("uaa", 18234, "");
     let go = which_go();
     let mut command = bench.command("record");
-    command.args(["--platform", "linux/loong64"]).env("PATH", go.parent().unwrap());
+    let cache = tempfile::tempdir().unwrap();
+    command.args(["--platform", "linux/loong64"]).env("PATH", go.parent().unwrap()).env("MEMGATE_CACHE", cache.path());
     let output = command.output().unwrap();
-    assert_fails(&output, 4, &["guest:", "qemu-system-loongarch64 is not installed", "qemu-system-misc"]);
+    let words = ["guest:", "qemu-system-loongarch64 is not installed", "there is no `apt-get`", "install QEMU 10.0.13"];
+    assert_fails(&output, 4, &words);
 }
 
 fn which_go() -> std::path::PathBuf {

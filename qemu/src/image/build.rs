@@ -8,6 +8,7 @@ use std::{
 
 use bytesize::ByteSize;
 use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
 use xshell::cmd;
 
 use super::{
@@ -127,11 +128,11 @@ fn describe(kernel: &Kernel, locked: &LockedKernel, whole: &Path) -> io::Result<
     std::fs::write(whole.join(DESCRIPTION), serde_json::to_vec_pretty(&image)?)
 }
 
-/// Puts a whole image in its place; what lies there is damaged. It is on the disk before it is there, so that no crash of
+/// Puts a whole directory in its place; what lies there is damaged. It is on the disk before it is there, so that no crash of
 /// the machine leaves half of it.
-fn put(whole: &Path, place: &Path) -> io::Result<()> {
-    for file in cache::entries(whole)? {
-        File::open(file)?.sync_all()?;
+pub(crate) fn put(whole: &Path, place: &Path) -> io::Result<()> {
+    for entry in WalkDir::new(whole) {
+        File::open(entry?.path())?.sync_all()?;
     }
     if place.exists() {
         std::fs::remove_dir_all(place)?;
@@ -139,8 +140,8 @@ fn put(whole: &Path, place: &Path) -> io::Result<()> {
     std::fs::rename(whole, place)
 }
 
-/// Removes the other images of the same kernel that nobody uses.
-fn supersede(siblings: &Path, place: &Path) -> io::Result<()> {
+/// Removes what lies beside a place and is used by nobody: the other images of the same kernel, say.
+pub(crate) fn supersede(siblings: &Path, place: &Path) -> io::Result<()> {
     for sibling in cache::entries(siblings)? {
         if sibling != place && !is_unfinished(&sibling) {
             cache::remove_unused(&sibling)?;
@@ -151,7 +152,7 @@ fn supersede(siblings: &Path, place: &Path) -> io::Result<()> {
 
 /// The files of packages, from the cache where it has them undamaged. `successor` names the package whose version tells what the
 /// mirror has instead of a pinned one. Only with [`Cache::exclusive`].
-pub(super) fn packages<'a>(
+pub(crate) fn packages<'a>(
     cache: &Cache,
     pins: &'a [Pin],
     successor: &dyn Fn(&'a Pin) -> &'a str,
@@ -159,29 +160,35 @@ pub(super) fn packages<'a>(
     say: &mut dyn FnMut(&str),
 ) -> Result<Vec<PathBuf>, ImageError> {
     let directory = cache.packages();
-    let mut debian = None;
-    let mut files = Vec::new();
+    let mut missing = Vec::new();
     for pin in pins {
         let file = directory.join(pin.file_name());
         if file.exists() {
             match pin.check(&file) {
-                Ok(()) => {
-                    files.push(file);
-                    continue;
-                }
+                Ok(()) => continue,
                 Err(DebianError::Differs { .. }) => say(&format!("{} in the cache is damaged", pin.file_name())),
                 Err(other) => return Err(other.into()),
             }
         }
-        say(&format!("fetching {} ({})", pin.file_name(), ByteSize::b(pin.size).display().si()));
-        let debian = match &debian {
-            Some(debian) => debian,
-            None => debian.insert(Debian::new(mirror)?),
-        };
-        files.push(debian.fetch(pin, successor(pin), &directory)?);
+        missing.push(pin);
     }
-    Ok(files)
+    let told = |what: &str, size: u64| format!("fetching {what} ({})", ByteSize::b(size).display().si());
+    let is_many = missing.len() > MANY;
+    if is_many {
+        say(&told(&format!("{} packages", missing.len()), missing.iter().map(|pin| pin.size).sum()));
+    }
+    let debian = if missing.is_empty() { None } else { Some(Debian::new(mirror)?) };
+    for (pin, debian) in missing.into_iter().zip(debian.iter().cycle()) {
+        if !is_many {
+            say(&told(pin.file_name(), pin.size));
+        }
+        debian.fetch(pin, successor(pin), &directory)?;
+    }
+    Ok(pins.iter().map(|pin| directory.join(pin.file_name())).collect())
 }
+
+/// From so many packages on they are not named one by one.
+const MANY: usize = 8;
 
 /// The package whose version tells what the mirror has instead of the pinned one.
 pub(super) fn successor<'a>(kernel: &'a Kernel, pin: &'a Pin) -> &'a str {

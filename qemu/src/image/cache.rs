@@ -10,14 +10,15 @@ use std::{
 use walkdir::WalkDir;
 
 use super::{Image, error::ImageError, lock::Lock};
-use crate::debian::is_unfinished;
+use crate::{debian::is_unfinished, emulator};
 
-/// A directory of what can be had again: `packages/` as they come from Debian, `images/` made of them, with snapshots of guests.
+/// A directory of what can be had again: `packages/` as they come from Debian; made of them, `images/`, with snapshots of guests, and
+/// `emulators/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     /// The directory; made when something is put into it.
     pub dir: PathBuf,
-    /// What images are made of.
+    /// What images and emulators are made of.
     pub lock: Lock,
 }
 
@@ -55,12 +56,17 @@ impl Cache {
         self.dir.join("images")
     }
 
+    /// Where QEMU lies for guests of each architecture, at `ARCHITECTURE/KEY`.
+    pub fn emulators(&self) -> PathBuf {
+        self.dir.join("emulators")
+    }
+
     /// Keeps every other memgate from changing the cache until what is returned is dropped; waits until none does. What an
     /// interrupted one has left is removed.
     ///
     /// # Errors
     /// When the directory cannot be made, locked or tidied.
-    pub(super) fn exclusive(&self, say: &mut dyn FnMut(&str)) -> Result<File, ImageError> {
+    pub(crate) fn exclusive(&self, say: &mut dyn FnMut(&str)) -> Result<File, ImageError> {
         let open = || {
             std::fs::create_dir_all(&self.dir)?;
             std::fs::write(self.dir.join(TAG.0), TAG.1)?;
@@ -82,6 +88,7 @@ impl Cache {
 
     fn sweep(&self) -> io::Result<()> {
         let mut directories = entries(&self.images())?;
+        directories.extend(entries(&self.emulators())?);
         directories.extend([self.dir.clone(), self.packages()]);
         for directory in directories {
             for path in entries(&directory)?.iter().filter(|path| is_unfinished(path)) {
@@ -109,7 +116,7 @@ pub fn list(cache: &Cache) -> Result<Vec<Image>, ImageError> {
     Ok(places.iter().filter_map(|place| Image::read(place)).collect())
 }
 
-/// Removes all that is in the cache, but images that a running memgate uses. Returns the bytes that this freed.
+/// Removes all that is in the cache, but images and emulators that a running memgate uses. Returns the bytes that this freed.
 ///
 /// # Errors
 /// When the directory is not memgate's cache, and when something cannot be removed.
@@ -129,7 +136,8 @@ pub fn clean(cache: &Cache) -> Result<u64, ImageError> {
 }
 
 fn empty(cache: &Cache) -> io::Result<()> {
-    for directory in entries(&cache.images())? {
+    let (images, emulators) = (entries(&cache.images())?, entries(&cache.emulators())?);
+    for directory in images.into_iter().chain(emulators) {
         for place in entries(&directory)? {
             remove_unused(&place)?;
         }
@@ -143,15 +151,16 @@ fn empty(cache: &Cache) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the directory of an image, unless a running memgate uses it. Only with [`Cache::exclusive`].
+/// Removes the directory of an image or an emulator, unless a running memgate uses it. Only with [`Cache::exclusive`].
 pub(super) fn remove_unused(place: &Path) -> io::Result<()> {
-    let used = match File::open(place.join(super::DESCRIPTION)) {
-        Ok(file) => match file.try_lock() {
+    let description = [super::DESCRIPTION, emulator::DESCRIPTION].map(|name| place.join(name));
+    let used = match description.iter().find_map(|path| File::open(path).ok()) {
+        Some(file) => match file.try_lock() {
             // Held until it is removed, so that nobody takes it in between.
             Ok(()) => Some(file),
             Err(_) => return Ok(()),
         },
-        Err(_) => None,
+        None => None,
     };
     std::fs::remove_dir_all(place)?;
     drop(used);
@@ -230,11 +239,13 @@ mod tests {
         put(&cache.images().join("arm64-6.12/0123/kernel"), "123");
         put(&cache.images().join("arm64-6.12/.unfinished-x/kernel"), "1");
         put(&cache.images().join("arm64-6.12/0123/snapshots/s"), "1");
+        put(&cache.emulators().join("arm64/0123/bin/qemu"), "1");
+        put(&cache.emulators().join("arm64/.unfinished-x/root/bin/qemu"), "1");
         put(&dir.path().join("other"), "1234");
-        assert_eq!(clean(&cache).unwrap(), 10);
+        assert_eq!(clean(&cache).unwrap(), 12);
         let left: Vec<_> =
             entries(dir.path()).unwrap().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
-        assert_eq!(left, ["CACHEDIR.TAG", "images", "lock", "other"]);
+        assert_eq!(left, ["CACHEDIR.TAG", "emulators", "images", "lock", "other"]);
         assert_eq!(clean(&cache).unwrap(), 0);
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use crate::{
     architecture::Architecture,
     debian::{DebianError, io_help},
+    emulator::OLDEST,
 };
 
 /// Why an image, or a lock, cannot be made.
@@ -71,6 +72,34 @@ pub enum ImageError {
         /// Its file.
         path: String,
     },
+    /// There is no QEMU for such guests.
+    #[error(
+        "there is no QEMU for guests of {architecture}: {installed}, and memgate has none for this kind of machine ({host})"
+    )]
+    NoEmulator {
+        /// The guest's.
+        architecture: Architecture,
+        /// What is wrong with the one of the system.
+        installed: String,
+        /// This machine's architecture.
+        host: String,
+    },
+    /// memgate's own QEMU is not to be had.
+    #[error("there is no QEMU for guests of {architecture}: {installed}, and memgate cannot make its own: {why}")]
+    Emulator {
+        /// The guest's.
+        architecture: Architecture,
+        /// What is wrong with the one of the system.
+        installed: String,
+        /// Why there is none of memgate's.
+        why: Box<ImageError>,
+    },
+    /// What Debian's packages of QEMU hold does not do.
+    #[error("the packages of QEMU do not make one: {why}")]
+    BadEmulator {
+        /// What is wrong with it.
+        why: String,
+    },
     /// There is no directory to keep things in.
     #[error("there is no directory for memgate's cache: neither MEMGATE_CACHE nor HOME is set")]
     NoCache,
@@ -103,8 +132,15 @@ impl ImageError {
             Self::BadAgent { .. } => "give a static build of memgate for the guest's architecture".into(),
             Self::NotLocked { .. } | Self::NoShell { .. } | Self::OtherRelease { .. } => "update memgate".into(),
             Self::BadLock { .. } => "write it anew with `memgate image lock`".into(),
-            Self::NoFile { .. } | Self::NoModule { .. } | Self::BadModule { .. } => {
+            Self::NoFile { .. } | Self::NoModule { .. } | Self::BadModule { .. } | Self::BadEmulator { .. } => {
                 "update memgate: Debian has changed what its packages hold".into()
+            }
+            Self::NoEmulator { architecture, .. } => {
+                format!("install QEMU {OLDEST} or later, so that `{}` is on the PATH", architecture.emulator())
+            }
+            Self::Emulator { architecture, why, .. } => {
+                let program = architecture.emulator();
+                format!("{}; or install QEMU {OLDEST} or later, so that `{program}` is on the PATH", why.help())
             }
             Self::NoCache => "name a directory in MEMGATE_CACHE".into(),
             Self::NotACache { .. } => {
@@ -114,7 +150,7 @@ impl ImageError {
         }
     }
 
-    pub(super) fn io(what: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Io { what: what.into(), source }
     }
 }

@@ -8,11 +8,11 @@ use super::{error::ImageError, kernels::Kernel};
 use crate::{architecture::Architecture, debian::Pin};
 
 /// The version of the lock's format.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const HEADER: &str = "\
-# The files that memgate's guests are made of, from Debian's archive. Written by `memgate image lock`, which asks a mirror
-# for what it has now; a person reviews the difference.
+# The files that memgate's guests and their QEMU are made of, from Debian's archive. Written by `memgate image lock`, which asks
+# a mirror for what it has now; a person reviews the difference.
 ";
 
 /// What the guests' images are made of.
@@ -24,6 +24,18 @@ pub struct Lock {
     kernels: Vec<LockedKernel>,
     /// The package of the shell for each architecture, sorted by it; in no guest that measures.
     shells: Vec<Pin>,
+    /// QEMU for each machine that it is pinned for, sorted by that.
+    emulators: Vec<LockedEmulator>,
+}
+
+/// What QEMU is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedEmulator {
+    /// The machine that it runs on.
+    pub host: Architecture,
+    /// Programs for guests of every architecture, what they read, and their libraries; sorted by name.
+    pub packages: Vec<Pin>,
 }
 
 /// What one kernel's images are made of.
@@ -93,7 +105,8 @@ impl Lock {
             return Err(bad(format!("it is of version {version}, and this memgate knows version {VERSION}")));
         }
         let lock: Self = serde_yaml::from_str(text).map_err(|error| bad(error.to_string()))?;
-        for pin in lock.kernels.iter().flat_map(|kernel| &kernel.packages).chain(&lock.shells) {
+        let emulators = lock.emulators.iter().flat_map(|emulator| &emulator.packages);
+        for pin in lock.kernels.iter().flat_map(|kernel| &kernel.packages).chain(&lock.shells).chain(emulators) {
             check(pin).map_err(bad)?;
         }
         Ok(lock)
@@ -117,19 +130,28 @@ impl Lock {
         found.ok_or(ImageError::NoShell { architecture })
     }
 
+    /// What QEMU is made of on such a machine, if the lock has it.
+    pub fn emulator(&self, host: Architecture) -> Option<&LockedEmulator> {
+        self.emulators.iter().find(|locked| locked.host == host)
+    }
+
     /// Every kernel that it has, sorted by name.
     pub fn kernels(&self) -> &[LockedKernel] {
         &self.kernels
     }
 
-    /// The lock with these kernels instead of those of the same names, and these shells instead of those for the same architectures.
-    pub(super) fn with(mut self, kernels: Vec<LockedKernel>, shells: Vec<Pin>) -> Self {
+    /// The lock with these kernels instead of those of the same names, these shells instead of those for the same architectures, and
+    /// these emulators instead of those for the same machines.
+    pub(super) fn with(mut self, kernels: Vec<LockedKernel>, shells: Vec<Pin>, emulators: Vec<LockedEmulator>) -> Self {
         self.kernels.retain(|old| kernels.iter().all(|new| new.name != old.name));
         self.kernels.extend(kernels);
         self.kernels.sort_by(|a, b| a.name.cmp(&b.name));
         self.shells.retain(|old| shells.iter().all(|new| new.architecture != old.architecture));
         self.shells.extend(shells);
         self.shells.sort_by(|a, b| a.architecture.cmp(&b.architecture));
+        self.emulators.retain(|old| emulators.iter().all(|new| new.host != old.host));
+        self.emulators.extend(emulators);
+        self.emulators.sort_by_key(|emulator| emulator.host);
         self
     }
 }
@@ -172,9 +194,14 @@ mod tests {
         Pin { architecture: architecture.into(), package: "shell".into(), version: version.into(), ..pin() }
     }
 
+    fn emulator(host: Architecture) -> LockedEmulator {
+        LockedEmulator { host, packages: vec![pin()] }
+    }
+
     fn lock(names: &[&str]) -> Lock {
-        let nothing = Lock { version: VERSION, kernels: Vec::new(), shells: Vec::new() };
-        nothing.with(names.iter().map(|name| locked(name)).collect(), vec![shell("b", "1"), shell("a", "1")])
+        let nothing = Lock { version: VERSION, kernels: Vec::new(), shells: Vec::new(), emulators: Vec::new() };
+        let emulators = [Architecture::Arm64, Architecture::Amd64].map(emulator).to_vec();
+        nothing.with(names.iter().map(|name| locked(name)).collect(), vec![shell("b", "1"), shell("a", "1")], emulators)
     }
 
     #[test]
@@ -216,19 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn kernels_are_replaced_by_name_and_shells_by_architecture() {
+    fn kernels_are_replaced_by_name_and_the_rest_by_architecture() {
         let mut newer = locked("a");
         newer.release = "7.2.13".into();
-        let lock = lock(&["a", "b"]).with(vec![newer.clone()], vec![shell("a", "2")]);
+        let of_arm64 = LockedEmulator { host: Architecture::Arm64, packages: Vec::new() };
+        let lock = lock(&["a", "b"]).with(vec![newer.clone()], vec![shell("a", "2")], vec![of_arm64.clone()]);
         assert_eq!(lock.kernels(), [newer, locked("b")]);
         assert_eq!(lock.shells, [shell("a", "2"), shell("b", "1")]);
+        assert_eq!(lock.emulators, [emulator(Architecture::Amd64), of_arm64]);
     }
 
     #[test]
     fn what_cannot_be_used_is_refused() {
         let good = lock(&["a"]).text().unwrap();
         let why = |text: &str| Lock::parse(text).unwrap_err().message();
-        assert!(why(&good.replacen("version: 2\n", "version: 3\nnews: true\n", 1)).contains("of version 3"));
+        assert!(why(&good.replacen("version: 3\n", "version: 4\nnews: true\n", 1)).contains("of version 4"));
         assert!(why(&good.replace("size: 3", "size: x")).contains("size"));
         assert!(why(&good.replacen("size: 3", "size: 3\n    sise: 3", 1)).contains("sise"));
         assert!(why(&good.replace("ba7816bf", "BA7816BF")).contains("SHA-256"));

@@ -21,13 +21,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub(crate) use self::build::{packages, put, supersede};
 pub use self::{
     agent::Agent,
     build::ensure,
     cache::{Cache, clean, list},
     error::ImageError,
     kernels::{Firmware, KERNELS, Kernel, find},
-    lock::{Lock, LockedKernel},
+    lock::{Lock, LockedEmulator, LockedKernel},
     relock::relock,
     shell::{Shelled, with_shell},
 };

@@ -13,16 +13,22 @@ use super::{
     lock::{Lock, LockedKernel},
     shell,
 };
-use crate::debian::{Debian, DebianError, Pin, Record, Suite, unfinished};
+use crate::{
+    architecture::Architecture,
+    debian::{Debian, DebianError, Pin, Record, Suite, unfinished},
+    emulator,
+};
 
-/// The lock of the cache with what the archive has now of these kernels, and of the shells for their architectures. The kernels' packages are fetched into the cache, to see which
-/// modules a guest needs. Signatures are checked. `say` hears what takes long.
+/// The lock of the cache with what the archive has now of these kernels, of the shells for their architectures, and of QEMU for these
+/// machines. The packages of kernels and of QEMU are fetched into the cache, to see which modules a guest needs, and which libraries
+/// QEMU. Signatures are checked. `say` hears what takes long.
 ///
 /// # Errors
 /// When a package is not to be had, does not hold what it is expected to, or is of another release of the kernel than the table says.
 pub fn relock(
     cache: &Cache,
     kernels: &[&Kernel],
+    hosts: &[Architecture],
     mirror: Option<&str>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Lock, ImageError> {
@@ -41,7 +47,12 @@ pub fn relock(
     for architecture in architectures {
         shells.push(suites.open(shell::SUITE, architecture, say)?.record(shell::PACKAGE)?.pin);
     }
-    Ok(cache.lock.clone().with(locked, shells))
+    let mut emulators = Vec::new();
+    for host in hosts {
+        let suite = suites.open(emulator::SUITE, host.name(), say)?;
+        emulators.push(emulator::lock(cache, *host, suite, mirror, say)?);
+    }
+    Ok(cache.lock.clone().with(locked, shells, emulators))
 }
 
 /// Indices, each read once.
@@ -143,7 +154,7 @@ fn lock(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{architecture::Architecture, image::find};
+    use crate::image::find;
 
     /// An index of packages and what they depend on.
     fn index<'a>(packages: &'a [(&str, &str)]) -> impl FnMut(&str) -> Result<Record, DebianError> + 'a {

@@ -194,8 +194,14 @@ pub const FAULTS: [Fault; 14] = [
     },
     Fault {
         name: "QEMU too old",
-        summary: "guests need 10 or later",
-        said: &["guest:", "qemu-system-aarch64 is of version 9.2.0", "guests need 10 or later", "install QEMU 10"],
+        summary: "guests need 10.0.13 or later",
+        said: &[
+            "guest:",
+            "qemu-system-aarch64 is of version 9.2.0, and guests need 10.0.13 or later",
+            "cannot make its own",
+            "there is no `apt-get`",
+            "install QEMU 10.0.13 or later",
+        ],
         code: 4,
         console: None,
         bring: qemu_too_old,
@@ -589,6 +595,7 @@ fn missing_firmware() -> Brought {
     cache.record("", Watched::since_boot)
 }
 
+/// Nor can memgate make its own, since there is nothing to fetch it with.
 fn qemu_too_old() -> Brought {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let old = tempfile::tempdir().expect("a temporary directory");
@@ -596,9 +603,7 @@ fn qemu_too_old() -> Brought {
     fs::write(&emulator, "#!/bin/sh\necho QEMU emulator version 9.2.0\n").expect("a writable directory");
     fs::set_permissions(&emulator, fs::Permissions::from_mode(0o755)).expect("a writable directory");
     let mut command = setting.command("record");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::iter::once(old.path().to_owned()).chain(std::env::split_paths(&path));
-    command.env("PATH", std::env::join_paths(places).expect("paths"));
+    command.env("PATH", old.path()).env("MEMGATE_CACHE", old.path().join("cache"));
     setting.run(command, Watched::since_start)
 }
 

@@ -1,0 +1,187 @@
+//! Making QEMU of its packages, once.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use walkdir::WalkDir;
+use xshell::cmd;
+
+use super::{DATA, DESCRIPTION, Emulator, host, libraries::libraries, library_directory, package, version};
+use crate::{
+    architecture::Architecture,
+    debian::{self, Pin, hex, run, sha256, unfinished},
+    image::{Cache, ImageError, packages, put, supersede},
+};
+
+/// The version of what is made of the same packages.
+const FORMAT: u32 = 1;
+
+/// The directories of an emulator: the program, its libraries with the loader, and below the last what it reads.
+const PROGRAMS: &str = "bin";
+const LIBRARIES: &str = "lib";
+const SHARED: &str = "share";
+
+/// What an emulator is, beside its files.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    /// As the program says itself.
+    version: String,
+    /// The loader's name.
+    loader: String,
+    /// SHA-256 of all files together, in hexadecimal.
+    digest: String,
+}
+
+/// memgate's own QEMU for guests of this architecture, if the cache's lock has one for this machine; made, and older ones that nobody
+/// uses removed, if the cache does not have it. Packages are fetched as those of images are. `say` hears what takes long.
+///
+/// # Errors
+/// When a package is not to be had or does not hold what it must, or the cache cannot be written.
+pub fn ensure(
+    cache: &Cache,
+    architecture: Architecture,
+    mirror: Option<&str>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Option<Emulator>, ImageError> {
+    let Some((host, locked)) = host().and_then(|host| Some((host, cache.lock.emulator(host)?))) else {
+        return Ok(None);
+    };
+    let pins = pins(&locked.packages, architecture);
+    let place = cache.emulators().join(architecture.name()).join(key(architecture, &pins));
+    if let Some(emulator) = read(&place, architecture) {
+        return Ok(Some(emulator));
+    }
+    let _exclusive = cache.exclusive(say)?;
+    // Another memgate may have made it meanwhile.
+    if let Some(emulator) = read(&place, architecture) {
+        return Ok(Some(emulator));
+    }
+    if place.exists() {
+        say(&format!("QEMU for guests of {architecture} in the cache is damaged"));
+    }
+    let files = packages(cache, &pins, &|pin| &pin.package, mirror, say)?;
+    say(&format!("unpacking QEMU for guests of {architecture}"));
+    let siblings = cache.emulators().join(architecture.name());
+    let work = unfinished(&siblings)?;
+    let whole = work.path().join("emulator");
+    make(architecture, host, &files, &work.path().join("root"), &whole)?;
+    let write = || put(&whole, &place).and_then(|()| supersede(&siblings, &place));
+    write().map_err(|error| ImageError::io(format!("put QEMU into {}", place.display()), error))?;
+    let unreadable = || ImageError::io(format!("read back {}", place.display()), io::ErrorKind::InvalidData.into());
+    read(&place, architecture).map(Some).ok_or_else(unreadable)
+}
+
+/// All but the programs for other guests.
+fn pins(locked: &[Pin], architecture: Architecture) -> Vec<Pin> {
+    let others = Architecture::ALL.into_iter().filter(|other| *other != architecture);
+    let others: Vec<_> = others.map(package).collect();
+    locked.iter().filter(|pin| !others.contains(&&*pin.package)).cloned().collect()
+}
+
+/// The name of an emulator's directory: the same for the same contents.
+fn key(architecture: Architecture, pins: &[Pin]) -> String {
+    let mut all = Sha256::new();
+    all.update(format!("{FORMAT} {architecture}\n"));
+    pins.iter().for_each(|pin| all.update(format!("{}\n", pin.sha256)));
+    hex(&all.finalize())[..16].to_owned()
+}
+
+/// The emulator in a directory, if it is there as it was made.
+fn read(place: &Path, architecture: Architecture) -> Option<Emulator> {
+    let path = place.join(DESCRIPTION);
+    let file = File::open(&path).ok()?;
+    // One that is being removed is held exclusively.
+    file.try_lock_shared().ok()?;
+    let description: Description = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
+    if !path.exists() || digest(place).ok()? != description.digest {
+        return None;
+    }
+    let mut emulator = emulator(place, architecture, &description);
+    emulator._lease = Some(Arc::new(file));
+    Some(emulator)
+}
+
+fn emulator(place: &Path, architecture: Architecture, description: &Description) -> Emulator {
+    let libraries = place.join(LIBRARIES);
+    let program = libraries.join(&description.loader);
+    // Nothing of the system's is to be found: neither its libraries nor its firmware.
+    let mut leading = vec![
+        "--inhibit-cache".into(),
+        "--library-path".into(),
+        libraries.into(),
+        place.join(PROGRAMS).join(architecture.emulator()).into(),
+    ];
+    for (package, _) in DATA {
+        leading.extend(["-L".into(), place.join(SHARED).join(package).into()]);
+    }
+    let (version, build) = (description.version.clone(), description.digest.clone());
+    Emulator { program, leading, version, build, _lease: None }
+}
+
+/// Unpacks packages into `root`, and moves what is wanted of them to `whole`.
+fn make(
+    architecture: Architecture,
+    host: Architecture,
+    files: &[PathBuf],
+    root: &Path,
+    whole: &Path,
+) -> Result<(), ImageError> {
+    let sh = debian::shell()?;
+    for file in files {
+        run(cmd!(sh, "dpkg-deb --extract {file} {root}"))?;
+    }
+    let program = root.join("usr/bin").join(architecture.emulator());
+    let needed = libraries(&program, &[root.join(library_directory(host))])?;
+    let write = || -> io::Result<()> {
+        for directory in [PROGRAMS, LIBRARIES, SHARED] {
+            std::fs::create_dir_all(whole.join(directory))?;
+        }
+        std::fs::rename(program, whole.join(PROGRAMS).join(architecture.emulator()))?;
+        for (name, file) in &needed.files {
+            // Through the link by which it is asked for.
+            std::fs::copy(file, whole.join(LIBRARIES).join(name))?;
+        }
+        for (package, directory) in DATA {
+            std::fs::rename(root.join(directory), whole.join(SHARED).join(package))?;
+        }
+        Ok(())
+    };
+    write().map_err(|error| ImageError::io("take QEMU out of its packages", error))?;
+    let mut description = Description { version: String::new(), loader: needed.loader, digest: String::new() };
+    let Emulator { program, leading, .. } = emulator(whole, architecture, &description);
+    let printed = run(cmd!(sh, "{program} {leading...} --version"))
+        .map_err(|error| ImageError::BadEmulator { why: error.to_string() })?;
+    let fit = version::fit(&printed).map_err(|why| ImageError::BadEmulator { why: format!("it {why}") })?;
+    fit.clone_into(&mut description.version);
+    let mut describe = || {
+        description.digest = digest(whole)?;
+        std::fs::write(whole.join(DESCRIPTION), serde_json::to_vec_pretty(&description)?)
+    };
+    describe().map_err(|error| ImageError::io("describe QEMU", error))
+}
+
+/// Of the paths and contents of all files but the description.
+fn digest(place: &Path) -> io::Result<String> {
+    let mut all = Sha256::new();
+    for entry in WalkDir::new(place).sort_by_file_name() {
+        let entry = entry?;
+        let name = entry.path().strip_prefix(place).unwrap_or(entry.path());
+        if entry.file_type().is_dir() || name == Path::new(DESCRIPTION) {
+            continue;
+        }
+        let sum = if entry.file_type().is_symlink() {
+            std::fs::read_link(entry.path())?.display().to_string()
+        } else {
+            sha256(entry.path())?.0
+        };
+        all.update(format!("{} {sum}\n", name.display()));
+    }
+    Ok(hex(&all.finalize()))
+}

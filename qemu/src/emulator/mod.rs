@@ -1,0 +1,228 @@
+//! QEMU: the one of the system where it is fit, or else memgate's own, made of Debian's packages.
+//!
+//! memgate's own brings its C library and its loader, by which it is started, so that it runs on any distribution.
+
+mod build;
+mod libraries;
+mod relock;
+mod version;
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub(crate) use self::relock::lock;
+pub use self::{
+    build::ensure,
+    version::{OLDEST, Version},
+};
+use crate::{
+    architecture::Architecture,
+    image::{Cache, ImageError},
+};
+
+/// The suite of Debian that has it, by its codename.
+pub(crate) const SUITE: &str = "trixie";
+
+/// The file that describes an emulator, beside its directories.
+pub(crate) const DESCRIPTION: &str = "emulator.json";
+
+/// The machines that memgate's own is pinned for.
+pub const HOSTS: [Architecture; 2] = [Architecture::Amd64, Architecture::Arm64];
+
+/// What guests of one architecture are run by. While it lives, no memgate removes its files.
+#[derive(Debug, Clone)]
+pub struct Emulator {
+    /// What is started.
+    pub program: PathBuf,
+    /// The arguments before those of QEMU's that say which machine it is to be.
+    pub leading: Vec<OsString>,
+    /// As it says itself: `10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)`.
+    pub version: String,
+    /// Tells it from others of the same version.
+    pub build: String,
+    _lease: Option<Arc<File>>,
+}
+
+impl PartialEq for Emulator {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |it: &Self| (it.program.clone(), it.leading.clone(), it.version.clone(), it.build.clone());
+        parts(self) == parts(other)
+    }
+}
+
+impl Eq for Emulator {}
+
+/// What runs guests of this architecture: the QEMU of the system, if it is [`OLDEST`] or later, or else memgate's own, which is made if
+/// the cache does not have it; see [`ensure`].
+///
+/// # Errors
+/// When the system has no such QEMU, and memgate has none for this machine or cannot make it.
+pub fn find(
+    cache: &Cache,
+    architecture: Architecture,
+    mirror: Option<&str>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Emulator, ImageError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    choose(installed(architecture, &path), architecture, host(), || ensure(cache, architecture, mirror, say))
+}
+
+/// Takes the one of the system, if it is fit, or else makes the pinned one; `None` where none is pinned.
+fn choose(
+    installed: Result<Emulator, String>,
+    architecture: Architecture,
+    host: Option<Architecture>,
+    pinned: impl FnOnce() -> Result<Option<Emulator>, ImageError>,
+) -> Result<Emulator, ImageError> {
+    let installed = match installed {
+        Ok(emulator) => return Ok(emulator),
+        Err(why) => format!("{} {why}", architecture.emulator()),
+    };
+    match pinned() {
+        Ok(Some(emulator)) => Ok(emulator),
+        Ok(None) => {
+            let host = host.map_or(std::env::consts::ARCH, Architecture::name).to_owned();
+            Err(ImageError::NoEmulator { architecture, installed, host })
+        }
+        Err(why) => Err(ImageError::Emulator { architecture, installed, why: Box::new(why) }),
+    }
+}
+
+/// What this machine is, if guests may be of it too.
+fn host() -> Option<Architecture> {
+    Architecture::ALL.into_iter().find(|architecture| architecture.compilers() == std::env::consts::ARCH)
+}
+
+/// The QEMU of the system, or what is wrong with it.
+fn installed(architecture: Architecture, path: &OsStr) -> Result<Emulator, String> {
+    let is_program = |path: &PathBuf| {
+        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    let mut places = std::env::split_paths(path).map(|place| place.join(architecture.emulator()));
+    let program = places.find(is_program).ok_or("is not installed")?;
+    let broken = |error: std::io::Error| format!("cannot be run: {error}");
+    let metadata = program.metadata().map_err(broken)?;
+    let printed = std::process::Command::new(&program).arg("--version").output().map_err(broken)?;
+    let version = version::fit(&String::from_utf8_lossy(&printed.stdout))?.to_owned();
+    // Who builds QEMU for himself may give two builds the same version.
+    let build = format!("{} {}.{}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    Ok(Emulator { program, leading: Vec::new(), version, build, _lease: None })
+}
+
+/// The package that has the program for guests of this architecture.
+const fn package(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "qemu-system-x86",
+        Architecture::Arm64 => "qemu-system-arm",
+        Architecture::Loong64 => "qemu-system-misc",
+    }
+}
+
+/// The packages of what QEMU reads when a machine starts, and where it lies in them.
+const DATA: [(&str, &str); 2] = [("qemu-system-data", "usr/share/qemu"), ("seabios", "usr/share/seabios")];
+
+/// Where libraries lie in packages for this machine.
+fn library_directory(host: Architecture) -> PathBuf {
+    Path::new("usr/lib").join(format!("{}-linux-gnu", host.compilers()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    const ARCHITECTURE: Architecture = Architecture::Arm64;
+
+    /// One that is not there.
+    pub(crate) fn emulator(version: &str, build: &str) -> Emulator {
+        let program = "/usr/bin/qemu".into();
+        Emulator { program, leading: Vec::new(), version: version.into(), build: build.into(), _lease: None }
+    }
+
+    fn chosen(
+        installed: Result<Emulator, String>,
+        pinned: Result<Option<Emulator>, ImageError>,
+    ) -> Result<Emulator, ImageError> {
+        choose(installed, ARCHITECTURE, None, || pinned)
+    }
+
+    #[test]
+    fn a_fit_one_of_the_system_is_taken_and_none_is_made() {
+        let one = emulator("11.1.0", "");
+        let made = choose(Ok(one.clone()), ARCHITECTURE, host(), || panic!("it was made"));
+        assert_eq!(made.unwrap(), one);
+    }
+
+    #[test]
+    fn without_a_fit_one_the_pinned_one_is_taken() {
+        let pinned = emulator("10.0.13", "key");
+        assert_eq!(chosen(Err("is not installed".into()), Ok(Some(pinned.clone()))).unwrap(), pinned);
+    }
+
+    #[test]
+    fn where_there_is_none_it_is_said_what_to_install() {
+        let error = chosen(Err("is not installed".into()), Ok(None)).unwrap_err();
+        let message = error.message();
+        assert!(message.contains("guests of arm64: qemu-system-aarch64 is not installed"), "{message}");
+        assert!(message.contains(&format!("this kind of machine ({})", std::env::consts::ARCH)), "{message}");
+        assert_eq!(error.help(), "install QEMU 10.0.13 or later, so that `qemu-system-aarch64` is on the PATH");
+        let why = ImageError::Debian(crate::debian::DebianError::NoMirror);
+        let help = why.help();
+        let error = chosen(Err("is of version 7.2.0".into()), Err(why)).unwrap_err();
+        let message = error.message();
+        assert!(
+            message.contains("qemu-system-aarch64 is of version 7.2.0, and memgate cannot make its own"),
+            "{message}"
+        );
+        assert!(message.ends_with("no mirror of Debian"), "{message}");
+        assert!(
+            error.help().starts_with(&help) && error.help().contains("or install QEMU 10.0.13"),
+            "{}",
+            error.help()
+        );
+    }
+
+    #[test]
+    fn the_one_of_the_system_is_the_first_on_the_path_that_can_be_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
+        let put = |place: &Path, script: &str, mode| {
+            std::fs::create_dir_all(place).unwrap();
+            let program = place.join(ARCHITECTURE.emulator());
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let path = std::env::join_paths([&first, &second]).unwrap();
+        assert_eq!(installed(ARCHITECTURE, &path).unwrap_err(), "is not installed");
+        put(&first, "echo QEMU emulator version 9.9.9", 0o644);
+        put(&second, "echo QEMU emulator version 10.1.0 '(made)'", 0o755);
+        let found = installed(ARCHITECTURE, &path).unwrap();
+        assert_eq!((found.program, &*found.version), (second.join(ARCHITECTURE.emulator()), "10.1.0 (made)"));
+        put(&second, "echo QEMU emulator version 10.1.0 '(made)'; # again", 0o755);
+        assert_ne!(installed(ARCHITECTURE, &path).unwrap().build, found.build, "another build of the same version");
+        put(&first, "echo QEMU emulator version 9.9.9", 0o755);
+        let why = installed(ARCHITECTURE, &path).unwrap_err();
+        assert_eq!(why, "is of version 9.9.9, and guests need 10.0.13 or later");
+        put(&first, "echo segmentation fault >&2; exit 139", 0o755);
+        assert_eq!(installed(ARCHITECTURE, &path).unwrap_err(), "does not tell its version");
+    }
+
+    #[test]
+    fn the_lock_has_the_programs_for_every_guest_on_every_pinned_machine() {
+        let lock = crate::image::Lock::embedded().unwrap();
+        for host in HOSTS {
+            let packages = &lock.emulator(host).unwrap().packages;
+            let own = Architecture::ALL.map(package).into_iter().chain(DATA.map(|(package, _)| package));
+            for name in own.chain(["libc6", "libgcc-s1", "libglib2.0-0t64"]) {
+                assert!(packages.iter().any(|pin| pin.package == name), "{host}: {name}");
+            }
+            assert!(packages.iter().all(|pin| pin.suite == SUITE && pin.architecture == host.name()));
+            assert!(packages.is_sorted_by_key(|pin| &pin.package), "{host}");
+        }
+        assert_eq!(lock.emulator(Architecture::Loong64), None);
+    }
+}
