@@ -13,7 +13,6 @@ use std::{
 use memgate_evidence::{
     Evidence,
     error::{Error, InputError, Result, Stage},
-    platform::Platform,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{error::Category, value::RawValue};
@@ -61,38 +60,9 @@ struct EvidenceFile {
     evidence: Evidence,
 }
 
-/// How the name of every evidence file ends.
-pub const SUFFIX: &str = ".evidence.json";
-
 /// The JSON Schema of an evidence file.
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(EvidenceFile).to_value()
-}
-
-/// The name of the file that holds the evidence of one run: `uaa.linux-amd64.run1.evidence.json`.
-///
-/// Different arguments give different names. Letters, digits, `-`, `_` and `.` of the service's name stay as they are,
-/// but for a leading `.`; every other byte becomes `%` and two hexadecimal digits, so that the name is one path component.
-pub fn file_name(service: &str, platform: Platform, run: u32) -> String {
-    format!("{}.run{run}{SUFFIX}", file_stem(service, platform))
-}
-
-/// What the names of all files of one service on one platform begin with, such as `uaa.linux-amd64`; made as [`file_name`]
-/// says.
-pub fn file_stem(service: &str, platform: Platform) -> String {
-    let mut name = String::new();
-    for (index, character) in service.char_indices() {
-        let plain = character.is_alphanumeric() || "-_.".contains(character);
-        if plain && !(index == 0 && character == '.') {
-            name.push(character);
-        } else {
-            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-                push_formatted(&mut name, format_args!("%{byte:02X}"));
-            }
-        }
-    }
-    push_formatted(&mut name, format_args!(".{}", platform.folder()));
-    name
 }
 
 /// The bytes of an evidence file.

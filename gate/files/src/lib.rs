@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod evidence_file;
+pub mod names;
 pub mod whole;

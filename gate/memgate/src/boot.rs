@@ -19,10 +19,11 @@ use memgate_qemu::{
 };
 
 use crate::{
-    guests::{self, agent, architecture, cache, guest_failed, image_failed, kernel, protocol, receive, understood},
+    architecture::architecture,
+    guests::{self, agent, cache, guest_failed, image_failed, kernel, protocol, receive, understood},
     images::Which,
     narrator::Narrator,
-    pipeline::make_directory,
+    prepare::make_directory,
 };
 
 /// How long a guest may take to switch itself off, before it is ended.

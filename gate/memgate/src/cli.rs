@@ -14,7 +14,7 @@ use memgate_evidence::{
 };
 use memgate_report::Output;
 
-use crate::{images::Which, pipeline::Selection};
+use crate::{images::Which, select::Selection};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///

@@ -26,8 +26,9 @@ use crate::{
     cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, Measured, Recorded, SchemaOf},
     doctor::ProbeReport,
     images::{self, Which},
+    judging,
     narrator::Narrator,
-    pipeline,
+    pipeline, select,
 };
 
 /// Carries the command out. Errors go to stderr.
@@ -126,7 +127,7 @@ fn merge(measured: &Measured, evidence: &[PathBuf], formats: &Formats) -> Result
 
 fn plan(measured: &Measured) -> Result<()> {
     let config = config::load(&measured.config)?;
-    print(&format!("{}\n", pipeline::github_matrix(&config, &measured.selection(&Platform::ALL))?))
+    print(&format!("{}\n", select::github_matrix(&config, &measured.selection(&Platform::ALL))?))
 }
 
 /// Writes what was asked for, `report.json` in the output directory, and the step summary that GitHub shows.
@@ -145,9 +146,9 @@ fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Resu
 }
 
 fn record_baselines(recorded: &Recorded) -> Result<()> {
-    for runs in pipeline::read_evidence(&recorded.evidence)?.values() {
+    for runs in judging::read_evidence(&recorded.evidence)?.values() {
         let summary = summarise(runs)?;
-        let file = recorded.baselines.join(summary.platform.folder()).join(format!("{}.yaml", summary.baseline));
+        let file = baseline::path(&recorded.baselines, summary.platform, &summary.baseline);
         if file.exists() {
             let help = "edit it, or remove it and record again; a baseline is reviewed like code";
             return Err(InputError::new(format!("{}: there is a baseline already", file.display()), help).into());

@@ -13,7 +13,8 @@ use memgate_qemu::{
 use memgate_verdict::units;
 
 use crate::{
-    guests::{agent, architecture, cache, image_failed, kernel},
+    architecture::architecture,
+    guests::{agent, cache, image_failed, kernel},
     narrator::Narrator,
     preflight,
 };

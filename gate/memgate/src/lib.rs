@@ -3,6 +3,7 @@
 //! This crate is the command line. Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/explanation/architecture.md
 //! is the map.
 
+pub mod architecture;
 pub mod boot;
 pub mod cli;
 pub mod command;
@@ -10,6 +11,10 @@ pub mod doctor;
 pub mod gobuild;
 pub mod guests;
 pub mod images;
+pub mod judging;
+pub mod measure;
 pub mod narrator;
 pub mod pipeline;
 pub mod preflight;
+pub mod prepare;
+pub mod select;

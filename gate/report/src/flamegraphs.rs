@@ -11,7 +11,7 @@ use memgate_evidence::{
     error::{Error, Result, Stage},
     platform::Platform,
 };
-use memgate_files::{evidence_file, whole as atomic_file};
+use memgate_files::{names, whole as atomic_file};
 use memgate_verdict::summarise::{FlameGraph, Graph, flame_graphs};
 
 use super::text;
@@ -48,7 +48,7 @@ pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<FlameGr
 }
 
 fn paths(directory: &Path, service: &str, platform: Platform, graph: Graph) -> [PathBuf; 2] {
-    let stem = format!("{}.{}", evidence_file::file_stem(service, platform), graph.name());
+    let stem = format!("{}.{}", names::stem(service, platform), graph.name());
     [directory.join(format!("{stem}.svg")), directory.join(format!("{stem}.folded"))]
 }
 

@@ -74,18 +74,20 @@ pub(super) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Result<Attached
         Err(error) if options.collecting.tier.is_some() => return Err(error),
         Err(error) => return Ok(Attached::without_bpf(&error.to_string())),
     };
-    let mut attached =
-        Attached { tier, bpf: None, lost: HashMap::new(), refill_probes: Err(String::new()), no_captures: None };
+    let mut lost = HashMap::new();
+    let mut refill_probes = None;
     for plan in probes::plan(exe, options.collecting.force_probes) {
         if plan.signal == ProbedSignal::SpanRefills {
-            if let Err(reason) = &plan.probes {
-                attached.lost.insert(plan.signal, reason.clone());
-            }
-            attached.refill_probes = plan.probes;
+            refill_probes = Some(plan.probes);
         } else if let Err(reason) = attach_for_good(&mut programs, plan.probes) {
-            attached.lost.insert(plan.signal, reason);
+            lost.insert(plan.signal, reason);
         }
     }
+    let refill_probes = refill_probes.unwrap_or_else(|| Err("no probes on span refills are planned".to_owned()));
+    if let Err(reason) = &refill_probes {
+        lost.insert(ProbedSignal::SpanRefills, reason.clone());
+    }
+    let mut attached = Attached { tier, bpf: None, lost, refill_probes, no_captures: None };
     attached.no_captures = match (tier, attached.lost(ProbedSignal::Mappings)) {
         (Tier::T0 | Tier::T1, _) => Some(format!("tier {tier} has no captures of first touches")),
         (_, Some(reason)) => Some(format!("the runtime's own mappings are not known: {reason}")),

@@ -1,6 +1,6 @@
 //! Reading and validating a baseline file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memgate_evidence::{
     error::{Error, InputError, Result},
@@ -18,6 +18,11 @@ use crate::{
     yaml::{Place, Problem, Scalar, Source},
 };
 
+/// The file of a baseline in a directory of baselines: `DIRECTORY/linux-amd64/SERVICE.yaml`.
+pub fn path(directory: &Path, platform: Platform, service: &str) -> PathBuf {
+    directory.join(platform.folder()).join(format!("{service}.yaml"))
+}
+
 /// Reads the baseline of a service on a platform, `DIRECTORY/linux-amd64/SERVICE.yaml`; `None` when there is no such file.
 ///
 /// # Errors
@@ -28,7 +33,7 @@ pub fn load(directory: &Path, platform: Platform, service: &str) -> Result<Optio
         let message = format!("`{}` cannot be the name of a baseline", quoted::shorten(service));
         return Err(InputError::new(message, "names have a-z, 0-9 and - only, such as `uaa` or `order-service`").into());
     }
-    let path = directory.join(platform.folder()).join(format!("{service}.yaml"));
+    let path = path(directory, platform, service);
     match Source::read(&path)? {
         Some(source) => Ok(Some(from_source(&source, platform, service)?)),
         None => Ok(None),

@@ -6,5 +6,5 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub use load::{load, parse, schema};
+pub use load::{load, parse, path, schema};
 pub use render::render;

@@ -1,0 +1,78 @@
+//! Runs a service that is ready, natively or in guests, and keeps the evidence.
+
+use std::path::PathBuf;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use memgate_agent::{self as agent, cancel::Cancel};
+use memgate_evidence::{Evidence, error::Result};
+use memgate_files::{evidence_file, names::RunFiles};
+
+use crate::{guests, narrator::Narrator, prepare::Bench};
+
+/// Does the work for each bench, and gives the results in some order: one after the other on this machine itself, where they would
+/// measure each other, and then as many guests at once as this machine has processors for.
+pub(crate) async fn side_by_side<'run, T>(
+    benches: &[Bench<'run>],
+    work: impl AsyncFn(&Bench<'run>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let (guests, native): (Vec<_>, Vec<_>) = benches.iter().partition(|bench| bench.guests.is_some());
+    let mut done = Vec::new();
+    for bench in native {
+        done.push(work(bench).await?);
+    }
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let widest = guests.iter().map(|bench| guests::processors(&bench.target.options)).max().unwrap_or(1);
+    let at_once = (processors / usize::try_from(widest).unwrap_or(usize::MAX).max(1)).max(1);
+    // Where one fails the others are dropped, and their guests end.
+    let guests = stream::iter(guests).map(|bench| work(bench)).buffered(at_once).try_collect::<Vec<_>>().await?;
+    done.extend(guests);
+    Ok(done)
+}
+
+impl Bench<'_> {
+    /// Measures these runs one after the other, each in a fresh process.
+    ///
+    /// # Errors
+    /// When a run cannot be made, or its evidence cannot be written.
+    pub(crate) async fn measure(
+        &self,
+        runs: std::ops::RangeInclusive<u32>,
+        narrator: &Narrator,
+        cancel: &Cancel,
+    ) -> Result<Vec<Evidence>> {
+        let mut measured = Vec::new();
+        for run in runs {
+            let plan = self.plan(run);
+            let title = format!("{} run {run}", self.target.title());
+            let progress = |progress| narrator.progress(&title, progress);
+            let evidence = match &self.guests {
+                None => agent::run(&plan, &self.files(run), &progress, cancel).await?,
+                Some(guests) => guests.run(&plan, &self.guest_files(run), &progress, cancel).await?,
+            };
+            evidence_file::write(&self.file(run), &evidence)?;
+            // What is judged is what was written, so that judging the file again cannot differ.
+            measured.push(evidence_file::read(&self.file(run))?);
+        }
+        Ok(measured)
+    }
+
+    /// The names of the files of one of its runs.
+    fn names(&self, run: u32) -> RunFiles {
+        RunFiles::of(self.out, &self.target.service.name, self.target.platform, run)
+    }
+
+    /// The file that holds the evidence of a run.
+    pub(crate) fn file(&self, run: u32) -> PathBuf {
+        self.names(run).evidence()
+    }
+
+    fn files(&self, run: u32) -> agent::Files {
+        let names = self.names(run);
+        agent::Files { service_log: names.log("service"), load_log: names.log("load") }
+    }
+
+    fn guest_files(&self, run: u32) -> guests::Files {
+        let names = self.names(run);
+        guests::Files { service_log: names.log("service"), console_log: names.log("console") }
+    }
+}

@@ -1,0 +1,120 @@
+//! A service ready to be measured: built, with an image and an emulator where its guests need them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use memgate_agent::cancel::Cancel;
+use memgate_config::Executable;
+use memgate_evidence::{
+    error::{Error, InputError, Result, Stage},
+    plan::{Collecting, Plan},
+    platform::{Platform, Runner},
+};
+use memgate_files::names::RunFiles;
+
+use crate::{
+    gobuild,
+    guests::Guests,
+    narrator::Narrator,
+    preflight,
+    select::{Selection, Target},
+};
+
+/// Builds each service and makes the images of its guests, before any is measured: what fails, fails before time is spent on runs, and
+/// no build runs beside a measurement.
+pub(crate) async fn prepare<'run>(
+    targets: &'run [Target<'run>],
+    selection: &'run Selection,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<Vec<Bench<'run>>> {
+    let mut benches = Vec::new();
+    for target in targets {
+        benches.push(Bench::prepare(target, selection, narrator, cancel).await?);
+    }
+    Ok(benches)
+}
+
+/// A built service, ready to be measured.
+pub(crate) struct Bench<'run> {
+    pub(crate) target: &'run Target<'run>,
+    pub(crate) executable: PathBuf,
+    pub(crate) out: &'run Path,
+    pub(crate) collecting: Collecting,
+    /// Where the platform is not measured on this machine itself.
+    pub(crate) guests: Option<Guests>,
+}
+
+impl<'run> Bench<'run> {
+    pub(crate) async fn prepare(
+        target: &'run Target<'run>,
+        selection: &'run Selection,
+        narrator: &Narrator,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let place = preflight::place(target.platform, target.runner)?;
+        if place == Runner::Native {
+            preflight::collectors(selection.collecting.tier)?;
+        }
+        let out = selection.out.as_path();
+        make_directory(out)?;
+        remove_old_runs(out, target)?;
+        let executable = match &target.service.executable {
+            Executable::Build(build) => {
+                narrator.say(&format!("{}: building {}", target.title(), build.package));
+                let directory = out.join("build").join(target.platform.folder());
+                make_directory(&directory)?;
+                let executable = std::path::absolute(directory.join(&target.service.name))
+                    .map_err(|error| cannot_write(out, &error))?;
+                let mut build = build.clone();
+                build.env.extend(target.options.build_env.clone());
+                gobuild::build(&build, target.platform, &executable, cancel).await?;
+                executable
+            }
+            Executable::Binary(binaries) => existing(binaries, target)?,
+        };
+        let mut say = |line: &str| narrator.say(&format!("{}: {line}", target.platform));
+        let guests = match place {
+            Runner::Native => None,
+            Runner::Qemu => Some(Guests::prepare(target.platform, &target.options, selection.snapshots, &mut say)?),
+        };
+        let bench = Self { target, executable, out, collecting: selection.collecting, guests };
+        bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;
+        Ok(bench)
+    }
+
+    pub(crate) fn plan(&self, run: u32) -> Plan {
+        let plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
+        Plan { collecting: self.collecting, ..plan }
+    }
+}
+
+fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Result<PathBuf> {
+    binaries.get(&target.platform).cloned().ok_or_else(|| {
+        let message = format!("services.{}.binary: there is none for {}", target.service.name, target.platform);
+        InputError::new(message, format!("add `{}: PATH`, or leave the platform out", target.platform)).into()
+    })
+}
+
+pub(crate) fn make_directory(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    let help = "give another directory with --out, or make room";
+    Error::infrastructure(Stage::Output, format!("{}: {error}", path.display()), help)
+}
+
+/// Removes what an earlier command left of the same service and platform, so that no file of it is taken for one of this.
+fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
+    for entry in fs::read_dir(out).map_err(|error| cannot_write(out, &error))?.flatten() {
+        let name = entry.file_name();
+        if RunFiles::are_of(&name.to_string_lossy(), &target.service.name, target.platform) {
+            fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), &error))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! What is to be measured: the services, platforms and runs that the command line and the configuration name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use memgate_config::{Config, PlatformOptions, Service};
+use memgate_evidence::{
+    error::Result,
+    plan::Collecting,
+    platform::{Platform, Runner},
+};
+
+use crate::preflight;
+
+/// What is to be measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// Names of services; empty for all.
+    pub services: Vec<String>,
+    /// Platforms; none twice.
+    pub platforms: Vec<Platform>,
+    /// Natively or in a guest, instead of what the configuration says.
+    pub runner: Option<Runner>,
+    /// How many fresh processes each, instead of what the configuration says.
+    pub runs: Option<u32>,
+    /// How the services are measured.
+    pub collecting: Collecting,
+    /// Whether guests may be resumed from snapshots.
+    pub snapshots: bool,
+    /// The directory that receives executables, evidence and logs.
+    pub out: PathBuf,
+}
+
+/// One service on one platform.
+pub(crate) struct Target<'config> {
+    pub(crate) service: &'config Service,
+    pub(crate) platform: Platform,
+    pub(crate) options: PlatformOptions,
+    pub(crate) runner: Option<Runner>,
+    pub(crate) runs: u32,
+}
+
+impl Target<'_> {
+    pub(crate) fn title(&self) -> String {
+        format!("{} {}", self.service.name, self.platform)
+    }
+}
+
+pub(crate) fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Vec<Target<'config>>> {
+    let services: Vec<_> = if selection.services.is_empty() {
+        config.services.values().collect()
+    } else {
+        let names: BTreeSet<_> = selection.services.iter().collect();
+        names.into_iter().map(|name| config.service(name)).collect::<Result<_>>()?
+    };
+    let on = |platform: Platform| {
+        let options = config.platforms.get(&platform).cloned().unwrap_or_default();
+        let runner = selection.runner.or(options.runner);
+        let runs = move |service: &Service| selection.runs.unwrap_or(service.runs);
+        services.iter().map(move |service| Target {
+            service,
+            platform,
+            options: options.clone(),
+            runner,
+            runs: runs(service),
+        })
+    };
+    Ok(selection.platforms.iter().copied().flat_map(on).collect())
+}
+
+/// The jobs that measure the selection, one a platform, as the JSON that a workflow of GitHub's takes for a matrix:
+/// `platform`, `name` for names of files and artifacts, and `runner`, `native` or `qemu` as on this machine.
+///
+/// # Errors
+/// When a service is not in the configuration, or a platform is to run natively and is not this machine's.
+pub fn github_matrix(config: &Config, selection: &Selection) -> Result<serde_json::Value> {
+    let mut jobs = BTreeMap::new();
+    for target in targets(config, selection)? {
+        let runner = preflight::place(target.platform, target.runner)?.name();
+        let (platform, name) = (target.platform.name(), target.platform.folder());
+        jobs.insert(target.platform, serde_json::json!({ "platform": platform, "name": name, "runner": runner }));
+    }
+    Ok(serde_json::json!({ "include": jobs.into_values().collect::<Vec<_>>() }))
+}
