@@ -1,6 +1,6 @@
 //! What can go wrong, and the exit code that each failure has.
 //!
-//! A verdict is not an error: exit codes 0, 1 and 3 come from [`memgate_verdict::results::Verdict::exit_code`].
+//! A verdict is not an error: exit codes 0, 1 and 3 come from `Verdict::exit_code` in the crate `memgate-verdict`.
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
