@@ -44,6 +44,9 @@ enum Command {
     },
     /// Run the tests of the Go services and of memgate.
     Test {
+        /// Only the tests that need no root, no guest and no network.
+        #[arg(long)]
+        quick: bool,
         /// Arguments for `cargo nextest run`.
         #[arg(last = true)]
         args: Vec<String>,
@@ -87,7 +90,8 @@ impl Command {
         match self {
             Self::Setup => setup_all::run(workspace),
             Self::Check { args } => check::run(workspace, args),
-            Self::Test { args } => test::run(workspace, args),
+            Self::Test { quick: true, args } => test::quick(workspace, args),
+            Self::Test { quick: false, args } => test::run(workspace, args),
             Self::Dist { architectures } => dist::run(workspace, architectures),
             Self::Docs => docs::run(workspace),
             Self::Lint { advisories } => lint::run(workspace, *advisories),

@@ -117,34 +117,58 @@ fn does_not_pass(signals: &Signals) {
 #[test]
 fn nothing_is_lost_at_ten_thousand_cycles_worth_of_records_a_second() {
     if can_attach() {
-        const PORT: u16 = 18167;
-        const STOPS: u64 = 100_000;
-        let mut watched = watch(PORT, Options::default());
-        watched.post("/debug/gc?n=5");
-        let over = AtomicBool::new(false);
-        let length = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| {
-                let started = Instant::now();
-                post(PORT, &format!("/debug/stops?n={STOPS}"));
-                over.store(true, Ordering::Relaxed);
-                started.elapsed()
-            });
-            // As the sampler does it.
-            while !over.load(Ordering::Relaxed) {
-                watched.recorder.sample();
-                std::thread::sleep(Duration::from_millis(100));
+        // A buffer bears a reader that is late, but not one that a busy machine holds up for long. Such an attempt says nothing.
+        let was_judged = (0..ATTEMPTS).any(|attempt| {
+            let gap = stop_often(18167);
+            if gap > LATE {
+                eprintln!("attempt {}: the reader was held up for {gap:?}", attempt + 1);
             }
-            asked.join().unwrap()
+            gap <= LATE
         });
-        let truth = watched.truth();
-        let (signals, _) = watched.finish();
-        // Two records a stop; a GC cycle has five.
-        eprintln!("{:.0} records a second", 2.0 * STOPS as f64 / length.as_secs_f64());
+        assert!(was_judged, "in {ATTEMPTS} attempts this machine never let the reader run in time");
+    }
+}
+
+/// How often a burst is tried.
+const ATTEMPTS: u32 = 10;
+/// A reader that reads every tenth of a second is late when it comes after twice that.
+const LATE: Duration = Duration::from_millis(200);
+
+/// Stops the world as fast as a service can and checks that no record of it is lost, unless the reader was late; gives the longest time
+/// between two readings.
+fn stop_often(port: u16) -> Duration {
+    const STOPS: u64 = 100_000;
+    let mut watched = watch(port, Options::default());
+    watched.post("/debug/gc?n=5");
+    let over = AtomicBool::new(false);
+    let (length, gap) = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let started = Instant::now();
+            post(port, &format!("/debug/stops?n={STOPS}"));
+            over.store(true, Ordering::Relaxed);
+            started.elapsed()
+        });
+        let (mut gap, mut last) = (Duration::ZERO, Instant::now());
+        // As the sampler does it.
+        while !over.load(Ordering::Relaxed) {
+            watched.recorder.sample();
+            gap = gap.max(last.elapsed());
+            last = Instant::now();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        (asked.join().unwrap(), gap.max(last.elapsed()))
+    });
+    let truth = watched.truth();
+    let (signals, _) = watched.finish();
+    // Two records a stop; a GC cycle has five.
+    eprintln!("{:.0} records a second", 2.0 * STOPS as f64 / length.as_secs_f64());
+    if gap <= LATE {
         assert_equal(&signals, &truth);
         assert_eq!((signals.other_pauses.lost, signals.world_stops.lost), (0, 0));
         assert_eq!(signals.other_pauses.data.at_ns.len() as u64, truth.other_pauses.as_ref().unwrap().total);
         assert_eq!(signals.world_stops.exactness, Exactness::Exact);
     }
+    gap
 }
 
 #[test]

@@ -4,7 +4,7 @@ use miette::Result;
 use xshell::cmd;
 
 use crate::commands::dist;
-use crate::setup::{Tools, gcc, go, nextest, qemu, services};
+use crate::setup::{Tools, gcc, go, nextest as nextest_tool, qemu, services};
 use crate::step;
 use crate::workspace::{Workspace, is_ci};
 
@@ -20,7 +20,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     go::ensure(&tools)?;
     go::ensure_older(&tools)?;
     services::ensure(&tools)?;
-    nextest::ensure(&tools)?;
+    nextest_tool::ensure(&tools)?;
     qemu::ensure(&tools)?;
     drop(tools);
     dist::run(workspace, &[])?;
@@ -32,5 +32,23 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
         step::run(cmd!(sh, "go vet ./..."))?;
         step::run(cmd!(sh, "go test ./..."))?;
     }
+    nextest(workspace, profile, args)
+}
+
+/// Builds and becomes nextest for the tests that need no root, no guest, no network and no other version of Go.
+///
+/// # Errors
+/// Fails where the set-up or a build does.
+pub(crate) fn quick(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let tools = Tools::open(workspace)?;
+    gcc::ensure(&tools)?;
+    go::ensure(&tools)?;
+    nextest_tool::ensure(&tools)?;
+    drop(tools);
+    nextest(workspace, "quick", args)
+}
+
+fn nextest(workspace: &Workspace, profile: &str, args: &[String]) -> Result<()> {
+    let sh = &workspace.sh;
     match step::become_command(cmd!(sh, "cargo nextest run --workspace --profile {profile} {args...}"))? {}
 }
