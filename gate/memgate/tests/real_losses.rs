@@ -120,9 +120,7 @@ fn nothing_is_lost_at_ten_thousand_cycles_worth_of_records_a_second() {
         // A buffer bears a reader that is late, but not one that a busy machine holds up for long. Such an attempt says nothing.
         let was_judged = (0..ATTEMPTS).any(|attempt| {
             let gap = stop_often(18167);
-            if gap > LATE {
-                eprintln!("attempt {}: the reader was held up for {gap:?}", attempt + 1);
-            }
+            eprintln!("attempt {}: the longest time between two readings was {gap:?}", attempt + 1);
             gap <= LATE
         });
         assert!(was_judged, "in {ATTEMPTS} attempts this machine never let the reader run in time");
@@ -131,20 +129,27 @@ fn nothing_is_lost_at_ten_thousand_cycles_worth_of_records_a_second() {
 
 /// How often a burst is tried.
 const ATTEMPTS: u32 = 10;
-/// A reader that reads every tenth of a second is late when it comes after twice that.
-const LATE: Duration = Duration::from_millis(200);
+/// The buffer of 2 MiB holds 43,690 records. At 50,000 a second that is 0.8 s; a reader that is held up for longer than this is no fault.
+const LATE: Duration = Duration::from_millis(500);
 
-/// Stops the world as fast as a service can and checks that no record of it is lost, unless the reader was late; gives the longest time
-/// between two readings.
+/// Makes the records of 10,000 GC cycles a second for four seconds and checks that none is lost, unless the reader was held up; gives the
+/// longest time between two readings.
 fn stop_often(port: u16) -> Duration {
-    const STOPS: u64 = 100_000;
+    /// Stops at a time, two records each, and how often.
+    const STOPS: u64 = 2_500;
+    const TIMES: u64 = 40;
+    const PACE: Duration = Duration::from_millis(100);
     let mut watched = watch(port, Options::default());
     watched.post("/debug/gc?n=5");
     let over = AtomicBool::new(false);
     let (length, gap) = std::thread::scope(|scope| {
         let asked = scope.spawn(|| {
             let started = Instant::now();
-            post(port, &format!("/debug/stops?n={STOPS}"));
+            for _ in 0..TIMES {
+                let begun = Instant::now();
+                post(port, &format!("/debug/stops?n={STOPS}"));
+                std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
+            }
             over.store(true, Ordering::Relaxed);
             started.elapsed()
         });
@@ -161,7 +166,7 @@ fn stop_often(port: u16) -> Duration {
     let truth = watched.truth();
     let (signals, _) = watched.finish();
     // Two records a stop; a GC cycle has five.
-    eprintln!("{:.0} records a second", 2.0 * STOPS as f64 / length.as_secs_f64());
+    eprintln!("{:.0} records a second", (2 * STOPS * TIMES) as f64 / length.as_secs_f64());
     if gap <= LATE {
         assert_equal(&signals, &truth);
         assert_eq!((signals.other_pauses.lost, signals.world_stops.lost), (0, 0));
