@@ -93,7 +93,7 @@ fn an_arrow_that_runs_back_is_found() {
     assert_eq!(forbidden(manifest, &["memgate-evidence", "memgate-verdict"], true), ["tokio"]);
 }
 
-/// The code lines below `gate/<place>`, comments, strings' lines of tests left out, with where they stand.
+/// The lines of code below `gate/<place>`, each with its place; comments and unit tests are left out.
 fn code(place: &str) -> Vec<(String, String)> {
     let root = repository().join("gate").join(place);
     let files = if root.is_file() { vec![root] } else { rust_files(&root) };

@@ -1,7 +1,7 @@
 //! The metrics: one table that says all that is said of each.
 //!
-//! A new metric is a row here and an arm in [`crate::summarise`], which does not compile without it. Names, the order of reports,
-//! JSON Schema, completion and the table of docs come from the rows.
+//! A new metric is a row here and an arm in [`crate::summarise`], which does not compile without it. Names, the order of reports
+//! and JSON Schema come from the rows; a test holds the table in docs/reference/metrics.md against them.
 
 use serde::{Deserialize, Serialize};
 
@@ -102,11 +102,6 @@ macro_rules! metrics {
             /// Its name in YAML and JSON.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$metric => $name,)+ }
-            }
-
-            /// What it is, as one sentence; with its unit where that is not plain from the name.
-            pub const fn sentence(self) -> &'static str {
-                match self { $(Self::$metric => concat!($($sentence),+).trim_ascii(),)+ }
             }
 
             /// Its unit.

@@ -279,3 +279,16 @@ impl Sum {
         self.variance += other.variance;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_profiles_behind_a_metric_are_in_one_unit() {
+        for metric in Metric::ALL {
+            let units: Vec<Unit> = metric.profiles().iter().map(|profile| profile.unit()).collect();
+            assert!(units.windows(2).all(|pair| pair[0] == pair[1]), "{metric}: {units:?}");
+        }
+    }
+}
