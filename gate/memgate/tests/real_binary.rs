@@ -58,16 +58,16 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
     let mut service = Watched::launch(command, 18281);
     service.get("/metrics");
     service.rest();
-    service.recorder.start_idle();
+    service.recorder.reach(Boundary::Idle);
     service.recorder.sample_off_heap();
-    service.recorder.start_measuring();
+    service.recorder.reach(Boundary::MeasureStart);
     for _ in 0..5 {
         service.get("/metrics");
     }
     // A GC that is asked for publishes what was sampled until then.
     service.get("/debug/pprof/heap?debug=1&gc=1");
     service.rest();
-    service.recorder.end_measuring();
+    service.recorder.reach(Boundary::MeasureEnd);
     let profile = service.get("/debug/pprof/heap?debug=1&gc=1");
     service.get("/debug/pprof/heap?debug=1&gc=1");
     service.rest();

@@ -17,7 +17,7 @@ use common::{
 };
 use memgate_agent::{
     Clock,
-    collect::{Options, Recorder},
+    collect::{Boundary, Options, Recorder},
 };
 use memgate_evidence::{Exactness, Signals, plan::Collecting, tier::Tier};
 use memgate_goexe::GoExe;
@@ -223,13 +223,13 @@ fn a_service_that_dies_while_it_is_read_is_no_panic() {
                 std::thread::sleep(Duration::from_millis(after_ms));
                 nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
             });
-            watched.recorder.start_measuring();
+            watched.recorder.reach(Boundary::MeasureStart);
             for _ in 0..200 {
                 watched.recorder.sample();
                 watched.recorder.sample_off_heap();
             }
             killer.join().unwrap();
-            watched.recorder.end_measuring();
+            watched.recorder.reach(Boundary::MeasureEnd);
             let (signals, _) = watched.finish_dead();
             assert!(
                 matches!(signals.alloc_bytes.exactness, Exactness::Inexact { .. }),

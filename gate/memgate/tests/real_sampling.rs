@@ -13,16 +13,16 @@ use common::{
     can_attach,
     uaa::{Watched, exchange, last, left, truth, uaa},
 };
-use memgate_agent::collect::Options;
+use memgate_agent::collect::{Boundary, Options};
 use memgate_evidence::{Code, Exactness, Signals};
 
 /// Lets so many users in, with the runtime sampling at this rate in bytes; what was sampled meanwhile.
 fn logins(port: u16, rate: u64, users: u32) -> (Signals, Code) {
     let mut service = Watched::start(&uaa(), port, &format!("memprofilerate={rate}"));
-    service.recorder.start_idle();
-    service.recorder.start_measuring();
+    service.recorder.reach(Boundary::Idle);
+    service.recorder.reach(Boundary::MeasureStart);
     service.log_in(users);
-    service.recorder.end_measuring();
+    service.recorder.reach(Boundary::MeasureEnd);
     let (signals, code) = service.finish();
     let samples = &signals.alloc_samples;
     assert_eq!((&samples.exactness, samples.lost, samples.data.rate), (&Exactness::Exact, 0, rate));

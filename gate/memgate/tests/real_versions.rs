@@ -98,9 +98,9 @@ fn measure(executable: &std::path::Path, port: u16, build: Build) -> Measured {
     let mut service = Watched::start(executable, port, "memprofilerate=1");
     service.post("/debug/gc?n=2");
     service.rest();
-    service.recorder.start_idle();
+    service.recorder.reach(Boundary::Idle);
     service.recorder.sample_off_heap();
-    service.recorder.start_measuring();
+    service.recorder.reach(Boundary::MeasureStart);
     service.log_in(20);
     service.post("/debug/alloc?n=5000&size=100");
     service.post("/debug/alloc?n=7&size=100000");
@@ -111,7 +111,7 @@ fn measure(executable: &std::path::Path, port: u16, build: Build) -> Measured {
     }
     service.post("/debug/gc?n=20");
     service.rest();
-    service.recorder.end_measuring();
+    service.recorder.reach(Boundary::MeasureEnd);
     let profile = build.tells_its_profile().then(|| service.profile());
     let truth = service.truth();
     let (signals, code) = service.finish();

@@ -16,7 +16,7 @@ use memgate::gobuild;
 use memgate_agent::{
     cancel::Cancel,
     collect::{
-        ProcessMemory,
+        ProcessMemory, RemoteMemory as _,
         unwind::{Capture, GoContinuation, Registers, Unwinder},
     },
 };
@@ -91,7 +91,7 @@ impl Traced {
     /// As many bytes as there are, at most `most`.
     fn stack(&self, sp: u64, most: usize) -> Vec<u8> {
         let memory = ProcessMemory::new(self.pid);
-        (0..most / 64).rev().map(|part| (part + 1) * 64).find_map(|size| memory.read([sp], size).ok()).unwrap()
+        (0..most / 64).rev().map(|part| (part + 1) * 64).find_map(|size| memory.read(&[sp], size).ok()).unwrap()
     }
 
     fn frames(&self, functions: Option<&FunctionTable>, go: Option<(u64, u64)>) -> Vec<Frame> {
@@ -245,7 +245,7 @@ fn offsets_in_g(file: &object::File<'_>) -> HashMap<String, u64> {
 /// `syscallpc` and `syscallsp` of the main goroutine, from the runtime's list of goroutines.
 fn main_goroutine(traced: &Traced, file: &object::File<'_>, twin: &object::File<'_>) -> (u64, u64) {
     let memory = ProcessMemory::new(traced.pid);
-    let word = |address: u64| u64::from_le_bytes(memory.read([address], 8).unwrap().try_into().unwrap());
+    let word = |address: u64| u64::from_le_bytes(memory.read(&[address], 8).unwrap().try_into().unwrap());
     let allgs = moved(file, twin, twin.symbol_by_name("runtime.allgs").unwrap().address()) + bias(traced, file);
     let offsets = offsets_in_g(twin);
     let (goid, pc, sp) = (offsets["goid"], offsets["syscallpc"], offsets["syscallsp"]);

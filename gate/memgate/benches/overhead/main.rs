@@ -27,7 +27,7 @@ use clap::Parser;
 use driver::{Client, Driven, RunningService};
 use memgate_agent::{
     Clock,
-    collect::{Options as CollectOptions, Recorder, Requested, Sampler},
+    collect::{Boundary, Options as CollectOptions, Recorder, Requested, Sampler},
     give_memory_back,
 };
 use memgate_evidence::{plan::Collecting, tier::Tier};
@@ -164,13 +164,13 @@ fn with_memgate(recorder: Recorder, watched: &mut Client, other: &mut Client, ha
         objects
     };
     // As in a run the rate of sampling follows from what is allocated at first.
-    slice(Some(Requested::Idle), None);
+    slice(Some(Requested::Boundary(Boundary::Idle)), None);
     alternate(SLICE * WARM_UP, || slice(None, None), other);
-    slice(None, Some(Requested::StartMeasuring));
+    slice(None, Some(Requested::Boundary(Boundary::MeasureStart)));
     let before = objects();
     let pair = alternate(half, || slice(None, None), other);
     // The last slice reads at its end.
-    slice(None, Some(Requested::EndMeasuring));
+    slice(None, Some(Requested::Boundary(Boundary::MeasureEnd)));
     let allocations = (objects() - before) as f64 / (half + SLICE).as_secs_f64();
     (pair, allocations, resting.take().expect("the recorder is back"))
 }

@@ -13,7 +13,7 @@ use std::{
 
 use memgate_agent::{
     Clock,
-    collect::{Elsewhere, Options, Recorder},
+    collect::{Boundary, Elsewhere, Options, Recorder},
 };
 use memgate_evidence::{Code, Exactness, Frame, Series, Signal, Signals, StopReason, platform::Platform};
 use memgate_goexe::GoExe;
@@ -181,14 +181,14 @@ impl Watched {
 
     /// Ends the recording of a service that has ended.
     pub fn finish_dead(mut self) -> (Signals, Code) {
-        self.recorder.cross_check();
+        self.recorder.reach(Boundary::Drained);
         self.into_signals()
     }
 
     /// Ends the recording of a service that is quiet.
     pub fn finish(mut self) -> (Signals, Code) {
         self.rest();
-        self.recorder.cross_check();
+        self.recorder.reach(Boundary::Drained);
         self.recorder.sample_off_heap();
         self.into_signals()
     }
