@@ -199,15 +199,15 @@ fn on_allocation_path(line: &str) -> bool {
 fn refills_are_probed_in_windows_alone() {
     let attaching: BTreeMap<String, usize> = code("agent/src")
         .into_iter()
-        .filter(|(_, line)| line.contains(".attach(probes)"))
+        .filter(|(_, line)| line.contains(".attach(probes)") || line.contains(".attach(&probes)"))
         .fold(BTreeMap::new(), |mut counts, (place, _)| {
             let file = place.rsplit('/').next().unwrap().split(':').next().unwrap().to_owned();
             *counts.entry(file).or_default() += 1;
             counts
         });
-    let wanted = BTreeMap::from([("bpf.rs".to_owned(), 1), ("refills.rs".to_owned(), 1)]);
+    let wanted = BTreeMap::from([("attach.rs".to_owned(), 1), ("refills.rs".to_owned(), 1)]);
     assert_eq!(attaching, wanted, "probes are put on at the start, and on refills in windows");
-    let planned = code("agent/src/collect/attach.rs");
-    let kept = planned.iter().any(|(_, line)| line.contains("if plan.signal == ProbedSignal::SpanRefills"));
+    let planned = code("agent/src/collect/programs/attach.rs");
+    let kept = planned.iter().any(|(_, line)| line.contains("if signal == ProbedSignal::SpanRefills"));
     assert!(kept, "attach.rs keeps the probes on refills for the windows");
 }

@@ -16,6 +16,7 @@ use common::{
     repository, stderr, stdout,
     uaa::{Watched, last},
 };
+use memgate_agent::collect::Boundary;
 use memgate_evidence::{Evidence, Exactness, Frame, Signal, StopReason, platform::Platform};
 use memgate_files::evidence_file;
 use object::{Object as _, ObjectSection as _};

@@ -16,6 +16,7 @@ use common::{
         laid_to_forgotten_mappings, left,
     },
 };
+use memgate_agent::collect::Boundary;
 use memgate_evidence::{Code, Exactness, Signals, platform::Platform};
 
 /// How the service is linked.

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::{FileExt as _, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use memgate_ebpf::{Fault, KINDS, Record};
@@ -250,12 +251,11 @@ pub(super) struct FakePrograms(Arc<Mutex<State>>);
 struct State {
     records: Vec<Record>,
     attached: Vec<&'static str>,
-    most_attached: usize,
     refused: Vec<&'static str>,
     lost: Option<Result<Vec<u64>, String>>,
     counts: Counts,
     step: Counts,
-    left_out: Vec<Vec<Range<u64>>>,
+    left_out: Vec<Vec<(u64, u64)>>,
     captures: u64,
     drained: usize,
 }
@@ -292,9 +292,13 @@ impl FakePrograms {
         self.state().attached.clone()
     }
 
-    /// How many probes were attached at a time at most.
-    pub(super) fn most_attached(&self) -> usize {
-        self.state().most_attached
+    /// Waits until every probe has been taken off, which other threads may do.
+    pub(super) fn wait_until_detached(&self) {
+        let start = Instant::now();
+        while !self.attached().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(60), "still attached: {:?}", self.attached());
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub(super) fn set_lost(&self, lost: Result<Vec<u64>, String>) {
@@ -306,7 +310,8 @@ impl FakePrograms {
         self.state().step = step;
     }
 
-    pub(super) fn left_out(&self) -> Vec<Vec<Range<u64>>> {
+    /// The ranges that are left out, start and end of each, at each call.
+    pub(super) fn left_out(&self) -> Vec<Vec<(u64, u64)>> {
         self.state().left_out.clone()
     }
 
@@ -320,7 +325,7 @@ impl FakePrograms {
     }
 
     fn allows(&self, what: &str) -> Result<(), ProgramError> {
-        if self.state().refused.iter().any(|refused| *refused == what) {
+        if self.state().refused.contains(&what) {
             return Err(ProgramError::refused(format!("`{what}`"), "the fake refuses it"));
         }
         Ok(())
@@ -331,9 +336,7 @@ impl Programs for FakePrograms {
     fn attach(&mut self, probes: &[Probe]) -> Result<Links, ProgramError> {
         let programs: Vec<_> = probes.iter().map(|probe| probe.program).collect();
         programs.iter().try_for_each(|program| self.allows(program))?;
-        let mut state = self.state();
-        state.attached.extend(&programs);
-        state.most_attached = state.most_attached.max(state.attached.len());
+        self.state().attached.extend(&programs);
         Ok(Links::new(FakeLinks(self.clone(), programs)))
     }
 
@@ -358,7 +361,8 @@ impl Programs for FakePrograms {
     }
 
     fn leave_out(&mut self, ranges: &[Range<u64>]) -> Result<(), ProgramError> {
-        self.state().left_out.push(ranges.to_vec());
+        let ranges = ranges.iter().map(|range| (range.start, range.end));
+        self.state().left_out.push(ranges.collect());
         Ok(())
     }
 

@@ -178,14 +178,13 @@ fn bpf(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    /// Needs the right to load programs, like every test whose name says that something is attached.
     #[test]
     fn a_program_that_the_verifier_refuses_shows_its_log() {
         // exit, with nothing in r0.
         let exit = bpf_insn { code: 0x95, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm: 0 };
         let error = load("planted", &[exit], c"GPL").unwrap_err();
-        if error.source.raw_os_error() == Some(libc::EPERM) {
-            eprintln!("not judged: this user may not load BPF programs");
+        if error.source.raw_os_error() == Some(libc::EPERM) && std::env::var_os("CI").is_none() {
+            eprintln!("skipped: this user may not load BPF programs");
             return;
         }
         assert_eq!(error.source.raw_os_error(), Some(libc::EACCES), "{error}");

@@ -64,7 +64,7 @@ fn a_touch_in_what_the_runtime_has_mapped_is_not_off_heap() {
     let (mut recorder, fake) = recorder();
     fake.programs.push(record(kind::MAPPED, [0x1000_0000, 0x1000, 5]));
     recorder.drain();
-    assert_eq!(fake.programs.left_out(), [vec![0x1000_0000..0x1000_1000]]);
+    assert_eq!(fake.programs.left_out(), [vec![(0x1000_0000, 0x1000_1000)]]);
 }
 
 #[test]

@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(collector.refills.windows.len(), 2);
         // Between the looks at the start, in between and at the end lie two times 500.
         assert_eq!((&collector.refills.refills, &collector.refills.misses), (&vec![1000; 2], &vec![2; 2]));
-        assert_eq!(fake.programs.most_attached(), 1);
+        fake.programs.wait_until_detached();
     }
 
     #[test]

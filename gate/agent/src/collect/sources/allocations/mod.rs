@@ -302,7 +302,7 @@ mod tests {
         let (mut fake, mut allocations) = service();
         allocations.record(sample(0x1000, 1));
         allocations.reach(Boundary::MeasureStart, &mut fake.scene);
-        [1, 7, 7].map(|goroutine| allocations.record(sample(0x1000, goroutine)));
+        [1, 7, 7].into_iter().for_each(|goroutine| allocations.record(sample(0x1000, goroutine)));
         allocations.record(sample(0x9999, 7));
         allocations.group();
         put(&fake.memory, 0x1000, 0, &[0x77], [150, 60]);

@@ -179,7 +179,7 @@ mod tests {
         fake.proc.replace_executable();
         collector.read(READING, &mut fake.scene);
         assert_eq!((fake.scene.new_cycles, collector.alloc_bytes.value.len()), (None, 0));
-        let ending = Ending { doubt: fake.scene.service.doubt(), ..Ending::default() };
+        let ending = Ending::new(fake.scene.service.doubt(), None, None);
         let signals = collector.into_signals(&ending);
         assert!(matches!(signals.goroutines.exactness, Exactness::Inexact { reason } if reason.contains("replaced")));
     }

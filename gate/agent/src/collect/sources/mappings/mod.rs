@@ -52,7 +52,8 @@ mod tests {
         let mut collector = MappingCollector::new(&attached());
         collector.record(7, record(kind::MAPPED, [0x1000, 0x2000, 35]), &mut mapped);
         collector.record(8, record(kind::UNMAPPED, [0x1000, 0x1000, 0]), &mut mapped);
-        assert_eq!((mapped.changes, mapped.ranges.largest(4)), (2, vec![0x2000..0x3000]));
+        let left = 0x2000..0x3000;
+        assert_eq!((mapped.changes, mapped.ranges.largest(4)), (2, vec![left]));
         let signal = collector.into_signal(&Ending::default());
         assert_eq!(signal.data, Durations { at_ns: vec![7], duration_ns: vec![35] });
     }

@@ -325,7 +325,7 @@ mod tests {
         for _ in 0..2 {
             collector.leave_out(&fake.scene.mapped, &mut fake.programs);
         }
-        assert_eq!(fake.programs.left_out(), [vec![0x1000..0x3000]]);
+        assert_eq!(fake.programs.left_out(), [vec![(0x1000, 0x3000)]]);
         collector.allow_captures(&mut fake.scene);
         assert_eq!(fake.programs.captures(), 64);
         fake.programs.refuse("captures");

@@ -157,7 +157,8 @@ mod tests {
     }
 
     fn reader(proc: &FakeProc) -> OffHeapReader {
-        OffHeapReader::new(&proc.service(), vec![0x40_0000..0x40_6000], PAGE).unwrap()
+        let executable = 0x40_0000..0x40_6000;
+        OffHeapReader::new(&proc.service(), vec![executable], PAGE).unwrap()
     }
 
     #[test]
