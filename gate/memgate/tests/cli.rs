@@ -16,6 +16,7 @@ use common::{
 };
 use memgate_evidence::{Evidence, platform::Platform};
 use memgate_files::evidence_file;
+use memgate_report::Format;
 use tempfile::TempDir;
 
 /// Evidence of two runs and a baseline that they agree with.
@@ -111,7 +112,7 @@ fn more_bytes_a_request_are_a_regression_in_every_format() {
     for run in [1, 2] {
         evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
     }
-    for format in ["terminal", "json", "markdown", "junit", "github"] {
+    for format in Format::ALL.map(Format::name) {
         let output = recorded.judge(&["--format", format]);
         assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
         assert!(stdout(&output).contains("alloc_bytes_per_request"), "{format}: {}", stdout(&output));
@@ -129,7 +130,7 @@ fn a_regression_names_the_code_behind_it_in_every_format() {
         let evidence = profiled(run, 2400, source.to_str().unwrap());
         evidence_file::write(&recorded.file(run), &evidence).unwrap();
     }
-    for format in ["terminal", "json", "markdown", "junit", "github"] {
+    for format in Format::ALL.map(Format::name) {
         let output = recorded.judge(&["--format", format]);
         assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
         let text = stdout(&output);
@@ -222,7 +223,7 @@ fn a_baseline_is_never_overwritten() {
     let before = fs::read(recorded.baseline()).unwrap();
     let output =
         recorded.command("baseline").arg("record").args(recorded.files()).args(recorded.baselines_flag()).output();
-    assert_fails(&output.unwrap(), 2, &["uaa.yaml", "there is a baseline already"]);
+    assert_fails(&output.unwrap(), 2, &["uaa.yaml", "this baseline already exists"]);
     assert_eq!(fs::read(recorded.baseline()).unwrap(), before);
 }
 
