@@ -11,20 +11,20 @@ use sha2::{Digest, Sha256};
 use super::error::ImageError;
 use crate::{architecture::Architecture, debian::hex};
 
-/// An executable that can run as a guest's first process.
+/// An executable that can be a guest's first process.
 #[derive(Debug)]
 pub struct Agent {
     /// The executable's bytes.
     pub contents: Vec<u8>,
-    /// Of the contents, in hexadecimal.
+    /// SHA-256 of the contents, in hexadecimal.
     pub(super) sha256: String,
 }
 
 impl Agent {
-    /// Reads it.
+    /// Reads the executable.
     ///
     /// # Errors
-    /// When it cannot be read, is for another architecture, or needs a dynamic loader, which a guest does not have.
+    /// When it cannot be read, is for another architecture, or needs a dynamic loader, which guests do not have.
     pub fn read(path: &Path, architecture: Architecture) -> Result<Self, ImageError> {
         let contents = std::fs::read(path)
             .map_err(|error| ImageError::BadAgent { path: path.display().to_string(), why: error.to_string() })?;
