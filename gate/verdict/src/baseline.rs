@@ -53,7 +53,7 @@ pub struct Expectation {
     pub noise: Option<f64>,
     /// Relative tolerance, a share of `baseline`, such as 0.05 for 5 %.
     pub tolerance: Option<f64>,
-    /// Absolute floor: smaller differences do not matter.
+    /// Absolute floor: differences up to this do not matter.
     pub floor: Option<f64>,
     /// Reported, never failed.
     pub advisory: bool,

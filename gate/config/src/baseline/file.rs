@@ -67,7 +67,7 @@ pub(super) struct Expectation {
     pub(super) noise: Option<Scalar<Quantity>>,
     /// Relative tolerance, such as 5% of the baseline.
     pub(super) tolerance: Option<Scalar<Quantity>>,
-    /// Absolute floor: smaller differences do not matter.
+    /// Absolute floor: differences up to this do not matter.
     pub(super) floor: Option<Scalar<Quantity>>,
     /// If true, the metric is reported and never fails. False by default.
     #[serde(default)]
