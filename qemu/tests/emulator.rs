@@ -103,7 +103,7 @@ fn real_emulators_are_made_once_and_whole() {
 }
 
 #[test]
-fn what_the_mirror_has_no_more_is_named_with_what_to_do() {
+fn a_package_that_left_the_mirror_is_named_with_advice() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::new(directory.path()).unwrap();
     let error = match ensure(&cache, Architecture::Arm64, Some(NOWHERE), &mut |_| {}) {

@@ -144,8 +144,8 @@ func TestTruthAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestTruthsAreTold compares the log with the events: one line for each request, and one at the end.
-func TestTruthsAreTold(t *testing.T) {
+// TestTruthsAreWritten compares the log with the events: one line for each request, and one at the end.
+func TestTruthsAreWritten(t *testing.T) {
 	var log bytes.Buffer
 	subject := newDebug(&log)
 	if err := errors.Join(subject.mmap(65536), subject.goroutines(3), subject.tell()); err != nil {
