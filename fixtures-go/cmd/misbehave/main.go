@@ -66,7 +66,7 @@ func parse(args []string, stderr io.Writer) (*options, mode, error) {
 	flags.StringVar(&o.mode, "mode", "", names)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "address to listen on")
 	flags.Uint64Var(&o.requests, "requests", 100, "crash, segv, exec: at which request; healthz does not count")
-	flags.Var(&o.hogMax, "hog-max", "hog: stop at so many bytes, should nobody stop it before")
+	flags.Var(&o.hogMax, "hog-max", "hog: stop at this many bytes unless something stops it before")
 	flags.DurationVar(&o.childFor, "child-for", 5*time.Minute, "fork: how long the child lives")
 	if err := flags.Parse(args); err != nil {
 		return nil, mode{}, err

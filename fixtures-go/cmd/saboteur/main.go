@@ -85,7 +85,7 @@ func inGuest() error {
 		return err
 	}
 	if first != "/init" {
-		return errors.New("process 1 is " + first + ", so this is no guest of memgate's")
+		return errors.New("process 1 is " + first + ", so this is not a guest of memgate's")
 	}
 	return nil
 }
@@ -172,7 +172,7 @@ func corruptChannel() error {
 		if errno != 0 {
 			return errno
 		}
-		_, err = syscall.Write(int(port), []byte("this is no frame"))
+		_, err = syscall.Write(int(port), []byte("this is not a frame"))
 		return err
 	}
 	return errors.New("the agent has no port")

@@ -68,7 +68,7 @@ impl std::str::FromStr for Platform {
         Self::ALL
             .into_iter()
             .find(|platform| platform.name() == text)
-            .ok_or_else(|| format!("`{text}` is no platform; expected linux/amd64, linux/arm64 or linux/loong64"))
+            .ok_or_else(|| format!("`{text}` is not a platform; expected linux/amd64, linux/arm64 or linux/loong64"))
     }
 }
 

@@ -160,7 +160,7 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
     }
     let text = std::str::from_utf8(bytes).map_err(|error| match error.error_len() {
         None => truncated(path),
-        Some(_) => refused(path, "is no JSON: it is not UTF-8", RECORD_AGAIN),
+        Some(_) => refused(path, "is not JSON: it is not UTF-8", RECORD_AGAIN),
     })?;
     check_schema(path, text)?;
     // The newline is written last, so a file without it has lost at least its end.
@@ -193,8 +193,8 @@ fn check_schema(path: &Path, text: &str) -> Result<()> {
 fn not_evidence(path: &Path, error: &serde_json::Error) -> Error {
     match error.classify() {
         Category::Eof => truncated(path),
-        Category::Data => refused(path, format!("is no evidence of memgate: {error}"), RECORD_AGAIN),
-        Category::Syntax | Category::Io => refused(path, format!("is no JSON: {error}"), RECORD_AGAIN),
+        Category::Data => refused(path, format!("is not memgate evidence: {error}"), RECORD_AGAIN),
+        Category::Syntax | Category::Io => refused(path, format!("is not JSON: {error}"), RECORD_AGAIN),
     }
 }
 

@@ -50,7 +50,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema { of } => print_schema(of).map(|()| 0),
     };
     ExitCode::from(outcome.unwrap_or_else(|error| {
-        tell(&error);
+        print_error(&error);
         error.exit_code()
     }))
 }
@@ -216,7 +216,7 @@ fn print(text: &str) -> Result<()> {
 }
 
 /// Prints the error on stderr. Ignores a closed stderr.
-fn tell(error: &Error) {
+fn print_error(error: &Error) {
     let stderr = std::io::stderr();
     let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };

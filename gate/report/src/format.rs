@@ -78,7 +78,7 @@ impl FromStr for Format {
             None if text == "html" => {
                 Err(format!("`html` is a format of a later version and not available yet; expected one of {names}"))
             }
-            None => Err(format!("`{text}` is no format; expected one of {names}")),
+            None => Err(format!("`{text}` is not a format; expected one of {names}")),
         }
     }
 }

@@ -216,7 +216,7 @@ fn formats_are_parsed() {
         assert_eq!(format.name().parse(), Ok(format));
     }
     let list = "expected one of terminal, json, markdown, junit, github";
-    assert_eq!("xml".parse::<Format>(), Err(format!("`xml` is no format; {list}")));
+    assert_eq!("xml".parse::<Format>(), Err(format!("`xml` is not a format; {list}")));
     assert_eq!(
         "html".parse::<Format>(),
         Err(format!("`html` is a format of a later version and not available yet; {list}"))

@@ -394,7 +394,7 @@ impl std::str::FromStr for Metric {
         Self::ALL
             .into_iter()
             .find(|metric| metric.name() == text)
-            .ok_or_else(|| format!("`{text}` is no metric; `memgate schema baseline` lists them"))
+            .ok_or_else(|| format!("`{text}` is not a metric; `memgate schema baseline` lists them"))
     }
 }
 

@@ -67,7 +67,7 @@ pub enum ImageError {
         name: String,
     },
     /// A module cannot be read.
-    #[error("{path} is no module of a kernel")]
+    #[error("{path} is not a kernel module")]
     BadModule {
         /// Its file.
         path: String,
@@ -95,7 +95,7 @@ pub enum ImageError {
         why: Box<ImageError>,
     },
     /// The contents of Debian's QEMU packages do not work.
-    #[error("the packages of QEMU do not make one: {why}")]
+    #[error("the packages of QEMU cannot be used: {why}")]
     BadEmulator {
         /// What is wrong with it.
         why: String,

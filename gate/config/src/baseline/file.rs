@@ -86,7 +86,7 @@ impl Kind for Word {
         if !text.trim().is_empty() {
             return Ok(text.to_owned());
         }
-        Err(Problem::new("is empty", "expected a text", "write `unknown` where it is not known"))
+        Err(Problem::new("is empty", "expected a text", "write `unknown` if it is not known"))
     }
 
     fn schema() -> Schema {

@@ -162,18 +162,18 @@ proptest! {
 fn each_kind_of_wrong_file_is_told() {
     let good = encoded();
     for (text, expected) in [
-        ("not JSON\n".to_owned(), "is no JSON"),
-        (good.clone() + "{}", "is no JSON"),
-        ("[2]\n".to_owned(), "is no evidence of memgate"),
-        ("{}\n".to_owned(), "is no evidence of memgate: missing field `schema`"),
-        ("{\"schema\":\"1\"}\n".to_owned(), "is no evidence of memgate"),
+        ("not JSON\n".to_owned(), "is not JSON"),
+        (good.clone() + "{}", "is not JSON"),
+        ("[2]\n".to_owned(), "is not memgate evidence"),
+        ("{}\n".to_owned(), "is not memgate evidence: missing field `schema`"),
+        ("{\"schema\":\"1\"}\n".to_owned(), "is not memgate evidence"),
         ("{\"schema\":2}\n".to_owned(), "missing field `sha256`"),
         ("{\"schema\":0}\n".to_owned(), "has schema 0; this memgate reads 2"),
         ("{\"schema\":3,\"anything\":[]}".to_owned(), "was written by a newer memgate (schema 3); this one reads 2"),
         (good.replacen("\"run\":1", "\"run\":2", 1), "was changed after it was written"),
         (good.replacen("{\"schema\"", "{\"extra\":1,\"schema\"", 1), "unknown field `extra`"),
         (good.replacen("\"schema\":2", "\"schema\":2,\"schema\":2", 1), "duplicate field `schema`"),
-        (wrapped(&"[".repeat(1000)), "is no JSON"),
+        (wrapped(&"[".repeat(1000)), "is not JSON"),
     ] {
         let message = error_of(text.as_bytes());
         assert!(message.contains(expected), "{message} instead of {expected}");

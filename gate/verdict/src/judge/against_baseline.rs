@@ -31,8 +31,8 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, figures: &Figures<'
     }
     let Some(band) = band else {
         let clause = format!(
-            "{measured} exceeds the baseline of {base}, which names no tolerance, floor or noise to hold the difference \
-             against: record it again with `memgate baseline record`"
+            "{measured} exceeds the baseline of {base}, which names no tolerance, floor or noise to compare the difference \
+             with: record it again with `memgate baseline record`"
         );
         return Ruling::new(Verdict::Inconclusive, clause);
     };

@@ -99,11 +99,11 @@ impl Gate {
         let wrong_size =
             sizes.into_iter().find(|(_, size)| size.is_some_and(|size| !(size.is_finite() && size >= 0.0)));
         if let Some((name, _)) = wrong_size {
-            return Some(format!("the baseline's {name} is no number from 0 on"));
+            return Some(format!("the baseline's {name} is not a number of at least 0"));
         }
         let figures = [("limit", self.limit), ("figure", baseline)];
         let wrong = figures.into_iter().find(|(_, figure)| figure.is_some_and(|figure| !figure.is_finite()));
-        wrong.map(|(name, _)| format!("the baseline's {name} is no finite number"))
+        wrong.map(|(name, _)| format!("the baseline's {name} is not a finite number"))
     }
 
     /// The figures, if every run has one.

@@ -117,7 +117,7 @@ fn without_any_band_a_difference_is_no_regression_and_no_pass() {
     assert_ruling(
         bytes(3, &around(1001.0, 0.1), bare.clone()),
         Verdict::Inconclusive,
-        "1.00kB/request exceeds the baseline of 1kB/request, which names no tolerance, floor or noise to hold the difference against: record it again with `memgate baseline record`.",
+        "1.00kB/request exceeds the baseline of 1kB/request, which names no tolerance, floor or noise to compare the difference with: record it again with `memgate baseline record`.",
     );
     assert_eq!(bytes(3, &around(999.0, 0.1), bare).0, Verdict::Pass);
 }
