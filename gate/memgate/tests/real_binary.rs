@@ -1,4 +1,5 @@
-//! Executables that memgate did not build: of a distribution, of an old Go, with garbled names, of no Go, of another platform.
+//! Executables that memgate did not build: from a distribution, from an old Go, with garbled names, not from Go, for
+//! another platform.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -26,7 +27,7 @@ const NODE_EXPORTER: &str = "prometheus-node-exporter-1.9.0-1+b4";
 /// Built by Go 1.19.8.
 const NODE_EXPORTER_OF_OLD_GO: &str = "prometheus-node-exporter-1.5.0-1+b6";
 
-/// The program of one of Debian's packages; `None` on other machines than those that `cargo xtask setup` fetches it for.
+/// The program of one of Debian's packages; `None` on machines for which `cargo xtask setup` does not fetch it.
 fn debian(package: &str) -> Option<PathBuf> {
     if !can_attach() || Platform::host() != Platform::LinuxAmd64 {
         eprintln!("SKIPPED: Debian's services are pinned for amd64, and watching them needs root");
@@ -54,7 +55,7 @@ fn arguments(port: u16) -> [String; 4] {
 fn figures_equal_those_of_a_service_that_a_distribution_built() {
     let Some(program) = debian(NODE_EXPORTER) else { return };
     let mut command = Command::new(program);
-    // Every allocation is sampled; the GC runs when it is asked to, and not between a figure and its comparison.
+    // Every allocation is sampled. The GC runs on request, and not between a figure and its comparison.
     command.args(arguments(18281)).env_clear().env("GODEBUG", "memprofilerate=1").env("GOGC", "off");
     let mut service = Watched::launch(command, 18281);
     service.get("/metrics");
@@ -65,7 +66,7 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
     for _ in 0..5 {
         service.get("/metrics");
     }
-    // A GC that is asked for publishes what was sampled until then.
+    // A requested GC cycle publishes all samples so far.
     service.get("/debug/pprof/heap?debug=1&gc=1");
     service.rest();
     service.recorder.reach(Boundary::MeasureEnd);
@@ -82,14 +83,15 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
 
     assert_eq!((&signals.gc_pauses.exactness, signals.gc_pauses.lost), (&Exactness::Exact, 0));
     let pauses: u64 = signals.gc_pauses.data.duration_ns.iter().sum();
-    // As `time.Duration.Seconds` has it (Go 1.24).
+    // Like `time.Duration.Seconds` (Go 1.24).
     let seconds = (pauses / 1_000_000_000) as f64 + (pauses % 1_000_000_000) as f64 / 1e9;
     assert!(pauses > 0);
     assert_eq!(seconds, truth["go_gc_duration_seconds_sum"]);
     assert_eq!(signals.live_heap.data.value.len() as f64, truth["go_gc_duration_seconds_count"]);
     assert_eq!(signals.live_heap.data.value.len() as u64, stats["NumGC"]);
     for (name, series) in [("TotalAlloc", &signals.alloc_bytes), ("Mallocs", &signals.alloc_objects)] {
-        // The service counts amid its answer, the rest of which is less than one answer and the one before.
+        // The service counts within its answer. The rest of the answer allocates less than this answer and the one
+        // before.
         let (rest, answers) = (last(&series.data) - stats[name], stats[name] - before.1[name]);
         assert!(rest <= answers, "{name}: {rest} of {answers}");
     }
@@ -115,7 +117,7 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
     assert_eq!(unlike, [], "measured and told");
 }
 
-/// Function, file and line, and the size of what was allocated there.
+/// Function, file and line, and the size of the objects allocated there.
 type Place = (String, String, u64);
 
 /// Values by name, of metrics without labels.
@@ -127,14 +129,14 @@ fn metrics(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// The `runtime.MemStats` in /debug/pprof/heap?debug=1, as far as they are single numbers.
+/// The single numbers of the `runtime.MemStats` in /debug/pprof/heap?debug=1.
 fn mem_stats(text: &str) -> BTreeMap<String, u64> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("# ")?.split_once(" = "));
     lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
 }
 
-/// Goroutines of /debug/pprof/goroutine?debug=1 other than those of the request itself: what serves it, and what waits for the
-/// client to go away, which may not have run yet and then has no frames.
+/// Goroutines of /debug/pprof/goroutine?debug=1 other than those of the request itself: the one that serves it, and the
+/// one that waits for the client to leave, which may not have run yet and then has no frames.
 fn at_rest(profile: &str) -> u64 {
     let stacks = profile
         .split("\n\n")
@@ -151,7 +153,7 @@ fn at_rest(profile: &str) -> u64 {
 fn own_profile(text: &str) -> BTreeMap<Place, u64> {
     let mut places = BTreeMap::new();
     for record in text.split("\n\n") {
-        // Before the first record lies a line with the sums.
+        // A line with the sums comes before the first record.
         let is_record = |line: &&str| line.contains("] @ 0x");
         let lines = record.lines().skip_while(|line| !is_record(line)).collect::<Vec<_>>();
         let [counts, first, ..] = lines.as_slice() else { continue };
@@ -213,7 +215,7 @@ fn a_service_that_a_distribution_built_has_every_signal() {
 }
 
 #[test]
-fn of_a_service_of_an_old_go_remains_what_needs_no_runtime() {
+fn a_service_of_an_old_go_keeps_the_signals_that_need_no_runtime() {
     let Some(program) = debian(NODE_EXPORTER_OF_OLD_GO) else { return };
     let evidence = record(&bench(&program, 18283, &arguments(18283), "/metrics"));
     assert_eq!(evidence.environment.go, "go1.19.8");
@@ -221,7 +223,7 @@ fn of_a_service_of_an_old_go_remains_what_needs_no_runtime() {
 }
 
 #[test]
-fn of_a_static_program_of_no_go_remains_what_needs_no_runtime() {
+fn a_static_program_without_go_keeps_the_signals_that_need_no_runtime() {
     if can_attach() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
@@ -233,9 +235,9 @@ fn of_a_static_program_of_no_go_remains_what_needs_no_runtime() {
     }
 }
 
-/// Names of functions are all that a garbled executable changes of what memgate reads.
+/// A garbled executable differs only in the names of functions.
 #[test]
-fn garbled_names_of_the_service_are_told_as_they_are() {
+fn garbled_names_of_the_service_are_reported_unchanged() {
     if can_attach() {
         let directory = tempfile::tempdir().unwrap();
         let program = garbled(directory.path(), "main.", b'x');
@@ -258,7 +260,7 @@ fn without_the_names_of_the_runtime_its_signals_are_lost_with_the_reason() {
     }
 }
 
-/// The identity service, stripped, with every letter replaced by which the names of a package's functions go on.
+/// The identity service, stripped, with every letter in the rest of a package's function names replaced.
 fn garbled(directory: &Path, package: &str, letter: u8) -> PathBuf {
     let program = directory.join("uaa");
     let toolchains = toolchains();
@@ -296,7 +298,7 @@ fn an_executable_of_another_platform_is_refused() {
     }
 }
 
-/// The signals of the runtime are missing for this reason, the kernel's are there.
+/// The signals of the runtime are missing for this reason. Those of the kernel are available.
 #[track_caller]
 fn only_the_kernels(evidence: &Evidence, why: &str) {
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Each planted defect of fixtures-go/memgate.yaml is found by the gate that it is planted for, and what is no defect passes. Judging
-//! the evidence again gives the same report.
+//! The gate for which each defect of fixtures-go/memgate.yaml is planted finds it, and healthy behaviour passes.
+//! Judging the evidence again gives the same report.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -45,8 +45,8 @@ fn a_working_set_that_grows_and_stays_is_no_leak() {
     }
 }
 
-/// The service fails by one of the gates, which are the ones that its defect is planted for; the first call site under that
-/// gate is the defect's, or what it calls.
+/// The service fails one of the gates for which its defect is planted. The first call site under that gate is the
+/// defect's, or a function that it calls.
 fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
     if can_attach() {
         let (output, report) = check(service);
@@ -62,7 +62,7 @@ fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
     }
 }
 
-/// Checks the service, and that judging its evidence again says the same.
+/// Checks the service, and that judging its evidence again gives the same result.
 fn check(service: &str) -> (Output, serde_json::Value) {
     let out = tempfile::tempdir().unwrap();
     let config = ["--config", "fixtures-go/memgate.yaml", "--service", service, "--format", "json"];

@@ -1,5 +1,5 @@
-//! A whole run of the agent, whose figures in the end are the service's own: `runtime.MemStats`, `runtime.NumGoroutine` and
-//! the runtime's pause histogram. Every version of Go and build mode is in `real_versions.rs`.
+//! A whole run of the agent. Its final figures are the service's own: `runtime.MemStats`, `runtime.NumGoroutine` and
+//! the runtime's pause histogram. `real_versions.rs` covers every version of Go and every build mode.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -73,8 +73,8 @@ fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
     later
 }
 
-/// Runs `uaa` under a little load. Between the drain and the last reading `act` is done, the service asked for its figures, and
-/// then let be, however long that takes.
+/// Runs `uaa` under a small load. Between the drain and the last reading, it calls `act`, asks the service for its
+/// figures, and then leaves it alone, however long that takes.
 fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidence, Truth) {
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(port, directory.path());
@@ -87,7 +87,7 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
         if progress == Progress::Stopping {
             act(port);
             truth.replace(Some(uaa::truth(port)));
-            // The connections' goroutines end a moment after they do.
+            // The connections' goroutines end a moment after the connections.
             std::thread::sleep(Duration::from_millis(200));
         }
     };

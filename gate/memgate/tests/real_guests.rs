@@ -1,4 +1,4 @@
-//! Guests: services of other platforms measured in QEMU, and every way that a guest can end.
+//! Guests: services of other platforms measured in QEMU, and every way in which a guest can end.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -23,7 +23,7 @@ use memgate_evidence::{
 };
 use memgate_files::evidence_file;
 
-/// What a run in a guest must give on every kernel whose tier is T2 or more.
+/// What a run in a guest must provide on every kernel with tier T2 or higher.
 fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
     assert_eq!(evidence.platform, platform);
     assert_exact(evidence, page_size);
@@ -31,11 +31,11 @@ fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
     assert!(requests.succeeded > 100, "{requests:?}");
 }
 
-/// The same of whatever service.
+/// The same for any service.
 fn assert_exact(evidence: &Evidence, page_size: u64) {
     assert_eq!((evidence.environment.runner, evidence.environment.page_size), (Runner::Qemu, page_size));
     let signals = &evidence.signals;
-    // The agent holds every pause and cycle against the runtime's own totals.
+    // The agent compares every pause and cycle with the runtime's own totals.
     for (what, exactness) in [
         ("pauses", &signals.gc_pauses.exactness),
         ("stops", &signals.world_stops.exactness),
@@ -74,7 +74,7 @@ fn as_many_guests_are_measured_at_once_as_there_are_processors_for() {
     let bench = Bench::service("uaa", 18243, "");
     let one = "platforms: { linux/arm64: { cpus: 1 }, linux/loong64: { cpus: 1 } }\n";
     let yaml = fs::read_to_string(bench.config()).unwrap();
-    // Each has half of what a guest usually has.
+    // Each has half the memory of a usual guest.
     let yaml = yaml.replace("rate: 200/s", "rate: 100/s").replace("timeout: 2s", "timeout: 20s");
     fs::write(bench.config(), yaml + one).unwrap();
     let mut command = common::plain(&bench.command("record"));
@@ -106,12 +106,12 @@ fn sabotage(fault: &str, port: u16) -> Output {
 }
 
 #[test]
-fn a_kernel_that_panics_before_its_first_process_is_told_with_its_reason() {
+fn a_kernel_that_panics_before_its_first_process_is_reported_with_its_reason() {
     faults::assert_found("kernel panic before init");
 }
 
 #[test]
-fn a_kernel_that_panics_is_told_with_its_reason() {
+fn a_kernel_that_panics_is_reported_with_its_reason() {
     faults::assert_found("kernel panic after init");
 }
 
@@ -121,7 +121,7 @@ fn a_first_process_that_dies_is_a_panic() {
 }
 
 #[test]
-fn an_agent_that_is_killed_is_told_by_the_signal() {
+fn a_signal_that_kills_the_agent_is_reported() {
     faults::assert_found("agent killed");
 }
 
@@ -180,7 +180,7 @@ fn two_guests_on_one_core_both_come_to_their_end() {
     faults::assert_found("two guests on one core");
 }
 
-/// A service that fails as on a broken processor, as long as this file says `broken`.
+/// A service that fails as on a broken processor while this file contains `broken`.
 fn on_a_broken_processor(port: u16) -> (Bench, PathBuf) {
     let bench = Bench::service("saboteur", port, "");
     let state = bench.directory.path().join("processor");
@@ -212,7 +212,7 @@ fn a_run_whose_processor_failed_once_is_made_in_another_guest() {
         .map(Result::unwrap)
         .inspect(|line| {
             if line.ends_with("starting the service") {
-                // The first guest has its file by now; the next one gets this.
+                // The first guest already has its file. The next one gets this.
                 fs::write(&state, "mended").unwrap();
             }
         })
@@ -226,7 +226,7 @@ fn a_run_whose_processor_failed_once_is_made_in_another_guest() {
     bench.assert_nothing_left();
 }
 
-/// What is said where a file of an image is not what it was made with, and cannot be made again.
+/// The message if a file of an image has changed and cannot be made again.
 fn spoilt(platform: Platform, spoil: impl FnOnce(&Path)) -> Output {
     let cache = OwnCache::new(platform);
     spoil(&cache.image());
@@ -249,10 +249,10 @@ fn firmware_that_is_gone_is_missed_before_a_guest_is_started() {
 }
 
 #[test]
-fn no_room_for_temporary_files_is_told() {
+fn no_room_for_temporary_files_is_reported() {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let full = setting.bench.directory.path().join("full");
-    // One inode, which its root has.
+    // One inode, which the root directory uses.
     let small = Small::mount(&full, "nr_inodes=1");
     let output = setting.command("record").env("TMPDIR", &full).output().unwrap();
     assert_fails(&output, 4, &["guest: a temporary directory:", "No space left on device", "make room"]);
@@ -261,7 +261,7 @@ fn no_room_for_temporary_files_is_told() {
 }
 
 #[test]
-fn no_room_for_an_image_is_told() {
+fn no_room_for_an_image_is_reported() {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let cache = setting.bench.directory.path().join("cache");
     let small = Small::mount(&cache, "size=4m");
@@ -273,7 +273,7 @@ fn no_room_for_an_image_is_told() {
 }
 
 #[test]
-fn no_room_for_the_evidence_is_told() {
+fn no_room_for_the_evidence_is_reported() {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let small = Small::mount(&setting.bench.out(), "size=32k");
     let output = setting.command("record").output().unwrap();
@@ -282,7 +282,7 @@ fn no_room_for_the_evidence_is_told() {
     assert_eq!(setting.left(), Vec::<String>::new());
 }
 
-/// Starts a check in the background, waits for its guest, does something to it, and waits for the end.
+/// Starts a check in the background, waits for its guest, calls `act`, and waits for the end.
 fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
     let bench = Bench::service("uaa", port, "");
     let mut command = bench.command("record");
@@ -298,7 +298,7 @@ fn with_guest(port: u16, act: impl FnOnce(i32, i32)) -> (Output, Duration) {
             break qemu;
         }
     };
-    // It has booted or was resumed, and measures or is about to.
+    // The guest has booted or resumed, and measures or is about to.
     std::thread::sleep(Duration::from_secs(5));
     let acted = Instant::now();
     act(memgate, qemu);
@@ -326,7 +326,7 @@ fn no_guest_outlives_a_memgate_that_is_killed() {
     assert_eq!(output.status.code(), None);
 }
 
-/// A configuration with an executable that Debian built, which is linked with its C library, and these files beside it.
+/// A configuration with an executable built by Debian, which is linked with its C library, and with these files.
 fn distribution_built(platform: Platform, port: u16, files: &[(&str, PathBuf)]) -> Bench {
     let package = match platform {
         Platform::LinuxLoong64 => "prometheus-node-exporter-1.11.1-3",
@@ -353,7 +353,7 @@ platforms:
     ))
 }
 
-/// A directory of what set-up has installed.
+/// A directory that set-up installed.
 fn tool(name: &str) -> PathBuf {
     common::repository().join(".tools").join(name)
 }
@@ -398,7 +398,7 @@ fn assert_exporter_measured(evidence: &Evidence, page_size: u64) {
     assert_eq!(evidence.tier, Tier::T4);
 }
 
-/// Zig compiles its C for the guest, statically; memgate sees that C leaks.
+/// Zig compiles its C code for the guest, statically. memgate sees that the C code leaks.
 #[test]
 fn a_service_with_c_is_built_for_its_guest_and_measured() {
     let tools = tool("");
@@ -415,7 +415,7 @@ fn a_service_with_c_is_built_for_its_guest_and_measured() {
     let evidence = evidence(&record(&bench, "linux/arm64", &[]));
     let signals = &evidence.signals;
     let off_heap = &signals.offheap.data.value;
-    // 600 requests are measured, and more come before.
+    // 600 requests are measured, and more come before them.
     assert!(off_heap.last().unwrap() - off_heap[0] > 600 * (16 << 10), "{off_heap:?}");
     let culprit = evidence.code.frames.iter().any(|frame| frame.function.contains("render_and_forget"));
     assert!(culprit, "the C function is known");
@@ -441,7 +441,7 @@ fn a_service_may_not_want_more_memory_than_its_guest_has() {
 }
 
 #[test]
-fn without_qemu_and_without_apt_it_is_said_what_to_install() {
+fn without_qemu_and_apt_the_error_says_what_to_install() {
     let bench = Bench::service("uaa", 18234, "");
     let go = which_go();
     let mut command = bench.command("record");
@@ -466,7 +466,7 @@ fn a_guest_that_does_not_come_up_in_time_never_booted() {
     assert_fails(&output, 4, &["never booted: it was not ready after 0.5 s"]);
 }
 
-/// Two runs: the second goes on with the guest that the first one saved.
+/// Two runs: the second resumes the guest that the first one saved.
 fn resumes(platform: Platform, port: u16) {
     let cache = faults::empty_cache();
     let bench = Bench::service("saboteur", port, ", -fault, none");
@@ -491,7 +491,7 @@ fn a_guest_that_is_resumed_has_the_right_time() {
     resumes(Platform::LinuxArm64, 18236);
 }
 
-/// Its processors have to be given their timers back.
+/// Its processors need their timers back.
 #[test]
 fn a_guest_of_loong64_is_resumed() {
     resumes(Platform::LinuxLoong64, 18237);
@@ -506,7 +506,7 @@ fn a_tier_that_the_kernel_does_not_have_is_refused() {
     assert_fails(&output, 4, &["tier T3 was asked for, and T2 is the highest here", "cookies"]);
 }
 
-/// `memgate image boot` of this platform, with what it writes in a directory that goes.
+/// `memgate image boot` of this platform, with its output in a temporary directory.
 fn boot(platform: &str, words: &[&str]) -> (tempfile::TempDir, std::process::Command) {
     let directory = tempfile::tempdir().unwrap();
     let mut command = common::plain(&common::memgate());
@@ -518,7 +518,7 @@ fn boot(platform: &str, words: &[&str]) -> (tempfile::TempDir, std::process::Com
     (directory, command)
 }
 
-/// What is in a directory.
+/// The contents of a directory.
 fn names(directory: &std::path::Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -555,7 +555,7 @@ fn a_command_is_run_on_loong64() {
 }
 
 #[test]
-fn a_command_that_is_not_there_is_told_as_a_shell_does() {
+fn a_missing_command_has_the_exit_code_of_a_shell() {
     let output = boot("linux/arm64", &["frobnicate"]).1.output().unwrap();
     assert_fails(&output, 127, &["frobnicate: No such file or directory"]);
 }
@@ -580,12 +580,12 @@ fn a_shell_needs_a_terminal() {
     assert_fails(&output, 2, &["there is no terminal", "-- uname -a"]);
 }
 
-/// A person at a terminal with a guest's shell on it.
+/// A user at a terminal with a guest's shell on it.
 struct Person {
     directory: tempfile::TempDir,
     terminal: fs::File,
     screen: std::sync::mpsc::Receiver<Vec<u8>>,
-    /// The other end, as memgate has it.
+    /// The other end, which memgate has.
     line: fs::File,
     before: nix::sys::termios::Termios,
     memgate: std::process::Child,
@@ -598,7 +598,7 @@ impl Person {
         let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = nix::pty::openpty(&size, None).unwrap();
         let (terminal, line) = (fs::File::from(pair.master), fs::File::from(pair.slave));
-        // With this end open in memgate too, it would never learn that the person has gone.
+        // If memgate also had this end open, it would never notice that the user has left.
         let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
         nix::fcntl::fcntl(&terminal, close).unwrap();
         let before = nix::sys::termios::tcgetattr(&line).unwrap();
@@ -620,7 +620,7 @@ impl Person {
         let mut shown = terminal.try_clone().unwrap();
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // It ends with the test, or when nobody has the other end any more.
+            // It ends with the test, or when nobody has the other end open.
             while let Ok(read @ 1..) = std::io::Read::read(&mut shown, &mut bytes) {
                 if show.send(bytes[..read].to_vec()).is_err() {
                     return;
@@ -636,7 +636,7 @@ impl Person {
         std::io::Write::write_all(&mut self.terminal, keys.as_bytes()).unwrap();
     }
 
-    /// Waits until this is shown.
+    /// Waits until this text appears.
     fn sees(&mut self, text: &str) {
         let deadline = Instant::now() + Duration::from_secs(90);
         while !self.shown.contains(text) {
@@ -648,7 +648,7 @@ impl Person {
         self.shown.clear();
     }
 
-    /// Waits for memgate's end with this exit code, which leaves the terminal as it was.
+    /// Waits for memgate's end with this exit code. memgate must leave the terminal as it was.
     fn leaves_with(mut self, code: i32) {
         let status = self.memgate.wait().unwrap();
         assert_eq!(status.code(), Some(code), "{}", self.shown);
@@ -660,7 +660,7 @@ impl Person {
 
 impl Drop for Person {
     fn drop(&mut self) {
-        // Of a test that has failed.
+        // A leftover of a failed test.
         let _ = self.memgate.kill();
         let _ = self.memgate.wait();
     }
@@ -671,10 +671,10 @@ fn a_shell_on_a_terminal_hands_its_exit_code_on() {
     let mut person = Person::sits_down();
     person.types("echo $TERM $((6 * 7)); stty size; tty; cat\n");
     person.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
-    // What is typed is shown, and shown once more by `cat`, which thus runs.
+    // The typed text appears, and once more from `cat`, which shows that `cat` runs.
     person.types("over there\n");
     person.sees("over there\r\nover there\r\n");
-    // Ctrl-C is the guest's.
+    // Ctrl-C is for the guest.
     person.types("\x03");
     person.sees("# ");
     person.types("exit 3\n");

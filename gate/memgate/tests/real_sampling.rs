@@ -1,4 +1,4 @@
-//! What is sampled and read under load, against what is known exactly: the runtime's own totals, and a run in which every
+//! Compares samples and readings under load with exact figures: the runtime's own totals, and a run in which every
 //! allocation is sampled.
 
 mod common;
@@ -16,7 +16,7 @@ use common::{
 use memgate_agent::collect::{Boundary, Options};
 use memgate_evidence::{Code, Exactness, Signals};
 
-/// Lets so many users in, with the runtime sampling at this rate in bytes; what was sampled meanwhile.
+/// Logs in this many users while the runtime samples at this rate in bytes. Returns the samples.
 fn logins(port: u16, rate: u64, users: u32) -> (Signals, Code) {
     let mut service = Watched::start(&uaa(), port, &format!("memprofilerate={rate}"));
     service.recorder.reach(Boundary::Idle);
@@ -32,8 +32,8 @@ fn logins(port: u16, rate: u64, users: u32) -> (Signals, Code) {
 /// A function and a line in it.
 type Place = (String, u32);
 
-/// Allocated bytes by the innermost place in the code, as the samples tell: one of size S taken each R bytes stands for
-/// S / (1 - e^(-S/R)) bytes.
+/// Allocated bytes by the innermost place in the code, from the samples. One sample of size S with one taken each R
+/// bytes represents S / (1 - e^(-S/R)) bytes.
 fn bytes_by_place(signals: &Signals, code: &Code) -> BTreeMap<Place, f64> {
     let samples = &signals.alloc_samples.data;
     let mut places = BTreeMap::new();
@@ -57,8 +57,8 @@ fn rank_correlation(one: &[f64], other: &[f64]) -> f64 {
     1.0 - 6.0 * squares / (n * (n * n - 1.0))
 }
 
-/// The places that allocate most by the first account, with their bytes by both; those that are less than a twentieth apart count as
-/// one, for no sample tells their order.
+/// The places that allocate most by the first account, with their bytes by both. Places that differ by less than a
+/// twentieth count as one, because samples cannot show their order.
 fn most(exact: &BTreeMap<Place, f64>, estimated: &BTreeMap<Place, f64>, top: usize) -> (Vec<f64>, Vec<f64>) {
     let mut places: Vec<_> =
         exact.iter().map(|(place, bytes)| (*bytes, estimated.get(place).copied().unwrap_or(0.0))).collect();
@@ -70,8 +70,8 @@ fn most(exact: &BTreeMap<Place, f64>, estimated: &BTreeMap<Place, f64>, top: usi
     places.chunk_by(|one, other| other.0 * 1.05 > one.0).map(mean).take(top).unzip()
 }
 
-/// The sum of the samples' weights is off by chance alone, and the sites that allocate most come in the order in which they do
-/// when every allocation is sampled.
+/// The sum of the samples' weights is off only by chance, and the sites that allocate most have the same order as when
+/// every allocation is sampled.
 #[test]
 fn samples_stand_for_what_is_allocated() {
     if can_attach() {
@@ -83,7 +83,7 @@ fn samples_stand_for_what_is_allocated() {
         let samples: u64 = sampled.alloc_samples.data.count.iter().sum();
         let allocated = left(&sampled.alloc_bytes.data) as f64;
         let error = estimated.values().sum::<f64>() / allocated - 1.0;
-        // Two standard errors are 2/√n at most; a test must not fail once in twenty runs.
+        // Two standard errors are at most 2/√n. A test must not fail once in twenty runs.
         let standard_error = 1.0 / (samples as f64).sqrt();
         eprintln!("{samples} samples: the total is off by {:.2} standard errors", error / standard_error);
         assert!(error.abs() <= 4.0 * standard_error, "{error} with {samples} samples of {allocated} bytes");
@@ -94,9 +94,9 @@ fn samples_stand_for_what_is_allocated() {
     }
 }
 
-/// Readings under load of a service that has allocated 10 GiB: each lies, but for a ten-thousandth, between what the service says
-/// itself right before it and right after it, with the world stopped. The two are closer than that, unless somebody else had the
-/// processors in between.
+/// Readings under load of a service that has allocated 10 GiB. Each lies, within a ten-thousandth, between the
+/// service's own figures right before it and right after it, which are read with the world stopped. These two are
+/// closer than that, unless another process had the processors in between.
 #[test]
 fn readings_under_load_are_exact_to_a_ten_thousandth() {
     if can_attach() {

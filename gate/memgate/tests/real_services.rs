@@ -1,4 +1,4 @@
-//! Services that misbehave, and machines that lack something: the right exit code, a message that helps, nothing left.
+//! Services that misbehave, and machines that lack something: the right exit code, a helpful message, no leftovers.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -44,7 +44,7 @@ fn a_service_that_panics_under_load_fails_its_requests() {
 }
 
 #[test]
-fn a_service_that_dies_of_a_signal_is_told_by_name() {
+fn a_signal_that_ends_the_service_is_reported_by_name() {
     if can_attach() {
         let bench = Bench::service("misbehave", 18114, ", -mode, segv, -requests, \"400\"");
         let output = bench.run("check", &["--format", "json"]);
@@ -176,7 +176,7 @@ fn not_root() {
     if can_attach() {
         let bench = Bench::service("uaa", 18123, "");
         let directory = bench.directory.path();
-        // The checkout may lie where others cannot look.
+        // The checkout may be in a directory that others cannot read.
         fs::create_dir(directory.join("module")).unwrap();
         let yaml = fs::read_to_string(bench.config()).unwrap();
         fs::write(bench.config(), yaml.replace(&repository().join("fixtures-go").display().to_string(), "module"))
@@ -262,7 +262,7 @@ fn a_memgate_that_is_killed_takes_the_service_with_it() {
         child.kill().unwrap();
         child.wait().unwrap();
         std::thread::sleep(Duration::from_millis(500));
-        // What a killed process cannot remove, the next one does.
+        // The next memgate removes what a killed one could not.
         assert_fails(
             &Bench::service("misbehave", 18126, ", -mode, exit").run("check", &[]),
             4,
@@ -273,10 +273,10 @@ fn a_memgate_that_is_killed_takes_the_service_with_it() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_nothing() {
+fn a_full_disk_is_reported_and_leaves_nothing() {
     if can_attach() {
         let bench = Bench::service("uaa", 18127, "");
-        // In a mount namespace of its own: the small file system goes with it.
+        // In a mount namespace of its own, so that the small file system disappears with it.
         let script = format!(
             "mkdir -p {out} && mount -t tmpfs -o size=8k tmpfs {out} && mkdir {out}/build && mount --bind {build} {out}/build && {memgate} check --config {config} --out {out}; code=$?; ls -A {out} >&2; exit $code",
             out = bench.out().display(),

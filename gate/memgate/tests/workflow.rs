@@ -1,4 +1,4 @@
-//! The workflow that users copy calls memgate as memgate wants to be called.
+//! The workflow that users copy calls memgate correctly.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -8,7 +8,7 @@ use std::fs;
 use common::{memgate, repository, stderr};
 use serde_yaml::Value;
 
-/// The lines of the workflow's scripts that call memgate, with what follows.
+/// The lines of the workflow's scripts that call memgate, with their continuations.
 fn calls(workflow: &Value) -> Vec<String> {
     let jobs = workflow["jobs"].as_mapping().unwrap();
     let steps = jobs.iter().flat_map(|(_, job)| job["steps"].as_sequence().unwrap().clone());
@@ -29,7 +29,7 @@ fn the_example_calls_memgate_with_arguments_that_it_has() {
     assert_eq!(verbs, ["plan", "record", "merge"]);
     for call in calls {
         let call = call.replace("${{ matrix.platform }}", "linux/loong64");
-        // What is wrong before it is refused, and nothing is run.
+        // clap refuses wrong arguments before it handles `--help`, so nothing runs.
         let output = memgate().args(call.split_whitespace()).arg("--help").output().unwrap();
         assert_eq!(output.status.code(), Some(0), "memgate {call}: {}", stderr(&output));
     }

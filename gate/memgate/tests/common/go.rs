@@ -13,17 +13,17 @@ use tempfile::TempDir;
 /// A Go distribution in `.tools`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Toolchain {
-    /// 27 of Go 1.27.3.
+    /// The minor version, such as 27 for Go 1.27.3.
     pub minor: u32,
-    /// `go1.27.3`.
+    /// The full version, such as `go1.27.3`.
     pub version: String,
     root: PathBuf,
 }
 
-/// The versions of Go that memgate measures.
+/// The versions of Go that memgate supports.
 const VERSIONS: [u32; 7] = [21, 22, 23, 24, 25, 26, 27];
 
-/// One distribution of each version, the oldest first.
+/// One distribution of each version, oldest first.
 pub fn toolchains() -> Vec<Toolchain> {
     let tools = super::repository().join(".tools");
     let names = fs::read_dir(&tools).into_iter().flatten().flatten();
@@ -49,7 +49,7 @@ pub enum Mode {
     Cgo,
 }
 
-/// Whether Go itself can link so, with no C toolchain for another architecture; see `internalLinkPIE`,
+/// Whether Go itself can link this, without a C toolchain for another architecture; see `internalLinkPIE`,
 /// src/internal/platform/supported.go.
 pub fn links(toolchain: &Toolchain, platform: Platform, mode: Mode) -> bool {
     match mode {
@@ -59,16 +59,16 @@ pub fn links(toolchain: &Toolchain, platform: Platform, mode: Mode) -> bool {
     }
 }
 
-/// A module with one program, and what was built of it.
+/// A module with one program, and the executables built from it.
 pub struct Program {
     directory: TempDir,
 }
 
-/// One build at a time: each uses all processors, and the next finds in Go's cache what the last one left there.
+/// One build at a time: each uses all processors, and the next one uses what the last left in Go's cache.
 static BUILDING: Mutex<()> = Mutex::new(());
 
 impl Program {
-    /// A program of this source.
+    /// A program with this source.
     pub fn new(source: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let write =
@@ -89,7 +89,7 @@ impl Program {
 }
 
 impl Mode {
-    /// For `go build`.
+    /// Arguments for `go build`.
     pub const fn flag(self) -> &'static str {
         match self {
             Self::PositionIndependent => "-buildmode=pie",

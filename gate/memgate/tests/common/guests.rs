@@ -1,4 +1,4 @@
-//! Runs in guests, from the outside.
+//! Runs in guests, as seen from outside.
 
 use std::{fs, path::Path, process::Output};
 
@@ -15,7 +15,7 @@ pub fn record(bench: &Bench, platform: &str, args: &[&str]) -> Output {
     output
 }
 
-/// The QEMUs that memgate started.
+/// The QEMU processes that memgate started.
 pub fn guests() -> Vec<i32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let is_guest = |line: String| line.starts_with("qemu-system-") && line.contains("memgate.agent");

@@ -1,4 +1,4 @@
-//! What the tests of the command line share: the binary, the fixtures, and a look at what was left behind.
+//! Shared helpers of the command line's tests: the binary, the fixtures, and a check for leftovers.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -27,14 +27,14 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the crate lies in the repository")
 }
 
-/// The command `memgate`, in the repository's root, with no colours.
+/// The command `memgate`, in the repository's root, without colours.
 pub fn memgate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
     command.current_dir(repository()).env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
     command
 }
 
-/// Whether eBPF tests can run. Under CI they must: there, one that cannot has failed.
+/// Whether eBPF tests can run. Under CI they must: a test that cannot run there fails.
 pub fn can_attach() -> bool {
     let root = nix::unistd::geteuid().is_root();
     assert!(root || std::env::var_os("CI").is_none(), "CI must run as root: BPF needs it");
@@ -47,7 +47,7 @@ pub fn can_attach() -> bool {
 /// A configuration with the short phases that tests use.
 pub struct Bench {
     pub directory: TempDir,
-    /// What was mounted before.
+    /// The mounts at the start.
     mounts: String,
 }
 
@@ -58,7 +58,7 @@ impl Bench {
         bench
     }
 
-    /// One service `s` of the fixtures on a port of its own, with these arguments.
+    /// One service `s` of the fixtures on its own port, with these arguments.
     pub fn service(command: &str, port: u16, args: &str) -> Self {
         let fixtures = repository().join("fixtures-go");
         Self::new(&format!(
@@ -86,14 +86,14 @@ services:
         self.directory.path().join("out")
     }
 
-    /// `memgate VERB` on this configuration.
+    /// `memgate VERB` with this configuration.
     pub fn command(&self, verb: &str) -> Command {
         let mut command = memgate();
         command.arg(verb).arg("--config").arg(self.config()).arg("--out").arg(self.out());
         command
     }
 
-    /// Runs it and checks that nothing is left behind.
+    /// Runs it and checks for leftovers.
     pub fn run(&self, verb: &str, args: &[&str]) -> Output {
         let output = self.command(verb).args(args).output().expect("memgate starts");
         self.assert_nothing_left();
@@ -108,14 +108,14 @@ services:
         assert_eq!(mounts(), self.mounts, "mounts");
     }
 
-    /// The processes and temporary files that are left.
+    /// The remaining processes and temporary files.
     pub fn left(&self) -> Vec<String> {
         let files = temporary_files(&self.out()).into_iter().map(|file| file.display().to_string());
         processes_below(self.directory.path()).into_iter().chain(files).collect()
     }
 }
 
-/// assert_cmd's command as the standard library's, which can be started without waiting for it.
+/// assert_cmd's command as a standard library command, which can be started without waiting for it.
 pub fn plain(command: &Command) -> std::process::Command {
     let mut plain = std::process::Command::new(command.get_program());
     plain.args(command.get_args()).current_dir(repository());
@@ -129,7 +129,7 @@ pub fn processes() -> Vec<i32> {
     processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The processes that this one has started and that have not been waited for.
+/// The processes that this one started and that nobody has waited for.
 pub fn children(parent: i32) -> Vec<i32> {
     let is_child = |process: &i32| {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
@@ -175,12 +175,12 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A message without the frame and the line breaks that miette puts it in.
+/// A message without the frame and the line breaks that miette adds.
 pub fn flat(text: &str) -> String {
     text.replace(['│', '╰', '─', '▶', '×'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Checks the exit code and that stderr holds every one of the words.
+/// Checks the exit code and that stderr contains every one of the words.
 #[track_caller]
 pub fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let text = stderr(output);

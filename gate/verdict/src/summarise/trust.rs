@@ -1,4 +1,4 @@
-//! How far each signal can be trusted, over all runs.
+//! How far each signal can be trusted, in all runs.
 
 use memgate_evidence::{Exactness, Signal, Signals};
 use serde::{Deserialize, Serialize};
@@ -8,15 +8,15 @@ use super::run::{Run, clause};
 /// How far a signal can be trusted, in the worst of the runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SignalNote {
-    /// The signal's name in the evidence: `gc_pauses`.
+    /// The signal's name in the evidence, such as `gc_pauses`.
     pub name: String,
-    /// Where it comes from; empty where nobody measured it.
+    /// The source; empty if nobody measured the signal.
     pub source: String,
     /// How far it can be trusted.
     pub exactness: Trust,
-    /// Why it is no better, a clause; `null` for what is exact or sampled.
+    /// Why it is not better, as a clause; `null` for exact and sampled signals.
     pub reason: Option<String>,
-    /// Records lost on the way, in all runs.
+    /// Lost records in all runs.
     pub lost: u64,
 }
 
@@ -37,7 +37,7 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// Every degree, the best first.
+    /// Every degree, best first.
     pub const ALL: [Self; 5] = [Self::Exact, Self::Sampled, Self::Bucketed, Self::Inexact, Self::Missing];
 
     /// Its name in JSON.
@@ -52,7 +52,7 @@ impl Trust {
     }
 }
 
-/// A note for each signal, in the order of the evidence, from the worst of the runs.
+/// A note for each signal, in the order of the evidence, for the worst of the runs.
 pub(super) fn notes(runs: &[Run<'_>]) -> Vec<SignalNote> {
     let mut worst: Vec<SignalNote> = Vec::new();
     for run in runs {
@@ -72,7 +72,7 @@ pub(super) fn notes(runs: &[Run<'_>]) -> Vec<SignalNote> {
     worst
 }
 
-/// Names every signal, so that none that is added is forgotten here.
+/// Names every signal, so that a new one cannot be forgotten here.
 fn of_run(signals: &Signals) -> Vec<SignalNote> {
     let Signals {
         gc_pauses,
@@ -126,7 +126,7 @@ fn of_run(signals: &Signals) -> Vec<SignalNote> {
     ]
 }
 
-/// A signal that lost records is not exact, whatever it says: no gate passes on it.
+/// A signal with lost records is not exact, whatever it claims: no gate passes on it.
 fn note<T>(name: &str, signal: &Signal<T>) -> SignalNote {
     let lost = || match signal.lost {
         1 => "a record was lost".to_owned(),
