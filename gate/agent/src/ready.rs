@@ -150,7 +150,8 @@ mod tests {
         const TIMEOUT_MS: u64 = 5_000;
         let server = Server::start(|_, stream| status(stream, 503));
         let (url, nobody) = (server.url("/healthz"), nobody());
-        let [answered, refused] = [url, nobody].map(|url| std::thread::spawn(move || wait(url, TIMEOUT_MS).unwrap_err()));
+        let [answered, refused] =
+            [url, nobody].map(|url| std::thread::spawn(move || wait(url, TIMEOUT_MS).unwrap_err()));
         let error = answered.join().unwrap();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("/healthz answered 503; it had 5 s"), "{error}");
