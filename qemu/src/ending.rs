@@ -79,8 +79,12 @@ impl Default for Patience {
     }
 }
 
-/// After the channel closes or the kernel panics, the explanation may still be on its way for this long.
-pub(crate) const AFTERMATH: Duration = Duration::from_millis(500);
+/// After the channel has closed or the kernel has panicked: what explains it may still be on its way.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
+/// A QEMU that has closed the channel is ending, and how it ends says more. It takes the kernel milliseconds, but of a processor that
+/// others may have.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Init and agent each send something every second. If init has been silent for this long, memgate does not blame the
 /// agent alone.
@@ -99,6 +103,8 @@ pub(crate) struct Watch {
     begun: bool,
     panic: Option<(String, Instant)>,
     closed: Option<(String, Instant)>,
+    /// Whether QEMU is about to end, but has not yet.
+    qemu_ends: bool,
     agent_ended: Option<Ending>,
     broken: Option<String>,
     unkept: Option<String>,
@@ -114,6 +120,7 @@ impl Watch {
             begun: false,
             panic: None,
             closed: None,
+            qemu_ends: false,
             agent_ended: None,
             broken: None,
             unkept: None,
@@ -150,9 +157,17 @@ impl Watch {
         self.panic.get_or_insert((line, now));
     }
 
-    /// The channel closed or contains something wrong.
+    /// The channel holds what it should not, or nothing can be said through it.
     pub(crate) fn closed(&mut self, how: String, now: Instant) {
         self.closed.get_or_insert((how, now));
+    }
+
+    /// QEMU has closed the channel, which it does when it ends.
+    pub(crate) fn closed_by_qemu(&mut self, how: String, now: Instant) {
+        if self.closed.is_none() {
+            self.closed = Some((how, now));
+            self.qemu_ends = true;
+        }
     }
 
     /// The console cannot be written to its file.
@@ -164,6 +179,7 @@ impl Watch {
     pub(crate) fn qemu_ended(&mut self, how: String, now: Instant) {
         let (_, at) = self.closed.take().unwrap_or_else(|| (String::new(), now));
         self.closed = Some((how, at));
+        self.qemu_ends = false;
     }
 
     /// How the guest ended, if it did.
@@ -183,7 +199,7 @@ impl Watch {
         }
         if let Some((how, at)) = &self.closed {
             let ending = if self.agent.is_some() { Ending::Lost } else { Ending::NeverBooted };
-            return past(*at, AFTERMATH).then(|| ending(how.clone()));
+            return past(*at, self.grace()).then(|| ending(how.clone()));
         }
         if self.agent.is_none() {
             let why = || format!("it was not ready after {} s", self.patience.boot.as_secs_f64());
@@ -197,9 +213,16 @@ impl Watch {
         silent("guest", self.init).or_else(|| silent("agent", self.agent.filter(|_| self.begun && guest_lives)))
     }
 
-    /// When to look again if nothing happens before.
+    /// How long after the channel has closed it is the reason.
+    const fn grace(&self) -> Duration {
+        if self.qemu_ends { LAST_WORDS } else { AFTERMATH }
+    }
+
+    /// When to look next, if nothing is seen before.
     pub(crate) fn deadline(&self) -> Instant {
-        let aftermath = [&self.panic, &self.closed].into_iter().flatten().map(|(_, at)| *at + AFTERMATH).min();
+        let panicked = self.panic.as_ref().map(|(_, at)| *at + AFTERMATH);
+        let closed = self.closed.as_ref().map(|(_, at)| *at + self.grace());
+        let aftermath = panicked.into_iter().chain(closed).min();
         let boot = self.agent.is_none().then(|| self.started + self.patience.boot);
         let silent = |last: Instant| last + self.patience.silence;
         let agent = self.agent.filter(|_| self.begun).map(silent);
@@ -310,9 +333,25 @@ mod tests {
         let start = Instant::now();
         let mut watch = working(start);
         let at = start + Duration::from_secs(4);
-        watch.closed("its channel is closed".into(), at);
-        watch.qemu_ended("QEMU was ended by SIGKILL".into(), at);
-        assert_eq!(watch.ending(at + AFTERMATH), Some(Ending::Lost("QEMU was ended by SIGKILL".into())));
+        watch.closed_by_qemu("its channel is closed".into(), at);
+        assert_eq!(watch.deadline(), at + LAST_WORDS);
+        // The machine is busy: QEMU's end takes long, and nothing says more than the channel.
+        let late = at + Duration::from_secs(4);
+        assert_eq!(watch.ending(late), None);
+        assert_eq!(watch.ending(at + LAST_WORDS), Some(Ending::Lost("its channel is closed".into())));
+        watch.qemu_ended("QEMU was ended by SIGKILL".into(), late);
+        assert_eq!(watch.ending(late), Some(Ending::Lost("QEMU was ended by SIGKILL".into())));
+    }
+
+    #[test]
+    fn a_corrupted_channel_does_not_wait_for_the_end_of_qemu() {
+        let start = Instant::now();
+        let mut watch = working(start);
+        let at = start + Duration::from_secs(4);
+        watch.closed("its channel is corrupted".into(), at);
+        watch.closed_by_qemu("its channel is closed".into(), at);
+        assert_eq!(watch.deadline(), at + AFTERMATH);
+        assert_eq!(watch.ending(at + AFTERMATH), Some(Ending::Lost("its channel is corrupted".into())));
     }
 
     #[test]

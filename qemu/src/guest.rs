@@ -28,7 +28,7 @@ use crate::{
     channel::{Decoder, Encoder, FromAgent, FromInit, Kind, LONGEST, ToAgent, VERSION},
     console::Console,
     control::Control,
-    ending::{AFTERMATH, Ending, Patience, Watch},
+    ending::{Ending, LAST_WORDS, Patience, Watch},
     machine::{Machine, Sockets},
     snapshot::{Snapshot, Streams},
 };
@@ -91,8 +91,11 @@ enum Sign {
     Agent(Spoken),
     Init(FromInit),
     Panic(String),
+    /// The channel cannot be used.
     Closed(String),
-    /// The console cannot be stored.
+    /// QEMU has closed it.
+    ClosedByQemu,
+    /// The console cannot be kept.
     Console(io::Error),
 }
 
@@ -130,8 +133,8 @@ struct Life {
 #[derive(Debug)]
 struct Running(Child);
 
-/// The kernel ends a process in milliseconds, unless the machine is very busy or the process waits for a broken disk.
-const LAST_PATIENCE: Duration = Duration::from_secs(5);
+/// The kernel ends a process in milliseconds, unless the machine is very busy or it waits for a broken disk.
+const LAST_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -180,12 +183,19 @@ impl Life {
             Sign::Init(message) => self.watch.init_spoke(message, now),
             Sign::Panic(line) => self.watch.panicked(line, now),
             Sign::Closed(how) => self.lose(how),
+            Sign::ClosedByQemu => self.take_end_of_channel(),
             Sign::Console(error) => self.watch.console_unkept(error.to_string()),
         }
         None
     }
 
-    /// Treats the guest as lost, unless the next moments explain more.
+    /// QEMU has closed the channel.
+    fn take_end_of_channel(&mut self) {
+        self.closed = true;
+        self.watch.closed_by_qemu("its channel is closed".to_owned(), Instant::now());
+    }
+
+    /// Takes the guest for lost, unless what comes in the next moments says more.
     fn lose(&mut self, how: String) {
         self.closed = true;
         self.watch.closed(how, Instant::now());
@@ -387,7 +397,8 @@ impl Guest {
                 spoken = self.life.look() => self.unheard.extend(spoken),
                 written = self.agent.write(left), if !self.life.closed => match written {
                     Ok(written) => left = &left[written..],
-                    Err(error) => self.life.lose(format!("QEMU no longer accepts anything: {error}")),
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.life.take_end_of_channel(),
+                    Err(error) => self.life.lose(format!("QEMU takes nothing any more: {error}")),
                 },
             }
             self.check()?;
@@ -455,8 +466,8 @@ fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> 
 
 /// Explains the end of a guest whose QEMU did not connect, or not for long.
 async fn unconnected(start: &Start, qemu: &mut Running, directory: &Path, error: io::Error) -> GuestError {
-    // QEMU closes its sockets a moment before it ends.
-    let ended = tokio::time::timeout(AFTERMATH, qemu.0.wait()).await;
+    // It closes its sockets a moment before it has ended.
+    let ended = tokio::time::timeout(LAST_WORDS, qemu.0.wait()).await;
     match ended {
         Ok(status) => {
             let code = code(&status);
@@ -549,9 +560,11 @@ async fn read_frames(
     let (mut decoder, mut bytes) = (Decoder::from_number(first), vec![0; 64 << 10]);
     position.set(&decoder);
     loop {
-        let how = match stream.read(&mut bytes).await {
-            Ok(0) => "its channel is closed".to_owned(),
-            Err(error) => format!("its channel cannot be read: {error}"),
+        let closed = match stream.read(&mut bytes).await {
+            Ok(0) => Sign::ClosedByQemu,
+            // What it had not read when it ended.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Sign::ClosedByQemu,
+            Err(error) => Sign::Closed(format!("its channel cannot be read: {error}")),
             Ok(read) => {
                 decoder.push(&bytes[..read]);
                 loop {
@@ -572,8 +585,8 @@ async fn read_frames(
                 continue;
             }
         };
-        // The receiver may be gone.
-        let _ = signs.send(Sign::Closed(how)).await;
+        // Nobody may be left to hear it.
+        let _ = signs.send(closed).await;
         return;
     }
 }

@@ -19,12 +19,16 @@ use super::{
     environment,
     launch::{self, Exit, Service},
     load::{self, LoadCommand, LoadHandle, Schedule},
-    ready,
+    ready, rest,
 };
 use crate::cancel::Cancel;
 
-/// Between the service's first answer and the reading of it without load.
+/// From the service's first answer to the reading of it without load, at least.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long a service may take to come to rest before a reading of what it does without load. One that is never at rest is read all
+/// the same.
+const REST: Duration = Duration::from_secs(3);
 
 /// Files that a run writes besides its evidence.
 #[derive(Debug, Clone)]
@@ -141,6 +145,7 @@ impl Running {
         self.wait_until_ready(plan, files).await?;
         // The connection that asked whether the service is ready has a goroutine, which is to be gone first.
         tokio::time::sleep(SETTLE).await;
+        rest::come(self.service.pid(), REST).await;
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
         let [warmup, measure, drain] =
             [plan.phases.warmup_ms, plan.phases.measure_ms, plan.phases.drain_ms].map(Duration::from_millis);
@@ -220,6 +225,8 @@ impl Running {
         environment: memgate_evidence::Environment,
     ) -> Result<Evidence> {
         if self.early_end.is_none() {
+            // What still ends is not left: a goroutine of the load's connections that has had no processor yet, say.
+            rest::come(self.service.pid(), REST).await;
             self.sampler.request(Requested::Boundary(Boundary::Drained))?;
             // What ends before it is asked to has ended by itself, however late.
             self.early_end = self.service.ended().map(|exit| (exit, self.clock.now_ns()));

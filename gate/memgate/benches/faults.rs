@@ -12,7 +12,7 @@ mod common;
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::faults::{FAULTS, Fault};
+use common::faults::{FAULTS, Fault, SOON};
 use statrs::statistics::{Data, Max, Median};
 
 #[derive(Parser)]
@@ -53,7 +53,7 @@ impl Row {
     fn of(fault: &Fault, times: u32) -> Self {
         let mut row = Self { codes: Vec::new(), late: Vec::new(), right: 0 };
         for time in 1..=times {
-            let outcome = fault.bring();
+            let outcome = fault.bring(SOON);
             row.codes.push(outcome.code.map_or_else(|| "signal".to_owned(), |code| code.to_string()));
             row.late.extend(outcome.late);
             row.right += u32::from(outcome.wrong.is_empty());

@@ -179,8 +179,8 @@ services:
     binary: {{ linux/amd64: {program}, linux/arm64: {program}, linux/loong64: {program} }}
     run:
       args: {arguments:?}
-      ready: {{ http: "http://127.0.0.1:{port}{path}", timeout: 10s }}
-    load: {{ rate: 50/s, connections: 2, timeout: 2s, requests: [ {{ get: "http://127.0.0.1:{port}{path}" }} ] }}
+      ready: {{ http: "http://127.0.0.1:{port}{path}", timeout: 60s }}
+    load: {{ rate: 50/s, connections: 2, timeout: 60s, requests: [ {{ get: "http://127.0.0.1:{port}{path}" }} ] }}
     phases: {{ warmup: 1s, measure: 1s, drain: 1s }}
     runs: 1
 "#,

@@ -40,13 +40,26 @@ fn long_pauses() {
 #[test]
 fn a_working_set_that_grows_and_stays_is_no_leak() {
     if can_attach() {
-        let (output, _) = check("warm-cache");
-        assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+        let (output, report) = check("warm-cache");
+        let gates = report["results"][0]["gates"].as_array().unwrap();
+        let name = |gate: &serde_json::Value| gate["metric"].as_str().unwrap().to_owned();
+        let bad =
+            gates.iter().filter(|gate| !["pass", "improved", "advisory"].contains(&gate["verdict"].as_str().unwrap()));
+        let bad: Vec<_> = bad.map(name).collect();
+        let of_memory = bad.iter().filter(|metric| !OF_TIME.contains(&metric.as_str()));
+        assert_eq!(of_memory.collect::<Vec<_>>(), Vec::<&String>::new(), "{}{}", stdout(&output), stderr(&output));
+        assert!(gates.iter().any(|gate| name(gate) == "heap_live_growth"), "{report:#}");
+        if bad.is_empty() {
+            assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+        }
     }
 }
 
-/// The service fails one of the gates for which its defect is planted. The first call site under that gate is the
-/// defect's, or a function that it calls.
+/// Whose processors others have, that service pauses for longer: memgate says so, and it is no leak.
+const OF_TIME: [&str; 3] = ["gc_pause_p99", "gc_pause_p90", "gc_stw_fraction"];
+
+/// The service fails by one of the gates, which are the ones that its defect is planted for; the first call site under that
+/// gate is the defect's, or what it calls.
 fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
     if can_attach() {
         let (output, report) = check(service);

@@ -4,9 +4,10 @@
 
 mod common;
 
-use std::{cell::RefCell, collections::BTreeMap, path::Path, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, fs, path::Path};
 
 use common::{
+    busy::until_at_rest,
     can_attach, repository,
     uaa::{self, Truth, left, post},
 };
@@ -18,6 +19,7 @@ use memgate_evidence::{
     plan::{Collecting, HttpLoad, Load, PhaseLengths, Plan, Ready, Request},
     platform::Platform,
 };
+use nix::unistd::Pid;
 
 #[test]
 fn figures_equal_the_runtimes_own() {
@@ -86,15 +88,24 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
     let progress = |progress| {
         if progress == Progress::Stopping {
             act(port);
+            let service = service(&plan.executable);
+            // The connections' goroutines end a moment after they do.
+            until_at_rest(service);
             truth.replace(Some(uaa::truth(port)));
-            // The connections' goroutines end a moment after the connections.
-            std::thread::sleep(Duration::from_millis(200));
+            until_at_rest(service);
         }
     };
     let files =
         Files { service_log: directory.path().join("service.log"), load_log: directory.path().join("load.log") };
     let evidence = runtime.block_on(agent::run(&plan, &files, &progress, &Cancel::never()));
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
+}
+
+/// The process that runs this executable, which the agent has started.
+fn service(executable: &Path) -> Pid {
+    let children = common::children(Pid::this().as_raw());
+    let is_it = |process: &i32| fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|exe| exe == executable);
+    Pid::from_raw(children.into_iter().find(is_it).expect("the service runs"))
 }
 
 fn build(flags: &[&str], tags: &str) -> Build {
@@ -129,9 +140,14 @@ fn plan(port: u16, directory: &Path) -> Plan {
             .to_vec(),
         env: BTreeMap::new(),
         directory: directory.to_path_buf(),
-        ready: Ready { http: format!("http://127.0.0.1:{port}/healthz"), timeout_ms: 10_000 },
+        ready: Ready { http: format!("http://127.0.0.1:{port}/healthz"), timeout_ms: 60_000 },
         memory_max: None,
-        load: Load::Http(HttpLoad { rate_per_second: 300.0, connections: 8, timeout_ms: 2000, requests: vec![login] }),
+        load: Load::Http(HttpLoad {
+            rate_per_second: 300.0,
+            connections: 8,
+            timeout_ms: 60_000,
+            requests: vec![login],
+        }),
         phases: PhaseLengths { warmup_ms: 300, measure_ms: 500, drain_ms: 500 },
         seed: 1,
         stop_timeout_ms: 5000,

@@ -10,7 +10,9 @@ use std::{
 };
 
 use common::{
-    Bench, can_attach,
+    Bench,
+    busy::{self, HeldUp},
+    can_attach,
     evidence::healthy,
     stderr,
     uaa::{Watched, assert_equal, post, uaa},
@@ -117,27 +119,17 @@ fn does_not_pass(signals: &Signals) {
 #[test]
 fn nothing_is_lost_at_ten_thousand_cycles_worth_of_records_a_second() {
     if can_attach() {
-        // A buffer tolerates a late reader, but not one that a busy machine delays for long. That attempt proves
-        // nothing.
-        let was_judged = (0..ATTEMPTS).any(|attempt| {
-            let gap = stop_often(18167);
-            eprintln!("attempt {}: the longest time between two readings was {gap:?}", attempt + 1);
-            gap <= LATE
-        });
-        assert!(was_judged, "in {ATTEMPTS} attempts this machine never let the reader run in time");
+        // A buffer bears a reader that is late, but not one that a busy machine holds up for long. Such an attempt says nothing.
+        busy::again(|| stop_often(18167));
     }
 }
 
-/// The number of attempts at a burst.
-const ATTEMPTS: u32 = 10;
-/// The buffer of 2 MiB holds 43,690 records, which is 0.8 s at 50,000 a second. If a reader is delayed for longer, that
-/// is no fault.
+/// The buffer of 2 MiB holds 43,690 records. At 50,000 a second that is 0.8 s; a reader that is held up for longer than this is no fault.
 const LATE: Duration = Duration::from_millis(500);
 
-/// Makes the records of 10,000 GC cycles a second for four seconds, and checks that none is lost unless the reader was
-/// delayed. Returns the longest time between two readings.
-fn stop_often(port: u16) -> Duration {
-    /// The number of stops in a batch, two records each, and the number of batches.
+/// Makes the records of 10,000 GC cycles a second for four seconds and checks that none is lost, unless the reader was held up.
+fn stop_often(port: u16) -> Result<(), HeldUp> {
+    /// Stops at a time, two records each, and how often.
     const STOPS: u64 = 2_500;
     const TIMES: u64 = 40;
     const PACE: Duration = Duration::from_millis(100);
@@ -167,15 +159,17 @@ fn stop_often(port: u16) -> Duration {
     });
     let truth = watched.truth();
     let (signals, _) = watched.finish();
-    // Two records for each stop. A GC cycle has five.
-    eprintln!("{:.0} records a second", (2 * STOPS * TIMES) as f64 / length.as_secs_f64());
-    if gap <= LATE {
-        assert_equal(&signals, &truth);
-        assert_eq!((signals.other_pauses.lost, signals.world_stops.lost), (0, 0));
-        assert_eq!(signals.other_pauses.data.at_ns.len() as u64, truth.other_pauses.as_ref().unwrap().total);
-        assert_eq!(signals.world_stops.exactness, Exactness::Exact);
+    // Two records a stop; a GC cycle has five.
+    let rate = (2 * STOPS * TIMES) as f64 / length.as_secs_f64();
+    eprintln!("{rate:.0} records a second; the longest time between two readings was {gap:?}");
+    if let Some(held_up) = HeldUp::reader(gap, LATE) {
+        return Err(held_up);
     }
-    gap
+    assert_equal(&signals, &truth);
+    assert_eq!((signals.other_pauses.lost, signals.world_stops.lost), (0, 0));
+    assert_eq!(signals.other_pauses.data.at_ns.len() as u64, truth.other_pauses.as_ref().unwrap().total);
+    assert_eq!(signals.world_stops.exactness, Exactness::Exact);
+    Ok(())
 }
 
 #[test]

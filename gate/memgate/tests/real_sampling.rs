@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::{
+    busy::{self, HeldUp},
     can_attach,
     uaa::{Watched, exchange, last, left, truth, uaa},
 };
@@ -100,47 +101,53 @@ fn samples_stand_for_what_is_allocated() {
 #[test]
 fn readings_under_load_are_exact_to_a_ten_thousandth() {
     if can_attach() {
-        const PORT: u16 = 18183;
-        const READINGS: usize = 300;
-        let mut command = Command::new(uaa());
-        command.args(["-debug-memgate", "-listen", &format!("127.0.0.1:{PORT}")]).env_clear();
-        let mut service = Watched::launch_with(command, PORT, Options::default());
-        service.post("/debug/alloc?n=640&size=16777216");
-        let over = AtomicBool::new(false);
-        let (mut outside, mut apart) = (Vec::new(), Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) {
-                        exchange(PORT, "POST", "/login");
-                    }
-                });
-            }
-            for _ in 0..READINGS {
-                let before = truth(PORT).total_alloc;
-                // As in a run: one attempt at the counters, on every other tick.
-                service.recorder.tick();
-                let read = service.recorder.allocated().unwrap();
-                let after = truth(PORT).total_alloc;
-                service.recorder.tick();
-                let share = |bytes: u64| bytes as f64 / before as f64;
-                outside.push(share(before.saturating_sub(read).max(read.saturating_sub(after))));
-                apart.push(share(after - before));
-            }
-            over.store(true, Ordering::Relaxed);
-        });
-        let (signals, _) = service.finish();
-        let allocated = last(&signals.alloc_bytes.data);
-        let worst = outside.into_iter().fold(0.0, f64::max);
-        apart.sort_unstable_by(f64::total_cmp);
-        let (median, most) = (apart[READINGS / 2], apart[READINGS * 3 / 4]);
-        eprintln!(
-            "{allocated} bytes; readings outside by {:.5} % at most of bounds {:.5} % apart, three quarters {:.5} %",
-            worst * 100.0,
-            median * 100.0,
-            most * 100.0
-        );
-        assert!(allocated >= 10 << 30 && most <= 1e-4, "{allocated} {most}");
-        assert!(worst <= 1e-4, "{worst}");
+        busy::again(readings_between_what_is_told);
     }
+}
+
+fn readings_between_what_is_told() -> Result<(), HeldUp> {
+    const PORT: u16 = 18183;
+    const READINGS: usize = 300;
+    let mut command = Command::new(uaa());
+    command.args(["-debug-memgate", "-listen", &format!("127.0.0.1:{PORT}")]).env_clear();
+    let mut service = Watched::launch_with(command, PORT, Options::default());
+    service.post("/debug/alloc?n=640&size=16777216");
+    let over = AtomicBool::new(false);
+    let (mut outside, mut apart) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    exchange(PORT, "POST", "/login");
+                }
+            });
+        }
+        for _ in 0..READINGS {
+            let before = truth(PORT).total_alloc;
+            // As in a run: one attempt at the counters, on every other tick.
+            service.recorder.tick();
+            let read = service.recorder.allocated().unwrap();
+            let after = truth(PORT).total_alloc;
+            service.recorder.tick();
+            let share = |bytes: u64| bytes as f64 / before as f64;
+            outside.push(share(before.saturating_sub(read).max(read.saturating_sub(after))));
+            apart.push(share(after - before));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let (signals, _) = service.finish();
+    let allocated = last(&signals.alloc_bytes.data);
+    let worst = outside.into_iter().fold(0.0, f64::max);
+    apart.sort_unstable_by(f64::total_cmp);
+    let (median, most) = (apart[READINGS / 2], apart[READINGS * 3 / 4]);
+    eprintln!(
+        "{allocated} bytes; readings outside by {:.5} % at most of bounds {:.5} % apart, three quarters {:.5} %",
+        worst * 100.0,
+        median * 100.0,
+        most * 100.0
+    );
+    assert!(allocated >= 10 << 30, "{allocated}");
+    assert!(worst <= 1e-4, "{worst}");
+    // Between bounds that are far apart any reading lies.
+    HeldUp::bounds(most, 1e-4).map_or(Ok(()), Err)
 }

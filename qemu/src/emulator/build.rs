@@ -110,13 +110,14 @@ fn read(place: &Path, architecture: Architecture) -> Option<Emulator> {
 }
 
 fn emulator(place: &Path, architecture: Architecture, description: &Description) -> Emulator {
-    let libraries = place.join(LIBRARIES);
-    let program = libraries.join(&description.loader);
-    // QEMU must find nothing of the system, neither its libraries nor its firmware.
+    let program = place.join(LIBRARIES).join(&description.loader);
+    // Nothing of the system's is to be found: neither its libraries nor its firmware. The loader takes a colon or a semicolon for the end
+    // of a directory, and knows what `$ORIGIN` is, the program's own directory, when it has split the list (glibc 2.41, elf/dl-load.c,
+    // fillin_rpath): so the cache may lie in a directory of any name.
     let mut leading = vec![
         "--inhibit-cache".into(),
         "--library-path".into(),
-        libraries.into(),
+        format!("$ORIGIN/../{LIBRARIES}").into(),
         place.join(PROGRAMS).join(architecture.emulator()).into(),
     ];
     for (package, _) in DATA {
@@ -185,4 +186,42 @@ fn digest(place: &Path) -> io::Result<String> {
         all.update(format!("{} {sum}\n", name.display()));
     }
     Ok(hex(&all.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell in QEMU's place, which shows what it has been run with: the loader and the C library that this test runs with.
+    #[test]
+    fn the_loader_finds_the_libraries_below_a_directory_of_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("a:b;c$d,e f");
+        let own = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mapped = |is_it: fn(&str) -> bool| {
+            let paths = own.lines().filter_map(|line| line.split_once('/')).map(|(_, path)| format!("/{path}"));
+            paths.into_iter().find(|path| path.rsplit('/').next().is_some_and(is_it)).unwrap()
+        };
+        let library = mapped(|name| name == "libc.so.6");
+        let loader = mapped(|name| name.starts_with("ld-linux"));
+        let name = loader.rsplit('/').next().unwrap().to_owned();
+        let architecture = Architecture::Arm64;
+        for (file, to) in [
+            (&*library, place.join(LIBRARIES).join("libc.so.6")),
+            (&*loader, place.join(LIBRARIES).join(&name)),
+            ("/bin/sh", place.join(PROGRAMS).join(architecture.emulator())),
+        ] {
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(file, to).unwrap();
+        }
+        let description = Description { version: String::new(), loader: name, digest: String::new() };
+        let Emulator { program, leading, .. } = emulator(&place, architecture, &description);
+        let of_loader = &leading[..leading.len() - 2 * DATA.len()];
+        let show = "while read -r line; do echo \"$line\"; done </proc/$$/maps";
+        let output = std::process::Command::new(program).args(of_loader).args(["-c", show]).output().unwrap();
+        let maps = String::from_utf8_lossy(&output.stdout);
+        let libc: Vec<_> = maps.lines().filter(|line| line.ends_with("/libc.so.6")).collect();
+        let place = place.to_str().unwrap();
+        assert!(!libc.is_empty() && libc.iter().all(|line| line.contains(place)), "{output:?}");
+    }
 }

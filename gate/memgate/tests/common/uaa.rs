@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::LazyLock,
-    time::{Duration, Instant},
 };
 
 use memgate_agent::{
@@ -25,7 +24,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{go::toolchains, repository};
+use super::{busy, go::toolchains, repository};
 
 /// The service's executable as the newest Go builds it. Each process builds it once.
 pub fn uaa() -> PathBuf {
@@ -160,7 +159,7 @@ impl Watched {
 
     /// Returns when the goroutines of the last connections have ended.
     pub fn rest(&mut self) {
-        std::thread::sleep(Duration::from_millis(100));
+        busy::until_at_rest(self.pid());
         self.recorder.sample();
     }
 
@@ -169,9 +168,12 @@ impl Watched {
         parsed(&self.get("/debug/memprofile"))
     }
 
-    /// The service's own figures.
+    /// What the service says of itself when it is at rest, so that the goroutines of earlier connections do not count.
     pub fn truth(&mut self) -> Truth {
-        answered(&self.get("/debug/runtime"))
+        self.rest();
+        let truth = truth(self.port);
+        self.recorder.sample();
+        truth
     }
 
     /// The service's process.
@@ -329,16 +331,14 @@ pub fn left(series: &Series) -> i64 {
 }
 
 pub fn wait_until_it_listens(port: u16) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < deadline, "nobody listens on port {port}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    busy::until(&format!("somebody listens on port {port}"), || TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
 
 /// The service's own figures.
 pub fn truth(port: u16) -> Truth {
-    answered(&exchange(port, "GET", "/debug/runtime"))
+    // A request whose body has not been read has no goroutine that waits for the client to go away (net/http, `startBackgroundRead`): such
+    // a one has to end when the connection is taken over, and may still count.
+    answered(&request(port, "GET", "/debug/runtime", "x"))
 }
 
 /// The answer of `/debug/runtime`, which counts the answering goroutine.
@@ -364,8 +364,13 @@ pub fn post(port: u16, path: &str) {
 
 /// The body of the answer to a request on a connection of its own.
 pub fn exchange(port: u16, method: &str, path: &str) -> String {
+    request(port, method, path, "")
+}
+
+fn request(port: u16, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    let length = body.len();
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
