@@ -1,5 +1,6 @@
 //! What is sampled and read under load, against what is known exactly: the runtime's own totals, and a run in which every
 //! allocation is sampled.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 

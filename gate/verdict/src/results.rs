@@ -46,6 +46,9 @@ pub struct ServiceResult {
     pub runs: u32,
     /// What the kernel let memgate use in the run in which that was least.
     pub tier: Tier,
+    /// The options of the command that measured, but for service and platform and for where its results go.
+    #[serde(default)]
+    pub options: Vec<String>,
     /// How far each signal can be trusted, in the worst of the runs.
     pub signals: Vec<SignalNote>,
     /// One entry for each metric that is gated, in the order of [`Metric::ALL`].

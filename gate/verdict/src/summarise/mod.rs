@@ -49,6 +49,8 @@ pub struct Summary {
     pub sites: BTreeMap<Metric, Vec<Site>>,
     /// What the kernel let memgate use in the run in which that was least.
     pub tier: Tier,
+    /// The options of the command that measured the first run.
+    pub options: Vec<String>,
     /// How far each signal can be trusted.
     pub signals: Vec<SignalNote>,
     /// What the runs went without, each once.
