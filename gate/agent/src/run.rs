@@ -252,6 +252,7 @@ impl Running {
             phases: self.phases,
             ending,
             tier,
+            options: Vec::new(),
             signals,
             code,
             notes: self.notes,

@@ -42,6 +42,10 @@ pub struct Evidence {
     pub ending: Ending,
     /// The tier of collectors that the kernel allowed.
     pub tier: Tier,
+    /// The options of the command that measured, but for service and platform and for where its results go: `--tier`, `T0`. Evidence of
+    /// an earlier memgate tells none.
+    #[serde(default)]
+    pub options: Vec<String>,
     /// What was measured.
     pub signals: Signals,
     /// The call stacks that the signals refer to.

@@ -1,6 +1,9 @@
 //! The command line: clap's definitions, turned into plain options.
 
-use std::{ffi::OsStr, path::PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -212,7 +215,7 @@ fn platforms(arguments: &[PlatformArgument]) -> Vec<Platform> {
 #[derive(Debug, Args)]
 pub struct Measured {
     /// The configuration file.
-    #[arg(short, long, default_value = "memgate.yaml")]
+    #[arg(short, long, default_value = CONFIG)]
     pub config: PathBuf,
     /// A service in the configuration. Can be given several times. The default is all services.
     #[arg(long = "service", value_name = "S")]
@@ -254,9 +257,29 @@ impl Measured {
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             snapshots: !self.no_snapshot,
             out: self.out.clone(),
+            options: self.options(),
         }
     }
+
+    /// What decides how a service is measured, beside the service and the platform: with these words `memgate check` does it again.
+    fn options(&self) -> Vec<String> {
+        // Every field is named, so that none that is added is forgotten here.
+        let Self { config, services: _, platforms: _, runner, runs, tier, force_probes, no_snapshot, out: _ } = self;
+        let config = (config.as_path() != Path::new(CONFIG)).then(|| config.display().to_string());
+        let with_values = [
+            ("--config", config),
+            ("--runner", runner.map(|runner| runner.name().to_owned())),
+            ("--runs", runs.map(|runs| runs.to_string())),
+            ("--tier", tier.map(|tier| tier.name().to_owned())),
+        ];
+        let with_values = with_values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten();
+        let flags = [("--force-probes", force_probes), ("--no-snapshot", no_snapshot)];
+        with_values.chain(flags.into_iter().filter(|(_, given)| **given).map(|(name, _)| name.to_owned())).collect()
+    }
 }
+
+/// The configuration where none is named.
+const CONFIG: &str = "memgate.yaml";
 
 /// What was recorded.
 #[derive(Debug, Args)]
@@ -342,4 +365,27 @@ pub enum SchemaOf {
     Evidence,
     /// The report that `--format json` prints.
     Report,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> Vec<String> {
+        let words: Vec<_> = ["memgate", "check"].iter().chain(words).collect();
+        match Cli::try_parse_from(&words).unwrap().command {
+            Command::Check { measured, .. } => measured.selection(&[Platform::host()]).options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_told_in_the_same_words() {
+        let all = ["--config", "ci/memgate.yaml", "--runner", "qemu", "--runs", "2", "--tier", "T0"];
+        let all: Vec<_> = all.into_iter().chain(["--force-probes", "--no-snapshot"]).collect();
+        assert_eq!(options(&all), all);
+        let where_results_go = ["--service", "uaa", "--platform", "host", "--out", "x", "--format", "json"];
+        assert_eq!(options(&where_results_go), Vec::<String>::new());
+        assert_eq!(options(&["--tier", "t1"]), ["--tier", "T1"]);
+    }
 }

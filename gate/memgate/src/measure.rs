@@ -45,10 +45,11 @@ impl Bench<'_> {
             let plan = self.plan(run);
             let title = format!("{} run {run}", self.target.title());
             let progress = |progress| narrator.progress(&title, progress);
-            let evidence = match &self.guests {
+            let mut evidence = match &self.guests {
                 None => agent::run(&plan, &self.files(run), &progress, cancel).await?,
                 Some(guests) => guests.run(&plan, &self.guest_files(run), &progress, cancel).await?,
             };
+            evidence.options = self.options.to_vec();
             evidence_file::write(&self.file(run), &evidence)?;
             // memgate judges what it reads back from the file, so judging the file again gives the same result.
             measured.push(evidence_file::read(&self.file(run))?);

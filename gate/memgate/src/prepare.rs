@@ -44,6 +44,8 @@ pub(crate) struct Bench<'run> {
     pub(crate) executable: PathBuf,
     pub(crate) out: &'run Path,
     pub(crate) collecting: Collecting,
+    /// Of the command line; see [`Selection::options`].
+    pub(crate) options: &'run [String],
     /// The guests, unless this machine itself runs the service.
     pub(crate) guests: Option<Guests>,
 }
@@ -81,7 +83,8 @@ impl<'run> Bench<'run> {
             Runner::Native => None,
             Runner::Qemu => Some(Guests::prepare(target.platform, &target.options, selection.snapshots, &mut say)?),
         };
-        let bench = Self { target, executable, out, collecting: selection.collecting, guests };
+        let bench =
+            Self { target, executable, out, collecting: selection.collecting, options: &selection.options, guests };
         bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;
         Ok(bench)
     }

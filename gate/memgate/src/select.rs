@@ -31,6 +31,8 @@ pub struct Selection {
     pub snapshots: bool,
     /// The directory for executables, evidence and logs.
     pub out: PathBuf,
+    /// How all this was asked for on the command line, but for services, platforms and `out`; what is as it is by default is left out.
+    pub options: Vec<String>,
 }
 
 /// One service on one platform.

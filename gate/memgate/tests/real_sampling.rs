@@ -1,5 +1,6 @@
 //! Compares samples and readings under load with exact figures: the runtime's own totals, and a run in which every
 //! allocation is sampled.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 

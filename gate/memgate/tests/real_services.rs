@@ -68,10 +68,15 @@ fn a_service_that_starts_other_processes_is_not_wholly_measured() {
 #[test]
 fn a_service_that_fails_every_request() {
     if can_attach() {
-        let output = Bench::service("misbehave", 18116, ", -mode, fail-all").run("check", &["--format", "json"]);
+        let bench = Bench::service("misbehave", 18116, ", -mode, fail-all");
+        let output = bench.run("check", &["--format", "json", "--tier", "t0"]);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         let report = json(&output);
         assert_eq!(gate(&report, "request_errors")["measured"], 1.0);
+        // Of these words is made what repeats the run.
+        let config = bench.config();
+        let options = ["--config", config.to_str().unwrap(), "--tier", "T0"];
+        assert_eq!(report["results"][0]["options"], serde_json::json!(options));
         assert!(
             report["results"][0]["gates"].as_array().unwrap().iter().all(|gate| gate["verdict"] != "pass"),
             "{report:#}"

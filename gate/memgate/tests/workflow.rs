@@ -1,4 +1,4 @@
-//! The workflow that users copy calls memgate correctly.
+//! The workflow that users copy calls memgate correctly, and memgate's own has a job for each task.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -19,6 +19,18 @@ fn calls(workflow: &Value) -> Vec<String> {
         call.strip_prefix("memgate ").map(str::to_owned)
     };
     lines.filter_map(called).collect()
+}
+
+#[test]
+fn every_chore_that_must_pass_has_a_job() {
+    let text = fs::read_to_string(repository().join(".github/workflows/ci.yml")).unwrap();
+    let workflow: Value = serde_yaml::from_str(&text).unwrap();
+    let job = &workflow["jobs"]["ci"];
+    let jobs = job["strategy"]["matrix"]["include"].as_sequence().unwrap();
+    let chores: Vec<_> = jobs.iter().map(|job| job["xtask"].as_str().unwrap()).collect();
+    assert_eq!(chores, ["lint --advisories", "docs", "test", "check"]);
+    let runs = |step: &Value| step["run"].as_str().is_some_and(|run| run.ends_with("xtask ${{ matrix.xtask }}"));
+    assert!(job["steps"].as_sequence().unwrap().iter().any(runs), "each job calls its chore");
 }
 
 #[test]

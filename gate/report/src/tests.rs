@@ -96,6 +96,10 @@ fn the_command_repeats_the_run() {
     assert_eq!(repeat_command(&result), "memgate check --service uaa --platform linux/amd64");
     result.service = "two words".into();
     assert_eq!(repeat_command(&result), "memgate check --service 'two words' --platform linux/amd64");
+    result.options = ["--config", "a b.yaml", "--tier", "T0", "--no-snapshot"].map(Into::into).to_vec();
+    let repeated =
+        "memgate check --service 'two words' --platform linux/amd64 --config 'a b.yaml' --tier T0 --no-snapshot";
+    assert_eq!(repeat_command(&result), repeated);
 }
 
 fn one_gate(verdict: Verdict) -> Report {

@@ -30,12 +30,13 @@ pub(super) struct Finding<'a> {
     pub(super) repeat: Option<String>,
 }
 
-/// The command that repeats a run locally: `memgate check --service uaa --platform linux/amd64`.
+/// The command that repeats a run locally: `memgate check --service uaa --platform linux/amd64 --tier T0`.
 ///
-/// The service's name is quoted for a shell if necessary, so the line can be copied whatever the name is.
+/// Each word is quoted for a shell if necessary, so the line can be copied whatever it holds.
 pub fn repeat_command(result: &ServiceResult) -> String {
-    let word = text::visible(&text::shell_word(&result.service));
-    format!("memgate check --service {word} --platform {}", result.platform)
+    let word = |word: &String| text::visible(&text::shell_word(word));
+    let options: String = result.options.iter().map(|option| format!(" {}", word(option))).collect();
+    format!("memgate check --service {} --platform {}{options}", word(&result.service), result.platform)
 }
 
 /// `uaa on linux/amd64`, safe to show.

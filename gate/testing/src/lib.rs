@@ -62,6 +62,7 @@ pub fn healthy(run: u32) -> Evidence {
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
         ending: Ending::Stopped,
         tier: Tier::T2,
+        options: vec![],
         code: Code::default(),
         signals: signals(&mut random),
         notes: vec![],

@@ -47,6 +47,9 @@ pub struct ServiceResult {
     pub runs: u32,
     /// The lowest tier of the runs.
     pub tier: Tier,
+    /// The options of the command that measured, but for service and platform and for where its results go.
+    #[serde(default)]
+    pub options: Vec<String>,
     /// How far each signal can be trusted, in the worst of the runs.
     pub signals: Vec<SignalNote>,
     /// One entry for each gate, in the order of [`Metric::ALL`].

@@ -130,6 +130,7 @@ fn summary(runs: &[f64]) -> Summary {
         pooled: metrics(0.0),
         sites: BTreeMap::new(),
         tier: Tier::T2,
+        options: vec![],
         signals: Vec::new(),
         notes: Vec::new(),
     }

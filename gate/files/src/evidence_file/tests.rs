@@ -67,6 +67,7 @@ fn evidence() -> Evidence {
         phases: Phases { warmup: None, measure: Some(Span { start_ns: 1, end_ns: 2 }), drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },
         tier: Tier::T2,
+        options: vec!["--tier".into(), "T2".into()],
         code: Code::default(),
         signals: signals(),
         notes: vec!["a note".into()],

@@ -79,7 +79,10 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Waits until no thread of the process runs or waits for a processor.
 #[track_caller]
 pub fn until_at_rest(process: nix::unistd::Pid) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let came = runtime.block_on(memgate_agent::rest::come(process, PATIENCE));
-    assert!(came, "process {process} is not at rest within {} s", PATIENCE.as_secs());
+    // On a thread of its own: the caller's may have a runtime that waits for it.
+    let waiting = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(memgate_agent::rest::come(process, PATIENCE))
+    });
+    assert!(waiting.join().unwrap(), "process {process} is not at rest within {} s", PATIENCE.as_secs());
 }

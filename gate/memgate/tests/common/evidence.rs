@@ -35,6 +35,7 @@ pub fn healthy(run: u32, bytes: u64) -> Evidence {
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
         ending: Ending::Stopped,
         tier: Tier::T2,
+        options: Vec::new(),
         code: Code::default(),
         signals: signals(bytes),
         notes: Vec::new(),

@@ -37,6 +37,7 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
         environment: summary.environment.clone(),
         runs: u32::try_from(summary.runs.len()).unwrap_or(u32::MAX),
         tier: summary.tier,
+        options: summary.options.clone(),
         signals: summary.signals.clone(),
         gates,
         files: Vec::new(),

@@ -66,6 +66,7 @@ fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summ
         pooled: with(&pooled),
         sites: BTreeMap::new(),
         tier: Tier::T2,
+        options: vec![],
         signals: vec![],
         notes: vec![],
     }

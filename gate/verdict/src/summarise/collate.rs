@@ -47,6 +47,7 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
         runs: summaries,
         pooled,
         sites: sites::by_metric(&profiles),
+        options: first.options.clone(),
         tier: sorted.iter().map(|run| run.0.tier).min().unwrap_or(first.tier),
         signals: trust::notes(&sorted),
         notes: notes(&sorted, &profiles),

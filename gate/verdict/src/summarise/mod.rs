@@ -49,6 +49,8 @@ pub struct Summary {
     pub sites: BTreeMap<Metric, Vec<Site>>,
     /// The lowest tier of the runs.
     pub tier: Tier,
+    /// The options of the command that measured the first run.
+    pub options: Vec<String>,
     /// How far each signal can be trusted.
     pub signals: Vec<SignalNote>,
     /// Notes on what the runs lacked, each once.
