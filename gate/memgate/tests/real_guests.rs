@@ -605,7 +605,8 @@ impl Person {
         let (directory, mut command) = boot("linux/arm64", &[]);
         let end = || line.try_clone().unwrap();
         command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "vt100");
-        // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is allocated.
+        // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is
+        // allocated.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
