@@ -74,7 +74,7 @@ fn as_many_guests_are_measured_at_once_as_there_are_processors_for() {
     let bench = Bench::service("uaa", 18243, "");
     let one = "platforms: { linux/arm64: { cpus: 1 }, linux/loong64: { cpus: 1 } }\n";
     let yaml = fs::read_to_string(bench.config()).unwrap();
-    // Each has half the memory of a usual guest.
+    // Each has half the CPUs of a usual guest.
     let yaml = yaml.replace("rate: 200/s", "rate: 100/s").replace("timeout: 2s", "timeout: 20s");
     fs::write(bench.config(), yaml + one).unwrap();
     let mut command = common::plain(&bench.command("record"));
