@@ -45,7 +45,8 @@ macro_rules! constants {
         $(#[$doc])*
         #[inline(always)]
         pub(crate) fn $function() -> u64 {
-            // SAFETY: the reference is valid; the volatile read keeps the compiler from using the value before patching.
+            // SAFETY: the reference is valid; the volatile read keeps the compiler from using the value before
+            // patching.
             unsafe { core::ptr::read_volatile(&$name) }
         }
     )*};

@@ -62,7 +62,8 @@ pub mod kind {
     pub const WORLD_START: u32 = 5;
     /// An allocation was sampled: the object's address, its bucket's address, the goroutine's id.
     pub const ALLOC_SAMPLE: u32 = 6;
-    /// A page was touched for the first time outside the runtime's own mappings: a [`super::Fault`] in the buffer `FAULTS`.
+    /// A page was touched for the first time outside the runtime's own mappings: a [`super::Fault`] in the buffer
+    /// `FAULTS`.
     pub const FAULT: u32 = 7;
 }
 

@@ -1,4 +1,5 @@
-//! memgate's own chores: set-up, lint, test, the BPF object, the agents of guests and the gate itself, as `cargo xtask …`.
+//! memgate's own chores: set-up, lint, test, the BPF object, the agents of guests and the gate itself, as `cargo xtask
+//! …`.
 //!
 //! Every command installs missing tools that it needs, prints each step on stderr, and stops at the first failure.
 

@@ -144,57 +144,86 @@ impl Ending {
     }
 }
 
-/// The measured signals. By default all are missing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Signals {
+/// Makes [`Signals`] from a row for each signal.
+macro_rules! signals {
+    ($( $(#[doc = $sentence:literal])+ $signal:ident: $data:ty, )+) => {
+        /// The measured signals. By default all are missing.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct Signals {
+            $( $(#[doc = $sentence])+ pub $signal: Signal<$data>, )+
+        }
+
+        impl Signals {
+            /// The provenance of every signal, in the order of the evidence.
+            pub fn provenance(&self) -> [Provenance<'_>; [$(stringify!($signal)),+].len()] {
+                [$(self.$signal.provenance(stringify!($signal))),+]
+            }
+        }
+    };
+}
+
+signals! {
     /// Stop-the-world pauses of the GC, as the runtime records them.
-    pub gc_pauses: Signal<Pauses>,
+    gc_pauses: Pauses,
     /// Stop-the-world pauses for other reasons.
-    pub other_pauses: Signal<Pauses>,
+    other_pauses: Pauses,
     /// Every stop of the world, with its reason and the part that the runtime does not count.
-    pub world_stops: Signal<WorldStops>,
+    world_stops: WorldStops,
     /// CPU time of the GC and of the whole process as the runtime accounts for them.
-    pub gc_cpu: Signal<GcCpu>,
+    gc_cpu: GcCpu,
     /// Live heap in bytes at the end of each GC cycle's mark phase, one entry a cycle.
-    pub live_heap: Signal<Series>,
+    live_heap: Series,
     /// Bytes allocated on the Go heap since the launch (`MemStats.TotalAlloc`).
-    pub alloc_bytes: Signal<Series>,
+    alloc_bytes: Series,
     /// Objects allocated on the Go heap since the launch (`MemStats.Mallocs`).
-    pub alloc_objects: Signal<Series>,
+    alloc_objects: Series,
     /// Goroutines other than the runtime's own (`runtime.NumGoroutine`). The first entry is from before the load, the
     /// last from the end of the drain.
-    pub goroutines: Signal<Series>,
+    goroutines: Series,
     /// Resident set, bytes.
-    pub rss: Signal<Series>,
+    rss: Series,
     /// Resident set by kind.
-    pub rss_kinds: Signal<RssKinds>,
+    rss_kinds: RssKinds,
     /// Anonymous memory in transparent huge pages, bytes.
-    pub huge_pages: Signal<Series>,
+    huge_pages: Series,
     /// Transparent huge pages since the launch that the kernel allocated at a fault or assembled later.
-    pub thp_events: Signal<Series>,
+    thp_events: Series,
     /// Largest resident set of the measuring phase, bytes.
-    pub rss_peak: Signal<u64>,
+    rss_peak: u64,
     /// Resident memory that the Go runtime does not manage, bytes.
-    pub offheap: Signal<Series>,
+    offheap: Series,
     /// The duration of each mapping that the Go runtime made.
-    pub mmap_latency: Signal<Durations>,
+    mmap_latency: Durations,
     /// Refills of the Ps' span caches.
-    pub span_refills: Signal<SpanRefills>,
+    span_refills: SpanRefills,
     /// Allocations that the runtime sampled.
-    pub alloc_samples: Signal<AllocSamples>,
+    alloc_samples: AllocSamples,
     /// The runtime's heap profile at both ends of the measuring phase.
-    pub heap_profile: Signal<HeapProfile>,
+    heap_profile: HeapProfile,
     /// Goroutines by `go` statement.
-    pub goroutine_sites: Signal<GoroutineSites>,
+    goroutine_sites: GoroutineSites,
     /// Resident off-heap memory by the code that touched it first.
-    pub offheap_sites: Signal<OffHeapSites>,
+    offheap_sites: OffHeapSites,
     /// Page faults since the launch, minor and major.
-    pub page_faults: Signal<Series>,
+    page_faults: Series,
     /// The load generator's results.
-    pub requests: Signal<Requests>,
+    requests: Requests,
     /// Processes of the service's cgroup that the kernel killed because memory ran out.
-    pub oom_kills: Signal<u64>,
+    oom_kills: u64,
+}
+
+/// Where a signal comes from and how far it can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Provenance<'a> {
+    /// The signal's name in the evidence, such as `gc_pauses`.
+    pub name: &'static str,
+    /// The source; empty if nobody measured the signal.
+    pub source: &'a str,
+    /// How far it can be trusted.
+    pub exactness: &'a Exactness,
+    /// Records lost on the way.
+    pub lost: u64,
 }
 
 /// A measured signal, with its source and how far it can be trusted.
@@ -220,6 +249,12 @@ impl<T: Default> Default for Signal<T> {
             lost: 0,
             data: T::default(),
         }
+    }
+}
+
+impl<T> Signal<T> {
+    const fn provenance(&self, name: &'static str) -> Provenance<'_> {
+        Provenance { name, source: self.source.as_str(), exactness: &self.exactness, lost: self.lost }
     }
 }
 

@@ -35,52 +35,48 @@ pub struct SignalPlan {
     pub probes: Fact<Vec<Probe>>,
 }
 
-/// The signals that come from probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ProbedSignal {
+/// Makes [`ProbedSignal`] from a row for each signal.
+macro_rules! probed_signals {
+    ($( #[doc = $sentence:literal] $signal:ident { name: $name:literal, exactness: $exactness:literal } )+) => {
+        /// The signals that come from probes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ProbedSignal {
+            $( #[doc = $sentence] $signal, )+
+        }
+
+        impl ProbedSignal {
+            /// Every signal, in the order of the evidence.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$signal),+];
+
+            /// Its name in the evidence.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$signal => $name,)+ }
+            }
+
+            /// What it provides.
+            pub const fn exactness(self) -> &'static str {
+                match self { $(Self::$signal => $exactness,)+ }
+            }
+        }
+    };
+}
+
+probed_signals! {
     /// `gc_pauses` and `other_pauses`.
-    Pauses,
+    Pauses { name: "gc_pauses, other_pauses", exactness: "every pause, in the runtime's own nanoseconds" }
     /// `world_stops`.
-    WorldStops,
+    WorldStops { name: "world_stops", exactness: "every stop of the world, with its reason and its hidden tail" }
     /// `live_heap`.
-    LiveHeap,
+    LiveHeap { name: "live_heap", exactness: "every GC cycle" }
     /// `mmap_latency`, and the ranges that `offheap` excludes.
-    Mappings,
+    Mappings { name: "mmap_latency, offheap", exactness: "every mapping that the runtime makes" }
     /// `alloc_samples`.
-    AllocSamples,
+    AllocSamples { name: "alloc_samples", exactness: "every allocation that the runtime samples" }
     /// `span_refills`.
-    SpanRefills,
+    SpanRefills { name: "span_refills", exactness: "every refill in windows of the measuring phase" }
 }
 
 impl ProbedSignal {
-    /// Every signal, in the order of the evidence.
-    pub const ALL: [Self; 6] =
-        [Self::Pauses, Self::WorldStops, Self::LiveHeap, Self::Mappings, Self::AllocSamples, Self::SpanRefills];
-
-    /// Its name in the evidence.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pauses => "gc_pauses, other_pauses",
-            Self::WorldStops => "world_stops",
-            Self::LiveHeap => "live_heap",
-            Self::Mappings => "mmap_latency, offheap",
-            Self::AllocSamples => "alloc_samples",
-            Self::SpanRefills => "span_refills",
-        }
-    }
-
-    /// What it provides.
-    pub const fn exactness(self) -> &'static str {
-        match self {
-            Self::Pauses => "every pause, in the runtime's own nanoseconds",
-            Self::WorldStops => "every stop of the world, with its reason and its hidden tail",
-            Self::LiveHeap => "every GC cycle",
-            Self::Mappings => "every mapping that the runtime makes",
-            Self::AllocSamples => "every allocation that the runtime samples",
-            Self::SpanRefills => "every refill in windows of the measuring phase",
-        }
-    }
-
     fn sites(self, exe: &GoExe) -> Fact<Vec<(&'static str, &'static str, CallSite)>> {
         let runtime = &exe.runtime;
         let one = |program, place, site: &CallSite| (program, place, *site);
@@ -160,7 +156,18 @@ fn plan_probe(
 
 #[cfg(test)]
 mod tests {
+    use memgate_evidence::Signals;
+
     use super::*;
+
+    #[test]
+    fn probed_signals_have_the_names_of_the_evidence() {
+        let signals = Signals::default();
+        let known = signals.provenance().map(|signal| signal.name);
+        for name in ProbedSignal::ALL.iter().flat_map(|signal| signal.name().split(", ")) {
+            assert!(known.contains(&name), "{name}");
+        }
+    }
 
     #[test]
     fn an_instruction_that_is_single_stepped_is_refused_unless_forced() {

@@ -18,7 +18,7 @@ use common::{
     uaa::{Watched, last},
 };
 use memgate_agent::collect::Boundary;
-use memgate_evidence::{Evidence, Exactness, Frame, Signal, StopReason, platform::Platform};
+use memgate_evidence::{Evidence, Exactness, Frame, StopReason, platform::Platform};
 use memgate_files::evidence_file;
 use object::{Object as _, ObjectSection as _};
 
@@ -201,7 +201,7 @@ fn a_service_that_a_distribution_built_has_every_signal() {
     assert_eq!(evidence.environment.go, "go1.24.4");
     assert_eq!(
         kinds(&evidence),
-        "gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites: exact; gc_cpu alloc_bytes alloc_objects goroutines rss rss_kinds page_faults offheap offheap_sites: sampled; : missing"
+        "gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites: exact; gc_cpu alloc_bytes alloc_objects goroutines rss rss_kinds offheap offheap_sites page_faults: sampled; : missing"
     );
     let (signals, code) = (&evidence.signals, &evidence.code);
     let samples = &signals.alloc_samples.data;
@@ -303,7 +303,7 @@ fn an_executable_of_another_platform_is_refused() {
 fn only_the_kernels(evidence: &Evidence, why: &str) {
     assert_eq!(
         kinds(evidence),
-        ": exact; rss rss_kinds page_faults: sampled; gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites gc_cpu alloc_bytes alloc_objects goroutines offheap offheap_sites: missing"
+        ": exact; rss rss_kinds page_faults: sampled; gc_pauses other_pauses world_stops gc_cpu live_heap alloc_bytes alloc_objects goroutines offheap mmap_latency alloc_samples heap_profile goroutine_sites offheap_sites: missing"
     );
     let signals = &evidence.signals;
     for (name, exactness) in exactnesses(evidence) {
@@ -320,8 +320,11 @@ fn only_the_kernels(evidence: &Evidence, why: &str) {
 /// The names of the signals by exactness.
 fn kinds(evidence: &Evidence) -> String {
     let of = |kind: fn(&Exactness) -> bool| {
-        let all = exactnesses(evidence).into_iter();
-        all.filter(|(_, exactness)| kind(exactness)).map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+        exactnesses(evidence)
+            .filter(|(_, exactness)| kind(exactness))
+            .map(|(name, _)| name)
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let exact = of(|exactness| *exactness == Exactness::Exact);
     let sampled = of(|exactness| *exactness == Exactness::Sampled);
@@ -329,28 +332,9 @@ fn kinds(evidence: &Evidence) -> String {
     format!("{exact}: exact; {sampled}: sampled; {missing}: missing")
 }
 
-fn exactnesses(evidence: &Evidence) -> Vec<(&'static str, &Exactness)> {
-    fn of<T>(signal: &Signal<T>) -> &Exactness {
-        &signal.exactness
-    }
-    let signals = &evidence.signals;
-    vec![
-        ("gc_pauses", of(&signals.gc_pauses)),
-        ("other_pauses", of(&signals.other_pauses)),
-        ("world_stops", of(&signals.world_stops)),
-        ("live_heap", of(&signals.live_heap)),
-        ("mmap_latency", of(&signals.mmap_latency)),
-        ("alloc_samples", of(&signals.alloc_samples)),
-        ("heap_profile", of(&signals.heap_profile)),
-        ("goroutine_sites", of(&signals.goroutine_sites)),
-        ("gc_cpu", of(&signals.gc_cpu)),
-        ("alloc_bytes", of(&signals.alloc_bytes)),
-        ("alloc_objects", of(&signals.alloc_objects)),
-        ("goroutines", of(&signals.goroutines)),
-        ("rss", of(&signals.rss)),
-        ("rss_kinds", of(&signals.rss_kinds)),
-        ("page_faults", of(&signals.page_faults)),
-        ("offheap", of(&signals.offheap)),
-        ("offheap_sites", of(&signals.offheap_sites)),
-    ]
+/// How far each signal can be trusted, without those that depend on the machine and on the run's length.
+fn exactnesses(evidence: &Evidence) -> impl Iterator<Item = (&'static str, &Exactness)> {
+    const VARYING: [&str; 6] = ["huge_pages", "thp_events", "rss_peak", "span_refills", "requests", "oom_kills"];
+    let all = evidence.signals.provenance().into_iter();
+    all.map(|signal| (signal.name, signal.exactness)).filter(|(name, _)| !VARYING.contains(name))
 }

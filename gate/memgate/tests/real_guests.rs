@@ -79,7 +79,7 @@ fn as_many_guests_are_measured_at_once_as_there_are_processors_for() {
     let bench = Bench::service("uaa", 18243, "");
     let one = "platforms: { linux/arm64: { cpus: 1 }, linux/loong64: { cpus: 1 } }\n";
     let yaml = fs::read_to_string(bench.config()).unwrap();
-    // Each has half of what a guest usually has.
+    // Each has half the CPUs of a usual guest.
     let yaml = yaml.replace("rate: 200/s", "rate: 100/s");
     fs::write(bench.config(), yaml + one).unwrap();
     let mut command = common::plain(&bench.command("record"));
@@ -606,7 +606,8 @@ impl Person {
         let (directory, mut command) = boot("linux/arm64", &[]);
         let end = || line.try_clone().unwrap();
         command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "vt100");
-        // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is allocated.
+        // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is
+        // allocated.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;

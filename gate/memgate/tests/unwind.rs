@@ -82,7 +82,8 @@ impl Traced {
         let mut bytes = [0_u8; 512];
         let mut vector = nix::libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         let (request, kind) = (nix::libc::PTRACE_GETREGSET, nix::libc::NT_PRSTATUS);
-        // SAFETY: the vector names a buffer that outlives the call, and its length; the thread is stopped and traced by this one.
+        // SAFETY: the vector names a buffer that outlives the call, and its length; the thread is stopped and traced by
+        // this one.
         let result = unsafe { nix::libc::ptrace(request, self.pid.as_raw(), kind, &raw mut vector) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
         Registers::from_user(Platform::host(), &bytes[..vector.iov_len]).unwrap()

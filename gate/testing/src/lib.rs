@@ -129,7 +129,8 @@ fn pauses(cycles: &Series, random: &mut Random) -> Pauses {
     Pauses { at_ns, duration_ns }
 }
 
-/// The same stops with their reasons: 50 µs each, 8 µs more than the runtime counts, and 4.942 ms of marking between them.
+/// The same stops with their reasons: 50 µs each, 8 µs more than the runtime counts, and 4.942 ms of marking between
+/// them.
 fn stops(cycles: &Series) -> WorldStops {
     let at_ns: Vec<u64> = cycles.at_ns.iter().flat_map(|&at| [at.saturating_sub(5_000_000), at]).collect();
     let reasons = [StopReason::GcSweepTermination, StopReason::GcMarkTermination];

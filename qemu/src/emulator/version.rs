@@ -78,7 +78,7 @@ mod tests {
     fn what_is_no_version_is_not_guessed() {
         for version in ["", "10", "10.1", "10.1.0.1", "v10.1.0", "10.1.x", "99999999999.0.0"] {
             let why = fit(&printed(version)).unwrap_err();
-            assert!(why.contains("does not understand") || why.contains("does not tell"), "{version}: {why}");
+            assert!(why.contains("does not understand") || why.contains("does not report"), "{version}: {why}");
         }
         for other in ["", "qemu-aarch64 version 10.1.0\n", "QEMU emulator\n", "10.1.0\n"] {
             assert_eq!(fit(other).unwrap_err(), "does not report its version", "{other}");

@@ -8,7 +8,8 @@ use crate::setup::{Tools, cargo_deny, go, rust_components};
 use crate::step;
 use crate::workspace::Workspace;
 
-/// Checks formatting, links of the documentation, licences and sources of dependencies, lints, and the committed BPF object.
+/// Checks formatting, links of the documentation, licences and sources of dependencies, lints, and the committed BPF
+/// object.
 ///
 /// # Errors
 /// With the first check that fails.

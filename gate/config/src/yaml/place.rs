@@ -167,7 +167,7 @@ pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// The byte range of the line that contains a byte.
+/// The length in bytes of the line that contains the byte at this offset.
 pub(super) fn line_length(text: &str, offset: usize) -> usize {
     let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
     text[start..].find('\n').unwrap_or(text.len() - start)

@@ -1,8 +1,7 @@
 //! The data of the tables about one function, and about one call that was inlined into it.
 //!
 //! Sources: `_func` in src/runtime/runtime2.go, `inlinedCall` in src/runtime/symtabinl.go, `FuncID`, `FuncFlag` and the
-//! indices of
-//! tables in src/internal/abi/symtab.go, Go 1.21 to 1.27.
+//! indices of tables in src/internal/abi/symtab.go, Go 1.21 to 1.27.
 
 use super::bytes::{i32_at, u8_at, u32_at};
 

@@ -193,7 +193,7 @@ fn alternate(length: Duration, mut watched: impl FnMut() -> Driven, other: &mut 
     Pair::of(&with, &without)
 }
 
-/// This process's own memory, and the kernel memory of the BPF objects that it has open, KiB. The buffers that both
+/// This process's own memory, and the kernel memory of the BPF maps that it has open, KiB. The buffers that both
 /// share count as the kernel's.
 fn memory() -> [u64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");

@@ -568,7 +568,8 @@ fn panic_before_init() -> Brought {
     cache.record("", Watched::since_mark)
 }
 
-/// An archive in cpio's format newc with one executable file; see Documentation/driver-api/early-userspace/buffer-format.rst.
+/// An archive in cpio's format newc with one executable file; see
+/// Documentation/driver-api/early-userspace/buffer-format.rst.
 fn cpio_of(name: &str, contents: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (name, mode, contents) in [(name, 0o100_755, contents), ("TRAILER!!!", 0, &b""[..])] {

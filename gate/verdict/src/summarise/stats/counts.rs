@@ -51,8 +51,8 @@ fn garwood(count: f64) -> Interval {
     Interval { measured: count, low, high: gamma_quantile(count + 1.0, 0.975) }
 }
 
-/// The share `part / whole` with the interval of C. J. Clopper and E. S. Pearson (Biometrika 26, 1934), which covers the
-/// true share with at least 95 %. `whole` is at least 1 and at least `part`.
+/// The share `part / whole` with the interval of C. J. Clopper and E. S. Pearson (Biometrika 26, 1934), which covers
+/// the true share with at least 95 %. `whole` is at least 1 and at least `part`.
 ///
 /// Beyond a million, the continued fraction behind the beta distribution loses its digits. There the interval is the
 /// score interval of E. B. Wilson (J. Am. Stat. Assoc. 22, 1927), which lies within two events of the exact one.

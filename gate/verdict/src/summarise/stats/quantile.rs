@@ -101,7 +101,8 @@ mod tests {
     fn with_too_few_values_the_maximum_is_judged() {
         let (interval, remark) = percentile(&up_to(57), 99, "pauses");
         assert_eq!((interval.measured, interval.high), (57.0, 57.0));
-        // P(Bin(57, 0.99) ≤ 54) = 0.0195 < 0.025 ≤ 0.1089 = P(Bin(57, 0.99) ≤ 55), so the 55th bounds the p99 from below.
+        // P(Bin(57, 0.99) ≤ 54) = 0.0195 < 0.025 ≤ 0.1089 = P(Bin(57, 0.99) ≤ 55), so the 55th bounds the p99 from
+        // below.
         assert_eq!(interval.low, 55.0);
         assert_eq!(remark, "max of 57 pauses (a p99 needs 299)");
         assert_eq!(percentile(&up_to(28), 90, "pauses").1, "max of 28 pauses (a p90 needs 29)");
@@ -116,8 +117,8 @@ mod tests {
 
     #[test]
     fn ranks_are_those_of_the_binomial_distribution() {
-        // For a p90 of 100 values, Bin(100, 0.9) has P(X ≤ 83) = 0.0206 and P(X ≤ 84) = 0.0399 below, and
-        // P(X ≤ 94) = 0.9424 and P(X ≤ 95) = 0.9763 above: ranks 84 and 96.
+        // For a p90 of 100 values, Bin(100, 0.9) has P(X ≤ 83) = 0.0206 and P(X ≤ 84) = 0.0399 below, and P(X ≤ 94) =
+        // 0.9424 and P(X ≤ 95) = 0.9763 above: ranks 84 and 96.
         let (interval, _) = percentile(&up_to(100), 90, "pauses");
         assert_eq!(interval, Interval { measured: 90.0, low: 84.0, high: 96.0 });
     }

@@ -147,7 +147,8 @@ fn pairwise_slopes(points: &[(f64, f64)]) -> Vec<f64> {
     slopes
 }
 
-/// The variance of Kendall's S, with its correction for ties in y (M. G. Kendall, *Rank Correlation Methods*, 4th ed., 1970).
+/// The variance of Kendall's S, with its correction for ties in y (M. G. Kendall, *Rank Correlation Methods*, 4th ed.,
+/// 1970).
 fn kendall_variance(points: &[(f64, f64)]) -> f64 {
     let term = |n: f64| n * (n - 1.0) * (2.0 * n + 5.0);
     let mut values: Vec<f64> = points.iter().map(|point| point.1).collect();
