@@ -24,7 +24,11 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{busy, go::toolchains, repository};
+use super::{
+    busy::{self, HeldUp},
+    go::toolchains,
+    repository,
+};
 
 /// The service's executable as the newest Go builds it, built once by each process.
 pub fn uaa() -> PathBuf {
@@ -170,8 +174,7 @@ impl Watched {
 
     /// What the service says of itself when it is at rest, so that the goroutines of earlier connections do not count.
     pub fn truth(&mut self) -> Truth {
-        self.rest();
-        let truth = truth(self.port);
+        let truth = truth_at_rest(self.pid(), self.port);
         self.recorder.sample();
         truth
     }
@@ -338,6 +341,24 @@ pub fn truth(port: u16) -> Truth {
     // A request whose body has not been read has no goroutine that waits for the client to go away (net/http, `startBackgroundRead`): such
     // a one has to end when the connection is taken over, and may still count.
     answered(&request(port, "GET", "/debug/runtime", "x"))
+}
+
+/// The same when the service is at rest before and after, so that it holds until the next request.
+#[track_caller]
+pub fn truth_at_rest(service: Pid, port: u16) -> Truth {
+    let threads = || {
+        let threads = std::fs::read_dir(format!("/proc/{service}/task")).unwrap().flatten();
+        let mut threads: Vec<i32> = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok()).collect();
+        threads.sort_unstable();
+        threads
+    };
+    busy::again(|| {
+        busy::until_at_rest(service);
+        let before = threads();
+        let truth = truth(port);
+        busy::until_at_rest(service);
+        HeldUp::thread(&before, &threads()).map_or(Ok(truth), Err)
+    })
 }
 
 /// The answer of `/debug/runtime`, which counts the goroutine that answers.
