@@ -7,7 +7,6 @@ mod common;
 use std::{cell::RefCell, collections::BTreeMap, fs, path::Path};
 
 use common::{
-    busy::until_at_rest,
     can_attach, repository,
     uaa::{self, Truth, left, post},
 };
@@ -88,11 +87,7 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
     let progress = |progress| {
         if progress == Progress::Stopping {
             act(port);
-            let service = service(&plan.executable);
-            // The connections' goroutines end a moment after they do.
-            until_at_rest(service);
-            truth.replace(Some(uaa::truth(port)));
-            until_at_rest(service);
+            truth.replace(Some(uaa::truth_at_rest(service(&plan.executable), port)));
         }
     };
     let files =

@@ -27,7 +27,8 @@ use memgate_verdict::{judge::judge, metric::Metric, results::Verdict, summarise:
 
 fn watch(port: u16, options: Options) -> Watched {
     let mut command = Command::new(uaa());
-    command.args(["-debug-memgate", "-listen", &format!("127.0.0.1:{port}")]).env_clear();
+    // The first round of expiry allocates the root of each shard's map, which would be amid a test or not.
+    command.args(["-debug-memgate", "-expiry-interval=1h", "-listen", &format!("127.0.0.1:{port}")]).env_clear();
     Watched::launch_with(command, port, options)
 }
 

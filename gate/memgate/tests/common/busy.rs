@@ -19,6 +19,9 @@ pub enum HeldUp {
     Reader { longest: Duration, bearable: Duration },
     /// memgate's own generator told that it was late, or waited for a processor.
     Generator { note: String },
+    /// The service's runtime has started a thread amid its answer, for which it allocates (`allocm` in runtime/proc.go): what it told of
+    /// itself does not hold any more. It does so where a system call takes long.
+    Thread { before: usize, after: usize },
     /// What was told before a reading and after it lay so far apart, as a share, that the reading is held against nothing.
     Bounds { apart: f64, bearable: f64 },
 }
@@ -35,6 +38,11 @@ impl HeldUp {
         Some(Self::Generator { note: note.clone() })
     }
 
+    /// Whether the process has other threads than before.
+    pub fn thread(before: &[i32], after: &[i32]) -> Option<Self> {
+        (before != after).then_some(Self::Thread { before: before.len(), after: after.len() })
+    }
+
     /// Whether the bounds were too far apart.
     pub fn bounds(apart: f64, bearable: f64) -> Option<Self> {
         (apart > bearable).then_some(Self::Bounds { apart, bearable })
@@ -48,6 +56,9 @@ impl fmt::Display for HeldUp {
                 write!(f, "the reader was held up for {longest:.1?}, which may be {bearable:.1?}")
             }
             Self::Generator { note } => f.write_str(note),
+            Self::Thread { before, after } => {
+                write!(f, "the service had {before} threads before its answer, and {after} after")
+            }
             Self::Bounds { apart, bearable } => write!(f, "the bounds lay {apart:e} apart, which may be {bearable:e}"),
         }
     }

@@ -24,7 +24,11 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{busy, go::toolchains, repository};
+use super::{
+    busy::{self, HeldUp},
+    go::toolchains,
+    repository,
+};
 
 /// The service's executable as the newest Go builds it. Each process builds it once.
 pub fn uaa() -> PathBuf {
@@ -170,8 +174,7 @@ impl Watched {
 
     /// What the service says of itself when it is at rest, so that the goroutines of earlier connections do not count.
     pub fn truth(&mut self) -> Truth {
-        self.rest();
-        let truth = truth(self.port);
+        let truth = truth_at_rest(self.pid(), self.port);
         self.recorder.sample();
         truth
     }
@@ -341,7 +344,25 @@ pub fn truth(port: u16) -> Truth {
     answered(&request(port, "GET", "/debug/runtime", "x"))
 }
 
-/// The answer of `/debug/runtime`, which counts the answering goroutine.
+/// The same when the service is at rest before and after, so that it holds until the next request.
+#[track_caller]
+pub fn truth_at_rest(service: Pid, port: u16) -> Truth {
+    let threads = || {
+        let threads = std::fs::read_dir(format!("/proc/{service}/task")).unwrap().flatten();
+        let mut threads: Vec<i32> = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok()).collect();
+        threads.sort_unstable();
+        threads
+    };
+    busy::again(|| {
+        busy::until_at_rest(service);
+        let before = threads();
+        let truth = truth(port);
+        busy::until_at_rest(service);
+        HeldUp::thread(&before, &threads()).map_or(Ok(truth), Err)
+    })
+}
+
+/// The answer of `/debug/runtime`, which counts the goroutine that answers.
 fn answered(body: &str) -> Truth {
     let truth: Truth = parsed(body);
     Truth { num_goroutine: truth.num_goroutine - 1, ..truth }
