@@ -69,6 +69,7 @@ pub enum GuestError {
         /// What was tried.
         what: String,
         /// What failed.
+        #[source]
         error: io::Error,
     },
     /// The agent does not keep to the protocol.

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use clap::Parser;
-use memgate::guests::Guests;
+use memgate::guest_runner::GuestRunner;
 use memgate_config::PlatformOptions;
 use memgate_evidence::platform::Platform;
 use statrs::statistics::{Data, Max, Median, Min};
@@ -31,7 +31,7 @@ fn main() {
     for platform in options.platform {
         let [booted, resumed] = [false, true].map(|snapshots| {
             let mut say = |line: &str| eprintln!("{platform}: {line}");
-            let guests = Guests::prepare(platform, &PlatformOptions::default(), snapshots, &mut say);
+            let guests = GuestRunner::prepare(platform, &PlatformOptions::default(), snapshots, &mut say);
             guests.unwrap_or_else(|error| panic!("{error}"))
         });
         // The first one is booted, and saved.
@@ -46,7 +46,7 @@ fn main() {
 }
 
 /// Starts a guest and ends it; how long it took until its agent had begun, s.
-async fn start(guests: &Guests) -> f64 {
+async fn start(guests: &GuestRunner) -> f64 {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let before = Instant::now();
     let started = guests.start(&directory.path().join("console.log"), &|_| ()).await;

@@ -9,15 +9,15 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::Executable;
 use memgate_evidence::{
-    error::{Error, InputError, Result, Stage},
+    error::{Error, InputError, Result},
     plan::{Collecting, Plan},
     platform::{Platform, Runner},
 };
-use memgate_files::names::RunFiles;
+use memgate_files::{OutputError, names::RunFiles};
 
 use crate::{
     gobuild,
-    guests::Guests,
+    guest_runner::GuestRunner,
     narrator::Narrator,
     preflight,
     select::{Selection, Target},
@@ -45,7 +45,7 @@ pub(crate) struct Bench<'run> {
     pub(crate) out: &'run Path,
     pub(crate) collecting: Collecting,
     /// Where the platform is not measured on this machine itself.
-    pub(crate) guests: Option<Guests>,
+    pub(crate) guests: Option<GuestRunner>,
 }
 
 impl<'run> Bench<'run> {
@@ -68,7 +68,7 @@ impl<'run> Bench<'run> {
                 let directory = out.join("build").join(target.platform.folder());
                 make_directory(&directory)?;
                 let executable = std::path::absolute(directory.join(&target.service.name))
-                    .map_err(|error| cannot_write(out, &error))?;
+                    .map_err(|error| cannot_write(out, error))?;
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
                 gobuild::build(&build, target.platform, &executable, cancel).await?;
@@ -79,7 +79,9 @@ impl<'run> Bench<'run> {
         let mut say = |line: &str| narrator.say(&format!("{}: {line}", target.platform));
         let guests = match place {
             Runner::Native => None,
-            Runner::Qemu => Some(Guests::prepare(target.platform, &target.options, selection.snapshots, &mut say)?),
+            Runner::Qemu => {
+                Some(GuestRunner::prepare(target.platform, &target.options, selection.snapshots, &mut say)?)
+            }
         };
         let bench = Self { target, executable, out, collecting: selection.collecting, guests };
         bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;
@@ -100,20 +102,19 @@ fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Resu
 }
 
 pub(crate) fn make_directory(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))
+    fs::create_dir_all(directory).map_err(|error| cannot_write(directory, error))
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    let help = "give another directory with --out, or make room";
-    Error::infrastructure(Stage::Output, format!("{}: {error}", path.display()), help)
+fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+    OutputError::Path { path: path.to_owned(), option: "--out", source }.into()
 }
 
 /// Removes what an earlier command left of the same service and platform, so that no file of it is taken for one of this.
 fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
-    for entry in fs::read_dir(out).map_err(|error| cannot_write(out, &error))?.flatten() {
+    for entry in fs::read_dir(out).map_err(|error| cannot_write(out, error))?.flatten() {
         let name = entry.file_name();
         if RunFiles::are_of(&name.to_string_lossy(), &target.service.name, target.platform) {
-            fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), &error))?;
+            fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), error))?;
         }
     }
     Ok(())

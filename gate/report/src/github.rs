@@ -2,7 +2,7 @@
 
 use memgate_verdict::{
     results::{Report, ServiceResult, Verdict},
-    summarise::Place,
+    summarise::SourceLocation,
 };
 
 use super::{markdown, text, view};
@@ -60,7 +60,7 @@ pub fn step_summary(report: &Report) -> String {
 struct Annotation<'a> {
     level: Level,
     /// Where in the repository it belongs.
-    place: Option<&'a Place>,
+    place: Option<&'a SourceLocation>,
     title: String,
     message: String,
 }

@@ -1,6 +1,6 @@
 //! Which of the files that a report names lie in the repository.
 
-use memgate_verdict::{results::ServiceResult, summarise::Place};
+use memgate_verdict::{results::ServiceResult, summarise::SourceLocation};
 
 /// Makes the paths of source files relative to the repository's root, as CI systems want them, where they lie below it.
 ///
@@ -9,7 +9,7 @@ pub fn locate(result: &mut ServiceResult, root: &str) {
     let sites = result.gates.iter_mut().flat_map(|gate| &mut gate.sites);
     for place in sites.flat_map(|site| [Some(&mut site.at), site.own.as_mut()]).flatten() {
         if let Some(file) = below(root, &place.file) {
-            *place = Place { file: file.to_owned(), in_repository: true, ..place.clone() };
+            *place = SourceLocation { file: file.to_owned(), in_repository: true, ..place.clone() };
         }
     }
 }

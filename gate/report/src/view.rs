@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use memgate_verdict::{
     metric::Unit,
     results::{GateResult, Report, ServiceResult, Verdict},
-    summarise::{Place, SignalNote, Site, SiteKind, Trust},
+    summarise::{SignalNote, Site, SiteKind, SourceLocation, Trust},
 };
 
 use super::text;
@@ -113,7 +113,7 @@ fn site(site: &Site) -> String {
 }
 
 /// `main.(*store).put, store/store.go:42`, as far as it is known.
-fn place(place: &Place) -> String {
+fn place(place: &SourceLocation) -> String {
     let function = text::visible(&place.function);
     match (place.file.as_str(), place.line) {
         ("", _) => function,
@@ -135,10 +135,13 @@ fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
     let count = match (of_trust.len(), trust) {
         (0, _) => return None,
         (count, Trust::Exact) => format!("{} exact", counted(count, "signal")),
-        (count, _) => format!("{count} {}", trust.name()),
+        (count, Trust::Sampled | Trust::Bucketed | Trust::Inexact | Trust::Missing) => {
+            format!("{count} {}", trust.name())
+        }
     };
-    if matches!(trust, Trust::Exact | Trust::Sampled) {
-        return Some(count);
+    match trust {
+        Trust::Exact | Trust::Sampled => return Some(count),
+        Trust::Bucketed | Trust::Inexact | Trust::Missing => {}
     }
     // Most of what is missing is missing for the same reason.
     let why = of_trust.chunk_by(|one, next| one.reason == next.reason).map(|alike| {
@@ -150,7 +153,7 @@ fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
 }
 
 /// Where an annotation of the gate belongs: the service's own code in its first call site, when that is in the repository.
-pub(super) fn annotated(gate: &GateResult) -> Option<&Place> {
+pub(super) fn annotated(gate: &GateResult) -> Option<&SourceLocation> {
     gate.sites.first()?.own.as_ref().filter(|own| own.in_repository && own.line > 0)
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use memgate_ebpf::count;
-use memgate_evidence::{Span, SpanRefills, error::Result};
+use memgate_evidence::{SpanRefills, TimeSpan, error::Result};
 use memgate_goexe::probes::Probe;
 
 use super::{Bpf, bpf::Links};
@@ -82,7 +82,7 @@ impl Window {
             let index = what as usize;
             counts[index].saturating_sub(self.counts[index])
         };
-        refills.windows.push(Span { start_ns: self.start_ns, end_ns: now_ns });
+        refills.windows.push(TimeSpan { start_ns: self.start_ns, end_ns: now_ns });
         refills.refills.push(since(count::REFILLS));
         refills.misses.push(since(count::MISSES));
         self.links.take_off();

@@ -83,8 +83,7 @@ fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>, c
 
 /// Where to act on a gate: the call sites behind its figure, where it has one and somebody is to act.
 fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
-    let to_act = matches!(gate.verdict, Verdict::Regressed | Verdict::Inconclusive | Verdict::Advisory);
-    if !to_act || gate.measured.is_none() {
+    if !gate.verdict.asks_for_action() || gate.measured.is_none() {
         return Vec::new();
     }
     summary.sites.get(&gate.metric).into_iter().flatten().take(SITES).cloned().collect()
