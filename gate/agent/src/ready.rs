@@ -59,7 +59,8 @@ impl FailureKind for ReadyError {
 /// Waits until the service answers with a status below 400; gives the time that it took.
 ///
 /// # Errors
-/// [`ReadyError::TimedOut`] with the last answer when time runs out; [`Error::Input`](memgate_evidence::error::Error::Input) for a URL that cannot be requested.
+/// [`ReadyError::TimedOut`] with the last answer when time runs out;
+/// [`Error::Input`](memgate_evidence::error::Error::Input) for a URL that cannot be requested.
 pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
     let start = Instant::now();
     let timeout = Duration::from_millis(ready.timeout_ms);
@@ -113,7 +114,8 @@ fn answer(last: &RequestFailure) -> String {
 /// Makes sure that nobody listens where the URL points, so that the service measured is the one that was launched.
 ///
 /// # Errors
-/// [`ReadyError::PortTaken`] names the address; [`Error::Input`](memgate_evidence::error::Error::Input) is for a URL that cannot be requested.
+/// [`ReadyError::PortTaken`] names the address; [`Error::Input`](memgate_evidence::error::Error::Input) is for a URL
+/// that cannot be requested.
 pub fn port_is_free(url: &str) -> Result<()> {
     let (endpoint, _) = Endpoint::of(url)?;
     endpoint.addresses.iter().try_for_each(address_is_free)

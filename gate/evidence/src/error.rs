@@ -9,7 +9,8 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 
 /// Every failure that ends a command without a verdict.
 ///
-/// `{error}` is what happened, without its causes, which [`source`](std::error::Error::source) gives. `{error:#}` is all of it in one line.
+/// `{error}` is what happened, without its causes, which [`source`](std::error::Error::source) gives. `{error:#}` is all of
+/// it in one line.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum Error {
     /// The command line, a configuration, a baseline or an evidence file is wrong: exit code 2.
@@ -26,7 +27,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// An infrastructure failure that nothing else caused. `message` is one or several full sentences; `help` is what the user can do.
+    /// An infrastructure failure that nothing else caused. `message` is one or several full sentences; `help` is what the
+    /// user can do.
     pub fn infrastructure(stage: Stage, message: impl Into<String>, help: impl Into<String>) -> Self {
         infrastructure::Message::new(stage, message.into(), help.into(), None).into()
     }

@@ -485,6 +485,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_failure_names_the_log_where_a_person_finds_it() {
+        let there = || SERVICE_LOG_THERE.to_owned();
+        let failure =
+            FailureText { stage: Stage::Launch, message: there(), causes: vec![there()], help: Some(there()) };
+        let FailureText { message, causes, help, .. } = here(failure, Path::new("/out/x.log"));
+        assert_eq!([message, causes.concat(), help.unwrap()], ["/out/x.log"; 3]);
+    }
+
+    #[test]
     fn a_processor_that_fails_is_told_by_the_first_line() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("service.log");

@@ -1,6 +1,6 @@
 //! Pauses without probes: from the runtime's own histogram, read from the service's memory.
 
-use memgate_goexe::Pauses;
+use memgate_goexe::PauseSites;
 
 use super::memory::{ProcessMemory, number};
 
@@ -20,7 +20,7 @@ pub(super) struct PauseBuckets {
 }
 
 impl PauseBuckets {
-    pub(super) fn new(memory: ProcessMemory, layout: &Pauses, bias: u64) -> Self {
+    pub(super) fn new(memory: ProcessMemory, layout: &PauseSites, bias: u64) -> Self {
         let histogram = layout.gc.wrapping_add(bias);
         let at = |offset: u64| histogram.wrapping_add(offset);
         Self {

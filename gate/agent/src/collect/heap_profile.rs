@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use memgate_goexe::{Field, HeapProfile};
+use memgate_goexe::{Field, HeapProfileLayout};
 
 use super::memory::{ProcessMemory, number};
 
@@ -44,7 +44,7 @@ pub struct Bucket {
 #[derive(Debug)]
 pub struct HeapProfileReader {
     memory: ProcessMemory,
-    layout: HeapProfile,
+    layout: HeapProfileLayout,
     bias: u64,
     /// In the order in which they were found; none is ever lost.
     buckets: Vec<Bucket>,
@@ -55,7 +55,7 @@ pub struct HeapProfileReader {
 
 impl HeapProfileReader {
     /// A reader for a process that runs the executable of this layout, loaded at `bias`.
-    pub fn new(memory: ProcessMemory, layout: HeapProfile, bias: u64) -> Self {
+    pub fn new(memory: ProcessMemory, layout: HeapProfileLayout, bias: u64) -> Self {
         Self { memory, layout, bias, buckets: Vec::new(), index: HashMap::new(), head: 0 }
     }
 

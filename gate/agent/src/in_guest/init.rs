@@ -30,17 +30,17 @@ use super::{Host, shell::BUSYBOX};
 enum InitError {
     #[error("{kind} cannot be mounted at {at}")]
     Mount { kind: &'static str, at: &'static str, source: io::Error },
-    #[error("the signals that switch the guest off")]
+    #[error("the signals that switch the guest off cannot be heeded")]
     Signals(#[source] nix::Error),
     #[error("{module} cannot be loaded")]
     Module { module: PathBuf, source: io::Error },
-    #[error("the channel to the host")]
+    #[error("the channel to the host cannot be opened")]
     Port(#[source] io::Error),
-    #[error("a message to the host")]
+    #[error("the host cannot be told")]
     Message(#[from] StreamError),
-    #[error("the loopback interface")]
+    #[error("the loopback interface cannot be raised")]
     Loopback(#[source] io::Error),
-    #[error("the limit on files")]
+    #[error("the limit on files cannot be raised")]
     FileLimit(#[source] nix::Error),
     #[error("the agent cannot be started")]
     Agent(#[source] io::Error),

@@ -36,10 +36,10 @@ pub(super) enum ShellError {
     #[error("tracefs cannot be mounted at {TRACEFS}")]
     Tracefs(#[source] nix::Error),
     /// The command does not run to its end.
-    #[error("the command in the guest")]
+    #[error("the command in the guest cannot be run")]
     Run(#[source] io::Error),
     /// The host does not take what is printed.
-    #[error("a message to the host")]
+    #[error("the host does not take what is printed")]
     Print(#[from] StreamError),
 }
 
