@@ -19,9 +19,9 @@ pub struct Site {
     /// What it allocated, kept, touched or started.
     pub kind: SiteKind,
     /// The innermost frame that is not the runtime's, the C library's or cgo's own.
-    pub at: Place,
+    pub at: SourceLocation,
     /// The innermost frame of the service's own code; `null` if there is none. Often the same as `at`.
-    pub own: Option<Place>,
+    pub own: Option<SourceLocation>,
     /// For goroutines, the function that the `go` statement starts; otherwise `null`.
     pub starts: Option<String>,
     /// The amount in `unit`, above 0.
@@ -51,7 +51,7 @@ pub enum SiteKind {
 
 /// A place in the code.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Place {
+pub struct SourceLocation {
     /// The function, such as `main.(*store).put` or `malloc`; `unknown` if the stack is not known.
     pub function: String,
     /// The source file: relative to the repository's root if `in_repository`, or else as the compiler recorded it;
@@ -207,8 +207,8 @@ fn by_stack(parts: &[Part]) -> BTreeMap<(u32, Option<u32>), Sum> {
 /// The key of a site: parts with the same key belong to the same site.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    at: Place,
-    own: Option<Place>,
+    at: SourceLocation,
+    own: Option<SourceLocation>,
     starts: Option<String>,
     kind: SiteKind,
 }
@@ -222,8 +222,8 @@ impl Key {
             first.map_or_else(|| UNKNOWN.to_owned(), |frame| name(frame).to_owned())
         });
         Self {
-            at: at.map_or_else(Place::unknown, Place::of),
-            own: frames().find(|frame| is_own(frame)).map(Place::of),
+            at: at.map_or_else(SourceLocation::unknown, SourceLocation::of),
+            own: frames().find(|frame| is_own(frame)).map(SourceLocation::of),
             starts,
             kind,
         }
@@ -248,7 +248,7 @@ impl Key {
 /// What stands for a function without a name.
 const UNKNOWN: &str = "unknown";
 
-impl Place {
+impl SourceLocation {
     fn of(frame: &Frame) -> Self {
         let Frame { file, line, .. } = frame;
         Self { function: name(frame).to_owned(), file: file.clone(), line: *line, in_repository: false }
