@@ -216,7 +216,7 @@ fn formats_are_parsed() {
     for format in Format::ALL {
         assert_eq!(format.name().parse(), Ok(format));
     }
-    let list = "expected one of terminal, json, markdown, junit, github";
+    let list = format!("expected one of {}", Format::ALL.map(Format::name).join(", "));
     assert_eq!("xml".parse::<Format>(), Err(format!("`xml` is not a format; {list}")));
     assert_eq!(
         "html".parse::<Format>(),
