@@ -8,10 +8,10 @@ use memgate_goexe::{GoExe, Runtime};
 use nix::unistd::Pid;
 
 use super::{
-    Boundary, Options,
     code::Symboliser,
-    collector::{Collector, Mapped, Reading, Scene},
+    collector::{Boundary, Collector, Mapped, Reading, Scene},
     memory::{ProcessMemory, ServiceMemory},
+    options::Options,
     programs::{Attached, attach},
     service::ServiceProcess,
     sources::{

@@ -2,7 +2,7 @@
 
 use memgate_evidence::{Exactness, Signal};
 
-use super::{Programs, programs::ProgramError};
+use super::programs::{ProgramError, Programs};
 
 pub(super) const COUNTERS: &str =
     "the runtime's counters, read from the service's memory at 5 Hz and at the phases' ends";

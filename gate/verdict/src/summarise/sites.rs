@@ -11,7 +11,10 @@ use super::{
     run::Run,
     tables::{NoTable, Of, Part, Table, When, allocated, goroutines, heap_growth, off_heap_growth},
 };
-use crate::metric::{Metric, Unit};
+use crate::{
+    metric::{Metric, Unit},
+    profile::Profile,
+};
 
 /// A call site behind a metric, with its amount in all runs together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -63,37 +66,20 @@ pub struct SourceLocation {
     pub in_repository: bool,
 }
 
-/// The profiles that have call sites.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    /// Bytes allocated on the Go heap in the measuring phase.
-    AllocatedBytes,
-    /// Objects allocated on the Go heap in the measuring phase.
-    AllocatedObjects,
-    /// Growth of the live heap in the measuring phase.
-    LiveHeapGrowth,
-    /// Growth of the off-heap memory in the measuring phase.
-    OffheapGrowth,
-    /// Goroutines under load.
-    GoroutinesUnderLoad,
-    /// Goroutines that remain after the drain.
-    GoroutinesLeft,
+/// What the call sites of a profile are.
+const fn kind(profile: Profile) -> SiteKind {
+    match profile {
+        Profile::AllocatedBytes | Profile::AllocatedObjects | Profile::LiveHeapGrowth => SiteKind::Heap,
+        Profile::OffheapGrowth => SiteKind::OffHeap,
+        Profile::GoroutinesUnderLoad | Profile::GoroutinesLeft => SiteKind::Goroutines,
+    }
 }
 
-impl Profile {
-    const fn kind(self) -> SiteKind {
-        match self {
-            Self::AllocatedBytes | Self::AllocatedObjects | Self::LiveHeapGrowth => SiteKind::Heap,
-            Self::OffheapGrowth => SiteKind::OffHeap,
-            Self::GoroutinesUnderLoad | Self::GoroutinesLeft => SiteKind::Goroutines,
-        }
-    }
-
-    const fn unit(self) -> Unit {
-        match self {
-            Self::AllocatedBytes | Self::LiveHeapGrowth | Self::OffheapGrowth => Unit::Bytes,
-            Self::AllocatedObjects | Self::GoroutinesUnderLoad | Self::GoroutinesLeft => Unit::Count,
-        }
+/// The unit of a profile's values.
+const fn unit(profile: Profile) -> Unit {
+    match profile {
+        Profile::AllocatedBytes | Profile::LiveHeapGrowth | Profile::OffheapGrowth => Unit::Bytes,
+        Profile::AllocatedObjects | Profile::GoroutinesUnderLoad | Profile::GoroutinesLeft => Unit::Count,
     }
 }
 
@@ -176,11 +162,11 @@ pub(super) fn by_metric(runs: &[Profiles<'_>]) -> BTreeMap<Metric, Vec<Site>> {
 /// nothing grew.
 fn sites(metric: Metric, runs: &[Profiles<'_>]) -> Vec<Site> {
     // All profiles behind one metric have the same unit; a test checks it.
-    let unit = metric.profiles().first().map_or(Unit::Bytes, |profile| profile.unit());
+    let unit = metric.profiles().first().map_or(Unit::Bytes, |profile| unit(*profile));
     let mut sums: BTreeMap<Key, Sum> = BTreeMap::new();
     for profiles in runs {
         for profile in metric.profiles() {
-            let (kind, table) = (profile.kind(), profiles.table(*profile));
+            let (kind, table) = (kind(*profile), profiles.table(*profile));
             for ((stack, started), sum) in by_stack(table.as_ref().map_or(&[][..], |table| &table.parts)) {
                 sums.entry(Key::of(kind, profiles.code, stack, started)).or_default().add(&sum);
             }
@@ -287,7 +273,7 @@ mod tests {
     #[test]
     fn the_profiles_behind_a_metric_are_in_one_unit() {
         for metric in Metric::ALL {
-            let units: Vec<Unit> = metric.profiles().iter().map(|profile| profile.unit()).collect();
+            let units: Vec<Unit> = metric.profiles().iter().map(|profile| unit(*profile)).collect();
             assert!(units.windows(2).all(|pair| pair[0] == pair[1]), "{metric}: {units:?}");
         }
     }

@@ -18,7 +18,7 @@ use super::{
     bpf::{self, Bpf, Constants},
     tier,
 };
-use crate::collect::Options;
+use crate::collect::options::Options;
 
 /// The BPF programs on a process.
 pub(in crate::collect) struct Attached {
