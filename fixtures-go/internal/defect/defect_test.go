@@ -3,6 +3,7 @@ package defect
 import (
 	"bytes"
 	"maps"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -68,12 +69,16 @@ func TestAllocAddsExactlyItsShare(t *testing.T) {
 		{20, 20_000, 4_000_000}, {1, 20_000, 200_000}, {0.5, 1000, 5000 / 16 * 16}, {400, 20_000, 80_000_000},
 	} {
 		leak := NewAlloc(test.percent)
-		before := allocated()
-		for i := 0; i < 1000; i++ {
-			leak.OnRequest(test.healthy)
+		// The runtime and other tests' goroutines allocate a little from time to time, and only ever add to it.
+		got := uint64(math.MaxUint64)
+		for attempt := 0; attempt < 5; attempt++ {
+			before := allocated()
+			for i := 0; i < 1000; i++ {
+				leak.OnRequest(test.healthy)
+			}
+			got = min(got, allocated()-before)
 		}
-		// The runtime itself allocates a little from time to time.
-		if got := allocated() - before; got < test.want || got > test.want+16<<10 {
+		if got < test.want || got > test.want+16<<10 {
 			t.Errorf("%v %% of %d bytes: allocated %d in 1000 requests, want %d", test.percent, test.healthy, got, test.want)
 		}
 	}
