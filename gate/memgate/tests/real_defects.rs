@@ -6,7 +6,11 @@ mod common;
 
 use std::process::Output;
 
-use common::{can_attach, cgroups, memgate, repository, stderr, stdout};
+use common::{
+    busy::{self, HeldUp},
+    can_attach, cgroups, memgate, repository, stderr, stdout,
+};
+use serde_json::Value;
 
 #[test]
 fn sessions_that_never_expire() {
@@ -40,43 +44,60 @@ fn long_pauses() {
 #[test]
 fn a_working_set_that_grows_and_stays_is_no_leak() {
     if can_attach() {
-        let (output, report) = check("warm-cache");
-        let gates = report["results"][0]["gates"].as_array().unwrap();
-        let name = |gate: &serde_json::Value| gate["metric"].as_str().unwrap().to_owned();
-        let bad =
-            gates.iter().filter(|gate| !["pass", "improved", "advisory"].contains(&gate["verdict"].as_str().unwrap()));
-        let bad: Vec<_> = bad.map(name).collect();
-        let of_memory = bad.iter().filter(|metric| !OF_TIME.contains(&metric.as_str()));
-        assert_eq!(of_memory.collect::<Vec<_>>(), Vec::<&String>::new(), "{}{}", stdout(&output), stderr(&output));
-        assert!(gates.iter().any(|gate| name(gate) == "heap_live_growth"), "{report:#}");
-        if bad.is_empty() {
-            assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
-        }
+        busy::again(|| {
+            let (output, report) = check("warm-cache");
+            let printed = format!("{}{}", stdout(&output), stderr(&output));
+            let every: Vec<&str> = gates(&report).iter().map(|gate| gate["metric"].as_str().unwrap()).collect();
+            assert!(every.contains(&"heap_live_growth"), "{report:#}");
+            let regressed = are(&report, "regressed", &every);
+            assert!(regressed.iter().all(|metric| OF_TIME.contains(metric)), "{regressed:?}: {printed}");
+            let undecided = [regressed, are(&report, "inconclusive", &every)].concat();
+            HeldUp::undecided(&undecided).map_or(Ok(()), Err)?;
+            assert_eq!(output.status.code(), Some(0), "{printed}");
+            Ok(())
+        });
     }
 }
 
-/// Whose processors others have, that service pauses for longer: memgate says so, and it is no leak.
+/// Gates on time: on a busy machine the service pauses for longer, and that is no leak.
 const OF_TIME: [&str; 3] = ["gc_pause_p99", "gc_pause_p90", "gc_stw_fraction"];
+
+fn gates(report: &Value) -> &[Value] {
+    report["results"][0]["gates"].as_array().unwrap()
+}
+
+/// Those of the metrics whose gates have this verdict.
+fn are<'a>(report: &Value, verdict: &str, metrics: &[&'a str]) -> Vec<&'a str> {
+    let has_it =
+        |metric: &&str| gates(report).iter().any(|gate| gate["metric"] == *metric && gate["verdict"] == verdict);
+    metrics.iter().copied().filter(has_it).collect()
+}
 
 /// The service fails by one of the gates, which are the ones that its defect is planted for; the first call site under that
 /// gate is the defect's, or what it calls.
 fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
     if can_attach() {
-        let (output, report) = check(service);
-        assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
-        let gates = report["results"][0]["gates"].as_array().unwrap();
-        let regressed: Vec<_> = gates.iter().filter(|gate| gate["verdict"] == "regressed").collect();
-        let stopped = regressed.iter().find(|gate| metrics.contains(&gate["metric"].as_str().unwrap()));
-        let stopped = stopped.unwrap_or_else(|| panic!("{service} is stopped by {regressed:#?}"));
-        if let Some(site) = site {
-            let first = stopped["sites"][0]["at"]["function"].as_str().unwrap_or_default();
-            assert!(first.starts_with(site), "{service}: the first of {:#}", stopped["sites"]);
-        }
+        busy::again(|| {
+            let (output, report) = check(service);
+            let all = gates(&report);
+            let wanted = |gate: &&&Value| metrics.contains(&gate["metric"].as_str().unwrap());
+            let regressed: Vec<_> = all.iter().filter(|gate| gate["verdict"] == "regressed").collect();
+            let Some(stopped) = regressed.iter().copied().find(|gate| wanted(&gate)) else {
+                HeldUp::undecided(&are(&report, "inconclusive", metrics)).map_or(Ok(()), Err)?;
+                panic!("{service} is stopped by {regressed:#?}");
+            };
+            assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+            if let Some(site) = site {
+                let first = stopped["sites"][0]["at"]["function"].as_str().unwrap_or_default();
+                assert!(first.starts_with(site), "{service}: the first of {:#}", stopped["sites"]);
+            }
+            Ok(())
+        });
     }
 }
 
 /// Checks the service, and that judging its evidence again gives the same result.
-fn check(service: &str) -> (Output, serde_json::Value) {
+fn check(service: &str) -> (Output, Value) {
     let out = tempfile::tempdir().unwrap();
     let config = ["--config", "fixtures-go/memgate.yaml", "--service", service, "--format", "json"];
     let output = memgate().arg("check").args(config).arg("--out").arg(out.path()).output().unwrap();

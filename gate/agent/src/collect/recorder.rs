@@ -1,6 +1,10 @@
 //! All collectors of one service, read together.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use memgate_ebpf::{Record, kind};
 use memgate_evidence::{Code, Requests, Signals, error::Result, platform::Platform, tier::Tier};
@@ -270,13 +274,18 @@ impl Recorder {
     ///
     /// The runtime adds a cycle's pauses to its total at the cycle's end, so they agree between cycles.
     fn compare(&mut self) {
-        let attempts = if self.collectors.pauses.is_complete() { 50 } else { 0 };
-        for _ in 0..attempts {
+        /// A cycle lasts milliseconds, or longer where other processes have the processors.
+        const PATIENCE: Duration = Duration::from_secs(3);
+        if !self.collectors.pauses.is_complete() {
+            return;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             self.sample();
             self.drain();
             self.cross_check = self.difference();
-            if self.cross_check.is_none() {
-                break;
+            if self.cross_check.is_none() || Instant::now() >= deadline {
+                return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }

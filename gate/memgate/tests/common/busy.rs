@@ -24,6 +24,8 @@ pub enum HeldUp {
     Thread { before: usize, after: usize },
     /// What was told before a reading and after it lay so far apart, as a share, that the reading is held against nothing.
     Bounds { apart: f64, bearable: f64 },
+    /// memgate decides nothing by these gates, or a busy machine made the service slow.
+    Undecided { metrics: Vec<String> },
 }
 
 impl HeldUp {
@@ -47,6 +49,12 @@ impl HeldUp {
     pub fn bounds(apart: f64, bearable: f64) -> Option<Self> {
         (apart > bearable).then_some(Self::Bounds { apart, bearable })
     }
+
+    /// Whether there are such gates.
+    pub fn undecided(metrics: &[&str]) -> Option<Self> {
+        let metrics: Vec<_> = metrics.iter().map(|&metric| metric.to_owned()).collect();
+        (!metrics.is_empty()).then_some(Self::Undecided { metrics })
+    }
 }
 
 impl fmt::Display for HeldUp {
@@ -59,6 +67,7 @@ impl fmt::Display for HeldUp {
             Self::Thread { before, after } => {
                 write!(f, "the service had {before} threads before its answer, and {after} after")
             }
+            Self::Undecided { metrics } => write!(f, "memgate decides nothing by {}", metrics.join(", ")),
             Self::Bounds { apart, bearable } => write!(f, "the bounds lay {apart:e} apart, which may be {bearable:e}"),
         }
     }
