@@ -284,7 +284,7 @@ impl Recorder {
             self.sample();
             self.drain();
             self.cross_check = self.difference();
-            if self.cross_check.is_none() || Instant::now() >= deadline {
+            if self.cross_check.is_none() || self.scene.totals.is_none() || Instant::now() >= deadline {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
