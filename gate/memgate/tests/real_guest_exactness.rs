@@ -8,7 +8,7 @@ use std::fs;
 
 use common::{
     Bench,
-    go::{Toolchain, toolchains},
+    go::{self, Toolchain},
     guests::{evidence, record},
     repository,
     uaa::{
@@ -49,11 +49,15 @@ const ARM64: Guest = Guest {
 
 const LOONG64: Guest = Guest { platform: Platform::LinuxLoong64, page_size: 16384, ..ARM64 };
 
+/// The minor version of the newest Go.
+fn newest() -> u32 {
+    go::newest().minor
+}
+
 /// The service built by this Go, measured in such a guest, against what it told of itself.
 fn figures_are_the_services_own(guest: &Guest, minor: u32) {
-    let toolchains = toolchains();
-    let toolchain = toolchains.iter().find(|toolchain| toolchain.minor == minor).unwrap();
-    let (evidence, told) = measure(guest, toolchain);
+    let toolchain = go::toolchain(minor);
+    let (evidence, told) = measure(guest, &toolchain);
     let environment = &evidence.environment;
     assert_eq!((environment.runner, environment.page_size), (Runner::Qemu, guest.page_size));
     assert_eq!((evidence.platform, environment.go.as_str()), (guest.platform, toolchain.version.as_str()));
@@ -93,7 +97,7 @@ fn measure(guest: &Guest, toolchain: &Toolchain) -> (Evidence, Vec<Truth>) {
     const AT: &str = "http://127.0.0.1:8080";
     let bench = Bench::new("");
     let executable = bench.directory.path().join("uaa");
-    toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], *platform, false, &executable);
+    go::build(toolchain, &repository().join("fixtures-go"), &["./cmd/uaa"], *platform, false, &executable);
     let yaml = format!(
         r#"version: 1
 services:
@@ -199,8 +203,8 @@ fn figures_on_arm64_are_those_of_go_1_25() {
 }
 
 #[test]
-fn figures_on_arm64_are_those_of_go_1_27() {
-    figures_are_the_services_own(&ARM64, 27);
+fn figures_on_arm64_are_those_of_the_newest_go() {
+    figures_are_the_services_own(&ARM64, newest());
 }
 
 #[test]
@@ -219,13 +223,13 @@ fn figures_on_loong64_are_those_of_go_1_25() {
 }
 
 #[test]
-fn figures_on_loong64_are_those_of_go_1_27() {
-    figures_are_the_services_own(&LOONG64, 27);
+fn figures_on_loong64_are_those_of_the_newest_go() {
+    figures_are_the_services_own(&LOONG64, newest());
 }
 
 #[test]
-fn figures_on_amd64_are_those_of_go_1_27() {
-    figures_are_the_services_own(&Guest { platform: Platform::LinuxAmd64, ..ARM64 }, 27);
+fn figures_on_amd64_are_those_of_the_newest_go() {
+    figures_are_the_services_own(&Guest { platform: Platform::LinuxAmd64, ..ARM64 }, newest());
 }
 
 /// A kernel on which no other test measures.
@@ -245,42 +249,42 @@ fn lowest_with_bpf(platform: Platform) -> Guest {
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_linux_5_10() {
-    figures_are_the_services_own(&linux_5_10(Platform::LinuxArm64), 27);
+    figures_are_the_services_own(&linux_5_10(Platform::LinuxArm64), newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_in_tier_t1() {
-    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxArm64), 27);
+    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxArm64), newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_linux_6_1() {
     let guest = kernel(Platform::LinuxArm64, r#"kernel: "6.1""#, "6.1.");
-    figures_are_the_services_own(&Guest { tier: Tier::T3, ..guest }, 27);
+    figures_are_the_services_own(&Guest { tier: Tier::T3, ..guest }, newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_linux_6_12() {
-    figures_are_the_services_own(&kernel(Platform::LinuxArm64, r#"kernel: "6.12""#, "6.12."), 27);
+    figures_are_the_services_own(&kernel(Platform::LinuxArm64, r#"kernel: "6.12""#, "6.12."), newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_large_pages() {
     let guest = kernel(Platform::LinuxArm64, r#"kernel: "7.2", page_size: 16KiB"#, "7.2.");
-    figures_are_the_services_own(&Guest { page_size: 16384, ..guest }, 27);
+    figures_are_the_services_own(&Guest { page_size: 16384, ..guest }, newest());
 }
 
 #[test]
 fn figures_on_amd64_are_the_services_own_with_linux_5_10() {
-    figures_are_the_services_own(&linux_5_10(Platform::LinuxAmd64), 27);
+    figures_are_the_services_own(&linux_5_10(Platform::LinuxAmd64), newest());
 }
 
 #[test]
 fn figures_on_amd64_are_the_services_own_in_tier_t1() {
-    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxAmd64), 27);
+    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxAmd64), newest());
 }
 
 #[test]
 fn figures_on_amd64_are_the_services_own_with_linux_6_12() {
-    figures_are_the_services_own(&kernel(Platform::LinuxAmd64, r#"kernel: "6.12""#, "6.12."), 27);
+    figures_are_the_services_own(&kernel(Platform::LinuxAmd64, r#"kernel: "6.12""#, "6.12."), newest());
 }

@@ -84,9 +84,8 @@ impl FunctionTable {
     /// Reads the table of an executable that Go 1.`go_minor` built.
     ///
     /// # Errors
-    /// When the file is not a 64-bit little-endian ELF file, the version is none of 1.21 to 1.27, or the table is
-    /// missing, cut off or
-    /// contradicts itself; the text says which.
+    /// When the file is not a 64-bit little-endian ELF file, the version is none that memgate knows, or the table is
+    /// missing, cut off or contradicts itself; the text says which.
     pub fn read(file: &object::File<'_>, go_minor: u32) -> Result<Self, String> {
         let image = Image::read(file)?;
         let module = Module::find(&image, go_minor)?;

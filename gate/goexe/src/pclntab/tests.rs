@@ -10,16 +10,11 @@ use std::{
 
 use gimli::UnwindSection as _;
 use memgate_evidence::platform::Platform;
+use memgate_testing::go::{Toolchain, newest, toolchains};
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _};
 use tempfile::TempDir;
 
 use super::*;
-
-/// A Go toolchain.
-struct Toolchain {
-    go: PathBuf,
-    minor: u32,
-}
 
 /// How the program is built.
 #[derive(Debug, Clone, Copy)]
@@ -40,24 +35,6 @@ impl<'a> Build<'a> {
     }
 }
 
-/// Every toolchain that lies in `.tools`; the pinned one is always there, and others where several versions are tested.
-fn toolchains() -> Vec<Toolchain> {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools");
-    let mut found: Vec<_> = std::fs::read_dir(tools)
-        .unwrap()
-        .filter_map(|entry| {
-            let entry = entry.unwrap();
-            let version = entry.file_name().into_string().unwrap().strip_prefix("go-1.")?.to_owned();
-            let minor = version.split('.').next().unwrap().parse().unwrap();
-            Some(Toolchain { go: entry.path().join("bin/go"), minor })
-        })
-        .filter(|toolchain| toolchain.go.is_file())
-        .collect();
-    found.sort_by_key(|toolchain| toolchain.minor);
-    assert!(!found.is_empty(), "no Go in .tools; `cargo xtask setup` installs it");
-    found
-}
-
 /// The program in `testdata`, as this toolchain builds it.
 struct Program {
     directory: TempDir,
@@ -73,7 +50,7 @@ impl Program {
             std::fs::copy(source.join(file), directory.path().join(file)).unwrap();
         }
         std::fs::write(directory.path().join("go.mod"), "module example\n\ngo 1.21\n").unwrap();
-        let output = Command::new(&toolchain.go)
+        let output = Command::new(toolchain.go())
             .args(["build", "-trimpath", "-o", "program", "-ldflags", build.linker_flags])
             .args(if build.position_independent { &["-buildmode=pie"][..] } else { &[] })
             .current_dir(directory.path())
@@ -177,8 +154,7 @@ fn knows_special_functions(table: &FunctionTable, platform: Platform, context: &
 fn agrees_with_addr2line(program: &Program, context: &str) {
     let addresses = program.addresses();
     // The newest Go reads what every older one built; the older ones are installed without their tools.
-    let newest = toolchains().pop().unwrap();
-    let mut tool = Command::new(newest.go)
+    let mut tool = Command::new(newest().go())
         .args(["tool", "addr2line"])
         .arg(program.path())
         .env("GOTOOLCHAIN", "local")
@@ -321,8 +297,8 @@ fn every_version_and_platform_is_read() {
 #[test]
 fn position_independent_executables_are_read() {
     for toolchain in toolchains() {
-        let newest = toolchain.minor == 27;
-        for platform in Platform::ALL.into_iter().filter(|platform| newest || *platform == Platform::host()) {
+        let every = toolchain == newest();
+        for platform in Platform::ALL.into_iter().filter(|platform| every || *platform == Platform::host()) {
             holds(&toolchain, Build { position_independent: true, ..Build::plain(platform) });
         }
     }
@@ -334,12 +310,12 @@ fn executables_with_c_code_are_read() {
     for toolchain in toolchains() {
         holds(&toolchain, Build { position_independent: true, ..cgo });
     }
-    holds(toolchains().last().unwrap(), cgo);
+    holds(&newest(), cgo);
 }
 
 #[test]
 fn a_broken_executable_is_refused_with_what_is_wrong() {
-    let program = Program::build(toolchains().last().unwrap(), Build::plain(Platform::host()));
+    let program = Program::build(&newest(), Build::plain(Platform::host()));
     let read = |bytes: &[u8]| match object::File::parse(bytes) {
         Ok(file) => FunctionTable::read(&file, program.table.go_minor).err().unwrap_or_default(),
         Err(error) => error.to_string(),
@@ -355,12 +331,13 @@ fn a_broken_executable_is_refused_with_what_is_wrong() {
     let header = offset(program.table.module.header);
     let module = offset(program.table.module.address);
     let records = header + program.table.module.entries.start;
+    let function_data = usize::try_from(module::function_data_field(program.table.go_minor).unwrap()).unwrap();
     let cases: [(&str, usize, &[u8], &str); 6] = [
         ("another magic number", header, &[0xf0], "no Go function table"),
         ("more functions than there are", header + 8, &[0xff; 8], "agrees with it"),
         ("tables elsewhere", module + 8, &[1; 8], "agrees with it"),
         ("another base of the code", module + 22 * 8, &[0x77], "agrees with it"),
-        ("inline trees nowhere", module + 43 * 8, &[0xff; 8], "inline trees are cut off"),
+        ("inline trees nowhere", module + function_data * 8, &[0xff; 8], "inline trees are cut off"),
         ("records out of order", records + 12, &[0xff; 3], "function 1"),
     ];
     assert_eq!(read(&program.bytes), "", "as it is, it is read");

@@ -21,7 +21,7 @@ use nix::{
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::{Bench, go::toolchains, repository};
+use super::{Bench, go, repository};
 
 /// A fault, and what memgate must make of it.
 pub struct Fault {
@@ -407,9 +407,8 @@ impl Watched {
 /// A command of the fixtures as the newest Go builds it for a platform, built once by each process.
 pub fn built(command: &str, platform: Platform) -> PathBuf {
     let executable = repository().join(format!("target/tmp/{command}-{}", platform.folder()));
-    let toolchain = toolchains().pop().expect("a toolchain");
     let package = format!("./cmd/{command}");
-    toolchain.build(&repository().join("fixtures-go"), &[&package], platform, false, &executable);
+    go::build(&go::newest(), &repository().join("fixtures-go"), &[&package], platform, false, &executable);
     executable
 }
 

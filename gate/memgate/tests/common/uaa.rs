@@ -25,14 +25,20 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{go::toolchains, repository};
+use super::{go, repository};
 
 /// The service's executable as the newest Go builds it, built once by each process.
 pub fn uaa() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         let executable = repository().join("target/tmp/uaa");
-        let toolchain = toolchains().pop().unwrap();
-        toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
+        go::build(
+            &go::newest(),
+            &repository().join("fixtures-go"),
+            &["./cmd/uaa"],
+            Platform::host(),
+            false,
+            &executable,
+        );
         executable
     });
     BUILT.clone()
