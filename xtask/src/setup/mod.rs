@@ -11,6 +11,7 @@ pub(crate) mod cargo_deny;
 mod cargo_install;
 pub(crate) mod gcc;
 pub(crate) mod go;
+pub(crate) mod go_cache;
 pub(crate) mod go_lock;
 pub(crate) mod mdbook;
 pub(crate) mod nextest;

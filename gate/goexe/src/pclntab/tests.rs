@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    rc::Rc,
 };
 
 use gimli::UnwindSection as _;
@@ -37,7 +38,8 @@ impl<'a> Build<'a> {
 
 /// The program in `testdata`, as this toolchain builds it.
 struct Program {
-    directory: TempDir,
+    directory: Rc<TempDir>,
+    path: PathBuf,
     bytes: Vec<u8>,
     table: FunctionTable,
 }
@@ -50,8 +52,17 @@ impl Program {
             std::fs::copy(source.join(file), directory.path().join(file)).unwrap();
         }
         std::fs::write(directory.path().join("go.mod"), "module example\n\ngo 1.21\n").unwrap();
+        Self::build_in(Rc::new(directory), "program", toolchain, build)
+    }
+
+    /// Builds the same sources, at the same place, in another way.
+    fn twin(&self, toolchain: &Toolchain, build: Build<'_>) -> Self {
+        Self::build_in(Rc::clone(&self.directory), "twin", toolchain, build)
+    }
+
+    fn build_in(directory: Rc<TempDir>, name: &str, toolchain: &Toolchain, build: Build<'_>) -> Self {
         let output = Command::new(toolchain.go())
-            .args(["build", "-trimpath", "-o", "program", "-ldflags", build.linker_flags])
+            .args(["build", "-o", name, "-ldflags", build.linker_flags])
             .args(if build.position_independent { &["-buildmode=pie"][..] } else { &[] })
             .current_dir(directory.path())
             .env("GOARCH", build.platform.goarch())
@@ -60,14 +71,11 @@ impl Program {
             .output()
             .unwrap();
         assert!(output.status.success(), "{build:?}: {}", String::from_utf8_lossy(&output.stderr));
-        let bytes = std::fs::read(directory.path().join("program")).unwrap();
+        let path = directory.path().join(name);
+        let bytes = std::fs::read(&path).unwrap();
         let table = FunctionTable::read(&object::File::parse(&*bytes).unwrap(), toolchain.minor);
         let table = table.unwrap_or_else(|error| panic!("Go 1.{} {build:?}: {error}", toolchain.minor));
-        Self { directory, bytes, table }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("program")
+        Self { directory, path, bytes, table }
     }
 
     fn elf(&self) -> object::File<'_> {
@@ -91,7 +99,7 @@ fn holds(toolchain: &Toolchain, build: Build<'_>) {
     agrees_with_addr2line(&whole, &context);
     agrees_with_dwarf(&whole, &context);
     agrees_with_frame_information(&whole, build.platform, &context);
-    let stripped = Program::build(toolchain, build.with_linker_flags("-s -w"));
+    let stripped = whole.twin(toolchain, build.with_linker_flags("-s -w"));
     assert_eq!(stripped.elf().symbols().count(), 0, "{context}: it is stripped");
     agrees_with_twin(&stripped, &whole, &context);
     if build.platform == Platform::host() {
@@ -156,7 +164,7 @@ fn agrees_with_addr2line(program: &Program, context: &str) {
     // The newest Go reads what every older one built; the older ones are installed without their tools.
     let mut tool = Command::new(newest().go())
         .args(["tool", "addr2line"])
-        .arg(program.path())
+        .arg(&program.path)
         .env("GOTOOLCHAIN", "local")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -259,7 +267,7 @@ fn agrees_with_twin(stripped: &Program, whole: &Program, context: &str) {
 
 /// The program prints what `runtime.CallersFrames` says of its own addresses.
 fn agrees_with_itself(program: &Program, context: &str) {
-    let output = Command::new(program.path()).output().unwrap();
+    let output = Command::new(&program.path).output().unwrap();
     assert!(output.status.success(), "{context}: {}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<Vec<&str>> = output.lines().map(|line| line.splitn(5, ' ').collect()).collect();
