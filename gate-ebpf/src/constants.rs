@@ -1,7 +1,7 @@
-//! What the collector tells the programs before they run.
+//! The constants that the collector passes to the programs before they run.
 //!
-//! From tier T2 on these are globals, patched when the object is loaded, which the kernel then treats as constants. Linux before
-//! 5.2 has no globals: for tier T1 they are the slots of an array.
+//! From tier T2 on, these are globals. The collector patches them when it loads the object, and the kernel then treats
+//! them as constants. Linux before 5.2 has no globals, so tier T1 uses the slots of an array.
 
 #[cfg(feature = "tier1")]
 mod array {
@@ -45,7 +45,8 @@ macro_rules! constants {
         $(#[$doc])*
         #[inline(always)]
         pub(crate) fn $function() -> u64 {
-            // SAFETY: the reference is valid; the volatile read keeps the compiler from using the value before patching.
+            // SAFETY: the reference is valid; the volatile read keeps the compiler from using the value before
+            // patching.
             unsafe { core::ptr::read_volatile(&$name) }
         }
     )*};

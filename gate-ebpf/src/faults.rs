@@ -1,8 +1,8 @@
-//! First touches of pages outside the Go heap, with the stack that led there.
+//! First touches of pages outside the Go heap, with the stacks that led to them.
 //!
-//! Runs on the software event of page faults of every CPU: an event of the watched process alone would have to be switched
-//! with each of its threads, which costs the service more. The Go heap's own faults are dismissed by one comparison; of the
-//! others no more are captured than the collector allows, so that their cost is bounded.
+//! The program runs on the software event of page faults of every CPU. An event of the watched process alone would have
+//! to be switched with each of its threads, which costs the service more. One comparison dismisses the Go heap's own
+//! faults. Of the others, the program captures no more than the collector allows, which bounds the cost.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -27,23 +27,23 @@ use crate::{
 #[map]
 static FAULTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Where the runtime's own memory lies, as far as the collector knows.
+/// The runtime's own memory, as far as the collector knows it.
 #[map]
 static RUNTIME: Array<Ranges> = Array::with_max_entries(1, 0);
 
-/// How many captures this CPU may still make; the collector fills it up.
+/// How many captures this CPU may still make. The collector refills it.
 #[map]
 static BUDGET: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// The runtime's `m` of each thread, as the collector finds them.
+/// The runtime's `m` of each thread, as the collector found it.
 #[map]
 static THREADS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 
-/// Stacks are copied in pieces of this size, so that one that ends early is copied up to its end.
+/// Stacks are copied in pieces of this size, so that a stack that ends early is copied up to its end.
 const PIECE: usize = 512;
 
-/// The address lies behind the registers in `struct bpf_perf_event_data`. The kernel wants that offset as a constant in the
-/// code, so that each architecture has a program of its own; the collector loads one of them.
+/// The address lies behind the registers in `struct bpf_perf_event_data`. The kernel requires that offset as a constant
+/// in the code, so each architecture has its own program. The collector loads one of them.
 macro_rules! first_touch {
     ($($name:ident at $offset:literal;)*) => {$(
         #[perf_event]
@@ -82,17 +82,17 @@ fn touched(context: &PerfEventContext, address: u64) {
     }
 }
 
-/// The collector may be writing the ranges meanwhile: then a touch too many is captured, or one too few.
+/// The collector may be writing the ranges at the same time. Then one touch too many or too few is captured.
 #[inline(always)]
 fn is_the_runtimes(address: u64) -> bool {
     RUNTIME.get(0).is_some_and(|ranges| ranges.iter().any(|[start, end]| *start <= address && address < *end))
 }
 
-/// The thread's id, as the collector numbers it, if it belongs to the watched process.
+/// The thread's id in the collector's numbering, if the thread belongs to the watched process.
 #[inline(always)]
 fn watched_thread() -> Option<u32> {
     let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
-    // SAFETY: `ids` is writable and its size is what the helper is told.
+    // SAFETY: `ids` is writable, and the helper gets its size.
     let status = unsafe {
         bpf_get_ns_current_pid_tgid(
             constants::pid_namespace_device(),
@@ -104,7 +104,7 @@ fn watched_thread() -> Option<u32> {
     (status == 0 && u64::from(ids.tgid) == constants::target_pid()).then_some(ids.pid)
 }
 
-/// Takes one from the budget, if there is any.
+/// Takes one capture from the budget, if any is left.
 #[inline(always)]
 fn spend() -> bool {
     let Some(budget) = BUDGET.get_ptr_mut(0) else { return false };
@@ -138,7 +138,7 @@ unsafe fn capture(context: &PerfEventContext, address: u64, thread: u32, fault: 
     };
     let program_counter = word(constants::program_counter());
     if program_counter >> 63 != 0 {
-        // The kernel itself touched the page, for a system call: these are its registers.
+        // The kernel itself touched the page, during a system call. These are its registers.
         return;
     }
     fault.stack_length = copy::<STACK>(word(constants::stack_pointer()), &mut fault.stack);
@@ -154,7 +154,7 @@ unsafe fn capture(context: &PerfEventContext, address: u64, thread: u32, fault: 
     }
 }
 
-/// Copies the stack from `from` on as far as it goes; gives the number of bytes.
+/// Copies the stack from `from` on, as far as it is readable, and returns the number of bytes.
 #[inline(always)]
 fn copy<const LENGTH: usize>(from: u64, to: &mut [u8; LENGTH]) -> u32 {
     let mut copied = 0;

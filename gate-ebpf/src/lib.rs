@@ -5,17 +5,17 @@
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// What happened: one of the constants in [`kind`].
+    /// The event: one of the constants in [`kind`].
     pub kind: u32,
     /// The thread's id in the kernel's own numbering.
     pub thread: u32,
     /// When, ns.
     pub at_ns: u64,
-    /// First value; [`kind`] says what it is.
+    /// First value; [`kind`] says what it means.
     pub first: u64,
-    /// Second value; [`kind`] says what it is.
+    /// Second value; [`kind`] says what it means.
     pub second: u64,
-    /// Third value; [`kind`] says what it is.
+    /// Third value; [`kind`] says what it means.
     pub third: u64,
 }
 
@@ -23,8 +23,8 @@ impl Record {
     /// Size in bytes.
     pub const SIZE: usize = core::mem::size_of::<Self>();
 
-    /// Reads a record as the kernel handed it out; `None` where the bytes are fewer than [`Record::SIZE`]. More may follow:
-    /// perf event arrays pad their records.
+    /// Reads a record as the kernel handed it out; `None` if there are fewer bytes than [`Record::SIZE`]. There may be
+    /// more, because perf event arrays pad their records.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Self::SIZE] = bytes.get(..Self::SIZE)?.try_into().ok()?;
         let word = |at: usize| {
@@ -54,54 +54,55 @@ pub mod kind {
     pub const PAUSE: u32 = 1;
     /// `(*gcControllerState).resetLive` was called: live heap after mark in bytes, 0, 0.
     pub const LIVE_HEAP: u32 = 2;
-    /// The Go runtime made a mapping: address, length in bytes, how long it took in ns.
+    /// The Go runtime made a mapping: address, length in bytes, duration in ns.
     pub const MAPPED: u32 = 3;
     /// The Go runtime removes a mapping: address, length, 0.
     pub const UNMAPPED: u32 = 4;
-    /// The world is about to be started: the reason it was stopped for, when stopping began in ns, 0.
+    /// The world is about to start: the reason for the stop, when stopping began in ns, 0.
     pub const WORLD_START: u32 = 5;
-    /// An allocation was sampled: the object's address, its bucket's, the goroutine's id.
+    /// An allocation was sampled: the object's address, its bucket's address, the goroutine's id.
     pub const ALLOC_SAMPLE: u32 = 6;
-    /// A page was touched for the first time outside the runtime's own mappings: a [`super::Fault`] in the buffer `FAULTS`.
+    /// A page was touched for the first time outside the runtime's own mappings: a [`super::Fault`] in the buffer
+    /// `FAULTS`.
     pub const FAULT: u32 = 7;
 }
 
-/// How many kinds of records there are, plus one: the length of the array `LOST`, indexed by kind.
+/// The number of kinds of records plus one, which is the length of the array `LOST`, indexed by kind.
 pub const KINDS: u32 = 8;
 
-/// Words of the array `COUNTS`, one slot a CPU.
+/// Words of the array `COUNTS`, one slot for each CPU.
 pub mod count {
     /// Refills of span caches.
     pub const REFILLS: u32 = 0;
-    /// Of those, the ones for which the heap had to grow.
+    /// Refills for which the heap had to grow.
     pub const MISSES: u32 = 1;
-    /// First touches outside the runtime's own mappings, whether or not there is a record of them.
+    /// First touches outside the runtime's own mappings, with or without a record.
     pub const FAULTS: u32 = 2;
-    /// How many counts there are.
+    /// The number of counts.
     pub const COUNTS: u32 = 3;
 }
 
-/// Marks the place of an argument as one on the stack.
+/// Means that an argument is on the stack.
 pub const ON_STACK: u64 = 1 << 63;
 
-/// Hands the list of constants that the collector tells the programs to a macro. Their order is that of the array in which
-/// the programs of tier T1 find them.
+/// Passes the list of constants that the collector sets to a macro. Their order is that of the array in which the
+/// programs of tier T1 find them.
 #[macro_export]
 macro_rules! with_constants {
     ($macro:ident) => {
         $macro! {
-            /// Where a Go function's first integer argument is at its call: the offset in `pt_regs` of a register, bytes, or with
-            /// [`ON_STACK`] one from the stack pointer.
+            /// The place of a Go function's first integer argument at its call: the offset of a register in `pt_regs`,
+            /// bytes, or with [`ON_STACK`] an offset from the stack pointer.
             ARGUMENT_0: argument_0;
-            /// Where a Go function's second integer argument is at its call: the offset in `pt_regs` of a register, bytes, or with
-            /// [`ON_STACK`] one from the stack pointer.
+            /// The place of a Go function's second integer argument at its call: the offset of a register in `pt_regs`,
+            /// bytes, or with [`ON_STACK`] an offset from the stack pointer.
             ARGUMENT_1: argument_1;
-            /// Where a Go function's third integer argument is at its call: the offset in `pt_regs` of a register, bytes, or with
-            /// [`ON_STACK`] one from the stack pointer.
+            /// The place of a Go function's third integer argument at its call: the offset of a register in `pt_regs`,
+            /// bytes, or with [`ON_STACK`] an offset from the stack pointer.
             ARGUMENT_2: argument_2;
-            /// Where the first integer result of a Go function is behind its call, like an argument.
+            /// The place of a Go function's first integer result after its call, like an argument.
             RESULT_0: result_0;
-            /// Where the second integer result of a Go function is behind its call, like an argument.
+            /// The place of a Go function's second integer result after its call, like an argument.
             RESULT_1: result_1;
             /// Offset in `pt_regs` of the register that carries the current `g`, bytes.
             G_REGISTER: g_register;
@@ -109,7 +110,7 @@ macro_rules! with_constants {
             STACK_POINTER: stack_pointer;
             /// Offset in `pt_regs` of the program counter, bytes.
             PROGRAM_COUNTER: program_counter;
-            /// Words of `struct user_pt_regs`; at most `REGISTERS`.
+            /// The number of words in `struct user_pt_regs`; at most `REGISTERS`.
             REGISTER_COUNT: register_count;
             /// `g.m`, offset in bytes.
             G_M: g_m;
@@ -121,7 +122,7 @@ macro_rules! with_constants {
             G_SYSCALLPC: g_syscallpc;
             /// `g.syscallsp`, offset in bytes.
             G_SYSCALLSP: g_syscallsp;
-            /// The watched process, as the collector's PID namespace numbers it.
+            /// The watched process, in the numbering of the collector's PID namespace.
             TARGET_PID: target_pid;
             /// Device number of the collector's PID namespace.
             PID_NAMESPACE_DEVICE: pid_namespace_device;
@@ -133,27 +134,27 @@ macro_rules! with_constants {
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident: $function:ident;)*) => {
-        /// The names of the constants that the collector tells the programs, in order.
+        /// The names of the constants that the collector sets, in order.
         pub const CONSTANTS: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
 with_constants!(names);
 
-/// How many of the runtime's own mappings the programs know; touches in others are told apart by the collector.
+/// How many of the runtime's own mappings the programs know. The collector recognises touches in the others.
 pub const RANGES: usize = 16;
 
-/// The runtime's own mappings, the largest first: where each starts and ends. What is not used is empty.
+/// The runtime's own mappings, largest first: the start and the end of each. Unused entries are empty.
 pub type Ranges = [[u64; 2]; RANGES];
 
 /// Bytes of the stack that a [`Fault`] holds.
 pub const STACK: usize = 8192;
 /// Bytes of the goroutine's stack that a [`Fault`] holds.
 pub const GO_STACK: usize = 2048;
-/// Words of `struct user_pt_regs` that a [`Fault`] holds: all of them on every architecture.
+/// Words of `struct user_pt_regs` that a [`Fault`] holds: all of them, on every architecture.
 pub const REGISTERS: usize = 45;
 
-/// A first touch of a page, with what is needed to unwind the stack that led there.
+/// A first touch of a page, with the data to unwind the stack that led to it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Fault {
@@ -161,13 +162,13 @@ pub struct Fault {
     pub at_ns: u64,
     /// The address that was touched.
     pub address: u64,
-    /// The registers, as `struct user_pt_regs` (`pt_regs` on amd64) orders them; the rest is 0.
+    /// The registers in the order of `struct user_pt_regs` (`pt_regs` on amd64); the rest is 0.
     pub registers: [u64; REGISTERS],
-    /// How much of `stack` is filled, bytes.
+    /// How many bytes of `stack` are filled.
     pub stack_length: u32,
-    /// How much of `go_stack` is filled, bytes.
+    /// How many bytes of `go_stack` are filled.
     pub go_stack_length: u32,
-    /// Where the goroutine that called C goes on, 0 where that is not known.
+    /// Where the goroutine that called C continues, 0 if that is not known.
     pub go_pc: u64,
     /// Its stack pointer.
     pub go_sp: u64,

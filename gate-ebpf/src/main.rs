@@ -1,5 +1,5 @@
-//! memgate's BPF programs. One object serves amd64, arm64 and loong64: what differs between them are offsets, patched in
-//! when the object is loaded. A second one, with the feature `tier1`, serves Linux 4.19 to 5.7.
+//! memgate's BPF programs. One object serves amd64, arm64 and loong64: they differ in offsets, which are patched in
+//! when the object is loaded. A second object, with the feature `tier1`, serves Linux 4.19 to 5.7.
 #![no_std]
 #![no_main]
 
@@ -10,7 +10,7 @@ mod output;
 mod registers;
 mod runtime;
 
-/// Helpers such as `bpf_probe_read_kernel` and the ring buffer ask for a licence that the kernel knows.
+/// The kernel recognises this licence, which helpers such as `bpf_probe_read_kernel` and the ring buffer require.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! The way out: a buffer, a count of what it could not hold, and counters.
+//! The output: a buffer, a count of the records that did not fit, and counters.
 
 use aya_ebpf::{EbpfContext, helpers::bpf_ktime_get_ns, macros::map, maps::PerCpuArray};
 use memgate_ebpf::{KINDS, Record, count};
@@ -10,7 +10,7 @@ mod buffer {
     use aya_ebpf::{EbpfContext, macros::map, maps::RingBuf};
     use memgate_ebpf::Record;
 
-    /// Tells the kernel not to wake the collector, which polls: a wake-up would cost the service an interrupt.
+    /// Keeps the kernel from waking the collector, which polls. A wake-up would cost the service an interrupt.
     pub(crate) const NO_WAKEUP: u64 = 1;
 
     /// The collector sets its size.
@@ -33,12 +33,12 @@ mod buffer {
     #[map]
     static EVENTS: PerfEventArray<Record> = PerfEventArray::new(0);
 
-    /// Not by the map's own method, which does not tell whether the record fitted.
+    /// The map's own method does not say whether the record fitted.
     #[inline(always)]
     pub(super) fn put(context: &impl EbpfContext, mut record: Record) -> bool {
         let map = core::ptr::from_ref(&EVENTS).cast_mut().cast();
         let data = core::ptr::from_mut(&mut record).cast();
-        // SAFETY: the map is one of perf events, and the record is as long as the helper is told.
+        // SAFETY: the map is one of perf events, and the helper gets the length of the record.
         unsafe { bpf_perf_event_output(context.as_ptr(), map, BPF_F_CURRENT_CPU, data, Record::SIZE as u64) == 0 }
     }
 }
@@ -50,7 +50,7 @@ pub(crate) use buffer::NO_WAKEUP;
 #[map]
 static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(KINDS, 0);
 
-/// What is only counted.
+/// Events that are only counted.
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(count::COUNTS, 0);
 
@@ -61,7 +61,7 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Hands a record out, or counts it as lost.
+/// Writes a record to the buffer, or counts it as lost.
 #[inline(always)]
 pub(crate) fn emit(context: &impl EbpfContext, kind: u32, first: u64, second: u64, third: u64) {
     let record = Record { kind, thread: registers::thread(), at_ns: now_ns(), first, second, third };
@@ -76,7 +76,7 @@ pub(crate) fn lose(kind: u32) {
     increment(&LOST, kind);
 }
 
-/// Counts.
+/// Adds one to a counter.
 #[inline(always)]
 pub(crate) fn count(what: u32) {
     increment(&COUNTS, what);

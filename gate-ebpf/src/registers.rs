@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{bpf_probe_read as bpf_probe_read_kernel, bpf_probe_read 
 #[cfg(not(feature = "tier1"))]
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
 
-/// The thread's id in the kernel's own numbering: unique at any time, which is all it is for.
+/// The thread's id in the kernel's own numbering. It only has to be unique at any time.
 #[inline(always)]
 pub(crate) fn thread() -> u32 {
     bpf_get_current_pid_tgid() as u32
@@ -36,10 +36,10 @@ pub(crate) fn argument_2(context: &ProbeContext) -> Option<u64> {
     at(context, constants::argument_2())
 }
 
-/// The id of the goroutine that the thread runs; `None` where it runs none.
+/// The id of the goroutine that the thread runs; `None` if it runs none.
 #[inline(always)]
 pub(crate) fn goroutine(context: &ProbeContext) -> Option<u64> {
-    // On the scheduler's stack `g` is the thread's own; the goroutine is what its thread says it is.
+    // On the scheduler's stack, `g` is the thread's own. The thread names the goroutine.
     let g = register(context, constants::g_register())?;
     let m = user_word(g.wrapping_add(constants::g_m()))?;
     let current = user_word(m.wrapping_add(constants::m_curg()))?;
@@ -53,13 +53,13 @@ pub(crate) fn user_word(address: u64) -> Option<u64> {
     unsafe { bpf_probe_read_user(address as *const u64) }.ok()
 }
 
-/// The first integer result of the Go function that the instruction behind its call still finds.
+/// The Go function's first integer result, at the instruction after its call.
 #[inline(always)]
 pub(crate) fn result_0(context: &ProbeContext) -> Option<u64> {
     at(context, constants::result_0())
 }
 
-/// The second integer result of the Go function that the instruction behind its call still finds.
+/// The Go function's second integer result, at the instruction after its call.
 #[inline(always)]
 pub(crate) fn result_1(context: &ProbeContext) -> Option<u64> {
     at(context, constants::result_1())
@@ -77,7 +77,7 @@ fn at(context: &ProbeContext, place: u64) -> Option<u64> {
 
 #[inline(always)]
 fn register(context: &ProbeContext, offset: u64) -> Option<u64> {
-    /// `pt_regs` is smaller on every architecture; before Linux 5.2 the verifier needs a bound to add to the context.
+    /// `pt_regs` is smaller on every architecture. Before Linux 5.2, the verifier needs a bound to add to the context.
     const MASK: u64 = 0x1ff;
     let offset = offset & MASK;
     let registers = context.as_ptr().cast::<u8>();

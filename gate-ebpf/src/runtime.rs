@@ -12,12 +12,12 @@ use crate::{
     registers::{argument_0, argument_1, argument_2, goroutine, result_0, result_1, thread},
 };
 
-/// On the calls of `startTheWorldWithSema(now, w worldStop)`: `w` is in registers from the second on, its fields being the
-/// reason, when stopping began, when it ended and how long it took (proc.go, Go 1.22 to 1.27).
+/// On the calls of `startTheWorldWithSema(now, w worldStop)`. `w` is in registers from the second on. Its fields are
+/// the reason, when stopping began, when it ended and how long it took (proc.go, Go 1.22 to 1.27).
 #[uprobe]
 pub(crate) fn world_start(context: ProbeContext) -> u32 {
     match (argument_1(&context), argument_2(&context)) {
-        // The reason is a byte; the rest of its register is not defined.
+        // The reason is a byte. The rest of its register is undefined.
         (Some(reason), Some(began)) => emit(&context, kind::WORLD_START, reason & 0xff, began, 0),
         _ => lose(kind::WORLD_START),
     }
@@ -44,8 +44,9 @@ pub(crate) fn live_heap(context: ProbeContext) -> u32 {
     0
 }
 
-/// On the call of `setprofilebucket(p, b)` in `mProf_Malloc` (mprof.go): the runtime has sampled the allocation of the
-/// object `p` and counted it in the bucket `b`, which holds its size and call stack and is never freed.
+/// On the call of `setprofilebucket(p, b)` in `mProf_Malloc` (mprof.go). The runtime has sampled the allocation of the
+/// object `p` and counted it in the bucket `b`. The bucket contains the object's size and call stack and is never
+/// freed.
 #[uprobe]
 pub(crate) fn alloc_sample(context: ProbeContext) -> u32 {
     match (argument_0(&context), argument_1(&context)) {
@@ -82,7 +83,7 @@ pub(crate) fn mmap_call(context: ProbeContext) -> u32 {
     0
 }
 
-/// On the branch behind each of those calls, where the two results, address and error, are still in their registers.
+/// On the branch after each of these calls, where the two results, address and error, are still in their registers.
 #[uprobe]
 pub(crate) fn mmap_return(context: ProbeContext) -> u32 {
     let thread = thread();
@@ -107,8 +108,8 @@ pub(crate) fn munmap_call(context: ProbeContext) -> u32 {
     0
 }
 
-/// On the call of `(*mcentral).cacheSpan` in `(*mcache).refill` (mcache.go). Attached for short windows alone: a busy service
-/// refills some ten thousand times a second.
+/// On the call of `(*mcentral).cacheSpan` in `(*mcache).refill` (mcache.go). It is attached only for short windows,
+/// because a busy service refills about ten thousand times a second.
 #[uprobe]
 pub(crate) fn refill(_context: ProbeContext) -> u32 {
     count(count::REFILLS);

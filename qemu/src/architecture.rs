@@ -1,8 +1,8 @@
-//! The architectures that guests are made for, and what each means for QEMU and for Debian.
+//! The architectures of guests, and their names in QEMU and Debian.
 
 use serde::{Deserialize, Serialize};
 
-/// An architecture, as Go and Debian name it.
+/// An architecture, with the names that Go and Debian use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
@@ -27,7 +27,7 @@ impl Architecture {
         }
     }
 
-    /// Its name in compilers' targets.
+    /// Its name in compiler targets.
     pub const fn compilers(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64",

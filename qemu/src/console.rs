@@ -1,4 +1,4 @@
-//! A guest's console: kept in a file of bounded length, and searched for the kernel's panic.
+//! A guest's console: written to a file of limited length, and searched for a kernel panic.
 
 use std::{
     collections::VecDeque,
@@ -7,14 +7,14 @@ use std::{
     path::Path,
 };
 
-/// What is kept from the start of the console, bytes.
+/// How much of the console's start is kept, bytes.
 const HEAD: usize = 4 << 20;
-/// What is kept of its end where it is longer, bytes.
+/// How much of its end is kept if it is longer, bytes.
 const TAIL: usize = 1 << 20;
-/// The longest line that is looked at, bytes.
+/// The longest line that is searched, bytes.
 const LINE: usize = 4096;
 
-/// Takes a console's bytes.
+/// Receives a console's bytes.
 #[derive(Debug)]
 pub(crate) struct Console {
     file: File,
@@ -25,12 +25,12 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Begins the file at `path` anew.
+    /// Starts a new file at `path`.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         Ok(Self { file: File::create(path)?, head: 0, tail: VecDeque::new(), dropped: 0, line: Vec::new() })
     }
 
-    /// Takes what has come; gives the line by which the kernel says that it panics, if that is in it.
+    /// Adds received bytes. Returns the line with the kernel's panic, if they complete one.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<Option<String>> {
         let panic = self.lines(bytes);
         let head = bytes.len().min(HEAD - self.head);
@@ -43,7 +43,7 @@ impl Console {
         Ok(panic)
     }
 
-    /// Writes what is still to be written.
+    /// Writes the rest.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         if self.dropped > 0 {
             write!(self.file, "\n[memgate: {} bytes left out]\n", self.dropped)?;
@@ -72,8 +72,8 @@ impl Console {
     }
 }
 
-/// The message of `panic()` (kernel/panic.c), without the time in front of it. It begins its line: what a program prints can
-/// only look the same where it has the console to itself.
+/// The message of `panic()` (kernel/panic.c), without the time before it. It starts its line. A program's output can
+/// look the same only if the program has the console to itself.
 fn panic_line(line: &str) -> Option<String> {
     const PANIC: &str = "Kernel panic - not syncing";
     let message = line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |(_, message)| message);

@@ -1,4 +1,4 @@
-//! QEMU's control socket (QMP): stopping a guest, saving it, and having it go on.
+//! QEMU's control socket (QMP): stops a guest, saves it, and continues it.
 
 use std::{io, path::Path, time::Duration};
 
@@ -23,12 +23,12 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// Takes up the conversation that QEMU has begun.
+    /// Starts the conversation on a connection from QEMU.
     pub(crate) async fn negotiate(stream: UnixStream) -> io::Result<Self> {
         let (read, write): (ReadHalf<_>, WriteHalf<_>) = tokio::io::split(stream);
         let negotiation = QmpStreamTokio::open_split(read, write).await?;
         let (service, events) = negotiation.negotiate().await?.into_parts();
-        // It also takes the answers in.
+        // This call also handles the answers.
         tokio::spawn(events.into_future());
         Ok(Self { service })
     }
@@ -51,7 +51,7 @@ impl Control {
         self.wait().await
     }
 
-    /// Has a guest that was started with `-incoming defer` become the one in the file.
+    /// Loads the file into a guest that was started with `-incoming defer`.
     pub(crate) async fn load(&self, file: &Path) -> Result<(), String> {
         self.map_memory().await?;
         let from = qmp::migrate_incoming { uri: Some(uri(file)), channels: None, exit_on_error: None };
@@ -59,7 +59,7 @@ impl Control {
         self.wait().await
     }
 
-    /// Each page at its place in the file, so that a file is no larger than the guest's memory.
+    /// Each page has a fixed place in the file, so the file is no larger than the guest's memory.
     async fn map_memory(&self) -> Result<(), String> {
         let mapped = qmp::MigrationCapabilityStatus { capability: qmp::MigrationCapability::mapped_ram, state: true };
         let set = qmp::migrate_set_capabilities { capabilities: vec![mapped] };

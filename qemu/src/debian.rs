@@ -1,8 +1,8 @@
-//! Packages of any suite and architecture of Debian, fetched with apt and checked against a pin.
+//! Fetches packages of any suite and architecture of Debian with apt, and checks them against a pin.
 //!
-//! apt works with a state of its own below a directory of the caller's: the system is untouched, and no privilege is
-//! needed. A pinned file is fetched by its place in the archive, since its SHA-256 says more than the archive's signature
-//! does; where it is not there any more, the suite's signed index tells what is.
+//! apt works with its own state in a directory of the caller. It does not touch the system and needs no privilege. A
+//! pinned file is fetched by its place in the archive, because its SHA-256 proves more than the archive's signature. If
+//! the file is no longer there, the suite's signed index shows what is.
 
 use std::{
     fs::File,
@@ -16,62 +16,62 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use xshell::{Cmd, Shell, cmd};
 
-/// The keys of Debian's archive, by the package `debian-archive-keyring`.
+/// The keys of Debian's archive, from the package `debian-archive-keyring`.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// apt's tool for single files; not on the `PATH`.
+/// apt's tool for single files, which is not on the `PATH`.
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 
-/// One file of a package, pinned to its very bytes.
+/// One file of a package, pinned to its exact bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
-    /// The suite that it was found in, by its codename.
+    /// The suite that contains it, by its codename.
     pub suite: String,
-    /// The architecture whose index has it; that of the package may be `all`.
+    /// The architecture whose index contains it. The package itself may be for `all`.
     pub architecture: String,
     /// The package's name.
     pub package: String,
     /// Debian's version of it.
     pub version: String,
-    /// Of the file, in hexadecimal.
+    /// The file's SHA-256, in hexadecimal.
     pub sha256: String,
-    /// Of the file, bytes.
+    /// The file's size, bytes.
     pub size: u64,
     /// Its path below the archive's root.
     pub file: String,
 }
 
-/// What an index says of a package.
+/// The entry of a package in an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its file.
     pub pin: Pin,
-    /// The names of the packages that it depends on, alternatives among them.
+    /// The names of the packages that it depends on, including alternatives.
     pub depends: Vec<String>,
 }
 
-/// Why a package is not to be had.
+/// Why a package is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum DebianError {
-    /// Not a Debian system, nor one of its kin.
-    #[error("there is no `{0}`, which memgate fetches and unpacks Debian's packages with")]
+    /// The system is neither Debian nor derived from it.
+    #[error("there is no `{0}`, which memgate needs to fetch and unpack Debian's packages")]
     NoTool(String),
-    /// apt knows no mirror.
+    /// apt has no mirror.
     #[error("this machine's package manager uses no mirror of Debian")]
     NoMirror,
-    /// What was given as a mirror is none.
-    #[error("`{0}` is no address of a mirror")]
+    /// The given mirror is not one.
+    #[error("`{0}` is not the address of a mirror")]
     BadMirror(String),
     /// The index could not be checked.
     #[error("the keys of Debian's archive, {KEYRING}, are missing")]
     NoKeyring,
-    /// The mirror does not answer, or not as a mirror does.
+    /// The mirror does not answer, or not like a mirror.
     #[error("cannot fetch {what} from the mirror of Debian: {said}")]
     Unreachable {
-        /// What was asked for.
+        /// What was requested.
         what: String,
-        /// What apt says.
+        /// apt's message.
         said: String,
     },
     /// The suite has no such package.
@@ -84,18 +84,18 @@ pub enum DebianError {
         /// The package.
         package: String,
     },
-    /// The mirror keeps another version than the pinned one.
-    #[error("the lock names {package} {version}, which the mirror has no more; it has {offered}")]
+    /// The mirror has another version than the pinned one.
+    #[error("the lock names {package} {version}, which the mirror no longer has; it has {offered}")]
     Superseded {
         /// The package.
         package: String,
         /// The pinned version.
         version: String,
-        /// What the mirror has instead.
+        /// What the mirror offers instead.
         offered: String,
     },
-    /// The index says what cannot be understood.
-    #[error("the index of Debian's {suite} for {architecture} says nothing useful of {package}: {why}")]
+    /// The entry in the index cannot be understood.
+    #[error("the index of Debian's {suite} for {architecture} says nothing useful about {package}: {why}")]
     BadRecord {
         /// The suite.
         suite: String,
@@ -125,21 +125,21 @@ pub enum DebianError {
     Failed {
         /// The command line.
         command: String,
-        /// What it says.
+        /// Its output.
         said: String,
     },
     /// The file system refuses.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was to be done.
+        /// The operation.
         what: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl DebianError {
-    /// What the user can do about it.
+    /// What the user can do.
     pub fn help(&self) -> String {
         match self {
             Self::NoTool(_) => {
@@ -174,7 +174,7 @@ impl DebianError {
     }
 }
 
-/// What the user can do about a file system that refuses.
+/// What the user can do about a file system error.
 pub(crate) fn io_help(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -193,7 +193,7 @@ impl Pin {
     /// Checks that a file is the pinned one.
     ///
     /// # Errors
-    /// When it is not, and when it cannot be read.
+    /// When it is not, or when it cannot be read.
     pub fn check(&self, path: &Path) -> Result<(), DebianError> {
         let (found, size) = sha256(path).map_err(|error| DebianError::io(format!("read {}", path.display()), error))?;
         if found == self.sha256 && size == self.size {
@@ -226,19 +226,19 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What this machine's package manager fetches its lists of packages from.
+/// Where this machine's package manager gets its package lists.
 #[derive(Debug)]
 pub struct Sources {
-    /// One `origin label codename uri` a line. Each may hold spaces but the last two.
+    /// One `origin label codename uri` a line. All but the last two may contain spaces.
     targets: String,
 }
 
-/// A release of Debian, and the mirror of the main archive that it is fetched from.
+/// A release of Debian, and the mirror of its main archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
     /// `trixie`.
     pub codename: String,
-    /// The mirror's root, the directory that has `dists` and `pool`, by its URI.
+    /// The URI of the mirror's root, the directory that contains `dists` and `pool`.
     pub mirror: String,
 }
 
@@ -254,7 +254,7 @@ impl Sources {
         Ok(Self { targets })
     }
 
-    /// The release of Debian among them: not its updates, which carry a codename of their own.
+    /// The release of Debian among them. Its updates do not count; they have their own codename.
     pub fn debian(&self) -> Option<Release> {
         self.targets.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>().as_slice() {
             ["Debian", "Debian", codename, uri] if !codename.contains('-') => {
@@ -265,7 +265,7 @@ impl Sources {
     }
 }
 
-/// A mirror of Debian, and the tools by which packages are fetched from it.
+/// A mirror of Debian, and the tools that fetch packages from it.
 #[derive(Debug)]
 pub struct Debian {
     sh: Shell,
@@ -276,7 +276,7 @@ impl Debian {
     /// The given mirror, or else the one that this machine's package manager uses.
     ///
     /// # Errors
-    /// Without apt, without a mirror, and when what was given cannot be one.
+    /// Without apt, without a mirror, or when the given text cannot be a mirror.
     pub fn new(mirror: Option<&str>) -> Result<Self, DebianError> {
         let sh = shell()?;
         let mirror = match mirror {
@@ -290,17 +290,18 @@ impl Debian {
         Ok(Self { sh, mirror })
     }
 
-    /// Fetches a pinned file into `dir`, under its own name, and checks it. `successor` is the package whose version is told
-    /// where the pinned one is gone: itself, or the one that always names the newest of its kind. Nothing else is left in `dir`.
+    /// Fetches a pinned file into `dir`, under its own name, and checks it. `successor` is the package whose version
+    /// the error reports if the mirror no longer has the pinned one: the package itself, or the one that always depends
+    /// on the newest of its kind. Nothing else is left in `dir`.
     ///
     /// # Errors
-    /// When the mirror cannot be reached or has another version, and when the file is not the pinned one.
+    /// When the mirror cannot be reached or has another version, or when the file is not the pinned one.
     pub fn fetch(&self, pin: &Pin, successor: &str, dir: &Path) -> Result<PathBuf, DebianError> {
         let work = unfinished(dir)?;
         let file = match self.fetch_directly(pin, work.path()) {
             Ok(file) => file,
             Err(full @ DebianError::Io { .. }) => return Err(full),
-            // Not every kind of mirror that apt knows can be asked for a single file.
+            // Some kinds of mirrors that apt supports cannot serve a single file.
             Err(direct) => match self.fetch_by_index(pin, successor, work.path()) {
                 Err(DebianError::NoKeyring) => return Err(unreachable(pin.file_name().to_owned(), direct)),
                 other => other?,
@@ -316,7 +317,7 @@ impl Debian {
         let uri = format!("{}/{}", self.mirror.trim_end_matches('/'), pin.file);
         let (file, sum) = (work.join(pin.file_name()), format!("SHA256:{}", pin.sha256));
         run(cmd!(self.sh, "{APT_HELPER} -o {SANDBOX} download-file {uri} {file} {sum}"))?;
-        // Of a mirror that is a directory of this machine, apt makes a link to the file.
+        // If the mirror is a directory of this machine, apt makes a link to the file.
         if file.is_symlink() {
             let copy = work.join("copy");
             std::fs::copy(&file, &copy).map_err(|error| DebianError::io(format!("read {uri}"), error))?;
@@ -337,10 +338,10 @@ impl Debian {
         }
     }
 
-    /// Reads the signed index of a suite for an architecture. apt's state lies in `dir` until the suite is dropped.
+    /// Reads the signed index of a suite for an architecture. apt's state stays in `dir` until the suite is dropped.
     ///
     /// # Errors
-    /// When the mirror cannot be reached, does not have it, or its signature does not hold.
+    /// When the mirror cannot be reached, when it does not have the suite, or when its signature is not valid.
     pub fn suite(&self, name: &str, architecture: &str, dir: &Path) -> Result<Suite<'_>, DebianError> {
         if !Path::new(KEYRING).exists() {
             return Err(DebianError::NoKeyring);
@@ -360,7 +361,7 @@ impl Debian {
     }
 }
 
-/// A suite for an architecture, as its signed index tells.
+/// A suite for an architecture, as in its signed index.
 #[derive(Debug)]
 pub struct Suite<'a> {
     sh: &'a Shell,
@@ -371,16 +372,16 @@ pub struct Suite<'a> {
 }
 
 impl Suite<'_> {
-    /// What the suite has of a package: its newest version.
+    /// The newest version of a package in the suite.
     ///
     /// # Errors
-    /// When it has none, and when the index cannot be understood.
+    /// When there is none, or when the index cannot be understood.
     pub fn record(&self, package: &str) -> Result<Record, DebianError> {
         let document = self.show(&[package])?;
         self.record_in(&document, package)
     }
 
-    /// What the suite has of each of these packages.
+    /// The newest version of each of these packages in the suite.
     ///
     /// # Errors
     /// As [`Suite::record`].
@@ -391,7 +392,7 @@ impl Suite<'_> {
 
     fn show(&self, packages: &[&str]) -> Result<Deb822, DebianError> {
         let (options, names) = (&self.options, packages.join(" "));
-        // It fails where there is no such package.
+        // It fails if a package does not exist.
         let Ok(text) = run(cmd!(self.sh, "apt-cache {options...} show --no-all-versions {packages...}")) else {
             return Err(self.missing(&names));
         };
@@ -399,7 +400,7 @@ impl Suite<'_> {
     }
 
     fn record_in(&self, document: &Deb822, package: &str) -> Result<Record, DebianError> {
-        // apt-cache takes a name that is not there for a pattern.
+        // apt-cache treats an unknown name as a pattern.
         let found = document.iter().find(|paragraph| paragraph.get("Package") == Some(package));
         let found = found.ok_or_else(|| self.missing(package))?;
         record(found, &self.name, &self.architecture).map_err(|why| self.bad(package, why))
@@ -415,10 +416,10 @@ impl Suite<'_> {
         DebianError::BadRecord { suite, architecture, package: package.into(), why }
     }
 
-    /// The names of these packages and of all that they cannot be installed without, as on a system that has nothing.
+    /// The names of these packages and of all packages that their installation requires on an empty system.
     ///
     /// # Errors
-    /// When the suite does not have them all.
+    /// When the suite does not have all of them.
     pub fn closure(&self, packages: &[&str]) -> Result<Vec<String>, DebianError> {
         let options = &self.options;
         let install =
@@ -433,7 +434,7 @@ impl Suite<'_> {
             .map_err(|error| unreachable(format!("{} {}", pin.package, pin.version), error))?;
         let entries =
             std::fs::read_dir(dir).map_err(|error| DebianError::io(format!("read {}", dir.display()), error))?;
-        // Its name is not quite that of the archive: apt writes an epoch into it.
+        // Its name differs from the one in the archive, because apt writes an epoch into it.
         entries
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
             .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
@@ -441,7 +442,7 @@ impl Suite<'_> {
     }
 }
 
-/// What `apt-get --simulate` would install, from its lines `Inst NAME (VERSION SUITE [ARCHITECTURE])`.
+/// The packages that `apt-get --simulate` would install, from its lines `Inst NAME (VERSION SUITE [ARCHITECTURE])`.
 fn installed(simulated: &str) -> Vec<String> {
     let names = simulated.lines().filter_map(|line| line.strip_prefix("Inst ")?.split([' ', ':']).next());
     names.map(str::to_owned).collect()
@@ -460,7 +461,7 @@ fn record(paragraph: &Paragraph, suite: &str, architecture: &str) -> Result<Reco
         file: field("Filename")?,
     };
     let depends = paragraph.get("Depends").unwrap_or_default();
-    // `a (= 1) | b:any, c`: only the names matter here.
+    // In `a (= 1) | b:any, c` only the names matter here.
     let name = |relation: &str| relation.split([' ', '(', ':', '[']).next().unwrap_or_default().to_owned();
     let depends = depends.split([',', '|']).map(|relation| name(relation.trim())).filter(|name| !name.is_empty());
     Ok(Record { pin, depends: depends.collect() })
@@ -471,11 +472,11 @@ fn superseded(pin: &Pin, record: &Record) -> DebianError {
     DebianError::Superseded { package: pin.package.clone(), version: pin.version.clone(), offered }
 }
 
-/// The state lies in a directory of the user's, which apt's own user may not be able to enter.
+/// The state is in a directory of the user, which apt's own user may not be able to enter.
 const SANDBOX: &str = "APT::Sandbox::User=root";
 
-/// Lays out a state of apt's own in `state` and gives the options that make apt use it and nothing of the system's but its
-/// proxy settings and the like.
+/// Lays out apt's state in `state` and returns the options that make apt use it. apt then uses nothing of the system
+/// except settings such as its proxy.
 fn private_state(state: &Path, mirror: &str, suite: &str, architecture: &str) -> io::Result<Vec<String>> {
     let [sources, lists, cache, config] = ["sources", "lists", "cache", "apt.conf"].map(|name| state.join(name));
     std::fs::create_dir(&sources)?;
@@ -483,7 +484,7 @@ fn private_state(state: &Path, mirror: &str, suite: &str, architecture: &str) ->
     std::fs::create_dir_all(cache.join("archives/partial"))?;
     let source = format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n");
     std::fs::write(sources.join("memgate.sources"), source)?;
-    // Hooks of the system's, such as those that container images have, would act on its own state.
+    // The system's hooks, such as those in container images, would act on the system's own state.
     std::fs::write(
         &config,
         "#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n",
@@ -513,7 +514,7 @@ fn private_state(state: &Path, mirror: &str, suite: &str, architecture: &str) ->
     Ok(["-c".into(), config.display().to_string()].into_iter().chain(options).collect())
 }
 
-/// A directory in `dir` for what is not finished; it is removed when dropped.
+/// A directory in `dir` for unfinished work. It is removed when dropped.
 pub(crate) fn unfinished(dir: &Path) -> Result<TempDir, DebianError> {
     let made = std::fs::create_dir_all(dir).and_then(|()| tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(dir));
     made.map_err(|error| DebianError::io(format!("write into {}", dir.display()), error))
@@ -526,7 +527,7 @@ pub(crate) fn is_unfinished(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED))
 }
 
-/// A shell in the present directory.
+/// A shell in the current directory.
 pub(crate) fn shell() -> Result<Shell, DebianError> {
     Shell::new().map_err(|error| DebianError::io("start a command", io::Error::other(error.to_string())))
 }
@@ -536,12 +537,12 @@ pub(crate) fn run(cmd: Cmd<'_>) -> Result<String, DebianError> {
     run_bytes(cmd).map(|output| String::from_utf8_lossy(&output).into_owned())
 }
 
-/// [`run`] where the output is no text.
+/// As [`run`], for output that is not text.
 pub(crate) fn run_bytes(cmd: Cmd<'_>) -> Result<Vec<u8>, DebianError> {
     let command = cmd.to_string();
     let program = command.split(' ').next().unwrap_or_default().to_owned();
     let started = cmd.quiet().ignore_status().env("LC_ALL", "C.UTF-8").output();
-    // xshell tells a program that is not there only in words.
+    // xshell reports a missing program only in words.
     let output = started.map_err(|_| DebianError::NoTool(program))?;
     if output.status.success() {
         return Ok(output.stdout);
@@ -554,7 +555,7 @@ pub(crate) fn run_bytes(cmd: Cmd<'_>) -> Result<Vec<u8>, DebianError> {
     Err(DebianError::Failed { command, said })
 }
 
-/// What apt calls errors, or all that a command said.
+/// The lines that apt marks as errors, or the whole output.
 fn errors_of(said: &str) -> String {
     let errors: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("E: ")).collect();
     if errors.is_empty() { said.trim().to_owned() } else { errors.join("; ") }

@@ -1,37 +1,37 @@
-//! How a guest ends before it has done its work: what is seen of it, and the name that follows. Pure.
+//! Classifies the end of a guest that has not finished its work, from what was seen of it. Pure.
 
 use std::time::{Duration, Instant};
 
 use crate::channel::{AgentEnd, FromInit};
 
-/// The end of a guest that had not done its work.
+/// The end of a guest that had not finished its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// The agent exited with this code.
     Exited(i32),
     /// This signal ended the agent.
     Signalled(String),
-    /// The kernel killed the agent for want of memory.
+    /// The kernel killed the agent because memory ran out.
     OutOfMemory,
-    /// The kernel panicked: the line that says why.
+    /// The kernel panicked. The line gives the reason.
     Panicked(String),
-    /// Guest or agent said nothing for this long.
+    /// The guest or the agent sent nothing for this long.
     Hung {
-        /// Who: `guest` or `agent`.
+        /// Which of them: `guest` or `agent`.
         who: &'static str,
         /// How long.
         silent: Duration,
     },
-    /// QEMU or the channel is gone: how.
+    /// QEMU or the channel is gone, for this reason.
     Lost(String),
-    /// Its console cannot be kept on this machine: what the system says.
+    /// This machine cannot store its console, with the system's error.
     Unkept(String),
-    /// It did not come up: why, or after how long.
+    /// It did not boot, with the reason or the time that it took.
     NeverBooted(String),
 }
 
 impl Ending {
-    /// One word, or a few, for tables and tests.
+    /// A short name for tests and tables.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Exited(_) => "exited",
@@ -53,7 +53,7 @@ impl std::fmt::Display for Ending {
                 write!(f, "{name}: the agent exited with code {code} before it had handed over evidence")
             }
             Self::Signalled(signal) => write!(f, "{name}: the agent was ended by {signal}"),
-            Self::OutOfMemory => write!(f, "{name}: the guest's kernel killed the agent for want of memory"),
+            Self::OutOfMemory => write!(f, "{name}: the guest's kernel killed the agent because memory ran out"),
             Self::Panicked(line) => write!(f, "{name}: {line}"),
             Self::Hung { who, silent } => write!(f, "{name}: the {who} has said nothing for {} s", silent.as_secs()),
             Self::Lost(how) | Self::NeverBooted(how) => write!(f, "{name}: {how}"),
@@ -62,41 +62,49 @@ impl std::fmt::Display for Ending {
     }
 }
 
-/// How long each wait may take.
+/// The limits of the waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// From QEMU's start until the agent is ready.
+    /// From the start of QEMU until the agent is ready.
     pub boot: Duration,
-    /// Between two signs of life. Each is said once a second.
+    /// Between two signs of life. Each is sent once a second.
     pub silence: Duration,
 }
 
 impl Default for Patience {
-    /// A boot takes 3 to 10 s on two idle cores under TCG; a machine whose cores are shared may take many times as long.
+    /// A boot takes 3 to 10 s on two idle cores under TCG. A machine whose cores are shared may take many times as
+    /// long.
     fn default() -> Self {
         Self { boot: Duration::from_secs(120), silence: Duration::from_secs(15) }
     }
 }
 
 /// After the channel has closed or the kernel has panicked: what explains it may still be on its way.
-pub(crate) const AFTERMATH: Duration = Duration::from_millis(500);
+const AFTERMATH: Duration = Duration::from_millis(500);
 
-/// Each says something every second: who has not for this long is no witness that the other alone is silent.
+/// A QEMU that has closed the channel is ending, and how it ends says more. It takes the kernel milliseconds, but of a processor that
+/// others may have.
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Init and agent each send something every second. If init has been silent for this long, memgate does not blame the
+/// agent alone.
 const PULSE: Duration = Duration::from_secs(3);
 
-/// What has been seen of one guest.
+/// What is known about one guest.
 #[derive(Debug)]
 pub(crate) struct Watch {
     patience: Patience,
     started: Instant,
-    /// When the guest's first process last spoke; `None` until it has.
+    /// When the guest's first process last sent something; `None` before it does.
     init: Option<Instant>,
-    /// When the agent last spoke; `None` until it was ready.
+    /// When the agent last sent something; `None` before it is ready.
     agent: Option<Instant>,
-    /// Whether the agent has begun, and from then on speaks each second.
+    /// Whether the agent has begun. After that it sends something every second.
     begun: bool,
     panic: Option<(String, Instant)>,
     closed: Option<(String, Instant)>,
+    /// Whether QEMU is about to end, but has not yet.
+    qemu_ends: bool,
     agent_ended: Option<Ending>,
     broken: Option<String>,
     unkept: Option<String>,
@@ -112,13 +120,14 @@ impl Watch {
             begun: false,
             panic: None,
             closed: None,
+            qemu_ends: false,
             agent_ended: None,
             broken: None,
             unkept: None,
         }
     }
 
-    /// The guest's first process has spoken.
+    /// The guest's first process sent something.
     pub(crate) fn init_spoke(&mut self, message: FromInit, now: Instant) {
         self.init = Some(now);
         match message {
@@ -132,25 +141,33 @@ impl Watch {
         }
     }
 
-    /// The agent has spoken.
+    /// The agent sent something.
     pub(crate) const fn agent_spoke(&mut self, now: Instant) {
         self.agent = Some(now);
     }
 
-    /// From now on the agent speaks each second.
+    /// From now on the agent sends something every second.
     pub(crate) const fn agent_begins(&mut self, now: Instant) {
         self.begun = true;
         self.agent = Some(now);
     }
 
-    /// The kernel has said on its console that it panics.
+    /// The kernel's panic appeared on the console.
     pub(crate) fn panicked(&mut self, line: String, now: Instant) {
         self.panic.get_or_insert((line, now));
     }
 
-    /// The channel has closed or holds what it should not.
+    /// The channel holds what it should not, or nothing can be said through it.
     pub(crate) fn closed(&mut self, how: String, now: Instant) {
         self.closed.get_or_insert((how, now));
+    }
+
+    /// QEMU has closed the channel, which it does when it ends.
+    pub(crate) fn closed_by_qemu(&mut self, how: String, now: Instant) {
+        if self.closed.is_none() {
+            self.closed = Some((how, now));
+            self.qemu_ends = true;
+        }
     }
 
     /// The console cannot be written to its file.
@@ -158,13 +175,14 @@ impl Watch {
         self.unkept = Some(error);
     }
 
-    /// QEMU has ended, which closes the channel too and says more.
+    /// QEMU ended. This also closes the channel, but explains more.
     pub(crate) fn qemu_ended(&mut self, how: String, now: Instant) {
         let (_, at) = self.closed.take().unwrap_or_else(|| (String::new(), now));
         self.closed = Some((how, at));
+        self.qemu_ends = false;
     }
 
-    /// The end that the guest has come to, if it has.
+    /// How the guest ended, if it did.
     pub(crate) fn ending(&self, now: Instant) -> Option<Ending> {
         let past = |since: Instant, wait: Duration| now.saturating_duration_since(since) >= wait;
         if let Some((line, at)) = &self.panic {
@@ -181,7 +199,7 @@ impl Watch {
         }
         if let Some((how, at)) = &self.closed {
             let ending = if self.agent.is_some() { Ending::Lost } else { Ending::NeverBooted };
-            return past(*at, AFTERMATH).then(|| ending(how.clone()));
+            return past(*at, self.grace()).then(|| ending(how.clone()));
         }
         if self.agent.is_none() {
             let why = || format!("it was not ready after {} s", self.patience.boot.as_secs_f64());
@@ -195,13 +213,21 @@ impl Watch {
         silent("guest", self.init).or_else(|| silent("agent", self.agent.filter(|_| self.begun && guest_lives)))
     }
 
+    /// How long after the channel has closed it is the reason.
+    const fn grace(&self) -> Duration {
+        if self.qemu_ends { LAST_WORDS } else { AFTERMATH }
+    }
+
     /// When to look next, if nothing is seen before.
     pub(crate) fn deadline(&self) -> Instant {
-        let aftermath = [&self.panic, &self.closed].into_iter().flatten().map(|(_, at)| *at + AFTERMATH).min();
+        let panicked = self.panic.as_ref().map(|(_, at)| *at + AFTERMATH);
+        let closed = self.closed.as_ref().map(|(_, at)| *at + self.grace());
+        let aftermath = panicked.into_iter().chain(closed).min();
         let boot = self.agent.is_none().then(|| self.started + self.patience.boot);
         let silent = |last: Instant| last + self.patience.silence;
         let agent = self.agent.filter(|_| self.begun).map(silent);
-        // Where the first process is silent by then too, its own silence tells; where it speaks before, that is seen.
+        // If the first process is silent by then too, its own silence counts. If it sends something before, that is
+        // seen.
         let agent = agent.filter(|at| self.init.is_none_or(|init| *at < init + PULSE));
         let silence = self.init.map(silent).into_iter().chain(agent).min();
         let far = self.started + self.patience.boot + self.patience.silence;
@@ -215,7 +241,7 @@ mod tests {
 
     const PATIENCE: Patience = Patience { boot: Duration::from_secs(60), silence: Duration::from_secs(10) };
 
-    /// A guest that came up, whose agent began at 3 s.
+    /// A guest that booted and whose agent began at 3 s.
     fn working(start: Instant) -> Watch {
         let mut watch = Watch::new(PATIENCE, start);
         let at = start + Duration::from_secs(3);
@@ -295,7 +321,7 @@ mod tests {
         assert_eq!(watch.deadline(), last + PATIENCE.silence);
         assert_eq!(name(&watch, start, 13.0), None, "the agent has been silent for longer, but the guest is too");
         assert!(matches!(watch.ending(last + PATIENCE.silence), Some(Ending::Hung { who: "guest", .. })));
-        // Whose first process speaks lives.
+        // A guest is alive while its first process sends messages.
         let last = start + Duration::from_secs(12);
         watch.init_spoke(FromInit::Heartbeat, last);
         assert_eq!(watch.deadline(), start + Duration::from_secs(13));
@@ -307,9 +333,25 @@ mod tests {
         let start = Instant::now();
         let mut watch = working(start);
         let at = start + Duration::from_secs(4);
-        watch.closed("its channel is closed".into(), at);
-        watch.qemu_ended("QEMU was ended by SIGKILL".into(), at);
-        assert_eq!(watch.ending(at + AFTERMATH), Some(Ending::Lost("QEMU was ended by SIGKILL".into())));
+        watch.closed_by_qemu("its channel is closed".into(), at);
+        assert_eq!(watch.deadline(), at + LAST_WORDS);
+        // The machine is busy: QEMU's end takes long, and nothing says more than the channel.
+        let late = at + Duration::from_secs(4);
+        assert_eq!(watch.ending(late), None);
+        assert_eq!(watch.ending(at + LAST_WORDS), Some(Ending::Lost("its channel is closed".into())));
+        watch.qemu_ended("QEMU was ended by SIGKILL".into(), late);
+        assert_eq!(watch.ending(late), Some(Ending::Lost("QEMU was ended by SIGKILL".into())));
+    }
+
+    #[test]
+    fn a_corrupted_channel_does_not_wait_for_the_end_of_qemu() {
+        let start = Instant::now();
+        let mut watch = working(start);
+        let at = start + Duration::from_secs(4);
+        watch.closed("its channel is corrupted".into(), at);
+        watch.closed_by_qemu("its channel is closed".into(), at);
+        assert_eq!(watch.deadline(), at + AFTERMATH);
+        assert_eq!(watch.ending(at + AFTERMATH), Some(Ending::Lost("its channel is corrupted".into())));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A guest from its start to its end, as memgate sees it.
+//! A guest from its start to its end, on memgate's side.
 
 use std::{
     collections::VecDeque,
@@ -28,21 +28,21 @@ use crate::{
     channel::{Decoder, Encoder, FromAgent, FromInit, Kind, LONGEST, ToAgent, VERSION},
     console::Console,
     control::Control,
-    ending::{AFTERMATH, Ending, Patience, Watch},
+    ending::{Ending, LAST_WORDS, Patience, Watch},
     machine::{Machine, Sockets},
     snapshot::{Snapshot, Streams},
 };
 
-/// What a guest is started from, and what becomes of it.
+/// How to start a guest, and where its output goes.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// Its machine.
     pub machine: Machine,
-    /// The file that receives its console; its directory exists.
+    /// The console's file. Its directory exists.
     pub console: PathBuf,
-    /// How long it may take, and be silent.
+    /// The limits on its boot and on its silence.
     pub patience: Patience,
-    /// Whether its console is joined to this process's terminal too: see [`crate::terminal`].
+    /// Whether its console is also joined to this process's terminal: see [`crate::terminal`].
     pub is_joined: bool,
 }
 
@@ -56,54 +56,57 @@ pub enum GuestError {
         architecture: Architecture,
         /// How it ended.
         ending: Ending,
-        /// What QEMU said, where it said something.
+        /// QEMU's output, if there was any.
         detail: String,
-        /// The code that QEMU exited with, if it did: 0 where the guest was switched off.
+        /// QEMU's exit code, if it exited; 0 if the guest was switched off.
         code: Option<i32>,
         /// Its console.
         console: PathBuf,
     },
-    /// Something of this machine's failed: a file, a socket.
+    /// Something on this machine failed, such as a file or a socket.
     #[error("{what}: {error}")]
     Host {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// What failed.
+        /// The error.
         error: io::Error,
     },
-    /// The agent does not keep to the protocol.
+    /// The agent violates the protocol.
     #[error("the guest's agent: {0}")]
     Protocol(String),
 }
 
-/// What the agent says.
+/// What the agent sent.
 #[derive(Debug)]
 pub enum Spoken {
-    /// A message, but for heartbeats.
+    /// A message other than a heartbeat.
     Message(FromAgent),
-    /// A piece of the file that was announced.
+    /// A piece of the announced file.
     Data(Vec<u8>),
 }
 
-/// What comes from a guest, from whichever side.
+/// An event from a guest, from any of its sources.
 #[derive(Debug)]
 enum Sign {
     Agent(Spoken),
     Init(FromInit),
     Panic(String),
+    /// The channel cannot be used.
     Closed(String),
+    /// QEMU has closed it.
+    ClosedByQemu,
     /// The console cannot be kept.
     Console(io::Error),
 }
 
-/// A running guest. Dropping it ends it; it also ends with the thread that started it.
+/// A running guest. Dropping it ends it. It also ends with the thread that started it.
 #[derive(Debug)]
 pub struct Guest {
     architecture: Architecture,
     life: Life,
     agent: tokio::net::unix::OwnedWriteHalf,
     encoder: Encoder,
-    /// What the agent said while something was sent to it.
+    /// What the agent sent while memgate was sending.
     unheard: VecDeque<Spoken>,
     console: PathBuf,
     control: Control,
@@ -112,30 +115,30 @@ pub struct Guest {
     directory: TempDir,
 }
 
-/// All that is seen of a guest.
+/// The state of a guest.
 #[derive(Debug)]
 struct Life {
     qemu: Running,
     /// Whether QEMU has ended.
     ended: bool,
-    /// The code that it exited with, if it did.
+    /// QEMU's exit code, if it exited.
     code: Option<i32>,
-    /// Whether nothing can be said to the agent any more, or nothing comes.
+    /// Whether the agent can no longer be reached or heard.
     closed: bool,
     signs: mpsc::Receiver<Sign>,
     watch: Watch,
 }
 
-/// A running QEMU, which is gone when this is: dropping it waits until the kernel has ended it.
+/// A running QEMU. Dropping it waits until the kernel has ended the process.
 #[derive(Debug)]
 struct Running(Child);
 
 /// The kernel ends a process in milliseconds, unless the machine is very busy or it waits for a broken disk.
-const LAST_PATIENCE: Duration = Duration::from_secs(5);
+const LAST_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Where it has ended already there is nothing to kill and nothing to wait for.
+        // If it has already ended, there is nothing to kill or to wait for.
         let _ = self.0.start_kill();
         let asked = Instant::now();
         while matches!(self.0.try_wait(), Ok(None)) && asked.elapsed() < LAST_PATIENCE {
@@ -145,7 +148,7 @@ impl Drop for Running {
 }
 
 impl Life {
-    /// Waits for the next sign, for QEMU's end, or until the watch has something to say; gives what the agent has said.
+    /// Waits for the next sign of life, for QEMU's end, or until the watch has a result. Returns what the agent sent.
     async fn look(&mut self) -> Option<Spoken> {
         let until = tokio::time::Instant::from_std(self.watch.deadline());
         tokio::select! {
@@ -161,7 +164,7 @@ impl Life {
         }
     }
 
-    /// What the agent has said that lies here already.
+    /// What the agent sent that is already here.
     fn heard(&mut self) -> Vec<Spoken> {
         let mut heard = Vec::new();
         while let Ok(sign) = self.signs.try_recv() {
@@ -180,9 +183,16 @@ impl Life {
             Sign::Init(message) => self.watch.init_spoke(message, now),
             Sign::Panic(line) => self.watch.panicked(line, now),
             Sign::Closed(how) => self.lose(how),
+            Sign::ClosedByQemu => self.take_end_of_channel(),
             Sign::Console(error) => self.watch.console_unkept(error.to_string()),
         }
         None
+    }
+
+    /// QEMU has closed the channel.
+    fn take_end_of_channel(&mut self) {
+        self.closed = true;
+        self.watch.closed_by_qemu("its channel is closed".to_owned(), Instant::now());
     }
 
     /// Takes the guest for lost, unless what comes in the next moments says more.
@@ -192,7 +202,7 @@ impl Life {
     }
 }
 
-/// How far a stream has been read: the number of its next frame, or [`Position::WITHIN`] one.
+/// How far a stream has been read: the number of its next frame, or [`Position::WITHIN`] a frame.
 #[derive(Debug, Default)]
 struct Position(AtomicU64);
 
@@ -209,13 +219,13 @@ impl Position {
 }
 
 impl Guest {
-    /// Starts QEMU, and waits until the guest's agent is there.
+    /// Starts QEMU and waits until the guest's agent is ready.
     ///
     /// Must be called on a thread that lives as long as the guest.
     ///
     /// # Errors
-    /// When QEMU cannot be started, the console's file cannot be made, or the guest ends before its agent is there or
-    /// has an agent of another version.
+    /// When QEMU cannot be started, when the console's file cannot be made, or when the guest ends before its agent is
+    /// ready or has an agent of another version.
     pub async fn boot(start: &Start) -> Result<Self, GuestError> {
         let mut guest = Self::start(start, None).await?;
         match guest.next().await? {
@@ -227,10 +237,10 @@ impl Guest {
         }
     }
 
-    /// Starts QEMU with a guest that was saved when its agent was there.
+    /// Starts QEMU with a guest that was saved when its agent was ready.
     ///
     /// # Errors
-    /// As [`Guest::boot`], and where the snapshot is not fit to be resumed.
+    /// As [`Guest::boot`], and when the snapshot cannot be resumed.
     pub async fn resume(start: &Start, snapshot: &Snapshot) -> Result<Self, GuestError> {
         let streams = snapshot.streams().map_err(|error| host("the snapshot", error))?;
         let mut guest = Self::start(start, Some(streams)).await?;
@@ -243,19 +253,19 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Saves a guest that has booted and was not spoken to yet; it goes on afterwards.
+    /// Saves a booted guest that has not received anything yet. The guest continues afterwards.
     ///
     /// # Errors
-    /// When there is no room for it, or QEMU cannot.
+    /// When there is no space for it, or when QEMU cannot save it.
     pub async fn save(&mut self, snapshot: &Snapshot) -> Result<(), GuestError> {
         let failed = |why: String| host("the guest cannot be saved", io::Error::other(why));
         let draft = snapshot.draft().map_err(|error| host("the guest cannot be saved", error))?;
         self.control.stop().await.map_err(failed)?;
-        // What the guest had said before it stopped is read meanwhile.
+        // Meanwhile, memgate reads what the guest sent before it stopped.
         let saved = self.control.save(&draft.path().join("memory")).await;
         let boundary = self.from_agent.get().zip(self.from_init.get());
         self.control.cont().await.map_err(failed)?;
-        // It stood still, which was not its own fault.
+        // The guest was stopped, so its silence is not its own fault.
         self.life.watch.init_spoke(FromInit::Heartbeat, Instant::now());
         saved.map_err(failed)?;
         let (from_agent, from_init) = boundary.ok_or_else(|| failed("it was saved within a frame".to_owned()))?;
@@ -290,7 +300,7 @@ impl Guest {
         let (read_half, to_agent) = agent.into_split();
         let streams = streams.unwrap_or(Streams { to_agent: 0, from_agent: 0, from_init: 0 });
         let [from_agent, from_init] = [Arc::new(Position::default()), Arc::new(Position::default())];
-        // A small queue: while memgate is busy the guest waits.
+        // A small queue, so that the guest waits while memgate is busy.
         let (signs, received) = mpsc::channel(16);
         tokio::spawn(read_agent(read_half, streams.from_agent, Arc::clone(&from_agent), signs.clone()));
         tokio::spawn(read_init(init, streams.from_init, Arc::clone(&from_init), signs.clone()));
@@ -298,7 +308,7 @@ impl Guest {
         if start.is_joined {
             crate::terminal::hand_on(to_console).map_err(|error| host("the terminal", error))?;
         } else {
-            // Dropped it would be shut down, and QEMU would close the console.
+            // Dropping the socket would shut it down, and QEMU would close the console.
             to_console.forget();
         }
         tokio::spawn(read_console(console, kept, start.is_joined, signs.clone()));
@@ -324,10 +334,10 @@ impl Guest {
         })
     }
 
-    /// Sets the guest's clock; from now on the agent speaks each second.
+    /// Sets the guest's clock. From now on, the agent sends something every second.
     ///
     /// # Errors
-    /// When the guest ends before it has answered.
+    /// When the guest ends before it answers.
     pub async fn begin(&mut self) -> Result<(), GuestError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
@@ -342,10 +352,10 @@ impl Guest {
         }
     }
 
-    /// Puts a file of this machine's into the guest, at the absolute path `to`, and waits until it is there.
+    /// Copies a file of this machine into the guest, to the absolute path `to`, and waits until it has arrived.
     ///
     /// # Errors
-    /// When it cannot be read, or the guest ends.
+    /// When the file cannot be read, or when the guest ends.
     pub async fn store(&mut self, file: &Path, to: &str) -> Result<(), GuestError> {
         use std::os::unix::fs::MetadataExt as _;
         let failed = |error| host(&file.display().to_string(), error);
@@ -366,10 +376,10 @@ impl Guest {
         }
     }
 
-    /// Says something to the agent.
+    /// Sends a message to the agent.
     ///
     /// # Errors
-    /// When the guest ends before it has taken it.
+    /// When the guest ends before it receives the message.
     pub async fn message(&mut self, message: &(impl Serialize + Sync)) -> Result<(), GuestError> {
         let payload = serde_json::to_vec(message).map_err(|error| GuestError::Protocol(error.to_string()))?;
         if payload.len() > LONGEST {
@@ -387,6 +397,7 @@ impl Guest {
                 spoken = self.life.look() => self.unheard.extend(spoken),
                 written = self.agent.write(left), if !self.life.closed => match written {
                     Ok(written) => left = &left[written..],
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.life.take_end_of_channel(),
                     Err(error) => self.life.lose(format!("QEMU takes nothing any more: {error}")),
                 },
             }
@@ -395,7 +406,7 @@ impl Guest {
         Ok(())
     }
 
-    /// What the agent says next.
+    /// The agent's next message.
     ///
     /// # Errors
     /// When the guest ends, or is silent for too long.
@@ -405,8 +416,8 @@ impl Guest {
                 return Ok(spoken);
             }
             if self.check().is_err() {
-                // Where this process did not come to listen for long, the guest may have spoken all the while; and the agent's last
-                // words may have come after the news of its end, which has a stream of its own.
+                // If this process did not listen for a long time, the guest may have sent messages meanwhile. The
+                // agent's last messages may also come after the news of its end, which uses another stream.
                 tokio::task::yield_now().await;
                 self.unheard.extend(self.life.heard());
                 if let Some(spoken) = self.unheard.pop_front() {
@@ -419,7 +430,7 @@ impl Guest {
         }
     }
 
-    /// Waits until QEMU has ended, which a guest that has switched itself off sees to, but no longer than `patience`.
+    /// Waits until QEMU has ended after the guest switched itself off, but no longer than `patience`.
     pub async fn wait(&mut self, patience: Duration) {
         let _in_time = tokio::time::timeout(patience, async {
             while !self.life.ended {
@@ -437,26 +448,26 @@ impl Guest {
     }
 }
 
-/// Starts QEMU, which ends when this thread does.
+/// Starts QEMU. It ends when this thread does.
 fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Running, GuestError> {
     let Machine { architecture, emulator, .. } = &start.machine;
     let said = File::create(directory.join("qemu.log")).map_err(|error| host("QEMU's log", error))?;
     let mut command = Command::new(&emulator.program);
-    // Whichever program begins, this is what it runs, and what lists of processes have to say.
+    // Lists of processes show this name, even if the program is the loader of memgate's own QEMU.
     command.arg0(architecture.emulator());
     command.args(start.machine.arguments(sockets, incoming, start.is_joined));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0);
-    // SAFETY: between fork and exec only a system call is made, which is async-signal-safe; nothing is allocated.
+    // SAFETY: between fork and exec there is only a system call, which is async-signal-safe, and nothing is allocated.
     unsafe {
         command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
     }
     command.spawn().map(Running).map_err(|error| host(&emulator.program.display().to_string(), error))
 }
 
-/// Names the end of a guest whose QEMU did not connect, or not for long.
+/// Explains the end of a guest whose QEMU did not connect, or not for long.
 async fn unconnected(start: &Start, qemu: &mut Running, directory: &Path, error: io::Error) -> GuestError {
     // It closes its sockets a moment before it has ended.
-    let ended = tokio::time::timeout(AFTERMATH, qemu.0.wait()).await;
+    let ended = tokio::time::timeout(LAST_WORDS, qemu.0.wait()).await;
     match ended {
         Ok(status) => {
             let code = code(&status);
@@ -511,7 +522,7 @@ fn unexpected(spoken: &Spoken) -> GuestError {
         Spoken::Message(message) => format!("it said {message:?}"),
         Spoken::Data(_) => "it sent a piece of a file".to_owned(),
     };
-    GuestError::Protocol(format!("{what} when something else was due"))
+    GuestError::Protocol(format!("{what} when something else was expected"))
 }
 
 async fn read_agent(
@@ -538,7 +549,7 @@ fn parsed<M: DeserializeOwned>(payload: &[u8]) -> Result<M, String> {
         .map_err(|error| format!("the channel holds a message that is not understood: {error}"))
 }
 
-/// Reads frames until the stream ends, its receiver is gone, or something else than frames comes.
+/// Reads frames until the stream ends, its receiver is gone, or something other than a frame comes.
 async fn read_frames(
     mut stream: impl tokio::io::AsyncRead + Unpin,
     first: u32,
@@ -549,9 +560,11 @@ async fn read_frames(
     let (mut decoder, mut bytes) = (Decoder::from_number(first), vec![0; 64 << 10]);
     position.set(&decoder);
     loop {
-        let how = match stream.read(&mut bytes).await {
-            Ok(0) => "its channel is closed".to_owned(),
-            Err(error) => format!("its channel cannot be read: {error}"),
+        let closed = match stream.read(&mut bytes).await {
+            Ok(0) => Sign::ClosedByQemu,
+            // What it had not read when it ended.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Sign::ClosedByQemu,
+            Err(error) => Sign::Closed(format!("its channel cannot be read: {error}")),
             Ok(read) => {
                 decoder.push(&bytes[..read]);
                 loop {
@@ -573,7 +586,7 @@ async fn read_frames(
             }
         };
         // Nobody may be left to hear it.
-        let _ = signs.send(Sign::Closed(how)).await;
+        let _ = signs.send(closed).await;
         return;
     }
 }

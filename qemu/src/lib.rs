@@ -1,10 +1,11 @@
 //! Guests: machines in QEMU in which memgate measures platforms other than the host's.
 //!
-//! A guest is a kernel, and memgate's agent as its first process and nothing else. This crate makes its image, finds or makes
-//! the QEMU that runs it, starts it, speaks with its agent, and names the way it ends. What plan and evidence are it does not know.
+//! A guest is a kernel with memgate's agent as its first process, and nothing else. This crate makes the guest's image,
+//! finds or makes the QEMU that runs it, starts it, communicates with its agent, and names the way it ends. It does not
+//! know what plans and evidence are.
 //!
-//! Features: without any there is `channel` alone, which is what the agent needs; `images` adds the making of images and of QEMU, and
-//! `guests` the running of guests.
+//! Features: without any there is only `channel`, which the agent needs. `images` adds making images and QEMU, and
+//! `guests` adds running guests.
 
 #[cfg(feature = "images")]
 pub mod architecture;

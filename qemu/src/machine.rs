@@ -1,4 +1,4 @@
-//! A guest's machine as QEMU's arguments: pure.
+//! A guest's machine as QEMU's arguments. Pure.
 
 use std::{
     ffi::OsString,
@@ -17,9 +17,9 @@ use crate::{
 pub struct Machine {
     /// Its architecture.
     pub architecture: Architecture,
-    /// What runs it.
+    /// The emulator that runs it.
     pub emulator: Emulator,
-    /// Its memory, bytes; QEMU rounds down to whole MiB.
+    /// Its memory, bytes. QEMU rounds down to whole MiB.
     pub memory: u64,
     /// Its CPUs.
     pub cpus: u32,
@@ -27,11 +27,11 @@ pub struct Machine {
     pub kernel: PathBuf,
     /// The first file system.
     pub initramfs: PathBuf,
-    /// What starts the kernel where QEMU cannot do it itself.
+    /// The firmware that starts the kernel, if QEMU cannot do so itself.
     pub firmware: Option<PathBuf>,
 }
 
-/// The sockets that QEMU connects to; memgate listens before QEMU starts, so that neither waits for the other.
+/// The sockets that QEMU connects to. memgate listens before QEMU starts, so neither waits for the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sockets {
     pub(crate) agent: PathBuf,
@@ -48,14 +48,14 @@ impl Sockets {
 }
 
 impl Machine {
-    /// One that starts from this image, run by an emulator for guests of its architecture.
+    /// A machine that starts from this image, run by an emulator for guests of its architecture.
     pub fn of(image: &Image, emulator: Emulator, memory: u64, cpus: u32) -> Self {
         let Image { architecture, kernel, initramfs, firmware, .. } = image.clone();
         Self { architecture, emulator, memory, cpus, kernel, initramfs, firmware }
     }
 
-    /// The arguments of the emulator's program for a boot, or for a guest that waits for a snapshot to come in. With `is_joined`, QEMU's monitor shares the
-    /// console, as with `-serial mon:stdio`: Ctrl-a h there tells how.
+    /// The emulator's arguments for a boot, or for a guest that waits for a snapshot. With `is_joined`, QEMU's monitor
+    /// shares the console, as with `-serial mon:stdio`: Ctrl-a h lists the keys.
     pub(crate) fn arguments(&self, sockets: &Sockets, incoming: bool, is_joined: bool) -> Vec<OsString> {
         let mut arguments = Arguments(self.emulator.leading.clone());
         arguments.0.extend(self.hardware());
@@ -79,14 +79,14 @@ impl Machine {
         arguments.0
     }
 
-    /// What a snapshot depends on, beside the emulator and the contents of the files.
+    /// Everything that a snapshot depends on, except the emulator and the contents of the files.
     pub(crate) fn hardware(&self) -> Vec<OsString> {
         let Self { architecture, emulator: _, memory, cpus, kernel, initramfs, firmware } = self;
         let mut arguments = Arguments(machine(*architecture).iter().map(Into::into).collect());
         arguments.0.extend(
             ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-nic", "none"].map(Into::into),
         );
-        // Counts must not depend on whether the machine below has virtualisation, so none is used.
+        // Counts must not depend on the host's virtualisation, so it is never used.
         arguments.pair("-accel", "tcg,thread=multi");
         arguments.pair("-m", format!("{}M", memory >> 20));
         arguments.pair("-smp", cpus.to_string());
@@ -107,7 +107,7 @@ impl Machine {
     }
 }
 
-/// The machine and what it needs beside `-nodefaults`.
+/// The machine and the devices that it needs in addition to `-nodefaults`.
 const fn machine(architecture: Architecture) -> &'static [&'static str] {
     match architecture {
         Architecture::Amd64 => &["-machine", "q35", "-cpu", "max"],
@@ -117,7 +117,7 @@ const fn machine(architecture: Architecture) -> &'static [&'static str] {
     }
 }
 
-/// The kernel's name of the first serial port.
+/// The kernel's name for the first serial port.
 const fn console(architecture: Architecture) -> &'static str {
     match architecture {
         Architecture::Arm64 => "ttyAMA0",
@@ -125,12 +125,13 @@ const fn console(architecture: Architecture) -> &'static str {
     }
 }
 
-/// What the kernel is told. It panics without waiting, so that a panic ends QEMU; it says what is at least a warning.
+/// The kernel's command line. The kernel panics without waiting, so that a panic ends QEMU. It prints messages from
+/// warnings on.
 fn command_line(architecture: Architecture) -> String {
     format!("console={} loglevel=5 panic=-1 oops=panic rdinit=/init", console(architecture))
 }
 
-/// An option whose value is a path: QEMU takes a doubled comma for one.
+/// An option whose value is a path. QEMU reads a doubled comma as one comma.
 fn option(prefix: &str, path: &Path) -> OsString {
     let mut option = OsString::from(prefix);
     option.push(path.to_string_lossy().replace(',', ",,"));

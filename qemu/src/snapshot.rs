@@ -1,6 +1,6 @@
-//! Snapshots: a guest that has booted and waits, kept in a file.
+//! Snapshots: a guest that has booted and waits, stored in a file.
 //!
-//! A snapshot holds for one QEMU, one machine and one image alone: its key is a hash of them all.
+//! A snapshot is valid for one QEMU, one machine and one image only. Its key is a hash of all of them.
 
 use std::{
     fs, io,
@@ -12,16 +12,16 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{image::Image, machine::Machine};
 
-/// Raised when a guest that was saved by an older memgate cannot be spoken with.
+/// Increase this when memgate can no longer communicate with guests that an older memgate saved.
 const FORMAT: u32 = 1;
 
-/// Where a guest is kept, whether or not it is there.
+/// The place of a snapshot, which may not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     directory: PathBuf,
 }
 
-/// The numbers of the next frames, which the guest and whoever resumes it go on with.
+/// The numbers of the next frames, with which the guest and memgate continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Streams {
     pub(crate) to_agent: u32,
@@ -30,7 +30,7 @@ pub(crate) struct Streams {
 }
 
 impl Snapshot {
-    /// The place for a machine that starts from this image: beside the image, so that a snapshot goes with it.
+    /// The place for a machine that starts from this image. It is beside the image, so the snapshot is removed with it.
     pub fn of(image: &Image, machine: &Machine) -> Self {
         Self::within(&image.snapshots(), machine, &image.digest)
     }
@@ -49,15 +49,15 @@ impl Snapshot {
         Self { directory: directory.join(key) }
     }
 
-    /// Whether it is there, whole.
+    /// Whether a complete snapshot exists.
     pub fn exists(&self) -> bool {
         self.streams().is_ok()
     }
 
-    /// Removes it.
+    /// Removes the snapshot.
     ///
     /// # Errors
-    /// When it is there and cannot be removed.
+    /// When it exists and cannot be removed.
     pub fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -69,24 +69,24 @@ impl Snapshot {
         self.directory.join("memory")
     }
 
-    /// Written last, so that what has them is whole.
+    /// Written last, so a directory with this file is complete.
     pub(crate) fn streams(&self) -> io::Result<Streams> {
         let text = fs::read(self.directory.join("streams.json"))?;
         serde_json::from_slice(&text).map_err(io::Error::from)
     }
 
-    /// A directory to save into, beside the place, which it then takes.
+    /// A directory for saving, beside the place to which it then moves.
     pub(crate) fn draft(&self) -> io::Result<tempfile::TempDir> {
         let parent = self.directory.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent)?;
         tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)
     }
 
-    /// Puts a draft with its `memory` in the place.
+    /// Moves a draft with its `memory` into place.
     pub(crate) fn keep(&self, draft: tempfile::TempDir, streams: Streams) -> io::Result<()> {
         fs::write(draft.path().join("streams.json"), serde_json::to_vec(&streams)?)?;
         self.remove()?;
-        // Where another memgate was faster its own serves as well, and the draft goes.
+        // If another memgate was faster, its snapshot serves as well, and the draft is removed.
         match fs::rename(draft.path(), &self.directory) {
             Ok(()) => {
                 let _gone = draft.keep();

@@ -1,4 +1,4 @@
-//! A person's terminal, joined to a guest's console.
+//! A user's terminal, joined to a guest's console.
 
 use std::{
     io::{self, IsTerminal as _, Read as _, Write as _},
@@ -13,23 +13,24 @@ use tokio::{io::AsyncWriteExt as _, net::unix::OwnedWriteHalf, sync::mpsc};
 
 use crate::channel::Terminal;
 
-/// This process's terminal, which hands every key on as it is typed, Ctrl-C among them. As it was when this is dropped.
+/// This process's terminal. It passes every key on as it is typed, including Ctrl-C. Dropping this restores the
+/// terminal.
 #[derive(Debug)]
 pub struct Raw {
     before: Termios,
 }
 
-/// Whether a person is there: standard input and output both are a terminal.
+/// Whether there is a user: standard input and output are both a terminal.
 #[expect(clippy::disallowed_methods, reason = "it writes nothing")]
 pub fn is_there() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
 impl Raw {
-    /// Has it hand on each key.
+    /// Makes the terminal pass on each key.
     ///
     /// # Errors
-    /// When standard input is no terminal.
+    /// When standard input is not a terminal.
     pub fn enter() -> io::Result<Self> {
         let stdin = io::stdin();
         let before = tcgetattr(stdin.as_fd())?;
@@ -39,10 +40,10 @@ impl Raw {
         Ok(Self { before })
     }
 
-    /// What a program on it should know.
+    /// What a program on the terminal needs to know.
     pub fn described(&self) -> Terminal {
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes a `winsize` (tty_ioctl(2)), which lives through the call.
+        // SAFETY: TIOCGWINSZ writes a `winsize` (tty_ioctl(2)), which outlives the call.
         let known = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) } == 0;
         let (rows, columns) = if known { (size.ws_row, size.ws_col) } else { (0, 0) };
         let kind = std::env::var("TERM").ok().filter(|kind| !kind.is_empty());
@@ -52,15 +53,16 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // Nothing can be done about a terminal that is gone.
+        // If the terminal is gone, nothing can be restored.
         let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &self.before);
     }
 }
 
-/// Hands what is typed on to the guest's console until either is gone. What is not read any more ends with the process.
+/// Passes typed keys to the guest's console until the terminal or the guest is gone. Unread input is lost when the
+/// process ends.
 pub(crate) fn hand_on(mut console: OwnedWriteHalf) -> io::Result<()> {
     let (typed, mut keys) = mpsc::channel::<Vec<u8>>(16);
-    // A thread, since a read of a terminal cannot be given up.
+    // This needs a thread, because a read of a terminal cannot be cancelled.
     std::thread::Builder::new().name("terminal".to_owned()).spawn(move || {
         let mut bytes = [0; 1024];
         loop {
@@ -77,13 +79,13 @@ pub(crate) fn hand_on(mut console: OwnedWriteHalf) -> io::Result<()> {
                 break;
             }
         }
-        // Dropped it would be shut down, and QEMU would close the console.
+        // Dropping the socket would shut it down, and QEMU would close the console.
         console.forget();
     });
     Ok(())
 }
 
-/// Shows what the guest has put on its console. A terminal that is gone shows nothing, and ends memgate by SIGHUP.
+/// Shows what the guest writes to its console. A closed terminal shows nothing and ends memgate with SIGHUP.
 #[expect(clippy::disallowed_methods, reason = "a guest's console is what the person asked for")]
 pub(crate) fn show(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();

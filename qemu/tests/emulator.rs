@@ -1,4 +1,4 @@
-//! memgate's own QEMU: made of the real packages, and guests that it boots.
+//! Makes memgate's own QEMU from the real packages, and boots guests with it.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -15,10 +15,10 @@ use memgate_qemu::{
     machine::Machine,
 };
 
-/// Nothing can be fetched from it.
+/// A mirror from which nothing can be fetched.
 const NOWHERE: &str = "file:/nonexistent";
 
-/// memgate's own QEMU, and what was said on the way; `None` on a machine that it is not pinned for.
+/// memgate's own QEMU and the messages while it was made; `None` on a machine for which none is pinned.
 fn made(cache: &Cache, architecture: Architecture, mirror: Option<&str>) -> Option<(Emulator, Vec<String>)> {
     let (start, mut said) = (Instant::now(), Vec::new());
     let made = ensure(cache, architecture, mirror, &mut |text| said.push(text.to_owned()));
@@ -33,7 +33,7 @@ fn version(emulator: &Emulator) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Boots the usual kernel with a first process that it cannot run, so that it panics when all of it is there.
+/// Boots the usual kernel with a first process that it cannot run, so the kernel panics when everything is loaded.
 fn boots(architecture: Architecture) {
     let directory = tempfile::tempdir().unwrap();
     let cache = seeded(&directory.path().join("cache"));
@@ -103,7 +103,7 @@ fn real_emulators_are_made_once_and_whole() {
 }
 
 #[test]
-fn what_the_mirror_has_no_more_is_named_with_what_to_do() {
+fn a_package_that_left_the_mirror_is_named_with_advice() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::new(directory.path()).unwrap();
     let error = match ensure(&cache, Architecture::Arm64, Some(NOWHERE), &mut |_| {}) {

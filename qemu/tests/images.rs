@@ -1,4 +1,4 @@
-//! Images: made of packages that a test builds, and of the real ones.
+//! Makes images from packages that a test builds, and from the real ones.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -81,7 +81,7 @@ impl Made {
         agent(self.directory.path(), Architecture::Arm64, tail)
     }
 
-    /// What is ensured, and what was said on the way.
+    /// The result of ensuring an image, and the messages on the way.
     fn ensure(&self, agent: &Path) -> (Result<Image, ImageError>, Vec<String>) {
         let mirror = format!("file:{}", self.directory.path().join("mirror").display());
         let mut said = Vec::new();
@@ -119,7 +119,7 @@ fn an_image_is_made_once_and_whole() {
 fn the_same_input_gives_the_same_image_elsewhere() {
     let (one, mut other) = (made(), made());
     std::fs::create_dir_all(other.cache.packages()).unwrap();
-    // A directory of packages that someone else has fetched.
+    // A directory of packages that someone else fetched.
     std::fs::copy(&one.package, other.cached_package()).unwrap();
     other.cache.lock = one.cache.lock.clone();
     std::fs::remove_dir_all(other.directory.path().join("mirror")).unwrap();
@@ -244,12 +244,12 @@ fn a_kernel_without_its_image_is_an_error() {
     assert!(error.message().contains("virtio_pci"), "{error}");
 }
 
-/// Whether QEMU can start it: itself, or with firmware an EFI program.
+/// Whether QEMU can start it: directly, or with firmware an EFI program.
 fn is_bootable(kernel: &[u8], architecture: Architecture) -> bool {
     let at = |offset: usize, magic: &[u8]| kernel.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     match architecture {
         Architecture::Amd64 => at(0x202, b"HdrS"),
-        // An Image, plain or compressed by gzip; QEMU 10.0 knows no other compression within an EFI program.
+        // An Image, plain or compressed by gzip. QEMU 10.0 supports no other compression within an EFI program.
         Architecture::Arm64 => at(0x38, b"ARM\x64") || at(0, &[0x1f, 0x8b]) || (at(4, b"zimg") && at(24, b"gzip")),
         Architecture::Loong64 => at(0, b"MZ"),
     }
@@ -331,7 +331,7 @@ fn real_images_are_locked_again_from_what_the_mirror_has() {
     assert_eq!((&*shell.package, &*shell.architecture, &*shell.suite), ("busybox-static", "loong64", "forky"));
     assert_eq!(lock.shell(Architecture::Arm64).unwrap(), cache.lock.shell(Architecture::Arm64).unwrap());
     assert_eq!(Lock::parse(&lock.text().unwrap()).unwrap(), lock);
-    // What it names can be had at once: it is in the cache.
+    // The locked packages are in the cache, so they are available at once.
     let agent = agent(directory.path(), Architecture::Loong64, "a");
     let image = ensure(&Cache { lock, ..cache }, kernel, &agent, Some("file:/nonexistent"), &mut |_| {}).unwrap();
     assert!(image.firmware.unwrap().exists());
@@ -343,7 +343,7 @@ fn real_images_of_a_version_that_is_gone_name_the_one_that_is_there() {
     let lock = Lock::embedded().unwrap();
     let kernel = find(Architecture::Loong64, None, None).unwrap();
     let locked = &lock.kernel(kernel).unwrap().packages[0];
-    // Versions of the kernel are in the package's name.
+    // Package names contain the kernel's version.
     let gone = Pin {
         package: "linux-binary-7.2.0-loong64".into(),
         version: "7.2.0-1".into(),

@@ -1,4 +1,4 @@
-//! Builds of which one executable is wanted, once or for each of several platforms, wherever cargo's configuration puts it.
+//! Builds an executable, for one or several platforms, and finds it wherever cargo's configuration puts it.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use xshell::Cmd;
 
 use crate::step;
 
-/// The fields that are needed of cargo's messages (the Cargo Book, "External tools", JSON messages).
+/// The needed fields of cargo's messages (the Cargo Book, "External tools", JSON messages).
 #[derive(Debug, Deserialize)]
 struct Message {
     reason: String,
@@ -24,7 +24,7 @@ struct Target {
 /// Runs the `cargo build` of `cmd` and returns the path of the executable `name`.
 ///
 /// # Errors
-/// Fails where the build does, or builds no such executable.
+/// When the build fails, or builds no such executable.
 pub(crate) fn build(cmd: Cmd<'_>, name: &str) -> Result<PathBuf> {
     let line = cmd.to_string();
     build_all(cmd, name)?.into_iter().next().ok_or_else(|| miette!("`{line}` built no executable `{name}`"))
@@ -33,7 +33,7 @@ pub(crate) fn build(cmd: Cmd<'_>, name: &str) -> Result<PathBuf> {
 /// Runs the `cargo build` of `cmd` and returns the paths of all executables `name`.
 ///
 /// # Errors
-/// Fails where the build does.
+/// When the build fails.
 pub(crate) fn build_all(cmd: Cmd<'_>, name: &str) -> Result<Vec<PathBuf>> {
     let messages = step::capture(cmd.arg("--message-format=json-render-diagnostics"))?;
     executables(&messages, name)

@@ -1,7 +1,8 @@
-//! Builds for platforms that the toolchain carries no standard library for: cargo builds that along with the program.
+//! Builds for platforms without a standard library in the toolchain: cargo builds the library together with the
+//! program.
 //!
-//! Nothing but the sources, the compiler and the arguments given here shapes the result: what the environment says of profiles,
-//! flags and targets is dropped, and no path of this machine gets in (`rustc_wrapper.rs`).
+//! Only the sources, the compiler and the arguments given here determine the result. The environment's settings of
+//! profiles, flags and targets are dropped, and no path of this machine gets in (`rustc_wrapper.rs`).
 
 use std::path::Path;
 
@@ -10,16 +11,17 @@ use xshell::Cmd;
 
 use crate::rustc_wrapper;
 
-/// Lets `cargo`, whose arguments carry `-Z build-std`, take the standard library from its sources in `library`, and compile for
-/// the target with `rustflags`.
+/// Makes `cargo`, whose arguments contain `-Z build-std`, use the standard library's sources in `library`, and compile
+/// for the target with `rustflags`.
 ///
 /// # Errors
-/// Fails where xtask's own path is not known.
+/// When xtask's own path is not known.
 pub(crate) fn with_sources<'a>(cargo: Cmd<'a>, library: &Path, rustflags: &[&str]) -> Result<Cmd<'a>> {
     Ok(without_configured_builds(rustc_wrapper::wrap(cargo)?)
         // `-Z build-std` is unstable.
         .env("RUSTC_BOOTSTRAP", "1")
-        // cargo looks for the standard library's sources in the toolchain, which is the user's and stays untouched.
+        // cargo looks for the standard library's sources in the toolchain. The toolchain is the user's and stays
+        // unchanged.
         .env("__CARGO_TESTS_ONLY_SRC_ROOT", library)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\u{1f}"))
         .env("CARGO_INCREMENTAL", "0"))

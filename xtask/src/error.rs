@@ -1,4 +1,4 @@
-//! The failures that xtask itself tells apart; all others are plain reports.
+//! The failures that xtask distinguishes. All others are plain reports.
 
 use miette::Diagnostic;
 
@@ -10,7 +10,7 @@ pub(crate) enum Error {
     Start {
         /// The command line.
         command: String,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -22,7 +22,7 @@ pub(crate) enum Error {
         /// How it ended.
         status: std::process::ExitStatus,
     },
-    /// Ctrl-C, SIGTERM or SIGHUP. The running step has been ended.
+    /// Ctrl-C, SIGTERM or SIGHUP came. The running step has been ended.
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,7 +1,7 @@
-//! Ctrl-C ends the running step and all that it started.
+//! Ctrl-C ends the running step and all processes that it started.
 //!
-//! Each step runs in a process group of its own, so that it hears of Ctrl-C from here alone, once, together with its
-//! own children. The second Ctrl-C kills the group.
+//! Each step runs in its own process group. It receives Ctrl-C only from here, once, together with its children. The
+//! second Ctrl-C kills the group.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 
 static STATE: Mutex<State> = Mutex::new(State { group: None, interrupted: false });
 
-/// What the thread that receives signals shares with the one that runs steps.
+/// The state that the signal thread shares with the thread that runs steps.
 struct State {
     /// The process group of the running step.
     group: Option<Pid>,
@@ -25,7 +25,7 @@ struct State {
 /// Starts to listen for Ctrl-C, SIGTERM and SIGHUP.
 ///
 /// # Errors
-/// Fails where the handlers cannot be installed.
+/// When the handlers cannot be installed.
 pub(crate) fn install() -> miette::Result<()> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).into_diagnostic().wrap_err("cannot listen for Ctrl-C and SIGTERM")?;
@@ -37,12 +37,12 @@ pub(crate) fn install() -> miette::Result<()> {
     Ok(())
 }
 
-/// Starts `command` in a process group that an interruption ends. Returns `None` where one came already.
+/// Starts `command` in a process group that an interruption ends. Returns `None` if an interruption has already come.
 ///
 /// # Errors
-/// Fails where the command cannot be started.
+/// When the command cannot be started.
 pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Option<Child>> {
-    // The lock is held while the child starts: no signal falls between its start and its registration.
+    // The lock is held while the child starts, so no signal comes between its start and its registration.
     let mut state = state();
     if state.interrupted {
         return Ok(None);
@@ -52,7 +52,7 @@ pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Option<Child>> {
     Ok(Some(child))
 }
 
-/// Says that the running step has ended. Returns whether an interruption came.
+/// Records that the running step has ended. Returns whether an interruption came.
 pub(crate) fn finished() -> bool {
     let mut state = state();
     state.group = None;
@@ -65,10 +65,10 @@ fn receive(signal: i32) {
     match state.group {
         Some(group) => {
             let signal = if again { Signal::SIGKILL } else { Signal::try_from(signal).unwrap_or(Signal::SIGTERM) };
-            // A group that has just ended cannot be signalled, and need not be.
+            // A group that has just ended cannot be signalled, and does not need it.
             let _ended = killpg(group, signal);
         }
-        // No step runs; what is half done in `.tools` is swept by the next set-up.
+        // No step is running. The next set-up removes unfinished files in `.tools`.
         None => std::process::exit(130),
     }
 }

@@ -1,7 +1,7 @@
-//! Links of the documentation: relative links and anchors in Markdown, and pages of docs/ that code names.
+//! Checks the documentation's links: relative links and anchors in Markdown, and pages of docs/ that code names.
 //!
-//! This reads the part of Markdown that the documentation uses: inline links, link definitions, `#` headings, code spans
-//! and fenced blocks. Links to other hosts are not followed.
+//! This reads the part of Markdown that the documentation uses: inline links, link definitions, `#` headings, code
+//! spans and fenced blocks. Links to other hosts are not followed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -15,7 +15,7 @@ const SUMMARY: &str = "SUMMARY.md";
 /// Files that may name pages of the book in comments and messages.
 const CODE: [&str; 7] = ["rs", "go", "toml", "yaml", "yml", "sh", "lock"];
 
-/// A link that leads nowhere, and where it stands.
+/// A broken link and its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     file: PathBuf,
@@ -32,7 +32,7 @@ impl fmt::Display for Problem {
 /// A link or a heading, with the number of its line.
 type Numbered = (usize, String);
 
-/// What matters of a Markdown file.
+/// The relevant parts of a Markdown file.
 #[derive(Debug, Default)]
 struct Page {
     links: Vec<Numbered>,
@@ -85,7 +85,7 @@ fn read(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Why a link of `file` leads nowhere.
+/// Why a link of `file` is broken.
 fn broken(root: &Path, pages: &HashMap<PathBuf, Page>, file: &Path, link: &str) -> Option<String> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;
@@ -134,7 +134,7 @@ fn left_out(pages: &HashMap<PathBuf, Page>) -> Vec<Problem> {
     missing.map(|page| problem(page, 1, format!("{} does not list this page", summary.display()))).collect()
 }
 
-/// The pages `docs/….md` that the text of a program names, not those of another repository (`owner/name/docs/…`).
+/// The pages `docs/….md` in a program's text, except those of other repositories (`owner/name/docs/…`).
 fn named_pages(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().flat_map(|(index, line)| {
         line.match_indices("docs/").filter_map(move |(at, _)| {
@@ -205,7 +205,7 @@ fn without_code(line: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Checks a checkout of these files and gives what is printed.
+    /// Checks a checkout with these files and returns the output.
     fn problems(files: &[(&str, &str)]) -> Vec<String> {
         let root = tempfile::tempdir().unwrap();
         for (name, text) in files {

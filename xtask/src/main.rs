@@ -1,6 +1,7 @@
-//! memgate's own chores: set-up, lint, test, the BPF object, the agents of guests and the gate itself, as `cargo xtask …`.
+//! memgate's own chores: set-up, lint, test, the BPF object, the agents of guests and the gate itself, as `cargo xtask
+//! …`.
 //!
-//! Every command installs what it needs and is missing, prints each step on stderr, and stops at the first failure.
+//! Every command installs missing tools that it needs, prints each step on stderr, and stops at the first failure.
 
 mod artifact;
 mod build_std;
@@ -36,9 +37,9 @@ struct Cli {
 /// One chore.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Install every tool that any other command needs.
+    /// Install every tool that other commands need.
     Setup,
-    /// Build memgate and gate the services of memgate.yaml; exits as `memgate check` does.
+    /// Build memgate and gate the services of memgate.yaml; exits with the code of `memgate check`.
     Check {
         /// Arguments for `memgate check`.
         #[arg(last = true)]
@@ -46,7 +47,7 @@ enum Command {
     },
     /// Run the tests of the Go services and of memgate.
     Test {
-        /// Only the tests that need no root, no guest and no network.
+        /// Run only the tests that need no root, no guest and no network.
         #[arg(long)]
         quick: bool,
         /// Arguments for `cargo nextest run`.
@@ -55,7 +56,7 @@ enum Command {
     },
     /// Build the static agent that runs in guests, for each platform, into target/dist.
     Dist {
-        /// One platform alone; may be given several times.
+        /// Only this platform; can be given several times.
         #[arg(long = "architecture", value_parser = architecture())]
         architectures: Vec<Architecture>,
     },
@@ -67,12 +68,12 @@ enum Command {
         #[arg(long)]
         advisories: bool,
     },
-    /// Damage files at random and have them read, for so many minutes (docs/how-to/fuzzing.md).
+    /// Damage files at random and read them, for a number of minutes (docs/how-to/fuzzing.md).
     Fuzz {
-        /// What is read.
+        /// What to read.
         #[arg(value_enum)]
         target: fuzz::FuzzTarget,
-        /// How long.
+        /// How many minutes to run.
         #[arg(long, default_value_t = 20)]
         minutes: u32,
     },
@@ -84,7 +85,7 @@ enum Command {
     Bench(bench::Bench),
     /// Build the BPF programs and put the object beside their source.
     Ebpf {
-        /// Change nothing; fail where the committed object is not what its source builds.
+        /// Change nothing; fail if the committed object differs from what its source builds.
         #[arg(long)]
         check: bool,
     },
@@ -107,8 +108,8 @@ impl Command {
         }
     }
 
-    /// The exit code of a failure of xtask itself. `memgate check` promises 1 for a failed gate and 4 for failed
-    /// infrastructure, so that a failed set-up must not look like a failed gate.
+    /// The exit code for failures of xtask itself. `memgate check` exits with 1 for a failed gate and 4 for failed
+    /// infrastructure, and a failed set-up must not look like a failed gate.
     fn failure_code(&self) -> u8 {
         match self {
             Self::Check { .. } => 4,

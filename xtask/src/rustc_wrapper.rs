@@ -1,9 +1,10 @@
-//! xtask as cargo's `RUSTC_WRAPPER`, so that the BPF objects and the agents of guests are the same bytes wherever they are built.
+//! xtask as cargo's `RUSTC_WRAPPER`. It makes the BPF objects and the agents of guests identical wherever they are
+//! built.
 //!
-//! Symbol names carry a hash of `-C metadata`, in which cargo puts the paths of the standard library's sources, the
-//! flags and the host; panic messages carry the paths of source files. The wrapper names both by package instead:
-//! `core-0.0.0`, `memgate-ebpf-0.1.0`. A crate that the standard library uses as well as the program is compiled twice, and
-//! is told apart: `cfg-if-1.0.4` and `cfg-if-1.0.4-std`.
+//! Symbol names contain a hash of `-C metadata`, in which cargo puts the paths of the standard library's sources, the
+//! flags and the host. Panic messages contain the paths of source files. The wrapper replaces both with package names:
+//! `core-0.0.0`, `memgate-ebpf-0.1.0`. A crate that both the standard library and the program use is compiled twice and
+//! has two names: `cfg-if-1.0.4` and `cfg-if-1.0.4-std`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -13,19 +14,19 @@ use std::process::{Command, ExitCode};
 use miette::{Context, IntoDiagnostic, Result};
 use xshell::Cmd;
 
-/// Set, it makes xtask behave as a wrapper of rustc.
+/// If it is set, xtask acts as a wrapper of rustc.
 const REQUEST: &str = "MEMGATE_XTASK_WRAPS_RUSTC";
 
-/// Lets `cargo` compile through this wrapper.
+/// Makes `cargo` compile through this wrapper.
 ///
 /// # Errors
-/// Fails where xtask's own path is not known.
+/// When xtask's own path is not known.
 pub(crate) fn wrap(cargo: Cmd<'_>) -> Result<Cmd<'_>> {
     let xtask: PathBuf = std::env::current_exe().into_diagnostic().wrap_err("xtask's own path is not known")?;
     Ok(cargo.env("RUSTC_WRAPPER", xtask).env(REQUEST, "1").env_remove("RUSTC_WORKSPACE_WRAPPER"))
 }
 
-/// Whether cargo started xtask in rustc's place.
+/// Whether cargo started xtask in place of rustc.
 pub(crate) fn is_requested() -> bool {
     std::env::var_os(REQUEST).is_some()
 }
@@ -42,7 +43,7 @@ pub(crate) fn run() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The package that is compiled, as cargo describes it to rustc.
+/// The compiled package, as cargo describes it to rustc.
 #[derive(Debug, Default)]
 struct Package {
     name: String,
@@ -58,11 +59,11 @@ impl Package {
     }
 }
 
-/// By this feature of theirs the standard library uses other crates.
+/// The standard library uses other crates with this feature.
 const OF_STD: &str = r#"feature="rustc-dep-of-std""#;
 
-/// Replaces `-C metadata=…`, and maps the package's directory to its name. Questions about rustc itself, which have no
-/// metadata, pass unchanged.
+/// Replaces `-C metadata=…`, and maps the package's directory to its name. Queries about rustc itself have no metadata
+/// and pass unchanged.
 fn stabilise(args: impl Iterator<Item = OsString>, package: &Package) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.collect();
     let suffix = if args.iter().any(|arg| arg == OF_STD) { "-std" } else { "" };

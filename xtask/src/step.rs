@@ -1,4 +1,4 @@
-//! Steps: the commands that a chore runs, printed, and failing fast.
+//! Steps: the commands that a chore runs. They are printed and fail fast.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -14,10 +14,10 @@ use xshell::Cmd;
 use crate::error::Error;
 use crate::interrupt;
 
-/// Runs a step. What it prints goes to stderr: stdout is for the results of the last step alone.
+/// Runs a step. Its output goes to stderr, because stdout is only for the results of the last step.
 ///
 /// # Errors
-/// Fails where the command cannot be started, fails, or is interrupted.
+/// When the command cannot be started, fails, or is interrupted.
 pub(crate) fn run(cmd: Cmd<'_>) -> Result<()> {
     let line = announce(&cmd);
     let mut command = Command::from(cmd);
@@ -26,10 +26,10 @@ pub(crate) fn run(cmd: Cmd<'_>) -> Result<()> {
     finish(command, line).map(drop)
 }
 
-/// Runs a step for which there is another way. Returns whether it succeeded; where not, the reason is printed.
+/// Runs a step for which there is an alternative. Returns whether it succeeded, and prints the reason if not.
 ///
 /// # Errors
-/// Fails where it is interrupted.
+/// When it is interrupted.
 pub(crate) fn succeeds(cmd: Cmd<'_>) -> Result<bool> {
     match run(cmd) {
         Ok(()) => Ok(true),
@@ -41,10 +41,10 @@ pub(crate) fn succeeds(cmd: Cmd<'_>) -> Result<bool> {
     }
 }
 
-/// Runs a step and returns what it wrote to stdout.
+/// Runs a step and returns its stdout.
 ///
 /// # Errors
-/// As [`run`], and where the output is not UTF-8.
+/// As [`run`], and when the output is not UTF-8.
 pub(crate) fn capture(cmd: Cmd<'_>) -> Result<String> {
     let line = announce(&cmd);
     let mut command = Command::from(cmd);
@@ -52,8 +52,8 @@ pub(crate) fn capture(cmd: Cmd<'_>) -> Result<String> {
     finish(command, line)
 }
 
-/// Asks a tool something, without a word: its stdout where it exists and succeeds. Only for questions whose failure
-/// is an answer ("is it installed?").
+/// Queries a tool silently: returns its stdout if the tool exists and succeeds. Only for queries whose failure is an
+/// answer ("is it installed?").
 pub(crate) fn probe(cmd: Cmd<'_>) -> Option<String> {
     let line = cmd.to_string();
     let mut command = Command::from(cmd);
@@ -61,10 +61,10 @@ pub(crate) fn probe(cmd: Cmd<'_>) -> Option<String> {
     finish(command, line).ok()
 }
 
-/// Becomes the last step of a chore: its exit code, its signals and its terminal are then xtask's own.
+/// Becomes the last step of a chore. Its exit code, its signals and its terminal are then xtask's own.
 ///
 /// # Errors
-/// Returns only where the command cannot be started.
+/// Returns only if the command cannot be started.
 pub(crate) fn become_command(cmd: Cmd<'_>) -> Result<Infallible> {
     let line = announce(&cmd);
     let mut command = Command::from(cmd);
@@ -95,11 +95,11 @@ fn finish(mut command: Command, line: String) -> Result<String> {
     if !status.success() {
         return Err(Error::Failed { command: line, status }.into());
     }
-    String::from_utf8(output).into_diagnostic().wrap_err_with(|| format!("`{line}` printed what is not UTF-8"))
+    String::from_utf8(output).into_diagnostic().wrap_err_with(|| format!("`{line}` printed text that is not UTF-8"))
 }
 
-/// `cargo run`, by which xtask is started, describes xtask in the environment. A step, and a Go service that memgate
-/// launches in it, has to see the environment of the user instead.
+/// `cargo run`, which starts xtask, describes xtask in the environment. A step, or a Go service that memgate launches
+/// in it, must see the user's environment instead.
 fn forget_cargo_run(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if describes_xtask(&name) {
@@ -119,8 +119,8 @@ fn describes_xtask(name: &OsStr) -> bool {
     name == "CARGO" || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The library path without the directories that cargo and rustup put in front of it: the target directory that
-/// `xtask` lies in, and those of the toolchain. `None` where nothing is left.
+/// The library path without the directories that cargo and rustup put before it: xtask's target directory and those of
+/// the toolchain. `None` if nothing remains.
 fn without_cargo_paths(paths: &OsStr, xtask: Option<&Path>) -> Option<OsString> {
     let build = xtask.and_then(Path::parent);
     let is_cargos = |path: &Path| {

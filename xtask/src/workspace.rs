@@ -1,4 +1,4 @@
-//! Where things are, and the environment that steps run in.
+//! The places in the checkout, and the environment of steps.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 use miette::{Context, IntoDiagnostic, Result, miette};
 use xshell::Shell;
 
-/// The checkout, and a shell that stands in its root with the project's tools first on its PATH.
+/// The checkout, and a shell in its root with the project's tools first on its PATH.
 #[derive(Debug)]
 pub(crate) struct Workspace {
-    /// The shell that all steps start from.
+    /// The shell from which all steps start.
     pub(crate) sh: Shell,
     root: PathBuf,
 }
 
-/// The variable that tells memgate where to keep what it fetches and makes for guests.
+/// The variable with the directory for what memgate fetches and makes for guests.
 pub(crate) const CACHE: &str = "MEMGATE_CACHE";
 
 impl Workspace {
-    /// Finds the checkout that this xtask belongs to.
+    /// Finds the checkout of this xtask.
     ///
     /// # Errors
-    /// Fails where xtask was not started by cargo.
+    /// When cargo did not start xtask.
     pub(crate) fn find() -> Result<Self> {
         let package = std::env::var_os("CARGO_MANIFEST_DIR")
             .ok_or_else(|| miette!(help = "run it as `cargo xtask …`", "cargo did not say where xtask's package is"))?;
@@ -34,9 +34,9 @@ impl Workspace {
         let sh = Shell::new().into_diagnostic()?;
         sh.change_dir(root);
         sh.set_var("PATH", path_with_tools(root, std::env::var_os("PATH"))?);
-        // The pinned Go is the one that is used, whatever a go.mod asks for: another could not be fetched either.
+        // The pinned Go is always used, whatever a go.mod asks for. Another one could not be fetched anyway.
         sh.set_var("GOTOOLCHAIN", "local");
-        // Where memgate keeps the images and snapshots of guests, unless the user says otherwise.
+        // The directory for images and snapshots of guests, unless the user sets another.
         if std::env::var_os(CACHE).is_none() {
             sh.set_var(CACHE, root.join(".tools/guests"));
         }
@@ -48,7 +48,7 @@ impl Workspace {
         &self.root
     }
 
-    /// Where the project's own tools are installed. Git ignores it.
+    /// The directory of the project's own tools. Git ignores it.
     pub(crate) fn tools(&self) -> PathBuf {
         self.root.join(".tools")
     }
@@ -61,7 +61,7 @@ impl Workspace {
     /// The directory of the Go services that memgate is tested with.
     ///
     /// # Errors
-    /// Fails where it is missing: tests that find nothing to test must not pass.
+    /// When it is missing: tests without anything to test must not pass.
     pub(crate) fn fixtures(&self) -> Result<PathBuf> {
         let dir = self.root.join("fixtures-go");
         if dir.join("go.mod").is_file() {
@@ -71,7 +71,7 @@ impl Workspace {
     }
 }
 
-/// Whether this is an automatic run: `CI` is set, and not to an empty value, `0` or `false`.
+/// Whether this is an automatic run: `CI` is set, and is neither empty nor `0` nor `false`.
 pub(crate) fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "0" && value != "false")
 }

@@ -1,4 +1,4 @@
-// Command misbehave is a service that does what services must not do, for tests of how memgate bears it. README.md
+// Command misbehave is a service that does what services must not do. Tests use it to see how memgate copes. README.md
 // describes the modes.
 package main
 
@@ -20,13 +20,13 @@ import (
 	"memgate.dev/fixtures/internal/bytesize"
 )
 
-// mode is what a service of this mode does differently; what is nil it does like any other.
+// mode is what a service in this mode does differently. A nil field means the usual behaviour.
 type mode struct {
 	atStart   func(*options) (exit int, ended bool)
 	unready   bool
 	status    int
-	onRequest func(*options, uint64) // With the number of the request, from 1.
-	deaf      bool                   // To SIGTERM and SIGINT.
+	onRequest func(*options, uint64) // Gets the number of the request, from 1.
+	deaf      bool                   // Ignores SIGTERM and SIGINT.
 }
 
 var modes = map[string]mode{
@@ -66,7 +66,7 @@ func parse(args []string, stderr io.Writer) (*options, mode, error) {
 	flags.StringVar(&o.mode, "mode", "", names)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "address to listen on")
 	flags.Uint64Var(&o.requests, "requests", 100, "crash, segv, exec: at which request; healthz does not count")
-	flags.Var(&o.hogMax, "hog-max", "hog: stop at so many bytes, should nobody stop it before")
+	flags.Var(&o.hogMax, "hog-max", "hog: stop at this many bytes unless something stops it before")
 	flags.DurationVar(&o.childFor, "child-for", 5*time.Minute, "fork: how long the child lives")
 	if err := flags.Parse(args); err != nil {
 		return nil, mode{}, err
@@ -123,7 +123,7 @@ func serve(ctx context.Context, address string, handler http.Handler) error {
 	}
 }
 
-// routes answers every path but /healthz alike.
+// routes answers every path except /healthz in the same way.
 func routes(o *options, mode mode) http.Handler {
 	var requests atomic.Uint64
 	mux := http.NewServeMux()

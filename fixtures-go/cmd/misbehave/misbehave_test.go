@@ -81,7 +81,7 @@ func (p *process) get(path string) int {
 	return response.StatusCode
 }
 
-// end waits until the service has ended and returns how.
+// end waits until the service has ended and returns how it ended.
 func (p *process) end() syscall.WaitStatus {
 	p.t.Helper()
 	for p.stderr.Scan() {

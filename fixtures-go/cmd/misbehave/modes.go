@@ -10,14 +10,14 @@ import (
 	"unsafe"
 )
 
-// crash panics. net/http would recover a panic of the handler's own goroutine.
+// crash panics in a goroutine of its own, because net/http would recover a panic in the handler's goroutine.
 func crash(o *options, number uint64) {
 	if number == o.requests {
 		go panic("misbehave: a crash was asked for")
 	}
 }
 
-// segv ends the process by SIGSEGV, as a fault in C code does.
+// segv ends the process with SIGSEGV, like a fault in C code.
 func segv(o *options, number uint64) {
 	if number != o.requests {
 		return
@@ -26,14 +26,14 @@ func segv(o *options, number uint64) {
 		fmt.Fprintln(os.Stderr, "misbehave: cannot die of SIGSEGV:", err)
 		os.Exit(1)
 	}
-	syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // No core file; it does not matter if that fails.
+	syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) // Prevents a core file; it does not matter if that fails.
 	syscall.Kill(os.Getpid(), syscall.SIGSEGV)
 }
 
-// defaultAction takes the runtime's handler off a signal, which os/signal cannot: it leaves synchronous signals to the
-// runtime, which turns them into an exit with status 2.
+// defaultAction removes the runtime's handler of a signal. os/signal cannot do this: it leaves synchronous signals to
+// the runtime, which turns them into an exit with status 2.
 func defaultAction(number syscall.Signal) error {
-	// All zero is SIG_DFL without flags and with an empty mask, in every architecture's layout of sigaction.
+	// All zeros mean SIG_DFL without flags and with an empty mask, in every architecture's layout of sigaction.
 	var action [4]uint64
 	const maskSize = 8
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(number), uintptr(unsafe.Pointer(&action)), 0, maskSize, 0, 0)
@@ -43,7 +43,7 @@ func defaultAction(number syscall.Signal) error {
 	return nil
 }
 
-// execute replaces the process by a new one of the same executable, which then does nothing wrong.
+// execute replaces the process with a new one of the same executable, which then behaves normally.
 func execute(o *options, number uint64) {
 	if number != o.requests {
 		return
@@ -60,8 +60,8 @@ func execute(o *options, number uint64) {
 // childArgument makes this executable the child of the mode fork.
 const childArgument = "misbehave-child"
 
-// fork starts a child that nobody will end: it is in a session of its own, so that no signal to the service's process
-// group reaches it, and it lives on after the service.
+// fork starts a child that nobody ends. It is in a session of its own, so signals to the service's process group do not
+// reach it, and it lives on after the service.
 func fork(o *options) (exit int, ended bool) {
 	executable, err := os.Executable()
 	if err != nil {
@@ -96,7 +96,7 @@ var (
 	held    [][]byte
 )
 
-// hog takes memory from the first request on until the kernel kills the process.
+// hog takes memory from the first request on, until the kernel kills the process.
 func hog(o *options, _ uint64) {
 	hogging.Do(func() {
 		go func() {

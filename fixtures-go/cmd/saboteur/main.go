@@ -1,5 +1,5 @@
-// Command saboteur is a service that harms the guest that it runs in, for tests of how memgate names a guest's end. It must be
-// root there, and refuses to do anything where process 1 is not memgate's agent.
+// Command saboteur is a service that damages the guest in which it runs. Tests use it to check how memgate reports a
+// guest's end. It must be root in the guest, and refuses to do anything unless process 1 is memgate's agent.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"unsafe"
 )
 
-// faults by name; each is called once, in a goroutine of its own.
+// faults by name. Each is called once, in a goroutine of its own.
 var faults = map[string]func() error{
 	"none":            func() error { return nil },
 	"panic-kernel":    panicKernel,
@@ -41,7 +41,7 @@ func main() {
 	if err := inGuest(); err != nil {
 		fail(err)
 	}
-	// As the runtime does where its check of floating point fails.
+	// The runtime prints this if its check of floating point fails.
 	if state, err := os.ReadFile("/processor"); err == nil && string(state) == "broken" {
 		fmt.Fprintln(os.Stderr, "fatal error: float64nan3\nruntime: panic before malloc heap initialized")
 		os.Exit(2)
@@ -61,7 +61,7 @@ func main() {
 	fail(http.ListenAndServe(*listen, nil))
 }
 
-// announce says on the guest's console what happens now, for those who measure how soon it is noticed.
+// announce prints on the guest's console what happens now, for tests that measure how soon memgate notices it.
 func announce(fault string) {
 	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
 	if err != nil {
@@ -78,14 +78,14 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-// inGuest is an error anywhere but in a guest of memgate's, whose process 1 is the file /init.
+// inGuest returns an error outside memgate's guests, in which process 1 is the file /init.
 func inGuest() error {
 	first, err := os.Readlink("/proc/1/exe")
 	if err != nil {
 		return err
 	}
 	if first != "/init" {
-		return errors.New("process 1 is " + first + ", so this is no guest of memgate's")
+		return errors.New("process 1 is " + first + ", so this is not a guest of memgate's")
 	}
 	return nil
 }
@@ -94,7 +94,8 @@ func panicKernel() error {
 	return os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 }
 
-// killInit has the first process go on where there is no code: of a signal that another process sends it would not die.
+// killInit makes the first process continue at an address without code. A signal from another process would not kill
+// it.
 func killInit() error {
 	runtime.LockOSThread()
 	const first = 1
@@ -143,7 +144,8 @@ func signalAgent(signal syscall.Signal) error {
 	return syscall.Kill(process, signal)
 }
 
-// corruptChannel writes to the agent's port. It can be opened once only, so this takes the agent's own (pidfd_getfd, Linux 5.6).
+// corruptChannel writes to the agent's port. Only one process can open the port, so this takes the agent's file
+// descriptor (pidfd_getfd, Linux 5.6).
 func corruptChannel() error {
 	process, err := agent()
 	if err != nil {
@@ -170,14 +172,14 @@ func corruptChannel() error {
 		if errno != 0 {
 			return errno
 		}
-		_, err = syscall.Write(int(port), []byte("this is no frame"))
+		_, err = syscall.Write(int(port), []byte("this is not a frame"))
 		return err
 	}
 	return errors.New("the agent has no port")
 }
 
-// floodConsole writes a million lines, empty ones: an emulated console takes some hundred kB a second, and far less where the kernel
-// goes through what is written.
+// floodConsole writes a million empty lines. An emulated console takes some hundred kB a second, and far less if the
+// kernel processes the output.
 func floodConsole() error {
 	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
 	if err != nil {
@@ -197,7 +199,7 @@ func floodConsole() error {
 	return err
 }
 
-// writeUnprocessed has the kernel write to a terminal what it is given, with no carriage returns added.
+// writeUnprocessed makes the kernel write to a terminal unchanged, without added carriage returns.
 func writeUnprocessed(terminal *os.File) error {
 	var settings syscall.Termios
 	if err := control(terminal, syscall.TCGETS, &settings); err != nil {
@@ -215,7 +217,7 @@ func control(terminal *os.File, request uintptr, settings *syscall.Termios) erro
 	return nil
 }
 
-// useMemory uses all the memory that there is, which a limit of the service's cgroup would not let it.
+// useMemory uses all available memory, outside the limit of the service's cgroup.
 func useMemory() error {
 	for {
 		const size = 16 << 20

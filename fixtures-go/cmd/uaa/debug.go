@@ -14,11 +14,11 @@ import (
 	"memgate.dev/fixtures/internal/defect"
 )
 
-// debug serves the test-only endpoints: what the runtime says of itself, and causes of known size.
+// debug serves the test-only endpoints: the runtime's own figures, and causes of known size.
 type debug struct {
-	mutex   sync.Mutex // Held while a truth is read and told, and while what it knows of causes changes.
+	mutex   sync.Mutex // Held while a truth is read and written, and while the known causes change.
 	truth   *truth
-	log     io.Writer // Where truths are told that nobody asked for over a connection of their own.
+	log     io.Writer // Receives truths that no connection of their own asked for.
 	release chan struct{}
 	parked  sync.WaitGroup
 }
@@ -39,7 +39,7 @@ func (d *debug) register(mux *http.ServeMux) {
 	mux.HandleFunc("/debug/memprofile", serveMemProfile)
 }
 
-// counted is a handler of POST requests whose query gives the named numbers.
+// counted handles POST requests whose query contains the named numbers.
 func counted(act func(numbers ...uint64) error, names ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !allowed(w, r, http.MethodPost) {
@@ -62,9 +62,9 @@ func counted(act func(numbers ...uint64) error, names ...string) http.HandlerFun
 	}
 }
 
-// runtime answers with the runtime's own figures. It takes the connection over first, so that everything a request
-// allocates is in the figures, and nothing is allocated between their reading and the end of the connection. Of the
-// goroutines one is the request's own and ends with it.
+// runtime answers with the runtime's own figures. It takes the connection over first, so that the figures include
+// everything a request allocates, and nothing is allocated between reading the figures and the end of the connection.
+// One of the goroutines is the request's own and ends with it.
 func (d *debug) runtime(w http.ResponseWriter, r *http.Request) {
 	if !allowed(w, r, http.MethodGet) {
 		return
@@ -81,7 +81,7 @@ func (d *debug) runtime(w http.ResponseWriter, r *http.Request) {
 	conn.Write(d.truth.response())
 }
 
-// tell writes the runtime's own figures to the log: one line of JSON.
+// tell writes the runtime's own figures to the log, as one line of JSON.
 func (d *debug) tell(...uint64) error {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
@@ -90,13 +90,13 @@ func (d *debug) tell(...uint64) error {
 	return err
 }
 
-// awaitEnd returns at a signal, once the runtime's own figures are in the log: what they were before anything that the end
-// needs.
+// awaitEnd returns after a signal, when the runtime's own figures are in the log. They are read before anything that
+// the end needs.
 func (d *debug) awaitEnd(signals <-chan os.Signal) {
 	// A goroutine's first sleep allocates a timer, and reading a truth may sleep.
 	time.Sleep(time.Nanosecond)
 	<-signals
-	// A log that cannot be written is seen by who reads it.
+	// Whoever reads the log notices if it cannot be written.
 	_ = d.tell()
 }
 
@@ -108,7 +108,7 @@ func (d *debug) gc(numbers ...uint64) error {
 	return nil
 }
 
-// stops stops the world n times, for nothing.
+// stops stops the world n times, without other effect.
 func (d *debug) stops(numbers ...uint64) error {
 	var stats runtime.MemStats
 	for i := uint64(0); i < numbers[0]; i++ {
@@ -117,10 +117,10 @@ func (d *debug) stops(numbers ...uint64) error {
 	return nil
 }
 
-// allocated keeps what alloc allocates from being optimised away, the last one alive.
+// allocated keeps the last allocation of alloc alive, so that the compiler does not remove the allocations.
 var allocated atomic.Pointer[byte]
 
-// alloc allocates n objects of so many bytes each.
+// alloc allocates n objects of the given size in bytes.
 func (d *debug) alloc(numbers ...uint64) error {
 	for i := uint64(0); i < numbers[0]; i++ {
 		allocateKnownSize(numbers[1])
@@ -128,7 +128,7 @@ func (d *debug) alloc(numbers ...uint64) error {
 	return nil
 }
 
-// allocateKnownSize is a call site by itself, for tests of attribution.
+// allocateKnownSize is a call site of its own, for tests of attribution.
 //
 //go:noinline
 func allocateKnownSize(size uint64) {
@@ -137,7 +137,7 @@ func allocateKnownSize(size uint64) {
 	}
 }
 
-// goroutines parks n goroutines more, or releases all parked ones if n is 0.
+// goroutines parks n more goroutines, or releases all parked ones if n is 0.
 func (d *debug) goroutines(numbers ...uint64) error {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
@@ -158,7 +158,7 @@ func parkUntil(release <-chan struct{}, parked *sync.WaitGroup) {
 	<-release
 }
 
-// releaseAll returns once the runtime does not count the goroutines any more, which is a moment after they are done.
+// releaseAll returns when the runtime no longer counts the goroutines, which is a moment after they end.
 func (d *debug) releaseAll() {
 	close(d.release)
 	d.release = make(chan struct{})
@@ -174,7 +174,7 @@ func (d *debug) releaseAll() {
 	}
 }
 
-// mmap maps, touches and forgets so many bytes.
+// mmap maps the given number of bytes, touches them and forgets them.
 func (d *debug) mmap(numbers ...uint64) error {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()

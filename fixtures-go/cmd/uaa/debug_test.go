@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // figures is the answer of /debug/runtime.
@@ -27,7 +28,7 @@ type figures struct {
 	}
 }
 
-// truthOf reads /debug/runtime with a client that knows nothing of this service.
+// truthOf reads /debug/runtime with a client that is independent of this service.
 func truthOf(t *testing.T, address string) (got figures) {
 	t.Helper()
 	response, err := http.Get("http://" + address + "/debug/runtime")
@@ -77,19 +78,19 @@ func TestTruthHoldsTogether(t *testing.T) {
 			t.Errorf("%s: %d bounds for %d counts", name, histogram.bounds, histogram.counts)
 		}
 	}
-	// A cycle stops the world twice, and now and then once more when marking was not done yet.
+	// A cycle stops the world twice, and sometimes once more if marking was not done yet.
 	cycles, pauses := after.NumGC-before.NumGC, after.GCPauses.Total-before.GCPauses.Total
 	if pauses < 2*cycles || pauses > 3*cycles {
 		t.Errorf("%d pauses in %d cycles", pauses, cycles)
 	}
-	// Between two answers lies exactly one ReadMemStats, unless it had to be repeated.
+	// There is exactly one ReadMemStats between two answers, unless it had to be repeated.
 	if after.OtherPauses.Total <= before.OtherPauses.Total {
 		t.Error("the reading itself must show as another pause")
 	}
 }
 
-// TestPausesAgreeWhileTheGCRuns holds the sum of the pauses, which MemStats gives, against the bounds of the buckets that
-// the same pauses fell into, from one reading to the next, while cycles come as fast as they can.
+// TestPausesAgreeWhileTheGCRuns compares the sum of the pauses in MemStats with the bounds of the buckets that the same
+// pauses fell into, from one reading to the next, while cycles run as fast as possible.
 func TestPausesAgreeWhileTheGCRuns(t *testing.T) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -144,8 +145,8 @@ func TestTruthAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestTruthsAreTold holds the log against what was done: a line when asked, and one at the end.
-func TestTruthsAreTold(t *testing.T) {
+// TestTruthsAreWritten compares the log with the events: one line for each request, and one at the end.
+func TestTruthsAreWritten(t *testing.T) {
 	var log bytes.Buffer
 	subject := newDebug(&log)
 	if err := errors.Join(subject.mmap(65536), subject.goroutines(3), subject.tell()); err != nil {
@@ -169,7 +170,7 @@ func TestTruthsAreTold(t *testing.T) {
 	}
 }
 
-// TestTruthIsStillTrueAfterTheAnswer compares with what the runtime says once the connection has ended.
+// TestTruthIsStillTrueAfterTheAnswer compares the answer with the runtime's figures after the connection has ended.
 func TestTruthIsStillTrueAfterTheAnswer(t *testing.T) {
 	address := startService(t, "-debug-memgate")
 	text := request("GET", "/debug/runtime", "")
@@ -178,7 +179,7 @@ func TestTruthIsStillTrueAfterTheAnswer(t *testing.T) {
 	for i := 0; i < attempts; i++ {
 		client := dial(t, address)
 		_, body, _ := strings.Cut(string(client.do(text)), "\r\n\r\n")
-		client.conn.Read(client.text[:]) // Until the service has closed the connection.
+		client.conn.Read(client.text[:]) // Waits until the service has closed the connection.
 		var now runtime.MemStats
 		runtime.ReadMemStats(&now)
 		var told figures
@@ -208,8 +209,13 @@ func TestKnownCauses(t *testing.T) {
 		t.Errorf("the runtime is said to have %d goroutines while 70 are parked", told)
 	}
 	post(t, address, "/debug/goroutines?n=0", 200)
-	if parked := startedBy("(*debug).goroutines"); parked != 0 {
-		t.Errorf("%d goroutines still parked", parked)
+	// The runtime lists one a moment longer, which on a busy machine may be long.
+	deadline := time.Now().Add(time.Minute)
+	for parked := startedBy("(*debug).goroutines"); parked != 0; parked = startedBy("(*debug).goroutines") {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines still parked", parked)
+		}
+		time.Sleep(time.Millisecond)
 	}
 	before := truthOf(t, address).TotalAlloc
 	post(t, address, "/debug/alloc?n=1000&size=4096", 200)

@@ -6,15 +6,15 @@ import (
 	"memgate.dev/fixtures/internal/session"
 )
 
-// What a request of each kind allocates in a healthy service, in bytes, with all that net/http does for it: measured on
-// Go 1.27, held by TestHealthyBytesPerRequest. -alloc-more adds its share of this.
+// The bytes that a request of each kind allocates in a healthy service, including what net/http does for it. They are
+// measured on Go 1.27 and checked by TestHealthyBytesPerRequest. -alloc-more adds its share of this.
 const (
 	loginBytes  = 22_460
 	verifyBytes = 19_400
 	logoutBytes = 19_070
 )
 
-// defects are the planted defects that the flags ask for; those that are nil are off.
+// defects are the planted defects that the flags ask for. Nil ones are off.
 type defects struct {
 	audited    *fraction.Chooser
 	goroutines *defect.Goroutines
@@ -50,7 +50,7 @@ func newDefects(o *options, store *session.Store) (*defects, error) {
 	return &d, nil
 }
 
-// start starts the defects that run beside the requests. The channel is closed once the expiry loop starves; it is nil
+// start starts the defects that run beside the requests. The channel is closed when the expiry loop starves; it is nil
 // if no sessions are to leak.
 func (d *defects) start(o *options, store *session.Store) (starved <-chan struct{}) {
 	if o.leakSessions > 0 {
@@ -65,12 +65,12 @@ func (d *defects) start(o *options, store *session.Store) (starved <-chan struct
 	return starved
 }
 
-// auditNext reports whether the next login is of a user under audit: never, unless sessions are to leak.
+// auditNext reports whether the next login is of a user under audit. It never is, unless sessions are to leak.
 func (d *defects) auditNext() bool {
 	return d.audited.Next()
 }
 
-// onRequest lets every defect take part in a request.
+// onRequest lets every defect act on a request.
 func (d *defects) onRequest(healthyBytes uint64) {
 	if d.goroutines != nil {
 		d.goroutines.OnRequest()

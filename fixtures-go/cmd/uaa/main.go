@@ -1,4 +1,4 @@
-// Command uaa is an identity service, small and healthy, with planted defects that flags switch on. README.md describes
+// Command uaa is a small and healthy identity service with planted defects that flags switch on. README.md describes
 // them.
 package main
 
@@ -25,8 +25,8 @@ func main() {
 	os.Exit(run(signals, os.Args[1:], os.Stderr))
 }
 
-// run serves until a signal comes and returns the exit code: 0 after that, 1 if the service cannot listen, 2 for wrong
-// flags.
+// run serves until a signal comes and returns the exit code: 0 after a signal, 1 if the service cannot listen, 2 for
+// wrong flags.
 func run(signals <-chan os.Signal, args []string, stderr io.Writer) int {
 	options, err := parseOptions(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -64,7 +64,7 @@ func run(signals <-chan os.Signal, args []string, stderr io.Writer) int {
 	return 0
 }
 
-// serve answers requests until the context ends, then lets those in flight finish.
+// serve answers requests until the context ends, then lets requests in flight finish.
 func serve(ctx context.Context, listener net.Listener, service *service) error {
 	server := &http.Server{
 		Handler:           service.routes(),

@@ -9,21 +9,21 @@ import (
 	"strings"
 )
 
-// memProfileSite is what one place allocated of one size, as far as the runtime sampled it.
+// memProfileSite is what one place allocated with one object size, as far as the runtime sampled it.
 type memProfileSite struct {
 	Function string
 	File     string
 	Line     int
-	Size     int64 // Bytes of one object.
+	Size     int64 // Size of one object in bytes.
 	Allocs   int64
 	Frees    int64
 }
 
-// serveMemProfile answers with the runtime's own heap profile by the innermost place that is not the runtime's. Two GC
-// cycles go first, so that everything allocated and freed before the request is in it.
+// serveMemProfile answers with the runtime's own heap profile by the innermost place outside the runtime. It runs two
+// GC cycles first, so that the profile contains everything allocated and freed before the request.
 //
-// It is built with the tag memprofile only: where nothing asks for the profile the linker switches sampling off, as it does
-// in most services.
+// It is built only with the tag memprofile. If nothing uses the profile, the linker switches sampling off, as in most
+// services.
 func serveMemProfile(w http.ResponseWriter, r *http.Request) {
 	if !allowed(w, r, http.MethodGet) {
 		return
@@ -62,7 +62,7 @@ func memProfileSites(records []runtime.MemProfileRecord) []memProfileSite {
 	return sites
 }
 
-// memProfilePlace returns the innermost frame that is not the runtime's, or else the innermost.
+// memProfilePlace returns the innermost frame outside the runtime, or the innermost frame if there is none.
 func memProfilePlace(stack []uintptr) runtime.Frame {
 	frames := runtime.CallersFrames(stack)
 	first, more := frames.Next()

@@ -40,13 +40,13 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	flags.Uint64Var(&o.hashRounds, "hash-rounds", 0, "rounds of SHA-256 that each login costs, as hashing a password does")
 	flags.BoolVar(&o.debug, "debug-memgate", false, "serve the test-only endpoints under /debug")
 	flags.Float64Var(&o.leakSessions, "leak-sessions", 0, "defect: this share of the logins, 0 to 1, makes sessions that never go")
-	flags.Uint64Var(&o.leakGoroutines, "leak-goroutines", 0, "defect: one in so many requests starts a goroutine that never ends")
-	flags.Float64Var(&o.allocMore, "alloc-more", 0, "defect: every request allocates so many percent more bytes")
+	flags.Uint64Var(&o.leakGoroutines, "leak-goroutines", 0, "defect: one in this many requests starts a goroutine that never ends")
+	flags.Float64Var(&o.allocMore, "alloc-more", 0, "defect: every request allocates this many percent more bytes")
 	flags.Var(&o.leakMmap, "leak-mmap", "defect: bytes a request that are mapped and forgotten")
 	flags.Var(&o.leakMalloc, "leak-malloc", "defect: bytes a request of the C heap that are forgotten (needs -tags cgoleak)")
 	flags.DurationVar(&o.stwEvery, "stw-every", 0, "defect: run the GC at this interval")
-	flags.Var(&o.stwCopy, "stw-copy", "defect: copy a log of so many bytes over and over, which no GC can interrupt")
-	flags.Var(&o.warmCache, "warm-cache", "no defect: fill a cache of so many bytes with the first requests")
+	flags.Var(&o.stwCopy, "stw-copy", "defect: copy a log of this many bytes over and over, which no GC can interrupt")
+	flags.Var(&o.warmCache, "warm-cache", "no defect: fill a cache of this many bytes with the first requests")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}

@@ -23,9 +23,9 @@ type entitlement struct {
 	allowed                bool
 }
 
-// policyDigest returns the digest of the policy that is in force for a user: every service that caches decisions under
-// this digest drops them once it changes. The policy is evaluated and rendered anew for every request, which is most of
-// what a request allocates.
+// policyDigest returns the digest of the policy that is in force for a user. Services that cache decisions under this
+// digest drop them when it changes. The policy is evaluated and rendered anew for every request, which causes most of a
+// request's allocations.
 func policyDigest(claims *session.Claims) string {
 	digest := sha256.Sum256(canonical(entitlements(claims)))
 	return hex.EncodeToString(digest[:])
@@ -44,8 +44,8 @@ func entitlements(claims *session.Claims) []entitlement {
 	return granted
 }
 
-// canonical renders entitlements in the form that is digested. It is written out by hand, because its bytes must be the
-// same in every release.
+// canonical renders entitlements in the form that is digested. The form is written by hand, because its bytes must be
+// the same in every release.
 func canonical(granted []entitlement) []byte {
 	var text []byte
 	for i := range granted {

@@ -22,7 +22,7 @@ type service struct {
 	options *options
 	store   *session.Store
 	defects *defects
-	debug   *debug // nil without -debug-memgate.
+	debug   *debug // Nil without -debug-memgate.
 	ready   atomic.Bool
 }
 
@@ -39,7 +39,7 @@ func newService(options *options) (*service, error) {
 	return made, nil
 }
 
-// start starts what runs beside the requests, until the context ends. From then on the service is ready.
+// start starts what runs beside the requests, until the context ends. When it returns, the service is ready.
 func (s *service) start(ctx context.Context) {
 	go s.store.ExpireEvery(ctx, s.options.expiryInterval)
 	s.defects.start(s.options, s.store)
@@ -58,7 +58,7 @@ func (s *service) routes() http.Handler {
 	return mux
 }
 
-// endpoint admits one method only and lets the planted defects, if any, take part in the request.
+// endpoint accepts one method only and lets the planted defects, if any, act on the request.
 func (s *service) endpoint(method string, healthyBytes uint64, handle http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !allowed(w, r, method) {
@@ -115,7 +115,7 @@ func (s *service) login(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// hashPassword costs what checking a password does, and allocates nothing. Each round needs the one before it.
+// hashPassword costs as much as checking a password, and allocates nothing. Each round needs the one before it.
 func hashPassword(rounds uint64) {
 	var digest [sha256.Size]byte
 	for ; rounds > 0; rounds-- {
@@ -123,7 +123,7 @@ func hashPassword(rounds uint64) {
 	}
 }
 
-// introspection is the answer to a verification, in the manner of RFC 7662, section 2.2.
+// introspection is the answer to a verification, similar to RFC 7662, section 2.2.
 type introspection struct {
 	Active   bool   `json:"active"`
 	Subject  string `json:"sub,omitempty"`
@@ -134,8 +134,8 @@ type introspection struct {
 	Policy   string `json:"policy"`
 }
 
-// verify tells whether the session of the request's cookie is active. It is no error if it is not: the policy is then
-// that of an anonymous user.
+// verify says whether the session of the request's cookie is active. An inactive session is no error: the policy is
+// then that of an anonymous user.
 func (s *service) verify(w http.ResponseWriter, r *http.Request) {
 	found := s.active(r)
 	if found == nil {
@@ -153,8 +153,8 @@ func (s *service) verify(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// logout revokes the session of the request's cookie. As in RFC 7009, section 2.2, a session that is not active is no
-// error either: its revocation has then been achieved.
+// logout revokes the session of the request's cookie. As in RFC 7009, section 2.2, an inactive session is no error,
+// because its revocation is already achieved.
 func (s *service) logout(w http.ResponseWriter, r *http.Request) {
 	claims := &s.store.Anonymous
 	if found := s.active(r); found != nil {

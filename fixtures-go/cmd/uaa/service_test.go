@@ -155,7 +155,7 @@ func TestDefectsAreOffUnlessAskedFor(t *testing.T) {
 	}
 }
 
-// startedBy counts the goroutines that this function started. Other tests' connections do not disturb it.
+// startedBy counts the goroutines that this function started, so connections of other tests do not matter.
 func startedBy(function string) (count int) {
 	stacks := make([]byte, 1<<20)
 	for _, line := range strings.Split(string(stacks[:runtime.Stack(stacks, true)]), "\n") {
@@ -187,8 +187,8 @@ func TestLeakSessionsLeaksItsShare(t *testing.T) {
 	}
 }
 
-// costs measures what a request of each kind allocates. Clients differ in what they send; headers of a hundred bytes
-// more or less do not matter here.
+// costs measures the allocations of a request of each kind. Clients differ in what they send; about a hundred bytes of
+// headers do not matter here.
 func costs(t *testing.T, flags ...string) (login, verify, logout, inactive float64) {
 	t.Helper()
 	const n = 1000
@@ -220,7 +220,7 @@ func TestHealthyBytesPerRequest(t *testing.T) {
 			t.Errorf("%s allocates %.0f bytes, not about %.0f: set its constant anew", test.name, test.got, test.want)
 		}
 	}
-	// Which verifications find a session depends on timing. That must hardly show in the bytes per request.
+	// Timing decides which verifications find a session. It must have almost no effect on the bytes per request.
 	if math.Abs(inactive/verify-1) > 0.05 {
 		t.Errorf("an inactive session costs %.0f bytes, an active one %.0f", inactive, verify)
 	}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Names in runtime/metrics. The two histograms exist since Go 1.22; Go 1.21 has the former under its older name only.
+// Names in runtime/metrics. Go 1.22 introduced the two histograms; Go 1.21 has only the first, under its older name.
 const (
 	liveHeapMetric    = "/gc/heap/live:bytes"
 	gcPausesMetric    = "/sched/pauses/total/gc:seconds"
@@ -33,8 +33,8 @@ const (
 	headerLength = len(header) + 10 + 4
 )
 
-// truth is what the runtime says of itself at one moment. All its memory is allocated beforehand: reading and rendering
-// it allocates nothing.
+// truth contains the runtime's own figures at one moment. All its memory is allocated beforehand, so reading and
+// rendering it allocates nothing.
 type truth struct {
 	stats      runtime.MemStats
 	goroutines int
@@ -56,16 +56,16 @@ func newTruth() *truth {
 	if t.samples[gcPauses].Value.Kind() == metrics.KindBad {
 		t.samples[gcPauses].Name = oldPausesMetric
 	}
-	t.read() // The first reading allocates the histograms; the later ones use them again.
+	t.read() // The first reading allocates the histograms; later ones reuse them.
 	t.response()
 	t.line()
 	return t
 }
 
-// patience is how long read waits for the end of a GC cycle before it believes that none is running.
+// patience is how long read waits for the end of a GC cycle before it assumes that none is running.
 const patience = time.Second
 
-// read takes the figures such that they belong together:
+// read reads the figures so that they belong together:
 //
 //   - PauseTotalNs and NumGC are updated at the end of a GC cycle, the histogram after each of its pauses. They cover the
 //     same pauses only while no cycle runs. A cycle has two pauses, and rarely more, when marking turns out not to be
@@ -74,9 +74,9 @@ const patience = time.Second
 //   - ReadMemStats stops the world. That is counted as an "other" pause, hence the histograms are read after it and
 //     contain it. They are read before it too: a pause in between would show.
 //
-// It does not set the GC off meanwhile, simple as that would be: a cycle that ends with the GC off takes the heap's
-// goal for infinite and makes the runtime ask for huge pages for its metadata (Go 1.27, runtime/mgc.go,
-// minHeapForMetadataHugePages), which raises the resident set by 2 MiB some time later.
+// It does not switch the GC off meanwhile, although that would be simpler. A cycle that ends with the GC off takes the
+// heap goal for infinite, so the runtime asks for huge pages for its metadata (Go 1.27, runtime/mgc.go,
+// minHeapForMetadataHugePages). This raises the resident set by 2 MiB some time later.
 func (t *truth) read() {
 	fewest, begin := uint64(math.MaxUint64), time.Now()
 	for {
@@ -161,7 +161,7 @@ func (t *truth) render(buckets bool) {
 	t.text = append(t.text, "}\n"...)
 }
 
-// setLength writes the length of the body, filled up with spaces in front as RFC 9112, section 5 allows.
+// setLength writes the length of the body, padded with leading spaces as RFC 9112, section 5 allows.
 func (t *truth) setLength(length int) {
 	const blank = "          \r\n\r\n"
 	copy(t.text[len(header):headerLength], blank)
@@ -178,8 +178,8 @@ func (t *truth) appendSeconds(name string, value metrics.Value) {
 	t.text = strconv.AppendFloat(t.text, value.Float64(), 'g', -1, 64)
 }
 
-// appendHistogram renders a histogram, on request with its buckets: counts[i] pauses took between bounds[i] and bounds[i+1]
-// seconds. An infinite bound is null, and so is a histogram that this Go version does not have.
+// appendHistogram renders a histogram, optionally with its buckets: counts[i] pauses took between bounds[i] and
+// bounds[i+1] seconds. An infinite bound is null, and so is a histogram that this Go version does not have.
 func (t *truth) appendHistogram(name string, value metrics.Value, buckets bool) {
 	t.text = append(t.text, `,"`...)
 	t.text = append(t.text, name...)

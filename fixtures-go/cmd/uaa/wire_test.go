@@ -31,7 +31,7 @@ func startService(t *testing.T, flags ...string) string {
 	served := make(chan error, 1)
 	go func() { served <- serve(ctx, listener, service) }()
 	t.Cleanup(func() {
-		http.DefaultClient.CloseIdleConnections() // Else the end waits for connections that were opened in reserve.
+		http.DefaultClient.CloseIdleConnections() // Otherwise the end waits for connections that were opened in reserve.
 		cancel()
 		if err := <-served; err != nil {
 			t.Errorf("the service ended with %v", err)
@@ -40,7 +40,7 @@ func startService(t *testing.T, flags ...string) string {
 	return listener.Addr().String()
 }
 
-// wire is a client that allocates nothing for a request, so that what the process allocates is the service's.
+// wire is a client that allocates nothing for a request, so all allocations of the process are the service's.
 type wire struct {
 	t    *testing.T
 	conn net.Conn
@@ -132,7 +132,7 @@ func (w *wire) login() string {
 	return cookie
 }
 
-// allocatedBy returns the bytes that the process allocates in one of n calls.
+// allocatedBy returns the bytes that the process allocates in each of n calls.
 func allocatedBy(n int, act func()) float64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -30,7 +30,7 @@ func (s *Size) Set(text string) error {
 		*s = Size(number * suffix.bytes)
 		return nil
 	}
-	return fmt.Errorf("%q is no size; write a whole number of B, KiB, MiB or GiB, such as 64KiB", text)
+	return fmt.Errorf("%q is not a size; write a whole number of B, KiB, MiB or GiB, such as 64KiB", text)
 }
 
 // String returns the size in bytes.

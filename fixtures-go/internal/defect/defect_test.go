@@ -62,7 +62,7 @@ func TestAllocAddsExactlyItsShare(t *testing.T) {
 	for _, test := range []struct {
 		percent float64
 		healthy uint64
-		want    uint64 // By 1000 requests.
+		want    uint64 // For 1000 requests.
 	}{
 		{20, 20_000, 4_000_000}, {1, 20_000, 200_000}, {0.5, 1000, 5000 / 16 * 16}, {400, 20_000, 80_000_000},
 	} {
@@ -71,14 +71,14 @@ func TestAllocAddsExactlyItsShare(t *testing.T) {
 		for i := 0; i < 1000; i++ {
 			leak.OnRequest(test.healthy)
 		}
-		// The runtime itself allocates a little now and then.
+		// The runtime itself allocates a little from time to time.
 		if got := allocated() - before; got < test.want || got > test.want+16<<10 {
 			t.Errorf("%v %% of %d bytes: allocated %d in 1000 requests, want %d", test.percent, test.healthy, got, test.want)
 		}
 	}
 }
 
-// resident returns the resident set in bytes, once the Go heap has given back what it does not use.
+// resident returns the resident set in bytes, after the Go heap has returned unused memory.
 func resident(t *testing.T) uint64 {
 	t.Helper()
 	debug.FreeOSMemory()

@@ -6,7 +6,7 @@ package defect
 #include <stdlib.h>
 #include <string.h>
 
-// render_and_forget returns its buffer, which keeps the compiler from leaving out an allocation that nobody uses.
+// render_and_forget returns its buffer, so that the compiler does not remove an unused allocation.
 __attribute__((noinline)) static void *render_and_forget(size_t bytes) {
 	void *buffer = malloc(bytes);
 	if (buffer != NULL) {

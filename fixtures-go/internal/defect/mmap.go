@@ -6,10 +6,10 @@ import (
 	"syscall"
 )
 
-// mappingSize is the size of one leaked mapping: a multiple of every page size that Go knows.
+// mappingSize is the size of one leaked mapping, a multiple of every page size that Go supports.
 const mappingSize = 64 << 10
 
-// Mmap leaks memory that it maps itself, so that neither the Go heap nor malloc knows of it.
+// Mmap leaks memory that it maps itself, outside the Go heap and malloc.
 //
 // In the field: a driver of a device or of an embedded database maps a ring or a segment for a batch of requests, and
 // one error path forgets the munmap. HeapSys stays small, pprof is empty, RSS climbs.
@@ -18,12 +18,12 @@ type Mmap struct {
 	owed       owed
 }
 
-// NewMmap leaks bytes a request, in mappings of 64 KiB: every so many requests one.
+// NewMmap leaks the given bytes per request, in mappings of 64 KiB: one mapping every few requests.
 func NewMmap(bytes uint64) *Mmap {
 	return &Mmap{perRequest: bytes}
 }
 
-// OnRequest is called once a request.
+// OnRequest is called once for each request.
 func (m *Mmap) OnRequest() {
 	for due := m.owed.charge(m.perRequest, mappingSize); due > 0; due -= mappingSize {
 		if err := MapAndForget(mappingSize); err != nil {

@@ -7,8 +7,8 @@ const (
 	largestEntry  = 1 << 20
 )
 
-// WarmCache is no defect: it is what a gate must not take for one. Its working set grows with the first requests and
-// stays once it is full, as caches, pools and connection buffers of a healthy service do.
+// WarmCache is not a defect, and a gate must not take it for one. Its working set grows with the first requests and
+// stays when it is full, like the caches, pools and connection buffers of a healthy service.
 type WarmCache struct {
 	entry, count uint64
 
@@ -17,9 +17,9 @@ type WarmCache struct {
 	entries  map[uint64][]byte
 }
 
-// NewWarmCache returns a cache of about so many bytes: 512 to 1023 entries of a power of two each (more and of 1 MiB
-// above 1 GiB). As every request looks up the next key in turn, it is full after as many requests as it has entries, to
-// the request.
+// NewWarmCache returns a cache of about this many bytes: 512 to 1023 entries, each a power of two in size (above 1 GiB
+// more entries, each of 1 MiB). Every request looks up the next key in turn, so the cache is full after exactly as many
+// requests as it has entries.
 func NewWarmCache(bytes uint64) *WarmCache {
 	entry := uint64(1)
 	for entry*2*fewestEntries <= bytes && entry < largestEntry {
@@ -29,7 +29,7 @@ func NewWarmCache(bytes uint64) *WarmCache {
 	return &WarmCache{entry: entry, count: count, entries: make(map[uint64][]byte, count)}
 }
 
-// OnRequest is called once a request.
+// OnRequest is called once for each request.
 func (c *WarmCache) OnRequest() {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
@@ -40,7 +40,7 @@ func (c *WarmCache) OnRequest() {
 	}
 }
 
-// loadPolicyPage stands for the fetching of what is cached; it writes to every page, so that the entry is resident.
+// loadPolicyPage stands for fetching the cached data. It writes to every page, so the entry is resident.
 //
 //go:noinline
 func loadPolicyPage(bytes uint64) []byte {

@@ -30,7 +30,7 @@ func waitUntilReady(base string) error {
 	return errors.New("the service does not get ready")
 }
 
-// load is a running load: requests start at intended times and are dealt out to the connections in turn.
+// load is a running load. Requests start at intended times, and the connections take turns.
 type load struct {
 	ended   chan struct{}
 	workers sync.WaitGroup
@@ -67,7 +67,7 @@ func (l *load) schedule(rate float64, queue chan<- time.Time) {
 // work is one connection with its own cookies.
 func (l *load) work(base string, random *rand.Rand, queue <-chan time.Time) {
 	defer l.workers.Done()
-	jar, _ := cookiejar.New(nil) // It cannot fail without options.
+	jar, _ := cookiejar.New(nil) // Cannot fail without options.
 	client := &http.Client{Jar: jar, Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: 5 * time.Second}
 	for intended := range queue {
 		ok := send(client, base, random)

@@ -1,5 +1,5 @@
-// Command drive puts a load on uaa and prints what its runtime says of it. It is for whoever changes the fixtures and
-// wants to know what a flag does; memgate has a load generator of its own.
+// Command drive puts a load on uaa and prints the figures of its runtime. It is for people who change the fixtures and
+// want to see the effect of a flag; memgate has its own load generator.
 //
 //	go build -o /tmp/uaa ./cmd/uaa && go run ./internal/drive /tmp/uaa -leak-sessions=0.5
 package main
@@ -37,7 +37,7 @@ func main() {
 	}
 }
 
-// drive runs the service, the load and the observation of it.
+// drive runs the service, the load and the observation.
 func drive(o *options, command []string) error {
 	if len(command) == 0 {
 		return errors.New("name the executable and its flags")

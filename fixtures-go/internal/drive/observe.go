@@ -19,7 +19,7 @@ type histogram struct {
 	Counts []uint64
 }
 
-// sample is what the service and the kernel say of it at one time.
+// sample contains the figures of the service and of the kernel at one time.
 type sample struct {
 	at                                            time.Time
 	resident                                      float64
@@ -76,7 +76,8 @@ func slope(samples []sample, figure func(*sample) float64) float64 {
 	return slopes[len(slopes)/2]
 }
 
-// pauseQuantile returns the upper bound, in ms, of the bucket that holds the quantile of the pauses between two samples.
+// pauseQuantile returns the upper bound, in ms, of the bucket that contains the quantile of the pauses between two
+// samples.
 func pauseQuantile(first, last *sample, q float64) float64 {
 	if first.GCPauses == nil || last.GCPauses == nil {
 		return math.NaN()

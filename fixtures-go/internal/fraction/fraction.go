@@ -10,9 +10,9 @@ import (
 // unit is the resolution of a share: one part in 10^9.
 const unit = 1_000_000_000
 
-// Chooser picks an exact share f of the calls of Next: the call at which the accumulated f crosses an integer. After n
-// calls it has picked floor(n*f) of them, whatever the order in which goroutines came by, so that two runs with the same
-// number of requests do the same work. A Chooser is safe for concurrent use.
+// Chooser picks an exact share f of the calls of Next: each call at which the accumulated f crosses an integer. After n
+// calls it has picked floor(n*f) of them, whatever the order of the goroutines is, so two runs with the same number of
+// requests do the same work. A Chooser is safe for concurrent use.
 type Chooser struct {
 	step        uint64
 	accumulated atomic.Uint64
@@ -26,7 +26,7 @@ func New(f float64) (*Chooser, error) {
 	return &Chooser{step: uint64(math.Round(f * unit))}, nil
 }
 
-// Next reports whether the next event belongs to the share. The counter lasts for 1.8e10 events.
+// Next reports whether the next event belongs to the share. The counter suffices for 1.8e10 events.
 func (c *Chooser) Next() bool {
 	after := c.accumulated.Add(c.step)
 	return after/unit != (after-c.step)/unit

@@ -16,13 +16,13 @@ import (
 type Session struct {
 	// ID is the number of the session's shard in two hexadecimal digits, a dash, and 32 random digits.
 	ID string
-	// Claims is what the service knows of the user.
+	// Claims is what the service knows about the user.
 	Claims Claims
 	// Document is the signed rendering of the claims, made once at login.
 	Document []byte
 	// IssuedAt is the time of the login.
 	IssuedAt time.Time
-	// ExpiresAt is when the session ceases to be active and the expiry loop may remove it.
+	// ExpiresAt is when the session stops being active and the expiry loop may remove it.
 	ExpiresAt time.Time
 
 	revoked atomic.Bool
@@ -38,7 +38,7 @@ type Signer struct {
 	secret []byte
 }
 
-// newSigner derives the secret from the seed, so that runs repeat. That is fit for a fixture and for nothing else.
+// newSigner derives the secret from the seed, so that runs are reproducible. This is suitable for a fixture only.
 func newSigner(seed uint64) Signer {
 	sum := sha256.Sum256(strconv.AppendUint([]byte("memgate fixture "), seed, 10))
 	return Signer{secret: sum[:]}
@@ -55,7 +55,7 @@ func (s Signer) Cookie(id string) string {
 	return id + "." + hex.EncodeToString(s.sum([]byte(id))[:16])
 }
 
-// Open returns the ID from the value of a session cookie; false means that the service did not sign it.
+// Open returns the ID in the value of a session cookie; false means that the service did not sign it.
 func (s Signer) Open(cookie string) (string, bool) {
 	id, signature, found := strings.Cut(cookie, ".")
 	if !found {
@@ -65,7 +65,7 @@ func (s Signer) Open(cookie string) (string, bool) {
 	return id, hmac.Equal([]byte(signature), []byte(want))
 }
 
-// document renders claims as a signed document in the manner of a JWT's payload.
+// document renders claims as a signed document, similar to a JWT's payload.
 func (s Signer) document(claims *Claims) []byte {
 	text := make([]byte, 0, 1024)
 	text = append(text, `{"sub":"`...)

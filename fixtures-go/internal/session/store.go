@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// shards is the number of shards that logins are spread over. One more, AuditShard, holds the sessions under audit.
+// shards is the number of shards for logins. One more, AuditShard, contains the sessions under audit.
 const shards = 16
 
-// AuditShard is the shard of the sessions that are under audit.
+// AuditShard is the shard of the sessions under audit.
 const AuditShard = shards
 
-// Store holds sessions in shards. Logins, look-ups and revocations never wait for a lock; whoever walks a whole shard,
+// Store keeps sessions in shards. Logins, look-ups and revocations never wait for a lock. A walk over a whole shard, by
 // the expiry loop or an audit, holds the lock of that shard's walk.
 type Store struct {
 	// Signer signs the cookies of this store's sessions.
 	Signer Signer
-	// Anonymous is who a request without an active session acts for.
+	// Anonymous is the user of requests without an active session.
 	Anonymous Claims
 
 	ttl    time.Duration
@@ -33,7 +33,7 @@ type shard struct {
 	sessions sync.Map // Session ID → *Session.
 }
 
-// NewStore returns an empty store whose sessions live for ttl. The seed decides the users and the IDs.
+// NewStore returns an empty store whose sessions live for ttl. The seed determines the users and the IDs.
 func NewStore(ttl time.Duration, seed uint64) *Store {
 	return &Store{Signer: newSigner(seed), Anonymous: anonymous(seed), ttl: ttl, seed: seed}
 }
@@ -69,7 +69,7 @@ func shardPrefix(index int) string {
 	return string([]byte{digits[index>>4], digits[index&15], '-'})
 }
 
-// shardOf returns the shard of a session, or nil where no session can have that ID.
+// shardOf returns the shard of a session, or nil if no session can have that ID.
 func (s *Store) shardOf(id string) *shard {
 	if len(id) < 3 || id[2] != '-' {
 		return nil
@@ -91,7 +91,7 @@ func (s *Store) find(id string) *Session {
 	return session
 }
 
-// Lookup returns the session with this ID if it is active at the time now, else nil.
+// Lookup returns the session with this ID if it is active at the time now, otherwise nil.
 func (s *Store) Lookup(id string, now time.Time) *Session {
 	if session := s.find(id); session != nil && session.Active(now) {
 		return session
@@ -99,16 +99,17 @@ func (s *Store) Lookup(id string, now time.Time) *Session {
 	return nil
 }
 
-// Revoke ends the session with this ID, if there is one. The expiry loop removes it in its time: until then the store
-// remembers that the session was revoked.
+// Revoke ends the session with this ID, if there is one. Until the expiry loop removes the session, the store remembers
+// that it was revoked.
 func (s *Store) Revoke(id string) {
 	if session := s.find(id); session != nil {
 		session.revoked.Store(true)
 	}
 }
 
-// Expire removes the sessions that have expired at the time now and returns how many those were. It skips a shard that
-// somebody else walks: the next round will do. (It will not where that walk never ends: see defect.StarveExpiry.)
+// Expire removes the sessions that have expired at the time now and returns their number. It skips a shard that
+// somebody else walks; the next round removes its sessions. (It never does if that walk never ends: see
+// defect.StarveExpiry.)
 func (s *Store) Expire(now time.Time) int {
 	removed := 0
 	for i := range s.shards {
@@ -147,7 +148,7 @@ func (s *Store) ExpireEvery(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// Audit shows every session under audit to visit, and holds the lock of the shard's walk all the while.
+// Audit shows every session under audit to visit, and holds the lock of the shard's walk meanwhile.
 func (s *Store) Audit(visit func(*Session)) {
 	shard := &s.shards[AuditShard]
 	shard.walk.Lock()
@@ -160,7 +161,7 @@ func (s *Store) Audit(visit func(*Session)) {
 	})
 }
 
-// Len returns the number of sessions in the store, expired ones included.
+// Len returns the number of sessions in the store, including expired ones.
 func (s *Store) Len() int {
 	count := 0
 	for i := range s.shards {

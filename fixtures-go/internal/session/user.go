@@ -5,7 +5,7 @@ import (
 	"strconv"
 )
 
-// Claims is what the service knows of the user of a session.
+// Claims is what the service knows about the user of a session.
 type Claims struct {
 	Subject  string
 	Username string
@@ -16,7 +16,7 @@ type Claims struct {
 	Profile  []Attribute
 }
 
-// Device is what the user logged in from.
+// Device is the device on which the user logged in.
 type Device struct {
 	ID        string
 	Platform  string
@@ -49,8 +49,8 @@ var (
 	}
 )
 
-// random is a counter-based generator (splitmix64): the n-th login gets the same user in every run with the same seed,
-// in whatever order goroutines come by.
+// random is a counter-based generator (splitmix64). The n-th login gets the same user in every run with the same seed,
+// whatever the order of the goroutines is.
 type random uint64
 
 func (r *random) next() uint64 {
@@ -82,8 +82,8 @@ func (r *random) hex(bytes int) string {
 	return hex.EncodeToString(raw[:bytes])
 }
 
-// newClaims makes the claims of one of the users. What belongs to the user follows from its number alone, what belongs
-// to the login from r. Every user's claims take the same memory, to a few bytes.
+// newClaims makes the claims of one of the users. The user's data follow from the user's number alone, and the login's
+// data from r. All users' claims take the same memory, within a few bytes.
 func newClaims(r *random, seed uint64) Claims {
 	number := r.below(population)
 	user := random(seed ^ uint64(number)<<32)
@@ -117,7 +117,7 @@ func newClaims(r *random, seed uint64) Claims {
 	return claims
 }
 
-// anonymous is who a request without a session acts for.
+// anonymous is the user of requests without a session.
 func anonymous(seed uint64) Claims {
 	r := random(seed)
 	claims := newClaims(&r, seed)

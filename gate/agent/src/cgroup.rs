@@ -41,6 +41,9 @@ struct Hierarchies {
 /// All of memgate's cgroups have this prefix, followed by memgate's process id and a number.
 const PREFIX: &str = "memgate-";
 
+/// How long the end of killed processes is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 impl Cgroup {
     /// Makes the cgroup, limited to `memory_max` bytes.
     ///
@@ -154,8 +157,9 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A killed process stays in its cgroup until it is reaped, by init where its parent is gone.
-        let deadline = Instant::now() + Duration::from_secs(5);
+        // A killed process stays in its cgroup until it is reaped, by init where its parent is gone; on a busy machine it first has to have
+        // a processor to die on.
+        let deadline = Instant::now() + PATIENCE;
         while self.processes().is_some_and(|left| !left.is_empty()) && Instant::now() < deadline {
             self.kill();
             std::thread::sleep(Duration::from_millis(10));

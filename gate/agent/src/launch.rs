@@ -142,6 +142,11 @@ impl Stopped {
 }
 
 impl Service {
+    /// Its process id.
+    pub(super) const fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Its cgroup.
     pub(super) const fn cgroup(&self) -> &Cgroup {
         &self.cgroup

@@ -9,6 +9,7 @@ pub mod guest;
 mod launch;
 pub mod load;
 pub mod ready;
+pub mod rest;
 mod run;
 
 pub use clock::Clock;

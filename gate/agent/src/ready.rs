@@ -21,6 +21,9 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// How long an attempt may take before a new connection is tried.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
+/// A service that is well may leave an attempt without an answer for so long.
+const BRIEF: Duration = Duration::from_secs(1);
+
 /// How long to try to reach somebody at a port that should be free.
 const CONNECT: Duration = Duration::from_millis(500);
 
@@ -42,10 +45,16 @@ pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
         match tokio::time::timeout(left.min(ATTEMPT), probe(&kind, &targets)).await {
             Ok(Ok(_)) => return Ok(start.elapsed()),
             Ok(Err(failure)) => last = Some(failure),
-            Err(_) => last = Some(Failure::Timeout),
+            Err(_) => last = Some(unanswered(last, left)),
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// What is said of a service whose attempt, which had `left`, got no answer: one that was cut short by the end of the time says less than
+/// the answer `before`.
+fn unanswered(before: Option<Failure>, left: Duration) -> Failure {
+    before.filter(|_| left < BRIEF).unwrap_or(Failure::Timeout)
 }
 
 /// A request on a new connection: what an earlier one stumbled over must not stand in its way.
@@ -115,6 +124,9 @@ mod tests {
         runtime.block_on(wait_ready(&Ready { http: url, timeout_ms }))
     }
 
+    /// Longer than any test lasts.
+    const FOREVER: Duration = Duration::from_secs(3600);
+
     /// A URL at whose port nobody listens.
     fn nobody() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -134,18 +146,31 @@ mod tests {
 
     #[test]
     fn the_last_answer_is_in_the_message_when_time_runs_out() {
+        // Long enough for one attempt, whoever has the processors meanwhile.
+        const TIMEOUT_MS: u64 = 5_000;
         let server = Server::start(|_, stream| status(stream, 503));
-        let error = wait(server.url("/healthz"), 300).unwrap_err();
+        let (url, nobody) = (server.url("/healthz"), nobody());
+        let [answered, refused] =
+            [url, nobody].map(|url| std::thread::spawn(move || wait(url, TIMEOUT_MS).unwrap_err()));
+        let error = answered.join().unwrap();
         assert_eq!(error.exit_code(), 4);
-        assert!(error.to_string().contains("/healthz answered 503; it had 0.3 s"), "{error}");
-        let error = wait(nobody(), 300).unwrap_err();
+        assert!(error.to_string().contains("/healthz answered 503; it had 5 s"), "{error}");
+        let error = refused.join().unwrap();
         assert!(error.to_string().contains("gave `connection refused`"), "{error}");
+    }
+
+    #[test]
+    fn an_attempt_that_is_cut_short_is_not_the_last_answer() {
+        let [short, long] = [BRIEF / 2, 2 * BRIEF];
+        assert_eq!(unanswered(Some(Failure::Refused), short), Failure::Refused);
+        assert_eq!(unanswered(Some(Failure::Refused), long), Failure::Timeout);
+        assert_eq!(unanswered(None, short), Failure::Timeout);
     }
 
     #[test]
     fn a_service_that_does_not_answer_is_not_ready() {
         let server = Server::start(|_, _| {
-            std::thread::sleep(Duration::from_secs(2));
+            std::thread::sleep(FOREVER);
             Ok(false)
         });
         let error = wait(server.url("/"), 200).unwrap_err();

@@ -15,16 +15,20 @@ use memgate_goexe::GoExe;
 use super::{
     cgroup::Cgroup,
     clock::Clock,
-    collect::{self, Elsewhere, Recorder, Requested, Sampler},
+    collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler},
     environment,
     launch::{self, Exit, Service},
     load::{self, LoadCommand, LoadHandle, Schedule},
-    ready,
+    ready, rest,
 };
 use crate::cancel::Cancel;
 
-/// Between the service's first answer and the reading of it without load.
+/// From the service's first answer to the reading of it without load, at least.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long a service may take to come to rest before a reading of what it does without load. One that is never at rest is read all
+/// the same.
+const REST: Duration = Duration::from_secs(3);
 
 /// Files that a run writes besides its evidence.
 #[derive(Debug, Clone)]
@@ -141,7 +145,8 @@ impl Running {
         self.wait_until_ready(plan, files).await?;
         // The connection that asked whether the service is ready has a goroutine, which is to be gone first.
         tokio::time::sleep(SETTLE).await;
-        self.sampler.request(Requested::Idle)?;
+        rest::come(self.service.pid(), REST).await;
+        self.sampler.request(Requested::Boundary(Boundary::Idle))?;
         let [warmup, measure, drain] =
             [plan.phases.warmup_ms, plan.phases.measure_ms, plan.phases.drain_ms].map(Duration::from_millis);
         let start = Instant::now();
@@ -153,7 +158,7 @@ impl Running {
         self.phases.warmup = self.phase(start + warmup, &load, None).await?;
         if self.early_end.is_none() {
             progress(Progress::Measuring(measure));
-            self.phases.measure = self.phase(start + warmup + measure, &load, Some(Requested::StartMeasuring)).await?;
+            self.phases.measure = self.phase(start + warmup + measure, &load, Some(Boundary::MeasureStart)).await?;
         }
         if self.early_end.is_some() {
             load.abort();
@@ -180,14 +185,14 @@ impl Running {
 
     /// A phase until `end` or the end of the service. Its span reaches from before the reading at its start until after
     /// the one at its end.
-    async fn phase(&mut self, end: Instant, load: &RunningLoad, at_start: Option<Requested>) -> Result<Option<Span>> {
+    async fn phase(&mut self, end: Instant, load: &RunningLoad, at_start: Option<Boundary>) -> Result<Option<Span>> {
         let measuring = at_start.is_some();
         let start_ns = self.clock.now_ns();
-        if let Some(request) = at_start {
-            self.sampler.request(request)?;
+        if let Some(boundary) = at_start {
+            self.sampler.request(Requested::Boundary(boundary))?;
         }
         self.watch(end, load).await?;
-        self.sampler.request(if measuring { Requested::EndMeasuring } else { Requested::Reading })?;
+        self.sampler.request(if measuring { Requested::Boundary(Boundary::MeasureEnd) } else { Requested::Reading })?;
         Ok(Some(Span { start_ns, end_ns: self.clock.now_ns() }))
     }
 
@@ -220,7 +225,9 @@ impl Running {
         environment: memgate_evidence::Environment,
     ) -> Result<Evidence> {
         if self.early_end.is_none() {
-            self.sampler.request(Requested::CrossCheck)?;
+            // What still ends is not left: a goroutine of the load's connections that has had no processor yet, say.
+            rest::come(self.service.pid(), REST).await;
+            self.sampler.request(Requested::Boundary(Boundary::Drained))?;
             // What ends before it is asked to has ended by itself, however late.
             self.early_end = self.service.ended().map(|exit| (exit, self.clock.now_ns()));
         }
@@ -245,6 +252,7 @@ impl Running {
             phases: self.phases,
             ending,
             tier,
+            options: Vec::new(),
             signals,
             code,
             notes: self.notes,

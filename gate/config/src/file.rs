@@ -1,4 +1,4 @@
-//! memgate.yaml as it is written. The doc comments are what editors show.
+//! The format of memgate.yaml. Editors show these doc comments.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 const MEBIBYTE: u64 = 1 << 20;
 
-/// The configuration of memgate.
+/// memgate's configuration.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "memgate.yaml")]
@@ -23,9 +23,9 @@ pub(super) struct File {
     /// Version of this format: 1.
     #[expect(dead_code, reason = "that it deserializes is the check")]
     pub(super) version: Scalar<Version>,
-    /// The directory of the baselines, relative to this file; `baselines` by default.
+    /// The directory of baselines, relative to this file; `baselines` by default.
     pub(super) baselines: Option<Scalar<FilePath>>,
-    /// The services by name.
+    /// The services, by name.
     pub(super) services: BTreeMap<Scalar<Name>, Service>,
     /// How to run each platform.
     #[serde(default)]
@@ -43,16 +43,16 @@ pub(super) struct Service {
     #[serde(default)]
     #[schemars(schema_with = "by_platform::<Scalar<FilePath>>")]
     pub(super) binary: Option<BTreeMap<Platform, Scalar<FilePath>>>,
-    /// The name of the baseline that the service is compared with; the service's name by default.
+    /// The name of the baseline to compare the service with; the service's name by default.
     pub(super) baseline: Option<Scalar<Name>>,
-    /// How the service is run.
+    /// How to run the service.
     pub(super) run: Run,
-    /// What drives the service.
+    /// The load on the service.
     pub(super) load: Load,
-    /// Lengths of the phases.
+    /// The lengths of the phases.
     #[serde(default)]
     pub(super) phases: Phases,
-    /// How many fresh processes are measured; 3 by default.
+    /// The number of fresh processes to measure; 3 by default.
     pub(super) runs: Option<Whole<1, 20>>,
 }
 
@@ -69,28 +69,29 @@ pub(super) struct Build {
     pub(super) tags: Vec<Scalar<BuildTag>>,
     /// The argument of `-ldflags`.
     pub(super) ldflags: Option<Scalar<Text>>,
-    /// Variables added to the environment of `go build`.
+    /// Variables to add to the environment of `go build`.
     #[serde(default)]
     pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
 }
 
-/// How a service is run.
+/// How to run a service.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Run {
     /// Arguments.
     #[serde(default)]
     pub(super) args: Vec<Scalar<Text>>,
-    /// Variables added to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
+    /// Variables to add to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
     #[serde(default)]
     pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
-    /// The directory that the service and a load command run in, relative to this file; this file's directory by default.
+    /// The working directory of the service and of a load command, relative to this file; this file's directory by
+    /// default.
     pub(super) directory: Option<Scalar<FilePath>>,
     /// When the service counts as ready.
     pub(super) ready: Ready,
-    /// The most memory that the service may use before the kernel kills it.
+    /// The memory limit above which the kernel kills the service.
     pub(super) memory_max: Option<Scalar<Size<MEBIBYTE>>>,
-    /// How long the service may take to end after SIGTERM before it is killed; 10s by default.
+    /// How long the service may take to end after SIGTERM before memgate kills it; 10s by default.
     pub(super) stop_timeout: Option<Scalar<Millis<1, HOUR>>>,
 }
 
@@ -98,27 +99,27 @@ pub(super) struct Run {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ready {
-    /// A URL that answers with a status below 400 once the service is ready.
+    /// A URL that answers with a status below 400 when the service is ready.
     pub(super) http: Scalar<Url>,
     /// How long to wait; 30s by default.
     pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
 }
 
-/// What drives a service: `rate` and `requests`, or a `command`.
+/// The load on a service: `rate` and `requests`, or a `command`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Load {
-    /// How many requests start per second, whatever the answers.
+    /// The number of requests that start per second, whatever the answers are.
     pub(super) rate: Option<Scalar<Rate>>,
-    /// Connections, each a client with a cookie jar of its own; 16 by default.
+    /// The number of connections. Each is a client with its own cookie jar; 16 by default.
     pub(super) connections: Option<Whole<1, 10_000>>,
-    /// How long a request may take from its intended start before it counts as failed; 5s by default.
+    /// How long a request may take from its intended start before it fails; 5s by default.
     pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
-    /// Seed of the order of the requests; 1 by default.
+    /// The seed for the order of the requests; 1 by default.
     pub(super) seed: Option<Whole<0, { u64::MAX }>>,
     /// The kinds of requests.
     pub(super) requests: Option<Vec<Request>>,
-    /// A command that drives the service: program and arguments.
+    /// A command that loads the service: program and arguments.
     pub(super) command: Option<Vec<Scalar<Text>>>,
 }
 
@@ -136,7 +137,7 @@ pub(super) struct Request {
     pub(super) patch: Option<Scalar<Url>>,
     /// URL of a DELETE request.
     pub(super) delete: Option<Scalar<Url>>,
-    /// How often it is chosen relative to the others; 1 by default.
+    /// How often it is chosen, relative to the others; 1 by default.
     pub(super) weight: Option<Whole<1, 1_000_000>>,
     /// Header fields.
     #[serde(default)]
@@ -148,15 +149,15 @@ pub(super) struct Request {
     pub(super) expect: Vec<Whole<100, 599>>,
 }
 
-/// Lengths of the phases.
+/// The lengths of the phases.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Phases {
-    /// Under load, not judged; 30s by default.
+    /// The phase under load that is not judged; 30s by default.
     pub(super) warmup: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
-    /// Under load, judged; 60s by default.
+    /// The phase under load that is judged; 60s by default.
     pub(super) measure: Option<Scalar<Millis<1000, { 24 * HOUR }>>>,
-    /// Without load: what is left afterwards has leaked; 10s by default.
+    /// The phase without load. What remains after it has leaked; 10s by default.
     pub(super) drain: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
 }
 
@@ -166,22 +167,22 @@ pub(super) struct Phases {
 pub(super) struct Platforms {
     /// On this machine, or in a QEMU guest.
     pub(super) runner: Option<Runner>,
-    /// Variables added to the environment of `go build` for this platform, over those of the service's `build`: `CC` of a cross
-    /// compiler, for instance.
+    /// Variables to add to the environment of `go build` for this platform, such as `CC` for a cross compiler. They
+    /// override those of the service's `build`.
     #[serde(default)]
     pub(super) build_env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
-    /// Memory of the guest.
+    /// The guest's memory.
     pub(super) memory: Option<Scalar<Size<MEBIBYTE>>>,
-    /// CPUs of the guest.
+    /// The guest's CPUs.
     pub(super) cpus: Option<Whole<1, 256>>,
-    /// The guest's kernel, such as `6.12`; `memgate image list` names those there are.
+    /// The guest's kernel, such as `6.12`; `memgate image list` shows the available kernels.
     pub(super) kernel: Option<Scalar<Text>>,
-    /// The page size of the guest's kernel, where there is a choice.
+    /// The page size of the guest's kernel, if there is a choice.
     pub(super) page_size: Option<Scalar<Size<4096>>>,
     /// How long the guest may take to start; 2 minutes by default.
     pub(super) boot_timeout: Option<Scalar<Millis<1, HOUR>>>,
-    /// Files that the guest gets, such as the loader and the libraries of a service that is dynamically linked: absolute
-    /// paths there, with paths here, relative to this file.
+    /// Files to copy into the guest, such as the loader and the libraries of a dynamically linked service. Keys are
+    /// absolute paths in the guest; values are paths on this machine, relative to this file.
     #[serde(default)]
     pub(super) files: BTreeMap<Scalar<GuestPath>, Scalar<FilePath>>,
 }

@@ -6,23 +6,23 @@ use memgate_verdict::{metric::Unit, quoted::shorten, units};
 
 use crate::yaml::{Kind, Problem};
 
-/// A problem of a scalar, whose help is what was expected. Examples are left to the help.
+/// A problem with a scalar. Its help is what was expected; only the help gives examples.
 fn wrong(what: String, expected: &str) -> Problem {
     let noun = expected.split(" such as").next().unwrap_or_default().trim_end_matches(',');
     Problem::new(what, format!("expected {noun}"), format!("write {expected}"))
 }
 
-/// Refuses a text that is not what was expected.
+/// Refuses text that is not as expected.
 fn require<T>(holds: bool, text: &str, expected: &str, value: impl FnOnce() -> T) -> Result<T, Problem> {
     if holds { Ok(value()) } else { Err(wrong(format!("`{}` is not {expected}", shorten(text)), expected)) }
 }
 
-/// A name that becomes part of a file's name.
+/// A name that becomes part of a file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name;
 
 impl Name {
-    /// Whether the text is such a name.
+    /// Whether the text can be part of a file name.
     pub fn is_valid(text: &str) -> bool {
         let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         text.len() <= 100
@@ -70,7 +70,7 @@ impl Kind for GuestPath {
     }
 }
 
-/// A Go package as `go build` names it. It is an argument, and must not be taken for an option.
+/// A Go package as `go build` names it. It is passed as an argument, so it must not look like an option.
 #[derive(Debug)]
 pub(super) struct Package;
 
@@ -195,7 +195,7 @@ impl<const LEAST: u64, const MOST: u64> Kind for Millis<LEAST, MOST> {
     }
 }
 
-/// Milliseconds as a person writes them, in the largest unit without a fraction.
+/// Milliseconds in the largest unit without a fraction.
 fn millis(milliseconds: u64) -> String {
     let units = [("h", 3_600_000), ("s", 1000), ("ms", 1)];
     let unit = units.into_iter().find(|(_, length)| milliseconds.is_multiple_of(*length) && milliseconds >= *length);
@@ -224,7 +224,7 @@ impl<const LEAST: u64> Kind for Size<LEAST> {
     }
 }
 
-/// Requests per second, above 0 and at most 1,000,000: what one machine can send.
+/// Requests per second, above 0 and at most 1,000,000, which is what one machine can send.
 #[derive(Debug)]
 pub(super) struct Rate;
 
@@ -247,7 +247,7 @@ const fn as_f64(bytes: u64) -> f64 {
     bytes as f64
 }
 
-/// The whole number that a value below 2^53 is, but for an error of rounding: 0.3 s is 300 ms.
+/// The whole number nearest to a value below 2^53, unless they differ by more than rounding: 0.3 s is 300 ms.
 fn whole(value: f64) -> Option<u64> {
     let rounded = value.round();
     let is_whole = (value - rounded).abs() <= value.abs() * 1e-12;

@@ -1,4 +1,4 @@
-//! memgate.yaml: a user's whole configuration.
+//! memgate.yaml: the user's whole configuration.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -24,39 +24,40 @@ pub mod yaml;
 
 pub use kinds::{Name, Size};
 
-/// A configuration, validated, with defaults filled in and paths resolved against the file's directory.
+/// A validated configuration. Defaults are filled in, and paths are resolved against the file's directory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The services by name. There is at least one.
+    /// The services by name, at least one.
     pub services: BTreeMap<String, Service>,
-    /// The directory of the baselines.
+    /// The directory of baselines.
     pub baselines: PathBuf,
-    /// How to run each platform. A platform without an entry runs natively on its own kind of machine and else in QEMU.
+    /// How to run each platform. A platform without an entry runs natively on a machine of its own kind and in QEMU
+    /// otherwise.
     pub platforms: BTreeMap<Platform, PlatformOptions>,
 }
 
 /// A service and how to measure it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
-    /// Its name, which can be part of a file's name.
+    /// Its name, which can be part of a file name.
     pub name: String,
-    /// Where its executable comes from.
+    /// The source of its executable.
     pub executable: Executable,
-    /// The name of the baseline that it is compared with, which can be part of a file's name.
+    /// The name of the baseline to compare it with, which can be part of a file name.
     pub baseline: String,
-    /// How it is run.
+    /// How to run it.
     pub run: Run,
-    /// What drives it.
+    /// The load on it.
     pub load: Load,
-    /// Seed of the order of the requests.
+    /// The seed for the order of the requests.
     pub seed: u64,
-    /// Lengths of the phases.
+    /// The lengths of the phases.
     pub phases: PhaseLengths,
-    /// How many fresh processes are measured, 1 to 20.
+    /// The number of fresh processes to measure, 1 to 20.
     pub runs: u32,
 }
 
-/// Where a service's executable comes from.
+/// The source of a service's executable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Executable {
     /// `go build`.
@@ -68,32 +69,32 @@ pub enum Executable {
 /// A `go build`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
-    /// The directory in which `go build` runs; it existed when the configuration was read.
+    /// The directory in which `go build` runs. It existed when the configuration was read.
     pub dir: PathBuf,
-    /// The package: `./cmd/uaa`. Never begins with `-`.
+    /// The package, such as `./cmd/uaa`. Never begins with `-`.
     pub package: String,
     /// Build tags.
     pub tags: Vec<String>,
     /// The argument of `-ldflags`.
     pub ldflags: Option<String>,
-    /// Variables added to the environment of `go build`.
+    /// Variables to add to the environment of `go build`.
     pub env: BTreeMap<String, String>,
 }
 
-/// How a service is run.
+/// How to run a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// Arguments, without `argv[0]`.
     pub args: Vec<String>,
-    /// Variables added to a minimal environment.
+    /// Variables to add to a minimal environment.
     pub env: BTreeMap<String, String>,
-    /// The directory that the service and a load command run in.
+    /// The working directory of the service and of a load command.
     pub directory: PathBuf,
-    /// When it counts as ready.
+    /// When the service counts as ready.
     pub ready: Ready,
-    /// Limit of its cgroup, bytes.
+    /// The memory limit of its cgroup, bytes.
     pub memory_max: Option<u64>,
-    /// How long it may take to end after SIGTERM before it is killed, ms.
+    /// How long it may take to end after SIGTERM before memgate kills it, ms.
     pub stop_timeout_ms: u64,
 }
 
@@ -102,26 +103,26 @@ pub struct Run {
 pub struct PlatformOptions {
     /// Natively or in QEMU; `None` leaves the choice to memgate.
     pub runner: Option<Runner>,
-    /// Variables added to the environment of `go build`, over those of the service's own.
+    /// Variables to add to the environment of `go build`. They override the service's own.
     pub build_env: BTreeMap<String, String>,
-    /// Memory of the guest, bytes.
+    /// The guest's memory, bytes.
     pub memory: Option<u64>,
-    /// CPUs of the guest.
+    /// The guest's CPUs.
     pub cpus: Option<u32>,
-    /// The guest's kernel: `6.12`.
+    /// The guest's kernel, such as `6.12`.
     pub kernel: Option<String>,
     /// The page size of the guest's kernel, bytes.
     pub page_size: Option<u64>,
     /// How long the guest may take to start.
     pub boot_timeout: Option<Duration>,
-    /// Files of this machine's that the guest gets, by their absolute paths there.
+    /// Files of this machine to copy into the guest, by their absolute paths in the guest.
     pub files: BTreeMap<String, PathBuf>,
 }
 
 /// Reads and validates a configuration file.
 ///
 /// # Errors
-/// The file cannot be read or is wrong; the error has the place.
+/// When the file cannot be read or is wrong. The error names the place.
 pub fn load(path: &Path) -> Result<Config> {
     let Some(source) = Source::read(path)? else {
         let message = format!("{}: there is no such file", path.display());
@@ -132,10 +133,11 @@ pub fn load(path: &Path) -> Result<Config> {
     from_source(&source, path)
 }
 
-/// Validates the text of a configuration file. `path` names it in errors and is where relative paths begin; it is not read.
+/// Validates the text of a configuration file. `path` names it in errors, and relative paths start from its directory;
+/// the file itself is not read.
 ///
 /// # Errors
-/// The text is wrong; the error has the place.
+/// When the text is wrong. The error names the place.
 pub fn parse(path: &Path, text: &str) -> Result<Config> {
     from_source(&Source::new(path.display().to_string(), text), path)
 }
@@ -152,7 +154,8 @@ fn from_source(source: &Source, path: &Path) -> Result<Config> {
     validate::Validator { source, directory }.config(file)
 }
 
-/// The JSON schema of memgate.yaml, for editors. It knows the keys, their types and ranges, not every relation between them.
+/// The JSON Schema of memgate.yaml, for editors. It contains the keys with their types and ranges, but not every
+/// relation between keys.
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(file::File).to_value()
 }

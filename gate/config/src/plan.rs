@@ -1,4 +1,4 @@
-//! Configuration → plan. Pure: touches no process, clock, file or network.
+//! Configuration → plan. Pure: uses no process, clock, file or network.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,10 @@ use memgate_evidence::{
 use super::{Config, Service};
 
 impl Config {
-    /// The service of this name.
+    /// The service with this name.
     ///
     /// # Errors
-    /// There is none; the error names those that there are.
+    /// When there is none. The error names the available services.
     pub fn service(&self, name: &str) -> Result<&Service> {
         self.services.get(name).ok_or_else(|| {
             let names: Vec<&str> = self.services.keys().map(String::as_str).collect();
@@ -29,14 +29,14 @@ impl Config {
     /// The plan of one run; see [`Service::plan`].
     ///
     /// # Errors
-    /// There is no such service.
+    /// When there is no such service.
     pub fn plan(&self, service: &str, platform: Platform, run: u32, executable: PathBuf) -> Result<Plan> {
         Ok(self.service(service)?.plan(platform, run, executable))
     }
 }
 
 impl Service {
-    /// The plan of one run, numbered from 1, of an executable that has been built for the platform.
+    /// The plan of one run (numbered from 1) of an executable that was built for the platform.
     pub fn plan(&self, platform: Platform, run: u32, executable: PathBuf) -> Plan {
         Plan {
             service: self.name.clone(),

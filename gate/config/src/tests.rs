@@ -7,7 +7,7 @@ use super::*;
 const FULL: &str = include_str!("testdata/full.yaml");
 const SMALLEST: &str = include_str!("testdata/smallest.yaml");
 
-/// A configuration beside this package's Cargo.toml, where `src` is a directory.
+/// A configuration beside this package's Cargo.toml, where the directory `src` exists.
 fn read(text: &str) -> Result<Config> {
     parse(Path::new("memgate.yaml"), text)
 }
@@ -24,7 +24,7 @@ fn refusal(text: &str) -> String {
     render(&read(text).unwrap_err())
 }
 
-/// The smallest configuration with one text in it replaced.
+/// The smallest configuration with one text replaced.
 fn changed(from: &str, to: &str) -> String {
     assert!(SMALLEST.contains(from), "{from}");
     SMALLEST.replacen(from, to, 1)
@@ -142,7 +142,7 @@ fn aliases_are_read() {
     assert_eq!(config.services["uaa"].run.env["A"], "a");
 }
 
-/// None of these may take the time or the stack that they ask for: without the checks of the structure some take minutes.
+/// None of these may use the time or the stack that they ask for. Without the structure checks some take minutes.
 #[test]
 fn floods_are_refused_at_once() {
     let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
@@ -198,7 +198,7 @@ fn files_that_are_no_configuration_are_refused() {
     assert_eq!(load(Path::new("/dev/zero")).unwrap_err().to_string(), "/dev/zero: is not a regular file");
 }
 
-/// Where in the schema the keys of each map are, and a file with an unknown key there.
+/// The place of each map's keys in the schema, and a file with an unknown key there.
 #[test]
 fn the_schema_knows_the_keys_that_are_accepted() {
     let schema = schema();
@@ -233,7 +233,7 @@ fn the_schema_knows_every_key_of_the_example() {
     known(&schema, &schema, &example, "");
 }
 
-/// Fails where the value has a key that the schema does not know, or lacks one that it requires.
+/// Fails if the value has a key that the schema does not contain, or lacks one that it requires.
 fn known(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, path: &str) {
     if let Some(reference) = schema.get("$ref").and_then(|reference| reference.as_str()) {
         return known(root, root.pointer(&reference[1..]).unwrap(), value, path);
@@ -270,7 +270,7 @@ mod fuzzed {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
 
-        /// A mistake anywhere is an error or another configuration, never a panic, and its place is in the text.
+        /// A mistake anywhere gives an error or another configuration, never a panic. Its place is in the text.
         #[test]
         fn a_broken_example_is_read_or_refused(at in 0..FULL.len(), length in 0..12_usize, insert in "[ \\n\\t:,{}\\[\\]\"'&*!|>%@#-]{0,4}") {
             let mut bytes = FULL.as_bytes().to_vec();

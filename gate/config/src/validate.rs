@@ -1,4 +1,5 @@
-//! From memgate.yaml as it is written to a [`Config`]: what relates several keys, defaults, and paths.
+//! Turns the contents of memgate.yaml into a [`Config`]: checks relations between keys, fills in defaults, resolves
+//! paths.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,7 +15,7 @@ use memgate_evidence::{
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
 use crate::yaml::{Kind, Place, Problem, Scalar, Source, Whole};
 
-/// Methods under whose name a request has its URL.
+/// The methods that a request can have as a key for its URL.
 const METHODS: &str = "get, post, put, patch, delete";
 
 pub(super) struct Validator<'a> {
@@ -196,7 +197,7 @@ impl Validator<'_> {
         })
     }
 
-    /// Names of header fields are equal whatever the case of their letters.
+    /// Names of header fields do not depend on the case of their letters.
     fn headers(&self, headers: BTreeMap<String, String>, place: &Place) -> Result<BTreeMap<String, String>> {
         let mut seen = HashSet::new();
         match headers.keys().find(|name| !seen.insert(name.to_lowercase())) {
@@ -227,7 +228,7 @@ impl Validator<'_> {
 
     fn resolve(&self, path: PathBuf) -> PathBuf {
         let path = self.directory.join(path);
-        // Drops `.` and doubled slashes, which no one wants to read in a message.
+        // Drops `.` and doubled slashes, which would make messages harder to read.
         std::path::absolute(&path).unwrap_or(path)
     }
 }

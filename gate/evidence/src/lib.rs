@@ -1,4 +1,4 @@
-//! Evidence: the record of one run, and the only thing that crosses from measuring to judging.
+//! Evidence: the record of one run. Nothing else passes from measuring to judging.
 //!
 //! Every time is in nanoseconds of `CLOCK_MONOTONIC` since the launch of the service.
 #![forbid(unsafe_code)]
@@ -28,35 +28,39 @@ pub struct Evidence {
     pub service: String,
     /// The platform measured.
     pub platform: Platform,
-    /// The run's number among those of the same command, from 1.
+    /// The run's number within its command, from 1.
     pub run: u32,
-    /// The name of the baseline that the service is compared with.
+    /// The name of the baseline to compare the service with.
     pub baseline: String,
     /// Wall-clock time of the launch, RFC 3339 in UTC.
     pub started_at: String,
-    /// The machine and the executable.
+    /// The environment: machine, Go version and runner.
     pub environment: Environment,
     /// The phases as they were.
     pub phases: Phases,
     /// How the service ended.
     pub ending: Ending,
-    /// What the kernel let memgate use.
+    /// The tier of collectors that the kernel allowed.
     pub tier: Tier,
+    /// The options of the command that measured, but for service and platform and for where its results go: `--tier`, `T0`. Evidence of
+    /// an earlier memgate tells none.
+    #[serde(default)]
+    pub options: Vec<String>,
     /// What was measured.
     pub signals: Signals,
-    /// The call stacks that the signals name.
+    /// The call stacks that the signals refer to.
     pub code: Code,
-    /// What the run went without, for the reader: a cgroup without a memory controller, say.
+    /// Notes for the reader on what the run lacked, such as a cgroup's memory controller.
     pub notes: Vec<String>,
 }
 
-/// The machine and the executable.
+/// The environment: machine, Go version and runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
-    /// Go version of the executable: `go1.27.3`.
+    /// Go version of the executable, such as `go1.27.3`.
     pub go: String,
-    /// Kernel release: `6.12.9-amd64`.
+    /// Kernel release, such as `6.12.9-amd64`.
     pub kernel: String,
     /// Page size, bytes.
     pub page_size: u64,
@@ -72,15 +76,15 @@ pub struct Environment {
     pub memgate: String,
 }
 
-/// The phases as they were; a phase that the service did not live to see is missing.
+/// The phases as they were. A phase that the service did not reach is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Phases {
-    /// Under load, not judged.
+    /// The phase under load that is not judged.
     pub warmup: Option<Span>,
-    /// Under load, judged.
+    /// The phase under load that is judged.
     pub measure: Option<Span>,
-    /// Without load.
+    /// The phase without load.
     pub drain: Option<Span>,
 }
 
@@ -110,11 +114,11 @@ impl Span {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ending {
-    /// It lived through the drain and ended after SIGTERM.
+    /// It survived the drain and ended after SIGTERM.
     Stopped,
-    /// It lived through the drain, ignored SIGTERM for the given time and was killed.
+    /// It survived the drain, ignored SIGTERM for the given time and was killed.
     Killed {
-        /// How long it had been given, ms.
+        /// How long it had to end, ms.
         after_ms: u64,
     },
     /// It exited by itself before the end of the drain.
@@ -126,7 +130,7 @@ pub enum Ending {
     },
     /// A signal that memgate did not send ended it before the end of the drain.
     Signalled {
-        /// The signal's name: `SIGSEGV`.
+        /// The signal's name, such as `SIGSEGV`.
         signal: String,
         /// When, ns since launch.
         at_ns: u64,
@@ -134,76 +138,105 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Whether the service lived through every phase.
+    /// Whether the service survived every phase.
     pub const fn is_complete(&self) -> bool {
         matches!(self, Self::Stopped | Self::Killed { .. })
     }
 }
 
-/// What was measured. By default nothing was.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Signals {
-    /// Stop-the-world pauses of the GC, as the runtime records them.
-    pub gc_pauses: Signal<Pauses>,
-    /// Stop-the-world pauses for other reasons.
-    pub other_pauses: Signal<Pauses>,
-    /// Every stop of the world with its reason, and what the runtime does not count of it.
-    pub world_stops: Signal<WorldStops>,
-    /// CPU time of the GC and of the whole process as the runtime accounts for them.
-    pub gc_cpu: Signal<GcCpu>,
-    /// Live heap in bytes as the mark phase of each GC cycle found it, one entry a cycle.
-    pub live_heap: Signal<Series>,
-    /// Bytes allocated on the Go heap since the launch (`MemStats.TotalAlloc`).
-    pub alloc_bytes: Signal<Series>,
-    /// Objects allocated on the Go heap since the launch (`MemStats.Mallocs`).
-    pub alloc_objects: Signal<Series>,
-    /// Goroutines other than the runtime's own (`runtime.NumGoroutine`). The first entry is from before the load, the
-    /// last from the end of the drain.
-    pub goroutines: Signal<Series>,
-    /// Resident set, bytes.
-    pub rss: Signal<Series>,
-    /// Resident set by kind.
-    pub rss_kinds: Signal<RssKinds>,
-    /// Anonymous memory in transparent huge pages, bytes.
-    pub huge_pages: Signal<Series>,
-    /// Transparent huge pages since the launch that were allocated at a fault or put together later.
-    pub thp_events: Signal<Series>,
-    /// Largest resident set of the measuring phase, bytes.
-    pub rss_peak: Signal<u64>,
-    /// Resident memory that the Go runtime does not know of, bytes.
-    pub offheap: Signal<Series>,
-    /// How long each mapping took that the Go runtime made.
-    pub mmap_latency: Signal<Durations>,
-    /// Refills of the Ps' span caches.
-    pub span_refills: Signal<SpanRefills>,
-    /// Allocations that the runtime sampled.
-    pub alloc_samples: Signal<AllocSamples>,
-    /// The runtime's heap profile at both ends of the measuring phase.
-    pub heap_profile: Signal<HeapProfile>,
-    /// Goroutines by `go` statement.
-    pub goroutine_sites: Signal<GoroutineSites>,
-    /// Resident off-heap memory by the code that touched it first.
-    pub offheap_sites: Signal<OffHeapSites>,
-    /// Page faults since the launch, minor and major.
-    pub page_faults: Signal<Series>,
-    /// What the load generator saw.
-    pub requests: Signal<Requests>,
-    /// Processes of the service's cgroup that the kernel killed for want of memory.
-    pub oom_kills: Signal<u64>,
+/// Makes [`Signals`] from a row for each signal.
+macro_rules! signals {
+    ($( $(#[doc = $sentence:literal])+ $signal:ident: $data:ty, )+) => {
+        /// The measured signals. By default all are missing.
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct Signals {
+            $( $(#[doc = $sentence])+ pub $signal: Signal<$data>, )+
+        }
+
+        impl Signals {
+            /// The provenance of every signal, in the order of the evidence.
+            pub fn provenance(&self) -> [Provenance<'_>; [$(stringify!($signal)),+].len()] {
+                [$(self.$signal.provenance(stringify!($signal))),+]
+            }
+        }
+    };
 }
 
-/// A measured signal with where it comes from and how far it can be trusted.
+signals! {
+    /// Stop-the-world pauses of the GC, as the runtime records them.
+    gc_pauses: Pauses,
+    /// Stop-the-world pauses for other reasons.
+    other_pauses: Pauses,
+    /// Every stop of the world, with its reason and the part that the runtime does not count.
+    world_stops: WorldStops,
+    /// CPU time of the GC and of the whole process as the runtime accounts for them.
+    gc_cpu: GcCpu,
+    /// Live heap in bytes at the end of each GC cycle's mark phase, one entry a cycle.
+    live_heap: Series,
+    /// Bytes allocated on the Go heap since the launch (`MemStats.TotalAlloc`).
+    alloc_bytes: Series,
+    /// Objects allocated on the Go heap since the launch (`MemStats.Mallocs`).
+    alloc_objects: Series,
+    /// Goroutines other than the runtime's own (`runtime.NumGoroutine`). The first entry is from before the load, the
+    /// last from the end of the drain.
+    goroutines: Series,
+    /// Resident set, bytes.
+    rss: Series,
+    /// Resident set by kind.
+    rss_kinds: RssKinds,
+    /// Anonymous memory in transparent huge pages, bytes.
+    huge_pages: Series,
+    /// Transparent huge pages since the launch that the kernel allocated at a fault or assembled later.
+    thp_events: Series,
+    /// Largest resident set of the measuring phase, bytes.
+    rss_peak: u64,
+    /// Resident memory that the Go runtime does not manage, bytes.
+    offheap: Series,
+    /// The duration of each mapping that the Go runtime made.
+    mmap_latency: Durations,
+    /// Refills of the Ps' span caches.
+    span_refills: SpanRefills,
+    /// Allocations that the runtime sampled.
+    alloc_samples: AllocSamples,
+    /// The runtime's heap profile at both ends of the measuring phase.
+    heap_profile: HeapProfile,
+    /// Goroutines by `go` statement.
+    goroutine_sites: GoroutineSites,
+    /// Resident off-heap memory by the code that touched it first.
+    offheap_sites: OffHeapSites,
+    /// Page faults since the launch, minor and major.
+    page_faults: Series,
+    /// The load generator's results.
+    requests: Requests,
+    /// Processes of the service's cgroup that the kernel killed because memory ran out.
+    oom_kills: u64,
+}
+
+/// Where a signal comes from and how far it can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Provenance<'a> {
+    /// The signal's name in the evidence, such as `gc_pauses`.
+    pub name: &'static str,
+    /// The source; empty if nobody measured the signal.
+    pub source: &'a str,
+    /// How far it can be trusted.
+    pub exactness: &'a Exactness,
+    /// Records lost on the way.
+    pub lost: u64,
+}
+
+/// A measured signal, with its source and how far it can be trusted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Signal<T> {
-    /// Where it comes from: `uprobe on runtime.startTheWorldWithSema`, say.
+    /// The source, such as `uprobe on runtime.startTheWorldWithSema`.
     pub source: String,
     /// How far it can be trusted.
     pub exactness: Exactness,
     /// Records lost on the way.
     pub lost: u64,
-    /// The data; empty where the signal is missing.
+    /// The data; empty if the signal is missing.
     pub data: T,
 }
 
@@ -219,24 +252,30 @@ impl<T: Default> Default for Signal<T> {
     }
 }
 
+impl<T> Signal<T> {
+    const fn provenance(&self, name: &'static str) -> Provenance<'_> {
+        Provenance { name, source: self.source.as_str(), exactness: &self.exactness, lost: self.lost }
+    }
+}
+
 /// How far a signal can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Exactness {
     /// Every event, or the runtime's or kernel's own total.
     Exact,
-    /// Exact at the times of the entries; what lies between them was not seen.
+    /// Exact at the times of the entries. Events between them are not seen.
     Sampled,
     /// Each value is the upper end of a bucket of the runtime's own histogram, at most a quarter above the true one.
     Bucketed,
     /// Something is lost or doubtful. No gate passes on it.
     Inexact {
-        /// What, and why.
+        /// What is lost or doubtful, and why.
         reason: String,
     },
     /// There is no data. No gate passes on it.
     Missing {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -269,9 +308,9 @@ pub struct WorldStops {
     pub at_ns: Vec<u64>,
     /// Why the world was stopped.
     pub reason: Vec<StopReason>,
-    /// How long it was by the runtime's own account, ns.
+    /// How long it was as the runtime counts it, ns.
     pub duration_ns: Vec<u64>,
-    /// How much longer it lasted, ns: the runtime takes the time of some ends before the world runs again.
+    /// How much longer it lasted, ns. The runtime takes the end time of some stops before the world runs again.
     pub tail_ns: Vec<u64>,
 }
 
@@ -301,11 +340,12 @@ pub enum StopReason {
     Trace,
     /// A test hook of the runtime.
     Test,
-    /// The runtime names no reason, or memgate does not know it.
+    /// The runtime gives no reason, or memgate does not know it.
     Unknown,
 }
 
-/// CPU time since the launch in columns of equal length; one entry a GC cycle, when the runtime accounts for it.
+/// CPU time since the launch, in columns of equal length, with one entry for each GC cycle at which the runtime
+/// accounts for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GcCpu {
@@ -313,7 +353,8 @@ pub struct GcCpu {
     pub at_ns: Vec<u64>,
     /// CPU time of the GC, ns (`/cpu/classes/gc/total:cpu-seconds`).
     pub gc_ns: Vec<u64>,
-    /// CPU time of the process as the runtime reckons it: GOMAXPROCS times wall time, ns (`/cpu/classes/total:cpu-seconds`).
+    /// CPU time of the process as the runtime calculates it: GOMAXPROCS times wall time, ns
+    /// (`/cpu/classes/total:cpu-seconds`).
     pub total_ns: Vec<u64>,
 }
 
@@ -341,19 +382,19 @@ pub struct Durations {
     pub duration_ns: Vec<u64>,
 }
 
-/// Refills of the Ps' span caches, counted in windows: counting all of them would slow the service down.
+/// Refills of the Ps' span caches, counted in windows, because counting all of them would slow the service down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SpanRefills {
-    /// The windows in which they were counted.
+    /// The windows.
     pub windows: Vec<Span>,
     /// Refills in each window (`(*mcentral).cacheSpan`, mcentral.go).
     pub refills: Vec<u64>,
-    /// Of those, the ones for which no span could be used again (`(*mcentral).grow`).
+    /// Refills for which no span could be used again (`(*mcentral).grow`).
     pub misses: Vec<u64>,
 }
 
-/// What the load generator saw.
+/// The load generator's results.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Requests {
@@ -367,33 +408,34 @@ pub struct Requests {
     pub latency: Histogram,
 }
 
-/// Requests by what became of them: `intended = succeeded + Σ failed`.
+/// Requests by result: `intended = succeeded + Σ failed`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestCounts {
     /// Requests whose intended start lies in the phase.
     pub intended: u64,
-    /// Answered in time with an expected status.
+    /// Requests that were answered in time with an expected status.
     pub succeeded: u64,
-    /// The others, by reason: `status 500`, `connection refused`, `timeout`, `not sent`.
+    /// Failed requests by reason: `status 500`, `connection refused`, `timeout`, `not sent`.
     pub failed: BTreeMap<String, u64>,
 }
 
 impl RequestCounts {
-    /// Those that failed for want of time: a connection was free and the answer did not come, or none became free.
+    /// Requests that failed because time ran out: the answer did not come in time, or no connection became free.
     pub fn late(&self) -> u64 {
         let of = |reason| self.failed.get(reason).copied().unwrap_or(0);
         of("timeout").saturating_add(of("not sent"))
     }
 }
 
-/// A histogram of durations with three significant digits, in columns of equal length; only values that occurred.
+/// A histogram of durations with three significant digits, in columns of equal length. Only values that occurred have
+/// an entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Histogram {
     /// Highest value of each bucket, ns, increasing.
     pub value_ns: Vec<u64>,
-    /// How many values each bucket holds.
+    /// The number of values in each bucket.
     pub count: Vec<u64>,
 }
 

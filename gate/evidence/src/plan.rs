@@ -1,6 +1,7 @@
-//! What the agent is to do: one run of one service on one platform.
+//! The agent's task: one run of one service on one platform.
 //!
-//! A plan is data: it is made from the configuration without touching the machine, and travels to a guest unchanged.
+//! A plan is plain data. It is made from the configuration without touching the machine, and travels to a guest
+//! unchanged.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -13,71 +14,72 @@ use crate::{platform::Platform, tier::Tier};
 pub struct Plan {
     /// The service's name in the configuration.
     pub service: String,
-    /// The platform that the run is to measure.
+    /// The platform to measure.
     pub platform: Platform,
-    /// The run's number among those of the same command, from 1.
+    /// The run's number within its command, from 1.
     pub run: u32,
-    /// The name of the baseline that the service is compared with, `baselines/<platform>/<baseline>.yaml`.
+    /// The name of the baseline to compare the service with, `baselines/<platform>/<baseline>.yaml`.
     pub baseline: String,
     /// The Go executable.
     pub executable: PathBuf,
     /// Its arguments, without `argv[0]`.
     pub args: Vec<String>,
-    /// Variables added to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
+    /// Variables to add to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
     pub env: BTreeMap<String, String>,
-    /// The directory that the service and a load command run in.
+    /// The working directory of the service and of a load command.
     pub directory: PathBuf,
     /// When the service counts as ready.
     pub ready: Ready,
-    /// Limit of the service's cgroup, bytes.
+    /// The memory limit of the service's cgroup, bytes.
     pub memory_max: Option<u64>,
     /// The load.
     pub load: Load,
-    /// Lengths of the phases.
+    /// The lengths of the phases.
     pub phases: PhaseLengths,
-    /// Seed of the order of the requests.
+    /// The seed for the order of the requests.
     pub seed: u64,
     /// How long a service may take to end after SIGTERM before it is killed, ms.
     pub stop_timeout_ms: u64,
-    /// How it is measured.
+    /// How to collect.
     pub collecting: Collecting,
 }
 
-/// How a service is measured.
+/// How to collect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collecting {
-    /// The most that is asked of the kernel; what it allows when absent.
+    /// The highest tier to use; the highest that the kernel allows if there is none.
     pub tier: Option<Tier>,
-    /// Whether probes may go on instructions that the kernel single-steps.
+    /// Whether probes may be put on instructions that the kernel single-steps.
     pub force_probes: bool,
 }
 
 /// When the service counts as ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// An `http://` URL that answers with a status below 400 once the service is ready. Its port must be free before the launch.
+    /// An `http://` URL that answers with a status below 400 when the service is ready. Its port must be free before
+    /// the launch.
     pub http: String,
     /// How long to wait, ms.
     pub timeout_ms: u64,
 }
 
-/// Lengths of the phases, ms.
+/// The lengths of the phases, ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseLengths {
-    /// Under load, not judged.
+    /// The phase under load that is not judged.
     pub warmup_ms: u64,
-    /// Under load, judged.
+    /// The phase under load that is judged.
     pub measure_ms: u64,
-    /// Without load: what is left afterwards has leaked.
+    /// The phase without load. What remains after it has leaked.
     pub drain_ms: u64,
 }
 
-/// What drives the service.
+/// The load on the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Load {
     /// The built-in open-loop HTTP load generator.
     Http(HttpLoad),
-    /// Any command; it is started with the warm-up and ended with the measuring phase. What it counts stays its own, so
+    /// Any command. It starts with the warm-up and ends with the measuring phase. memgate does not know its counts, so
     /// figures per request are not available.
     Command(Vec<String>),
 }
@@ -85,11 +87,11 @@ pub enum Load {
 /// Open-loop HTTP load: requests start at intended times that do not depend on the answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HttpLoad {
-    /// Intended starts per second, evenly spaced.
+    /// Intended requests per second, evenly spaced.
     pub rate_per_second: f64,
-    /// Connections, each a client with a cookie jar of its own.
+    /// The number of connections. Each is a client with its own cookie jar.
     pub connections: u32,
-    /// How long a request may take from its intended start before it counts as failed, ms.
+    /// How long a request may take from its intended start before it fails, ms.
     pub timeout_ms: u64,
     /// The kinds of requests.
     pub requests: Vec<Request>,

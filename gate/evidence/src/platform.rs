@@ -1,4 +1,4 @@
-//! The platforms that memgate knows.
+//! The platforms that memgate supports.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ impl Platform {
     /// Every platform, in the order in which reports list them.
     pub const ALL: [Self; 3] = [Self::LinuxAmd64, Self::LinuxArm64, Self::LinuxLoong64];
 
-    /// The platform that this executable was built for, which is the host's.
+    /// The platform that this executable was built for, which is that of the host.
     pub const fn host() -> Self {
         if cfg!(target_arch = "x86_64") {
             Self::LinuxAmd64
@@ -40,7 +40,7 @@ impl Platform {
         }
     }
 
-    /// `linux-amd64`, the name of the platform's folder under `baselines/`.
+    /// The name of the platform's folder under `baselines/`, such as `linux-amd64`.
     pub const fn folder(self) -> &'static str {
         match self {
             Self::LinuxAmd64 => "linux-amd64",
@@ -68,7 +68,7 @@ impl std::str::FromStr for Platform {
         Self::ALL
             .into_iter()
             .find(|platform| platform.name() == text)
-            .ok_or_else(|| format!("`{text}` is no platform; expected linux/amd64, linux/arm64 or linux/loong64"))
+            .ok_or_else(|| format!("`{text}` is not a platform; expected linux/amd64, linux/arm64 or linux/loong64"))
     }
 }
 
@@ -83,10 +83,10 @@ pub enum Runner {
 }
 
 impl Runner {
-    /// Both, in the order in which messages list them.
+    /// Both runners, in the order in which messages list them.
     pub const ALL: [Self; 2] = [Self::Native, Self::Qemu];
 
-    /// `native` or `qemu`, as evidence and baselines name it.
+    /// `native` or `qemu`, as in evidence and baselines.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Native => "native",

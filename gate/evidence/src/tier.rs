@@ -1,13 +1,13 @@
-//! What the kernel lets memgate use.
+//! The tiers of collectors that kernels allow.
 
 use serde::{Deserialize, Serialize};
 
-/// A tier of collectors. Each has what the ones below it have; docs/reference/tiers.md says what each gives.
+/// A tier of collectors. Each includes the tiers below it; docs/reference/tiers.md says what each provides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Tier {
     /// Access to the process's memory only: counters and procfs.
     T0,
-    /// BPF, Linux 4.19: probes, their records in perf event arrays.
+    /// BPF, Linux 4.19: probes with records in perf event arrays.
     T1,
     /// Linux 5.8: ring buffer.
     T2,
@@ -18,7 +18,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// Every tier, the least first.
+    /// Every tier, lowest first.
     pub const ALL: [Self; 5] = [Self::T0, Self::T1, Self::T2, Self::T3, Self::T4];
 
     /// `T0` to `T4`.

@@ -1,7 +1,7 @@
-//! Evidence on disk: one JSON object with the schema, a hash and the evidence, and a newline.
+//! Evidence on disk: one JSON object with the schema, a hash and the evidence, then a newline.
 //!
-//! `{"schema":2,"sha256":"…","evidence":{…}}`, where the hash is over the very bytes of the `evidence` value, so that a
-//! file that was cut off or changed by hand is found before anything is judged by it.
+//! `{"schema":2,"sha256":"…","evidence":{…}}`. The hash covers the exact bytes of the `evidence` value, so memgate
+//! detects a file that was cut off or edited before it judges by it.
 
 use std::{
     fmt::Write as _,
@@ -20,10 +20,10 @@ use sha2::{Digest, Sha256};
 
 use crate::whole as atomic_file;
 
-/// The schema of an evidence file that this memgate writes, and the only one that it reads.
+/// The schema version that this memgate writes, and the only one that it reads.
 pub const SCHEMA: u64 = 2;
 
-/// The largest evidence file that is written or read, bytes.
+/// The largest evidence file that memgate writes or reads, bytes.
 pub const MAX_BYTES: u64 = 1 << 30;
 
 const RECORD_AGAIN: &str = "Record it again with `memgate record`.";
@@ -95,11 +95,11 @@ fn encode_up_to(evidence: &Evidence, max_bytes: u64) -> Result<Vec<u8>> {
     ))
 }
 
-/// Writes an evidence file, whole or not at all. Missing parent directories are made.
+/// Writes an evidence file, whole or not at all. Makes missing parent directories.
 ///
 /// # Errors
-/// [`Error::Infrastructure`] at [`Stage::Output`] when the file cannot be written, a full disk for instance; no
-/// temporary file is left.
+/// [`Error::Infrastructure`] at [`Stage::Output`] when the file cannot be written, for example on a full disk. No
+/// temporary file is left behind.
 pub fn write(path: &Path, evidence: &Evidence) -> Result<()> {
     atomic_file::write(path, &encode(evidence)?).map_err(|error| {
         Error::infrastructure(
@@ -113,7 +113,7 @@ pub fn write(path: &Path, evidence: &Evidence) -> Result<()> {
 /// Reads an evidence file.
 ///
 /// # Errors
-/// [`Error::Input`] that names the file when it is missing, unreadable, larger than [`MAX_BYTES`], or refused by
+/// [`Error::Input`] with the file's name when it is missing, unreadable, larger than [`MAX_BYTES`], or refused by
 /// [`decode`].
 pub fn read(path: &Path) -> Result<Evidence> {
     let bytes = read_up_to(path, MAX_BYTES)?;
@@ -123,7 +123,7 @@ pub fn read(path: &Path) -> Result<Evidence> {
 fn read_up_to(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let mut bytes = Vec::new();
-    // The length is counted while reading: a pipe states none.
+    // The length is counted while reading, because a pipe does not state one.
     file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes) {
         return Ok(bytes);
@@ -149,21 +149,21 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
     }
 }
 
-/// The evidence in the bytes of an evidence file; `path` serves only to name it.
+/// The evidence in the bytes of an evidence file. `path` only names the file in errors.
 ///
 /// # Errors
-/// [`Error::Input`] when the bytes are empty, no JSON, cut off, of another schema, changed after they were written, or
-/// hold fields that this memgate does not know.
+/// [`Error::Input`] when the bytes are empty, not JSON, cut off, of another schema, changed after they were written, or
+/// contain fields that this memgate does not know.
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
     if bytes.is_empty() {
         return Err(refused(path, "is empty", RECORD_AGAIN));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| match error.error_len() {
         None => truncated(path),
-        Some(_) => refused(path, "is no JSON: it is not UTF-8", RECORD_AGAIN),
+        Some(_) => refused(path, "is not JSON: it is not UTF-8", RECORD_AGAIN),
     })?;
     check_schema(path, text)?;
-    // The newline is written last, so a file without it lost at least its end.
+    // The newline is written last, so a file without it has lost at least its end.
     if !text.ends_with('\n') {
         return Err(truncated(path));
     }
@@ -174,7 +174,7 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
     serde_json::from_str(wrapper.evidence.get()).map_err(|error| not_evidence(path, &error))
 }
 
-/// Comes before anything else is looked at: another schema may hold anything.
+/// This check comes first: a file of another schema can contain anything.
 fn check_schema(path: &Path, text: &str) -> Result<()> {
     let SchemaOnly { schema } = serde_json::from_str(text).map_err(|error| not_evidence(path, &error))?;
     match schema.cmp(&SCHEMA) {
@@ -193,8 +193,8 @@ fn check_schema(path: &Path, text: &str) -> Result<()> {
 fn not_evidence(path: &Path, error: &serde_json::Error) -> Error {
     match error.classify() {
         Category::Eof => truncated(path),
-        Category::Data => refused(path, format!("is no evidence of memgate: {error}"), RECORD_AGAIN),
-        Category::Syntax | Category::Io => refused(path, format!("is no JSON: {error}"), RECORD_AGAIN),
+        Category::Data => refused(path, format!("is not memgate evidence: {error}"), RECORD_AGAIN),
+        Category::Syntax | Category::Io => refused(path, format!("is not JSON: {error}"), RECORD_AGAIN),
     }
 }
 

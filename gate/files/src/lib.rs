@@ -1,4 +1,4 @@
-//! The files that memgate writes: their names, and evidence; each is there whole or not at all.
+//! The files that memgate writes: their names, and evidence. Each is written whole or not at all.
 #![forbid(unsafe_code)]
 
 pub mod evidence_file;

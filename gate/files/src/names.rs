@@ -1,4 +1,4 @@
-//! The names of the files that a run leaves: the one place that makes them and takes them apart.
+//! Makes and parses the names of the files that a run writes. No other code does.
 //!
 //! `SERVICE.OS-ARCH.runN.KIND`, such as `uaa.linux-amd64.run1.evidence.json` and `uaa.linux-amd64.run1.service.log`.
 
@@ -9,7 +9,7 @@ use std::{
 
 use memgate_evidence::platform::Platform;
 
-/// How the name of every evidence file ends.
+/// The end of every evidence file's name.
 pub const EVIDENCE: &str = ".evidence.json";
 
 /// The files of one run in a directory.
@@ -21,12 +21,12 @@ pub struct RunFiles {
 }
 
 impl RunFiles {
-    /// Those of this run of a service on a platform.
+    /// The files of this run of a service on a platform.
     pub fn of(directory: &Path, service: &str, platform: Platform, run: u32) -> Self {
         Self { directory: directory.to_path_buf(), stem: format!("{}{run}", prefix(service, platform)) }
     }
 
-    /// The file that holds the evidence.
+    /// The evidence file.
     pub fn evidence(&self) -> PathBuf {
         self.directory.join(format!("{}{EVIDENCE}", self.stem))
     }
@@ -36,7 +36,7 @@ impl RunFiles {
         self.directory.join(format!("{}.{kind}.log", self.stem))
     }
 
-    /// Whether a file of this name belongs to some run of the service on the platform.
+    /// Whether a file with this name belongs to some run of the service on the platform.
     pub fn are_of(name: &str, service: &str, platform: Platform) -> bool {
         name.starts_with(&prefix(service, platform))
     }
@@ -46,10 +46,11 @@ fn prefix(service: &str, platform: Platform) -> String {
     format!("{}.run", stem(service, platform))
 }
 
-/// What the names of all files of one service on one platform begin with: `uaa.linux-amd64`.
+/// The start of all file names of one service on one platform, such as `uaa.linux-amd64`.
 ///
-/// Different arguments give different names. Letters, digits, `-`, `_` and `.` of the service's name stay as they are,
-/// but for a leading `.`; every other byte becomes `%` and two hexadecimal digits, so that the name is one path component.
+/// Different arguments give different names. Letters, digits, `-`, `_` and `.` stay as they are, except for a leading
+/// `.`. Every other byte of the service's name becomes `%` and two hexadecimal digits. So the name is one path
+/// component.
 pub fn stem(service: &str, platform: Platform) -> String {
     let mut name = String::new();
     for (index, character) in service.char_indices() {
@@ -58,7 +59,7 @@ pub fn stem(service: &str, platform: Platform) -> String {
             name.push(character);
         } else {
             for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 let _ = write!(name, "%{byte:02X}");
             }
         }

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all.
+//! Writes files whole or not at all.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Writes a file so that a reader sees the old contents or the new ones, never a part: into a temporary file in the
-/// same directory, synced, then renamed. Missing parent directories are made; the mode is 0666 less the umask, so that
-/// a later step of a CI job that runs as another user can read it. A failure leaves no temporary file behind.
+/// Writes a file so that a reader sees either the old contents or the new ones, never a part. The contents go to a
+/// temporary file in the same directory, which is synced and renamed. Missing parent directories are made. The mode is
+/// 0666 less the umask, so that a later step of a CI job that runs as another user can read the file. A failure leaves
+/// no temporary file behind.
 ///
-/// A symbolic link is followed. What is no regular file, such as `/dev/stdout` or a pipe, is written in place:
-/// replacing it would break it for everybody else.
+/// Symbolic links are followed. Anything but a regular file, such as `/dev/stdout` or a pipe, is written in place,
+/// because replacing it would break it for other programs.
 pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
     write_with(path, |file| file.write_all(contents))
 }
@@ -34,7 +35,7 @@ fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::R
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(&directory)?;
     fill(file.as_file_mut())?;
-    // A file system that allocates late reports a full disk only here.
+    // A file system that allocates space late reports a full disk only here.
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
@@ -75,7 +76,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("report.json");
         write(&path, b"text").unwrap();
-        // The umask cannot be read without changing it for every thread, so a plain file tells what it leaves.
+        // Reading the umask requires changing it for every thread, so the mode of a plain file shows it instead.
         let plain = directory.path().join("plain");
         File::create(&plain).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions(), fs::metadata(&plain).unwrap().permissions());
@@ -113,14 +114,14 @@ mod tests {
         assert_eq!(names(directory.path()), ["file"]);
     }
 
-    // A pipe of the test's own stands for every special file: were this to fail on a device of the machine, a test run
-    // as root would replace the device.
+    // The test's own pipe stands for every special file. If the test used a device and failed as root, it would replace
+    // the device.
     #[test]
     fn special_files_are_written_and_not_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pipe");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // On Linux a pipe that is opened for both ways does not wait for its other end.
+        // On Linux, opening a pipe for both reading and writing does not block.
         let mut pipe = OpenOptions::new().read(true).write(true).open(&path).unwrap();
         write(&path, b"text").unwrap();
         assert!(fs::metadata(&path).unwrap().file_type().is_fifo());

@@ -1,20 +1,20 @@
-//! Files in which anything may have been changed.
+//! Files that may be changed anywhere.
 //!
-//! An input is not a file but a list of changes to one. An executable has more than a megabyte, almost all of it code that
-//! nothing reads; a change names a section and a place in it, so that what is read is what is changed.
+//! An input is a list of changes to a file and not a file itself. An executable has more than a megabyte, and almost
+//! all of it is code that nothing reads. A change names a section and a place in it, so it changes what is read.
 
 use std::{ops::Range, path::PathBuf};
 
 use object::{Object as _, ObjectSection as _};
 
-/// A file as it was built.
+/// A file as built.
 pub(crate) struct Original {
     pub(crate) bytes: Vec<u8>,
     /// The parts of the file that changes choose from.
     parts: Vec<Range<usize>>,
 }
 
-/// The start of the file, with its headers; the other parts are its sections but the code.
+/// The start of the file, with its headers. The other parts are its sections, except for the code.
 const HEADERS: Range<usize> = 0..0x400;
 
 /// The files in the directory that an environment variable names, in order.

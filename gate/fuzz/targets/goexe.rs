@@ -1,9 +1,10 @@
-//! Reads Go executables in which anything may have been changed, and asks them everything. It has found something when a
-//! panic, a hang or an excess of memory ends it.
+//! Reads damaged Go executables and queries everything about them. A panic, a hang or excessive memory use is a
+//! finding.
 //!
-//! An input is the number of an executable, and changes to it.
+//! An input is the number of an executable, followed by changes to it.
 //!
-//! `MEMGATE_FUZZ_EXECUTABLES` names a directory with the executables; the minor version of Go must end their names: `pie-1.27`.
+//! `MEMGATE_FUZZ_EXECUTABLES` names a directory with the executables. Their names must end in the minor version of Go,
+//! such as `pie-1.27`.
 #![no_main]
 
 mod damage;
@@ -17,7 +18,7 @@ use damage::Original;
 use libfuzzer_sys::fuzz_target;
 use memgate_goexe::{FunctionTable, GoExe};
 
-/// An executable as it was built.
+/// An executable as built.
 struct Executable {
     original: Original,
     go_minor: u32,
@@ -35,7 +36,7 @@ impl Executable {
 
 fn ask(table: &FunctionTable) {
     let functions = table.functions().count();
-    // The more there are, the fewer of them are asked about.
+    // At most 64 functions are queried.
     let step = functions / 64 + 1;
     for function in table.functions().step_by(step) {
         assert!(table.named(function.name).is_some(), "{} is found by its name", function.name);
@@ -60,7 +61,8 @@ fuzz_target!(|input: &[u8]| {
     {
         ask(&table);
     }
-    // All that is read of an executable before it is run: build information, DWARF, variables, call sites, the plan of probes.
+    // Everything that memgate reads from an executable before it runs: build information, DWARF, variables, call sites,
+    // the plan of probes.
     if let Ok(exe) = GoExe::from_bytes(Path::new("fuzzed"), &bytes) {
         let _ = (exe.runtime.losses(), memgate_goexe::probes::plan(&exe, false));
     }

@@ -1,8 +1,8 @@
-//! Unwinds stacks through native modules in which anything may have been changed: their headers, call frame information,
-//! symbols and DWARF. It has found something when a panic, a hang or an excess of memory ends it.
+//! Unwinds stacks through native modules with damaged headers, call frame information, symbols and DWARF. A panic, a
+//! hang or excessive memory use is a finding.
 //!
-//! An input is the number of a module, the number of a platform, where a thread stands in it, and changes to the module. The module
-//! lies in a file that this process is said to have mapped.
+//! An input is the number of a module, the number of a platform, the position of a thread in the module, and changes to
+//! the module. The module is in a file that this process claims to have mapped.
 //!
 //! `MEMGATE_FUZZ_MODULES` names a directory with the modules.
 #![no_main]
@@ -23,14 +23,14 @@ use memgate_evidence::platform::Platform;
 use object::{Object as _, ObjectSymbol as _};
 use procfs::process::{MMPermissions, MMapExtension, MMapPath, MemoryMap};
 
-/// Where the module is said to be mapped.
+/// The address at which the module claims to be mapped.
 const START: u64 = 0x7f00_0000_0000;
-/// The stack of the thread, and of the goroutine that called it.
+/// The stacks of the thread and of the goroutine that called it.
 const STACKS: [u64; 2] = [0x7ffd_0000_0000, 0xc000_0000_0000];
 
 struct Module {
     original: Original,
-    /// Addresses of its functions in the process, with places in them.
+    /// The addresses of its functions in the process, and places within them.
     places: Vec<u64>,
 }
 
@@ -53,7 +53,7 @@ static MODULES: LazyLock<Vec<Module>> = LazyLock::new(|| {
     damage::files("MEMGATE_FUZZ_MODULES").iter().map(read).collect()
 });
 
-/// The file that the damaged module lies in.
+/// The file that contains the damaged module.
 static FILE: LazyLock<Mutex<tempfile::NamedTempFile>> =
     LazyLock::new(|| Mutex::new(tempfile::NamedTempFile::new().expect("a temporary file")));
 
@@ -80,7 +80,7 @@ fuzz_target!(|input: &[u8]| {
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&bytes)).expect("the module is written");
     let mut unwinder = Unwinder::new(std::process::id().cast_signed(), platform);
     unwinder.refresh(&[mapping(file, &path, 1 << 20)]);
-    // Return addresses and addresses of the stacks, in turn.
+    // Return addresses and stack addresses, alternating.
     let at = |index: usize| module.places[index % module.places.len()];
     let words = |stack: u64| -> Vec<u8> {
         let word =

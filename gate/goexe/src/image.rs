@@ -1,4 +1,4 @@
-//! The executable as it lies in memory: code, and where writable variables are.
+//! The executable in memory: its code, and the places of writable variables.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ pub(super) struct Image {
     pub(super) position_independent: bool,
     pub(super) segments: Vec<Range<u64>>,
     text: Vec<Text>,
-    /// Sections of the writable variables, bss included.
+    /// Sections of the writable variables, including bss.
     variables: Vec<Range<u64>>,
 }
 
@@ -41,18 +41,18 @@ impl Image {
         })
     }
 
-    /// The code in this range of addresses; `None` where it does not lie in one executable section.
+    /// The code in this range of addresses; `None` if the range does not lie in one executable section.
     pub(super) fn code(&self, addresses: &Range<u64>) -> Option<&[u8]> {
         let text = self.text.iter().find(|text| text.offset(addresses.start).is_some())?;
         text.bytes.get(text.offset(addresses.start)?..)?.get(..length(addresses)?)
     }
 
-    /// Where the code at this address lies in the file, which is what a uprobe is attached by.
+    /// The file offset of the code at this address. A uprobe is attached by this offset.
     pub(super) fn file_offset(&self, address: u64) -> Option<u64> {
         self.text.iter().find_map(|text| u64::try_from(text.offset(address)?).ok()?.checked_add(text.file_offset))
     }
 
-    /// Whether `size` bytes of writable variables lie there.
+    /// Whether `size` bytes of writable variables lie at this address.
     pub(super) fn holds_variable(&self, address: u64, size: u64) -> bool {
         let end = address.checked_add(size);
         self.variables.iter().any(|range| range.start <= address && end.is_some_and(|end| end <= range.end))
@@ -68,7 +68,7 @@ impl Image {
 }
 
 impl Text {
-    /// Where the address lies in the section.
+    /// The offset of the address in the section.
     fn offset(&self, address: u64) -> Option<usize> {
         let offset = usize::try_from(address.checked_sub(self.address)?).ok()?;
         (offset < self.bytes.len()).then_some(offset)
@@ -91,7 +91,7 @@ fn platform_of(file: &object::File<'_>) -> Result<Platform, String> {
         Architecture::X86_64 => Ok(Platform::LinuxAmd64),
         Architecture::Aarch64 => Ok(Platform::LinuxArm64),
         Architecture::LoongArch64 => Ok(Platform::LinuxLoong64),
-        other => Err(format!("built for {other:?}; memgate knows amd64, arm64 and loong64")),
+        other => Err(format!("built for {other:?}; memgate supports amd64, arm64 and loong64")),
     }
 }
 

@@ -1,7 +1,8 @@
-//! What a Go executable tells about itself: version, settings, functions, and where the runtime keeps what memgate reads.
+//! The facts about a Go executable: version, settings, functions, and where the runtime stores what memgate reads.
 //!
-//! Any Go executable will do: plain, position-independent, stripped, linked with C. What cannot be known is stated signal by
-//! signal in [`Runtime`], with the reason; an executable that Go did not build has no signal of the runtime at all.
+//! Any Go executable is accepted: plain, position-independent, stripped, linked with C. [`Runtime`] lists for each
+//! group of signals what is unknown, with the reason. An executable that Go did not build has no signals of the runtime
+//! at all.
 
 pub mod arch;
 mod buildinfo;
@@ -45,7 +46,7 @@ use offsets::Offsets;
 
 use crate::arch::ArgumentLocation;
 
-/// The largest executable that is read, bytes.
+/// The largest executable that memgate reads, bytes.
 const MAXIMUM_BYTES: u64 = 1 << 30;
 
 /// A field of a structure: offset and size in bytes.
@@ -59,41 +60,41 @@ pub struct Field {
 
 /// An executable.
 pub struct GoExe {
-    /// Where it lies.
+    /// Its path.
     pub path: PathBuf,
-    /// What it was built for.
+    /// The platform that it was built for.
     pub platform: Platform,
-    /// How Go built it; `None` if it did not.
+    /// Its build information; `None` if Go did not build it.
     pub build: Option<BuildInfo>,
-    /// Whether it is position-independent, so that its addresses are relative to where it is loaded.
+    /// Whether it is position-independent. If so, its addresses are relative to the load address.
     pub position_independent: bool,
-    /// Virtual address ranges of its loadable segments, bss included.
+    /// Virtual address ranges of its loadable segments, including bss.
     pub segments: Vec<std::ops::Range<u64>>,
-    /// The loader and the libraries that it needs where it is started, as it names them; or why that is not known.
+    /// The loader and the libraries that it needs, as it names them, or why they are not known.
     pub needs: Result<Vec<String>, String>,
-    /// What is known of its Go runtime, a group of signals at a time.
+    /// The facts about its Go runtime, one group of signals at a time.
     pub runtime: Runtime,
-    /// The file that it was read from; `None` where it was read from bytes.
+    /// The file that it was read from; `None` if it was read from bytes.
     pub file: Option<FileIdentity>,
-    /// Its table of functions, by which addresses get names; or why there is none, for a person.
+    /// Its function table, which gives names to addresses, or why there is none, as text for people.
     pub function_table: Result<Arc<FunctionTable>, String>,
     code: Code,
     offsets: Offsets,
     globals: Globals,
 }
 
-/// Which file an executable was read from, and in which state it was.
+/// Identifies the file of an executable and its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
     device: u64,
     inode: u64,
     length: u64,
-    /// Time of the last change of its contents, s and ns.
+    /// The time of the last change of its contents, s and ns.
     modified: (i64, i64),
 }
 
 impl FileIdentity {
-    /// The identity of the file with these metadata.
+    /// The identity of the file with this metadata.
     pub fn of(metadata: &std::fs::Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -112,24 +113,25 @@ pub enum GoExeError {
     Read {
         /// The executable.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It is not an executable that memgate knows how to measure.
+    /// It is not an executable that memgate can measure.
     #[error("{path}: {reason}", path = .path.display())]
     Unfit {
         /// The executable.
         path: PathBuf,
-        /// What is wrong with it and what to do.
+        /// What is wrong and what to do.
         reason: String,
     },
 }
 
 impl GoExe {
-    /// Reads an executable. That Go did not build it, or a version that memgate does not know, is no error: see [`Runtime`].
+    /// Reads an executable. If Go did not build it, or memgate does not know its version, that is not an error: see
+    /// [`Runtime`].
     ///
     /// # Errors
-    /// When it cannot be read or is not an ELF executable for a platform that memgate knows.
+    /// When it cannot be read or is not an ELF executable for a supported platform.
     pub fn open(path: &Path) -> Result<Self, GoExeError> {
         let failed = |source| GoExeError::Read { path: path.to_owned(), source };
         let mut file = std::fs::File::open(path).map_err(failed)?;
@@ -143,7 +145,7 @@ impl GoExe {
         Ok(Self { file: Some(FileIdentity::of(&metadata)), ..Self::from_bytes(path, &bytes)? })
     }
 
-    /// Reads an executable from its bytes; `path` is where it is said to lie.
+    /// Reads an executable from its bytes. `path` only names it.
     ///
     /// # Errors
     /// As [`GoExe::open`].
@@ -157,7 +159,7 @@ impl GoExe {
         let build = BuildInfo::read(&file);
         let minor = build.as_ref().and_then(BuildInfo::minor);
         let version = build.as_ref().map_or("no Go", |build| &build.version);
-        // What Go did not build has nothing that is worth looking for.
+        // An executable that Go did not build needs no further search.
         let dwarf = if build.is_some() { Structures::read(&file) } else { Ok(Structures::default()) };
         let offsets = Offsets::new(dwarf, build.as_ref().and_then(BuildInfo::table), image.platform, version);
         let function_table = match minor {
@@ -184,19 +186,19 @@ impl GoExe {
         Ok(exe)
     }
 
-    /// Reads what the executable itself does not tell from its twin: the same program, built with symbols and DWARF.
+    /// Reads missing facts from the executable's twin: the same program, built with symbols and DWARF.
     ///
-    /// `go build` writes the flags for the linker into the executable, so that other flags move its data and change its code.
-    /// The twin of one built with `-ldflags=-s -w` is built with `-ldflags=-a -a`: `-a` does nothing, and is as long.
+    /// `go build` writes the linker flags into the executable, so other flags move its data and change its code. The
+    /// twin of an executable built with `-ldflags=-s -w` must be built with `-ldflags=-a -a`: `-a` does nothing and has
+    /// the same length.
     ///
     /// # Errors
-    /// When the twin cannot be read, or its code is not the same byte for byte, so that its addresses need not hold.
+    /// When the twin cannot be read, or when its code is not identical, so that its addresses may be wrong.
     pub fn with_twin(mut self, twin: &Path) -> Result<Self, GoExeError> {
         let other = Self::open(twin)?;
         let version = |exe: &Self| exe.build.as_ref().map(|build| build.version.clone());
         if !self.code.image.same_code(&other.code.image) || version(&self) != version(&other) {
-            let reason =
-                format!("its code differs from that of {}, so that addresses do not hold there", self.path.display());
+            let reason = format!("its code differs from that of {}, so addresses do not match", self.path.display());
             return Err(GoExeError::Unfit { path: twin.to_owned(), reason });
         }
         (self.offsets, self.globals) = (other.offsets, other.globals);
@@ -205,17 +207,17 @@ impl GoExe {
         Ok(self)
     }
 
-    /// The version of Go that built it, `go1.27.3`, for a person.
+    /// The Go version that built it, such as `go1.27.3`, for people.
     pub fn version(&self) -> &str {
         self.build.as_ref().map_or("not built by Go", |build| &build.version)
     }
 
-    /// The minor version of Go: 27 of Go 1.27.3.
+    /// The minor version of Go, such as 27 for Go 1.27.3.
     pub fn minor(&self) -> Option<u32> {
         self.build.as_ref().and_then(BuildInfo::minor)
     }
 
-    /// The calls of `callee` in the function `caller`, both of the package `runtime`, in order of address.
+    /// The calls of `callee` in the function `caller`, in order of address. Both are in the package `runtime`.
     pub fn call_sites(&self, caller: &str, callee: &str) -> Vec<CallSite> {
         let calls = self.code.calls_of(callee).into_iter();
         calls.filter(|(name, _)| *name == caller).map(|(_, site)| site).collect()
@@ -226,13 +228,13 @@ impl GoExe {
         self.code.calls_of(callee).into_iter().map(|(_, site)| site).collect()
     }
 
-    /// Where a Go function of this executable finds its integer argument `index` at a call instruction; `None` where that is
-    /// not known.
+    /// Where a Go function of this executable finds its integer argument `index` at a call instruction; `None` if that
+    /// is not known.
     pub fn argument(&self, index: usize) -> Option<ArgumentLocation> {
         arch::argument(self.platform, self.minor()?, index)
     }
 
-    /// What a probe on the instruction at this address costs; `None` where there is no code.
+    /// The cost of a probe on the instruction at this address; `None` if there is no code.
     pub fn probed(&self, address: u64) -> Option<arch::Probed> {
         self.code.probed(address)
     }
@@ -240,7 +242,7 @@ impl GoExe {
     /// The address of one of the runtime's variables, or why it is not known.
     ///
     /// # Errors
-    /// With the reason, for a person.
+    /// The reason, as text for people.
     pub fn global(&self, global: Global) -> Result<u64, String> {
         self.globals.address(global)
     }
@@ -248,20 +250,21 @@ impl GoExe {
     /// A field of one of the runtime's structures; see [`FIELDS`].
     ///
     /// # Errors
-    /// With the reason, for a person.
+    /// The reason, as text for people.
     pub fn field(&self, name: &str, path: &str) -> Result<Field, String> {
         self.offsets.field(name, path)
     }
 
-    /// The address of a variable as the code tells it, as for an executable without symbols.
+    /// The address of a variable as discovered in the code, as for an executable without symbols.
     ///
     /// # Errors
-    /// With the reason, for a person.
+    /// The reason, as text for people.
     pub fn discovered(&self, global: Global) -> Result<u64, String> {
         Discovery::new(&self.code, &self.offsets).find(global)
     }
 
-    /// A field as the executable's own DWARF has it; `None` where it has no DWARF, or its runtime no such field.
+    /// A field from the executable's own DWARF; `None` if the executable has no DWARF, or its runtime has no such
+    /// field.
     pub fn dwarf_field(&self, name: &str, path: &str) -> Option<Field> {
         self.offsets.in_dwarf(name, path)
     }

@@ -1,7 +1,8 @@
-//! Offsets of the fields of the runtime's structures: from DWARF, else from a table by Go version.
+//! Offsets of the fields of the runtime's structures, from DWARF or else from a table by Go version.
 //!
-//! The table, `offsets.txt`, is what the DWARF of executables built by each version says; a test in `gate/memgate/tests/goexe.rs` holds
-//! it against them on every architecture, where they are alike, and writes it anew with `MEMGATE_WRITE_OFFSETS=1`.
+//! The table, `offsets.txt`, comes from the DWARF of executables built by each version. A test in
+//! `gate/memgate/tests/goexe.rs` compares it with them on every architecture, and writes it anew with
+//! `MEMGATE_WRITE_OFFSETS=1`.
 
 use std::{ops::RangeInclusive, sync::LazyLock};
 
@@ -9,14 +10,15 @@ use memgate_evidence::platform::Platform;
 
 use super::{Field, dwarf::Structures};
 
-/// `runtime.g.goid 1.21-1.22 152 8`: the path of a field, versions, offset and size in bytes; then the platform, where they
-/// are not alike.
+/// `runtime.g.goid 1.21-1.22 152 8`: the path of a field, versions, offset and size in bytes. If platforms differ, the
+/// platform follows.
 const TABLE: &str = include_str!("offsets.txt");
 
-/// What memgate reads of the runtime's structures: the structure, and the path to the field in it; no path for the whole.
+/// The fields that memgate reads: the structure, and the path to the field in it. An empty path means the whole
+/// structure.
 ///
-/// Not every version has every field. The sizes of `gcControllerState`, `mstats` and `schedt` are not here: they differ between
-/// the architectures, which pad them to cache lines of other lengths.
+/// Not every version has every field. The sizes of `gcControllerState`, `mstats` and `schedt` are missing here: they
+/// differ between architectures, which pad them to cache lines of different lengths.
 pub const FIELDS: &[(&str, &str)] = &[
     ("runtime.gcControllerState", "totalAlloc"),
     ("runtime.gcControllerState", "heapLive"),
@@ -99,13 +101,13 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("runtime.memRecordCycle", "free_bytes"),
 ];
 
-/// Where offsets come from.
+/// The sources of offsets.
 pub(super) struct Offsets {
     dwarf: Structures,
-    /// The version of Go whose table holds; `None` where it is unknown or its structures may be others.
+    /// The version of Go whose table applies; `None` if the version is unknown or its structures may differ.
     table: Option<u32>,
     platform: Platform,
-    /// For a person: why what is not found is not known.
+    /// Why missing offsets are not known, as text for people.
     lacking: String,
 }
 
@@ -129,7 +131,7 @@ impl Offsets {
         Self { dwarf, table, platform, lacking }
     }
 
-    /// The field at `path` in the structure `name`; the structure itself for an empty path.
+    /// The field at `path` in the structure `name`, or the structure itself for an empty path.
     pub(super) fn field(&self, name: &str, path: &str) -> Result<Field, String> {
         let found = if self.dwarf.has(name) {
             self.in_dwarf(name, path)
@@ -139,7 +141,7 @@ impl Offsets {
         found.ok_or_else(|| format!("`{name}{}{path}`: {}", if path.is_empty() { "" } else { "." }, self.lacking))
     }
 
-    /// The field as the DWARF has it.
+    /// The field from the DWARF.
     pub(super) fn in_dwarf(&self, name: &str, path: &str) -> Option<Field> {
         self.dwarf.field(name, path.split('.').filter(|member| !member.is_empty()))
     }
@@ -173,7 +175,7 @@ fn in_table(table: &str, minor: u32, platform: Platform, name: &str, path: &str)
         }
         let holds = range(words.next()?)?.contains(&minor);
         let field = Field { offset: words.next()?.parse().ok()?, size: words.next()?.parse().ok()? };
-        // What follows is the platform, where they differ.
+        // The platform follows, if platforms differ.
         let here = words.next().is_none_or(|other| other == platform.to_string());
         (holds && here).then_some(field)
     })

@@ -1,28 +1,28 @@
-//! The probe planner: which instruction each BPF program goes on, and what that costs the service.
+//! The probe planner: the instruction for each BPF program, and the cost of the probe for the service.
 //!
-//! Pure: reads an executable and plans. `memgate doctor --probes` prints the plan, the collectors carry it out. An instruction
-//! that the kernel single-steps costs 10 to 22 µs a hit in a virtual machine where an emulated one costs half a microsecond; no
-//! probe goes on one unless that is asked for.
+//! Pure: reads an executable and plans. `memgate doctor --probes` prints the plan, and the collectors carry it out. In
+//! a virtual machine, a single-stepped instruction costs 10 to 22 µs a hit and an emulated one half a microsecond. So
+//! memgate puts no probe on a single-stepped instruction unless the user asks for it.
 
 use crate::{
     CallSite, Fact, GoExe, MmapSite,
     arch::{ProbeCost, Probed, probes_stay},
 };
 
-/// A probe and what it costs.
+/// A probe and its cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// The BPF program.
     pub program: &'static str,
-    /// What it is put on, for a person: `call of runtime.mmap`.
+    /// Its place for people, such as `call of runtime.mmap`.
     pub place: &'static str,
     /// Virtual address of the instruction in the file.
     pub address: u64,
     /// Its offset in the file, bytes.
     pub file_offset: u64,
-    /// The instruction's name: `call`.
+    /// The instruction's name, such as `call`.
     pub mnemonic: String,
-    /// How the kernel executes it under a probe.
+    /// How the kernel executes the instruction under a probe.
     pub cost: ProbeCost,
 }
 
@@ -31,56 +31,52 @@ pub struct Probe {
 pub struct SignalPlan {
     /// The signal.
     pub signal: ProbedSignal,
-    /// The probes; or why there are none, for a person.
+    /// The probes, or why there are none, as text for people.
     pub probes: Fact<Vec<Probe>>,
 }
 
-/// The signals that come from probes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ProbedSignal {
+/// Makes [`ProbedSignal`] from a row for each signal.
+macro_rules! probed_signals {
+    ($( #[doc = $sentence:literal] $signal:ident { name: $name:literal, exactness: $exactness:literal } )+) => {
+        /// The signals that come from probes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ProbedSignal {
+            $( #[doc = $sentence] $signal, )+
+        }
+
+        impl ProbedSignal {
+            /// Every signal, in the order of the evidence.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$signal),+];
+
+            /// Its name in the evidence.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$signal => $name,)+ }
+            }
+
+            /// What it provides.
+            pub const fn exactness(self) -> &'static str {
+                match self { $(Self::$signal => $exactness,)+ }
+            }
+        }
+    };
+}
+
+probed_signals! {
     /// `gc_pauses` and `other_pauses`.
-    Pauses,
+    Pauses { name: "gc_pauses, other_pauses", exactness: "every pause, in the runtime's own nanoseconds" }
     /// `world_stops`.
-    WorldStops,
+    WorldStops { name: "world_stops", exactness: "every stop of the world, with its reason and its hidden tail" }
     /// `live_heap`.
-    LiveHeap,
-    /// `mmap_latency`, and the ranges that `offheap` leaves out.
-    Mappings,
+    LiveHeap { name: "live_heap", exactness: "every GC cycle" }
+    /// `mmap_latency`, and the ranges that `offheap` excludes.
+    Mappings { name: "mmap_latency, offheap", exactness: "every mapping that the runtime makes" }
     /// `alloc_samples`.
-    AllocSamples,
+    AllocSamples { name: "alloc_samples", exactness: "every allocation that the runtime samples" }
     /// `span_refills`.
-    SpanRefills,
+    SpanRefills { name: "span_refills", exactness: "every refill in windows of the measuring phase" }
 }
 
 impl ProbedSignal {
-    /// Every one, in the order of the evidence.
-    pub const ALL: [Self; 6] =
-        [Self::Pauses, Self::WorldStops, Self::LiveHeap, Self::Mappings, Self::AllocSamples, Self::SpanRefills];
-
-    /// Its name in the evidence.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pauses => "gc_pauses, other_pauses",
-            Self::WorldStops => "world_stops",
-            Self::LiveHeap => "live_heap",
-            Self::Mappings => "mmap_latency, offheap",
-            Self::AllocSamples => "alloc_samples",
-            Self::SpanRefills => "span_refills",
-        }
-    }
-
-    /// What it gives.
-    pub const fn exactness(self) -> &'static str {
-        match self {
-            Self::Pauses => "every pause, in the runtime's own nanoseconds",
-            Self::WorldStops => "every stop of the world, with its reason and its hidden tail",
-            Self::LiveHeap => "every GC cycle",
-            Self::Mappings => "every mapping that the runtime makes",
-            Self::AllocSamples => "every allocation that the runtime samples",
-            Self::SpanRefills => "every refill in windows of the measuring phase",
-        }
-    }
-
     fn sites(self, exe: &GoExe) -> Fact<Vec<(&'static str, &'static str, CallSite)>> {
         let runtime = &exe.runtime;
         let one = |program, place, site: &CallSite| (program, place, *site);
@@ -92,7 +88,7 @@ impl ProbedSignal {
             Self::WorldStops => {
                 let starts = runtime.world_starts.as_ref().map_err(Clone::clone)?;
                 if starts.reason.is_none() {
-                    return Err("Go 1.21 does not tell startTheWorldWithSema why the world was stopped".to_owned());
+                    return Err("Go 1.21 does not pass the reason for a stop to startTheWorldWithSema".to_owned());
                 }
                 starts.sites.iter().map(|(_, site)| one("world_start", "call of startTheWorldWithSema", site)).collect()
             }
@@ -115,7 +111,7 @@ impl ProbedSignal {
                 vec![one("alloc_sample", "call of setprofilebucket", &samples.site)]
             }
             Self::SpanRefills => {
-                // These alone are there in windows.
+                // Only these probes are attached in windows.
                 if let Some(reason) = probes_stay(exe.platform) {
                     return Err(reason.to_owned());
                 }
@@ -152,7 +148,7 @@ fn plan_probe(
     let Probed { cost, mnemonic } = instruction.ok_or_else(unreadable)?;
     if cost == ProbeCost::SingleStepped && !force {
         return Err(format!(
-            "the kernel would single-step `{mnemonic}` at {address:#x}, the {place}, at 10 to 22 µs a hit; `--force-probes` puts the probe there all the same"
+            "the kernel would single-step `{mnemonic}` at {address:#x}, the {place}, at 10 to 22 µs a hit; `--force-probes` puts the probe there anyway"
         ));
     }
     Ok(Probe { program, place, address, file_offset, mnemonic, cost })
@@ -160,7 +156,18 @@ fn plan_probe(
 
 #[cfg(test)]
 mod tests {
+    use memgate_evidence::Signals;
+
     use super::*;
+
+    #[test]
+    fn probed_signals_have_the_names_of_the_evidence() {
+        let signals = Signals::default();
+        let known = signals.provenance().map(|signal| signal.name);
+        for name in ProbedSignal::ALL.iter().flat_map(|signal| signal.name().split(", ")) {
+            assert!(known.contains(&name), "{name}");
+        }
+    }
 
     #[test]
     fn an_instruction_that_is_single_stepped_is_refused_unless_forced() {

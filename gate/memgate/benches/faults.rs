@@ -1,7 +1,8 @@
-//! How soon each fault of a guest is found, and whether it ends as it must: `cargo xtask bench faults` runs this.
+//! Measures how soon memgate notices each fault of a guest, and whether the guest ends as it must. `cargo xtask bench
+//! faults` runs this.
 //!
-//! The faults are those of the tests. A table in Markdown is printed; where one ended otherwise than it must, that is said on stderr and the
-//! exit code is 1.
+//! The faults are those of the tests. The benchmark prints a table in Markdown. If a fault ends otherwise than it must,
+//! stderr says so and the exit code is 1.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -11,23 +12,23 @@ mod common;
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::faults::{FAULTS, Fault};
+use common::faults::{FAULTS, Fault, SOON};
 use statrs::statistics::{Data, Max, Median};
 
 #[derive(Parser)]
 struct Options {
-    /// How many times each fault is brought about.
+    /// How many times to cause each fault.
     #[arg(long, default_value_t = 20)]
     times: u32,
-    /// The faults whose names hold this, alone.
+    /// Only the faults whose names contain this.
     #[arg(long, default_value = "")]
     only: String,
-    /// What cargo passes to every benchmark.
+    /// Cargo passes this to every benchmark.
     #[arg(long)]
     bench: bool,
 }
 
-/// What came of one fault.
+/// The results of one fault.
 struct Row {
     codes: Vec<String>,
     late: Vec<f64>,
@@ -52,7 +53,7 @@ impl Row {
     fn of(fault: &Fault, times: u32) -> Self {
         let mut row = Self { codes: Vec::new(), late: Vec::new(), right: 0 };
         for time in 1..=times {
-            let outcome = fault.bring();
+            let outcome = fault.bring(SOON);
             row.codes.push(outcome.code.map_or_else(|| "signal".to_owned(), |code| code.to_string()));
             row.late.extend(outcome.late);
             row.right += u32::from(outcome.wrong.is_empty());

@@ -1,4 +1,5 @@
-//! How long guests take to boot and to be resumed, until their agent waits for work: `cargo xtask bench guests` runs this.
+//! Measures how long guests take to boot and to resume, until their agent waits for work. `cargo xtask bench guests`
+//! runs this.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -12,13 +13,13 @@ use statrs::statistics::{Data, Max, Median, Min};
 
 #[derive(Parser)]
 struct Options {
-    /// How many guests are booted, and how many resumed.
+    /// How many guests to boot, and how many to resume.
     #[arg(long, default_value_t = 30)]
     times: u32,
-    /// Whose guests.
+    /// The platforms of the guests.
     #[arg(long, default_values = Platform::ALL.map(Platform::name))]
     platform: Vec<Platform>,
-    /// What cargo passes to every benchmark.
+    /// Cargo passes this to every benchmark.
     #[arg(long)]
     bench: bool,
 }
@@ -34,7 +35,7 @@ fn main() {
             let guests = Guests::prepare(platform, &PlatformOptions::default(), snapshots, &mut say);
             guests.unwrap_or_else(|error| panic!("{error}"))
         });
-        // The first one is booted, and saved.
+        // The first guest boots and is saved.
         runtime.block_on(start(&resumed));
         let [mut boots, mut resumes] = [(); 2].map(|()| Vec::new());
         for _ in 0..options.times {
@@ -45,7 +46,7 @@ fn main() {
     }
 }
 
-/// Starts a guest and ends it; how long it took until its agent had begun, s.
+/// Starts a guest and ends it. Returns how long it took until its agent began, s.
 async fn start(guests: &Guests) -> f64 {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let before = Instant::now();

@@ -1,7 +1,7 @@
-//! By how much what is counted varies between runs of a healthy service: `cargo xtask bench variation` runs this.
+//! Measures how much the counts vary between runs of a healthy service. `cargo xtask bench variation` runs this.
 //!
-//! The service is `uaa` of the repository's memgate.yaml, with shorter phases; each run is a fresh process, in a fresh guest where the
-//! platform is not the host's.
+//! The service is `uaa` of the repository's memgate.yaml, with shorter phases. Each run is a fresh process, in a fresh
+//! guest if the platform is not the host's.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -23,13 +23,13 @@ use statrs::statistics::{Data, Distribution, Max, Median, Min};
 
 #[derive(Parser)]
 struct Options {
-    /// How many runs on each platform.
+    /// The number of runs on each platform.
     #[arg(long, default_value_t = 30)]
     times: u32,
     /// The platforms.
     #[arg(long, default_values = Platform::ALL.map(Platform::name))]
     platform: Vec<Platform>,
-    /// What cargo passes to every benchmark.
+    /// Cargo passes this to every benchmark.
     #[arg(long)]
     bench: bool,
 }
@@ -50,7 +50,7 @@ fn main() {
 /// The most runs that one `memgate record` makes.
 const MOST_RUNS: u32 = 20;
 
-/// What each run measured. A run in which a metric has no figure adds none.
+/// The figures of each run. A run in which a metric has no figure adds none.
 fn figures(platform: Platform, times: u32) -> BTreeMap<Metric, Vec<f64>> {
     let yaml = fs::read_to_string(repository().join("memgate.yaml")).expect("the example");
     let with = |yaml: String, from: &str, to: &str| {
@@ -89,7 +89,7 @@ fn row(figures: &[f64], unit: Unit) -> String {
     let told = [data.median(), Min::min(&data), Max::max(&data)].map(|figure| units::format(figure, unit));
     let [median, least, most] = if runs == 0 { Default::default() } else { told };
     let spread = data.std_dev().zip(data.mean()).filter(|(_, mean)| *mean > 0.0);
-    // A slope about nothing has no scale of its own.
+    // A slope near zero has no scale of its own.
     let spread = spread
         .filter(|_| unit != Unit::BytesPerMinute)
         .map_or_else(|| "-".to_owned(), |(deviation, mean)| format!("{:.2}", 100.0 * deviation / mean));

@@ -1,4 +1,4 @@
-//! Which of QEMU's architectures the guests of a platform have.
+//! Which of QEMU's architectures each platform's guests have.
 
 use memgate_evidence::platform::Platform;
 use memgate_qemu::architecture::Architecture;

@@ -1,4 +1,4 @@
-//! `memgate image boot`: a guest for a person, with a console, or for one command.
+//! `memgate image boot`: runs a shell or one command in a guest.
 
 use std::{
     io::Write as _,
@@ -26,29 +26,30 @@ use crate::{
     prepare::make_directory,
 };
 
-/// How long a guest may take to switch itself off, before it is ended.
+/// How long a guest may take to switch itself off before memgate ends it.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Nobody tells when a person who looks around has done with a guest.
+/// Nobody can know how long a person needs a shell.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A guest for a person: the image and the machine of a check, and a shell.
+/// A guest for a person: the image and the machine that a check uses, with a shell.
 #[derive(Debug)]
 pub struct Booth {
     start: Start,
-    /// Its files stay while this lives.
+    /// Keeps its files in place until it is dropped.
     _image: image::Image,
-    /// And so does this.
+    /// Keeps the console's files in place until it is dropped.
     _shelled: Shelled,
     words: Vec<String>,
 }
 
 impl Booth {
-    /// Makes what the guest starts from, where it is not in the cache. `words` are the command; a shell on this terminal where there
-    /// are none. The console is kept in `out`.
+    /// Makes the image that the guest starts from, unless it is in the cache. `words` are the command; if there are
+    /// none, the guest runs a shell on this terminal. memgate keeps the console's log in `out`.
     ///
     /// # Errors
-    /// When not exactly one platform is named, there is neither a command nor a terminal, or something cannot be made.
+    /// When not exactly one platform is named, when there is neither a command nor a terminal, or when the image cannot
+    /// be made.
     pub fn prepare(which: &Which, words: &[String], out: &Path, narrator: &Narrator) -> Result<Self> {
         let [platform] = which.platforms[..] else {
             return Err(InputError::new("a guest is of one platform", "name it: `--platform linux/arm64`").into());
@@ -73,11 +74,11 @@ impl Booth {
         Ok(Self { start, _image: image, _shelled: shelled, words: words.to_vec() })
     }
 
-    /// Boots the guest and gives the exit code of the command, or of the shell; 0 where the guest was switched off instead. The guest is
-    /// gone when this returns, and the terminal is as it was.
+    /// Boots the guest and returns the exit code of the command or the shell, or 0 if the guest was switched off
+    /// instead. When this returns, the guest has ended and the terminal is as it was.
     ///
     /// # Errors
-    /// When the guest does not boot or ends otherwise, the command cannot be started, or memgate is to end.
+    /// When the guest does not boot or ends early, when the command cannot be started, or when memgate is interrupted.
     pub async fn run(&self, cancel: &Cancel) -> Result<u8> {
         tokio::select! {
             outcome = self.boot() => match outcome {
@@ -115,7 +116,7 @@ impl Booth {
                 }
                 Spoken::Message(FromAgent::CommandEnded(code)) => {
                     if self.start.is_joined {
-                        // The last lines of its console are on their way.
+                        // The last lines of the guest's console may still be on their way.
                         guest.wait(FAREWELL).await;
                     }
                     return Ok(code);
@@ -128,7 +129,7 @@ impl Booth {
 
 /// Why there is no exit code.
 enum Outcome {
-    /// The guest has ended, which a person may have wanted.
+    /// The guest has ended, perhaps because the user switched it off.
     Guest(GuestError),
     /// Something else.
     Other(Error),

@@ -1,10 +1,13 @@
 //! The command line: clap's definitions, turned into plain options.
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use memgate_config::{Size, yaml::Kind as _};
 use memgate_evidence::{
@@ -12,7 +15,7 @@ use memgate_evidence::{
     platform::{Platform, Runner},
     tier::Tier,
 };
-use memgate_report::Output;
+use memgate_report::{Format, Output};
 
 use crate::{images::Which, select::Selection};
 
@@ -23,7 +26,7 @@ use crate::{images::Which, select::Selection};
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -31,98 +34,98 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Builds, runs, measures and judges.
+    /// Builds, runs, measures and judges services.
     Check {
-        /// What is to be measured.
+        /// What to measure.
         #[command(flatten)]
         measured: Measured,
-        /// What is to be printed and written.
+        /// What to print and write.
         #[command(flatten)]
         formats: Formats,
     },
-    /// Builds, runs and measures; writes evidence without judging it.
+    /// Builds, runs and measures services. Writes evidence and does not judge it.
     Record {
-        /// What is to be measured.
+        /// What to measure.
         #[command(flatten)]
         measured: Measured,
     },
-    /// Judges recorded evidence again; touches no process and no network.
+    /// Judges recorded evidence again. Starts no process and uses no network.
     Judge {
         /// What was recorded.
         #[command(flatten)]
         recorded: Recorded,
-        /// The directory that receives flame graphs.
+        /// The directory for flame graphs.
         #[arg(long, value_name = "DIR", default_value = "target/memgate")]
         out: PathBuf,
-        /// What is to be printed and written.
+        /// What to print and write.
         #[command(flatten)]
         formats: Formats,
     },
-    /// Judges what several jobs have recorded as one; fails where the evidence of a run is missing.
+    /// Judges evidence that several jobs recorded as one. Fails if the evidence of a run is missing.
     Merge {
-        /// What was to be measured.
+        /// What the jobs were to measure.
         #[command(flatten)]
         measured: Measured,
-        /// Evidence files, or directories that hold them.
+        /// Evidence files, or directories that contain them.
         #[arg(required = true, value_name = "EVIDENCE")]
         evidence: Vec<PathBuf>,
-        /// What is to be printed and written.
+        /// What to print and write.
         #[command(flatten)]
         formats: Formats,
     },
-    /// Prints which jobs measure the services.
+    /// Prints the jobs that measure the services.
     Plan {
-        /// What is to be measured.
+        /// What to measure.
         #[command(flatten)]
         measured: Measured,
-        /// As a matrix for a workflow of GitHub's, one job a platform.
+        /// Prints a matrix for a GitHub workflow, with one job for each platform.
         #[arg(long, required = true)]
         github_matrix: bool,
     },
-    /// Prints the report of recorded evidence; exit code 0 whatever the verdict.
+    /// Prints the report of recorded evidence. Exits with 0 whatever the verdict is.
     Report {
         /// What was recorded.
         #[command(flatten)]
         recorded: Recorded,
-        /// The directory that receives flame graphs.
+        /// The directory for flame graphs.
         #[arg(long, value_name = "DIR", default_value = "target/memgate")]
         out: PathBuf,
-        /// What is to be printed and written.
+        /// What to print and write.
         #[command(flatten)]
         formats: Formats,
     },
-    /// Baselines.
+    /// Records baselines.
     #[command(subcommand)]
     Baseline(BaselineCommand),
-    /// The images of guests: kernels of Debian's with memgate's agent.
+    /// Manages the images of guests: Debian kernels with memgate's agent.
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Tells what memgate can measure here.
+    /// Reports what memgate can measure on this machine.
     Doctor {
-        /// The probes that it would put on this executable, signal by signal.
+        /// The executable whose probes to report, signal by signal.
         #[arg(long, value_name = "EXE")]
         probes: PathBuf,
-        /// The same executable with symbols and DWARF, for what it does not tell itself.
+        /// The same executable with symbols and DWARF, for facts that the executable itself does not contain.
         #[arg(long, value_name = "EXE")]
         twin: Option<PathBuf>,
-        /// Plans probes also on instructions that the kernel single-steps.
+        /// Also plans probes on instructions that the kernel single-steps.
         #[arg(long)]
         force_probes: bool,
-        /// As JSON.
+        /// Prints JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Prints the JSON Schema of a file format, for editors.
+    /// Prints the JSON Schema of a file format, for use in editors.
     Schema {
-        /// Of which.
+        /// The file format.
         of: SchemaOf,
     },
 }
 
-/// The commands on baselines.
+/// The commands for baselines.
 #[derive(Debug, Subcommand)]
 pub enum BaselineCommand {
-    /// Writes a new baseline file for each service and platform in the evidence. Never overwrites one.
+    /// Writes a new baseline file for each service and platform in the evidence. Never overwrites a file.
     Record {
         /// What was recorded.
         #[command(flatten)]
@@ -130,35 +133,36 @@ pub enum BaselineCommand {
     },
 }
 
-/// The commands on images.
+/// The commands for images.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Makes images, where they are not in the cache; a check does so itself.
+    /// Makes the images that are not in the cache. A check does this by itself.
     Build {
-        /// Which.
+        /// The images.
         #[command(flatten)]
         which: WhichImages,
     },
-    /// Boots a guest of one platform for a person: a shell on this terminal, or one command. Ctrl-a x leaves the shell, and so does
-    /// switching the guest off. The exit code is that of the shell or the command; 4 and 130 are also memgate's own.
+    /// Boots a guest of one platform and runs a shell on this terminal, or one command. Ctrl-a x leaves the shell, and
+    /// so does switching the guest off. The exit code is that of the shell or the command; memgate itself also uses 4
+    /// and 130.
     Boot {
-        /// Which.
+        /// The image.
         #[command(flatten)]
         which: WhichImages,
-        /// The directory that receives the console's log.
+        /// The directory for the console's log.
         #[arg(long, value_name = "DIR", default_value = "target/memgate")]
         out: PathBuf,
-        /// What to run instead of a shell, with its arguments. It has no input.
+        /// The command to run instead of a shell, with its arguments. It gets no input.
         #[arg(last = true, value_name = "COMMAND")]
         words: Vec<String>,
     },
-    /// Lists the images of the cache, and the kernels that there are.
+    /// Lists the images in the cache and the available kernels.
     List,
     /// Removes images, packages and snapshots from the cache.
     Clean,
-    /// Looks up anew which packages Debian's archive has, for a person to review.
+    /// Looks up the newest packages in Debian's archive and writes them to a file for review.
     Lock {
-        /// Which.
+        /// The images.
         #[command(flatten)]
         which: WhichImages,
         /// The file to write.
@@ -167,19 +171,19 @@ pub enum ImageCommand {
     },
 }
 
-/// Images by platform and kernel.
+/// Images, by platform and kernel.
 #[derive(Debug, Args)]
 pub struct WhichImages {
-    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times.
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`. Can be given several times.
     #[arg(long = "platform", value_name = "P")]
     platforms: Vec<PlatformArgument>,
-    /// A kernel, such as 6.12; the usual one of the platform when absent.
+    /// A kernel release such as 6.12. The default is the platform's usual kernel.
     #[arg(long, value_name = "RELEASE")]
     kernel: Option<String>,
-    /// The page size of the kernel, such as 16KiB.
+    /// The kernel's page size, such as 16KiB.
     #[arg(long, value_name = "SIZE", value_parser = page_size)]
     page_size: Option<u64>,
-    /// A mirror of Debian's archive; the one that this machine's package manager uses when absent.
+    /// A mirror of Debian's archive. The default is the mirror that this machine's package manager uses.
     #[arg(long, value_name = "URI")]
     mirror: Option<String>,
 }
@@ -207,41 +211,42 @@ fn platforms(arguments: &[PlatformArgument]) -> Vec<Platform> {
     platforms
 }
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Debug, Args)]
 pub struct Measured {
-    /// The configuration.
-    #[arg(short, long, default_value = "memgate.yaml")]
+    /// The configuration file.
+    #[arg(short, long, default_value = CONFIG)]
     pub config: PathBuf,
-    /// A service of the configuration; may be given several times. All when absent.
+    /// A service in the configuration. Can be given several times. The default is all services.
     #[arg(long = "service", value_name = "S")]
     services: Vec<String>,
-    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`; may be given several times. When absent `host`, and `all` for
-    /// `plan` and `merge`.
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`. Can be given several times. The default is `host`; for
+    /// `plan` and `merge` it is `all`.
     #[arg(long = "platform", value_name = "P")]
     platforms: Vec<PlatformArgument>,
-    /// Where to run, whatever the configuration says.
+    /// Where to run the service. Overrides the configuration.
     #[arg(long, value_name = "R", value_parser = one_of(&Runner::ALL, Runner::name))]
     runner: Option<Runner>,
-    /// How many fresh processes to measure, instead of what the configuration says.
+    /// The number of fresh processes to measure. Overrides the configuration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: Option<u32>,
-    /// The most that is asked of the kernel: T0, T1, T2, T3 or T4 (docs/reference/tiers.md). What it allows when absent.
+    /// The highest tier of collectors to use: T0, T1, T2, T3 or T4 (docs/reference/tiers.md). The default is the
+    /// highest that the kernel allows.
     #[arg(long, value_name = "T", ignore_case = true, value_parser = one_of(&Tier::ALL, Tier::name))]
     tier: Option<Tier>,
-    /// Puts probes also on instructions that the kernel single-steps, which slows the service down.
+    /// Also puts probes on instructions that the kernel single-steps. This slows the service down.
     #[arg(long)]
     force_probes: bool,
-    /// Boots each guest instead of resuming one that has booted.
+    /// Boots every guest instead of resuming a booted one.
     #[arg(long)]
     no_snapshot: bool,
-    /// The directory that receives executables, evidence, logs, reports and flame graphs.
+    /// The directory for executables, evidence, logs, reports and flame graphs.
     #[arg(long, value_name = "DIR", default_value = "target/memgate")]
     pub out: PathBuf,
 }
 
 impl Measured {
-    /// The plain options; `absent` are the platforms where none is named.
+    /// The plain options; `absent` are the platforms to use if none is named.
     pub fn selection(&self, absent: &[Platform]) -> Selection {
         let named = platforms(&self.platforms);
         Selection {
@@ -252,30 +257,71 @@ impl Measured {
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             snapshots: !self.no_snapshot,
             out: self.out.clone(),
+            options: self.options(),
         }
     }
+
+    /// What decides how a service is measured, beside the service and the platform: with these words `memgate check` does it again.
+    fn options(&self) -> Vec<String> {
+        // Every field is named, so that none that is added is forgotten here.
+        let Self { config, services: _, platforms: _, runner, runs, tier, force_probes, no_snapshot, out: _ } = self;
+        let config = (config.as_path() != Path::new(CONFIG)).then(|| config.display().to_string());
+        let with_values = [
+            ("--config", config),
+            ("--runner", runner.map(|runner| runner.name().to_owned())),
+            ("--runs", runs.map(|runs| runs.to_string())),
+            ("--tier", tier.map(|tier| tier.name().to_owned())),
+        ];
+        let with_values = with_values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten();
+        let flags = [("--force-probes", force_probes), ("--no-snapshot", no_snapshot)];
+        with_values.chain(flags.into_iter().filter(|(_, given)| **given).map(|(name, _)| name.to_owned())).collect()
+    }
 }
+
+/// The configuration where none is named.
+const CONFIG: &str = "memgate.yaml";
 
 /// What was recorded.
 #[derive(Debug, Args)]
 pub struct Recorded {
-    /// Evidence files, or directories that hold them.
+    /// Evidence files, or directories that contain them.
     #[arg(required = true, value_name = "EVIDENCE")]
     pub evidence: Vec<PathBuf>,
-    /// The directory of the baselines.
+    /// The directory of baselines.
     #[arg(long, value_name = "DIR", default_value = "baselines")]
     pub baselines: PathBuf,
 }
 
-/// What is to be printed and written.
+/// What to print and write.
 #[derive(Debug, Args)]
 pub struct Formats {
-    /// terminal, json, markdown, junit or github, to stdout or to a file; may be given several times.
-    #[arg(long = "format", value_name = "F[=FILE]", default_value = "terminal")]
+    /// A format of the report, which goes to stdout or to FILE. Can be given several times.
+    #[arg(long = "format", value_name = "F[=FILE]", default_value = "terminal", value_parser = OutputParser)]
     pub outputs: Vec<Output>,
 }
 
-/// A platform, or a word for several.
+/// Parses an output, and lists the formats in help texts.
+#[derive(Debug, Clone, Copy)]
+struct OutputParser;
+
+impl TypedValueParser for OutputParser {
+    type Value = Output;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Output, clap::Error> {
+        str::parse::<Output>.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Format::ALL.map(|format| PossibleValue::new(format.name()).help(format.sentence())).into_iter()))
+    }
+}
+
+/// A platform, or a word that means several.
 #[derive(Debug, Clone)]
 struct PlatformArgument(Vec<Platform>);
 
@@ -297,7 +343,7 @@ impl std::str::FromStr for PlatformArgument {
     }
 }
 
-/// One of a list of values, by name.
+/// One value of a list, by its name.
 pub fn one_of<T: Copy + Send + Sync>(
     all: &'static [T],
     name: fn(T) -> &'static str,
@@ -315,8 +361,31 @@ pub enum SchemaOf {
     Config,
     /// A baseline file.
     Baseline,
-    /// The evidence of a run.
+    /// A run's evidence.
     Evidence,
     /// The report that `--format json` prints.
     Report,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> Vec<String> {
+        let words: Vec<_> = ["memgate", "check"].iter().chain(words).collect();
+        match Cli::try_parse_from(&words).unwrap().command {
+            Command::Check { measured, .. } => measured.selection(&[Platform::host()]).options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_told_in_the_same_words() {
+        let all = ["--config", "ci/memgate.yaml", "--runner", "qemu", "--runs", "2", "--tier", "T0"];
+        let all: Vec<_> = all.into_iter().chain(["--force-probes", "--no-snapshot"]).collect();
+        assert_eq!(options(&all), all);
+        let where_results_go = ["--service", "uaa", "--platform", "host", "--out", "x", "--format", "json"];
+        assert_eq!(options(&where_results_go), Vec::<String>::new());
+        assert_eq!(options(&["--tier", "t1"]), ["--tier", "T1"]);
+    }
 }

@@ -1,4 +1,4 @@
-//! Carries out a parsed command line and gives the exit code.
+//! Runs a parsed command line and returns the exit code.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -14,7 +14,7 @@ use memgate_evidence::{
 };
 use memgate_files::{evidence_file, whole as atomic_file};
 use memgate_goexe::{GoExe, GoExeError};
-use memgate_report::{self as report, Output, Style};
+use memgate_report::{self as report, Format, Output, Style};
 use memgate_verdict::{
     results::{self, Report},
     summarise::summarise,
@@ -31,7 +31,7 @@ use crate::{
     pipeline, select,
 };
 
-/// Carries the command out. Errors go to stderr.
+/// Runs the command. Errors go to stderr.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Check { measured, formats } => measure(&measured, Some(&formats)),
@@ -50,12 +50,13 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema { of } => print_schema(of).map(|()| 0),
     };
     ExitCode::from(outcome.unwrap_or_else(|error| {
-        tell(&error);
+        print_error(&error);
         error.exit_code()
     }))
 }
 
-/// Checks, or only records where there are no formats to report in. All on one thread, which the service's life depends on.
+/// Checks, or only records if there are no formats to report in. Everything runs on one thread, because the service
+/// ends when the thread that started it ends.
 fn measure(measured: &Measured, formats: Option<&Formats>) -> Result<u8> {
     let config = config::load(&measured.config)?;
     let narrator = Narrator::new();
@@ -65,7 +66,7 @@ fn measure(measured: &Measured, formats: Option<&Formats>) -> Result<u8> {
     })
 }
 
-/// Does the work on this thread, which is told of Ctrl-C and SIGTERM.
+/// Runs the work on this thread and cancels it on Ctrl-C and SIGTERM.
 fn until_cancelled(work: impl AsyncFnOnce(&Cancel) -> Result<u8>) -> Result<u8> {
     let failed = |error: std::io::Error| {
         Error::infrastructure(Stage::Preflight, error.to_string(), "raise the limits on files and threads")
@@ -81,7 +82,7 @@ fn boot(which: &Which, out: &Path, words: &[String], narrator: &Narrator) -> Res
     until_cancelled(async |cancel| {
         let booth = Booth::prepare(which, words, out, narrator)?;
         if words.is_empty() {
-            narrator.say("booting; Ctrl-a x leaves, Ctrl-a h tells what else there is");
+            narrator.say("booting; Ctrl-a x leaves, Ctrl-a h lists more keys");
         }
         booth.run(cancel).await
     })
@@ -130,13 +131,13 @@ fn plan(measured: &Measured) -> Result<()> {
     print(&format!("{}\n", select::github_matrix(&config, &measured.selection(&Platform::ALL))?))
 }
 
-/// Writes what was asked for, `report.json` in the output directory, and the step summary that GitHub shows.
+/// Writes the requested reports, `report.json` in the output directory, and the step summary that GitHub shows.
 #[expect(clippy::disallowed_methods, reason = "a report is a result")]
 fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Result<()> {
     let stdout = std::io::stdout();
     let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let style = Style { colour, width: None };
-    let kept = out.map(|out| Output::to_file(report::Format::Json, out.join("report.json")));
+    let kept = out.map(|out| Output::to_file(Format::Json, out.join(Format::Json.file_name())));
     let outputs: Vec<_> = kept.into_iter().chain(outputs.iter().cloned()).collect();
     report::write(&outputs, report, &mut stdout.lock(), style)?;
     match std::env::var_os("GITHUB_STEP_SUMMARY") {
@@ -151,7 +152,7 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
         let file = baseline::path(&recorded.baselines, summary.platform, &summary.baseline);
         if file.exists() {
             let help = "edit it, or remove it and record again; a baseline is reviewed like code";
-            return Err(InputError::new(format!("{}: there is a baseline already", file.display()), help).into());
+            return Err(InputError::new(format!("{}: this baseline already exists", file.display()), help).into());
         }
         let text = baseline::render(&summary, &today())?;
         atomic_file::write(&file, text.as_bytes()).map_err(|error| {
@@ -191,7 +192,7 @@ fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Re
     print(&report.text())
 }
 
-/// The day in UTC, `2026-11-23`.
+/// Today's date in UTC, such as `2026-11-23`.
 fn today() -> String {
     jiff::Timestamp::now().to_string().chars().take_while(|character| *character != 'T').collect()
 }
@@ -214,8 +215,8 @@ fn print(text: &str) -> Result<()> {
     })
 }
 
-/// Prints the error on stderr, which may be closed.
-fn tell(error: &Error) {
+/// Prints the error on stderr. Ignores a closed stderr.
+fn print_error(error: &Error) {
     let stderr = std::io::stderr();
     let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };

@@ -15,21 +15,21 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub struct ProbeReport {
     executable: String,
-    /// What built it.
+    /// The Go version that built it.
     go: String,
     platform: String,
     tier: Tier,
-    /// Why the tier is no higher.
+    /// Why the tier is not higher.
     obstacle: Option<String>,
     signals: Vec<SignalReport>,
-    /// What of the runtime is not known, with the reasons: the signals that need it are lost.
+    /// What memgate does not know about the runtime, with reasons. The signals that need it are lost.
     unknown: Vec<Unknown>,
 }
 
 #[derive(Debug, Serialize)]
 struct SignalReport {
     signal: &'static str,
-    /// What it gives, or why it is lost.
+    /// What the signal provides, or why it is lost.
     exactness: String,
     lost: bool,
     probes: Vec<ProbeLine>,
@@ -50,7 +50,7 @@ struct Unknown {
 }
 
 impl ProbeReport {
-    /// Plans the probes of `exe`; with `force` also on instructions that the kernel single-steps.
+    /// Plans the probes of `exe`. `force` allows probes on instructions that the kernel single-steps.
     pub fn of(exe: &GoExe, force: bool) -> Self {
         let (tier, obstacle) = tier::probe();
         let unknown = exe.runtime.losses().into_iter();
@@ -65,7 +65,7 @@ impl ProbeReport {
         }
     }
 
-    /// As text for a person.
+    /// The report as text.
     pub fn text(&self) -> String {
         let mut text = format!("{}: {}, {}\n", self.executable, self.go, self.platform);
         let obstacle = self.obstacle.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -84,7 +84,7 @@ impl ProbeReport {
             }
         }
         if !self.unknown.is_empty() {
-            text.push_str("\nnot known of its runtime\n");
+            text.push_str("\nunknown about its runtime\n");
             for unknown in &self.unknown {
                 push(&mut text, format_args!("  {}: {}\n", unknown.what, unknown.reason));
             }
@@ -122,7 +122,7 @@ impl ProbeLine {
     }
 }
 
-/// Writing to a string does not fail.
+/// Writing to a string cannot fail.
 fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(arguments);
 }

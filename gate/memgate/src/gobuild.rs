@@ -1,4 +1,4 @@
-//! `go build`, for the platform that is to be measured.
+//! Runs `go build` for the platform to measure.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,13 +17,13 @@ use nix::{
 };
 use tokio::process::Command;
 
-/// Lines of the compiler's output that an error shows.
+/// How many lines of the compiler's output an error shows.
 const SHOWN_LINES: usize = 20;
 
-/// Builds for `platform` to the file `executable`.
+/// Builds the executable for `platform` and writes it to `executable`.
 ///
 /// # Errors
-/// When there is no Go, the build fails (with what the compiler said), or memgate is interrupted.
+/// When there is no Go, when the build fails (with the compiler's output), or when memgate is interrupted.
 pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
     let go = find_go(&build.dir)?;
     let mut command = Command::new(&go);
@@ -41,7 +41,7 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => failed(
             format!("`go build {}` in {} failed:\n{}", build.package, build.dir.display(), last_lines(&output.stderr)),
-            format!("mend the build; the command was {:?}", command.as_std()),
+            format!("fix the build; the command was {:?}", command.as_std()),
         ),
         Err(error) => {
             failed(format!("{} cannot be started: {error}", go.display()), "check the Go toolchain".to_owned())
@@ -49,7 +49,7 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
     }
 }
 
-/// Runs the command to its end, or kills it with the compilers that it has started.
+/// Runs the command to its end. If memgate is interrupted, kills it together with the compilers that it started.
 async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Result<std::io::Result<Output>> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let child = match command.spawn() {
@@ -61,7 +61,7 @@ async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Resu
         output = child.wait_with_output() => Ok(output),
         () = cancel.cancelled() => {
             if let Some(group) = group {
-                // It may just have ended by itself.
+                // It may already have ended.
                 let _ = killpg(group, Signal::SIGKILL);
             }
             Err(Error::Interrupted)
@@ -69,7 +69,7 @@ async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Resu
     }
 }
 
-/// The `go` command: on `PATH`, else the project's own in `.tools/go` beside or above the module.
+/// The `go` command: the one on `PATH`, or else the project's own in `.tools/go` beside or above the module.
 fn find_go(directory: &Path) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("go"));

@@ -1,6 +1,7 @@
-//! Runs in guests: the host's side of it.
+//! The host's side of runs in guests.
 //!
-//! The agent that runs here natively runs there; this puts executable and plan into a guest and takes the evidence out.
+//! The agent that runs natively on the host also runs in the guest. This module copies the executable and the plan into
+//! the guest and reads the evidence back.
 
 use std::{
     collections::BTreeMap,
@@ -35,46 +36,46 @@ use serde_json::value::to_raw_value;
 
 use crate::architecture::architecture;
 
-/// Memory of a guest where the configuration names none, bytes.
+/// A guest's memory if the configuration names none, bytes.
 pub(crate) const MEMORY: u64 = 2 << 30;
-/// CPUs of a guest where the configuration names none.
+/// A guest's CPUs if the configuration names none.
 pub(crate) const CPUS: u32 = 2;
-/// How often a run is tried whose emulated processor fails.
+/// How often memgate tries a run whose emulated processor fails.
 const ATTEMPTS: u32 = 3;
-/// How that is told.
+/// The message for such a failure.
 const BROKEN: &str = "the emulated processor failed the Go runtime's own check of it before the service began";
-/// Where the service lies in the guest.
+/// The service's path in the guest.
 const DIRECTORY: &str = "/srv";
 
-/// A platform's guests: what each run starts one from.
+/// What the runs on one platform start their guests from.
 #[derive(Debug)]
 pub struct Guests {
     platform: Platform,
-    /// Its files stay while this lives.
+    /// Keeps its files in place until it is dropped.
     _image: Image,
     machine: Machine,
-    /// Files that each guest gets beside the service, by their paths there.
+    /// Files that each guest gets besides the service, by their paths in the guest.
     files: BTreeMap<String, PathBuf>,
     patience: Patience,
-    /// Where a booted guest is kept for the next run; `None` where each run boots its own.
+    /// Where a booted guest is kept for the next run; `None` if each run boots its own.
     snapshot: Option<Snapshot>,
 }
 
-/// Files that a run writes besides its evidence.
+/// The files that a run writes besides its evidence.
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// What the service prints.
+    /// What the service printed.
     pub service_log: PathBuf,
     /// The guest's console.
     pub console_log: PathBuf,
 }
 
 impl Guests {
-    /// Makes the image that the platform's guests start from, and QEMU, unless the cache or the system has them. With `snapshots` a
-    /// guest is booted once and resumed from then on.
+    /// Makes the image that the platform's guests start from, and QEMU, unless they are in the cache or the system has
+    /// them. With `snapshots`, memgate boots one guest and resumes it for later runs.
     ///
     /// # Errors
-    /// When there is no agent, no kernel or no QEMU for them, or the image cannot be made.
+    /// When there is no agent, kernel or QEMU for the platform, or when the image cannot be made.
     pub fn prepare(
         platform: Platform,
         options: &PlatformOptions,
@@ -102,21 +103,21 @@ impl Guests {
         })
     }
 
-    /// Checks that the plan can be run in such a guest.
+    /// Checks that the plan can run in a guest of this platform.
     ///
     /// # Errors
-    /// When it names a load command, wants more memory than there is, or its executable needs what the guest lacks.
+    /// When the plan has a load command, needs more memory than the guest has, or has an executable that needs files
+    /// that the guest lacks.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let at = format!("services.{}", plan.service);
         if matches!(plan.load, Load::Command(_)) {
-            let message =
-                format!("{at}.load.command: a guest has no programs of this machine's to drive the service with");
+            let message = format!("{at}.load.command: a guest cannot run this machine's programs to load the service");
             return Err(InputError::new(message, "write `rate` and `requests`, the built-in load").into());
         }
         if let Some(wanted) = plan.memory_max.filter(|wanted| *wanted > self.machine.memory) {
             let platform = self.platform;
             let (wanted, memory) = (wanted >> 20, self.machine.memory >> 20);
-            let message = format!("{at}.run.memory_max: {wanted} MiB, and the guests of {platform} have {memory} MiB");
+            let message = format!("{at}.run.memory_max: {wanted} MiB, but the guests of {platform} have {memory} MiB");
             let help = format!("raise `platforms.{platform}.memory`, or lower `memory_max`");
             return Err(InputError::new(message, help).into());
         }
@@ -142,11 +143,11 @@ impl Guests {
         Err(Error::infrastructure(Stage::Preflight, message, help))
     }
 
-    /// Runs the plan in a fresh guest, which is gone when this returns; in another one where the emulated processor has failed the Go
-    /// runtime's own check of it, which is none of the service's doing.
+    /// Runs the plan in a fresh guest, which has ended when this returns. Tries again in another guest if the emulated
+    /// processor failed the Go runtime's own check of it, because the service is not to blame for that.
     ///
     /// # Errors
-    /// When the guest cannot be started, ends before its work is done, or the run cannot be made.
+    /// When the guest cannot be started, when it ends before its work is done, or when the run cannot be made.
     pub async fn run(
         &self,
         plan: &Plan,
@@ -192,11 +193,11 @@ impl Guests {
         }
     }
 
-    /// A guest whose agent has begun, resumed where there is a snapshot that is fit to be, else booted; and what did not go well.
-    /// It is gone when it is dropped.
+    /// Starts a guest and waits until its agent begins. Resumes a usable snapshot if there is one, and boots otherwise.
+    /// Also returns notes on what went wrong. Dropping the guest ends it.
     ///
     /// # Errors
-    /// When it cannot be started, or ends before its agent has begun.
+    /// When the guest cannot be started, or ends before its agent begins.
     pub async fn start(&self, console: &Path, progress: &dyn Fn(Progress)) -> Result<(Guest, Vec<String>), GuestError> {
         let start = &Start {
             machine: self.machine.clone(),
@@ -220,8 +221,8 @@ impl Guests {
             };
             match resumed.await {
                 Ok(guest) => return Ok((guest, notes)),
-                // Whatever is wrong with it, a boot tells whether the guest is well.
-                Err(error) => notes.push(format!("a snapshot could not be resumed, and the guest booted: {error}")),
+                // If the snapshot is broken, a boot still shows whether the guest works.
+                Err(error) => notes.push(format!("a snapshot could not be resumed, so the guest was booted: {error}")),
             }
             if let Err(error) = snapshot.remove() {
                 notes.push(format!("the snapshot cannot be removed: {error}"));
@@ -231,7 +232,7 @@ impl Guests {
         let mut guest = Guest::boot(start).await?;
         match guest.save(snapshot).await {
             Ok(()) => {}
-            // Without a snapshot the next run boots too.
+            // Without a snapshot, the next run boots too.
             Err(error @ GuestError::Host { .. }) => notes.push(error.to_string()),
             Err(error) => return Err(error),
         }
@@ -285,7 +286,8 @@ impl Guests {
     }
 }
 
-/// The platform's kernel of this release and page size, or the usual one. `asked` is who names them, for a message.
+/// The platform's kernel with this release and page size, or the usual one. `asked` names what asked for it, for the
+/// message.
 ///
 /// # Errors
 /// When there is no such kernel.
@@ -296,11 +298,15 @@ pub fn kernel(
     page_size: Option<u64>,
 ) -> Result<&'static Kernel> {
     image::find(architecture(platform), release, page_size).map_err(|error| {
-        InputError::new(format!("{asked}: {error}"), "name one that there is, or leave the choice to memgate").into()
+        InputError::new(
+            format!("{asked}: {error}"),
+            "name a kernel that `memgate image list` shows, or leave the choice to memgate",
+        )
+        .into()
     })
 }
 
-/// A guest's failure as memgate's, with what to do about it.
+/// Turns a guest's failure into memgate's error, with advice.
 pub fn guest_failed(error: GuestError) -> Error {
     let help = match &error {
         GuestError::Ended { ending: Ending::Unkept(_), console, .. } => {
@@ -313,15 +319,15 @@ pub fn guest_failed(error: GuestError) -> Error {
     Error::infrastructure(Stage::Guest, error.to_string(), help)
 }
 
-/// Where images, their packages, and snapshots are kept.
+/// The directory for images, their packages, and snapshots.
 ///
 /// # Errors
-/// When the environment names no directory for it.
+/// When the environment names no such directory.
 pub fn cache() -> Result<Cache> {
     Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(image_failed)
 }
 
-/// As memgate tells it.
+/// Turns an image's failure into an error of memgate's.
 pub fn image_failed(error: image::ImageError) -> Error {
     Error::infrastructure(Stage::Guest, error.message(), error.help())
 }
@@ -334,7 +340,7 @@ pub(crate) fn understood<T: serde::de::DeserializeOwned>(said: &str) -> Result<T
     serde_json::from_str(said).map_err(|error| protocol(&error.to_string()))
 }
 
-/// The most that a guest hands over as one file, bytes.
+/// The largest file that a guest may hand over, bytes.
 const LARGEST_FILE: u64 = 1 << 30;
 
 pub(crate) async fn receive(guest: &mut Guest, length: u64) -> Result<Vec<u8>, GuestError> {
@@ -354,8 +360,8 @@ pub(crate) async fn receive(guest: &mut Guest, length: u64) -> Result<Vec<u8>, G
     Ok(bytes)
 }
 
-/// Whether the service has printed what the Go runtime prints where comparisons with NaN go wrong (`check` in runtime/runtime1.go, the
-/// same from Go 1.21 to 1.27), which is before anything of the program's own.
+/// Whether the service printed what the Go runtime prints if comparisons with NaN give wrong results (`check` in
+/// runtime/runtime1.go, the same from Go 1.21 to 1.27). The runtime prints it before the program's own code runs.
 fn processor_failed(service_log: &Path) -> bool {
     let log = fs::read_to_string(service_log).unwrap_or_default();
     log.lines().next().is_some_and(|line| {
@@ -369,15 +375,16 @@ fn keep(path: &Path, bytes: &[u8]) -> Result<(), GuestError> {
     written.map_err(|error| GuestError::Host { what: path.display().to_string(), error })
 }
 
-/// How many processors each guest of such a platform has.
+/// The number of processors of each guest of the platform.
 pub fn processors(options: &PlatformOptions) -> u32 {
     options.cpus.unwrap_or(CPUS)
 }
 
-/// The static agent for the platform's guests: in `MEMGATE_AGENTS`, beside memgate itself, or in `dist` beside its directory.
+/// The static agent for the platform's guests: in `MEMGATE_AGENTS`, beside memgate itself, or in `dist` beside
+/// memgate's directory.
 ///
 /// # Errors
-/// When there is none.
+/// When no agent is found.
 pub fn agent(platform: Platform) -> Result<PathBuf> {
     let name = format!("memgate-agent-{}", platform.folder());
     let own = std::env::current_exe().ok();
@@ -408,8 +415,8 @@ fn unfit(what: String) -> Error {
     )
 }
 
-/// The paths that a dynamically linked executable needs in the guest and that are not among `files`: its loader, and the
-/// libraries that it names, by whatever path.
+/// The paths that a dynamically linked executable needs in the guest and that are not in `files`: its loader, and the
+/// libraries that it names, whatever their directory.
 fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
     let needs = exe.needs.map_err(|reason| unfit(format!("{}: {reason}", exe.path.display())))?;
     let has = |name: &str| {

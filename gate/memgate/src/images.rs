@@ -1,4 +1,4 @@
-//! `memgate image`: the images that guests start from.
+//! `memgate image`: manages the images that guests start from.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -19,23 +19,23 @@ use crate::{
     preflight,
 };
 
-/// Which images.
+/// The images to work on.
 #[derive(Debug, Clone, Default)]
 pub struct Which {
-    /// Platforms; those that need a guest on this machine where there are none.
+    /// The platforms. If there are none: those that need a guest on this machine.
     pub platforms: Vec<Platform>,
-    /// The kernel: `6.12`; the usual one of each platform where absent.
+    /// The kernel release, such as `6.12`; the platform's usual kernel if there is none.
     pub kernel: Option<String>,
     /// The kernel's page size, bytes.
     pub page_size: Option<u64>,
-    /// A mirror of Debian's archive; the machine's own where absent.
+    /// A mirror of Debian's archive; the machine's own if there is none.
     pub mirror: Option<String>,
 }
 
-/// Makes the images, and QEMU unless the system has one that will do; one line for each image.
+/// Makes the images, and QEMU unless the system has a suitable one. Returns one line for each image.
 ///
 /// # Errors
-/// When there is no such kernel, no agent or no QEMU, or a package is not to be had.
+/// When there is no such kernel, agent or QEMU, or when a package is not available.
 pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
     let needs_guest = |platform: &Platform| preflight::place(*platform, None).is_ok_and(|place| place == Runner::Qemu);
     let platforms: Vec<_> = match which.platforms.as_slice() {
@@ -54,7 +54,7 @@ pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
     Ok(lines)
 }
 
-/// The images of the cache, one line each, and the kernels that there are.
+/// The images in the cache, one line each, and the available kernels.
 ///
 /// # Errors
 /// When the cache cannot be read.
@@ -63,7 +63,7 @@ pub fn list() -> Result<String> {
     let images = image::list(&cache).map_err(image_failed)?;
     let mut text = format!("In {}:\n", cache.dir.display());
     if images.is_empty() {
-        text += "  no image yet; `memgate image build`, or a check of such a platform, makes one\n";
+        text += "  no image yet; `memgate image build` makes one, and so does a check that needs it\n";
     }
     images.iter().for_each(|image| text += &line(image));
     text += "Kernels (`*` is the usual one of its platform):\n";
@@ -94,21 +94,21 @@ fn line(image: &Image) -> String {
     )
 }
 
-/// Empties the cache; tells how much that freed.
+/// Empties the cache and returns how much space that freed.
 ///
 /// # Errors
-/// When the directory is not memgate's, or something cannot be removed.
+/// When the directory is not memgate's, or when something cannot be removed.
 pub fn clean() -> Result<String> {
     let cache = cache()?;
     let freed = image::clean(&cache).map_err(image_failed)?;
     Ok(format!("{}: {} MiB freed\n", cache.dir.display(), freed >> 20))
 }
 
-/// Looks up anew what the archive has of every kernel and of QEMU, or of the kernels that are named, and writes `file`, for a person to
-/// review.
+/// Looks up the newest packages in the archive for every kernel and QEMU, or for the named kernels, and writes `file`
+/// for review.
 ///
 /// # Errors
-/// When a package is not to be had, or the file cannot be written.
+/// When a package is not available, or when the file cannot be written.
 pub fn lock(which: &Which, file: &Path, narrator: &Narrator) -> Result<String> {
     let is_named = |kernel: &&Kernel| {
         let platforms = which.platforms.iter().map(|platform| architecture(*platform));
@@ -118,7 +118,7 @@ pub fn lock(which: &Which, file: &Path, narrator: &Narrator) -> Result<String> {
     };
     let kernels: Vec<_> = KERNELS.iter().filter(is_named).collect();
     if kernels.is_empty() {
-        return Err(InputError::new("no kernel is such", "`memgate image list` names those there are").into());
+        return Err(InputError::new("no kernel matches", "`memgate image list` shows the available kernels").into());
     }
     let hosts = if kernels.len() == KERNELS.len() { &emulator::HOSTS[..] } else { &[] };
     let mut say = |line: &str| narrator.say(line);

@@ -1,4 +1,4 @@
-//! From evidence to a report: which files hold it, the baseline beside it, the verdict, the flame graphs.
+//! Turns evidence into a report: finds the evidence files, reads the baselines, judges, and writes the flame graphs.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use memgate_verdict::{
     summarise::{Summary, summarise},
 };
 
-/// Reads evidence files, and those in directories, by service and platform.
+/// Reads evidence from files and directories. Groups it by service and platform.
 ///
 /// # Errors
-/// When there is none or one is unfit to read.
+/// When there is no evidence or a file cannot be used.
 pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), Vec<Evidence>>> {
     let mut by_target: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for file in evidence_files(files)? {
@@ -67,27 +67,27 @@ pub(crate) fn judge_runs(runs: &[Evidence], baselines: &Path, out: &Path) -> Res
     Ok(result)
 }
 
-/// The root of the repository that memgate was called in: the nearest directory that holds `.git`, or else the one that it
-/// was called in.
+/// The root of the repository that memgate was called in: the nearest directory that contains `.git`, or the current
+/// directory if there is none.
 fn repository() -> Option<PathBuf> {
     let called_in = std::env::current_dir().ok()?;
     Some(called_in.ancestors().find(|directory| directory.join(".git").exists()).unwrap_or(&called_in).to_path_buf())
 }
 
-/// Writes the flame graphs. Where they cannot be written a note says so: the verdict holds without them.
+/// Writes the flame graphs. If they cannot be written, adds a note; the verdict holds without them.
 pub(crate) fn flame_graphs(out: &Path, runs: &[Evidence]) -> FlameGraphFiles {
     report::write_flame_graphs(&out.join("flamegraphs"), runs)
         .unwrap_or_else(|error| FlameGraphFiles { files: Vec::new(), notes: vec![format!("no flame graphs: {error}")] })
 }
 
-/// The runs' metrics and the baseline that they are compared with.
+/// The metrics of the runs, and the baseline to compare them with.
 pub(crate) fn compared(runs: &[Evidence], baselines: &Path) -> Result<(Summary, Option<Baseline>)> {
     let summary = summarise(runs)?;
     let baseline = baseline::load(baselines, summary.platform, &summary.baseline)?;
     Ok((summary, baseline))
 }
 
-/// The results in one order, whatever order they were measured or read in.
+/// Sorts the results, so that the order of measuring or reading does not matter.
 pub(crate) fn report(mut judged: Vec<ServiceResult>) -> Report {
     judged.sort_by(|a, b| (&a.service, a.platform).cmp(&(&b.service, b.platform)));
     Report {

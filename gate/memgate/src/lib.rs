@@ -1,7 +1,7 @@
 //! memgate: a CI quality gate for the memory behaviour of Go services.
 //!
-//! This crate is the command line. Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`; docs/explanation/architecture.md
-//! is the map.
+//! This crate is the command line. Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`;
+//! docs/explanation/architecture.md describes it.
 
 pub mod architecture;
 pub mod boot;

@@ -1,4 +1,4 @@
-//! Runs a service that is ready, natively or in guests, and keeps the evidence.
+//! Runs prepared services, natively or in guests, and writes the evidence.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,8 @@ use memgate_files::{evidence_file, names::RunFiles};
 
 use crate::{guests, narrator::Narrator, prepare::Bench};
 
-/// Does the work for each bench, and gives the results in some order: one after the other on this machine itself, where they would
-/// measure each other, and then as many guests at once as this machine has processors for.
+/// Runs the work for each bench and returns the results in any order. Native runs go one after the other, because they
+/// would disturb each other's measurements. Then as many guests run at once as this machine has processors for.
 pub(crate) async fn side_by_side<'run, T>(
     benches: &[Bench<'run>],
     work: impl AsyncFn(&Bench<'run>) -> Result<T>,
@@ -23,7 +23,7 @@ pub(crate) async fn side_by_side<'run, T>(
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let widest = guests.iter().map(|bench| guests::processors(&bench.target.options)).max().unwrap_or(1);
     let at_once = (processors / usize::try_from(widest).unwrap_or(usize::MAX).max(1)).max(1);
-    // Where one fails the others are dropped, and their guests end.
+    // If one fails, the others are dropped, which ends their guests.
     let guests = stream::iter(guests).map(|bench| work(bench)).buffered(at_once).try_collect::<Vec<_>>().await?;
     done.extend(guests);
     Ok(done)
@@ -33,7 +33,7 @@ impl Bench<'_> {
     /// Measures these runs one after the other, each in a fresh process.
     ///
     /// # Errors
-    /// When a run cannot be made, or its evidence cannot be written.
+    /// When a run cannot be made, or when its evidence cannot be written.
     pub(crate) async fn measure(
         &self,
         runs: std::ops::RangeInclusive<u32>,
@@ -45,23 +45,24 @@ impl Bench<'_> {
             let plan = self.plan(run);
             let title = format!("{} run {run}", self.target.title());
             let progress = |progress| narrator.progress(&title, progress);
-            let evidence = match &self.guests {
+            let mut evidence = match &self.guests {
                 None => agent::run(&plan, &self.files(run), &progress, cancel).await?,
                 Some(guests) => guests.run(&plan, &self.guest_files(run), &progress, cancel).await?,
             };
+            evidence.options = self.options.to_vec();
             evidence_file::write(&self.file(run), &evidence)?;
-            // What is judged is what was written, so that judging the file again cannot differ.
+            // memgate judges what it reads back from the file, so judging the file again gives the same result.
             measured.push(evidence_file::read(&self.file(run))?);
         }
         Ok(measured)
     }
 
-    /// The names of the files of one of its runs.
+    /// The file names of one run.
     fn names(&self, run: u32) -> RunFiles {
         RunFiles::of(self.out, &self.target.service.name, self.target.platform, run)
     }
 
-    /// The file that holds the evidence of a run.
+    /// The file for a run's evidence.
     pub(crate) fn file(&self, run: u32) -> PathBuf {
         self.names(run).evidence()
     }

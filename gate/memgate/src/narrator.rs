@@ -1,4 +1,4 @@
-//! Progress on stderr: a moving line on a terminal, plain lines elsewhere.
+//! Shows progress on stderr: a moving line on a terminal, plain lines elsewhere.
 
 use std::{
     cell::RefCell,
@@ -9,20 +9,20 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use memgate_agent::Progress;
 
-/// Tells what is happening.
+/// Shows what memgate is doing.
 #[derive(Debug)]
 pub struct Narrator {
     bar: Option<RefCell<ProgressBar>>,
 }
 
 impl Narrator {
-    /// A moving line where stderr is a terminal and this is not a CI system, lines elsewhere.
+    /// Shows a moving line if stderr is a terminal and this is not a CI system, and plain lines otherwise.
     pub fn new() -> Self {
         let interactive = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none();
         Self { bar: interactive.then(|| RefCell::new(ProgressBar::hidden())) }
     }
 
-    /// Says one line.
+    /// Prints one line.
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.borrow().suspend(|| line_to_stderr(line)),
@@ -30,7 +30,7 @@ impl Narrator {
         }
     }
 
-    /// Tells of a run's progress; `run` names it.
+    /// Shows the progress of the run that `run` names.
     pub fn progress(&self, run: &str, progress: Progress) {
         let (what, length) = match progress {
             Progress::Booting => ("starting a guest", None),
@@ -77,7 +77,7 @@ fn phase_bar(message: &str, length: Duration) -> ProgressBar {
     bar
 }
 
-/// Progress is a courtesy: a closed stderr does not end a run.
+/// A closed stderr must not end a run.
 fn line_to_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,4 +1,5 @@
-//! The pipeline on one screen: select → prepare (build, images) → measure (launch, load, collect) → judge (summarise, compare, report).
+//! The whole pipeline: select → prepare (build, images) → measure (launch, load, collect) → judge (summarise, compare,
+//! report).
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +16,13 @@ use crate::{
     select::{Selection, targets},
 };
 
-/// Measures, and judges what was measured: one more fresh process confirms what looks like a regression in a single one.
+/// Measures and judges. If a single run looks like a regression, measures one more fresh process to confirm it.
 ///
 /// # Errors
-/// When a run cannot be made or something cannot be written.
+/// When a run cannot be made, or when a file cannot be written.
 pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, cancel: &Cancel) -> Result<Report> {
     let targets = targets(config, selection)?;
-    // Read first: a broken baseline should not cost the time of the runs.
+    // Baselines are read first: a broken one should not cost the time of the runs.
     for target in &targets {
         baseline::load(&config.baselines, target.platform, &target.service.baseline)?;
     }
@@ -30,7 +31,8 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
         let mut evidence = bench.measure(1..=runs, narrator, cancel).await?;
         let (summary, baseline) = compared(&evidence, &config.baselines)?;
         if judge::needs_confirmation(&summary, baseline.as_ref()) {
-            narrator.say(&format!("{}: a gate looks bad; a fresh process is to confirm it", bench.target.title()));
+            narrator
+                .say(&format!("{}: a gate looks bad; measuring a fresh process to confirm it", bench.target.title()));
             evidence.extend(bench.measure(runs + 1..=runs + 1, narrator, cancel).await?);
         }
         judge_runs(&evidence, &config.baselines, &selection.out)
@@ -39,10 +41,10 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
     Ok(report(side_by_side(&benches, check).await?))
 }
 
-/// Measures, draws flame graphs, and gives the files of the evidence.
+/// Measures, draws flame graphs, and returns the evidence files.
 ///
 /// # Errors
-/// When a run cannot be made or something cannot be written.
+/// When a run cannot be made, or when a file cannot be written.
 pub async fn record(
     config: &Config,
     selection: &Selection,
@@ -64,21 +66,21 @@ pub async fn record(
     Ok(side_by_side(&benches, record).await?.concat())
 }
 
-/// Judges recorded evidence, and writes its flame graphs into a directory below `out`.
+/// Judges recorded evidence and writes its flame graphs into a directory below `out`.
 ///
 /// # Errors
-/// When evidence or a baseline is unfit to read.
+/// When evidence or a baseline cannot be used.
 pub fn judge(files: &[PathBuf], baselines: &Path, out: &Path) -> Result<Report> {
     let evidence = read_evidence(files)?;
     let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
     Ok(report(results))
 }
 
-/// Judges evidence that several jobs have recorded, and sees that none is missing: every service on every platform that is selected,
-/// each of its runs.
+/// Judges evidence that several jobs recorded, and checks that it is complete: every run of every selected service on
+/// every selected platform.
 ///
 /// # Errors
-/// When a run is missing, or evidence or a baseline is unfit to read.
+/// When a run is missing, or when evidence or a baseline cannot be used.
 pub fn merge(config: &Config, selection: &Selection, files: &[PathBuf]) -> Result<Report> {
     let evidence = read_evidence(files)?;
     let missing: Vec<_> = targets(config, selection)?
@@ -91,7 +93,7 @@ pub fn merge(config: &Config, selection: &Selection, files: &[PathBuf]) -> Resul
         .collect();
     if !missing.is_empty() {
         let message = format!("evidence is missing: {}", missing.join("; "));
-        let help = "see why the job of that platform wrote none, or leave the platform out with --platform";
+        let help = "find out why the job of that platform wrote none, or name the other platforms with --platform";
         return Err(Error::infrastructure(Stage::Collect, message, help));
     }
     let out = &selection.out;

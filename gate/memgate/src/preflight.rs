@@ -1,4 +1,4 @@
-//! What a run needs of the machine, checked before anything is built or started.
+//! Checks what a run needs of the machine, before anything is built or started.
 
 use memgate_evidence::{
     error::{Error, Result, Stage},
@@ -6,28 +6,30 @@ use memgate_evidence::{
     tier::Tier,
 };
 
-/// Capabilities that the collectors need, by number (include/uapi/linux/capability.h, Linux 6.18).
+/// The capabilities that the collectors need, by number (include/uapi/linux/capability.h, Linux 6.18).
 const CAPABILITIES: [(u32, &str); 4] =
     [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
 
-/// Where `platform` is measured: natively on a machine of that platform and else in a guest, unless `runner` says otherwise.
+/// Where to measure `platform`: natively on a machine of that platform and in a guest otherwise, unless `runner`
+/// overrides it.
 ///
 /// # Errors
-/// When it is to run natively on another platform's machine.
+/// When a platform that is not this machine's is to run natively.
 pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
     let is_host = platform == Platform::host();
     match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
         Runner::Native if !is_host => {
             let message = format!("{platform} is not this machine's platform and cannot run natively");
-            let help = "run memgate on a machine of that platform, or leave the choice to it: it starts a guest";
+            let help =
+                "run memgate on a machine of that platform, or leave the runner out: memgate then starts a guest";
             Err(Error::infrastructure(Stage::Preflight, message, help))
         }
         runner => Ok(runner),
     }
 }
 
-/// Checks that the collectors of this tier, or of any, can run on this machine. Tier T0 needs no capability: the service is
-/// memgate's own child.
+/// Checks that this machine can run the collectors of this tier, or of any tier if none is given. Tier T0 needs no
+/// capability, because the service is memgate's own child.
 ///
 /// # Errors
 /// When a capability is missing.

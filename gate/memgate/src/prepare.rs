@@ -1,4 +1,4 @@
-//! A service ready to be measured: built, with an image and an emulator where its guests need them.
+//! Prepares services for measuring: builds them, and makes images and an emulator if they run in guests.
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +23,8 @@ use crate::{
     select::{Selection, Target},
 };
 
-/// Builds each service and makes the images of its guests, before any is measured: what fails, fails before time is spent on runs, and
-/// no build runs beside a measurement.
+/// Builds every service and makes the images of its guests before any measuring starts. Errors show up before time is
+/// spent on runs, and no build disturbs a measurement.
 pub(crate) async fn prepare<'run>(
     targets: &'run [Target<'run>],
     selection: &'run Selection,
@@ -44,7 +44,9 @@ pub(crate) struct Bench<'run> {
     pub(crate) executable: PathBuf,
     pub(crate) out: &'run Path,
     pub(crate) collecting: Collecting,
-    /// Where the platform is not measured on this machine itself.
+    /// Of the command line; see [`Selection::options`].
+    pub(crate) options: &'run [String],
+    /// The guests, unless this machine itself runs the service.
     pub(crate) guests: Option<Guests>,
 }
 
@@ -81,7 +83,8 @@ impl<'run> Bench<'run> {
             Runner::Native => None,
             Runner::Qemu => Some(Guests::prepare(target.platform, &target.options, selection.snapshots, &mut say)?),
         };
-        let bench = Self { target, executable, out, collecting: selection.collecting, guests };
+        let bench =
+            Self { target, executable, out, collecting: selection.collecting, options: &selection.options, guests };
         bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;
         Ok(bench)
     }
@@ -94,7 +97,8 @@ impl<'run> Bench<'run> {
 
 fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Result<PathBuf> {
     binaries.get(&target.platform).cloned().ok_or_else(|| {
-        let message = format!("services.{}.binary: there is none for {}", target.service.name, target.platform);
+        let message =
+            format!("services.{}.binary: no executable is named for {}", target.service.name, target.platform);
         InputError::new(message, format!("add `{}: PATH`, or leave the platform out", target.platform)).into()
     })
 }
@@ -108,7 +112,8 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
     Error::infrastructure(Stage::Output, format!("{}: {error}", path.display()), help)
 }
 
-/// Removes what an earlier command left of the same service and platform, so that no file of it is taken for one of this.
+/// Removes the files that an earlier command left for the same service and platform, so that nobody takes them for
+/// files of this command.
 fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
     for entry in fs::read_dir(out).map_err(|error| cannot_write(out, &error))?.flatten() {
         let name = entry.file_name();

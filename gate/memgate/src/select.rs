@@ -1,4 +1,4 @@
-//! What is to be measured: the services, platforms and runs that the command line and the configuration name.
+//! Selects what to measure: the services, platforms and runs that the command line and the configuration name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,23 +14,25 @@ use memgate_evidence::{
 
 use crate::preflight;
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
-    /// Names of services; empty for all.
+    /// Names of services; empty means all.
     pub services: Vec<String>,
-    /// Platforms; none twice.
+    /// Platforms, without duplicates.
     pub platforms: Vec<Platform>,
-    /// Natively or in a guest, instead of what the configuration says.
+    /// The runner; overrides the configuration.
     pub runner: Option<Runner>,
-    /// How many fresh processes each, instead of what the configuration says.
+    /// The number of fresh processes for each; overrides the configuration.
     pub runs: Option<u32>,
-    /// How the services are measured.
+    /// How to collect.
     pub collecting: Collecting,
     /// Whether guests may be resumed from snapshots.
     pub snapshots: bool,
-    /// The directory that receives executables, evidence and logs.
+    /// The directory for executables, evidence and logs.
     pub out: PathBuf,
+    /// How all this was asked for on the command line, but for services, platforms and `out`; what is as it is by default is left out.
+    pub options: Vec<String>,
 }
 
 /// One service on one platform.
@@ -70,11 +72,12 @@ pub(crate) fn targets<'config>(config: &'config Config, selection: &Selection) -
     Ok(selection.platforms.iter().copied().flat_map(on).collect())
 }
 
-/// The jobs that measure the selection, one a platform, as the JSON that a workflow of GitHub's takes for a matrix:
-/// `platform`, `name` for names of files and artifacts, and `runner`, `native` or `qemu` as on this machine.
+/// The jobs that measure the selection, as JSON for the matrix of a GitHub workflow. There is one job for each
+/// platform, with `platform`, `name` (for file and artifact names), and `runner` (`native` or `qemu`, as on this
+/// machine).
 ///
 /// # Errors
-/// When a service is not in the configuration, or a platform is to run natively and is not this machine's.
+/// When a service is not in the configuration, or when a platform that is not this machine's is to run natively.
 pub fn github_matrix(config: &Config, selection: &Selection) -> Result<serde_json::Value> {
     let mut jobs = BTreeMap::new();
     for target in targets(config, selection)? {

@@ -1,4 +1,5 @@
-//! The command line on files: every bad input has its exit code and a message that says where and what to do.
+//! The command line on files: every bad input has its exit code and a message that says where the problem is and what
+//! to do.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -16,6 +17,7 @@ use common::{
 };
 use memgate_evidence::{Evidence, platform::Platform};
 use memgate_files::evidence_file;
+use memgate_report::Format;
 use tempfile::TempDir;
 
 /// Evidence of two runs and a baseline that they agree with.
@@ -62,7 +64,7 @@ impl Recorded {
         command
     }
 
-    /// The directory for what is written beside a report.
+    /// The directory for files that are written beside a report.
     fn out(&self) -> PathBuf {
         self.directory.path().join("out")
     }
@@ -94,7 +96,7 @@ fn a_directory_stands_for_the_evidence_in_it() {
 }
 
 #[test]
-fn judging_twice_differs_in_nothing_but_the_time() {
+fn judging_twice_differs_only_in_the_time() {
     let recorded = Recorded::new();
     let without_time = || {
         let text = stdout(&recorded.judge(&["--format", "json"]));
@@ -111,7 +113,7 @@ fn more_bytes_a_request_are_a_regression_in_every_format() {
     for run in [1, 2] {
         evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
     }
-    for format in ["terminal", "json", "markdown", "junit", "github"] {
+    for format in Format::ALL.map(Format::name) {
         let output = recorded.judge(&["--format", format]);
         assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
         assert!(stdout(&output).contains("alloc_bytes_per_request"), "{format}: {}", stdout(&output));
@@ -129,7 +131,7 @@ fn a_regression_names_the_code_behind_it_in_every_format() {
         let evidence = profiled(run, 2400, source.to_str().unwrap());
         evidence_file::write(&recorded.file(run), &evidence).unwrap();
     }
-    for format in ["terminal", "json", "markdown", "junit", "github"] {
+    for format in Format::ALL.map(Format::name) {
         let output = recorded.judge(&["--format", format]);
         assert_eq!(output.status.code(), Some(1), "{format}: {}", stderr(&output));
         let text = stdout(&output);
@@ -222,7 +224,7 @@ fn a_baseline_is_never_overwritten() {
     let before = fs::read(recorded.baseline()).unwrap();
     let output =
         recorded.command("baseline").arg("record").args(recorded.files()).args(recorded.baselines_flag()).output();
-    assert_fails(&output.unwrap(), 2, &["uaa.yaml", "there is a baseline already"]);
+    assert_fails(&output.unwrap(), 2, &["uaa.yaml", "this baseline already exists"]);
     assert_eq!(fs::read(recorded.baseline()).unwrap(), before);
 }
 
@@ -279,7 +281,7 @@ fn the_same_run_twice_is_refused() {
 }
 
 #[test]
-fn a_closed_stdout_is_told_and_is_no_verdict() {
+fn a_closed_stdout_is_an_error_and_not_a_verdict() {
     let recorded = Recorded::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
     command.arg("judge").args(recorded.files()).args(recorded.baselines_flag());
@@ -347,7 +349,7 @@ fn another_platform_does_not_run_natively() {
     assert_fails(&memgate().args(["check", "--platform", "windows/amd64"]).output().unwrap(), 2, &["windows/amd64"]);
 }
 
-/// `verb` for a service `uaa` of which two runs a platform are wanted, beside the evidence.
+/// Runs `verb` for a service `uaa` that needs two runs on each platform, beside the evidence.
 fn with_configuration(recorded: &Recorded, verb: &str) -> assert_cmd::Command {
     let config = recorded.directory.path().join("memgate.yaml");
     let yaml = r#"version: 1
@@ -384,7 +386,7 @@ fn merged_evidence_is_judged_as_one() {
 #[test]
 fn a_job_whose_evidence_is_missing_fails_the_merge() {
     let recorded = Recorded::new();
-    // Where no platform is named all are wanted.
+    // Without a named platform, all are required.
     let output = with_configuration(&recorded, "merge").args(recorded.files()).output().unwrap();
     assert_fails(
         &output,

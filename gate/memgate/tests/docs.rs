@@ -1,4 +1,4 @@
-//! The reference pages list what there is, no more and no less.
+//! The reference pages list every metric and every format, and nothing else.
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::repository;
 use memgate_report::Format;
 use memgate_verdict::metric::Metric;
 
-/// Names of a page's first table whose head begins so, and what its second column says of each. A row may name several.
+/// The names in a page's first table with this head, each with the text of its second column. A row may name several.
 fn table(page: &str, head: &str) -> BTreeMap<String, String> {
     let rows = page.lines().skip_while(|line| !line.starts_with(head)).skip(2).take_while(|line| line.starts_with('|'));
     rows.flat_map(|row| {
@@ -31,11 +31,13 @@ fn the_page_of_metrics_has_every_metric_with_its_unit() {
 }
 
 #[test]
-fn the_page_of_reports_has_every_format() {
-    let named: Vec<_> = table(&page("reference/reports.md"), "| `F` |").into_keys().collect();
-    let mut known = Format::ALL.map(|format| format.name().to_owned());
-    known.sort();
-    assert_eq!(named, known);
+fn the_page_of_reports_has_every_format_with_its_sentence() {
+    let rows = table(&page("reference/reports.md"), "| `F` |");
+    for format in Format::ALL {
+        let row = rows.get(format.name()).map(String::as_str).unwrap_or_default();
+        assert!(row.starts_with(format.sentence()), "`{format}`: {row:?} does not begin with {:?}", format.sentence());
+    }
+    assert_eq!(rows.len(), Format::ALL.len(), "{rows:?}");
 }
 
 #[test]

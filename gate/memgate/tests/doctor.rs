@@ -7,10 +7,11 @@ use std::{path::Path, process::Output};
 
 use common::{
     assert_fails,
-    go::{Mode, Program, newest},
+    go::{Mode, Program},
     memgate, stdout,
 };
 use memgate_evidence::platform::Platform;
+use memgate_testing::go::newest;
 
 const PROGRAM: &str = "package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Println(1) }\n";
 
@@ -40,7 +41,7 @@ fn every_probe_of_every_platform_is_emulated_and_stripping_changes_none() {
         let plain = json(&doctor(&program.build(&newest, platform, Mode::Plain, "-a -a"), &["--json"]));
         assert_eq!((&plain["platform"], &plain["go"]), (&platform.to_string().into(), &newest.version.clone().into()));
         for signal in plain["signals"].as_array().unwrap() {
-            // On loong64 no probe is taken off while the service runs, and these would be.
+            // On loong64 memgate does not remove probes while the service runs, and these would be removed.
             let stay = platform == Platform::LinuxLoong64 && signal["signal"] == "span_refills";
             assert_eq!(signal["lost"], stay, "{platform}: {signal}");
             for probe in signal["probes"].as_array().unwrap() {
@@ -57,7 +58,7 @@ fn every_probe_of_every_platform_is_emulated_and_stripping_changes_none() {
 }
 
 #[test]
-fn the_plan_is_told_signal_by_signal() {
+fn the_plan_lists_every_signal() {
     let program = Program::new(PROGRAM);
     let newest = newest();
     let output = doctor(&program.build(&newest, Platform::host(), Mode::Plain, ""), &[]);
@@ -69,7 +70,7 @@ fn the_plan_is_told_signal_by_signal() {
 }
 
 #[test]
-fn what_cannot_be_probed_is_told_with_the_reason() {
+fn what_cannot_be_probed_is_listed_with_the_reason() {
     let own = std::env::current_exe().unwrap();
     let text = stdout(&doctor(&own, &[]));
     assert!(text.contains("not built by Go") && text.contains("lost: Go did not build it"), "{text}");

@@ -1,4 +1,4 @@
-//! What is read from Go executables of each version and platform: offsets, variables and the call sites that probes go to.
+//! Reads Go executables of each version and platform: offsets, variables and the call sites of probes.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -6,7 +6,7 @@ mod common;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use common::{
-    go::{Mode, Program, links, minors, newest, toolchain, toolchains},
+    go::{Mode, Program, links},
     repository,
 };
 use memgate::gobuild;
@@ -18,6 +18,7 @@ use memgate_goexe::{
     arch::ProbeCost,
     probes::{self, ProbedSignal},
 };
+use memgate_testing::go::{minors, newest, toolchain, toolchains};
 use tempfile::TempDir;
 
 /// Builds `uaa` with these flags for the linker.
@@ -45,7 +46,7 @@ fn everything_is_known_of_a_real_service_on_every_platform() {
         assert_eq!(exe.platform, platform);
         assert_eq!(exe.version(), newest().version);
         assert_eq!(exe.runtime.losses(), [], "{platform}");
-        // Refills alone are probed in windows, so that these probes are taken off while the service runs.
+        // Only refills are probed in windows, so only these probes are removed while the service runs.
         let lost = probes::plan(&exe, false).into_iter().filter(|plan| plan.probes.is_err());
         let lost: Vec<_> = lost.map(|plan| plan.signal).collect();
         let stay = platform == Platform::LinuxLoong64;
@@ -69,20 +70,20 @@ func main() {
 }
 "#;
 
-/// What one version of Go builds tells everything, on every platform, plain and position-independent.
+/// Everything is known about executables built by one version of Go, on every platform, plain and position-independent.
 fn everything_is_known_of(minor: u32) {
     let program = Program::new(PROGRAM);
     let toolchain = toolchain(minor);
     for platform in Platform::ALL {
         for mode in [Mode::Plain, Mode::PositionIndependent] {
             if links(&toolchain, platform, mode) {
-                // It does nothing, but is of the same length as `-w`: the flags are part of the executable.
+                // It does nothing, but has the same length as `-w`, because the flags are part of the executable.
                 let exe = GoExe::open(&program.build(&toolchain, platform, mode, "-a")).unwrap();
                 let what = format!("{} {platform} {mode:?}", exe.version());
                 assert_eq!((exe.version(), exe.platform), (toolchain.version.as_str(), platform));
                 assert_eq!(exe.position_independent, mode == Mode::PositionIndependent);
                 assert_eq!(exe.runtime.losses(), [], "{what}");
-                the_code_tells_what_symbols_do(&exe, &what);
+                the_code_agrees_with_the_symbols(&exe, &what);
                 every_probe_is_emulated(&exe, &what);
                 mappings_can_be_read(&exe, minor, &what);
                 let without = GoExe::open(&program.build(&toolchain, platform, mode, "-w")).unwrap();
@@ -96,7 +97,7 @@ fn everything_is_known_of(minor: u32) {
     }
 }
 
-fn the_code_tells_what_symbols_do(exe: &GoExe, what: &str) {
+fn the_code_agrees_with_the_symbols(exe: &GoExe, what: &str) {
     for global in GLOBALS {
         assert_eq!(exe.discovered(global), exe.global(global), "{what} {global:?}");
     }
@@ -117,8 +118,8 @@ fn every_probe_is_emulated(exe: &GoExe, what: &str) {
     }
 }
 
-/// Every call of mmap that lets the kernel choose a place has a branch where the place can be read; but before Go 1.25 the
-/// compiler needs none in `sysReserve` on some platforms.
+/// Every call of mmap that lets the kernel choose a place has a branch at which the place can be read. Before Go 1.25,
+/// however, the compiler needs no branch in `sysReserve` on some platforms.
 fn mappings_can_be_read(exe: &GoExe, minor: u32, what: &str) {
     let sites = &exe.runtime.mmaps.as_ref().unwrap().sites;
     assert!(sites.len() >= 7, "{what}: {sites:?}");
@@ -164,7 +165,7 @@ fn everything_is_known_of_go_1_27_and_later() {
     minors().filter(|minor| *minor >= 27).for_each(everything_is_known_of);
 }
 
-/// The committed table is what the DWARF of each version says on each platform, no more and no less.
+/// The committed table is exactly what the DWARF of each version says on each platform.
 #[test]
 fn the_table_of_offsets_is_what_the_dwarf_says() {
     let program = Program::new(PROGRAM);
@@ -184,7 +185,7 @@ fn the_table_of_offsets_is_what_the_dwarf_says() {
     assert_eq!(std::fs::read_to_string(path).unwrap(), table, "write it anew with MEMGATE_WRITE_OFFSETS=1");
 }
 
-/// A line for each run of versions that have the field at the same place; on each platform where they are not alike.
+/// A line for each run of versions with the field at the same place; separate lines for platforms that differ.
 fn lines(
     (name, path): &(&str, &str),
     index: usize,
@@ -205,7 +206,7 @@ fn lines(
     Platform::ALL.iter().enumerate().map(|(at, platform)| of_platform(at, &format!(" {platform}"))).collect()
 }
 
-/// First and last of each run of versions with the same field.
+/// The first and the last version of each run with the same field.
 fn runs(fields: impl Iterator<Item = (u32, Option<Field>)>) -> Vec<(u32, u32, Field)> {
     let mut runs: Vec<(u32, u32, Field)> = Vec::new();
     for (minor, field) in fields {
@@ -219,7 +220,7 @@ fn runs(fields: impl Iterator<Item = (u32, Option<Field>)>) -> Vec<(u32, u32, Fi
 }
 
 #[test]
-fn an_executable_beyond_all_measure_is_not_read() {
+fn an_executable_that_is_far_too_large_is_not_read() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(2 << 30).unwrap();
     let error = GoExe::open(file.path()).err().unwrap().to_string();
@@ -227,7 +228,7 @@ fn an_executable_beyond_all_measure_is_not_read() {
 }
 
 #[test]
-fn what_go_did_not_build_is_no_error_but_tells_nothing_of_a_runtime() {
+fn an_executable_without_go_is_no_error_and_has_no_runtime() {
     let exe = GoExe::open(&std::env::current_exe().unwrap()).unwrap();
     assert_eq!((exe.build.is_none(), exe.version()), (true, "not built by Go"));
     let losses = exe.runtime.losses();
@@ -235,7 +236,7 @@ fn what_go_did_not_build_is_no_error_but_tells_nothing_of_a_runtime() {
     assert!(losses.iter().all(|(_, reason)| reason.contains("Go did not build it")), "{losses:?}");
 }
 
-/// With C code the system's linker lays out the executable.
+/// With C code, the system's linker lays out the executable.
 #[test]
 fn everything_is_known_of_what_is_linked_with_c() {
     let source = "package main\n\n// #include <stdlib.h>\nimport \"C\"\n\nfunc main() { C.free(C.malloc(8)) }\n";
@@ -244,13 +245,13 @@ fn everything_is_known_of_what_is_linked_with_c() {
         let build = |ldflags| GoExe::open(&program.build(&toolchain, Platform::host(), Mode::Cgo, ldflags)).unwrap();
         let (known, stripped) = (build("-a -a"), build("-s -w"));
         assert_eq!(known.runtime.losses(), [], "{}", toolchain.version);
-        the_code_tells_what_symbols_do(&known, &toolchain.version);
+        the_code_agrees_with_the_symbols(&known, &toolchain.version);
         assert_eq!(stripped.runtime, known.runtime, "{}: stripped", toolchain.version);
     }
 }
 
 #[test]
-fn the_twin_of_a_stripped_executable_tells_what_it_lacks() {
+fn the_twin_of_a_stripped_executable_supplies_what_it_lacks() {
     let latest = newest();
     let program = Program::new(PROGRAM);
     let [stripped, twin] = ["-s -w", "-a -a"].map(|flags| program.build(&latest, Platform::host(), Mode::Plain, flags));

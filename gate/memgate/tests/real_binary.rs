@@ -1,4 +1,5 @@
-//! Executables that memgate did not build: of a distribution, of an old Go, with garbled names, of no Go, of another platform.
+//! Executables that memgate did not build: from a distribution, from an old Go, with garbled names, not from Go, for
+//! another platform.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -14,8 +15,10 @@ use common::{
     Bench, assert_fails, can_attach, go, repository, stderr, stdout,
     uaa::{Watched, last},
 };
-use memgate_evidence::{Evidence, Exactness, Frame, Signal, StopReason, platform::Platform};
+use memgate_agent::collect::Boundary;
+use memgate_evidence::{Evidence, Exactness, Frame, StopReason, platform::Platform};
 use memgate_files::evidence_file;
+use memgate_testing::go::newest;
 use object::{Object as _, ObjectSection as _};
 
 /// Built by Go 1.24.4 with C, stripped; see xtask/src/setup/services.rs.
@@ -23,7 +26,7 @@ const NODE_EXPORTER: &str = "prometheus-node-exporter-1.9.0-1+b4";
 /// Built by Go 1.19.8.
 const NODE_EXPORTER_OF_OLD_GO: &str = "prometheus-node-exporter-1.5.0-1+b6";
 
-/// The program of one of Debian's packages; `None` on other machines than those that `cargo xtask setup` fetches it for.
+/// The program of one of Debian's packages; `None` on machines for which `cargo xtask setup` does not fetch it.
 fn debian(package: &str) -> Option<PathBuf> {
     if !can_attach() || Platform::host() != Platform::LinuxAmd64 {
         eprintln!("SKIPPED: Debian's services are pinned for amd64, and watching them needs root");
@@ -51,21 +54,21 @@ fn arguments(port: u16) -> [String; 4] {
 fn figures_equal_those_of_a_service_that_a_distribution_built() {
     let Some(program) = debian(NODE_EXPORTER) else { return };
     let mut command = Command::new(program);
-    // Every allocation is sampled; the GC runs when it is asked to, and not between a figure and its comparison.
+    // Every allocation is sampled. The GC runs on request, and not between a figure and its comparison.
     command.args(arguments(18281)).env_clear().env("GODEBUG", "memprofilerate=1").env("GOGC", "off");
     let mut service = Watched::launch(command, 18281);
     service.get("/metrics");
     service.rest();
-    service.recorder.start_idle();
+    service.recorder.reach(Boundary::Idle);
     service.recorder.sample_off_heap();
-    service.recorder.start_measuring();
+    service.recorder.reach(Boundary::MeasureStart);
     for _ in 0..5 {
         service.get("/metrics");
     }
-    // A GC that is asked for publishes what was sampled until then.
+    // A requested GC cycle publishes all samples so far.
     service.get("/debug/pprof/heap?debug=1&gc=1");
     service.rest();
-    service.recorder.end_measuring();
+    service.recorder.reach(Boundary::MeasureEnd);
     let profile = service.get("/debug/pprof/heap?debug=1&gc=1");
     service.get("/debug/pprof/heap?debug=1&gc=1");
     service.rest();
@@ -79,14 +82,15 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
 
     assert_eq!((&signals.gc_pauses.exactness, signals.gc_pauses.lost), (&Exactness::Exact, 0));
     let pauses: u64 = signals.gc_pauses.data.duration_ns.iter().sum();
-    // As `time.Duration.Seconds` has it (Go 1.24).
+    // Like `time.Duration.Seconds` (Go 1.24).
     let seconds = (pauses / 1_000_000_000) as f64 + (pauses % 1_000_000_000) as f64 / 1e9;
     assert!(pauses > 0);
     assert_eq!(seconds, truth["go_gc_duration_seconds_sum"]);
     assert_eq!(signals.live_heap.data.value.len() as f64, truth["go_gc_duration_seconds_count"]);
     assert_eq!(signals.live_heap.data.value.len() as u64, stats["NumGC"]);
     for (name, series) in [("TotalAlloc", &signals.alloc_bytes), ("Mallocs", &signals.alloc_objects)] {
-        // The service counts amid its answer, the rest of which is less than one answer and the one before.
+        // The service counts within its answer. The rest of the answer allocates less than this answer and the one
+        // before.
         let (rest, answers) = (last(&series.data) - stats[name], stats[name] - before.1[name]);
         assert!(rest <= answers, "{name}: {rest} of {answers}");
     }
@@ -112,7 +116,7 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
     assert_eq!(unlike, [], "measured and told");
 }
 
-/// Function, file and line, and the size of what was allocated there.
+/// Function, file and line, and the size of the objects allocated there.
 type Place = (String, String, u64);
 
 /// Values by name, of metrics without labels.
@@ -124,14 +128,14 @@ fn metrics(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// The `runtime.MemStats` in /debug/pprof/heap?debug=1, as far as they are single numbers.
+/// The single numbers of the `runtime.MemStats` in /debug/pprof/heap?debug=1.
 fn mem_stats(text: &str) -> BTreeMap<String, u64> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("# ")?.split_once(" = "));
     lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
 }
 
-/// Goroutines of /debug/pprof/goroutine?debug=1 other than those of the request itself: what serves it, and what waits for the
-/// client to go away, which may not have run yet and then has no frames.
+/// Goroutines of /debug/pprof/goroutine?debug=1 other than those of the request itself: the one that serves it, and the
+/// one that waits for the client to leave, which may not have run yet and then has no frames.
 fn at_rest(profile: &str) -> u64 {
     let stacks = profile
         .split("\n\n")
@@ -148,7 +152,7 @@ fn at_rest(profile: &str) -> u64 {
 fn own_profile(text: &str) -> BTreeMap<Place, u64> {
     let mut places = BTreeMap::new();
     for record in text.split("\n\n") {
-        // Before the first record lies a line with the sums.
+        // A line with the sums comes before the first record.
         let is_record = |line: &&str| line.contains("] @ 0x");
         let lines = record.lines().skip_while(|line| !is_record(line)).collect::<Vec<_>>();
         let [counts, first, ..] = lines.as_slice() else { continue };
@@ -174,8 +178,8 @@ services:
     binary: {{ linux/amd64: {program}, linux/arm64: {program}, linux/loong64: {program} }}
     run:
       args: {arguments:?}
-      ready: {{ http: "http://127.0.0.1:{port}{path}", timeout: 10s }}
-    load: {{ rate: 50/s, connections: 2, timeout: 2s, requests: [ {{ get: "http://127.0.0.1:{port}{path}" }} ] }}
+      ready: {{ http: "http://127.0.0.1:{port}{path}", timeout: 60s }}
+    load: {{ rate: 50/s, connections: 2, timeout: 60s, requests: [ {{ get: "http://127.0.0.1:{port}{path}" }} ] }}
     phases: {{ warmup: 1s, measure: 1s, drain: 1s }}
     runs: 1
 "#,
@@ -196,7 +200,7 @@ fn a_service_that_a_distribution_built_has_every_signal() {
     assert_eq!(evidence.environment.go, "go1.24.4");
     assert_eq!(
         kinds(&evidence),
-        "gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites: exact; gc_cpu alloc_bytes alloc_objects goroutines rss rss_kinds page_faults offheap offheap_sites: sampled; : missing"
+        "gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites: exact; gc_cpu alloc_bytes alloc_objects goroutines rss rss_kinds offheap offheap_sites page_faults: sampled; : missing"
     );
     let (signals, code) = (&evidence.signals, &evidence.code);
     let samples = &signals.alloc_samples.data;
@@ -210,7 +214,7 @@ fn a_service_that_a_distribution_built_has_every_signal() {
 }
 
 #[test]
-fn of_a_service_of_an_old_go_remains_what_needs_no_runtime() {
+fn a_service_of_an_old_go_keeps_the_signals_that_need_no_runtime() {
     let Some(program) = debian(NODE_EXPORTER_OF_OLD_GO) else { return };
     let evidence = record(&bench(&program, 18283, &arguments(18283), "/metrics"));
     assert_eq!(evidence.environment.go, "go1.19.8");
@@ -218,7 +222,7 @@ fn of_a_service_of_an_old_go_remains_what_needs_no_runtime() {
 }
 
 #[test]
-fn of_a_static_program_of_no_go_remains_what_needs_no_runtime() {
+fn a_static_program_without_go_keeps_the_signals_that_need_no_runtime() {
     if can_attach() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
@@ -230,9 +234,9 @@ fn of_a_static_program_of_no_go_remains_what_needs_no_runtime() {
     }
 }
 
-/// Names of functions are all that a garbled executable changes of what memgate reads.
+/// A garbled executable differs only in the names of functions.
 #[test]
-fn garbled_names_of_the_service_are_told_as_they_are() {
+fn garbled_names_of_the_service_are_reported_unchanged() {
     if can_attach() {
         let directory = tempfile::tempdir().unwrap();
         let program = garbled(directory.path(), "main.", b'x');
@@ -250,16 +254,16 @@ fn without_the_names_of_the_runtime_its_signals_are_lost_with_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let program = garbled(directory.path(), "runtime.", b'x');
         let evidence = record(&bench(&program, 18286, &["-listen=127.0.0.1:18286".to_owned()], "/healthz"));
-        assert_eq!(evidence.environment.go, go::newest().version);
+        assert_eq!(evidence.environment.go, newest().version);
         only_the_kernels(&evidence, "found");
     }
 }
 
-/// The identity service, stripped, with every letter replaced by which the names of a package's functions go on.
+/// The identity service, stripped, with every letter in the rest of a package's function names replaced.
 fn garbled(directory: &Path, package: &str, letter: u8) -> PathBuf {
     let program = directory.join("uaa");
     let flags = ["-ldflags=-s -w", "./cmd/uaa"];
-    go::build(&go::newest(), &repository().join("fixtures-go"), &flags, Platform::host(), false, &program);
+    go::build(&newest(), &repository().join("fixtures-go"), &flags, Platform::host(), false, &program);
     let mut bytes = fs::read(&program).unwrap();
     let table = object::File::parse(&*bytes).unwrap().section_by_name(".gopclntab").unwrap().file_range().unwrap();
     let table = usize::try_from(table.0).unwrap()..usize::try_from(table.0 + table.1).unwrap();
@@ -284,19 +288,19 @@ fn an_executable_of_another_platform_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("uaa");
         let fixtures = repository().join("fixtures-go");
-        go::build(&go::newest(), &fixtures, &["./cmd/misbehave"], other, false, &program);
+        go::build(&newest(), &fixtures, &["./cmd/misbehave"], other, false, &program);
         let output = bench(&program, 18287, &[], "/").command("record").output().unwrap();
         let words = [other.name(), Platform::host().name(), "binary"];
         assert_fails(&output, 4, &words);
     }
 }
 
-/// The signals of the runtime are missing for this reason, the kernel's are there.
+/// The signals of the runtime are missing for this reason. Those of the kernel are available.
 #[track_caller]
 fn only_the_kernels(evidence: &Evidence, why: &str) {
     assert_eq!(
         kinds(evidence),
-        ": exact; rss rss_kinds page_faults: sampled; gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites gc_cpu alloc_bytes alloc_objects goroutines offheap offheap_sites: missing"
+        ": exact; rss rss_kinds page_faults: sampled; gc_pauses other_pauses world_stops gc_cpu live_heap alloc_bytes alloc_objects goroutines offheap mmap_latency alloc_samples heap_profile goroutine_sites offheap_sites: missing"
     );
     let signals = &evidence.signals;
     for (name, exactness) in exactnesses(evidence) {
@@ -313,8 +317,11 @@ fn only_the_kernels(evidence: &Evidence, why: &str) {
 /// The names of the signals by exactness.
 fn kinds(evidence: &Evidence) -> String {
     let of = |kind: fn(&Exactness) -> bool| {
-        let all = exactnesses(evidence).into_iter();
-        all.filter(|(_, exactness)| kind(exactness)).map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+        exactnesses(evidence)
+            .filter(|(_, exactness)| kind(exactness))
+            .map(|(name, _)| name)
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let exact = of(|exactness| *exactness == Exactness::Exact);
     let sampled = of(|exactness| *exactness == Exactness::Sampled);
@@ -322,28 +329,9 @@ fn kinds(evidence: &Evidence) -> String {
     format!("{exact}: exact; {sampled}: sampled; {missing}: missing")
 }
 
-fn exactnesses(evidence: &Evidence) -> Vec<(&'static str, &Exactness)> {
-    fn of<T>(signal: &Signal<T>) -> &Exactness {
-        &signal.exactness
-    }
-    let signals = &evidence.signals;
-    vec![
-        ("gc_pauses", of(&signals.gc_pauses)),
-        ("other_pauses", of(&signals.other_pauses)),
-        ("world_stops", of(&signals.world_stops)),
-        ("live_heap", of(&signals.live_heap)),
-        ("mmap_latency", of(&signals.mmap_latency)),
-        ("alloc_samples", of(&signals.alloc_samples)),
-        ("heap_profile", of(&signals.heap_profile)),
-        ("goroutine_sites", of(&signals.goroutine_sites)),
-        ("gc_cpu", of(&signals.gc_cpu)),
-        ("alloc_bytes", of(&signals.alloc_bytes)),
-        ("alloc_objects", of(&signals.alloc_objects)),
-        ("goroutines", of(&signals.goroutines)),
-        ("rss", of(&signals.rss)),
-        ("rss_kinds", of(&signals.rss_kinds)),
-        ("page_faults", of(&signals.page_faults)),
-        ("offheap", of(&signals.offheap)),
-        ("offheap_sites", of(&signals.offheap_sites)),
-    ]
+/// How far each signal can be trusted, without those that depend on the machine and on the run's length.
+fn exactnesses(evidence: &Evidence) -> impl Iterator<Item = (&'static str, &Exactness)> {
+    const VARYING: [&str; 6] = ["huge_pages", "thp_events", "rss_peak", "span_refills", "requests", "oom_kills"];
+    let all = evidence.signals.provenance().into_iter();
+    all.map(|signal| (signal.name, signal.exactness)).filter(|(name, _)| !VARYING.contains(name))
 }

@@ -1,10 +1,10 @@
-//! A whole run of the agent, whose figures in the end are the service's own: `runtime.MemStats`, `runtime.NumGoroutine` and
-//! the runtime's pause histogram. Every version of Go and build mode is in `real_versions.rs`.
+//! A whole run of the agent. Its final figures are the service's own: `runtime.MemStats`, `runtime.NumGoroutine` and
+//! the runtime's pause histogram. `real_versions.rs` covers every version of Go and every build mode.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 
-use std::{cell::RefCell, collections::BTreeMap, path::Path, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, fs, path::Path};
 
 use common::{
     can_attach, repository,
@@ -18,6 +18,7 @@ use memgate_evidence::{
     plan::{Collecting, HttpLoad, Load, PhaseLengths, Plan, Ready, Request},
     platform::Platform,
 };
+use nix::unistd::Pid;
 
 #[test]
 fn figures_equal_the_runtimes_own() {
@@ -73,8 +74,8 @@ fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
     later
 }
 
-/// Runs `uaa` under a little load. Between the drain and the last reading `act` is done, the service asked for its figures, and
-/// then let be, however long that takes.
+/// Runs `uaa` under a small load. Between the drain and the last reading, it calls `act`, asks the service for its
+/// figures, and then leaves it alone, however long that takes.
 fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidence, Truth) {
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(port, directory.path());
@@ -86,15 +87,20 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
     let progress = |progress| {
         if progress == Progress::Stopping {
             act(port);
-            truth.replace(Some(uaa::truth(port)));
-            // The connections' goroutines end a moment after they do.
-            std::thread::sleep(Duration::from_millis(200));
+            truth.replace(Some(uaa::truth_at_rest(service(&plan.executable), port)));
         }
     };
     let files =
         Files { service_log: directory.path().join("service.log"), load_log: directory.path().join("load.log") };
     let evidence = runtime.block_on(agent::run(&plan, &files, &progress, &Cancel::never()));
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
+}
+
+/// The process that runs this executable, which the agent has started.
+fn service(executable: &Path) -> Pid {
+    let children = common::children(Pid::this().as_raw());
+    let is_it = |process: &i32| fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|exe| exe == executable);
+    Pid::from_raw(children.into_iter().find(is_it).expect("the service runs"))
 }
 
 fn build(flags: &[&str], tags: &str) -> Build {
@@ -129,9 +135,14 @@ fn plan(port: u16, directory: &Path) -> Plan {
             .to_vec(),
         env: BTreeMap::new(),
         directory: directory.to_path_buf(),
-        ready: Ready { http: format!("http://127.0.0.1:{port}/healthz"), timeout_ms: 10_000 },
+        ready: Ready { http: format!("http://127.0.0.1:{port}/healthz"), timeout_ms: 60_000 },
         memory_max: None,
-        load: Load::Http(HttpLoad { rate_per_second: 300.0, connections: 8, timeout_ms: 2000, requests: vec![login] }),
+        load: Load::Http(HttpLoad {
+            rate_per_second: 300.0,
+            connections: 8,
+            timeout_ms: 60_000,
+            requests: vec![login],
+        }),
         phases: PhaseLengths { warmup_ms: 300, measure_ms: 500, drain_ms: 500 },
         seed: 1,
         stop_timeout_ms: 5000,

@@ -1,5 +1,6 @@
-//! What is sampled and read under load, against what is known exactly: the runtime's own totals, and a run in which every
+//! Compares samples and readings under load with exact figures: the runtime's own totals, and a run in which every
 //! allocation is sampled.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 
@@ -10,19 +11,20 @@ use std::{
 };
 
 use common::{
+    busy::{self, HeldUp},
     can_attach,
     uaa::{Watched, exchange, last, left, truth, uaa},
 };
-use memgate_agent::collect::Options;
+use memgate_agent::collect::{Boundary, Options};
 use memgate_evidence::{Code, Exactness, Signals};
 
-/// Lets so many users in, with the runtime sampling at this rate in bytes; what was sampled meanwhile.
+/// Logs in this many users while the runtime samples at this rate in bytes. Returns the samples.
 fn logins(port: u16, rate: u64, users: u32) -> (Signals, Code) {
     let mut service = Watched::start(&uaa(), port, &format!("memprofilerate={rate}"));
-    service.recorder.start_idle();
-    service.recorder.start_measuring();
+    service.recorder.reach(Boundary::Idle);
+    service.recorder.reach(Boundary::MeasureStart);
     service.log_in(users);
-    service.recorder.end_measuring();
+    service.recorder.reach(Boundary::MeasureEnd);
     let (signals, code) = service.finish();
     let samples = &signals.alloc_samples;
     assert_eq!((&samples.exactness, samples.lost, samples.data.rate), (&Exactness::Exact, 0, rate));
@@ -32,8 +34,8 @@ fn logins(port: u16, rate: u64, users: u32) -> (Signals, Code) {
 /// A function and a line in it.
 type Place = (String, u32);
 
-/// Allocated bytes by the innermost place in the code, as the samples tell: one of size S taken each R bytes stands for
-/// S / (1 - e^(-S/R)) bytes.
+/// Allocated bytes by the innermost place in the code, from the samples. One sample of size S with one taken each R
+/// bytes represents S / (1 - e^(-S/R)) bytes.
 fn bytes_by_place(signals: &Signals, code: &Code) -> BTreeMap<Place, f64> {
     let samples = &signals.alloc_samples.data;
     let mut places = BTreeMap::new();
@@ -57,8 +59,8 @@ fn rank_correlation(one: &[f64], other: &[f64]) -> f64 {
     1.0 - 6.0 * squares / (n * (n * n - 1.0))
 }
 
-/// The places that allocate most by the first account, with their bytes by both; those that are less than a twentieth apart count as
-/// one, for no sample tells their order.
+/// The places that allocate most by the first account, with their bytes by both. Places that differ by less than a
+/// twentieth count as one, because samples cannot show their order.
 fn most(exact: &BTreeMap<Place, f64>, estimated: &BTreeMap<Place, f64>, top: usize) -> (Vec<f64>, Vec<f64>) {
     let mut places: Vec<_> =
         exact.iter().map(|(place, bytes)| (*bytes, estimated.get(place).copied().unwrap_or(0.0))).collect();
@@ -70,8 +72,8 @@ fn most(exact: &BTreeMap<Place, f64>, estimated: &BTreeMap<Place, f64>, top: usi
     places.chunk_by(|one, other| other.0 * 1.05 > one.0).map(mean).take(top).unzip()
 }
 
-/// The sum of the samples' weights is off by chance alone, and the sites that allocate most come in the order in which they do
-/// when every allocation is sampled.
+/// The sum of the samples' weights is off only by chance, and the sites that allocate most have the same order as when
+/// every allocation is sampled.
 #[test]
 fn samples_stand_for_what_is_allocated() {
     if can_attach() {
@@ -83,7 +85,7 @@ fn samples_stand_for_what_is_allocated() {
         let samples: u64 = sampled.alloc_samples.data.count.iter().sum();
         let allocated = left(&sampled.alloc_bytes.data) as f64;
         let error = estimated.values().sum::<f64>() / allocated - 1.0;
-        // Two standard errors are 2/√n at most; a test must not fail once in twenty runs.
+        // Two standard errors are at most 2/√n. A test must not fail once in twenty runs.
         let standard_error = 1.0 / (samples as f64).sqrt();
         eprintln!("{samples} samples: the total is off by {:.2} standard errors", error / standard_error);
         assert!(error.abs() <= 4.0 * standard_error, "{error} with {samples} samples of {allocated} bytes");
@@ -94,53 +96,59 @@ fn samples_stand_for_what_is_allocated() {
     }
 }
 
-/// Readings under load of a service that has allocated 10 GiB: each lies, but for a ten-thousandth, between what the service says
-/// itself right before it and right after it, with the world stopped. The two are closer than that, unless somebody else had the
-/// processors in between.
+/// Readings under load of a service that has allocated 10 GiB. Each lies, within a ten-thousandth, between the
+/// service's own figures right before it and right after it, which are read with the world stopped. These two are
+/// closer than that, unless another process had the processors in between.
 #[test]
 fn readings_under_load_are_exact_to_a_ten_thousandth() {
     if can_attach() {
-        const PORT: u16 = 18183;
-        const READINGS: usize = 300;
-        let mut command = Command::new(uaa());
-        command.args(["-debug-memgate", "-listen", &format!("127.0.0.1:{PORT}")]).env_clear();
-        let mut service = Watched::launch_with(command, PORT, Options::default());
-        service.post("/debug/alloc?n=640&size=16777216");
-        let over = AtomicBool::new(false);
-        let (mut outside, mut apart) = (Vec::new(), Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    while !over.load(Ordering::Relaxed) {
-                        exchange(PORT, "POST", "/login");
-                    }
-                });
-            }
-            for _ in 0..READINGS {
-                let before = truth(PORT).total_alloc;
-                // As in a run: one attempt at the counters, on every other tick.
-                service.recorder.tick();
-                let read = service.recorder.allocated().unwrap();
-                let after = truth(PORT).total_alloc;
-                service.recorder.tick();
-                let share = |bytes: u64| bytes as f64 / before as f64;
-                outside.push(share(before.saturating_sub(read).max(read.saturating_sub(after))));
-                apart.push(share(after - before));
-            }
-            over.store(true, Ordering::Relaxed);
-        });
-        let (signals, _) = service.finish();
-        let allocated = last(&signals.alloc_bytes.data);
-        let worst = outside.into_iter().fold(0.0, f64::max);
-        apart.sort_unstable_by(f64::total_cmp);
-        let (median, most) = (apart[READINGS / 2], apart[READINGS * 3 / 4]);
-        eprintln!(
-            "{allocated} bytes; readings outside by {:.5} % at most of bounds {:.5} % apart, three quarters {:.5} %",
-            worst * 100.0,
-            median * 100.0,
-            most * 100.0
-        );
-        assert!(allocated >= 10 << 30 && most <= 1e-4, "{allocated} {most}");
-        assert!(worst <= 1e-4, "{worst}");
+        busy::again(readings_between_what_is_told);
     }
+}
+
+fn readings_between_what_is_told() -> Result<(), HeldUp> {
+    const PORT: u16 = 18183;
+    const READINGS: usize = 300;
+    let mut command = Command::new(uaa());
+    command.args(["-debug-memgate", "-listen", &format!("127.0.0.1:{PORT}")]).env_clear();
+    let mut service = Watched::launch_with(command, PORT, Options::default());
+    service.post("/debug/alloc?n=640&size=16777216");
+    let over = AtomicBool::new(false);
+    let (mut outside, mut apart) = (Vec::new(), Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    exchange(PORT, "POST", "/login");
+                }
+            });
+        }
+        for _ in 0..READINGS {
+            let before = truth(PORT).total_alloc;
+            // As in a run: one attempt at the counters, on every other tick.
+            service.recorder.tick();
+            let read = service.recorder.allocated().unwrap();
+            let after = truth(PORT).total_alloc;
+            service.recorder.tick();
+            let share = |bytes: u64| bytes as f64 / before as f64;
+            outside.push(share(before.saturating_sub(read).max(read.saturating_sub(after))));
+            apart.push(share(after - before));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let (signals, _) = service.finish();
+    let allocated = last(&signals.alloc_bytes.data);
+    let worst = outside.into_iter().fold(0.0, f64::max);
+    apart.sort_unstable_by(f64::total_cmp);
+    let (median, most) = (apart[READINGS / 2], apart[READINGS * 3 / 4]);
+    eprintln!(
+        "{allocated} bytes; readings outside by {:.5} % at most of bounds {:.5} % apart, three quarters {:.5} %",
+        worst * 100.0,
+        median * 100.0,
+        most * 100.0
+    );
+    assert!(allocated >= 10 << 30, "{allocated}");
+    assert!(worst <= 1e-4, "{worst}");
+    // Between bounds that are far apart any reading lies.
+    HeldUp::bounds(most, 1e-4).map_or(Ok(()), Err)
 }

@@ -1,23 +1,24 @@
-//! Services that misbehave, and machines that lack something: the right exit code, a message that helps, nothing left.
+//! Services that misbehave, and machines that lack something: the right exit code, a helpful message, no leftovers.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
     net::TcpListener,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    process::{Command, Stdio},
-    time::Duration,
+    process::Command,
 };
 
-use common::{Bench, assert_fails, can_attach, repository, stderr, stdout};
+use common::{Bench, assert_fails, busy, can_attach, repository, running::Running, stderr, stdout};
+use nix::sys::signal::Signal;
 
 #[test]
 fn a_service_that_never_gets_ready() {
     if can_attach() {
-        let output = Bench::service("misbehave", 18111, ", -mode, never-ready").run("check", &[]);
+        let bench =
+            Bench::service("misbehave", 18111, ", -mode, never-ready").with("timeout: 60s }\n", "timeout: 8s }\n");
+        let output = bench.run("check", &[]);
         assert_fails(&output, 4, &["launch:", "answered 503", "http://127.0.0.1:18111/healthz", "ready.timeout"]);
     }
 }
@@ -44,7 +45,7 @@ fn a_service_that_panics_under_load_fails_its_requests() {
 }
 
 #[test]
-fn a_service_that_dies_of_a_signal_is_told_by_name() {
+fn a_signal_that_ends_the_service_is_reported_by_name() {
     if can_attach() {
         let bench = Bench::service("misbehave", 18114, ", -mode, segv, -requests, \"400\"");
         let output = bench.run("check", &["--format", "json"]);
@@ -67,10 +68,15 @@ fn a_service_that_starts_other_processes_is_not_wholly_measured() {
 #[test]
 fn a_service_that_fails_every_request() {
     if can_attach() {
-        let output = Bench::service("misbehave", 18116, ", -mode, fail-all").run("check", &["--format", "json"]);
+        let bench = Bench::service("misbehave", 18116, ", -mode, fail-all");
+        let output = bench.run("check", &["--format", "json", "--tier", "t0"]);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         let report = json(&output);
         assert_eq!(gate(&report, "request_errors")["measured"], 1.0);
+        // Of these words is made what repeats the run.
+        let config = bench.config();
+        let options = ["--config", config.to_str().unwrap(), "--tier", "T0"];
+        assert_eq!(report["results"][0]["options"], serde_json::json!(options));
         assert!(
             report["results"][0]["gates"].as_array().unwrap().iter().all(|gate| gate["verdict"] != "pass"),
             "{report:#}"
@@ -176,7 +182,7 @@ fn not_root() {
     if can_attach() {
         let bench = Bench::service("uaa", 18123, "");
         let directory = bench.directory.path();
-        // The checkout may lie where others cannot look.
+        // The checkout may be in a directory that others cannot read.
         fs::create_dir(directory.join("module")).unwrap();
         let yaml = fs::read_to_string(bench.config()).unwrap();
         fs::write(bench.config(), yaml.replace(&repository().join("fixtures-go").display().to_string(), "module"))
@@ -216,18 +222,20 @@ fn no_bpf() {
 #[test]
 fn ctrl_c_ends_the_service_and_leaves_nothing() {
     if can_attach() {
-        for (delay, signal) in
-            [(200, nix::sys::signal::SIGINT), (2500, nix::sys::signal::SIGINT), (3500, nix::sys::signal::SIGTERM)]
-        {
+        for (words, signal) in [
+            ("building", Signal::SIGINT),
+            ("starting the service", Signal::SIGINT),
+            ("warming up", Signal::SIGTERM),
+            ("measuring", Signal::SIGINT),
+            ("draining", Signal::SIGTERM),
+        ] {
             let bench = Bench::service("uaa", 18125, "");
-            let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
-            command.args(["check", "--config"]).arg(bench.config()).arg("--out").arg(bench.out());
-            let child = command.stderr(Stdio::piped()).spawn().unwrap();
-            std::thread::sleep(Duration::from_millis(delay));
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).unwrap();
-            let output = child.wait_with_output().unwrap();
-            assert_eq!(output.status.code(), Some(130), "after {delay} ms: {}", stderr(&output));
-            assert!(stderr(&output).contains("interrupted"));
+            let mut memgate = Running::start(&mut common::plain(&bench.command("check")));
+            memgate.says(words);
+            memgate.signal(signal);
+            let ended = memgate.ends();
+            assert_eq!(ended.status.code(), Some(130), "{words}: {}", ended.said);
+            assert!(ended.said.contains("interrupted"), "{words}: {}", ended.said);
             bench.assert_nothing_left();
         }
     }
@@ -236,17 +244,13 @@ fn ctrl_c_ends_the_service_and_leaves_nothing() {
 #[test]
 fn ctrl_c_does_not_wait_for_a_service_that_ignores_sigterm() {
     if can_attach() {
-        let bench = Bench::service("misbehave", 18128, ", -mode, ignore-sigterm");
-        let yaml = fs::read_to_string(bench.config()).unwrap();
-        fs::write(bench.config(), yaml.replace("stop_timeout: 1s", "stop_timeout: 600s")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
-        command.args(["check", "--config"]).arg(bench.config()).arg("--out").arg(bench.out());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let stopping = stderr.lines().map_while(Result::ok).any(|line| line.contains("stopping the service"));
-        assert!(stopping, "memgate ended before it stopped the service");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::SIGINT).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let bench = Bench::service("misbehave", 18128, ", -mode, ignore-sigterm")
+            .with("stop_timeout: 1s", "stop_timeout: 600s");
+        let mut memgate = Running::start(&mut common::plain(&bench.command("check")));
+        memgate.says("stopping the service");
+        memgate.signal(Signal::SIGINT);
+        let ended = memgate.ends();
+        assert_eq!(ended.status.code(), Some(130), "{}", ended.said);
         bench.assert_nothing_left();
     }
 }
@@ -254,14 +258,14 @@ fn ctrl_c_does_not_wait_for_a_service_that_ignores_sigterm() {
 #[test]
 fn a_memgate_that_is_killed_takes_the_service_with_it() {
     if can_attach() {
-        let bench = Bench::service("uaa", 18126, "");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
-        command.args(["check", "--config"]).arg(bench.config()).arg("--out").arg(bench.out());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        std::thread::sleep(Duration::from_secs(3));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        std::thread::sleep(Duration::from_millis(500));
+        let bench = Bench::service("uaa", 18126, "").with("measure: 3s", "measure: 600s");
+        let mut memgate = Running::start(&mut common::plain(&bench.command("check")));
+        memgate.says("measuring");
+        assert_eq!(bench.processes().len(), 1, "the service");
+        memgate.signal(Signal::SIGKILL);
+        memgate.ends();
+        busy::until("the service has ended", || bench.processes().is_empty());
+        busy::until("its cgroup is empty", || common::cgroups().iter().all(|cgroup| common::is_empty(cgroup)));
         // What a killed process cannot remove, the next one does.
         assert_fails(
             &Bench::service("misbehave", 18126, ", -mode, exit").run("check", &[]),
@@ -273,10 +277,10 @@ fn a_memgate_that_is_killed_takes_the_service_with_it() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_nothing() {
+fn a_full_disk_is_reported_and_leaves_nothing() {
     if can_attach() {
         let bench = Bench::service("uaa", 18127, "");
-        // In a mount namespace of its own: the small file system goes with it.
+        // In a mount namespace of its own, so that the small file system disappears with it.
         let script = format!(
             "mkdir -p {out} && mount -t tmpfs -o size=8k tmpfs {out} && mkdir {out}/build && mount --bind {build} {out}/build && {memgate} check --config {config} --out {out}; code=$?; ls -A {out} >&2; exit $code",
             out = bench.out().display(),

@@ -1,6 +1,7 @@
-//! Every version of Go in every build mode: each figure of a quiet service is the service's own, to the unit.
+//! Every version of Go in every build mode: each figure of a quiet service equals the service's own exactly.
 //!
-//! Nothing here depends on how fast the machine is: what is measured is done step by step between the recorder's phases.
+//! Nothing here depends on the speed of the machine, because the tests measure step by step between the recorder's
+//! phases.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -8,15 +9,15 @@ mod common;
 use std::{collections::BTreeMap, path::PathBuf, thread};
 
 use common::{
-    can_attach,
-    go::{self, Toolchain},
-    repository,
+    can_attach, go, repository,
     uaa::{
         ProfileSite, Truth, Watched, assert_cpu_time, assert_equal, assert_exact, assert_goroutine_sites, assert_stops,
-        laid_to_forgotten_mappings, left,
+        attributed_to_forgotten_mappings, left,
     },
 };
+use memgate_agent::collect::Boundary;
 use memgate_evidence::{Code, Exactness, Signals, platform::Platform};
+use memgate_testing::go::{Toolchain, minors, toolchain};
 
 /// How the service is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +31,8 @@ enum Build {
 impl Build {
     const ALL: [Self; 4] = [Self::Plain, Self::Stripped, Self::PositionIndependent, Self::Cgo];
 
-    /// For `go build`. Only with the tag memprofile does the service ask for its heap profile, and tell it; without, the linker
-    /// switches sampling off, and memgate has to switch it on again.
+    /// Arguments for `go build`. Only with the tag memprofile does the service read and report its heap profile.
+    /// Without the tag, the linker switches sampling off, and memgate has to switch it on again.
     const fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Plain => &[],
@@ -41,12 +42,12 @@ impl Build {
         }
     }
 
-    const fn tells_its_profile(self) -> bool {
+    const fn reports_its_profile(self) -> bool {
         matches!(self, Self::PositionIndependent | Self::Cgo)
     }
 }
 
-/// What was measured, and what the service said.
+/// The measured data, and the service's own figures.
 struct Measured {
     signals: Signals,
     code: Code,
@@ -57,12 +58,12 @@ struct Measured {
 const PARKED: u64 = 37;
 const FORGOTTEN: u64 = 12 << 20;
 
-/// All builds at a time: what is compared does not depend on time.
+/// All builds at the same time, because the comparisons do not depend on time.
 fn every_figure_is_the_runtimes_own(minor: u32) {
     if !can_attach() {
         return;
     }
-    let toolchain = go::toolchain(minor);
+    let toolchain = toolchain(minor);
     let directory = tempfile::tempdir().unwrap();
     let executables = Build::ALL.map(|build| build_uaa(&toolchain, build, directory.path().join(format!("{build:?}"))));
     thread::scope(|scope| {
@@ -97,9 +98,9 @@ fn measure(executable: &std::path::Path, port: u16, build: Build) -> Measured {
     let mut service = Watched::start(executable, port, "memprofilerate=1");
     service.post("/debug/gc?n=2");
     service.rest();
-    service.recorder.start_idle();
+    service.recorder.reach(Boundary::Idle);
     service.recorder.sample_off_heap();
-    service.recorder.start_measuring();
+    service.recorder.reach(Boundary::MeasureStart);
     service.log_in(20);
     service.post("/debug/alloc?n=5000&size=100");
     service.post("/debug/alloc?n=7&size=100000");
@@ -110,8 +111,8 @@ fn measure(executable: &std::path::Path, port: u16, build: Build) -> Measured {
     }
     service.post("/debug/gc?n=20");
     service.rest();
-    service.recorder.end_measuring();
-    let profile = build.tells_its_profile().then(|| service.profile());
+    service.recorder.reach(Boundary::MeasureEnd);
+    let profile = build.reports_its_profile().then(|| service.profile());
     let truth = service.truth();
     let (signals, code) = service.finish();
     Measured { signals, code, truth, profile }
@@ -133,11 +134,11 @@ fn memory(Measured { signals, code, .. }: &Measured, build: Build) {
     let beside = left(&off_heap.data) - forgotten.cast_signed();
     // Stacks of C threads and malloc's own arenas are off-heap too.
     assert!((0..1 << 20).contains(&beside), "{beside} bytes beside what was forgotten");
-    let bytes = laid_to_forgotten_mappings(signals, code);
-    assert!(bytes > 0 && bytes <= FORGOTTEN, "{bytes} bytes are laid to MapAndForget");
+    let bytes = attributed_to_forgotten_mappings(signals, code);
+    assert!(bytes > 0 && bytes <= FORGOTTEN, "{bytes} bytes are attributed to MapAndForget");
 }
 
-/// A place in the service's code and the size of what it allocates.
+/// A place in the service's code and the size of its allocations.
 type Place = (String, String, u32, u64);
 
 #[track_caller]
@@ -166,7 +167,7 @@ fn profile(Measured { signals, code, profile, .. }: &Measured) {
     for ((stack, size), count) in samples.stack.iter().zip(&samples.size).zip(&samples.count) {
         *sampled.entry((*stack, *size)).or_default() += count;
     }
-    // The profile is that of the last GC; what the requests around it needed is in one of the two alone.
+    // The profile is that of the last GC cycle. The allocations of the requests around it are in only one of the two.
     let logging_in = |stack: u32| {
         code.stack(stack).any(|frame| frame.function.starts_with("memgate.dev/fixtures/internal/session."))
     };
@@ -182,8 +183,8 @@ fn profile(Measured { signals, code, profile, .. }: &Measured) {
     }
 }
 
-/// The service's own profile, which was read a little later: what the service's own code allocated is the same, what the
-/// reading itself needed came on top.
+/// The service's own profile, read slightly later. The allocations of the service's own code are the same, and those of
+/// the reading itself are added.
 #[track_caller]
 fn own_profile(profile: &[ProfileSite], places: &BTreeMap<Place, (u64, u64)>) {
     let mut own: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
@@ -200,7 +201,7 @@ fn own_profile(profile: &[ProfileSite], places: &BTreeMap<Place, (u64, u64)>) {
             "{place:?}: {allocs} {frees}, but {own_allocs} {own_frees}"
         );
     }
-    // What asks for the profile, and what still lived while the last GC ran that was asked for.
+    // The code that asks for the profile, and objects that were still alive in the last requested GC cycle.
     const LATER: [&str; 3] = ["emProfile", "counted.", "(*debug).gc"];
     let by_service = |function: &str| {
         let own = function.starts_with("main.") || function.starts_with("memgate.dev/");
@@ -245,5 +246,5 @@ fn every_figure_is_that_of_go_1_26() {
 
 #[test]
 fn every_figure_is_that_of_go_1_27_and_later() {
-    go::minors().filter(|minor| *minor >= 27).for_each(every_figure_is_the_runtimes_own);
+    minors().filter(|minor| *minor >= 27).for_each(every_figure_is_the_runtimes_own);
 }

@@ -1,4 +1,4 @@
-//! Call stacks of real processes, each stopped where it is known who called whom.
+//! Call stacks of real processes, each stopped at a place with known callers.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -16,7 +16,7 @@ use memgate::gobuild;
 use memgate_agent::{
     cancel::Cancel,
     collect::{
-        ProcessMemory,
+        ProcessMemory, RemoteMemory as _,
         unwind::{Capture, GoContinuation, Registers, Unwinder},
     },
 };
@@ -34,13 +34,13 @@ use nix::{
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 use tempfile::TempDir;
 
-/// What the collector copies at most of a thread's stack and of a goroutine's, bytes.
+/// The most that the collector copies of a thread's stack and of a goroutine's, bytes.
 const STACK: usize = 8 << 10;
 const GO_STACK: usize = 4 << 10;
 /// Stands for functions of the C library.
 const LIBRARY: &str = "the C library";
 
-/// A traced process; it is killed in the end.
+/// A traced process. It is killed at the end.
 struct Traced {
     child: Child,
     pid: Pid,
@@ -57,7 +57,7 @@ impl Traced {
     fn start(program: &Path) -> Self {
         let mut command = Command::new(program);
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec nothing but a system call is made.
+        // SAFETY: between fork and exec only a system call is made.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
         let child = command.spawn().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed());
@@ -65,7 +65,7 @@ impl Traced {
         Self { child, pid }
     }
 
-    /// Lets it run until it stops itself. Other signals, by which Go preempts, it gets.
+    /// Lets it run until it stops itself. It receives other signals, with which Go preempts.
     fn run_to_stop(&self) {
         let mut signal = None;
         loop {
@@ -82,7 +82,8 @@ impl Traced {
         let mut bytes = [0_u8; 512];
         let mut vector = nix::libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         let (request, kind) = (nix::libc::PTRACE_GETREGSET, nix::libc::NT_PRSTATUS);
-        // SAFETY: the vector names a buffer that outlives the call, and its length; the thread is stopped and traced by this one.
+        // SAFETY: the vector names a buffer that outlives the call, and its length; the thread is stopped and traced by
+        // this one.
         let result = unsafe { nix::libc::ptrace(request, self.pid.as_raw(), kind, &raw mut vector) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
         Registers::from_user(Platform::host(), &bytes[..vector.iov_len]).unwrap()
@@ -91,7 +92,7 @@ impl Traced {
     /// As many bytes as there are, at most `most`.
     fn stack(&self, sp: u64, most: usize) -> Vec<u8> {
         let memory = ProcessMemory::new(self.pid);
-        (0..most / 64).rev().map(|part| (part + 1) * 64).find_map(|size| memory.read([sp], size).ok()).unwrap()
+        (0..most / 64).rev().map(|part| (part + 1) * 64).find_map(|size| memory.read(&[sp], size).ok()).unwrap()
     }
 
     fn frames(&self, functions: Option<&FunctionTable>, go: Option<(u64, u64)>) -> Vec<Frame> {
@@ -112,7 +113,7 @@ fn source(name: &str) -> PathBuf {
     repository().join("gate/agent/testdata").join(name)
 }
 
-/// The number of the first line that starts so.
+/// The number of the first line that starts like this.
 fn line_of(text: &str, start: &str) -> u32 {
     text.lines().zip(1..).find(|(line, _)| line.starts_with(start)).unwrap().1
 }
@@ -130,7 +131,8 @@ fn names(frames: &[Frame]) -> Vec<&str> {
     frames.iter().map(|frame| frame.function.as_str()).collect()
 }
 
-/// The functions' names from the C library's `raise` on; those of the library itself, which differ by version and build, as one.
+/// The functions' names from the C library's `raise` on. Functions of the library itself differ by version and build,
+/// so they count as one.
 fn program_names(frames: &[Frame]) -> Vec<&str> {
     let raise = frames.iter().position(|frame| frame.function == "raise");
     let of_library = ["libc.so.6+", "qsort", "msort", "introsort", "__libc_start"];
@@ -189,7 +191,7 @@ fn cpp_has_its_names_and_what_was_inlined() {
     assert!(frames.iter().filter(|frame| frame.line > 0).all(|frame| frame.file.ends_with("native.cc")));
 }
 
-/// Go 1.`x` of the `go` command.
+/// The minor version of the `go` command.
 fn go_minor() -> u32 {
     let output = Command::new("go").args(["env", "GOVERSION"]).output().unwrap();
     let version = String::from_utf8(output.stdout).unwrap();
@@ -245,7 +247,7 @@ fn offsets_in_g(file: &object::File<'_>) -> HashMap<String, u64> {
 /// `syscallpc` and `syscallsp` of the main goroutine, from the runtime's list of goroutines.
 fn main_goroutine(traced: &Traced, file: &object::File<'_>, twin: &object::File<'_>) -> (u64, u64) {
     let memory = ProcessMemory::new(traced.pid);
-    let word = |address: u64| u64::from_le_bytes(memory.read([address], 8).unwrap().try_into().unwrap());
+    let word = |address: u64| u64::from_le_bytes(memory.read(&[address], 8).unwrap().try_into().unwrap());
     let allgs = moved(file, twin, twin.symbol_by_name("runtime.allgs").unwrap().address()) + bias(traced, file);
     let offsets = offsets_in_g(twin);
     let (goid, pc, sp) = (offsets["goid"], offsets["syscallpc"], offsets["syscallsp"]);
@@ -254,7 +256,8 @@ fn main_goroutine(traced: &Traced, file: &object::File<'_>, twin: &object::File<
     (word(main + pc), word(main + sp))
 }
 
-/// An address of the twin in the file itself: what is stripped lies before the data that has no bytes, and moves it.
+/// An address of the twin in the file itself. The stripped parts lie before the data without bytes in the file, so
+/// stripping moves that data.
 fn moved(file: &object::File<'_>, twin: &object::File<'_>, address: u64) -> u64 {
     let holds =
         |section: &object::Section<'_, '_>| (section.address()..section.address() + section.size()).contains(&address);
@@ -262,7 +265,7 @@ fn moved(file: &object::File<'_>, twin: &object::File<'_>, address: u64) -> u64 
     address - section.address() + file.section_by_name(section.name().unwrap()).unwrap().address()
 }
 
-/// Where the executable is loaded, less where its file says.
+/// The load address minus the address in the file.
 fn bias(traced: &Traced, file: &object::File<'_>) -> u64 {
     if file.kind() != object::ObjectKind::Dynamic {
         return 0;
@@ -273,7 +276,7 @@ fn bias(traced: &Traced, file: &object::File<'_>) -> u64 {
     maps.0.iter().find(|map| map.pathname == path && map.offset == 0).unwrap().address.0
 }
 
-/// The name of a C function's wrapper without the hash of the package that is in it.
+/// The name of a C function's wrapper without the hash of its package.
 fn without_hash(name: &str) -> String {
     match name.split_once('_').and_then(|(_, rest)| rest.split_once('_')) {
         Some((kind @ ("cgo" | "cgoexp"), rest)) => format!("_{kind}{}", rest.find('_').map_or("", |at| &rest[at..])),
@@ -298,7 +301,7 @@ fn c_and_the_go_that_called_it_are_one_stack() {
         ("-buildvcs=false -buildmode=pie", stripped),
     ] {
         let (_directory, executable) = build_go(flags, ldflags);
-        // The same program with symbols and DWARF: where the goroutines are is the test's to find out.
+        // The same program with symbols and DWARF. The test finds the goroutines itself.
         let (_twin_directory, twin) = build_go(flags, None);
         let (bytes, twin) = (fs::read(&executable).unwrap(), fs::read(twin).unwrap());
         let twin = object::File::parse(&*twin).unwrap();
@@ -327,12 +330,12 @@ fn c_and_the_go_that_called_it_are_one_stack() {
             assert_eq!(place("leaf"), (line_of("\traise"), false, Language::Native));
         }
 
-        // Without what is known of the goroutine, C alone.
+        // Without data about the goroutine, only the C part is known.
         let alone = traced.frames(Some(&functions), None);
         assert_eq!(alone, frames[..alone.len()]);
         assert_eq!(joined_names(&alone), c);
 
-        // Go that C called has the frames of the Go code that called C below it.
+        // Go code that C called has the frames of the Go code that called C below it.
         let frames = joined();
         let go = ["main._Cfunc_leaf", "main.inner", "main.backInGo"];
         let runtime = ["runtime.cgocallbackg1", "runtime.cgocallbackg", "runtime.cgocallback"];
@@ -343,7 +346,7 @@ fn c_and_the_go_that_called_it_are_one_stack() {
         found.retain(|name| !left_out.contains(&name.as_str()));
         assert_eq!(found, expected, "{flags} {ldflags:?}: {frames:#?}");
 
-        // Where the thread is in Go, its own stack is all there is.
+        // If the thread is in Go code, its own stack is everything.
         traced.run_to_stop();
         let frames = traced.frames(Some(&functions), None);
         let found = names(&frames);

@@ -1,4 +1,4 @@
-//! The workflow that users copy calls memgate as memgate wants to be called.
+//! The workflow that users copy calls memgate correctly, and memgate's own has a job for each task.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -8,7 +8,7 @@ use std::fs;
 use common::{memgate, repository, stderr};
 use serde_yaml::Value;
 
-/// The lines of the workflow's scripts that call memgate, with what follows.
+/// The lines of the workflow's scripts that call memgate, with their continuations.
 fn calls(workflow: &Value) -> Vec<String> {
     let jobs = workflow["jobs"].as_mapping().unwrap();
     let steps = jobs.iter().flat_map(|(_, job)| job["steps"].as_sequence().unwrap().clone());
@@ -22,6 +22,18 @@ fn calls(workflow: &Value) -> Vec<String> {
 }
 
 #[test]
+fn every_chore_that_must_pass_has_a_job() {
+    let text = fs::read_to_string(repository().join(".github/workflows/ci.yml")).unwrap();
+    let workflow: Value = serde_yaml::from_str(&text).unwrap();
+    let job = &workflow["jobs"]["ci"];
+    let jobs = job["strategy"]["matrix"]["include"].as_sequence().unwrap();
+    let chores: Vec<_> = jobs.iter().map(|job| job["xtask"].as_str().unwrap()).collect();
+    assert_eq!(chores, ["lint --advisories", "docs", "test", "check"]);
+    let runs = |step: &Value| step["run"].as_str().is_some_and(|run| run.ends_with("xtask ${{ matrix.xtask }}"));
+    assert!(job["steps"].as_sequence().unwrap().iter().any(runs), "each job calls its chore");
+}
+
+#[test]
 fn the_example_calls_memgate_with_arguments_that_it_has() {
     let text = fs::read_to_string(repository().join("docs/examples/memgate.yml")).unwrap();
     let calls = calls(&serde_yaml::from_str(&text).unwrap());
@@ -29,7 +41,7 @@ fn the_example_calls_memgate_with_arguments_that_it_has() {
     assert_eq!(verbs, ["plan", "record", "merge"]);
     for call in calls {
         let call = call.replace("${{ matrix.platform }}", "linux/loong64");
-        // What is wrong before it is refused, and nothing is run.
+        // clap refuses wrong arguments before it handles `--help`, so nothing runs.
         let output = memgate().args(call.split_whitespace()).arg("--help").output().unwrap();
         assert_eq!(output.status.code(), Some(0), "memgate {call}: {}", stderr(&output));
     }

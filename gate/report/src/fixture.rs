@@ -1,4 +1,4 @@
-//! A report made by hand, with every verdict, missing figures, Chinese and hostile text.
+//! A handmade report with every verdict, missing figures, Chinese and hostile text.
 
 use memgate_evidence::{
     Environment,
@@ -11,7 +11,7 @@ use memgate_verdict::{
     summarise::{Place, SignalNote, Site, SiteKind, Trust},
 };
 
-/// What a service could put into its name, its logs or its answers to get out of a report.
+/// Text that a service could put into its name, its logs or its answers to break out of a report.
 pub(super) const HOSTILE: &str =
     "a|b `c` <script>&amp;\x1b[31m\x1b]0;title\x07\n::error::boo\r\n##[error]boo % @all #1 ]]> \u{202e}gnp.exe";
 
@@ -45,13 +45,13 @@ pub(super) fn gate(metric: Metric, verdict: Verdict, figures: [Option<f64>; 5], 
     }
 }
 
-/// A place in the repository, unless its path is absolute.
+/// A place in the repository if its path is relative.
 pub(super) fn place(function: &str, file: &str, line: u32) -> Place {
     let in_repository = !file.is_empty() && !file.starts_with('/');
     Place { function: function.into(), file: file.into(), line, in_repository }
 }
 
-/// A site of 1.5 MiB by 37 samples.
+/// A site of 1.5 MiB with 37 samples.
 pub(super) fn site(kind: SiteKind, at: Place, own: Option<Place>) -> Site {
     let sampled = kind == SiteKind::Heap;
     Site {
@@ -67,13 +67,13 @@ pub(super) fn site(kind: SiteKind, at: Place, own: Option<Place>) -> Site {
     }
 }
 
-/// Goroutines of one `go` statement.
+/// Goroutines that one `go` statement started.
 fn goroutines(at: Place, starts: &str) -> Site {
     let site = site(SiteKind::Goroutines, at.clone(), Some(at));
     Site { starts: Some(starts.into()), amount: 12.0, unit: Unit::Count, share: 1.0, ..site }
 }
 
-/// A signal's note, with a reason where it is not to be trusted.
+/// A signal's note, with a reason if the signal cannot be trusted.
 pub(super) fn note(name: &str, exactness: Trust, reason: Option<&str>, lost: u64) -> SignalNote {
     SignalNote { name: name.into(), source: "a test".into(), exactness, reason: reason.map(Into::into), lost }
 }
@@ -90,7 +90,7 @@ fn signals() -> Vec<SignalNote> {
     ]
 }
 
-/// A result whose verdict is that of its first gate.
+/// A result with the verdict of its first gate.
 pub(super) fn result(service: &str, platform: Platform, gates: Vec<GateResult>, notes: &[&str]) -> ServiceResult {
     ServiceResult {
         service: service.into(),
@@ -99,6 +99,7 @@ pub(super) fn result(service: &str, platform: Platform, gates: Vec<GateResult>, 
         environment: environment(),
         runs: 3,
         tier: Tier::T2,
+        options: vec![],
         signals: vec![],
         gates,
         files: vec![],
@@ -106,7 +107,7 @@ pub(super) fn result(service: &str, platform: Platform, gates: Vec<GateResult>, 
     }
 }
 
-/// A report whose verdict is that of its first result.
+/// A report with the verdict of its first result.
 pub(super) fn report_of(results: Vec<ServiceResult>) -> Report {
     Report {
         schema: SCHEMA,
@@ -178,7 +179,7 @@ fn growth() -> GateResult {
     GateResult { sites, ..gate(Metric::RssGrowth, Verdict::Regressed, figures, "It grows.") }
 }
 
-/// A gate that says this wherever others have a word.
+/// A gate that has this text wherever it can have any.
 pub(super) fn hostile_gate(text: &str) -> GateResult {
     let place = Place { function: text.into(), file: text.into(), line: 7, in_repository: true };
     let other = Place { line: 8, ..place.clone() };

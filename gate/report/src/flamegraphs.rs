@@ -1,4 +1,4 @@
-//! Flame graphs as files: an SVG for people, and the collapsed stacks for other tools.
+//! Writes flame graphs: an SVG for people, and the collapsed stacks for other tools.
 
 use std::{
     fs, io,
@@ -16,17 +16,18 @@ use memgate_verdict::summarise::{FlameGraph, Graph, flame_graphs};
 
 use super::text;
 
-/// What was written.
+/// The written files and what is missing in them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FlameGraphFiles {
     /// The files, in the order of the graphs.
     pub files: Vec<PathBuf>,
-    /// What is not in the graphs although it was to be measured.
+    /// What the graphs lack although it was to be measured.
     pub notes: Vec<String>,
 }
 
-/// Writes the flame graphs of all runs of one service on one platform into `directory`: `uaa.linux-amd64.alloc.svg`, and
-/// `.folded` beside it. A graph that shows nothing is not written, and one of an earlier command is removed.
+/// Writes the flame graphs of all runs of one service on one platform into `directory`, such as
+/// `uaa.linux-amd64.alloc.svg` and the same with `.folded`. Writes no empty graph, and removes the graphs of an earlier
+/// command.
 ///
 /// # Errors
 /// [`Error::Infrastructure`] at [`Stage::Output`] when a file cannot be written or removed.
@@ -52,7 +53,7 @@ fn paths(directory: &Path, service: &str, platform: Platform, graph: Graph) -> [
     [directory.join(format!("{stem}.svg")), directory.join(format!("{stem}.folded"))]
 }
 
-/// No graph of an earlier command is to be taken for one of this.
+/// Otherwise a graph of an earlier command could pass for one of this command.
 fn remove_old(directory: &Path, service: &str, platform: Platform) -> Result<()> {
     for file in Graph::ALL.into_iter().flat_map(|graph| paths(directory, service, platform, graph)) {
         match fs::remove_file(&file) {
@@ -70,8 +71,8 @@ fn title(evidence: &Evidence, runs: usize, graph: Graph) -> String {
     format!("{} on {}: {}, {runs}", text::visible(&evidence.service), evidence.platform, graph.subject())
 }
 
-/// The picture: the same stacks give the same bytes. inferno's colours for Java make what is inlined blue, of the rest names
-/// with a `.` green, which is Go, and most others red.
+/// The picture. The same stacks give the same bytes. inferno's palette for Java makes inlined frames blue, other names
+/// with a `.` green (which is Go), and most others red.
 fn svg(graph: &FlameGraph, title: &str) -> io::Result<Vec<u8>> {
     let mut options = Options::default();
     options.title = title.to_owned();
@@ -100,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// A run that allocated and kept 4 KiB at one stack, every object of which was sampled.
+    /// A run that allocated and kept 4 KiB at one stack. Every object was sampled.
     fn kept(service: &str, function: &str) -> Evidence {
         let frame = |function: &str, inlined| Frame {
             function: function.to_owned(),
@@ -190,7 +191,7 @@ mod tests {
             let plain = write_flame_graphs(&directory.path().join("plain"), &[kept("s", "f")]).unwrap();
             for (hostile, plain) in hostile.files.iter().zip(&plain.files) {
                 let (hostile, plain) = (fs::read_to_string(hostile).unwrap(), fs::read_to_string(plain).unwrap());
-                // Neither an element nor a line, stack or frame more than a plain name gives.
+                // A hostile name gives no more elements, lines, stacks or frames than a plain one.
                 let acting = if plain.starts_with('<') { ['<', '>'] } else { [';', '\n'] };
                 for character in acting {
                     prop_assert_eq!(hostile.matches(character).count(), plain.matches(character).count(), "{}", hostile);

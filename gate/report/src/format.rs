@@ -1,4 +1,7 @@
-//! The formats, and where each goes.
+//! The report formats, in one table, and the outputs that the command line names.
+//!
+//! A new format is a row in the table and a module with a function `render`. Names, help texts and default file names
+//! come from the rows; tests compare the snapshots and the table in docs/reference/reports.md with them.
 
 use std::{path::PathBuf, str::FromStr};
 
@@ -7,35 +10,56 @@ use memgate_verdict::results::Report;
 
 use super::{github, json, junit, markdown, terminal};
 
-/// A form in which a report can be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// Tables for a person at a terminal or in a log.
-    Terminal,
-    /// The [`Report`] itself.
-    Json,
-    /// For a comment on a pull request.
-    Markdown,
-    /// `JUnit` XML, which every CI system reads.
-    Junit,
-    /// Annotations of GitHub Actions.
-    Github,
+/// Makes [`Format`] from a row for each format.
+macro_rules! formats {
+    ($(
+        #[doc = $sentence:literal]
+        $format:ident { name: $name:literal, file: $file:literal, module: $module:ident }
+    )+) => {
+        /// A format of the report. docs/reference/reports.md describes each.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Format {
+            $(#[doc = $sentence] $format,)+
+        }
+
+        impl Format {
+            /// Every format, in the order in which help texts and messages list them.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$format),+];
+
+            /// The format's name on the command line.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$format => $name,)+ }
+            }
+
+            /// What the format is, in a sentence.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$format => $sentence.trim_ascii(),)+ }
+            }
+
+            /// The usual name of a file in this format.
+            pub const fn file_name(self) -> &'static str {
+                match self { $(Self::$format => $file,)+ }
+            }
+        }
+
+        /// The report in a format, with a newline at its end. The same report gives the same text.
+        pub fn render(report: &Report, format: Format, style: Style) -> String {
+            match format { $(Format::$format => $module::render(report, style),)+ }
+        }
+    };
 }
 
-impl Format {
-    /// Every format, in the order in which messages list them.
-    pub const ALL: [Self; 5] = [Self::Terminal, Self::Json, Self::Markdown, Self::Junit, Self::Github];
-
-    /// The format's name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Terminal => "terminal",
-            Self::Json => "json",
-            Self::Markdown => "markdown",
-            Self::Junit => "junit",
-            Self::Github => "github",
-        }
-    }
+formats! {
+    /// Tables for a person at a terminal or in a log.
+    Terminal { name: "terminal", file: "report.txt", module: terminal }
+    /// The whole report, for programs.
+    Json { name: "json", file: "report.json", module: json }
+    /// A comment on a pull request.
+    Markdown { name: "markdown", file: "report.md", module: markdown }
+    /// Test results in XML, as CI systems read them.
+    Junit { name: "junit", file: "junit.xml", module: junit }
+    /// Annotations of GitHub Actions.
+    Github { name: "github", file: "annotations.txt", module: github }
 }
 
 impl std::fmt::Display for Format {
@@ -54,7 +78,7 @@ impl FromStr for Format {
             None if text == "html" => {
                 Err(format!("`html` is a format of a later version and not available yet; expected one of {names}"))
             }
-            None => Err(format!("`{text}` is no format; expected one of {names}")),
+            None => Err(format!("`{text}` is not a format; expected one of {names}")),
         }
     }
 }
@@ -105,29 +129,18 @@ pub fn validate(outputs: &[Output]) -> Result<()> {
             second.file.as_ref().map_or_else(|| "standard output".to_owned(), |file| file.display().to_string());
         return Err(InputError::new(
             format!("The formats `{}` and `{}` would both go to {place}.", first.format, second.format),
-            format!("Give one of them a file of its own: `--format {}=FILE`.", second.format),
+            format!("Give one of them a file of its own: `--format {}={}`.", second.format, second.format.file_name()),
         )
         .into());
     }
     Ok(())
 }
 
-/// How [`Format::Terminal`] looks; the caller decides by `NO_COLOR` and by what standard output is.
+/// The style of [`Format::Terminal`]. The caller takes it from `NO_COLOR` and from the kind of standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Style {
     /// Whether to use ANSI colours.
     pub colour: bool,
-    /// The width that tables are to keep to, columns; `None` for as wide as they need.
+    /// The width that tables must fit into, columns; `None` for no limit.
     pub width: Option<u16>,
-}
-
-/// The report in a format, with a newline at its end. The same report gives the same text.
-pub fn render(report: &Report, format: Format, style: Style) -> String {
-    match format {
-        Format::Terminal => terminal::render(report, style),
-        Format::Json => json::render(report),
-        Format::Markdown => markdown::render(report),
-        Format::Junit => junit::render(report),
-        Format::Github => github::render(report),
-    }
 }

@@ -1,13 +1,13 @@
-//! Annotations of GitHub Actions, and its step summary.
+//! Annotations of GitHub Actions, and the step summary.
 
 use memgate_verdict::{
     results::{Report, ServiceResult, Verdict},
     summarise::Place,
 };
 
-use super::{markdown, text, view};
+use super::{Style, markdown, text, view};
 
-/// How many annotations of a level GitHub shows for a step; it drops the rest without a word
+/// How many annotations of a level GitHub shows for a step. It drops the rest silently
 /// (actions/toolkit/docs/problem-matchers.md, "Limitations").
 const SHOWN: usize = 10;
 
@@ -30,7 +30,7 @@ impl Level {
         }
     }
 
-    /// Errors are what makes memgate's exit code other than 0.
+    /// Errors make memgate's exit code other than 0.
     const fn of(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Regressed | Verdict::Inconclusive | Verdict::NoBaseline => Self::Error,
@@ -40,9 +40,9 @@ impl Level {
     }
 }
 
-/// One annotation a line: for what is no plain pass, worst first; for the notes of a result that does not hold; and
-/// a notice where there is nothing of the kind, so that the reader sees that the gate was there.
-pub(super) fn render(report: &Report) -> String {
+/// One annotation a line. Gates that are not a plain pass come first, worst first, then the notes of results that do
+/// not hold. If there is nothing to report, a notice shows that memgate ran.
+pub(super) fn render(report: &Report, _style: Style) -> String {
     let mut annotations: Vec<_> = view::all_findings(report).iter().map(of_finding).collect();
     annotations.extend(report.results.iter().filter(|result| result.verdict.exit_code() != 0).map(of_notes));
     if annotations.is_empty() {
@@ -51,15 +51,15 @@ pub(super) fn render(report: &Report) -> String {
     Level::ALL.into_iter().map(|level| lines(level, &annotations)).collect()
 }
 
-/// The text for the file that `$GITHUB_STEP_SUMMARY` names; the caller appends it. It is the Markdown format.
+/// The text for the file that `$GITHUB_STEP_SUMMARY` names, in Markdown. The caller appends it.
 pub fn step_summary(report: &Report) -> String {
-    markdown::render(report)
+    markdown::render(report, Style::default())
 }
 
 /// An annotation before it is escaped.
 struct Annotation<'a> {
     level: Level,
-    /// Where in the repository it belongs.
+    /// Its place in the repository.
     place: Option<&'a Place>,
     title: String,
     message: String,
@@ -76,14 +76,14 @@ fn of_finding<'a>(finding: &view::Finding<'a>) -> Annotation<'a> {
     }
 }
 
-/// What the reader must know of a result that does not hold.
+/// What the reader must know about a result that does not hold.
 fn of_notes<'a>(result: &ServiceResult) -> Annotation<'a> {
     let title = format!("{}: notes", view::subject(result));
     let message = [view::trust(result), view::notes(result)].join("\n");
     Annotation { level: Level::Notice, place: None, title, message: message.trim_end().to_owned() }
 }
 
-/// That the gate was there, and what it saw.
+/// Says that memgate ran, and what it judged.
 fn of_a_pass<'a>(report: &Report) -> Annotation<'a> {
     let trust = report.results.iter().map(|result| format!("{}: {}", view::subject(result), view::trust(result)));
     let message = [view::gate_counts(report)].into_iter().chain(trust).collect::<Vec<_>>().join("\n");
@@ -94,7 +94,7 @@ fn of_a_pass<'a>(report: &Report) -> Annotation<'a> {
 /// The annotations of one level.
 fn lines(level: Level, annotations: &[Annotation<'_>]) -> String {
     let annotations: Vec<&Annotation<'_>> = annotations.iter().filter(|annotation| annotation.level == level).collect();
-    // The last place tells of those that have none.
+    // The last place says how many are left out.
     let shown = if annotations.len() > SHOWN { SHOWN - 1 } else { annotations.len() };
     let mut text: String = annotations.iter().take(shown).map(|annotation| line(annotation)).collect();
     if annotations.len() > shown {

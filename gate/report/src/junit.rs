@@ -1,16 +1,16 @@
-//! `JUnit` XML: a test suite for each service on each platform, a test case for each gate.
+//! `JUnit` XML: a test suite for each service on each platform, and a test case for each gate.
 //!
-//! What is no pass must not look like one: a regression is a failure, and missing data an error rather than a skipped
-//! test, which CI systems count as good.
+//! Nothing but a pass may look like one: a regression is a failure, and missing data is an error. It is not a skipped
+//! test, because CI systems count those as good.
 
 use std::time::Duration;
 
 use memgate_verdict::results::{GateResult, Report, ServiceResult, Verdict};
 use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite};
 
-use super::{text, view};
+use super::{Style, text, view};
 
-pub(super) fn render(report: &Report) -> String {
+pub(super) fn render(report: &Report, _style: Style) -> String {
     let timestamp = report.judged_at.parse::<jiff::Timestamp>().ok().map(|timestamp| timestamp.to_string());
     let mut junit = quick_junit::Report::new("memgate");
     junit.set_time(Duration::ZERO);
@@ -88,7 +88,7 @@ fn case(class: String, name: &str, verdict: Verdict, reason: &str, details: &str
         status.set_message(reason).set_type(verdict.name()).set_description(details);
     }
     let mut case = TestCase::new(name, status);
-    // A gate is judged, not executed; some readers insist on a time all the same.
+    // A gate is judged and not executed, but some readers require a time.
     case.set_classname(class).set_time(Duration::ZERO);
     case
 }

@@ -1,4 +1,4 @@
-//! Verdicts for people and machines, one file a format.
+//! Reports for people and machines. Each format has its own file.
 #![forbid(unsafe_code)]
 
 mod flamegraphs;

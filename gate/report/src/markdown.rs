@@ -1,13 +1,13 @@
-//! GitHub-flavoured Markdown for a comment on a pull request; GitLab and Gitea read it too.
+//! GitHub-flavoured Markdown for a comment on a pull request. GitLab and Gitea can read it too.
 
 use memgate_verdict::results::{GateResult, Report, ServiceResult, Verdict};
 
-use super::{text, view};
+use super::{Style, text, view};
 
-/// Lets a job find the comment that it wrote before, and replace it.
+/// With this marker a job can find its earlier comment and replace it.
 const MARKER: &str = "<!-- memgate -->";
 
-pub(super) fn render(report: &Report) -> String {
+pub(super) fn render(report: &Report, _style: Style) -> String {
     let mut blocks = vec![format!("{MARKER}\n## memgate: {}", report.verdict.name()), view::gate_counts(report)];
     if let Some(finding) = view::unexplained_report(report) {
         blocks.push(format!("- **{}**: {}", finding.verdict.name(), escape(&finding.reason)));
@@ -83,10 +83,10 @@ fn environment(result: &ServiceResult) -> String {
     escape(&text::visible(&text))
 }
 
-/// Text that stands for itself, also in a table. Takes one line.
+/// Escapes text so that Markdown shows it unchanged, in a table too. The result is one line.
 ///
-/// A zero-width space after `@` and `#` keeps GitHub from notifying people and linking issues: it looks for those in
-/// the finished page, where a backslash is gone.
+/// A zero-width space after `@` and `#` keeps GitHub from notifying people and linking issues. A backslash does not
+/// help: GitHub looks at the finished page, which no longer contains it.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -102,8 +102,8 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// A code span: its fence is longer than any run of backticks in it (CommonMark 0.31, 6.1). Takes one line; not for
-/// text with `|` in a table.
+/// A code span, with a fence longer than any run of backticks in it (CommonMark 0.31, 6.1). The result is one line. Not
+/// for text with `|` in a table.
 fn code(text: &str) -> String {
     let longest = text.split(|character| character != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);

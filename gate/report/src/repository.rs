@@ -1,10 +1,11 @@
-//! Which of the files that a report names lie in the repository.
+//! Finds the report's source files that lie in the repository.
 
 use memgate_verdict::{results::ServiceResult, summarise::Place};
 
-/// Makes the paths of source files relative to the repository's root, as CI systems want them, where they lie below it.
+/// Makes the paths of source files below the repository's root relative to the root, as CI systems need them.
 ///
-/// `root` is the absolute path of the root. A compiler writes absolute paths down, unless it was told not to.
+/// `root` is the absolute path of the root. A compiler records absolute paths, unless an option such as `-trimpath`
+/// removes them.
 pub fn locate(result: &mut ServiceResult, root: &str) {
     let sites = result.gates.iter_mut().flat_map(|gate| &mut gate.sites);
     for place in sites.flat_map(|site| [Some(&mut site.at), site.own.as_mut()]).flatten() {
@@ -14,7 +15,7 @@ pub fn locate(result: &mut ServiceResult, root: &str) {
     }
 }
 
-/// The path below the root; `None` where it does not lie there, or leads out of it again.
+/// The path below the root; `None` if the path lies outside it.
 fn below<'a>(root: &str, file: &'a str) -> Option<&'a str> {
     let rest = file.strip_prefix(root.trim_end_matches('/'))?.strip_prefix('/')?;
     let leads_out = rest.split('/').any(|part| matches!(part, "" | "." | ".."));

@@ -5,10 +5,10 @@ use memgate_verdict::results::{GateResult, Report, ServiceResult, Verdict};
 
 use super::{Style, text, view};
 
-/// The longest name of a verdict, `inconclusive`, columns.
+/// The width of the longest verdict name, `inconclusive`, columns.
 const VERDICT_WIDTH: usize = 12;
 
-/// Every line starts with a word of memgate's own, so that no name can pass for a workflow command of a CI system.
+/// Every line starts with one of memgate's own words, so no name can pass for a workflow command of a CI system.
 pub(super) fn render(report: &Report, style: Style) -> String {
     let mut lines = Vec::new();
     for result in &report.results {
@@ -50,7 +50,7 @@ fn service(result: &ServiceResult, style: Style, lines: &mut Vec<String>) {
 
 fn table(result: &ServiceResult, style: Style) -> Table {
     let mut table = Table::new();
-    // Box-drawing characters are of ambiguous width: a terminal set to Chinese may draw them two columns wide.
+    // Box-drawing characters have no fixed width: a terminal set to Chinese may draw them two columns wide.
     table.load_style(presets::ASCII_FULL_CONDENSED);
     table.force_no_tty();
     if style.colour {
@@ -69,7 +69,7 @@ fn table(result: &ServiceResult, style: Style) -> Table {
     table
 }
 
-/// Wraps the figures rather than the names, as far as the width allows it.
+/// Wraps figures before names if the width is too small for both.
 fn fit(table: &mut Table, width: u16) {
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width).set_truncation_indicator("...");
     for (column, least) in [(4, 40), (0, 70)] {
@@ -97,7 +97,7 @@ const fn colour(verdict: Verdict) -> Color {
     }
 }
 
-/// The verdict's name in the colours of the table, as ANSI X3.64 (SGR) writes them.
+/// The verdict's name in the colours of the table, as ANSI X3.64 (SGR) defines them.
 fn verdict(verdict: Verdict, style: Style) -> String {
     let name = verdict.name();
     let code = match colour(verdict) {

@@ -17,6 +17,11 @@ fn rendered(format: Format) -> String {
     render(&report(), format, Style::default())
 }
 
+/// The formats that escape text themselves.
+fn for_people() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| *format != Format::Json)
+}
+
 fn wide() -> Style {
     Style { colour: false, width: None }
 }
@@ -31,33 +36,15 @@ fn without_colours(text: &str) -> String {
 }
 
 #[test]
-fn terminal() {
-    insta::assert_snapshot!(rendered(Format::Terminal));
+fn every_format_has_a_snapshot() {
+    for format in Format::ALL {
+        insta::assert_snapshot!(format.name(), rendered(format));
+    }
 }
 
 #[test]
 fn terminal_narrow() {
     insta::assert_snapshot!(render(&report(), Format::Terminal, Style { colour: false, width: Some(60) }));
-}
-
-#[test]
-fn json() {
-    insta::assert_snapshot!(rendered(Format::Json));
-}
-
-#[test]
-fn markdown() {
-    insta::assert_snapshot!(rendered(Format::Markdown));
-}
-
-#[test]
-fn junit() {
-    insta::assert_snapshot!(rendered(Format::Junit));
-}
-
-#[test]
-fn github() {
-    insta::assert_snapshot!(rendered(Format::Github));
 }
 
 #[test]
@@ -109,6 +96,10 @@ fn the_command_repeats_the_run() {
     assert_eq!(repeat_command(&result), "memgate check --service uaa --platform linux/amd64");
     result.service = "two words".into();
     assert_eq!(repeat_command(&result), "memgate check --service 'two words' --platform linux/amd64");
+    result.options = ["--config", "a b.yaml", "--tier", "T0", "--no-snapshot"].map(Into::into).to_vec();
+    let repeated =
+        "memgate check --service 'two words' --platform linux/amd64 --config 'a b.yaml' --tier T0 --no-snapshot";
+    assert_eq!(repeat_command(&result), repeated);
 }
 
 fn one_gate(verdict: Verdict) -> Report {
@@ -143,7 +134,7 @@ fn github_levels_follow_the_exit_code() {
     ] {
         let text = render(&one_gate(verdict), Format::Github, wide());
         assert!(text.starts_with(&format!("::{level} title=")), "{verdict:?}: {text}");
-        // What does not hold has a notice of how far it is to be trusted.
+        // A result that does not hold has a notice with its trust.
         assert_eq!(text.lines().count(), 1 + usize::from(verdict.exit_code() != 0));
     }
 }
@@ -213,7 +204,7 @@ fn a_verdict_that_no_gate_explains_is_shown_in_every_format() {
         (worse, "The verdict is worse than every gate's."),
         (worse_than_results, "The verdict is worse than every service's."),
     ] {
-        for format in [Format::Terminal, Format::Markdown, Format::Junit, Format::Github] {
+        for format in for_people() {
             let why = if format == Format::Junit { why.replace('\'', "&apos;") } else { why.to_owned() };
             assert!(render(&report, format, wide()).contains(&why), "{format}: {why}");
         }
@@ -229,7 +220,7 @@ fn formats_are_parsed() {
         assert_eq!(format.name().parse(), Ok(format));
     }
     let list = "expected one of terminal, json, markdown, junit, github";
-    assert_eq!("xml".parse::<Format>(), Err(format!("`xml` is no format; {list}")));
+    assert_eq!("xml".parse::<Format>(), Err(format!("`xml` is not a format; {list}")));
     assert_eq!(
         "html".parse::<Format>(),
         Err(format!("`html` is a format of a later version and not available yet; {list}"))
@@ -329,7 +320,7 @@ proptest! {
             report_of(vec![ServiceResult { signals, files: vec![note.to_owned()], ..result }])
         };
         let (plain, hostile) = (hostile("s", "r", "n"), hostile(&service, &reason, &note));
-        for format in [Format::Terminal, Format::Markdown, Format::Github, Format::Junit] {
+        for format in for_people() {
             let (plain, text) = (render(&plain, format, wide()), render(&hostile, format, wide()));
             prop_assert_eq!(plain.lines().count(), text.lines().count(), "{}", format);
             prop_assert!(!text.chars().any(|character| character.is_control() && character != '\n'));

@@ -1,13 +1,13 @@
-//! Text that others wrote, made safe to show.
+//! Makes text from others safe to show.
 //!
 //! Reasons, notes and names come from evidence, configuration and the service itself. In a report they must not move
-//! the cursor, start a line, hide what follows or give a command to the CI system that reads the log.
+//! the cursor, start a line, hide text, or give a command to the CI system that reads the log.
 
-/// The text on one line, with nothing in it that acts: line breaks and tabs become spaces, other control characters
-/// their pictures (U+2400 …), and characters that change the direction of what follows U+FFFD.
+/// The text on one line, without active characters. Line breaks and tabs become spaces. Other control characters become
+/// their pictures (U+2400 …). Characters that change the text direction become U+FFFD.
 ///
-/// The `##[` of the older form of workflow commands, which the runner of GitHub Actions finds anywhere in a line
-/// (`ActionCommand.TryParse`), is broken up.
+/// GitHub's runner finds the `##[` of the older workflow commands anywhere in a line (`ActionCommand.TryParse`), so it
+/// is broken up.
 pub(super) fn visible(text: &str) -> String {
     text.chars().map(visible_character).collect::<String>().replace("##[", "## [")
 }
@@ -29,7 +29,7 @@ fn visible_character(character: char) -> char {
     }
 }
 
-/// The text as one word of a POSIX shell; what has control characters needs the `$'…'` of POSIX 2024, bash and zsh.
+/// The text as one word of a POSIX shell. Control characters need the `$'…'` of POSIX 2024, bash and zsh.
 pub(super) fn shell_word(text: &str) -> String {
     let plain = |character: char| character.is_alphanumeric() || "-_./:@%+,".contains(character);
     if !text.is_empty() && text.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! What the formats have in common: figures, findings and counts in words.
+//! What the formats share: figures, findings and counts in words.
 
 use std::cmp::Reverse;
 
@@ -10,15 +10,15 @@ use memgate_verdict::{
 
 use super::text;
 
-/// What stands where there is no figure.
+/// Stands for a missing figure.
 const NO_FIGURE: &str = "-";
 
-/// Something that the reader is to be told: a gate that is not a plain pass, or a verdict that no gate explains.
+/// Something to report: a gate that is not a plain pass, or a verdict that no gate explains.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Finding<'a> {
     /// `uaa on linux/amd64`; `memgate` for the whole report.
     pub(super) subject: String,
-    /// The metric's name; `verdict` where the finding is no gate's.
+    /// The metric's name; `verdict` if no gate explains the finding.
     pub(super) name: &'static str,
     pub(super) verdict: Verdict,
     /// One line, safe to show.
@@ -30,12 +30,13 @@ pub(super) struct Finding<'a> {
     pub(super) repeat: Option<String>,
 }
 
-/// The command that repeats a run locally: `memgate check --service uaa --platform linux/amd64`.
+/// The command that repeats a run locally: `memgate check --service uaa --platform linux/amd64 --tier T0`.
 ///
-/// The service's name is quoted for a shell where it must be, so that the line can be copied whatever the name is.
+/// Each word is quoted for a shell if necessary, so the line can be copied whatever it holds.
 pub fn repeat_command(result: &ServiceResult) -> String {
-    let word = text::visible(&text::shell_word(&result.service));
-    format!("memgate check --service {word} --platform {}", result.platform)
+    let word = |word: &String| text::visible(&text::shell_word(word));
+    let options: String = result.options.iter().map(|option| format!(" {}", word(option))).collect();
+    format!("memgate check --service {} --platform {}{options}", word(&result.service), result.platform)
 }
 
 /// `uaa on linux/amd64`, safe to show.
@@ -58,7 +59,7 @@ pub(super) fn figure(value: Option<f64>, unit: Unit) -> String {
     value.map_or_else(|| NO_FIGURE.to_owned(), |value| memgate_verdict::units::format(value, unit))
 }
 
-/// The measured figure with its interval, unless the interval is too narrow to be seen.
+/// The measured figure, with its interval if that is wide enough to show.
 pub(super) fn measured(gate: &GateResult) -> String {
     let [measured, low, high] = [gate.measured, gate.low, gate.high].map(|value| figure(value, gate.unit));
     if gate.measured.is_none() || (gate.low.is_none() && gate.high.is_none()) || (low == measured && high == measured) {
@@ -77,7 +78,7 @@ pub(super) fn figures(gate: &GateResult) -> String {
     )
 }
 
-/// The call sites of a gate, one a line below a title; nothing where there are none. Safe to show.
+/// The call sites of a gate: a title, then one line for each site; empty if there are none. Safe to show.
 pub(super) fn sites(result: &ServiceResult, gate: &GateResult) -> Vec<String> {
     let title = match result.runs {
         _ if gate.sites.is_empty() => return Vec::new(),
@@ -112,7 +113,7 @@ fn site(site: &Site) -> String {
     )
 }
 
-/// `main.(*store).put, store/store.go:42`, as far as it is known.
+/// `main.(*store).put, store/store.go:42`, as far as the place is known.
 fn place(place: &Place) -> String {
     let function = text::visible(&place.function);
     match (place.file.as_str(), place.line) {
@@ -129,7 +130,7 @@ pub(super) fn trust(result: &ServiceResult) -> String {
     format!("tier {}; {signals}", result.tier)
 }
 
-/// How many signals can be trusted so far, and which where that is not far enough.
+/// The number of signals with this degree of trust; unless they are exact or sampled, also their names and reasons.
 fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
     let of_trust: Vec<&SignalNote> = signals.iter().filter(|signal| signal.exactness == trust).collect();
     let count = match (of_trust.len(), trust) {
@@ -140,7 +141,7 @@ fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
     if matches!(trust, Trust::Exact | Trust::Sampled) {
         return Some(count);
     }
-    // Most of what is missing is missing for the same reason.
+    // Missing signals mostly have the same reason.
     let why = of_trust.chunk_by(|one, next| one.reason == next.reason).map(|alike| {
         let names: Vec<String> = alike.iter().map(|signal| text::visible(&signal.name)).collect();
         let reason = alike.first().and_then(|signal| signal.reason.as_deref()).unwrap_or("no reason is given");
@@ -149,12 +150,12 @@ fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
     Some(format!("{count}: {}", why.collect::<Vec<_>>().join(", ")))
 }
 
-/// Where an annotation of the gate belongs: the service's own code in its first call site, when that is in the repository.
+/// The place for the gate's annotation: the service's own code in the first call site, if that is in the repository.
 pub(super) fn annotated(gate: &GateResult) -> Option<&Place> {
     gate.sites.first()?.own.as_ref().filter(|own| own.in_repository && own.line > 0)
 }
 
-/// The findings of one result, worst first, and among equals in the order of the gates.
+/// The findings of one result, worst first. Equal ones keep the order of the gates.
 pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
     let repeat = Some(repeat_command(result));
     let gates = result.gates.iter().filter(|gate| gate.verdict != Verdict::Pass);
@@ -174,8 +175,8 @@ pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
     findings
 }
 
-/// The verdict of a result where its gates do not tell it: there are none, or all of them are better. Without this a
-/// format that lists gates alone would show a failure as success.
+/// The verdict of a result whose gates do not explain it: there are none, or all are better. Without this finding, a
+/// format that lists only gates would show a failure as success.
 pub(super) fn unexplained(result: &ServiceResult) -> Option<Finding<'static>> {
     let worst = result.gates.iter().map(|gate| gate.verdict).max();
     let explained = worst.is_some_and(|worst| worst >= result.verdict);
@@ -192,7 +193,7 @@ pub(super) fn unexplained(result: &ServiceResult) -> Option<Finding<'static>> {
     })
 }
 
-/// The verdict of a report where its results do not tell it.
+/// The verdict of a report whose results do not explain it.
 pub(super) fn unexplained_report(report: &Report) -> Option<Finding<'static>> {
     let worst = report.results.iter().map(|result| result.verdict).max();
     let explained = worst.is_some_and(|worst| worst >= report.verdict);

@@ -1,4 +1,4 @@
-//! Writing reports to where they are wanted.
+//! Writes reports to their outputs.
 
 use std::{fs::OpenOptions, io, path::Path};
 
@@ -8,13 +8,13 @@ use memgate_verdict::results::Report;
 
 use super::{Format, Output, Style, render, step_summary, validate};
 
-/// Writes the report to every output: files whole or not at all, with missing parent directories made, and one format
-/// at most to `stdout`, which is flushed. A file gets neither colours nor a width. One output that fails does not keep
-/// the others from being written.
+/// Writes the report to every output. Files are written whole or not at all, with missing parent directories made,
+/// without colours and without a fixed width. At most one format goes to `stdout`, which is flushed. If one output
+/// fails, the others are still written.
 ///
 /// # Errors
-/// [`Error::Input`] as [`validate`]; [`Error::Infrastructure`] at [`Stage::Output`] that names every file that could
-/// not be written, or standard output: a full disk, no permission, a closed pipe.
+/// [`Error::Input`] as [`validate`]. [`Error::Infrastructure`] at [`Stage::Output`] when a file or standard output
+/// cannot be written (full disk, no permission, closed pipe); it names all of them.
 pub fn write(outputs: &[Output], report: &Report, stdout: &mut dyn io::Write, style: Style) -> Result<()> {
     validate(outputs)?;
     let failures: Vec<_> = outputs.iter().filter_map(|output| write_one(output, report, stdout, style).err()).collect();
@@ -55,7 +55,7 @@ fn write_one(output: &Output, report: &Report, stdout: &mut dyn io::Write, style
 
 fn to_stdout(text: &str, stdout: &mut dyn io::Write) -> io::Result<()> {
     stdout.write_all(text.as_bytes())?;
-    // What a buffer still holds can fail too.
+    // Writing the buffered rest can fail too.
     stdout.flush()
 }
 

@@ -1,4 +1,4 @@
-//! Made-up evidence for the tests of memgate's crates, and the Go distributions that they build with.
+//! Synthetic evidence for the tests of memgate's crates, and the Go distributions that they build with.
 #![expect(clippy::cast_precision_loss, reason = "figures of tests are small")]
 
 pub mod go;
@@ -14,11 +14,11 @@ use memgate_evidence::{
 
 /// A second, ns.
 pub const SECOND: u64 = 1_000_000_000;
-/// Warm-up of the made-up runs, up to the measuring phase.
+/// The warm-up of the synthetic runs, up to the measuring phase.
 pub const WARMUP: Span = Span { start_ns: SECOND, end_ns: 10 * SECOND };
-/// Measuring phase of the made-up runs.
+/// The measuring phase of the synthetic runs.
 pub const MEASURE: Span = Span { start_ns: 10 * SECOND, end_ns: 70 * SECOND };
-/// Drain of the made-up runs.
+/// The drain of the synthetic runs.
 pub const DRAIN: Span = Span { start_ns: 70 * SECOND, end_ns: 75 * SECOND };
 
 /// Pseudo-random numbers with a fixed seed: SplitMix64 (G. L. Steele et al., OOPSLA 2014).
@@ -34,7 +34,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform between 0 and 1, neither included.
+    /// Uniform between 0 and 1, both excluded.
     pub fn uniform(&mut self) -> f64 {
         ((self.next_number() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
     }
@@ -64,13 +64,14 @@ pub fn healthy(run: u32) -> Evidence {
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
         ending: Ending::Stopped,
         tier: Tier::T2,
+        options: vec![],
         code: Code::default(),
         signals: signals(&mut random),
         notes: vec![],
     }
 }
 
-/// The environment of the made-up runs.
+/// The environment of the synthetic runs.
 pub fn environment() -> Environment {
     Environment {
         go: "go1.27.3".to_owned(),
@@ -91,7 +92,7 @@ pub fn every(interval_ns: u64, mut value: impl FnMut(u64) -> u64) -> Series {
     Series { at_ns, value }
 }
 
-/// A signal of which every event was seen.
+/// A signal with every event recorded.
 pub fn exact<T>(data: T) -> Signal<T> {
     Signal { source: "a test".to_owned(), exactness: Exactness::Exact, lost: 0, data }
 }
@@ -123,14 +124,15 @@ fn signals(random: &mut Random) -> Signals {
     }
 }
 
-/// Two pauses a cycle, of 50 to 100 µs.
+/// Two pauses a cycle, each of 50 to 100 µs.
 fn pauses(cycles: &Series, random: &mut Random) -> Pauses {
     let at_ns: Vec<u64> = cycles.at_ns.iter().flat_map(|&at| [at.saturating_sub(5_000_000), at]).collect();
     let duration_ns = at_ns.iter().map(|_| 50_000 + random.below(50_000)).collect();
     Pauses { at_ns, duration_ns }
 }
 
-/// The same stops with their reasons: 50 µs each, 8 µs more than the runtime counts, and 4.942 ms of marking between them.
+/// The same stops with their reasons: 50 µs each, 8 µs more than the runtime counts, and 4.942 ms of marking between
+/// them.
 fn stops(cycles: &Series) -> WorldStops {
     let at_ns: Vec<u64> = cycles.at_ns.iter().flat_map(|&at| [at.saturating_sub(5_000_000), at]).collect();
     let reasons = [StopReason::GcSweepTermination, StopReason::GcMarkTermination];
@@ -138,7 +140,7 @@ fn stops(cycles: &Series) -> WorldStops {
     WorldStops { reason, duration_ns: vec![50_000; at_ns.len()], tail_ns: vec![8_000; at_ns.len()], at_ns }
 }
 
-/// Two CPUs, of whose time the GC takes 5 %.
+/// Two CPUs. The GC takes 5 % of their time.
 fn gc_cpu(cycles: &Series) -> GcCpu {
     let of = |share: u64| cycles.at_ns.iter().map(|at| at / 100 * share).collect();
     GcCpu { at_ns: cycles.at_ns.clone(), gc_ns: of(10), total_ns: of(200) }
@@ -150,7 +152,7 @@ fn mappings() -> Durations {
     Durations { at_ns, duration_ns: value }
 }
 
-/// A window of a tenth of a second in every second, with a miss in 50 refills.
+/// A window of a tenth of a second in every second, with a miss for every 50 refills.
 fn refills() -> SpanRefills {
     let windows: Vec<Span> = (0..DRAIN.end_ns / SECOND)
         .map(|second| Span { start_ns: second * SECOND, end_ns: second * SECOND + SECOND / 10 })

@@ -1,4 +1,4 @@
-//! Baselines: what a service is allowed, per platform, in YAML that people own and review.
+//! Baselines: what a service is allowed on each platform, in YAML that people edit and review.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,18 @@ pub struct Baseline {
     pub platform: Platform,
     /// Where it was recorded.
     pub environment: BaselineEnvironment,
-    /// What is asked of each metric.
+    /// The expectation of each metric.
     pub metrics: BTreeMap<Metric, Expectation>,
 }
 
-/// Where a baseline was recorded; what decides whether it fits a run.
+/// Where a baseline was recorded. It decides whether the baseline fits a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaselineEnvironment {
-    /// Go version: `go1.27.3`. Another minor version does not fit.
+    /// Go version, such as `go1.27.3`. A baseline of another minor version does not fit.
     pub go: String,
     /// Kernel release, for the reader.
     pub kernel: String,
-    /// Page size, bytes. Another does not fit.
+    /// Page size, bytes. A baseline of another page size does not fit.
     pub page_size: u64,
     /// Transparent huge pages, for the reader.
     pub thp: String,
@@ -34,26 +34,26 @@ pub struct BaselineEnvironment {
     pub cpu: String,
     /// CPUs that the service could use, for the reader.
     pub cpus: u32,
-    /// `native` or `qemu`. Another does not fit.
+    /// `native` or `qemu`. A baseline of another runner does not fit.
     pub runner: Runner,
-    /// The day of the recording, `2026-11-23`.
+    /// The day of the recording, such as `2026-11-23`.
     pub recorded: String,
-    /// How many fresh processes it rests on.
+    /// The number of fresh processes that were measured.
     pub runs: u32,
 }
 
-/// What a baseline asks of one metric, in the metric's unit. At least one of `limit` and `baseline` is there.
+/// The expectation of one metric, in the metric's unit. It has a `limit`, a `baseline`, or both.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expectation {
     /// Absolute limit.
     pub limit: Option<f64>,
     /// The recorded figure: the mean of the recorded runs.
     pub baseline: Option<f64>,
-    /// The recorded figure's own noise: the standard deviation between the recorded runs.
+    /// The noise of the recorded figure: the standard deviation between the recorded runs.
     pub noise: Option<f64>,
-    /// Relative tolerance, a share of `baseline`: 0.05 is 5 %.
+    /// Relative tolerance, a share of `baseline`, such as 0.05 for 5 %.
     pub tolerance: Option<f64>,
-    /// Absolute floor: differences up to this are of no interest.
+    /// Absolute floor: differences up to this do not matter.
     pub floor: Option<f64>,
     /// Reported, never failed.
     pub advisory: bool,

@@ -1,7 +1,7 @@
 //! Evidence → metrics → verdict.
 //!
-//! Pure: nothing here touches a file, a process, a clock, the environment or the network, so that the same evidence and baseline give
-//! the same verdict anywhere, at any time. clippy.toml in this folder forbids what the dependencies would allow.
+//! Pure: nothing here uses a file, a process, a clock, the environment or the network. The same evidence and baseline
+//! give the same verdict anywhere, at any time. clippy.toml in this folder forbids what the dependencies would allow.
 #![forbid(unsafe_code)]
 
 pub mod baseline;

@@ -1,7 +1,7 @@
-//! The metrics: one table that says all that is said of each.
+//! The metrics, in one table.
 //!
-//! A new metric is a row here and an arm in [`crate::summarise`], which does not compile without it. Names, the order of reports
-//! and JSON Schema come from the rows; a test holds the table in docs/reference/metrics.md against them.
+//! A new metric is a row here and an arm in [`crate::summarise`], which does not compile without it. Names, the order
+//! of reports and the JSON Schema come from the rows. A test compares the table in docs/reference/metrics.md with them.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::summarise::Profile;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// The unit of a metric; every figure inside memgate is an `f64` in this unit.
+/// The unit of a metric. Every figure inside memgate is an `f64` in this unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Unit {
     /// Nanoseconds.
@@ -18,13 +18,13 @@ pub enum Unit {
     /// A share of 1.
     #[serde(rename = "ratio")]
     Ratio,
-    /// A number of things.
+    /// A number.
     #[serde(rename = "count")]
     Count,
-    /// A number of things per request.
+    /// A number per request.
     #[serde(rename = "count/request")]
     CountPerRequest,
-    /// A number of things per minute.
+    /// A number per minute.
     #[serde(rename = "count/min")]
     CountPerMinute,
     /// Bytes.
@@ -41,17 +41,18 @@ pub enum Unit {
     BytesPerMinute,
 }
 
-/// What a metric is made of.
+/// The kind of quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantity {
-    /// Things that are counted. An emulated processor counts the same ones as a real one.
+    /// Something that is counted. An emulated processor gives the same count as a real one.
     Count,
-    /// Time, or a share of it. An emulated processor has neither the caches nor the cycles of a real one, so in a guest it says
-    /// nothing of the platform.
+    /// Time, or a share of it. An emulated processor has neither the caches nor the cycles of a real one, so a time in
+    /// a guest means nothing for the platform.
     Time,
 }
 
-/// How a metric is compared with its recorded figure where a baseline is newly recorded. People tighten or loosen it in the file.
+/// The comparison of a metric with its recorded figure that a newly recorded baseline gets. People can tighten or
+/// loosen it in the file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Comparison {
     /// Relative tolerance, a share of the recorded figure.
@@ -76,7 +77,7 @@ impl Comparison {
     }
 }
 
-/// Makes [`Metric`] and all that it says of itself.
+/// Makes [`Metric`] from a row for each metric.
 macro_rules! metrics {
     ($(
         $(#[doc = $sentence:literal])+
@@ -89,7 +90,7 @@ macro_rules! metrics {
             sites: [$($profile:ident),*],
         }
     )+) => {
-        /// A metric of a service's memory behaviour. docs/reference/metrics.md says how each is measured.
+        /// A metric of a service's memory behaviour. docs/reference/metrics.md explains how each is measured.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
         pub enum Metric {
             $($(#[doc = $sentence])+ #[serde(rename = $name)] $metric,)+
@@ -114,20 +115,21 @@ macro_rules! metrics {
                 match self { $(Self::$metric => Quantity::$quantity,)+ }
             }
 
-            /// The limit that holds where a service's baseline names none, in the metric's unit.
+            /// The limit if a service's baseline names none, in the metric's unit.
             ///
-            /// GC pause p99, allocation rate, goroutines and RSS growth are those of the 信创 case that memgate generalises; the
-            /// others say that a service must not be killed for memory, fail its requests or leave goroutines behind.
+            /// GC pause p99, allocation rate, goroutines and RSS growth have the limits of the 信创 case that memgate
+            /// generalises. The other limits mean that the kernel must not kill a service for its memory, and that a
+            /// service must not fail its requests or leak goroutines.
             pub const fn default_limit(self) -> Option<f64> {
                 match self { $(Self::$metric => $limit,)+ }
             }
 
-            /// How it is compared with its recorded figure; `None` where only a limit makes sense.
+            /// How it is compared with its recorded figure; `None` if only a limit makes sense.
             pub const fn comparison(self) -> Option<Comparison> {
                 match self { $(Self::$metric => $comparison,)+ }
             }
 
-            /// The profiles that say which call sites are behind it.
+            /// The profiles that show which call sites are behind it.
             pub const fn profiles(self) -> &'static [Profile] {
                 match self { $(Self::$metric => &[$(Profile::$profile),*],)+ }
             }
@@ -142,7 +144,7 @@ metrics! {
         unit: Nanoseconds,
         quantity: Time,
         limit: Some(50e6),
-        // A p99 has twice the spread of a p90, which is compared.
+        // A p99 has twice the spread of a p90, so the p90 is compared.
         comparison: None,
         sites: [],
     }
@@ -152,7 +154,7 @@ metrics! {
         unit: Nanoseconds,
         quantity: Time,
         limit: None,
-        // Short pauses double on a busy machine. What a user of the service can notice begins at 1 ms.
+        // Short pauses double on a busy machine. Users of the service notice them from about 1 ms on.
         comparison: Some(within(1.0).or_less_than(1e6)),
         sites: [],
     }
@@ -162,7 +164,7 @@ metrics! {
         unit: Nanoseconds,
         quantity: Time,
         limit: None,
-        // A maximum of few pauses is judged by the limit of the p99.
+        // The maximum depends on chance; the limit of the p99 covers it.
         comparison: None,
         sites: [],
     }
@@ -172,17 +174,17 @@ metrics! {
         unit: Ratio,
         quantity: Time,
         limit: None,
-        // The pauses as a share of the time. Half a percent is 5 ms in a second.
+        // Half a percent is 5 ms in a second.
         comparison: Some(within(1.0).or_less_than(0.005)),
         sites: [],
     }
-    /// 99th percentile of what a stop of the world for the GC lasts beyond what the runtime counts of it, ns.
+    /// 99th percentile of the time by which a stop of the world for the GC exceeds what the runtime counts, ns.
     GcPauseHiddenTailP99 {
         name: "gc_pause_hidden_tail_p99",
         unit: Nanoseconds,
         quantity: Time,
         limit: None,
-        // How far it varies from run to run is not known yet: it has the limit that a baseline gives it.
+        // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
         sites: [],
     }
@@ -192,7 +194,7 @@ metrics! {
         unit: Nanoseconds,
         quantity: Time,
         limit: None,
-        // How far it varies from run to run is not known yet: it has the limit that a baseline gives it.
+        // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
         sites: [],
     }
@@ -202,7 +204,7 @@ metrics! {
         unit: Ratio,
         quantity: Time,
         limit: None,
-        // How far it varies from run to run is not known yet: it has the limit that a baseline gives it.
+        // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
         sites: [],
     }
@@ -212,7 +214,7 @@ metrics! {
         unit: CountPerMinute,
         quantity: Count,
         limit: None,
-        // Follows the throughput and the pacer. Ten cycles a minute more are cheap.
+        // Depends on the throughput and the pacer. Ten more cycles a minute are cheap.
         comparison: Some(within(0.25).or_less_than(10.0)),
         sites: [],
     }
@@ -222,7 +224,7 @@ metrics! {
         unit: BytesPerSecond,
         quantity: Count,
         limit: Some(15e6),
-        // Follows the throughput.
+        // Depends on the throughput.
         comparison: None,
         sites: [AllocatedBytes],
     }
@@ -232,7 +234,7 @@ metrics! {
         unit: BytesPerRequest,
         quantity: Count,
         limit: None,
-        // Free of the load's own speed: runs of a service vary by 0.2 to 0.3 %.
+        // Does not depend on the speed of the load: runs of a service vary by 0.2 to 0.3 %.
         comparison: Some(within(0.05)),
         sites: [AllocatedBytes],
     }
@@ -242,7 +244,7 @@ metrics! {
         unit: CountPerRequest,
         quantity: Count,
         limit: None,
-        // Free of the load's own speed, as the bytes are.
+        // Does not depend on the speed of the load, like the bytes.
         comparison: Some(within(0.05)),
         sites: [AllocatedObjects],
     }
@@ -252,17 +254,17 @@ metrics! {
         unit: Ratio,
         quantity: Count,
         limit: None,
-        // How far it varies from run to run is not known yet: it has the limit that a baseline gives it.
+        // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
         sites: [],
     }
-    /// Slope of the live heap as each mark phase found it, bytes per minute.
+    /// Slope of the live heap at the end of each mark phase, bytes per minute.
     HeapLiveGrowth {
         name: "heap_live_growth",
         unit: BytesPerMinute,
         quantity: Count,
         limit: Some(0.5e6),
-        // No leak is right.
+        // No leak is acceptable.
         comparison: None,
         sites: [LiveHeapGrowth],
     }
@@ -272,17 +274,17 @@ metrics! {
         unit: Count,
         quantity: Count,
         limit: Some(2000.0),
-        // Follows the number of requests in flight, which is up to chance.
+        // Depends on the number of requests in flight, which varies by chance.
         comparison: Some(within(0.5).or_less_than(20.0)),
         sites: [GoroutinesUnderLoad],
     }
-    /// Goroutines left after the drain that were not there before the load.
+    /// Goroutines that exist after the drain and did not exist before the load.
     GoroutinesLeaked {
         name: "goroutines_leaked",
         unit: Count,
         quantity: Count,
         limit: Some(0.0),
-        // No leak is right.
+        // No leak is acceptable.
         comparison: None,
         sites: [GoroutinesLeft],
     }
@@ -292,7 +294,7 @@ metrics! {
         unit: Bytes,
         quantity: Count,
         limit: None,
-        // Depends on when the scavenger gave pages back. 8 MiB more are no reason to stop a change.
+        // Depends on when the scavenger returned pages. 8 MiB more are no reason to stop a change.
         comparison: Some(within(0.25).or_less_than(8.0 * MIB)),
         sites: [LiveHeapGrowth, OffheapGrowth],
     }
@@ -302,38 +304,38 @@ metrics! {
         unit: BytesPerMinute,
         quantity: Count,
         limit: Some(0.5e6),
-        // Is near zero, where a share means nothing: the floor decides. 2 MB/min is the leak that 60 s are to find. A smaller one
-        // shows in the live heap, which has none of the allocator's sawtooth.
+        // Is near zero, where a relative difference means nothing, so the floor decides. 60 s must suffice to find a
+        // leak of 2 MB/min. A smaller leak shows in the live heap, which lacks the allocator's sawtooth.
         comparison: Some(within(1.0).or_less_than(2e6)),
         sites: [LiveHeapGrowth, OffheapGrowth],
     }
-    /// Most resident memory that the Go runtime does not know of, bytes.
+    /// Peak of the resident memory that the Go runtime does not manage, bytes.
     OffheapPeak {
         name: "offheap_peak",
         unit: Bytes,
         quantity: Count,
         limit: None,
-        // Depends on when the scavenger gave pages back. 8 MiB more are no reason to stop a change.
+        // Depends on when the scavenger returned pages. 8 MiB more are no reason to stop a change.
         comparison: Some(within(0.25).or_less_than(8.0 * MIB)),
         sites: [OffheapGrowth],
     }
-    /// Slope of the resident memory that the Go runtime does not know of, bytes per minute.
+    /// Slope of the resident memory that the Go runtime does not manage, bytes per minute.
     OffheapGrowth {
         name: "offheap_growth",
         unit: BytesPerMinute,
         quantity: Count,
         limit: None,
-        // Is near zero, where a share means nothing: the floor decides.
+        // Is near zero, where a relative difference means nothing, so the floor decides.
         comparison: Some(within(1.0).or_less_than(2e6)),
         sites: [OffheapGrowth],
     }
-    /// 99th percentile of how long a mapping took that the Go runtime made, ns.
+    /// 99th percentile of the duration of the Go runtime's mappings, ns.
     MmapLatencyP99 {
         name: "mmap_latency_p99",
         unit: Nanoseconds,
         quantity: Time,
         limit: None,
-        // How far it varies from run to run is not known yet: it has the limit that a baseline gives it.
+        // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
         sites: [],
     }
@@ -343,17 +345,17 @@ metrics! {
         unit: CountPerRequest,
         quantity: Count,
         limit: None,
-        // Varies with the scavenger, which gives pages back that the service then faults in again.
+        // Depends on the scavenger: the service faults in the pages that it returned.
         comparison: Some(within(0.5).or_less_than(0.5)),
         sites: [],
     }
-    /// Processes of the service that the kernel killed for want of memory.
+    /// Processes of the service that the kernel killed because memory ran out.
     OomKills {
         name: "oom_kills",
         unit: Count,
         quantity: Count,
         limit: Some(0.0),
-        // No kill is right.
+        // No kill is acceptable.
         comparison: None,
         sites: [],
     }
@@ -363,7 +365,7 @@ metrics! {
         unit: Nanoseconds,
         quantity: Time,
         limit: None,
-        // Varies by 30 % and more on shared machines, and is no property of the memory: for the reader only.
+        // Varies by 30 % and more on shared machines and is not a property of the memory, so it is only reported.
         comparison: Some(within(1.0).for_the_reader()),
         sites: [],
     }
@@ -373,7 +375,7 @@ metrics! {
         unit: Ratio,
         quantity: Count,
         limit: Some(0.001),
-        // No failed request is right.
+        // No failed request is acceptable.
         comparison: None,
         sites: [],
     }
@@ -392,7 +394,7 @@ impl std::str::FromStr for Metric {
         Self::ALL
             .into_iter()
             .find(|metric| metric.name() == text)
-            .ok_or_else(|| format!("`{text}` is no metric; `memgate schema baseline` lists them"))
+            .ok_or_else(|| format!("`{text}` is not a metric; `memgate schema baseline` lists them"))
     }
 }
 

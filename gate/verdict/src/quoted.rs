@@ -1,6 +1,6 @@
-//! What others wrote, inside a message.
+//! Text from files, made safe for messages.
 
-/// Text of a file inside a message: cut to this many characters, on one line, without what a terminal would obey.
+/// Text from a file for a message: at most this many characters, on one line, without control characters.
 pub fn printable(text: &str, longest: usize) -> String {
     let mut printable = String::new();
     for (position, character) in text.chars().enumerate() {
@@ -16,7 +16,7 @@ pub fn printable(text: &str, longest: usize) -> String {
     printable
 }
 
-/// A word or a value of a file inside a message, cut to a length that fits on a line.
+/// A word or a value from a file for a message, cut to a length that fits on a line.
 pub fn shorten(text: &str) -> String {
     printable(text, 60)
 }

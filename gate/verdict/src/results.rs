@@ -1,4 +1,5 @@
-//! What judging gives and reports show: the verdicts and their one order, the results of gates, services and whole runs.
+//! The results of judging, which reports show: the verdicts and their order, and the results of gates, services and
+//! whole runs.
 
 use memgate_evidence::{Environment, platform::Platform, tier::Tier};
 use serde::{Deserialize, Serialize};
@@ -16,14 +17,14 @@ pub fn schema() -> serde_json::Value {
 /// The schema of [`Report`] in JSON.
 pub const SCHEMA: u32 = 2;
 
-/// The outcome of a whole run: what `--format json` prints.
+/// The outcome of a whole run, which `--format json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Report {
     /// Version of this format: [`SCHEMA`].
     pub schema: u32,
-    /// Version of memgate that judged.
+    /// The version of memgate that judged.
     pub memgate: String,
-    /// When it was judged, RFC 3339 in UTC: the only field that differs when the same evidence is judged again.
+    /// The time of judging, RFC 3339 in UTC. It is the only field that differs if the same evidence is judged again.
     pub judged_at: String,
     /// The worst verdict of all results.
     pub verdict: Verdict,
@@ -40,23 +41,26 @@ pub struct ServiceResult {
     pub platform: Platform,
     /// The worst verdict of all gates.
     pub verdict: Verdict,
-    /// The machine and the executable.
+    /// The environment: machine, Go version and runner.
     pub environment: Environment,
-    /// How many fresh processes were measured.
+    /// The number of fresh processes that were measured.
     pub runs: u32,
-    /// What the kernel let memgate use in the run in which that was least.
+    /// The lowest tier of the runs.
     pub tier: Tier,
+    /// The options of the command that measured, but for service and platform and for where its results go.
+    #[serde(default)]
+    pub options: Vec<String>,
     /// How far each signal can be trusted, in the worst of the runs.
     pub signals: Vec<SignalNote>,
-    /// One entry for each metric that is gated, in the order of [`Metric::ALL`].
+    /// One entry for each gate, in the order of [`Metric::ALL`].
     pub gates: Vec<GateResult>,
-    /// Files that were written beside the report: flame graphs.
+    /// Files that were written beside the report, such as flame graphs.
     pub files: Vec<String>,
-    /// What the reader must know of the whole result: what the runs went without, why a baseline does not fit.
+    /// Notes on the whole result, such as what the runs lacked or why a baseline does not fit.
     pub notes: Vec<String>,
 }
 
-/// The outcome of one gate. Figures are in `unit`; `null` where there is none.
+/// The outcome of one gate. Figures are in `unit`, or `null` if there are none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct GateResult {
     /// The metric.
@@ -71,18 +75,18 @@ pub struct GateResult {
     pub high: Option<f64>,
     /// The absolute limit.
     pub limit: Option<f64>,
-    /// The recorded figure that it is compared with.
+    /// The recorded figure to compare with.
     pub baseline: Option<f64>,
     /// The verdict.
     pub verdict: Verdict,
-    /// Why, as one sentence: what was compared with what; for `inconclusive`, what would decide it.
+    /// The reason, one sentence: what was compared with what. For `inconclusive` it also says what would decide.
     pub reason: String,
-    /// The call sites behind the figure in all runs together, most first, at most five; none where the gate holds.
+    /// The call sites behind the figure in all runs together, largest first, at most five; none if the gate holds.
     pub sites: Vec<Site>,
 }
 
-/// The verdict of a gate, of a service or of a whole run.
-/// Verdicts are ordered: the least is the best, and the greatest of several is that of the whole ([`worst`]).
+/// The verdict of a gate, of a service or of a whole run. Verdicts are ordered from best to worst. The worst of several
+/// is the verdict of the whole ([`worst`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -92,9 +96,9 @@ pub enum Verdict {
     Improved,
     /// The figure is beyond the gate, and the gate is only advisory.
     Advisory,
-    /// There is neither a limit nor a baseline to hold the figure against. Not a pass.
+    /// There is neither a limit nor a baseline to compare the figure with. Not a pass.
     NoBaseline,
-    /// The evidence does not suffice. Not a pass.
+    /// The evidence is not sufficient. Not a pass.
     Inconclusive,
     /// The gate fails.
     Regressed,
@@ -117,7 +121,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the gate holds and says so.
+    /// Whether the gate passes or is improved.
     pub const fn is_good(self) -> bool {
         matches!(self, Self::Pass | Self::Improved)
     }
@@ -132,7 +136,7 @@ impl Verdict {
     }
 }
 
-/// The worst of several verdicts. Of none it is inconclusive: nothing was judged, and nothing is not a pass.
+/// The worst of several verdicts. Without any it is inconclusive: nothing was judged, which is not a pass.
 pub fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     verdicts.into_iter().max().unwrap_or(Verdict::Inconclusive)
 }

@@ -1,16 +1,16 @@
 //! Durations, sizes and rates with their units, as people write and read them.
 //!
-//! Inside memgate a figure is an `f64` in its metric's unit. In a file it carries the unit, because `50` next to a pause
-//! says nothing to the person who reviews it.
+//! Inside memgate a figure is an `f64` in its metric's unit. In a file it has its unit, because `50` beside a pause
+//! means nothing to a reviewer.
 
 use jiff::fmt::friendly::SpanParser;
 
 use crate::{metric::Unit, quoted::shorten};
 
-/// The largest value that is read, in the base unit: 31 years in ns, 1 EB. Beyond it lie typing errors.
+/// The largest value that is read, in the base unit: 31 years in ns, 1 EB. Larger values are typing errors.
 const LARGEST: f64 = 1e18;
 
-/// Units of size. Letters matter: `Mb` would be megabits, and `M` leaves open which of the two megabytes it means.
+/// Units of size. The case matters: `Mb` would be megabits, and `M` could mean either megabyte.
 const SIZES: [(&str, u64); 10] = [
     ("B", 1),
     ("kB", bytesize::KB),
@@ -26,10 +26,11 @@ const SIZES: [(&str, u64); 10] = [
 
 /// Reads a quantity that is given in `unit`, which [`expected`] describes.
 ///
-/// Returns the value in `unit`, finite, at most 1e18 and not negative. Only growths, [`Unit::BytesPerMinute`], may have a sign.
+/// Returns the value in `unit`: finite, at most 1e18 and not negative. Only growths, [`Unit::BytesPerMinute`], may have
+/// a sign.
 ///
 /// # Errors
-/// Says what is wrong with the text and what to write instead, as a clause without a full stop.
+/// When the text is wrong. The error says what is wrong and what to write instead, as a clause without a full stop.
 pub fn parse(text: &str, unit: Unit) -> Result<f64, String> {
     let Some((number, suffix)) = split(text) else {
         return Err(format!("`{}` is not {}", shorten(text), expected(unit)));
@@ -65,10 +66,10 @@ pub fn parse(text: &str, unit: Unit) -> Result<f64, String> {
     in_range(value, text, expected(unit))
 }
 
-/// Reads a rate of requests, `500/s` or `30000/min`, in requests per second, finite and not negative.
+/// Reads a rate of requests, such as `500/s` or `30000/min`, in requests per second, finite and not negative.
 ///
 /// # Errors
-/// Says what is wrong with the text and what to write instead, as a clause without a full stop.
+/// When the text is wrong. The error says what is wrong and what to write instead, as a clause without a full stop.
 pub fn parse_rate(text: &str) -> Result<f64, String> {
     const EXPECTED: &str = "a rate such as 500/s or 1200/min";
     let Some((number, suffix)) = split(text) else {
@@ -83,7 +84,7 @@ pub fn parse_rate(text: &str) -> Result<f64, String> {
     in_range(suffix.strip_prefix('/').and_then(per_minute).map(|factor| number * factor / 60.0), text, EXPECTED)
 }
 
-/// What a quantity in `unit` looks like, to follow “expected” or “is not”.
+/// Describes a quantity in `unit`, to follow “expected” or “is not”.
 pub const fn expected(unit: Unit) -> &'static str {
     match unit {
         Unit::Nanoseconds => "a duration such as 30s, 250ms or 1m30s",
@@ -98,10 +99,11 @@ pub const fn expected(unit: Unit) -> &'static str {
     }
 }
 
-/// A quantity for people, with two to four significant digits: `1.24ms`, `18.4kB/request`, `0.50MB/min`, `0.08%`.
+/// A quantity for people, with two to four significant digits, such as `1.24ms`, `18.4kB/request`, `0.50MB/min` or
+/// `0.08%`.
 ///
-/// Resident memory comes in pages, so sizes are in powers of two (`8MiB`); rates and sizes per request in powers of ten.
-/// Any sign is kept: differences are formatted, too.
+/// Resident memory comes in pages, so sizes use powers of two (`8MiB`). Rates and sizes per request use powers of ten.
+/// Negative values are allowed, because differences are formatted too.
 pub fn format(value: f64, unit: Unit) -> String {
     if !value.is_finite() {
         return format!("{value}");
@@ -118,8 +120,8 @@ pub fn format(value: f64, unit: Unit) -> String {
     format!("{number}{suffix}")
 }
 
-/// A quantity for YAML: [`parse`] reads back a value within 5e-7 of it, relative, and the very same one when seven digits in
-/// one of the units suffice.
+/// A quantity for YAML. [`parse`] reads back a value within a relative 5e-7 of it, and exactly the same value if seven
+/// digits in one of the units suffice.
 ///
 /// The value must be finite.
 pub fn format_exact(value: f64, unit: Unit) -> String {
@@ -134,7 +136,8 @@ pub fn format_exact(value: f64, unit: Unit) -> String {
         .unwrap_or_else(|| write(largest_scale(value, unit, 1.0)))
 }
 
-/// A leading decimal number and the rest without the space between them. Exponents, `inf` and `nan` are not numbers here.
+/// A leading decimal number and the rest without the space between them. Exponents, `inf` and `nan` do not count as
+/// numbers.
 fn split(text: &str) -> Option<(f64, &str)> {
     let unsigned = text.strip_prefix('-').unwrap_or(text);
     let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -145,7 +148,7 @@ fn split(text: &str) -> Option<(f64, &str)> {
     (whole > 0).then(|| (number, unsigned[length..].trim_start()))
 }
 
-/// The unit that a bare number is likely to mean; `None` where it needs none.
+/// The unit that a bare number probably means; `None` if it needs none.
 const fn default_suffix(unit: Unit) -> Option<&'static str> {
     match unit {
         Unit::Nanoseconds => Some("s"),
@@ -158,8 +161,8 @@ const fn default_suffix(unit: Unit) -> Option<&'static str> {
     }
 }
 
-/// One number with a unit below the minute is read here, because jiff's durations have no fractions of a nanosecond and a
-/// recorded mean has; everything else that jiff calls a duration is left to it.
+/// A single number with a unit below the minute is read here, because jiff's durations have no fractions of a
+/// nanosecond and a recorded mean has. jiff parses all other durations.
 fn nanoseconds(number: f64, suffix: &str, text: &str) -> Option<f64> {
     match suffix {
         "ns" => Some(number),
@@ -202,7 +205,7 @@ fn in_range(value: Option<f64>, text: &str, expected: &str) -> Result<f64, Strin
     }
 }
 
-/// The units in which a value is written, smallest first.
+/// The units for writing a value, smallest first.
 const fn scales(unit: Unit) -> &'static [(f64, &'static str)] {
     match unit {
         Unit::Nanoseconds => &[(1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s")],
@@ -224,7 +227,7 @@ fn largest_scale(value: f64, unit: Unit, least: f64) -> (f64, &'static str) {
     *scales.iter().rev().find(fits).unwrap_or(&scales[0])
 }
 
-/// Rates over time are spoken of in MB, also when they are half of one.
+/// Rates over time are usually given in MB, even if they are below one.
 fn least_of(suffix: &str, least: f64) -> f64 {
     if matches!(suffix, "MB/s" | "MB/min") { 0.1 } else { least }
 }

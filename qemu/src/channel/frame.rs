@@ -1,4 +1,4 @@
-//! Frames on a byte stream: numbered, checksummed, of bounded length.
+//! Frames on a byte stream: numbered, with a checksum, of limited length.
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -9,8 +9,8 @@
 //! | 16 to 19 | CRC-32 (IEEE 802.3) of bytes 0 to 15 and the payload |
 //! | 20 on | the payload |
 //!
-//! Nothing is sent again: the stream itself neither loses nor reorders, so a frame that is not what was sent means that its
-//! sender has died within it or something else writes to the stream, and nothing after it can be trusted.
+//! Nothing is sent again, because the stream itself neither loses nor reorders bytes. A wrong frame means that its
+//! sender died within it, or that something else writes to the stream. Nothing after it can be trusted.
 
 /// `MGC` and the version.
 const MAGIC: [u8; 4] = *b"MGC\x01";
@@ -19,12 +19,12 @@ const HEADER: usize = 20;
 /// The longest payload, bytes.
 pub const LONGEST: usize = 256 << 10;
 
-/// What a payload is.
+/// The kind of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A message of the stream's protocol, as JSON.
     Message,
-    /// The next bytes of the file that the message before announced.
+    /// The next bytes of the file that the previous message announced.
     Data,
 }
 
@@ -37,16 +37,16 @@ impl Kind {
     }
 }
 
-/// A payload and what it is.
+/// A payload and its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
     /// At most [`LONGEST`] bytes.
     pub payload: Vec<u8>,
 }
 
-/// Why what came is no frame.
+/// Why received bytes are not a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// Not the start of a frame.
@@ -55,10 +55,10 @@ pub enum FrameError {
     /// The other end speaks another version.
     #[error("frames of version {0}, not 1")]
     Version(u8),
-    /// A kind that there is not.
+    /// An unknown kind.
     #[error("a frame of kind {0}")]
     Kind(u32),
-    /// One is missing, or came twice.
+    /// A frame is missing or came twice.
     #[error("frame {found} where frame {expected} should be")]
     Sequence {
         /// Its number.
@@ -81,7 +81,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// One that goes on with a stream whose next frame has this number.
+    /// Continues a stream whose next frame has this number.
     pub const fn from_number(next: u32) -> Self {
         Self { next }
     }
@@ -111,39 +111,39 @@ impl Encoder {
     }
 }
 
-/// Takes the frames of one stream out of its bytes.
+/// Parses the frames of one stream from its bytes.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
-    /// What of the buffer has been handed out.
+    /// The part of the buffer that has been returned.
     consumed: usize,
     next: u32,
 }
 
 impl Decoder {
-    /// One that goes on with a stream whose next frame has this number.
+    /// Continues a stream whose next frame has this number.
     pub fn from_number(next: u32) -> Self {
         Self { next, ..Self::default() }
     }
 
-    /// The number of the next frame, where nothing of it has come yet.
+    /// The number of the next frame, unless a part of it has arrived.
     pub const fn boundary(&self) -> Option<u32> {
         if self.consumed == self.buffer.len() { Some(self.next) } else { None }
     }
 
-    /// Takes bytes that have come.
+    /// Adds received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..std::mem::take(&mut self.consumed));
         self.buffer.extend(bytes);
     }
 
-    /// The next frame, once it has come whole.
+    /// The next frame, if it is complete.
     ///
     /// # Errors
-    /// When what came is no frame; every further call then gives the same.
+    /// When the received bytes are not a frame. Every further call then returns the same error.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let bytes = &self.buffer[self.consumed..];
-        // A wrong start is told at once, however little has come.
+        // A wrong start is reported at once, however few bytes there are.
         let start = &bytes[..bytes.len().min(MAGIC.len())];
         if start != &MAGIC[..start.len()] {
             let mut magic = [0; 4];
@@ -202,7 +202,7 @@ mod tests {
         frames.iter().flat_map(|(is_data, payload)| encoder.encode(kind(is_data), payload)).collect()
     }
 
-    /// Every frame of a stream that comes in pieces, and how it ended.
+    /// Every frame of a stream that arrives in pieces, and how the stream ended.
     fn decoded(bytes: &[u8], piece: usize) -> (Vec<Frame>, Option<FrameError>) {
         let (mut decoder, mut frames) = (Decoder::default(), Vec::new());
         for piece in bytes.chunks(piece) {
@@ -239,7 +239,7 @@ mod tests {
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             let (found, error) = decoded(&bytes, bytes.len());
-            // A length that grew may wait for bytes that never come; the one who waits has a deadline.
+            // A damaged length may make the reader wait for bytes that never come. The reader has a deadline.
             prop_assert!(error.is_some() || found.len() < 2, "{:?}", found);
         }
     }

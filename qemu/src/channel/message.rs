@@ -1,8 +1,8 @@
-//! What host and guest say to each other.
+//! The messages between host and guest.
 //!
-//! Two streams, each a port of virtio-serial. On [`AGENT_PORT`] the host hands over files and a plan, and the agent answers with
-//! progress, files and evidence. On [`INIT_PORT`] the guest's first process tells that the guest lives, and how the agent
-//! ended: it does so also when the agent has died within a frame.
+//! There are two streams, each on a port of virtio-serial. On [`AGENT_PORT`] the host sends files and a plan, and the
+//! agent answers with progress, files and evidence. On [`INIT_PORT`] the guest's first process reports that the guest
+//! is alive, and how the agent ended, even if the agent died within a frame.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -21,41 +21,41 @@ pub const VERSION: u32 = 2;
 pub enum ToAgent {
     /// The first message, to an agent that has booted or was resumed.
     Begin {
-        /// The host's wall clock, ns since 1970 in UTC: that of a guest that was resumed stands still.
+        /// The host's wall clock, ns since 1970 in UTC. The clock of a resumed guest is late.
         now_ns: u64,
-        /// Random bytes, so that no two guests resumed from one snapshot draw the same.
+        /// Random bytes, so that two guests resumed from one snapshot do not draw the same random numbers.
         entropy: [u8; 32],
     },
-    /// A file; [`Data`](super::Kind::Data) frames of so many bytes follow.
+    /// A file. [`Data`](super::Kind::Data) frames with this many bytes follow.
     File {
-        /// Its absolute path in the guest. Directories are made; what is there is replaced.
+        /// Its absolute path in the guest. Missing directories are made, and an existing file is replaced.
         path: String,
-        /// Permissions, `0o755` say.
+        /// Permissions, such as `0o755`.
         mode: u32,
         /// Bytes.
         length: u64,
     },
-    /// Run this plan, and answer with [`FromAgent::Done`] or [`FromAgent::Failed`].
+    /// Runs this plan. The answer is [`FromAgent::Done`] or [`FromAgent::Failed`].
     Run(Box<RawValue>),
-    /// Run this program with these arguments, or a shell where there is none, and answer with [`FromAgent::CommandEnded`] or
-    /// [`FromAgent::Failed`]. The guest's first file system must have the shell.
+    /// Runs this program with these arguments, or a shell if there is none. The answer is [`FromAgent::CommandEnded`]
+    /// or [`FromAgent::Failed`]. The guest's first file system must contain the shell.
     Command {
         /// Program and arguments.
         words: Vec<String>,
-        /// The terminal that has been joined to the guest's console, where the command is to use that. Otherwise it has no input, and
-        /// what it prints comes as [`FromAgent::Printed`].
+        /// The terminal that is joined to the guest's console, if the command must use it. Otherwise the command has no
+        /// input, and its output is sent as [`FromAgent::Printed`].
         terminal: Option<Terminal>,
     },
 }
 
-/// A person's terminal.
+/// A user's terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
-    /// Its kind, as `TERM` names it.
+    /// Its type, as in `TERM`.
     pub kind: String,
-    /// Lines; 0 where that is not known.
+    /// Lines; 0 if not known.
     pub rows: u16,
-    /// Characters a line; 0 where that is not known.
+    /// Characters a line; 0 if not known.
     pub columns: u16,
 }
 
@@ -73,40 +73,41 @@ pub enum Printer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromAgent {
-    /// It has started and waits. Said once, before any snapshot.
+    /// It has started and waits. Sent once, before any snapshot.
     Ready {
         /// [`VERSION`] of the agent.
         version: u32,
-        /// The version of memgate that it was built from.
+        /// The version of memgate from which it was built.
         memgate: String,
     },
     /// The clock is set.
     Begun,
-    /// It lives; said each second from [`ToAgent::Begin`] on.
+    /// It is alive. Sent every second after [`ToAgent::Begin`].
     Heartbeat,
-    /// A file has arrived whole.
+    /// A file has arrived completely.
     Stored,
-    /// What the run has come to, in the agent's own terms.
+    /// The progress of the run, in the agent's own terms.
     Progress(Box<RawValue>),
-    /// A file of the run; [`Data`](super::Kind::Data) frames of so many bytes follow.
+    /// A file of the run. [`Data`](super::Kind::Data) frames with this many bytes follow.
     File {
-        /// Its name, by which the host knows what it is.
+        /// The name by which the host recognises it.
         name: String,
         /// Bytes.
         length: u64,
     },
-    /// The command has printed something; [`Data`](super::Kind::Data) frames of so many bytes follow.
+    /// The command printed something. [`Data`](super::Kind::Data) frames with this many bytes follow.
     Printed {
         /// Where.
         printer: Printer,
         /// Bytes.
         length: u64,
     },
-    /// The command has ended with this exit code, or 128 and the number of the signal that ended it. The last message.
+    /// The command ended with this exit code, or with 128 plus the number of the signal that ended it. The last
+    /// message.
     CommandEnded(u8),
-    /// The run is over, and its evidence handed over as a file. The last message.
+    /// The run is over, and its evidence has been sent as a file. The last message.
     Done,
-    /// The run could not be made, in the agent's own terms. The last message.
+    /// The run could not be made, for this reason in the agent's own terms. The last message.
     Failed(Box<RawValue>),
 }
 
@@ -116,15 +117,15 @@ pub enum FromAgent {
 pub enum FromInit {
     /// The guest has booted.
     Up,
-    /// The guest lives; said each second.
+    /// The guest is alive. Sent every second.
     Heartbeat,
-    /// The guest cannot do its work: what failed.
+    /// The guest cannot do its work, for this reason.
     Broken(String),
-    /// The agent has ended; the guest powers off.
+    /// The agent has ended, and the guest powers off.
     AgentEnded {
         /// How.
         end: AgentEnd,
-        /// Processes that the guest's kernel killed for want of memory.
+        /// Processes that the guest's kernel killed because memory ran out.
         oom_kills: u64,
     },
 }
@@ -135,6 +136,6 @@ pub enum FromInit {
 pub enum AgentEnd {
     /// It exited with this code.
     Exited(i32),
-    /// This signal ended it: `SIGKILL`.
+    /// This signal ended it, such as `SIGKILL`.
     Signalled(String),
 }

@@ -1,4 +1,4 @@
-//! How host and guest speak: frames and messages.
+//! The channel between host and guest: frames and messages.
 
 mod frame;
 mod message;

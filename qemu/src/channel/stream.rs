@@ -1,4 +1,4 @@
-//! One direction of a stream, for code that blocks: the guest's side.
+//! One direction of a stream, for blocking code on the guest's side.
 
 use std::io::{Read, Write};
 
@@ -6,19 +6,19 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::frame::{Decoder, Encoder, Frame, FrameError, Kind, LONGEST};
 
-/// Why a stream can be used no more.
+/// Why a stream can no longer be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// It cannot be read or written.
     #[error("the channel: {0}")]
     Io(#[from] std::io::Error),
-    /// What came is no frame.
+    /// The received bytes are not a frame.
     #[error("the channel: {0}")]
     Frame(#[from] FrameError),
-    /// A frame holds no message that is known.
+    /// A frame contains an unknown message.
     #[error("the channel: a message that is not understood: {0}")]
     Message(#[from] serde_json::Error),
-    /// Pieces of a file where there is none, or a message where a file should go on.
+    /// A piece of a file came without an announcement, or a message came within a file.
     #[error("the channel: {0}")]
     Order(&'static str),
 }
@@ -31,12 +31,12 @@ pub struct Outgoing<W> {
 }
 
 impl<W: Write> Outgoing<W> {
-    /// A stream's beginning.
+    /// Starts a stream.
     pub fn new(to: W) -> Self {
         Self { to, encoder: Encoder::default() }
     }
 
-    /// Writes a message; blocks while the other end does not read.
+    /// Writes a message. Blocks while the other end does not read.
     ///
     /// # Errors
     /// When it cannot be written, or is too long for a frame.
@@ -48,7 +48,7 @@ impl<W: Write> Outgoing<W> {
         Ok(self.to.write_all(&self.encoder.encode(Kind::Message, &payload))?)
     }
 
-    /// Writes a file's bytes, which a message has announced.
+    /// Writes the bytes of a file that a message announced.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -68,7 +68,7 @@ pub struct Incoming<R> {
 }
 
 impl<R: Read> Incoming<R> {
-    /// A stream's beginning.
+    /// Starts a stream.
     pub fn new(from: R) -> Self {
         Self { from, decoder: Decoder::default() }
     }
@@ -76,7 +76,7 @@ impl<R: Read> Incoming<R> {
     /// Waits for the next message.
     ///
     /// # Errors
-    /// When the stream ends or what comes is no message.
+    /// When the stream ends, or when the received bytes are not a message.
     pub fn message<M: DeserializeOwned>(&mut self) -> Result<M, StreamError> {
         match self.frame()? {
             Frame { kind: Kind::Message, payload } => Ok(serde_json::from_slice(&payload)?),
@@ -84,10 +84,10 @@ impl<R: Read> Incoming<R> {
         }
     }
 
-    /// Waits for a file of `length` bytes, which a message has announced, and writes it to `to`.
+    /// Waits for a file of `length` bytes, which a message announced, and writes it to `to`.
     ///
     /// # Errors
-    /// When the stream ends, something else comes, or `to` cannot be written.
+    /// When the stream ends, when something else comes, or when `to` cannot be written.
     pub fn data(&mut self, length: u64, to: &mut impl Write) -> Result<(), StreamError> {
         let mut left = length;
         while left > 0 {

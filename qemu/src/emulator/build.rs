@@ -1,4 +1,4 @@
-//! Making QEMU of its packages, once.
+//! Makes QEMU from its packages, once.
 
 use std::{
     fs::File,
@@ -19,19 +19,19 @@ use crate::{
     image::{Cache, ImageError, packages, put, supersede},
 };
 
-/// The version of what is made of the same packages.
+/// The version of the result for the same packages.
 const FORMAT: u32 = 1;
 
-/// The directories of an emulator: the program, its libraries with the loader, and below the last what it reads.
+/// The directories of an emulator: the program, its libraries with the loader, and in the last one the program's data.
 const PROGRAMS: &str = "bin";
 const LIBRARIES: &str = "lib";
 const SHARED: &str = "share";
 
-/// What an emulator is, beside its files.
+/// The description of an emulator, beside its files.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
-    /// As the program says itself.
+    /// The version that the program prints.
     version: String,
     /// The loader's name.
     loader: String,
@@ -39,11 +39,12 @@ struct Description {
     digest: String,
 }
 
-/// memgate's own QEMU for guests of this architecture, if the cache's lock has one for this machine; made, and older ones that nobody
-/// uses removed, if the cache does not have it. Packages are fetched as those of images are. `say` hears what takes long.
+/// memgate's own QEMU for guests of this architecture, if the cache's lock has one for this machine. If the cache does
+/// not have it yet, this makes it and removes older ones that nobody uses. Packages are fetched like those of images.
+/// `say` receives messages about slow steps.
 ///
 /// # Errors
-/// When a package is not to be had or does not hold what it must, or the cache cannot be written.
+/// When a package is not available or lacks what it must contain, or when the cache cannot be written.
 pub fn ensure(
     cache: &Cache,
     architecture: Architecture,
@@ -78,14 +79,14 @@ pub fn ensure(
     read(&place, architecture).map(Some).ok_or_else(unreadable)
 }
 
-/// All but the programs for other guests.
+/// Everything except the programs for other guests.
 fn pins(locked: &[Pin], architecture: Architecture) -> Vec<Pin> {
     let others = Architecture::ALL.into_iter().filter(|other| *other != architecture);
     let others: Vec<_> = others.map(package).collect();
     locked.iter().filter(|pin| !others.contains(&&*pin.package)).cloned().collect()
 }
 
-/// The name of an emulator's directory: the same for the same contents.
+/// The name of an emulator's directory. Equal contents have equal names.
 fn key(architecture: Architecture, pins: &[Pin]) -> String {
     let mut all = Sha256::new();
     all.update(format!("{FORMAT} {architecture}\n"));
@@ -93,11 +94,11 @@ fn key(architecture: Architecture, pins: &[Pin]) -> String {
     hex(&all.finalize())[..16].to_owned()
 }
 
-/// The emulator in a directory, if it is there as it was made.
+/// The emulator in a directory, if it is undamaged.
 fn read(place: &Path, architecture: Architecture) -> Option<Emulator> {
     let path = place.join(DESCRIPTION);
     let file = File::open(&path).ok()?;
-    // One that is being removed is held exclusively.
+    // An emulator that is being removed is locked exclusively.
     file.try_lock_shared().ok()?;
     let description: Description = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
     if !path.exists() || digest(place).ok()? != description.digest {
@@ -109,13 +110,14 @@ fn read(place: &Path, architecture: Architecture) -> Option<Emulator> {
 }
 
 fn emulator(place: &Path, architecture: Architecture, description: &Description) -> Emulator {
-    let libraries = place.join(LIBRARIES);
-    let program = libraries.join(&description.loader);
-    // Nothing of the system's is to be found: neither its libraries nor its firmware.
+    let program = place.join(LIBRARIES).join(&description.loader);
+    // Nothing of the system's is to be found: neither its libraries nor its firmware. The loader takes a colon or a semicolon for the end
+    // of a directory, and knows what `$ORIGIN` is, the program's own directory, when it has split the list (glibc 2.41, elf/dl-load.c,
+    // fillin_rpath): so the cache may lie in a directory of any name.
     let mut leading = vec![
         "--inhibit-cache".into(),
         "--library-path".into(),
-        libraries.into(),
+        format!("$ORIGIN/../{LIBRARIES}").into(),
         place.join(PROGRAMS).join(architecture.emulator()).into(),
     ];
     for (package, _) in DATA {
@@ -125,7 +127,7 @@ fn emulator(place: &Path, architecture: Architecture, description: &Description)
     Emulator { program, leading, version, build, _lease: None }
 }
 
-/// Unpacks packages into `root`, and moves what is wanted of them to `whole`.
+/// Unpacks packages into `root`, and moves the needed files to `whole`.
 fn make(
     architecture: Architecture,
     host: Architecture,
@@ -145,7 +147,7 @@ fn make(
         }
         std::fs::rename(program, whole.join(PROGRAMS).join(architecture.emulator()))?;
         for (name, file) in &needed.files {
-            // Through the link by which it is asked for.
+            // Follows the link under which the library is requested.
             std::fs::copy(file, whole.join(LIBRARIES).join(name))?;
         }
         for (package, directory) in DATA {
@@ -167,7 +169,7 @@ fn make(
     describe().map_err(|error| ImageError::io("describe QEMU", error))
 }
 
-/// Of the paths and contents of all files but the description.
+/// The hash of the paths and contents of all files except the description.
 fn digest(place: &Path) -> io::Result<String> {
     let mut all = Sha256::new();
     for entry in WalkDir::new(place).sort_by_file_name() {
@@ -184,4 +186,42 @@ fn digest(place: &Path) -> io::Result<String> {
         all.update(format!("{} {sum}\n", name.display()));
     }
     Ok(hex(&all.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell in QEMU's place, which shows what it has been run with: the loader and the C library that this test runs with.
+    #[test]
+    fn the_loader_finds_the_libraries_below_a_directory_of_any_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("a:b;c$d,e f");
+        let own = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mapped = |is_it: fn(&str) -> bool| {
+            let paths = own.lines().filter_map(|line| line.split_once('/')).map(|(_, path)| format!("/{path}"));
+            paths.into_iter().find(|path| path.rsplit('/').next().is_some_and(is_it)).unwrap()
+        };
+        let library = mapped(|name| name == "libc.so.6");
+        let loader = mapped(|name| name.starts_with("ld-linux"));
+        let name = loader.rsplit('/').next().unwrap().to_owned();
+        let architecture = Architecture::Arm64;
+        for (file, to) in [
+            (&*library, place.join(LIBRARIES).join("libc.so.6")),
+            (&*loader, place.join(LIBRARIES).join(&name)),
+            ("/bin/sh", place.join(PROGRAMS).join(architecture.emulator())),
+        ] {
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(file, to).unwrap();
+        }
+        let description = Description { version: String::new(), loader: name, digest: String::new() };
+        let Emulator { program, leading, .. } = emulator(&place, architecture, &description);
+        let of_loader = &leading[..leading.len() - 2 * DATA.len()];
+        let show = "while read -r line; do echo \"$line\"; done </proc/$$/maps";
+        let output = std::process::Command::new(program).args(of_loader).args(["-c", show]).output().unwrap();
+        let maps = String::from_utf8_lossy(&output.stdout);
+        let libc: Vec<_> = maps.lines().filter(|line| line.ends_with("/libc.so.6")).collect();
+        let place = place.to_str().unwrap();
+        assert!(!libc.is_empty() && libc.iter().all(|line| line.contains(place)), "{output:?}");
+    }
 }

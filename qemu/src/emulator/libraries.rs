@@ -1,4 +1,4 @@
-//! What a program is linked with.
+//! The libraries that a program is linked with.
 
 use std::{
     collections::BTreeMap,
@@ -12,22 +12,22 @@ use object::{
 
 use crate::image::ImageError;
 
-/// glibc loads it by this name when a thread exits, so that no program names it.
+/// glibc loads it by this name when a thread exits, so no program names it.
 const UNNAMED: &str = "libgcc_s.so.1";
 
-/// What a program is run by.
+/// The loader and the libraries of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Libraries {
-    /// The loader's name, which is among the files.
+    /// The loader's name, which is one of the files.
     pub(super) loader: String,
-    /// Every library, by the name that it is asked for.
+    /// Every library, by the name under which it is requested.
     pub(super) files: BTreeMap<String, PathBuf>,
 }
 
-/// Finds all that a program needs in these directories, the first of which that has it counts.
+/// Finds everything that a program needs in these directories. The first directory that contains a file wins.
 ///
 /// # Errors
-/// When something is missing or is no 64-bit ELF file.
+/// When something is missing or is not a 64-bit ELF file.
 pub(super) fn libraries(program: &Path, directories: &[PathBuf]) -> Result<Libraries, ImageError> {
     let (loader, mut wanted) = needs(program)?;
     let missing = |name: String| ImageError::BadEmulator { why: format!("its packages have no {name}") };
@@ -46,7 +46,7 @@ pub(super) fn libraries(program: &Path, directories: &[PathBuf]) -> Result<Libra
     Ok(Libraries { loader, files })
 }
 
-/// The name of a file's loader, if it has one, and those of the libraries that it names.
+/// The name of a file's loader, if it has one, and the names of its libraries.
 fn needs(path: &Path) -> Result<(Option<String>, Vec<String>), ImageError> {
     let bytes = std::fs::read(path).map_err(|error| ImageError::io(format!("read {}", path.display()), error))?;
     parse(&bytes).map_err(|error| ImageError::BadEmulator { why: format!("{}: {error}", path.display()) })
@@ -77,7 +77,7 @@ fn parse(bytes: &[u8]) -> Result<(Option<String>, Vec<String>), object::read::Er
 mod tests {
     use super::*;
 
-    /// The test itself is such a program.
+    /// The test executable itself is such a program.
     const OWN: &str = "/proc/self/exe";
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
         for (place, names) in [(&first, vec![UNNAMED.to_owned()]), (&second, names.into_iter().chain(loader).collect())]
         {
             std::fs::create_dir(place).unwrap();
-            // A file that names nothing serves as a library that needs nothing.
+            // A file that names no libraries serves as a library without dependencies.
             names.iter().for_each(|name| std::fs::write(place.join(name), bare()).unwrap());
         }
         std::fs::write(second.join(UNNAMED), "not looked at").unwrap();
@@ -116,7 +116,7 @@ mod tests {
         assert!(matches!(libraries(&script, &[]), Err(ImageError::BadEmulator { .. })));
     }
 
-    /// An ELF file that names nothing.
+    /// An ELF file without dependencies.
     fn bare() -> Vec<u8> {
         use object::{elf, write::elf as write};
         let mut contents = Vec::new();

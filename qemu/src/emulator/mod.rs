@@ -1,6 +1,6 @@
-//! QEMU: the one of the system where it is fit, or else memgate's own, made of Debian's packages.
+//! QEMU: the system's own if it is suitable, or else memgate's own, made from Debian's packages.
 //!
-//! memgate's own brings its C library and its loader, by which it is started, so that it runs on any distribution.
+//! memgate's own QEMU has its own C library and is started by its own loader, so it runs on any distribution.
 
 mod build;
 mod libraries;
@@ -31,19 +31,19 @@ pub(crate) const SUITE: &str = "trixie";
 /// The file that describes an emulator, beside its directories.
 pub(crate) const DESCRIPTION: &str = "emulator.json";
 
-/// The machines that memgate's own is pinned for.
+/// The machines for which memgate's own QEMU is pinned.
 pub const HOSTS: [Architecture; 2] = [Architecture::Amd64, Architecture::Arm64];
 
-/// What guests of one architecture are run by. While it lives, no memgate removes its files.
+/// The emulator of guests of one architecture. While it exists, no memgate removes its files.
 #[derive(Debug, Clone)]
 pub struct Emulator {
-    /// What is started.
+    /// The program to start.
     pub program: PathBuf,
-    /// The arguments before those of QEMU's that say which machine it is to be.
+    /// The arguments before the ones that describe the machine.
     pub leading: Vec<OsString>,
-    /// As it says itself: `10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)`.
+    /// The version that it prints, such as `10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)`.
     pub version: String,
-    /// Tells it from others of the same version.
+    /// Distinguishes it from others of the same version.
     pub build: String,
     _lease: Option<Arc<File>>,
 }
@@ -57,11 +57,11 @@ impl PartialEq for Emulator {
 
 impl Eq for Emulator {}
 
-/// What runs guests of this architecture: the QEMU of the system, if it is [`OLDEST`] or later, or else memgate's own, which is made if
-/// the cache does not have it; see [`ensure`].
+/// The emulator of guests of this architecture: the system's QEMU if it is [`OLDEST`] or later, or else memgate's own,
+/// which is made if the cache does not have it; see [`ensure`].
 ///
 /// # Errors
-/// When the system has no such QEMU, and memgate has none for this machine or cannot make it.
+/// When the system has no suitable QEMU, and memgate has none for this machine or cannot make it.
 pub fn find(
     cache: &Cache,
     architecture: Architecture,
@@ -72,7 +72,7 @@ pub fn find(
     choose(installed(architecture, &path), architecture, host(), || ensure(cache, architecture, mirror, say))
 }
 
-/// Takes the one of the system, if it is fit, or else makes the pinned one; `None` where none is pinned.
+/// Uses the system's own if it is suitable, or else makes the pinned one; `None` if none is pinned.
 fn choose(
     installed: Result<Emulator, String>,
     architecture: Architecture,
@@ -93,12 +93,12 @@ fn choose(
     }
 }
 
-/// What this machine is, if guests may be of it too.
+/// The architecture of this machine, if guests can have it too.
 fn host() -> Option<Architecture> {
     Architecture::ALL.into_iter().find(|architecture| architecture.compilers() == std::env::consts::ARCH)
 }
 
-/// The QEMU of the system, or what is wrong with it.
+/// The system's QEMU, or what is wrong with it.
 fn installed(architecture: Architecture, path: &OsStr) -> Result<Emulator, String> {
     let is_program = |path: &PathBuf| {
         path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
@@ -109,12 +109,12 @@ fn installed(architecture: Architecture, path: &OsStr) -> Result<Emulator, Strin
     let metadata = program.metadata().map_err(broken)?;
     let printed = std::process::Command::new(&program).arg("--version").output().map_err(broken)?;
     let version = version::fit(&String::from_utf8_lossy(&printed.stdout))?.to_owned();
-    // Who builds QEMU for himself may give two builds the same version.
+    // Someone who builds QEMU may give two builds the same version.
     let build = format!("{} {}.{}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
     Ok(Emulator { program, leading: Vec::new(), version, build, _lease: None })
 }
 
-/// The package that has the program for guests of this architecture.
+/// The package with the program for guests of this architecture.
 const fn package(architecture: Architecture) -> &'static str {
     match architecture {
         Architecture::Amd64 => "qemu-system-x86",
@@ -123,10 +123,10 @@ const fn package(architecture: Architecture) -> &'static str {
     }
 }
 
-/// The packages of what QEMU reads when a machine starts, and where it lies in them.
+/// The packages with the data that QEMU reads when a machine starts, and the place of the data in them.
 const DATA: [(&str, &str); 2] = [("qemu-system-data", "usr/share/qemu"), ("seabios", "usr/share/seabios")];
 
-/// Where libraries lie in packages for this machine.
+/// The directories of libraries in packages for this machine.
 fn library_directory(host: Architecture) -> PathBuf {
     Path::new("usr/lib").join(format!("{}-linux-gnu", host.compilers()))
 }
@@ -137,7 +137,7 @@ pub(crate) mod tests {
 
     const ARCHITECTURE: Architecture = Architecture::Arm64;
 
-    /// One that is not there.
+    /// A program that does not exist.
     pub(crate) fn emulator(version: &str, build: &str) -> Emulator {
         let program = "/usr/bin/qemu".into();
         Emulator { program, leading: Vec::new(), version: version.into(), build: build.into(), _lease: None }
@@ -208,7 +208,7 @@ pub(crate) mod tests {
         let why = installed(ARCHITECTURE, &path).unwrap_err();
         assert_eq!(why, "is of version 9.9.9, and guests need 10.0.13 or later");
         put(&first, "echo segmentation fault >&2; exit 139", 0o755);
-        assert_eq!(installed(ARCHITECTURE, &path).unwrap_err(), "does not tell its version");
+        assert_eq!(installed(ARCHITECTURE, &path).unwrap_err(), "does not report its version");
     }
 
     #[test]

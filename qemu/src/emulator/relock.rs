@@ -1,4 +1,4 @@
-//! Which of Debian's packages QEMU is made of.
+//! Selects the Debian packages from which QEMU is made.
 
 use std::path::PathBuf;
 
@@ -11,11 +11,11 @@ use crate::{
     image::{Cache, ImageError, LockedEmulator, packages},
 };
 
-/// Takes from the suite the programs, their data and the packages of the libraries that they need. Most of what Debian wants installed
-/// with them serves other programs: users and passwords, say. Only with [`Cache::exclusive`].
+/// Selects the programs, their data and the packages of the libraries that they need. Most packages that Debian
+/// installs with them serve other programs, such as those for users and passwords. Only with [`Cache::exclusive`].
 ///
 /// # Errors
-/// When a package is not to be had, or a library is in none of them.
+/// When a package is not available, or when no package contains a library.
 pub(crate) fn lock(
     cache: &Cache,
     host: Architecture,
@@ -25,7 +25,7 @@ pub(crate) fn lock(
 ) -> Result<LockedEmulator, ImageError> {
     let own: Vec<_> = Architecture::ALL.map(package).into_iter().chain(DATA.map(|(package, _)| package)).collect();
     let mut names = suite.closure(&own)?;
-    // Other programs of QEMU's and their firmware are of no use, and large.
+    // QEMU's other programs and their firmware are large and not needed.
     names.retain(|name| own.contains(&&**name) || !name.starts_with("qemu-"));
     names.sort();
     let names: Vec<_> = names.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! The versions of QEMU: pure.
+//! QEMU's versions. Pure.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
 
-/// The oldest QEMU that guests are run with. Older ones compute wrongly (loong64) or abort (amd64).
+/// The oldest QEMU that memgate runs guests with. Older ones compute wrongly (loong64) or abort (amd64).
 pub const OLDEST: Version = Version(10, 0, 13);
 
 impl fmt::Display for Version {
@@ -16,13 +16,14 @@ impl fmt::Display for Version {
     }
 }
 
-/// What `--version` prints, as far as it tells one QEMU from another: `10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)`.
+/// The part of the output of `--version` that distinguishes one QEMU from another, such as `10.0.13 (Debian
+/// 1:10.0.13+ds-0+deb13u1)`.
 ///
 /// # Errors
-/// When no QEMU printed it, or one that is older than guests need; what is wrong follows the program's name.
+/// When the output is not QEMU's, or when the version is too old for guests. The error follows the program's name.
 pub(super) fn fit(printed: &str) -> Result<&str, String> {
     let line = printed.lines().find_map(|line| line.strip_prefix("QEMU emulator version ")).map(str::trim);
-    let line = line.ok_or_else(|| "does not tell its version".to_owned())?;
+    let line = line.ok_or_else(|| "does not report its version".to_owned())?;
     match parse(line) {
         Some(version) if version >= OLDEST => Ok(line),
         Some(_) => Err(format!("is of version {line}, and guests need {OLDEST} or later")),
@@ -30,7 +31,7 @@ pub(super) fn fit(printed: &str) -> Result<&str, String> {
     }
 }
 
-/// Three numbers; what follows them names a build.
+/// Three numbers. The text after them names a build.
 fn parse(line: &str) -> Option<Version> {
     let numbers = line.split([' ', '-', '+', '(']).next()?;
     let mut numbers = numbers.split('.').map(|number| number.parse().ok());
@@ -77,10 +78,10 @@ mod tests {
     fn what_is_no_version_is_not_guessed() {
         for version in ["", "10", "10.1", "10.1.0.1", "v10.1.0", "10.1.x", "99999999999.0.0"] {
             let why = fit(&printed(version)).unwrap_err();
-            assert!(why.contains("does not understand") || why.contains("does not tell"), "{version}: {why}");
+            assert!(why.contains("does not understand") || why.contains("does not report"), "{version}: {why}");
         }
         for other in ["", "qemu-aarch64 version 10.1.0\n", "QEMU emulator\n", "10.1.0\n"] {
-            assert_eq!(fit(other).unwrap_err(), "does not tell its version", "{other}");
+            assert_eq!(fit(other).unwrap_err(), "does not report its version", "{other}");
         }
     }
 

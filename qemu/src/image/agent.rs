@@ -11,20 +11,20 @@ use sha2::{Digest, Sha256};
 use super::error::ImageError;
 use crate::{architecture::Architecture, debian::hex};
 
-/// An executable that can run as a guest's first process.
+/// An executable that can be a guest's first process.
 #[derive(Debug)]
 pub struct Agent {
     /// The executable's bytes.
     pub contents: Vec<u8>,
-    /// Of the contents, in hexadecimal.
+    /// SHA-256 of the contents, in hexadecimal.
     pub(super) sha256: String,
 }
 
 impl Agent {
-    /// Reads it.
+    /// Reads the executable.
     ///
     /// # Errors
-    /// When it cannot be read, is for another architecture, or needs a dynamic loader, which a guest does not have.
+    /// When it cannot be read, is for another architecture, or needs a dynamic loader, which guests do not have.
     pub fn read(path: &Path, architecture: Architecture) -> Result<Self, ImageError> {
         let contents = std::fs::read(path)
             .map_err(|error| ImageError::BadAgent { path: path.display().to_string(), why: error.to_string() })?;
@@ -35,7 +35,7 @@ impl Agent {
 }
 
 fn check(contents: &[u8], architecture: Architecture) -> Result<(), String> {
-    let bad = |_| "it is no 64-bit ELF executable".to_owned();
+    let bad = |_| "it is not a 64-bit ELF executable".to_owned();
     let header = elf::FileHeader64::<Endianness>::parse(contents).map_err(bad)?;
     let endian = header.endian().map_err(bad)?;
     let machine = header.e_machine(endian);
@@ -45,7 +45,7 @@ fn check(contents: &[u8], architecture: Architecture) -> Result<(), String> {
         return Err(format!("it is for {other}, and the guest is {architecture}"));
     }
     if ![elf::ET_EXEC, elf::ET_DYN].contains(&header.e_type(endian)) {
-        return Err("it is an ELF file, but no executable".into());
+        return Err("it is an ELF file, but not an executable".into());
     }
     for segment in header.program_headers(endian, contents).map_err(bad)? {
         if segment.interpreter(endian, contents).map_err(bad)?.is_some() {
@@ -128,9 +128,9 @@ pub(super) mod tests {
         let dynamic = executable(elf::EM_AARCH64, elf::ET_DYN, elf::PT_INTERP);
         assert_eq!(why(&dynamic).unwrap_err(), "it is linked dynamically, and a guest has no libraries");
         let object = executable(elf::EM_AARCH64, elf::ET_REL, elf::PT_LOAD);
-        assert_eq!(why(&object).unwrap_err(), "it is an ELF file, but no executable");
+        assert_eq!(why(&object).unwrap_err(), "it is an ELF file, but not an executable");
         for contents in [&b""[..], b"#!/bin/sh\n", &dynamic[..70]] {
-            assert_eq!(why(contents).unwrap_err(), "it is no 64-bit ELF executable", "{contents:?}");
+            assert_eq!(why(contents).unwrap_err(), "it is not a 64-bit ELF executable", "{contents:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Making an image, once.
+//! Makes an image, once.
 
 use std::{
     fs::File,
@@ -24,8 +24,8 @@ use super::{
 };
 use crate::debian::{self, Debian, DebianError, Pin, hex, is_unfinished, run, unfinished};
 
-/// The version of what is made of the same packages and the same agent. It changes with every change of [`initramfs`] or of the
-/// description.
+/// The version of the result for the same packages and the same agent. It must change with every change of
+/// [`initramfs`] or of the description.
 const FORMAT: u32 = 1;
 
 /// The names of an image's files.
@@ -33,12 +33,12 @@ const KERNEL: &str = "kernel";
 const INITRAMFS: &str = "initramfs";
 const FIRMWARE: &str = "firmware";
 
-/// The image of a kernel with an agent; made, and the kernel's other unused images removed, if the cache does not have it. The agent
-/// is an executable for the kernel's architecture. Packages are fetched from `mirror`, or else from the mirror of Debian
-/// that this machine's package manager uses. `say` hears what takes long.
+/// The image of a kernel with an agent. If the cache does not have it, this makes it and removes the kernel's other
+/// unused images. The agent is an executable for the kernel's architecture. Packages are fetched from `mirror`, or else
+/// from the mirror of Debian that this machine's package manager uses. `say` receives messages about slow steps.
 ///
 /// # Errors
-/// When the agent cannot run in such a guest, a package is not to be had, or the cache cannot be written.
+/// When the agent cannot run in such a guest, when a package is not available, or when the cache cannot be written.
 pub fn ensure(
     cache: &Cache,
     kernel: &Kernel,
@@ -65,7 +65,7 @@ pub fn ensure(
     Image::read(&place).ok_or_else(unreadable)
 }
 
-/// The name of an image's directory: the same for the same contents.
+/// The name of an image's directory. Equal contents have equal names.
 fn key(locked: &LockedKernel, agent: &Agent) -> String {
     let mut all = Sha256::new();
     all.update(format!("{FORMAT} {} {}\n", locked.name, locked.release));
@@ -75,7 +75,7 @@ fn key(locked: &LockedKernel, agent: &Agent) -> String {
     hex(&all.finalize())[..16].to_owned()
 }
 
-/// Makes the image and puts it in its place. Only with [`Cache::exclusive`].
+/// Makes the image and moves it into place. Only with [`Cache::exclusive`].
 fn build(
     cache: &Cache,
     kernel: &Kernel,
@@ -128,8 +128,8 @@ fn describe(kernel: &Kernel, locked: &LockedKernel, whole: &Path) -> io::Result<
     std::fs::write(whole.join(DESCRIPTION), serde_json::to_vec_pretty(&image)?)
 }
 
-/// Puts a whole directory in its place; what lies there is damaged. It is on the disk before it is there, so that no crash of
-/// the machine leaves half of it.
+/// Moves a complete directory into place. It replaces damaged contents. The directory is synced to the disk first, so a
+/// crash of the machine leaves no half of it.
 pub(crate) fn put(whole: &Path, place: &Path) -> io::Result<()> {
     for entry in WalkDir::new(whole) {
         File::open(entry?.path())?.sync_all()?;
@@ -140,7 +140,7 @@ pub(crate) fn put(whole: &Path, place: &Path) -> io::Result<()> {
     std::fs::rename(whole, place)
 }
 
-/// Removes what lies beside a place and is used by nobody: the other images of the same kernel, say.
+/// Removes the unused directories beside a place, such as the other images of the same kernel.
 pub(crate) fn supersede(siblings: &Path, place: &Path) -> io::Result<()> {
     for sibling in cache::entries(siblings)? {
         if sibling != place && !is_unfinished(&sibling) {
@@ -150,8 +150,8 @@ pub(crate) fn supersede(siblings: &Path, place: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The files of packages, from the cache where it has them undamaged. `successor` names the package whose version tells what the
-/// mirror has instead of a pinned one. Only with [`Cache::exclusive`].
+/// The files of packages, from the cache if they are undamaged there. `successor` names the package whose version shows
+/// what the mirror has instead of a pinned one. Only with [`Cache::exclusive`].
 pub(crate) fn packages<'a>(
     cache: &Cache,
     pins: &'a [Pin],
@@ -187,10 +187,10 @@ pub(crate) fn packages<'a>(
     Ok(pins.iter().map(|pin| directory.join(pin.file_name())).collect())
 }
 
-/// From so many packages on they are not named one by one.
+/// From this number of packages on, messages do not name each one.
 const MANY: usize = 8;
 
-/// The package whose version tells what the mirror has instead of the pinned one.
+/// The package whose version shows what the mirror has instead of the pinned one.
 pub(super) fn successor<'a>(kernel: &'a Kernel, pin: &'a Pin) -> &'a str {
     match kernel.firmware {
         Some(firmware) if firmware.package == pin.package => firmware.package,
@@ -198,7 +198,7 @@ pub(super) fn successor<'a>(kernel: &'a Kernel, pin: &'a Pin) -> &'a str {
     }
 }
 
-/// What of a kernel's packages an image is made of.
+/// The parts of a kernel's packages for an image.
 pub(super) struct Parts {
     kernel: PathBuf,
     firmware: Option<PathBuf>,
@@ -216,7 +216,7 @@ pub(super) fn unpack(kernel: &Kernel, release: &str, packages: &[PathBuf], root:
         let found = places.iter().map(|place| root.join(place)).find(|path| path.exists());
         found.ok_or_else(|| ImageError::NoFile { kernel: kernel.name(), what: what.to_owned() })
     };
-    // Since Linux 7 of Debian the image lies beside the modules; in old suites `/lib` is a directory of its own.
+    // Since Linux 7, Debian puts the image beside the modules. In old suites `/lib` is a separate directory.
     let directories = [format!("usr/lib/modules/{release}"), format!("lib/modules/{release}")];
     let images = [format!("{}/vmlinuz", directories[0]), format!("boot/vmlinuz-{release}")];
     Ok(Parts {

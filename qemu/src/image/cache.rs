@@ -1,4 +1,4 @@
-//! The directory in which memgate keeps packages and images, and who may do what in it.
+//! The directory in which memgate keeps packages and images, and its locks.
 
 use std::{
     ffi::OsString,
@@ -12,27 +12,27 @@ use walkdir::WalkDir;
 use super::{Image, error::ImageError, lock::Lock};
 use crate::{debian::is_unfinished, emulator};
 
-/// A directory of what can be had again: `packages/` as they come from Debian; made of them, `images/`, with snapshots of guests, and
-/// `emulators/`.
+/// A directory whose contents can be restored. `packages/` contains packages from Debian. `images/`, with snapshots of
+/// guests, and `emulators/` are made from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
-    /// The directory; made when something is put into it.
+    /// The directory. It is made when something is put into it.
     pub dir: PathBuf,
-    /// What images and emulators are made of.
+    /// The sources of images and emulators.
     pub lock: Lock,
 }
 
-/// Marks a directory as one that backups may leave out, by the Cache Directory Tagging Specification, and as memgate's.
+/// Marks the directory as memgate's, and as one that backups may omit (Cache Directory Tagging Specification).
 const TAG: (&str, &str) = (
     "CACHEDIR.TAG",
     "Signature: 8a477f597d28d172789f06886806bc55\n# This directory is memgate's cache: all of it can be made again.\n",
 );
 
 impl Cache {
-    /// The cache in `dir`, with the lock that memgate was built with.
+    /// The cache in `dir`, with the lock that is built into memgate.
     ///
     /// # Errors
-    /// When that lock cannot be understood, and when there is no present directory for a relative path to begin at.
+    /// When that lock cannot be understood, or when a relative path has no current directory.
     pub fn new(dir: &Path) -> Result<Self, ImageError> {
         let dir = std::path::absolute(dir).map_err(|error| ImageError::io(format!("find {}", dir.display()), error))?;
         Ok(Self { dir, lock: Lock::embedded()? })
@@ -46,26 +46,26 @@ impl Cache {
         default_dir(|name| std::env::var_os(name)).ok_or(ImageError::NoCache)
     }
 
-    /// Where packages lie, under their own names.
+    /// The packages, under their own names.
     pub fn packages(&self) -> PathBuf {
         self.dir.join("packages")
     }
 
-    /// Where images lie, each at `KERNEL/KEY`.
+    /// The images, each at `KERNEL/KEY`.
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
     }
 
-    /// Where QEMU lies for guests of each architecture, at `ARCHITECTURE/KEY`.
+    /// QEMU for guests of each architecture, at `ARCHITECTURE/KEY`.
     pub fn emulators(&self) -> PathBuf {
         self.dir.join("emulators")
     }
 
-    /// Keeps every other memgate from changing the cache until what is returned is dropped; waits until none does. What an
-    /// interrupted one has left is removed.
+    /// Keeps every other memgate from changing the cache until the returned lock is dropped. Waits for the lock, and
+    /// removes what an interrupted memgate left.
     ///
     /// # Errors
-    /// When the directory cannot be made, locked or tidied.
+    /// When the directory cannot be made, locked or cleaned up.
     pub(crate) fn exclusive(&self, say: &mut dyn FnMut(&str)) -> Result<File, ImageError> {
         let open = || {
             std::fs::create_dir_all(&self.dir)?;
@@ -102,12 +102,12 @@ impl Cache {
 fn default_dir(get: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let get = |name| get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     get("MEMGATE_CACHE")
-        // By the XDG Base Directory Specification a relative path is to be ignored.
+        // The XDG Base Directory Specification requires that relative paths are ignored.
         .or_else(|| Some(get("XDG_CACHE_HOME").filter(|path| path.is_absolute())?.join("memgate")))
         .or_else(|| Some(get("HOME")?.join(".cache/memgate")))
 }
 
-/// Every whole image in the cache, sorted by name.
+/// Every complete image in the cache, sorted by name.
 ///
 /// # Errors
 /// When the cache cannot be read.
@@ -116,10 +116,11 @@ pub fn list(cache: &Cache) -> Result<Vec<Image>, ImageError> {
     Ok(places.iter().filter_map(|place| Image::read(place)).collect())
 }
 
-/// Removes all that is in the cache, but images and emulators that a running memgate uses. Returns the bytes that this freed.
+/// Removes everything from the cache except images and emulators that a running memgate uses. Returns the number of
+/// bytes that this freed.
 ///
 /// # Errors
-/// When the directory is not memgate's cache, and when something cannot be removed.
+/// When the directory is not memgate's cache, or when something cannot be removed.
 pub fn clean(cache: &Cache) -> Result<u64, ImageError> {
     if !cache.dir.exists() {
         return Ok(0);
@@ -156,7 +157,7 @@ pub(super) fn remove_unused(place: &Path) -> io::Result<()> {
     let description = [super::DESCRIPTION, emulator::DESCRIPTION].map(|name| place.join(name));
     let used = match description.iter().find_map(|path| File::open(path).ok()) {
         Some(file) => match file.try_lock() {
-            // Held until it is removed, so that nobody takes it in between.
+            // The lock is held until the removal, so that nobody starts to use the directory in between.
             Ok(()) => Some(file),
             Err(_) => return Ok(()),
         },
@@ -177,7 +178,7 @@ fn image_places(cache: &Cache) -> io::Result<Vec<PathBuf>> {
     Ok(places)
 }
 
-/// What is in a directory, sorted; nothing where there is none.
+/// The contents of a directory, sorted; empty if the directory does not exist.
 pub(super) fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {

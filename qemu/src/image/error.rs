@@ -1,4 +1,4 @@
-//! Why an image is not to be had.
+//! Why an image is not available.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use crate::{
     emulator::OLDEST,
 };
 
-/// Why an image, or a lock, cannot be made.
+/// Why an image or a lock cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// A package is not to be had.
+    /// A package is not available.
     #[error(transparent)]
     Debian(#[from] DebianError),
     /// The agent cannot run as a guest's first process.
@@ -22,16 +22,16 @@ pub enum ImageError {
         /// What is wrong with it.
         why: String,
     },
-    /// The lock does not have what is asked for.
+    /// The lock does not contain the kernel.
     #[error("the lock of the guests' images has no kernel {name}")]
     NotLocked {
         /// The kernel.
         name: String,
     },
-    /// The lock does not have what is asked for.
+    /// The lock does not contain a shell.
     #[error("the lock of the guests' images has no shell for {architecture}")]
     NoShell {
-        /// The guest's.
+        /// The guest's architecture.
         architecture: Architecture,
     },
     /// The lock cannot be used.
@@ -40,19 +40,19 @@ pub enum ImageError {
         /// What is wrong with it.
         why: String,
     },
-    /// The suite has gone on to another release of the kernel.
+    /// The suite now has another release of the kernel.
     #[error("{package} of Debian's {suite} no longer is Linux {release}: it is {found}")]
     OtherRelease {
-        /// The package that names the newest.
+        /// The package that depends on the newest kernel.
         package: String,
         /// The suite.
         suite: String,
-        /// The release that memgate takes it for.
+        /// The release that memgate expects.
         release: String,
         /// What it depends on.
         found: String,
     },
-    /// A package lacks what it is fetched for.
+    /// A package lacks a required part.
     #[error("the packages of {kernel} have no {what}")]
     NoFile {
         /// The kernel.
@@ -67,7 +67,7 @@ pub enum ImageError {
         name: String,
     },
     /// A module cannot be read.
-    #[error("{path} is no module of a kernel")]
+    #[error("{path} is not a kernel module")]
     BadModule {
         /// Its file.
         path: String,
@@ -77,30 +77,30 @@ pub enum ImageError {
         "there is no QEMU for guests of {architecture}: {installed}, and memgate has none for this kind of machine ({host})"
     )]
     NoEmulator {
-        /// The guest's.
+        /// The guest's architecture.
         architecture: Architecture,
-        /// What is wrong with the one of the system.
+        /// What is wrong with the system's QEMU.
         installed: String,
         /// This machine's architecture.
         host: String,
     },
-    /// memgate's own QEMU is not to be had.
+    /// memgate's own QEMU is not available.
     #[error("there is no QEMU for guests of {architecture}: {installed}, and memgate cannot make its own: {why}")]
     Emulator {
-        /// The guest's.
+        /// The guest's architecture.
         architecture: Architecture,
-        /// What is wrong with the one of the system.
+        /// What is wrong with the system's QEMU.
         installed: String,
-        /// Why there is none of memgate's.
+        /// Why memgate's own is not available.
         why: Box<ImageError>,
     },
-    /// What Debian's packages of QEMU hold does not do.
-    #[error("the packages of QEMU do not make one: {why}")]
+    /// The contents of Debian's QEMU packages do not work.
+    #[error("the packages of QEMU cannot be used: {why}")]
     BadEmulator {
         /// What is wrong with it.
         why: String,
     },
-    /// There is no directory to keep things in.
+    /// There is no directory for the cache.
     #[error("there is no directory for memgate's cache: neither MEMGATE_CACHE nor HOME is set")]
     NoCache,
     /// The directory may have been given by mistake.
@@ -112,28 +112,28 @@ pub enum ImageError {
     /// The file system refuses.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was to be done.
+        /// The operation.
         what: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl ImageError {
-    /// What happened.
+    /// The message.
     pub fn message(&self) -> String {
         self.to_string()
     }
 
-    /// What the user can do about it.
+    /// What the user can do.
     pub fn help(&self) -> String {
         match self {
             Self::Debian(error) => error.help(),
             Self::BadAgent { .. } => "give a static build of memgate for the guest's architecture".into(),
             Self::NotLocked { .. } | Self::NoShell { .. } | Self::OtherRelease { .. } => "update memgate".into(),
-            Self::BadLock { .. } => "write it anew with `memgate image lock`".into(),
+            Self::BadLock { .. } => "write it again with `memgate image lock`".into(),
             Self::NoFile { .. } | Self::NoModule { .. } | Self::BadModule { .. } | Self::BadEmulator { .. } => {
-                "update memgate: Debian has changed what its packages hold".into()
+                "update memgate: Debian has changed the contents of its packages".into()
             }
             Self::NoEmulator { architecture, .. } => {
                 format!("install QEMU {OLDEST} or later, so that `{}` is on the PATH", architecture.emulator())

@@ -9,7 +9,7 @@ use cpio::newc::{Builder, trailer};
 
 use super::modules::Module;
 
-/// What a name in the archive is.
+/// The kind of an entry in the archive.
 enum Entry<'a> {
     Directory { mode: u32 },
     Console,
@@ -23,22 +23,22 @@ const REGULAR: u32 = 0o100_000;
 
 const DIRECTORIES: [&str; 9] = ["dev", "etc", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"];
 
-/// What programs look up before they ask anyone else. There is no other machine to ask, so no name server is named.
+/// Files in which programs look up names first. No name server is named, because there is no other machine.
 const FILES: [(&str, &str); 3] = [
     ("etc/hosts", "127.0.0.1 localhost\n"),
     ("etc/passwd", "root:x:0:0:root:/root:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
     ("etc/resolv.conf", ""),
 ];
 
-/// The archive, in cpio's format newc, with `agent` as `/init` and the modules as `/lib/modules/NN-NAME.ko`, where NN counts
-/// from 00 in the order in which they are to be loaded.
+/// The archive, in cpio's format newc. It contains `agent` as `/init` and the modules as `/lib/modules/NN-NAME.ko`,
+/// where NN counts from 00 in the loading order.
 ///
 /// # Errors
-/// When a file has 4 GiB or more, which the format cannot hold.
+/// When a file has 4 GiB or more, which the format does not allow.
 pub(super) fn initramfs(agent: &[u8], modules: &[Module]) -> io::Result<Vec<u8>> {
     let names: Vec<_> =
         modules.iter().enumerate().map(|(at, module)| format!("lib/modules/{at:02}-{}.ko", module.name)).collect();
-    // Sorted by name, so that a directory comes before what is in it.
+    // Sorted by name, so that a directory comes before its contents.
     let mut entries =
         BTreeMap::from([("dev/console", Entry::Console), ("init", Entry::File { mode: 0o755, contents: agent })]);
     for directory in DIRECTORIES {
@@ -54,8 +54,8 @@ pub(super) fn initramfs(agent: &[u8], modules: &[Module]) -> io::Result<Vec<u8>>
     archived(&entries)
 }
 
-/// An archive with a shell in it, for the kernel to unpack after a guest's own: `busybox` at `/bin/busybox`, and the directories in
-/// which it makes links to itself.
+/// An archive with a shell, which the kernel unpacks after a guest's own archive. It contains `busybox` at
+/// `/bin/busybox` and the directories in which busybox makes links to itself.
 ///
 /// # Errors
 /// When it has 4 GiB or more.
@@ -76,7 +76,7 @@ fn archived(entries: &BTreeMap<&str, Entry<'_>>) -> io::Result<Vec<u8>> {
 }
 
 fn append(archive: Vec<u8>, inode: u32, name: &str, entry: &Entry<'_>) -> io::Result<Vec<u8>> {
-    // Owner, time and device are zero where nothing else is said.
+    // Owner, time and device are zero unless set.
     let builder = Builder::new(name).ino(inode);
     let (builder, contents) = match entry {
         Entry::Directory { mode } => (builder.mode(DIRECTORY | mode).nlink(2), &[][..]),

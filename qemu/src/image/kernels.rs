@@ -1,30 +1,30 @@
-//! The kernels that guests run.
+//! The kernels of guests.
 
 use crate::architecture::Architecture;
 
-/// A kernel that guests run: a package of Debian's and what is known of it beforehand.
+/// A kernel of guests: a Debian package and the facts that are known in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
-    /// What it runs on.
+    /// Its architecture.
     pub architecture: Architecture,
     /// Its release without the last number: `6.12`.
     pub release: &'static str,
-    /// Bytes.
+    /// The page size, bytes.
     pub page_size: u64,
     /// The suite of Debian that has it, by its codename.
     pub suite: &'static str,
-    /// The package that depends on the newest of its kind.
+    /// The package that depends on the newest kernel of its kind.
     pub package: &'static str,
-    /// What starts it where QEMU cannot do so itself.
+    /// The firmware that starts it, if QEMU cannot do so itself.
     pub firmware: Option<Firmware>,
-    /// Whether it is the one that its architecture's guests run where nothing else is asked for.
+    /// Whether guests of its architecture run it by default.
     pub is_default: bool,
 }
 
-/// What starts a kernel before there is one.
+/// The firmware that starts a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Firmware {
-    /// The package that has it, in the kernel's own suite.
+    /// The package with the firmware, in the kernel's own suite.
     pub package: &'static str,
     /// Its file in that package.
     pub file: &'static str,
@@ -42,8 +42,8 @@ const fn plain(
     Kernel { architecture, release, page_size: 4 * KIB, suite, package, firmware: None, is_default: false }
 }
 
-/// Every kernel, for each architecture from the newest to the oldest and from the smallest pages to the largest. The default ones are
-/// small downloads: since Linux 7 Debian packages the image without the modules.
+/// Every kernel. For each architecture they go from the newest to the oldest and from the smallest pages to the
+/// largest. The default ones are small downloads, because since Linux 7 Debian packages the image without the modules.
 pub const KERNELS: &[Kernel] = &[
     Kernel { is_default: true, ..plain(Architecture::Amd64, "7.2", "forky", "linux-image-cloud-amd64") },
     plain(Architecture::Amd64, "6.12", "trixie", "linux-image-cloud-amd64"),
@@ -65,7 +65,7 @@ pub const KERNELS: &[Kernel] = &[
 ];
 
 impl Kernel {
-    /// `arm64-6.12`; `arm64-7.2-16k` where its pages are not those of its architecture's default kernel.
+    /// `arm64-6.12`, or `arm64-7.2-16k` if the page size differs from that of the architecture's default kernel.
     pub fn name(&self) -> String {
         let usual = default(self.architecture).map(|kernel| kernel.page_size);
         let pages = if usual == Some(self.page_size) { String::new() } else { format!("-{}k", self.page_size / KIB) };
@@ -77,11 +77,11 @@ fn default(architecture: Architecture) -> Option<&'static Kernel> {
     KERNELS.iter().find(|kernel| kernel.architecture == architecture && kernel.is_default)
 }
 
-/// The kernel of an architecture with this release and this page size in bytes. What is not given is as in the architecture's default
-/// kernel if such a kernel exists, and otherwise as in the newest with the smallest pages.
+/// The kernel of an architecture with this release and this page size in bytes. A missing argument is taken from the
+/// architecture's default kernel if such a kernel exists, and otherwise from the newest one with the smallest pages.
 ///
 /// # Errors
-/// When there is none: which there are.
+/// When there is none. The error lists the available kernels.
 pub fn find(
     architecture: Architecture,
     release: Option<&str>,
@@ -92,7 +92,7 @@ pub fn find(
         .filter(|kernel| release.is_none_or(|release| kernel.release == release))
         .filter(|kernel| page_size.is_none_or(|page_size| kernel.page_size == page_size))
         .collect();
-    // Stable: the others stay in their order.
+    // The sort is stable, so the others keep their order.
     fitting.sort_by_key(|kernel| !kernel.is_default);
     fitting.first().copied().ok_or_else(|| {
         let release = release.map_or_else(String::new, |release| format!(" {release}"));

@@ -1,4 +1,4 @@
-//! The lock: which files the guests' images are made of, to the byte.
+//! The lock: the exact files from which the guests' images are made.
 
 use std::path::Path;
 
@@ -15,51 +15,51 @@ const HEADER: &str = "\
 # a mirror for what it has now; a person reviews the difference.
 ";
 
-/// What the guests' images are made of.
+/// The sources of the guests' images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     version: u32,
     /// Sorted by name.
     kernels: Vec<LockedKernel>,
-    /// The package of the shell for each architecture, sorted by it; in no guest that measures.
+    /// The package of the shell for each architecture, sorted by architecture. No measured guest contains it.
     shells: Vec<Pin>,
-    /// QEMU for each machine that it is pinned for, sorted by that.
+    /// QEMU for each machine for which it is pinned, sorted by machine.
     emulators: Vec<LockedEmulator>,
 }
 
-/// What QEMU is made of.
+/// The sources of QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockedEmulator {
-    /// The machine that it runs on.
+    /// The architecture of the machine that it runs on.
     pub host: Architecture,
-    /// Programs for guests of every architecture, what they read, and their libraries; sorted by name.
+    /// The programs for guests of every architecture, their data, and their libraries, sorted by name.
     pub packages: Vec<Pin>,
 }
 
-/// What one kernel's images are made of.
+/// The sources of one kernel's images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockedKernel {
-    /// As [`Kernel::name`] gives it.
+    /// The name, as from [`Kernel::name`].
     pub name: String,
-    /// As `uname -r` gives it.
+    /// The release, as from `uname -r`.
     pub release: String,
-    /// The modules that a guest loads, in their order; none where all it needs is built in.
+    /// The modules that a guest loads, in their order; empty if everything is built in.
     pub modules: Vec<String>,
     /// The files.
     pub packages: Vec<Pin>,
 }
 
-/// The one part that every version of the format has.
+/// The only field that every version of the format has.
 #[derive(Deserialize)]
 struct AnyVersion {
     version: u32,
 }
 
 impl Lock {
-    /// The lock that memgate was built with.
+    /// The lock that is built into memgate.
     ///
     /// # Errors
     /// When it cannot be understood.
@@ -67,7 +67,7 @@ impl Lock {
         Self::parse(include_str!("../../images.lock"))
     }
 
-    /// Reads one from a file.
+    /// Reads a lock from a file.
     ///
     /// # Errors
     /// When it cannot be read or understood.
@@ -77,7 +77,7 @@ impl Lock {
         Self::parse(&text)
     }
 
-    /// Writes it to a file.
+    /// Writes the lock to a file.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -85,19 +85,19 @@ impl Lock {
         std::fs::write(path, self.text()?).map_err(|error| ImageError::io(format!("write {}", path.display()), error))
     }
 
-    /// As it is written: the same text for the same lock.
+    /// The lock's text. The same lock gives the same text.
     ///
     /// # Errors
-    /// When YAML cannot hold it.
+    /// When YAML cannot represent it.
     pub fn text(&self) -> Result<String, ImageError> {
         let yaml = serde_yaml::to_string(self).map_err(|error| ImageError::BadLock { why: error.to_string() })?;
         Ok(format!("{HEADER}{yaml}"))
     }
 
-    /// Takes one from its text.
+    /// Parses a lock.
     ///
     /// # Errors
-    /// When it is of another version, or cannot be understood.
+    /// When it has another version, or cannot be understood.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
         let bad = |why: String| ImageError::BadLock { why };
         let AnyVersion { version } = serde_yaml::from_str(text).map_err(|error| bad(error.to_string()))?;
@@ -112,10 +112,10 @@ impl Lock {
         Ok(lock)
     }
 
-    /// What the images of a kernel are made of.
+    /// The sources of a kernel's images.
     ///
     /// # Errors
-    /// When the lock does not have it.
+    /// When the lock does not contain the kernel.
     pub fn kernel(&self, kernel: &Kernel) -> Result<&LockedKernel, ImageError> {
         let name = kernel.name();
         self.kernels.iter().find(|locked| locked.name == name).ok_or(ImageError::NotLocked { name })
@@ -124,24 +124,24 @@ impl Lock {
     /// The package of the shell for an architecture.
     ///
     /// # Errors
-    /// When the lock does not have it.
+    /// When the lock does not contain it.
     pub fn shell(&self, architecture: Architecture) -> Result<&Pin, ImageError> {
         let found = self.shells.iter().find(|pin| pin.architecture == architecture.name());
         found.ok_or(ImageError::NoShell { architecture })
     }
 
-    /// What QEMU is made of on such a machine, if the lock has it.
+    /// The sources of QEMU for this machine, if the lock has them.
     pub fn emulator(&self, host: Architecture) -> Option<&LockedEmulator> {
         self.emulators.iter().find(|locked| locked.host == host)
     }
 
-    /// Every kernel that it has, sorted by name.
+    /// Every kernel in the lock, sorted by name.
     pub fn kernels(&self) -> &[LockedKernel] {
         &self.kernels
     }
 
-    /// The lock with these kernels instead of those of the same names, these shells instead of those for the same architectures, and
-    /// these emulators instead of those for the same machines.
+    /// A lock in which these kernels, shells and emulators replace those with the same names, architectures and
+    /// machines.
     pub(super) fn with(mut self, kernels: Vec<LockedKernel>, shells: Vec<Pin>, emulators: Vec<LockedEmulator>) -> Self {
         self.kernels.retain(|old| kernels.iter().all(|new| new.name != old.name));
         self.kernels.extend(kernels);
@@ -156,7 +156,7 @@ impl Lock {
     }
 }
 
-/// The sum of what is fetched is compared as text, and its name becomes that of a file in the cache.
+/// The SHA-256 is compared as text, and the file name becomes a name in the cache.
 fn check(pin: &Pin) -> Result<(), String> {
     let is_hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if pin.sha256.len() != 64 || !pin.sha256.bytes().all(is_hexadecimal) {

@@ -1,4 +1,4 @@
-//! The images that guests are started from: a kernel of Debian's, and the agent as its first process.
+//! The images from which guests start: a kernel of Debian, and the agent as its first process.
 
 mod agent;
 mod build;
@@ -37,23 +37,23 @@ use crate::{
     debian::{hex, sha256},
 };
 
-/// What a guest is started from. While it lives, no memgate removes the files.
+/// The files from which a guest starts. While it exists, no memgate removes the files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
-    /// The kernel's, as [`Kernel::name`] gives it.
+    /// The kernel's name, as from [`Kernel::name`].
     pub name: String,
-    /// The guest's.
+    /// The guest's architecture.
     pub architecture: Architecture,
-    /// As `uname -r` gives it.
+    /// The kernel's release, as from `uname -r`.
     pub kernel_release: String,
-    /// Bytes.
+    /// The page size, bytes.
     pub page_size: u64,
     /// The kernel's image.
     pub kernel: PathBuf,
     /// The first file system, with the agent.
     pub initramfs: PathBuf,
-    /// What starts the kernel where QEMU cannot do it itself.
+    /// The firmware that starts the kernel, if QEMU cannot do so itself.
     pub firmware: Option<PathBuf>,
     /// SHA-256 of all files together, in hexadecimal.
     pub digest: String,
@@ -71,15 +71,15 @@ impl PartialEq for Image {
 }
 
 impl Image {
-    /// Where snapshots of its guests lie. They are removed with it.
+    /// The directory of snapshots of its guests. They are removed with the image.
     pub fn snapshots(&self) -> PathBuf {
         self.kernel.with_file_name("snapshots")
     }
 
-    /// Reads the description of the image in a directory, if there is one. Its files are not looked at.
+    /// Reads the description of the image in a directory, if there is one. Does not check its files.
     fn read(place: &Path) -> Option<Self> {
         let file = File::open(place.join(DESCRIPTION)).ok()?;
-        // One that is being removed is held exclusively.
+        // An image that is being removed is locked exclusively.
         file.try_lock_shared().ok()?;
         let mut image: Self = serde_json::from_reader(io::BufReader::new(&file)).ok()?;
         if !place.join(DESCRIPTION).exists() {
@@ -92,7 +92,7 @@ impl Image {
         Some(image)
     }
 
-    /// Whether the files are those that the image was made with.
+    /// Whether the files are unchanged since the image was made.
     fn is_intact(&self) -> bool {
         digest(&self.kernel, &self.initramfs, self.firmware.as_deref()).is_ok_and(|digest| digest == self.digest)
     }

@@ -1,4 +1,4 @@
-//! The kernel's modules that a guest needs before it can speak to its host.
+//! The kernel modules that a guest needs to communicate with its host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,32 +12,33 @@ use xshell::{Shell, cmd};
 use super::error::ImageError;
 use crate::debian;
 
-/// What a guest needs, and whether it runs without.
+/// The modules that a guest needs, and whether it can run without each.
 const NEEDED: [(&str, bool); 3] = [("virtio_pci", true), ("virtio_console", true), ("virtio_rng", false)];
 
-/// A module as it is loaded.
+/// A module to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
     /// Its name, as the kernel writes it: with `_`.
     pub(super) name: String,
-    /// An ELF file, not compressed.
+    /// An ELF file, uncompressed.
     pub(super) contents: Vec<u8>,
 }
 
-/// What a kernel's packages have of modules.
+/// The modules in a kernel's packages.
 #[derive(Debug)]
 struct Tree {
-    /// Those that are loaded, by name.
+    /// The loadable ones, by name.
     files: BTreeMap<String, PathBuf>,
-    /// Those that the kernel has in it.
+    /// The built-in ones.
     built_in: BTreeSet<String>,
 }
 
-/// The modules that a guest with this kernel needs, in the order of loading; none where all are built in. `directory` is the
+/// The modules that a guest with this kernel needs, in the loading order; empty if all are built in. `directory` is the
 /// kernel's own below `lib/modules`.
 ///
 /// # Errors
-/// When a module is neither built in nor there, when one cannot be read, and when the directory does not tell what is built in.
+/// When a module is neither built in nor available, when one cannot be read, or when the directory does not say what is
+/// built in.
 pub(super) fn needed(sh: &Shell, directory: &Path) -> Result<Vec<Module>, ImageError> {
     let tree = Tree::read(directory).map_err(|error| ImageError::io(format!("read {}", directory.display()), error))?;
     let mut modules = BTreeMap::new();
@@ -72,7 +73,7 @@ impl Tree {
     }
 }
 
-/// The name of the module in a file, if it is one: `virtio-rng.ko.xz` is `virtio_rng`.
+/// The name of the module in a file, if it is one: `virtio_rng` for `virtio-rng.ko.xz`.
 fn module_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let name = name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".ko")?;
@@ -86,7 +87,8 @@ fn contents(sh: &Shell, path: &Path) -> Result<Vec<u8>, ImageError> {
     std::fs::read(path).map_err(|error| ImageError::io(format!("read {}", path.display()), error))
 }
 
-/// The modules that a module depends on, by its section `.modinfo`: strings `key=value`, each with a NUL behind it.
+/// The modules that a module depends on, from its section `.modinfo`, which contains strings `key=value` with a NUL
+/// after each.
 fn depends(module: &[u8]) -> Option<Vec<String>> {
     let file = object::File::parse(module).ok()?;
     let section = file.section_by_name(".modinfo")?;
@@ -95,12 +97,12 @@ fn depends(module: &[u8]) -> Option<Vec<String>> {
     Some(list.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect())
 }
 
-/// A walk that gives each module after those it depends on.
+/// A walk that yields each module after its dependencies.
 struct Order<'a, R> {
     tree: &'a Tree,
     read: R,
     done: Vec<String>,
-    /// Also those whose dependencies are not yet done: a circle ends at them.
+    /// Includes modules whose dependencies are not finished, so that a cycle ends there.
     begun: BTreeSet<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Locking again: what the archive has now.
+//! Updates the lock to the archive's current packages.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -19,12 +19,13 @@ use crate::{
     emulator,
 };
 
-/// The lock of the cache with what the archive has now of these kernels, of the shells for their architectures, and of QEMU for these
-/// machines. The packages of kernels and of QEMU are fetched into the cache, to see which modules a guest needs, and which libraries
-/// QEMU. Signatures are checked. `say` hears what takes long.
+/// The lock of the cache, updated with the archive's current packages of these kernels, of the shells for their
+/// architectures, and of QEMU for these machines. The packages of kernels and of QEMU are fetched into the cache to see
+/// which modules a guest needs, and which libraries QEMU needs. Signatures are checked. `say` receives messages about
+/// slow steps.
 ///
 /// # Errors
-/// When a package is not to be had, does not hold what it is expected to, or is of another release of the kernel than the table says.
+/// When a package is not available, lacks what it should contain, or is of another kernel release than the table says.
 pub fn relock(
     cache: &Cache,
     kernels: &[&Kernel],
@@ -79,17 +80,17 @@ impl<'a> Suites<'a> {
     }
 }
 
-/// A kernel's packages, as the index has them now.
+/// A kernel's current packages in the index.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     release: String,
     image: Pin,
-    /// What tells which modules are built in, and the modules, where they are not in the image's package.
+    /// The packages with the list of built-in modules and with the modules, if they are not in the image's package.
     modules: Option<[Pin; 2]>,
     firmware: Option<Pin>,
 }
 
-/// Follows the package that names the newest kernel to those that hold it.
+/// Follows the package that depends on the newest kernel to those that contain it.
 fn resolve(kernel: &Kernel, record: &mut dyn FnMut(&str) -> Result<Record, DebianError>) -> Result<Found, ImageError> {
     let newest = record(kernel.package)?;
     let named = dependency(&newest, "linux-image-").unwrap_or("nothing");
@@ -105,7 +106,7 @@ fn resolve(kernel: &Kernel, record: &mut dyn FnMut(&str) -> Result<Record, Debia
     let image = record(named)?;
     let mut pin = |name: &str| record(name).map(|record| record.pin);
     let firmware = kernel.firmware.map(|firmware| pin(firmware.package)).transpose()?;
-    // Since Linux 7 of Debian the parts have packages of their own.
+    // Since Linux 7, Debian has separate packages for the parts.
     let part = |part: &str| image.depends.iter().find(|name| **name == format!("linux-{part}-{release}"));
     let (image, modules) = match (part("binary"), part("base"), part("modules")) {
         (Some(binary), Some(base), Some(modules)) => (pin(binary)?, Some([pin(base)?, pin(modules)?])),
@@ -118,7 +119,7 @@ fn dependency<'a>(record: &'a Record, prefix: &str) -> Option<&'a str> {
     record.depends.iter().map(String::as_str).find(|name| name.starts_with(prefix))
 }
 
-/// Sees which modules a guest needs, and locks the packages that hold them only where it needs any.
+/// Finds the modules that a guest needs, and locks the packages with modules only if it needs any.
 fn lock(
     cache: &Cache,
     kernel: &Kernel,
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
     use crate::image::find;
 
-    /// An index of packages and what they depend on.
+    /// An index with packages and their dependencies.
     fn index<'a>(packages: &'a [(&str, &str)]) -> impl FnMut(&str) -> Result<Record, DebianError> + 'a {
         |name| {
             let missing =

@@ -1,4 +1,4 @@
-//! A shell for a person in a guest: in an archive of its own, that the image which measures does not have.
+//! A shell for users in a guest, in an archive of its own. The image of measured guests does not contain it.
 
 use std::{
     io::{self, Write as _},
@@ -11,14 +11,15 @@ use xshell::cmd;
 use super::{Image, build::packages, cache::Cache, error::ImageError, initramfs};
 use crate::debian::{self, run, unfinished};
 
-/// The suite of Debian that has the shell for every architecture, by its codename: that of their usual kernels.
+/// The suite of Debian that has the shell for every architecture, by its codename. It is the suite of their usual
+/// kernels.
 pub(super) const SUITE: &str = "forky";
-/// The package: one static program that is a shell and some hundred other commands.
+/// The package: one static program that is a shell and about a hundred other commands.
 pub(super) const PACKAGE: &str = "busybox-static";
 /// The program in the package.
 const PROGRAM: &str = "usr/bin/busybox";
 
-/// An image's first file system with a shell behind it, in a file that goes when this is dropped.
+/// An image's first file system followed by a shell, in a file that is removed when this is dropped.
 #[derive(Debug)]
 pub struct Shelled(NamedTempFile);
 
@@ -29,11 +30,11 @@ impl Shelled {
     }
 }
 
-/// Puts a shell behind the first file system of an image, which stays as it is: the kernel unpacks one archive after the other. The
-/// shell's package is fetched as those of the image are.
+/// Appends a shell to a copy of an image's first file system. The kernel unpacks one archive after the other. The
+/// shell's package is fetched like those of the image.
 ///
 /// # Errors
-/// When the package is not to be had, or there is no room for the file.
+/// When the package is not available, or when there is no space for the file.
 pub fn with_shell(
     cache: &Cache,
     image: &Image,
@@ -56,11 +57,11 @@ pub fn with_shell(
         let mut file = tempfile::Builder::new().prefix("memgate-shell-").tempfile()?;
         let first = std::fs::read(&image.initramfs)?;
         file.write_all(&first)?;
-        // Where an archive begins is a multiple of 4 (Documentation/driver-api/early-userspace/buffer-format.rst).
+        // An archive begins at a multiple of 4 (Documentation/driver-api/early-userspace/buffer-format.rst).
         file.write_all(&[0; 3][..first.len().next_multiple_of(4) - first.len()])?;
         file.write_all(&initramfs::shell(&program)?)?;
         file.flush()?;
         Ok(Shelled(file))
     };
-    write().map_err(|error| ImageError::io("put a shell behind the guest's first file system", error))
+    write().map_err(|error| ImageError::io("append a shell to the guest's first file system", error))
 }

@@ -1,4 +1,4 @@
-//! What the tests of this crate share.
+//! Helpers for the tests of this crate.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn machine(architecture: Architecture) -> elf::Machine {
     }
 }
 
-/// A static executable without code; `tail` tells one from another.
+/// A static executable without code. `tail` makes it different from others.
 pub(crate) fn agent(directory: &Path, architecture: Architecture, tail: &str) -> PathBuf {
     let mut contents = Vec::new();
     let mut writer = write::Writer::new(Endianness::Little, true, &mut contents);
@@ -46,7 +46,7 @@ pub(crate) fn tree(directory: &Path) -> Vec<String> {
     paths
 }
 
-/// A cache that has the packages of the user's own, so that a test can run where the mirror has newer ones.
+/// A cache with the packages of the user's own cache, so that a test can run if the mirror has newer ones.
 pub(crate) fn seeded(directory: &Path) -> Cache {
     let cache = Cache::new(directory).unwrap();
     std::fs::create_dir_all(cache.packages()).unwrap();

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measurements whose figures stand in docs/, printed and never judged.
+//! `cargo xtask bench`: measurements whose figures are in docs/. It prints them and judges nothing.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
 use std::collections::BTreeMap;
@@ -19,47 +19,48 @@ use crate::{artifact, step};
 pub(crate) enum Bench {
     /// Throughput of `uaa` with and without the collectors, in interleaved pairs (docs/explanation/performance.md).
     Overhead {
-        /// Arguments for the benchmark: `--pairs 30 --seconds 3`.
+        /// Arguments for the benchmark, such as `--pairs 30 --seconds 3`.
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Whether the first call site of each planted leak is the right one, in short runs with seeds of their own
+    /// Whether the first call site of each planted leak is the right one, in short runs with different seeds
     /// (docs/explanation/defects.md).
     Attribution {
-        /// How many runs of each.
+        /// The number of runs of each.
         #[arg(long, default_value_t = 20)]
         times: u32,
-        /// One of them alone.
+        /// Only this leak.
         #[arg(long)]
         service: Option<String>,
     },
-    /// How long guests take to boot and to be resumed (docs/explanation/guests.md).
+    /// How long guests take to boot and to resume (docs/explanation/guests.md).
     Guests {
-        /// Arguments for the benchmark: `--times 30`, `--platform linux/arm64`.
+        /// Arguments for the benchmark, such as `--times 30` or `--platform linux/arm64`.
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// How soon each fault of a guest is found, and whether it ends as it must; fails where one does not (docs/explanation/guests.md).
+    /// How soon memgate notices each fault of a guest, and whether the guest ends as it must; fails if one does not
+    /// (docs/explanation/guests.md).
     Faults {
-        /// Arguments for the benchmark: `--times 20`, `--only panic`.
+        /// Arguments for the benchmark, such as `--times 20` or `--only panic`.
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// By how much what is counted varies between runs of a healthy service, on each platform (docs/explanation/guests.md).
+    /// How much the counts vary between runs of a healthy service, on each platform (docs/explanation/guests.md).
     Variation {
-        /// Arguments for the benchmark: `--times 30`, `--platform linux/arm64`.
+        /// Arguments for the benchmark, such as `--times 30` or `--platform linux/arm64`.
         #[arg(last = true)]
         args: Vec<String>,
     },
     /// `memgate check` of every planted defect, several times each (docs/explanation/defects.md).
     Defects {
-        /// How many times each.
+        /// The number of runs of each.
         #[arg(long, default_value_t = 5)]
         times: u32,
-        /// On these platforms.
+        /// Only these platforms.
         #[arg(long, default_values = ["host"])]
         platform: Vec<String>,
-        /// These of them alone.
+        /// Only these defects.
         #[arg(long, value_parser = SERVICES, default_values = SERVICES)]
         service: Vec<String>,
     },
@@ -68,7 +69,7 @@ pub(crate) enum Bench {
 /// Runs a measurement.
 ///
 /// # Errors
-/// Fails where the set-up or a build does, or `memgate` cannot be run.
+/// When the set-up or a build fails, or when `memgate` cannot be run.
 pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
@@ -110,7 +111,7 @@ fn overhead(workspace: &Workspace, args: &[String]) -> Result<()> {
     match step::become_command(bench)? {}
 }
 
-/// A benchmark of gate's that starts guests.
+/// A benchmark of memgate's that starts guests.
 fn in_guests(workspace: &Workspace, bench: &str, args: &[String]) -> Result<()> {
     qemu::ensure(&Tools::open(workspace)?)?;
     dist::run(workspace, &[])?;
@@ -151,7 +152,7 @@ fn defects(workspace: &Workspace, times: u32, platforms: &[String], services: &[
                     sh,
                     "{memgate} check -c fixtures-go/memgate.yaml --service {service} --platform {platform} --out {out} --format markdown=/dev/null"
                 );
-                // The exit code is what is measured here.
+                // The exit code is the result.
                 let output = check.env("PATH", &path).quiet().ignore_status().output().into_diagnostic()?;
                 codes.push(output.status.code().map_or_else(|| "signal".to_owned(), |code| code.to_string()));
                 for metric in regressed_gates(&out.join("report.json"))? {
@@ -166,7 +167,8 @@ fn defects(workspace: &Workspace, times: u32, platforms: &[String], services: &[
     Ok(())
 }
 
-/// The leaks of fixtures-go/memgate.yaml: the gate that each is planted for, and how the name of the right call site starts.
+/// The leaks of fixtures-go/memgate.yaml: the gate for which each is planted, and how the name of the right call site
+/// starts.
 const LEAKS: [(&str, &str, &str); 3] = [
     ("session-leak", "heap_live_growth", "memgate.dev/fixtures/internal/session."),
     ("goroutine-leak", "goroutines_leaked", "memgate.dev/fixtures/internal/defect.(*Goroutines).OnRequest"),

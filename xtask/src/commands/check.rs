@@ -1,4 +1,4 @@
-//! `cargo xtask check`: memgate, from this checkout, gating the services of memgate.yaml.
+//! `cargo xtask check`: gates the services of memgate.yaml with memgate from this checkout.
 
 use miette::Result;
 use xshell::cmd;
@@ -8,16 +8,16 @@ use crate::setup::{Tools, gcc, go, qemu};
 use crate::workspace::Workspace;
 use crate::{artifact, step};
 
-/// Builds memgate and becomes `memgate check`, whose exit code is then xtask's.
+/// Builds memgate and becomes `memgate check`, so xtask's exit code is that of memgate.
 ///
 /// # Errors
-/// Fails where the set-up or the build does.
+/// When the set-up or the build fails.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let sh = &workspace.sh;
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
-    // What only measures this machine's own platform needs no guests.
+    // A check of this machine's own platform needs no guests.
     let guests = args.iter().any(|arg| arg.starts_with("--platform") || arg.starts_with("--runner"));
     if guests {
         qemu::ensure(&tools)?;

@@ -1,13 +1,13 @@
 //! `cargo xtask dist`: the agent for guests, one static program for each platform, in `target/dist`.
 //!
-//! A guest holds a kernel, this program and the service, and no C library: so it is linked with musl, whole. Few machines have a
-//! musl and a linker for all three platforms, and for loongarch64 no toolchain carries a standard library that a compiler
-//! elsewhere could fetch. So there is one way for all machines: cargo builds `std` from its sources (`-Z build-std`), and Zig,
-//! one package of the Python index, brings musl, the start files and the linker for every platform.
+//! A guest contains a kernel, this program and the service, and no C library, so the program is linked statically with
+//! musl. Few machines have a musl and a linker for all three platforms. For loongarch64, no toolchain has a standard
+//! library for cross-compiling. So all machines use the same way: cargo builds `std` from its sources (`-Z build-std`),
+//! and Zig, one package of the Python index, provides musl, the start files and the linker for every platform.
 //!
-//! The agent is the crate `memgate-agent`. From nothing it takes 3 minutes of processor time, all three 9 to 10, a fifth of
-//! it for the musl that Zig compiles; 7 s after a change, and half a second where there is none. It has 3.7 MB (arm64) to 4.2 MB
-//! (loong64).
+//! The agent is the crate `memgate-agent`. A first build takes 3 minutes of processor time, and 9 to 10 for all three
+//! platforms; a fifth of it is for Zig's musl. A build takes 7 s after a change and half a second without one. The
+//! agent has 3.7 MB (arm64) to 4.2 MB (loong64).
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -25,13 +25,13 @@ use crate::{artifact, build_std};
 /// The program, as cargo names it.
 const AGENT: &str = "memgate-agent";
 
-/// Static: at a fixed address, with its C library, which is Zig's and not one that rustc carries.
+/// Static: at a fixed address, with Zig's C library instead of one from rustc.
 const RUSTFLAGS: [&str; 3] = ["-Ctarget-feature=+crt-static", "-Clink-self-contained=no", "-Crelocation-model=static"];
 
-/// Builds the agents for `chosen`, or for all where none is chosen, and puts them where memgate looks for them.
+/// Builds the agents for `chosen`, or for all platforms if none is chosen, and puts them where memgate looks for them.
 ///
 /// # Errors
-/// Fails where the set-up or the build does, and where what was built would not run in a guest.
+/// When the set-up or the build fails, or when the result would not run in a guest.
 pub(crate) fn run(workspace: &Workspace, chosen: &[Architecture]) -> Result<()> {
     let chosen: BTreeSet<_> = if chosen.is_empty() { &Architecture::ALL } else { chosen }.iter().copied().collect();
     let dir = workspace.target().join("dist");
@@ -52,11 +52,11 @@ fn build(workspace: &Workspace, chosen: &BTreeSet<Architecture>) -> Result<Vec<P
     let zig = zig::ensure(&tools)?;
     drop(tools);
 
-    // A directory of its own, or these flags and the usual ones would undo each other's builds.
+    // A directory of its own. Otherwise these flags and the usual ones would invalidate each other's builds.
     let dir = workspace.target().join("dist-build");
     let targets: Vec<_> =
         chosen.iter().map(|architecture| format!("--target={}", rust_target(*architecture))).collect();
-    // No unwinding, and no symbols to name in a backtrace: so `std` does without both.
+    // `std` without unwinding and without symbols for backtraces.
     let mut cargo = build_std::with_sources(
         cmd!(
             workspace.sh,
@@ -71,7 +71,7 @@ fn build(workspace: &Workspace, chosen: &BTreeSet<Architecture>) -> Result<Vec<P
             with_linker(cargo, *architecture, &dir).into_diagnostic().wrap_err("cannot write the linker's script")?;
     }
     let cargo = cargo
-        // What has not changed is not compiled again, by which a new build takes seconds.
+        // Unchanged parts are not compiled again, so a new build takes seconds.
         .env("CARGO_INCREMENTAL", "1")
         .env("MEMGATE_ZIG", zig)
         .env("ZIG_GLOBAL_CACHE_DIR", dir.join("zig"))
@@ -83,9 +83,9 @@ fn rust_target(architecture: Architecture) -> String {
     format!("{}-unknown-linux-musl", architecture.compilers())
 }
 
-/// The linker: rustc wants one program, where Zig's is a subcommand. `zig cc` refuses options that it does not know; the one left
-/// out, which rustc passes from 1.98 on, works around a fault of the first Cortex-A53. Unless told otherwise, Zig also compiles the
-/// library of a sanitizer for C code, of which there is none.
+/// The linker. rustc needs a program, but Zig's linker is a subcommand. `zig cc` refuses unknown options. The script
+/// removes an option that rustc passes from 1.98 on, which works around a fault of the first Cortex-A53. By default,
+/// Zig would also compile a sanitizer's library for C code, but there is no C code.
 fn linker_script(target: &str) -> String {
     format!(
         r#"#!/bin/sh
@@ -98,7 +98,7 @@ exec "$MEMGATE_ZIG" cc -target {target} -fno-sanitize=undefined "$@"
     )
 }
 
-/// Has cargo link programs for `architecture` with Zig, by a script in `dir`.
+/// Makes cargo link programs for `architecture` with Zig, through a script in `dir`.
 fn with_linker<'a>(cargo: Cmd<'a>, architecture: Architecture, dir: &Path) -> std::io::Result<Cmd<'a>> {
     let target = format!("{}-linux-musl", architecture.compilers());
     let dir = dir.join("linkers");
@@ -114,7 +114,7 @@ fn of_target<'a>(built: &'a [PathBuf], target: &str) -> Result<&'a PathBuf> {
     built.iter().find(is_it).ok_or_else(|| miette!("cargo built no {AGENT} for {target}"))
 }
 
-/// Makes `path` an executable file of these bytes at one stroke, unless it is.
+/// Makes `path` an executable file with these bytes, atomically, unless it is one already.
 fn put(bytes: &[u8], path: &Path) -> std::io::Result<()> {
     if std::fs::read(path).is_ok_and(|present| present == bytes) {
         return Ok(());

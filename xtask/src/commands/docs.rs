@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 /// Checks the links and builds the book.
 ///
 /// # Errors
-/// Fails if a link is broken, or if mdbook cannot be installed or fails.
+/// When a link is broken, or when mdbook cannot be installed or fails.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     check_links(workspace)?;
     let tools = Tools::open(workspace)?;
@@ -28,7 +28,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 /// Checks every relative link and anchor of the checkout's Markdown, and every page of docs/ that code names.
 ///
 /// # Errors
-/// Fails with a line for each broken link.
+/// With a line for each broken link.
 pub(crate) fn check_links(workspace: &Workspace) -> Result<()> {
     let problems = links::check(workspace.root(), &files(workspace)?).into_diagnostic()?;
     if problems.is_empty() {

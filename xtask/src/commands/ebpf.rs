@@ -1,4 +1,4 @@
-//! `cargo xtask ebpf`: the BPF objects, which are committed so that users build memgate with stable Rust alone.
+//! `cargo xtask ebpf`: the BPF objects. They are committed, so users need only stable Rust to build memgate.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ use crate::setup::{Tools, bpf_linker, rust_src, rustc};
 use crate::workspace::Workspace;
 use crate::{artifact, build_std};
 
-/// The committed objects in the checkout, with the features that they are built with.
+/// The committed objects in the checkout, with the features for building them.
 const OBJECTS: [(&str, &str); 2] = [("gate-ebpf/memgate.bpf.o", "bpf"), ("gate-ebpf/memgate-tier1.bpf.o", "tier1")];
 
-/// Builds the objects; then writes them beside their source, or with `check` compares them with what is there.
+/// Builds the objects. Then writes them beside their source, or with `check` compares them with the committed ones.
 ///
 /// # Errors
-/// Fails where the set-up or a build does, and with `check` where a committed object is missing or differs.
+/// When the set-up or a build fails, or with `check` when a committed object is missing or differs.
 pub(crate) fn run(workspace: &Workspace, check: bool) -> Result<()> {
     for (object, features) in OBJECTS {
         let built = build(workspace, features)?;

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: damaged executables and libraries for all that reads them (docs/how-to/fuzzing.md).
+//! `cargo xtask fuzz`: passes damaged executables and libraries to all code that reads them (docs/how-to/fuzzing.md).
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::setup::{Tools, gcc, go};
 use crate::step;
 use crate::workspace::Workspace;
 
-/// The executables that are damaged: name, minor version of Go (the newest where there is none), platform, further arguments of
+/// The executables to damage: name, minor version of Go (the newest if there is none), platform, further arguments of
 /// `go build`.
 const EXECUTABLES: [(&str, Option<u32>, &str, &[&str]); 7] = [
     ("plain", None, "amd64", &[]),
@@ -22,7 +22,7 @@ const EXECUTABLES: [(&str, Option<u32>, &str, &[&str]); 7] = [
     ("loong64", None, "loong64", &["-ldflags=-s -w"]),
 ];
 
-/// The native modules that are damaged: name, arguments of the C compiler.
+/// The native modules to damage: name, arguments of the C compiler.
 const MODULES: [(&str, &[&str]); 4] = [
     ("lines.so", &["-g", "-O2"]),
     ("compressed.so", &["-g", "-O1", "-gz=zlib"]),
@@ -30,7 +30,7 @@ const MODULES: [(&str, &[&str]); 4] = [
     ("stripped.so", &["-O2", "-s"]),
 ];
 
-/// What a module needs for every kind of frame: inlined calls, a frame of variable size, a call by pointer.
+/// The source of a module with every kind of frame: inlined calls, a frame of variable size, a call by pointer.
 const MODULE: &str = "#include <stdlib.h>
 #include <string.h>
 static inline char *twice(size_t n) { char *p = malloc(n); return p ? memset(p, 1, n) : p; }
@@ -41,12 +41,12 @@ int recurse(int n) { return n < 2 ? n : recurse(n - 1) + with(recurse, n - 2); }
 
 const PROGRAM: &str = "package main\n\nfunc main() { println(\"x\") }\n";
 
-/// Coverage counters of the compiler's own, which libFuzzer reads; no nightly compiler is needed for them.
+/// The compiler's own coverage counters, which libFuzzer reads. They need no nightly compiler.
 const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// What is read of damaged files.
+/// What to read from damaged files.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum FuzzTarget {
     /// Go executables: function table, DWARF, variables, call sites.
@@ -55,10 +55,10 @@ pub(crate) enum FuzzTarget {
     Unwind,
 }
 
-/// Runs a target for so many minutes.
+/// Runs a target for the given number of minutes.
 ///
 /// # Errors
-/// Fails where the set-up or a build does, and where the target has found something: libFuzzer then says where the input lies.
+/// When the set-up or a build fails, or when the target finds something. libFuzzer then prints the path of the input.
 pub(crate) fn run(workspace: &Workspace, chosen: FuzzTarget, minutes: u32) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
@@ -79,7 +79,7 @@ pub(crate) fn run(workspace: &Workspace, chosen: FuzzTarget, minutes: u32) -> Re
     let host =
         host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu").to_owned();
     let manifest = workspace.root().join("gate/fuzz/Cargo.toml");
-    // The platform is named so that build scripts are built without the counters.
+    // With a named platform, cargo builds build scripts without the counters.
     step::run(
         cmd!(sh, "cargo build --release --manifest-path {manifest} --bin {name} --target {host} --target-dir {target}")
             .env("RUSTFLAGS", RUSTFLAGS),

@@ -29,7 +29,7 @@ const OFFSETS: &str = "gate/goexe/src/offsets.txt";
 /// Does it.
 ///
 /// # Errors
-/// Fails where the version cannot be added; the checkout is then as it was.
+/// Fails if the version cannot be added; the checkout is then as it was.
 pub(crate) fn run(workspace: &Workspace, go: &Go) -> Result<()> {
     match go {
         Go::Add { version } => add(workspace, *version),

@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: everything that is checked without running memgate, the quick checks first.
+//! `cargo xtask lint`: all checks that do not run memgate, quick ones first.
 
 use miette::{Result, miette};
 use xshell::cmd;
@@ -8,10 +8,11 @@ use crate::setup::{Tools, cargo_deny, go, rust_components};
 use crate::step;
 use crate::workspace::Workspace;
 
-/// Checks formatting, links of the documentation, licences and sources of dependencies, lints, and the committed BPF object.
+/// Checks formatting, links of the documentation, licences and sources of dependencies, lints, and the committed BPF
+/// object.
 ///
 /// # Errors
-/// Fails with the first check that does.
+/// With the first check that fails.
 pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     let sh = &workspace.sh;
     let tools = Tools::open(workspace)?;
@@ -26,7 +27,7 @@ pub(crate) fn run(workspace: &Workspace, advisories: bool) -> Result<()> {
     let advisories = advisories.then_some("advisories");
     step::run(cmd!(sh, "cargo deny --workspace --locked check bans licenses sources {advisories...}"))?;
     step::run(cmd!(sh, "cargo clippy --workspace --all-targets -- -D warnings"))?;
-    // The agent and xtask are built alone, with fewer features of memgate-qemu than the workspace as a whole.
+    // The agent and xtask are built separately, with fewer features of memgate-qemu than the whole workspace.
     step::run(cmd!(sh, "cargo clippy --package memgate-agent -- -D warnings"))?;
     step::run(cmd!(sh, "cargo clippy --package xtask -- -D warnings"))?;
     step::run(cmd!(sh, "cargo doc --workspace --no-deps").env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -1,4 +1,4 @@
-//! The chores, one a file.
+//! The chores, each in its own file.
 
 pub(crate) mod bench;
 pub(crate) mod check;

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: all tools at once, so that nothing is fetched later.
+//! `cargo xtask setup`: installs all tools at once, so that nothing is fetched later.
 
 use miette::Result;
 
@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 /// Installs every tool that is missing.
 ///
 /// # Errors
-/// Fails with the first tool that cannot be installed.
+/// With the first tool that cannot be installed.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;

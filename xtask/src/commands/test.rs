@@ -8,10 +8,10 @@ use crate::setup::{Tools, gcc, go, go_cache, nextest as nextest_tool, qemu, serv
 use crate::step;
 use crate::workspace::{Workspace, is_ci};
 
-/// Builds everything, tests the Go services, and becomes nextest, whose summary is then the last line.
+/// Builds everything, tests the Go services, and becomes nextest, so nextest's summary is the last line.
 ///
 /// # Errors
-/// Fails where the set-up, a build or a Go test does.
+/// When the set-up, a build or a Go test fails.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let sh = &workspace.sh;
     let fixtures = workspace.fixtures()?;
@@ -39,7 +39,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 /// Builds and becomes nextest for the tests that need no root, no guest, no network and no other version of Go.
 ///
 /// # Errors
-/// Fails where the set-up or a build does.
+/// When the set-up or a build fails.
 pub(crate) fn quick(workspace: &Workspace, args: &[String]) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;

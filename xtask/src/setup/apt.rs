@@ -12,7 +12,7 @@ use crate::step;
 /// Installs packages in the system.
 ///
 /// # Errors
-/// Fails without apt-get or root's rights, and where apt-get does.
+/// Without apt-get or root's rights, or when apt-get fails.
 pub(crate) fn install(tools: &Tools<'_>, packages: &[&str]) -> Result<()> {
     can_install(tools, packages)?;
     step::run(cmd!(tools.sh, "apt-get -qq update"))?;
@@ -33,17 +33,18 @@ fn can_install(tools: &Tools<'_>, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Fetches a pinned file into `dir` from the mirror of Debian that this machine uses; the system is untouched.
+/// Fetches a pinned file into `dir` from this machine's mirror of Debian. The system is not changed.
 ///
 /// # Errors
-/// Fails where the machine uses no mirror of Debian, where that does not have the file, and where the file is not the pinned one.
+/// When the machine uses no mirror of Debian, when the mirror does not have the file, or when the file is not the
+/// pinned one.
 pub(crate) fn fetch(pin: &Pin, dir: &Path) -> Result<PathBuf> {
     eprintln!("Fetching {}", pin.file_name());
     let fetched = Debian::new(None).and_then(|debian| debian.fetch(pin, &pin.package, dir));
-    fetched.into_diagnostic().wrap_err_with(|| format!("Debian's {} {} is not to be had", pin.package, pin.version))
+    fetched.into_diagnostic().wrap_err_with(|| format!("Debian's {} {} is not available", pin.package, pin.version))
 }
 
-/// Where a tool comes from that is made of a pinned file, for its stamp.
+/// The source of a tool from a pinned file, for its stamp.
 pub(crate) fn source(pin: &Pin) -> String {
     format!("Debian {}: {} {} sha256:{}", pin.suite, pin.package, pin.version, pin.sha256)
 }
@@ -51,7 +52,7 @@ pub(crate) fn source(pin: &Pin) -> String {
 /// Whether this machine's package manager uses a mirror of Debian, from which [`fetch`] can fetch.
 ///
 /// # Errors
-/// Fails where apt-get does.
+/// When apt-get fails.
 pub(crate) fn has_debian() -> Result<bool> {
     match Debian::new(None) {
         Ok(_) => Ok(true),

@@ -1,4 +1,4 @@
-//! bpf-linker, which makes the BPF object of LLVM bitcode.
+//! bpf-linker, which makes the BPF object from LLVM bitcode.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use miette::Result;
 
 use super::{Tools, cargo_install};
 
-/// This version loads rustc's own LLVM, which the pinned rustc carries in the version that it needs; 0.13 wants an
-/// installed one.
+/// This version loads rustc's own LLVM, and the pinned rustc has the right version of LLVM. 0.13 needs an installed
+/// LLVM.
 const PINNED: &str = "0.10.3";
 
-/// Returns the path of the pinned bpf-linker, building it where it is not there.
+/// Returns the path of the pinned bpf-linker. Builds it if it is missing.
 ///
 /// # Errors
-/// Fails where cargo does.
+/// When cargo fails.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     cargo_install::ensure(tools, "bpf-linker", PINNED, &[])
 }

@@ -8,11 +8,12 @@ use xshell::cmd;
 use super::{Stamp, Tools};
 use crate::step;
 
-/// Returns the path of the executable `name` of the crate `name`, building it where it is not there in this version.
-/// `options` are for cargo install, and choose the crate's features. Its dependencies are those of the crate's own lock file. cargo puts an executable in its place whole.
+/// Returns the path of the executable `name` of the crate `name`. Builds it if this version is missing. `options` are
+/// for cargo install, and choose the crate's features. The versions of its dependencies come from the crate's own lock
+/// file. cargo puts an executable into place as a whole.
 ///
 /// # Errors
-/// Fails where cargo does.
+/// When cargo fails.
 pub(crate) fn ensure(tools: &Tools<'_>, name: &str, version: &str, options: &[&str]) -> Result<PathBuf> {
     let root = tools.dir().join("cargo");
     let program = root.join("bin").join(name);

@@ -1,4 +1,4 @@
-//! Compilers of C and C++ and the C library: what cgo, libFuzzer and the tests of call stacks need.
+//! The C and C++ compilers and the C library, for cgo, libFuzzer and the tests of call stacks.
 
 use miette::{Context, IntoDiagnostic, Result};
 use xshell::cmd;
@@ -6,11 +6,11 @@ use xshell::cmd;
 use super::{Tools, apt};
 use crate::step;
 
-/// Installs the compilers and the library by the system's package manager, where they do not work. A program in C++ that is linked
-/// statically needs all of them.
+/// Installs the compilers and the library with the system's package manager if they do not work. The test is a
+/// statically linked C++ program, which needs all of them.
 ///
 /// # Errors
-/// Fails where the package manager does.
+/// When the package manager fails.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     let scratch = tools.scratch()?;
     let (source, program) = (scratch.path().join("probe.cc"), scratch.path().join("probe"));

@@ -18,7 +18,7 @@ const NEEDLESS: [&str; 3] = ["src/cmd", "misc", "test"];
 /// Makes `.tools/go` the newest pinned Go.
 ///
 /// # Errors
-/// Fails where it cannot be fetched, or does not run and say that it is this version.
+/// Fails if it cannot be fetched, or does not run and say that it is this version.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     ensure_newest(tools, &GoLock::read(tools.root())?)
 }

@@ -48,10 +48,10 @@ struct Build {
 /// Compiles what is not in Go's cache.
 ///
 /// # Errors
-/// Fails where a package cannot be compiled.
+/// Fails if a package cannot be compiled.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     let builds = builds(&GoLock::read(tools.root())?, host()?, &imports(tools)?);
-    let cache = PathBuf::from(step::capture(cmd!(tools.sh, "go env GOCACHE").quiet())?.trim());
+    let cache = PathBuf::from(step::capture(cmd!(tools.sh, "go env GOCACHE"))?.trim());
     let commands: String = builds.iter().map(|build| build.command(tools.dir())).collect();
     let stamp = Stamp::new("go-cache", "1", &commands);
     // `go clean -cache` removes this directory, and the stamp with it.

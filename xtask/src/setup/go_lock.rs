@@ -118,7 +118,7 @@ impl GoLock {
     /// Reads that of the checkout at `root`.
     ///
     /// # Errors
-    /// Fails where it cannot be read or understood.
+    /// Fails if it cannot be read or understood.
     pub(crate) fn read(root: &Path) -> Result<Self> {
         let path = Self::path(root);
         let text = std::fs::read_to_string(&path).into_diagnostic();
@@ -129,7 +129,7 @@ impl GoLock {
     /// Writes it to the checkout at `root`, at one stroke.
     ///
     /// # Errors
-    /// Fails where it cannot be written.
+    /// Fails if it cannot be written.
     pub(crate) fn write(&self, root: &Path) -> Result<()> {
         replace(&Self::path(root), self.text()?.as_bytes())
     }
@@ -207,7 +207,7 @@ pub(crate) fn is_sha256(text: &str) -> bool {
 /// Puts `bytes` in place of the file, at one stroke.
 ///
 /// # Errors
-/// Fails where the directory cannot be written.
+/// Fails if the directory cannot be written.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;

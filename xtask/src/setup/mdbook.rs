@@ -11,8 +11,9 @@ const PINNED: &str = "0.5.4";
 /// Returns the path of the pinned mdbook, building it if it is missing.
 ///
 /// # Errors
-/// Fails if cargo does.
+/// When cargo fails.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
-    // The book's own search is kept. The features that serve the book and rebuild it on changes bring a web server.
+    // Only the book's own search is built in. The features for serving the book and rebuilding it on changes need a web
+    // server.
     cargo_install::ensure(tools, "mdbook", PINNED, &["--no-default-features", "--features", "search"])
 }

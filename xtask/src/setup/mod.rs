@@ -1,9 +1,9 @@
-//! What the chores need, installed where it is missing, one file a tool.
+//! The tools of the chores, each in its own file, installed if missing.
 //!
-//! Each `ensure` returns at once where its tool is there. What is fetched is pinned by version, and by hash where the
-//! registry's client does not itself check one that is fixed; it goes to `.tools`, which git ignores, or comes from
-//! the system's package manager. A tool is unpacked beside its place and then renamed, so that an interrupted set-up
-//! leaves nothing that looks installed.
+//! Each `ensure` returns at once if its tool is there. Everything that is fetched is pinned by version, and by hash
+//! unless the registry's client itself checks a fixed one. It goes to `.tools`, which git ignores, or comes from the
+//! system's package manager. A tool is unpacked beside its place and then renamed, so an interrupted set-up leaves
+//! nothing that looks installed.
 
 pub(crate) mod apt;
 pub(crate) mod bpf_linker;

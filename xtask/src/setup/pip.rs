@@ -1,4 +1,4 @@
-//! Files of the Python package index, fetched by pip and held to their hashes.
+//! Files of the Python package index. pip fetches them and checks their hashes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::Tools;
 use crate::error::Error;
 use crate::step;
 
-/// A package, and the SHA-256 sums of the wheels that may be fetched.
+/// A package, and the SHA-256 sums of its allowed wheels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Requirement<'a> {
     /// The package's name in the index.
@@ -49,7 +49,7 @@ struct ArchiveInfo {
 /// The SHA-256 sums of the wheels of a package, as the index tells them: x86_64 and aarch64, in this order.
 ///
 /// # Errors
-/// Fails where pip is missing or older than 22.2, reaches no index, or finds no such wheel.
+/// Fails if pip is missing or older than 22.2, reaches no index, or finds no such wheel.
 pub(crate) fn look_up(sh: &Shell, package: &str, version: &str) -> Result<[String; 2]> {
     let of_platform = |platform: &str| {
         // Nothing is installed, nor is a wheel fetched: pip tells what it would install, and its hash.
@@ -105,7 +105,7 @@ impl Requirement<'_> {
     /// Fetches the wheel for this machine and unpacks it in `dir`. Wheels carry no permissions: nothing is executable.
     ///
     /// # Errors
-    /// Fails where Python or pip is missing, no wheel fits, or its hash is none of the pinned ones.
+    /// When Python or pip is missing, when no wheel fits, or when its hash is not a pinned one.
     pub(crate) fn unpack(&self, tools: &Tools<'_>, dir: &Path) -> Result<()> {
         let sh = tools.sh;
         let scratch = tools.scratch()?;

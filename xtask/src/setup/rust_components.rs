@@ -6,10 +6,10 @@ use xshell::cmd;
 use super::Tools;
 use crate::step;
 
-/// Adds rustfmt and clippy to the toolchain in use where they are missing.
+/// Adds rustfmt and clippy to the toolchain in use if they are missing.
 ///
 /// # Errors
-/// Fails where rustup is missing or cannot fetch them.
+/// When rustup is missing or cannot fetch them.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         if step::probe(cmd!(tools.sh, "cargo {subcommand} --version")).is_none() {

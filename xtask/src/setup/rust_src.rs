@@ -1,4 +1,4 @@
-//! The standard library's sources, of which `-Z build-std` builds `core` for BPF and `std` for guests.
+//! The standard library's sources, from which `-Z build-std` builds `core` for BPF and `std` for guests.
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,12 @@ use xshell::cmd;
 use super::{Stamp, Tools, apt, rustc};
 use crate::step;
 
-/// The same sources as Debian packages them, for where rustup cannot fetch them. Debian's changes touch tests and the
-/// dependencies of other systems, not what is built of it here.
+/// The same sources as packaged by Debian, in case rustup cannot fetch them. Debian changes only tests and the
+/// dependencies of other systems, and none of the code that is built here.
 fn debian() -> Pin {
     Pin {
         suite: "trixie-backports".into(),
-        // Its package is of all.
+        // Its package is for all architectures.
         architecture: "amd64".into(),
         package: "rust-src".into(),
         version: "1.95.0+dfsg1-2~bpo13+1".into(),
@@ -24,10 +24,11 @@ fn debian() -> Pin {
     }
 }
 
-/// Returns the directory `library` of the sources of the Rust in use: its own, or else, for the pinned Rust, that of `.tools`.
+/// Returns the directory `library` of the sources of the Rust in use: its own, or else `.tools`' copy for the pinned
+/// Rust.
 ///
 /// # Errors
-/// Fails where neither rustup nor Debian's archive has them.
+/// When neither rustup nor Debian's archive has them.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     let own = rustc::sysroot(tools)?.join("lib/rustlib/src/rust/library");
     if is_whole(&own) {
@@ -39,7 +40,7 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     if let (Ok(()), Some(place)) = (&pinned, tools.installed(&stamp)) {
         return Ok(place.join("library"));
     }
-    // Not every toolchain is rustup's, and not every machine reaches its server.
+    // Not every toolchain is rustup's, and not every machine can reach its server.
     if step::succeeds(cmd!(tools.sh, "rustup component add rust-src"))? && is_whole(&own) {
         return Ok(own);
     }
@@ -51,7 +52,7 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     Ok(place.join("library"))
 }
 
-/// Makes a directory that holds `library` alone: the package also carries the compiler's sources, 430 MB in all.
+/// Makes a directory with `library` alone. The package also contains the compiler's sources, 430 MB in all.
 fn unpack(tools: &Tools<'_>, package: &Pin, scratch: &Path) -> Result<PathBuf> {
     let package = apt::fetch(package, scratch)?;
     let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));

@@ -1,4 +1,4 @@
-//! The Rust that the BPF object is built with.
+//! The Rust that builds the BPF object.
 
 use std::path::PathBuf;
 
@@ -8,13 +8,14 @@ use xshell::cmd;
 use super::Tools;
 use crate::step;
 
-/// The release of rustc, its standard library's sources and, with them, LLVM: another one makes another object.
+/// The release of rustc. It determines the standard library's sources and LLVM, so another release makes another
+/// object.
 pub(crate) const PINNED: &str = "1.95.0";
 
-/// Makes sure that rustc is the pinned one.
+/// Checks that rustc is the pinned one.
 ///
 /// # Errors
-/// Fails where it is another, and says how to choose the pinned one.
+/// When it is another one. The error says how to choose the pinned one.
 pub(crate) fn is_pinned(tools: &Tools<'_>) -> Result<()> {
     let printed = step::capture(cmd!(tools.sh, "rustc -vV"))?;
     match release(&printed) {
@@ -30,7 +31,7 @@ pub(crate) fn is_pinned(tools: &Tools<'_>) -> Result<()> {
 /// The root of the toolchain in use.
 ///
 /// # Errors
-/// Fails where rustc does.
+/// When rustc fails.
 pub(crate) fn sysroot(tools: &Tools<'_>) -> Result<PathBuf> {
     Ok(PathBuf::from(step::capture(cmd!(tools.sh, "rustc --print sysroot"))?.trim_end()))
 }

@@ -1,4 +1,5 @@
-//! Go services as a distribution builds them: stripped, with C, by that distribution's own Go. The tests measure them.
+//! Go services as a distribution builds them: stripped, with C, and by that distribution's own Go. The tests measure
+//! them.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use xshell::cmd;
 use super::{Stamp, Tools, apt};
 use crate::step;
 
-/// A package, and what of it is kept, by paths in it.
+/// A package, and the files to keep from it, by their paths in it.
 struct Service {
     pin: Pin,
     files: &'static [&'static str],
@@ -17,7 +18,7 @@ struct Service {
 
 const EXPORTER: &[&str] = &["usr/bin/prometheus-node-exporter", "usr/share/doc/prometheus-node-exporter/copyright"];
 
-/// What the exporter for loong64 is linked with.
+/// The libraries that the exporter for loong64 is linked with.
 const C_LIBRARY: &[&str] = &[
     "usr/lib/loongarch64-linux-gnu/ld-linux-loongarch-lp64d.so.1",
     "usr/lib/loongarch64-linux-gnu/libc.so.6",
@@ -41,10 +42,10 @@ fn services() -> [Service; 4] {
     // Built by Go 1.24.4; needs the C library of Debian 12 or later.
     let sum = "9db00cad0c9e160a4e9c13cbdb2833d58becb1f4cd60eeb0b5e12477ba6a42bd";
     let usual = exporter(["trixie", "amd64", "1.9.0-1+b4", sum], 4_674_324);
-    // Built by Go 1.19.8, which is older than what memgate knows.
+    // Built by Go 1.19.8, which is older than the versions that memgate supports.
     let sum = "8cb5b39627595ea2cf3cd27be593e0e9af87023d29e1c5b8487e2f9510097e09";
     let old = exporter(["bookworm", "amd64", "1.5.0-1+b6", sum], 4_079_352);
-    // Built by Go 1.26.4. The suite is the first that has loong64; it is not released, and its packages change.
+    // Built by Go 1.26.4. The suite is the first with loong64. It is not released, and its packages change.
     let sum = "3f9a9d4601bebb9be8c71d7fbd05cf05819052dbb2968fcedd6ae2cb092d2119";
     let of_loong64 = exporter(["forky", "loong64", "1.11.1-3", sum], 4_265_612);
     let its_library = Service {
@@ -62,12 +63,13 @@ fn services() -> [Service; 4] {
     [usual, old, of_loong64, its_library]
 }
 
-/// Makes `.tools/prometheus-node-exporter-1.9.0-1+b4` and its like, each with its program, or its libraries.
+/// Makes directories such as `.tools/prometheus-node-exporter-1.9.0-1+b4`, each with its program or its libraries.
 ///
-/// Those for amd64 run natively: other machines do without, and skip the tests that need them. That for loong64 runs in a guest.
+/// Services for amd64 run natively. Other machines skip them and the tests that need them. The service for loong64 runs
+/// in a guest.
 ///
 /// # Errors
-/// Fails where the machine uses Debian's archive and that does not have them.
+/// When the machine uses Debian's archive and the archive does not have them.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     for service in services() {
         if service.pin.architecture != "amd64" || cfg!(target_arch = "x86_64") {

@@ -1,4 +1,4 @@
-//! Stamps: what is installed, written last, so that a tool without its stamp is not installed.
+//! Stamps record what is installed. They are written last, so a tool without its stamp is not installed.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::path::Path;
 use miette::{Context, IntoDiagnostic, Result};
 use serde::{Deserialize, Serialize};
 
-/// What was installed. A tool is installed anew where any of it changes.
+/// What was installed. If any of it changes, the tool is installed again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Stamp {
-    /// The tool's name, which its directory carries.
+    /// The tool's name, which is part of its directory's name.
     pub(crate) tool: String,
     /// The tool's own version.
     pub(crate) version: String,
-    /// Where it came from, with the hashes that were checked.
+    /// Its source, with the checked hashes.
     pub(crate) source: String,
 }
 
@@ -23,16 +23,16 @@ impl Stamp {
         Self { tool: tool.into(), version: version.into(), source: source.into() }
     }
 
-    /// Whether the stamp at `path` is this one. A stamp that is missing or cannot be read is not.
+    /// Whether the stamp at `path` is this one. A missing or unreadable stamp is not.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
         let stamp = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         stamp.as_ref() == Some(self)
     }
 
-    /// Writes the stamp to `path` at one stroke.
+    /// Writes the stamp to `path`, atomically.
     ///
     /// # Errors
-    /// Fails where the directory does not exist or cannot be written.
+    /// When the directory does not exist or cannot be written.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let dir = path.parent().unwrap_or(Path::new("."));
         let write = || -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! `.tools`: one process at a time, each tool whole or not at all.
+//! `.tools`: only one process changes it at a time, and each tool is whole or missing.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,13 @@ use crate::workspace::Workspace;
 
 /// The name of a stamp inside the tool's own directory.
 const STAMP: &str = ".memgate-stamp.json";
-/// Directories of this prefix hold what is half installed.
+/// Directories with this prefix contain unfinished installations.
 const PARTIAL: &str = ".partial-";
 
-/// The directory of tools, which no other process changes while this lives.
+/// The directory of tools. No other process changes it while this exists.
 #[derive(Debug)]
 pub(crate) struct Tools<'a> {
-    /// The shell that steps start from.
+    /// The shell for steps.
     pub(crate) sh: &'a Shell,
     root: &'a Path,
     dir: PathBuf,
@@ -26,10 +26,10 @@ pub(crate) struct Tools<'a> {
 }
 
 impl<'a> Tools<'a> {
-    /// Opens the directory of tools, waiting until no other set-up runs, and sweeps what an interrupted one left.
+    /// Opens the directory of tools. Waits until no other set-up runs, and removes what an interrupted one left.
     ///
     /// # Errors
-    /// Fails where the directory cannot be made, locked or read.
+    /// When the directory cannot be made, locked or read.
     pub(crate) fn open(workspace: &'a Workspace) -> Result<Self> {
         let dir = workspace.tools();
         std::fs::create_dir_all(&dir).into_diagnostic().wrap_err_with(|| format!("cannot make {}", dir.display()))?;
@@ -49,26 +49,26 @@ impl<'a> Tools<'a> {
         &self.dir
     }
 
-    /// A directory for what is half done, on the same file system as the tools and removed when dropped.
+    /// A directory for unfinished work, on the same file system as the tools. It is removed when dropped.
     ///
     /// # Errors
-    /// Fails where it cannot be made.
+    /// When it cannot be made.
     pub(crate) fn scratch(&self) -> Result<TempDir> {
         let made = tempfile::Builder::new().prefix(PARTIAL).tempdir_in(&self.dir);
         made.into_diagnostic().wrap_err_with(|| format!("cannot make a directory in {}", self.dir.display()))
     }
 
-    /// The directory of the tool that `stamp` describes, where it is installed.
+    /// The directory of the tool that `stamp` describes, if it is installed.
     pub(crate) fn installed(&self, stamp: &Stamp) -> Option<PathBuf> {
         let place = self.place(stamp);
         stamp.is_at(&place.join(STAMP)).then_some(place)
     }
 
-    /// The directory `tool-version`, made by `make` where it is not there under the same stamp. `make` gets a scratch
-    /// directory to work in, and returns the path inside it that is to become the tool's.
+    /// The directory `tool-version`. If it is missing or has another stamp, `make` makes it: `make` gets a scratch
+    /// directory, and returns the path inside it that becomes the tool's directory.
     ///
     /// # Errors
-    /// Fails where `make` does or the result cannot be put in its place; what was there before then stays.
+    /// When `make` fails, or when the result cannot be put into place. The previous tool then stays.
     pub(crate) fn directory(&self, stamp: &Stamp, make: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<PathBuf> {
         if let Some(place) = self.installed(stamp) {
             return Ok(place);

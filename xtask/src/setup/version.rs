@@ -1,11 +1,11 @@
 //! Versions as tools print them.
 
-/// A version of three numbers. What follows them (a pre-release, a commit) is not looked at.
+/// A version of three numbers. Text after them (a pre-release, a commit) is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version(pub(crate) u32, pub(crate) u32, pub(crate) u32);
 
 impl Version {
-    /// The version in the first line of what `tool --version` prints: `tool 1.2.3 (…)`.
+    /// The version in the first line of the output of `tool --version`: `tool 1.2.3 (…)`.
     pub(crate) fn printed(output: &str) -> Option<Self> {
         output.lines().next()?.split_whitespace().find_map(Self::parse)
     }

@@ -1,4 +1,4 @@
-//! Zig, as the linker of programs for other platforms: it carries musl and the start files for all of them.
+//! Zig, as the linker of programs for other platforms. It contains musl and the start files for all of them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ const ZIG: Requirement<'_> = Requirement {
     ],
 };
 
-/// What takes the most space and serves programs for other systems, or in C++.
+/// The largest parts, which serve programs for other systems or in C++.
 const NEEDLESS: [&str; 7] = [
     "lib/libcxx",
     "lib/libc/mingw",
@@ -31,10 +31,10 @@ const NEEDLESS: [&str; 7] = [
     "lib/libc/include/generic-openbsd",
 ];
 
-/// Returns the path of the pinned Zig, fetching it where it is not there.
+/// Returns the path of the pinned Zig. Fetches it if it is missing.
 ///
 /// # Errors
-/// Fails where it cannot be fetched, or does not run and say that it is this version.
+/// When it cannot be fetched, or when it does not run and report this version.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     let place = tools.directory(&Stamp::new("zig", ZIG.version, ZIG.line()), |scratch| {
         let unpacked = scratch.join("unpacked");

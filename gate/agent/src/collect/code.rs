@@ -9,7 +9,7 @@ use super::unwind::{self, unknown};
 
 /// Collects the stacks of a run and numbers them.
 #[derive(Debug, Default)]
-pub struct Symboliser {
+pub(super) struct Symboliser {
     code: Code,
     frames: HashMap<Frame, u32>,
     stacks: HashMap<Vec<u32>, u32>,
@@ -19,7 +19,7 @@ pub struct Symboliser {
 
 impl Symboliser {
     /// The index in [`Code::stacks`] of a stack, the innermost frame first.
-    pub fn intern_stack(&mut self, frames: impl IntoIterator<Item = Frame>) -> u32 {
+    pub(super) fn intern_stack(&mut self, frames: impl IntoIterator<Item = Frame>) -> u32 {
         let frames = frames.into_iter().map(|frame| self.intern_frame(frame)).collect();
         self.intern(frames)
     }
@@ -29,7 +29,7 @@ impl Symboliser {
     ///
     /// The runtime's own innermost frames are left out, as they are in the runtime's own profiles, unless there is nothing
     /// else (`writeHeapProto` in src/runtime/pprof/protomem.go, Go 1.27).
-    pub fn go_stack(&mut self, functions: &FunctionTable, pcs: &[u64], bias: u64) -> u32 {
+    pub(super) fn go_stack(&mut self, functions: &FunctionTable, pcs: &[u64], bias: u64) -> u32 {
         let pcs = pcs.iter().take_while(|pc| **pc != 0);
         let mut frames: Vec<u32> = pcs.map(|pc| self.go_frame(functions, pc.wrapping_sub(1), bias)).collect();
         let runtime = frames.iter().take_while(|frame| self.is_runtime(**frame)).count();
@@ -40,13 +40,13 @@ impl Symboliser {
     }
 
     /// The index in [`Code::stacks`] of a place in Go code, with the callers that it is inlined into.
-    pub fn go_place(&mut self, functions: &FunctionTable, address: u64, bias: u64) -> u32 {
+    pub(super) fn go_place(&mut self, functions: &FunctionTable, address: u64, bias: u64) -> u32 {
         let frames = functions.frames(address.wrapping_sub(bias)).into_iter().map(unwind::go_frame);
         self.intern_stack(frames)
     }
 
     /// What was collected.
-    pub fn into_code(self) -> Code {
+    pub(super) fn into_code(self) -> Code {
         self.code
     }
 

@@ -1,11 +1,29 @@
-//! Reading another process's memory without stopping it.
+//! The memory of the service, read without stopping it.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::{
+    io::{IoSlice, IoSliceMut},
+    sync::Arc,
+};
 
 use nix::{
     sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev},
     unistd::Pid,
 };
+
+/// The memory of another process.
+pub trait RemoteMemory: Send + Sync {
+    /// Reads `length` bytes at each of the addresses into one buffer, one place after the other.
+    ///
+    /// # Errors
+    /// Fails if the process is gone or a range is not mapped.
+    fn read(&self, addresses: &[u64], length: usize) -> nix::Result<Vec<u8>>;
+
+    /// Writes bytes at an address.
+    ///
+    /// # Errors
+    /// Fails if the process is gone or may not write there itself.
+    fn write(&self, address: u64, bytes: &[u8]) -> nix::Result<()>;
+}
 
 /// A process whose memory is read with `process_vm_readv`.
 #[derive(Debug, Clone, Copy)]
@@ -13,7 +31,7 @@ pub struct ProcessMemory {
     pid: Pid,
 }
 
-/// Most ranges that one system call takes (`UIO_MAXIOV`, include/uapi/linux/uio.h, Linux 6.18).
+/// The most ranges that one system call takes (`UIO_MAXIOV`, include/uapi/linux/uio.h, Linux 6.18).
 const MAXIMUM_RANGES: usize = 1024;
 
 impl ProcessMemory {
@@ -21,15 +39,13 @@ impl ProcessMemory {
     pub const fn new(pid: Pid) -> Self {
         Self { pid }
     }
+}
 
-    /// Reads `length` bytes at each of the addresses, one after the other into one buffer.
-    ///
-    /// # Errors
-    /// When the process is gone or a range is not mapped.
-    pub fn read(&self, addresses: impl IntoIterator<Item = u64>, length: usize) -> nix::Result<Vec<u8>> {
+impl RemoteMemory for ProcessMemory {
+    fn read(&self, addresses: &[u64], length: usize) -> nix::Result<Vec<u8>> {
         let remote: Vec<_> = addresses
-            .into_iter()
-            .map(|base| Ok(RemoteIoVec { base: to_address(base)?, len: length }))
+            .iter()
+            .map(|base| Ok(RemoteIoVec { base: to_address(*base)?, len: length }))
             .collect::<nix::Result<_>>()?;
         let mut bytes = vec![0; remote.len() * length];
         for (local, remote) in bytes.chunks_mut(MAXIMUM_RANGES * length.max(1)).zip(remote.chunks(MAXIMUM_RANGES)) {
@@ -42,22 +58,59 @@ impl ProcessMemory {
         Ok(bytes)
     }
 
-    /// Reads the word at an address.
-    ///
-    /// # Errors
-    /// When the process is gone or the address is not mapped.
-    pub fn word(&self, address: u64) -> nix::Result<u64> {
-        Ok(number::<8>(&self.read([address], 8)?, 0))
-    }
-
-    /// Writes bytes at an address.
-    ///
-    /// # Errors
-    /// When the process is gone or may not write there itself.
-    pub fn write(&self, address: u64, bytes: &[u8]) -> nix::Result<()> {
+    fn write(&self, address: u64, bytes: &[u8]) -> nix::Result<()> {
         let remote = RemoteIoVec { base: to_address(address)?, len: bytes.len() };
         let written = process_vm_writev(self.pid, &[IoSlice::new(bytes)], &[remote])?;
         if written == bytes.len() { Ok(()) } else { Err(nix::Error::EFAULT) }
+    }
+}
+
+/// The memory of the service, and where its executable is loaded in it.
+#[derive(Clone)]
+pub(super) struct ServiceMemory {
+    memory: Arc<dyn RemoteMemory>,
+    /// What is added to an address of the file to get one of the process.
+    bias: u64,
+}
+
+impl ServiceMemory {
+    pub(super) fn new(memory: impl RemoteMemory + 'static, bias: u64) -> Self {
+        Self { memory: Arc::new(memory), bias }
+    }
+
+    /// What is added to an address of the file to get one of the process.
+    pub(super) const fn bias(&self) -> u64 {
+        self.bias
+    }
+
+    /// The address in the process of what the file has at `address`.
+    pub(super) const fn global(&self, address: u64) -> u64 {
+        address.wrapping_add(self.bias)
+    }
+
+    /// Reads `length` bytes at each address of the process, as [`RemoteMemory::read`].
+    pub(super) fn read(&self, addresses: impl IntoIterator<Item = u64>, length: usize) -> nix::Result<Vec<u8>> {
+        self.memory.read(&addresses.into_iter().collect::<Vec<_>>(), length)
+    }
+
+    /// Reads the word at an address of the process.
+    pub(super) fn word(&self, address: u64) -> nix::Result<u64> {
+        Ok(number::<8>(&self.memory.read(&[address], 8)?, 0))
+    }
+
+    /// Reads the variable of 8 bytes that the file has at `address`.
+    pub(super) fn global_word(&self, address: u64) -> nix::Result<u64> {
+        self.word(self.global(address))
+    }
+
+    /// Reads the variable of 4 bytes that the file has at `address`.
+    pub(super) fn global_int32(&self, address: u64) -> nix::Result<u64> {
+        Ok(number::<4>(&self.memory.read(&[self.global(address)], 4)?, 0))
+    }
+
+    /// Writes bytes at an address of the process, as [`RemoteMemory::write`].
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> nix::Result<()> {
+        self.memory.write(address, bytes)
     }
 }
 
@@ -66,8 +119,8 @@ fn to_address(address: u64) -> nix::Result<usize> {
     usize::try_from(address).map_err(|_| nix::Error::EFAULT)
 }
 
-/// The `N`-byte little-endian number at `offset`; 0 where the buffer is too short, which callers rule out by reading
-/// whole structures. Every platform of memgate is little-endian.
+/// The `N`-byte little-endian number at `offset`; 0 if the buffer is too short, which callers rule out by reading whole
+/// structures. Every platform of memgate is little-endian.
 pub(super) fn number<const N: usize>(bytes: &[u8], offset: usize) -> u64 {
     let mut word = [0; 8];
     if let Some(field) = bytes.get(offset..offset + N) {
@@ -85,20 +138,29 @@ mod tests {
         let values = [1_u64, 2, 3];
         let memory = ProcessMemory::new(Pid::this());
         let base = values.as_ptr() as u64;
-        let bytes = memory.read([base + 16, base], 8).unwrap();
+        let bytes = memory.read(&[base + 16, base], 8).unwrap();
         assert_eq!((number::<8>(&bytes, 0), number::<8>(&bytes, 8)), (3, 1));
     }
 
     #[test]
     fn more_ranges_than_one_call_takes_are_read() {
         let value = 7_u64;
-        let bytes = ProcessMemory::new(Pid::this()).read(vec![&raw const value as u64; 2500], 8).unwrap();
+        let bytes = ProcessMemory::new(Pid::this()).read(&vec![&raw const value as u64; 2500], 8).unwrap();
         assert_eq!(bytes.len(), 20_000);
         assert!(bytes.chunks(8).all(|word| number::<8>(word, 0) == 7));
     }
 
     #[test]
     fn what_is_not_mapped_is_an_error() {
-        assert!(ProcessMemory::new(Pid::this()).read([8], 8).is_err());
+        assert!(ProcessMemory::new(Pid::this()).read(&[8], 8).is_err());
+    }
+
+    #[test]
+    fn a_word_is_written() {
+        let value = 7_u64;
+        let memory = ProcessMemory::new(Pid::this());
+        memory.write(&raw const value as u64, &9_u64.to_le_bytes()).unwrap();
+        assert_eq!(number::<8>(&memory.read(&[&raw const value as u64], 8).unwrap(), 0), 9);
+        assert!(memory.write(8, &[0]).is_err());
     }
 }

@@ -1,33 +1,23 @@
-//! Collectors: one file a source.
+//! Collectors: one type a source, and the recorder that calls them on one clock.
 
-mod address_space;
-mod attach;
-mod bpf;
-mod buckets;
 mod code;
-mod counters;
-mod events;
-mod first_touch;
-mod goroutines;
-mod heap_profile;
+mod collector;
 mod memory;
-mod multi;
+mod options;
+mod programs;
 mod recorder;
-mod refills;
 mod sampler;
-mod sampling;
-mod signals;
-mod spans;
-mod taken;
-pub mod tier;
+mod service;
+mod sources;
+#[cfg(test)]
+mod testing;
 pub mod unwind;
+mod worth;
 
-pub use address_space::{OffHeapReader, RuntimeRanges};
-pub use bpf::Bpf;
-pub use code::Symboliser;
-pub use counters::{CounterLayout, CounterReader, Counters};
-pub use heap_profile::HeapProfileReader;
-pub use memory::ProcessMemory;
-pub use recorder::{Options, Recorder};
+pub use collector::Boundary;
+pub use memory::{ProcessMemory, RemoteMemory};
+pub use options::Options;
+use programs::Programs;
+pub use programs::tier;
+pub use recorder::{Elsewhere, Recorder};
 pub use sampler::{Requested, Sampler};
-pub use signals::Elsewhere;

@@ -11,28 +11,22 @@ use std::{
 
 use memgate_evidence::error::{Error, Result, Stage};
 
-use super::Recorder;
+use super::{Boundary, Recorder};
 use crate::load::Progress;
 
 /// Between two ticks of the recorder.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is asked of the sampler besides its readings at intervals; each also makes it read everything at once.
+/// What the sampler can be asked for besides its readings at intervals.
 #[derive(Debug)]
 pub enum Requested {
-    /// Nothing else: a phase begins or ends.
+    /// Read everything at once: a phase begins or ends that no collector acts on.
     Reading,
-    /// Nothing else: the service is ready and there is no load yet.
-    Idle,
-    /// The measuring phase begins.
-    StartMeasuring,
-    /// The measuring phase ends.
-    EndMeasuring,
-    /// Hold the records against the runtime's own totals.
-    CrossCheck,
-    /// From now on take down the requests that succeeded.
+    /// Act on a boundary, and read everything at once.
+    Boundary(Boundary),
+    /// Count the requests of this load from now on, and read everything at once.
     Requests(Arc<Progress>),
-    /// Take down the processes of the service's cgroup, and its transparent huge pages since the launch.
+    /// Note the processes of the service's cgroup, and its transparent huge pages since the launch.
     Cgroup(Vec<nix::unistd::Pid>, Option<u64>),
 }
 
@@ -104,14 +98,9 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
 fn perform(recorder: &mut Recorder, what: Requested) {
     match what {
         Requested::Reading => {}
-        Requested::Idle => recorder.start_idle(),
-        Requested::StartMeasuring => recorder.start_measuring(),
-        Requested::EndMeasuring => recorder.end_measuring(),
-        Requested::CrossCheck => recorder.cross_check(),
+        Requested::Boundary(boundary) => recorder.reach(boundary),
         Requested::Requests(progress) => recorder.watch_requests(progress),
         Requested::Cgroup(processes, thp_events) => return recorder.see_cgroup(&processes, thp_events),
     }
-    recorder.sample();
-    recorder.sample_off_heap();
-    recorder.sample_huge_pages();
+    recorder.read_all();
 }

@@ -24,6 +24,9 @@ use super::{
 
 const MS: u64 = 1_000_000;
 
+/// Longer than any test lasts.
+const FOREVER: Duration = Duration::from_secs(3600);
+
 fn request(method: &str, url: String) -> Request {
     Request { method: method.into(), url, headers: BTreeMap::new(), body: String::new(), weight: 1, expect: vec![] }
 }
@@ -197,8 +200,9 @@ fn a_connection_that_was_closed_while_idle_is_made_anew() {
         // No `connection: close`: the client finds out by itself.
         Ok(false)
     });
-    let outcome = run(&load(5.0, 1, server.url("/")), phases(0, 600));
-    assert_eq!(outcome.measure, counts(3, 3, &[]));
+    // The server has 5 s to close the connection before the next request.
+    let outcome = run(&load(0.2, 1, server.url("/")), phases(0, 5100));
+    assert_eq!(outcome.measure, counts(2, 2, &[]));
 }
 
 #[test]
@@ -244,15 +248,15 @@ fn requests_beyond_what_the_service_can_answer_fail_by_their_timeout() {
 fn a_request_that_is_not_answered_in_time_fails_and_its_connection_is_closed() {
     let server = Server::start(|seen, stream| {
         if seen.connection % 2 == 0 {
-            std::thread::sleep(Duration::from_secs(5));
+            std::thread::sleep(FOREVER);
         }
         ok(stream)
     });
-    let mut load = load(1.25, 1, server.url("/"));
-    load.timeout_ms = 1000;
-    let outcome = run(&load, phases(0, 900));
-    // The first waits for an answer in vain until 1000 ms, on a connection that is then closed; the second is due at 800 ms
-    // and sent at 1000 ms on a new one.
+    let mut load = load(0.25, 1, server.url("/"));
+    load.timeout_ms = 4200;
+    let outcome = run(&load, phases(0, 4100));
+    // The first waits for an answer in vain until 4200 ms, on a connection that is then closed; the second is due at 4000 ms
+    // and sent at 4200 ms on a new one, with 4 s left.
     assert_eq!(outcome.measure, counts(2, 1, &[("timeout", 1)]));
     assert!(at_least(&outcome.latency, 195 * MS) == 1, "{:?}", outcome.latency);
     assert_eq!(server.seen().iter().map(|seen| (seen.connection, seen.number)).collect::<Vec<_>>(), [(0, 0), (1, 0)]);
@@ -261,11 +265,11 @@ fn a_request_that_is_not_answered_in_time_fails_and_its_connection_is_closed() {
 #[test]
 fn at_the_end_requests_under_way_get_their_timeout_and_no_longer() {
     let server = Server::start(|_, stream| {
-        std::thread::sleep(Duration::from_secs(4));
+        std::thread::sleep(FOREVER);
         ok(stream)
     });
     let mut load = load(10.0, 4, server.url("/"));
-    load.timeout_ms = 1000;
+    load.timeout_ms = 5000;
     let outcome = checked(start(&load, 1, phases(100, 200)).unwrap());
     assert_eq!(outcome.warmup, counts(1, 0, &[("timeout", 1)]));
     assert_eq!(outcome.measure, counts(2, 0, &[("timeout", 2)]));
@@ -337,7 +341,8 @@ fn a_latency_lasts_until_the_last_byte() {
 #[test]
 fn after_an_abort_everything_unanswered_was_not_sent() {
     let server = Server::start(|_, stream| ok(stream));
-    let handle = start(&load(100.0, 4, server.url("/")), 1, phases(100, 3_600_000)).unwrap();
+    // One connection, so that the first requests are the first to be answered.
+    let handle = start(&load(100.0, 1, server.url("/")), 1, phases(100, 3_600_000)).unwrap();
     let progress = handle.progress();
     while progress.succeeded.load(Ordering::Relaxed) < 40 {
         std::thread::sleep(Duration::from_millis(5));
@@ -354,7 +359,7 @@ fn after_an_abort_everything_unanswered_was_not_sent() {
 #[test]
 fn an_abort_does_not_wait_for_answers() {
     let server = Server::start(|_, stream| {
-        std::thread::sleep(Duration::from_millis(3000));
+        std::thread::sleep(FOREVER);
         ok(stream)
     });
     let handle = start(&load(100.0, 2, server.url("/")), 1, phases(0, 3_600_000)).unwrap();
@@ -393,7 +398,11 @@ fn a_dropped_load_ends() {
 #[test]
 fn the_generator_says_how_busy_it_was() {
     let url = Server::start(|_, stream| ok(stream)).url("/");
-    let light = run(&load(20.0, 4, url.clone()), phases(100, 300)).busy_share.unwrap();
+    // Waiting for a processor counts as being busy. A generator whose requests left in time did not wait; the others say nothing.
+    let in_time = |outcome: &LoadOutcome| outcome.lateness_p99_ns < 20 * MS;
+    let mut attempts = std::iter::repeat_with(|| run(&load(20.0, 4, url.clone()), phases(100, 300))).take(20);
+    let light = attempts.find(in_time).expect("the generator is let run in time once in 20 attempts");
+    let light = light.busy_share.unwrap();
     let heavy = run(&load(500_000.0, 4, url), phases(0, 300)).busy_share.unwrap();
     assert!(0.0 < light && light < heavy && heavy < 1.1, "{light} and {heavy}");
 }

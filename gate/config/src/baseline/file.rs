@@ -1,4 +1,4 @@
-//! A baseline file as it is written. The doc comments are what editors show.
+//! The format of a baseline file. Editors show these doc comments.
 
 use std::collections::BTreeMap;
 
@@ -22,20 +22,20 @@ pub(super) struct File {
     pub(super) version: Scalar<Version>,
     /// The name of the baseline, which is this file's name.
     pub(super) service: Scalar<Name>,
-    /// The platform, whose folder this file is in.
+    /// The platform, which is the name of this file's folder.
     pub(super) platform: Platform,
     /// Where the baseline was recorded.
     pub(super) environment: Environment,
-    /// What is asked of each metric.
+    /// The expectation of each metric.
     #[schemars(schema_with = "by_metric")]
     pub(super) metrics: BTreeMap<Metric, Expectation>,
 }
 
-/// Where a baseline was recorded. A run in an environment that differs in `go`, `page_size` or `runner` is not compared.
+/// Where a baseline was recorded. A run is not compared if its environment differs in `go`, `page_size` or `runner`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Environment {
-    /// Go version: `go1.27.3`.
+    /// Go version, such as `go1.27.3`.
     pub(super) go: Scalar<Word>,
     /// Kernel release.
     pub(super) kernel: Scalar<Word>,
@@ -49,13 +49,13 @@ pub(super) struct Environment {
     pub(super) cpus: Whole<1, 100_000>,
     /// `native` or `qemu`.
     pub(super) runner: Runner,
-    /// The day of the recording: `2026-11-23`.
+    /// The day of the recording, such as `2026-11-23`.
     pub(super) recorded: Scalar<Day>,
-    /// How many fresh processes it rests on.
+    /// The number of fresh processes that were measured.
     pub(super) runs: Whole<1, 10_000>,
 }
 
-/// What is asked of one metric: a `limit`, a `baseline`, or both.
+/// The expectation of one metric: a `limit`, a `baseline`, or both.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expectation {
@@ -63,18 +63,18 @@ pub(super) struct Expectation {
     pub(super) limit: Option<Scalar<Quantity>>,
     /// The recorded figure: the mean of the recorded runs.
     pub(super) baseline: Option<Scalar<Quantity>>,
-    /// The recorded figure's own noise: the standard deviation between the recorded runs.
+    /// The noise of the recorded figure: the standard deviation between the recorded runs.
     pub(super) noise: Option<Scalar<Quantity>>,
-    /// Relative tolerance: 5% of the baseline, say.
+    /// Relative tolerance, such as 5% of the baseline.
     pub(super) tolerance: Option<Scalar<Quantity>>,
-    /// Absolute floor: differences up to this are of no interest.
+    /// Absolute floor: differences up to this do not matter.
     pub(super) floor: Option<Scalar<Quantity>>,
-    /// Reported, never failed; false by default.
+    /// If true, the metric is reported and never fails. False by default.
     #[serde(default)]
     pub(super) advisory: bool,
 }
 
-/// A text that is not empty.
+/// Text that is not empty.
 #[derive(Debug)]
 pub(super) struct Word;
 
@@ -86,7 +86,7 @@ impl Kind for Word {
         if !text.trim().is_empty() {
             return Ok(text.to_owned());
         }
-        Err(Problem::new("is empty", "expected a text", "write `unknown` where it is not known"))
+        Err(Problem::new("is empty", "expected a text", "write `unknown` if it is not known"))
     }
 
     fn schema() -> Schema {
@@ -112,7 +112,7 @@ impl Kind for Day {
     }
 }
 
-/// A quantity, whose unit depends on the metric, so that it is read later.
+/// A quantity. Its unit depends on the metric, so it is parsed later.
 #[derive(Debug)]
 pub(super) struct Quantity;
 

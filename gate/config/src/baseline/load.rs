@@ -18,18 +18,19 @@ use crate::{
     yaml::{Place, Problem, Scalar, Source},
 };
 
-/// The file of a baseline in a directory of baselines: `DIRECTORY/linux-amd64/SERVICE.yaml`.
+/// The baseline file of a service on a platform: `DIRECTORY/linux-amd64/SERVICE.yaml`.
 pub fn path(directory: &Path, platform: Platform, service: &str) -> PathBuf {
     directory.join(platform.folder()).join(format!("{service}.yaml"))
 }
 
-/// Reads the baseline of a service on a platform, `DIRECTORY/linux-amd64/SERVICE.yaml`; `None` when there is no such file.
+/// Reads the baseline of a service on a platform, `DIRECTORY/linux-amd64/SERVICE.yaml`; `None` if the file does not
+/// exist.
 ///
 /// # Errors
-/// `service` is no name of a baseline, or the file cannot be read or is wrong; the error has the place.
+/// When `service` cannot name a baseline, or when the file cannot be read or is wrong. The error names the place.
 pub fn load(directory: &Path, platform: Platform, service: &str) -> Result<Option<Baseline>> {
     if !Name::is_valid(service) {
-        // It may come from recorded evidence, and must not lead out of the directory.
+        // The name may come from recorded evidence, and must not lead out of the directory.
         let message = format!("`{}` cannot be the name of a baseline", quoted::shorten(service));
         return Err(InputError::new(message, "names have a-z, 0-9 and - only, such as `uaa` or `order-service`").into());
     }
@@ -40,15 +41,15 @@ pub fn load(directory: &Path, platform: Platform, service: &str) -> Result<Optio
     }
 }
 
-/// Validates the text of a baseline file for a service on a platform. `path` names it in errors; it is not read.
+/// Validates the text of the baseline file of a service on a platform. `path` only names it in errors.
 ///
 /// # Errors
-/// The text is wrong; the error has the place.
+/// When the text is wrong. The error names the place.
 pub fn parse(path: &Path, text: &str, platform: Platform, service: &str) -> Result<Baseline> {
     from_source(&Source::new(path.display().to_string(), text), platform, service)
 }
 
-/// The JSON schema of baseline files, for editors. It knows the keys, not the unit of each figure.
+/// The JSON Schema of baseline files, for editors. It contains the keys but not the unit of each figure.
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(file::File).to_value()
 }
@@ -83,7 +84,7 @@ fn from_source(source: &Source, platform: Platform, service: &str) -> Result<Bas
     })
 }
 
-/// A file that was copied to another place without a new recording would judge one service by the figures of another.
+/// If someone copies a file and does not record it again, memgate must not judge one service by another's figures.
 fn belongs(source: &Source, key: &str, found: &str, expected: &str) -> Result<()> {
     if found == expected {
         return Ok(());
@@ -127,13 +128,13 @@ impl Reader<'_> {
         })
     }
 
-    /// A quantity that has a sign where its unit has one: what a growth was.
+    /// A quantity with a sign if its unit allows one: the growth that was recorded.
     fn quantity(&self, key: &str, text: Option<&Scalar<file::Quantity>>, unit: Unit) -> Result<Option<f64>> {
         let Some(Scalar(text)) = text else { return Ok(None) };
         units::parse(text, unit).map(Some).map_err(|what| self.wrong(key, what, unit))
     }
 
-    /// A quantity that has no sign whatever its unit: what a growth may be.
+    /// A quantity without a sign: the growth that is allowed.
     fn size(&self, key: &str, text: Option<&Scalar<file::Quantity>>, unit: Unit) -> Result<Option<f64>> {
         match self.quantity(key, text, unit)? {
             Some(value) if value < 0.0 => {

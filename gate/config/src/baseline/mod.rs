@@ -1,4 +1,4 @@
-//! Baseline files: what a service is allowed, per platform, in YAML that people own and review.
+//! Baseline files: what a service is allowed on each platform, in YAML that people edit and review.
 
 mod file;
 mod load;

@@ -17,7 +17,7 @@ use super::load;
 use crate::yaml::is_printable;
 
 const HEAD: &str = "\
-# What the service is allowed on this platform. Every run of memgate is held against it: review changes like code.
+# What the service is allowed on this platform. memgate compares every run with it: review changes like code.
 #   limit      absolute; holds whatever was recorded
 #   baseline   mean of the recorded runs; noise is the standard deviation between them
 #   tolerance  relative and floor absolute: how far from the baseline a run may be
@@ -26,17 +26,17 @@ const HEAD: &str = "\
 
 const TAIL: &str = "\
 # Where it was recorded. Runs with another Go minor version, page size or runner are not compared with it.
-# It stands last, so that a file that was cut off is noticed.
+# It stands last, so that memgate notices a file that was cut off.
 ";
 
-/// Makes the text of a baseline file from the runs of a summary, to be written to
-/// `baselines/<platform>/<summary.baseline>.yaml`. `recorded` is the day, `2026-11-23`.
+/// Makes the text of a baseline file from the runs of a summary. The file is
+/// `baselines/<platform>/<summary.baseline>.yaml`. `recorded` is the day, such as `2026-11-23`.
 ///
-/// Figures are means of the runs' estimates and are written with seven significant digits. A metric that any run went
-/// without has no baseline, only its limit, and a comment that says why.
+/// A figure is the mean of the runs' estimates, with seven significant digits. If a run lacks a metric, the file has no
+/// baseline for it, only its limit and a comment with the reason.
 ///
 /// # Errors
-/// There is no run, or something in the summary or the day cannot stand in a baseline file.
+/// When there is no run, or when the summary or the day cannot be written in a baseline file.
 pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
     if summary.runs.is_empty() {
         let message = format!("no run of {} on {}: there is nothing to record", summary.service, summary.platform);
@@ -48,7 +48,7 @@ pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
         text.push_str(&metric_line(summary, metric));
     }
     let environment = &summary.environment;
-    // Infallible: it writes to a string.
+    // Writing to a string cannot fail.
     let _ = writeln!(
         text,
         "{TAIL}environment: {{ go: {}, kernel: {}, page_size: {}, thp: {}, cpu: {}, cpus: {}, runner: {}, recorded: {}, runs: {} }}",
@@ -62,15 +62,15 @@ pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
         quoted(recorded),
         summary.runs.len(),
     );
-    // What memgate could not read again must not be written.
+    // memgate must not write a file that it cannot read again.
     load::parse(Path::new("the recorded baseline"), &text, summary.platform, &summary.baseline)?;
     Ok(text)
 }
 
 const ADVISORY: &str = "advisory: true";
 
-/// The line of a metric; a comment where it has neither figure nor limit; nothing where it is not recorded at all. Times that were
-/// emulated are advisory.
+/// The line of a metric: a comment if it has neither figure nor limit, and empty if it is not recorded at all. Emulated
+/// times are advisory.
 fn metric_line(summary: &Summary, metric: Metric) -> String {
     let unit = metric.unit();
     let mut fields = Vec::new();
@@ -108,7 +108,7 @@ fn metric_line(summary: &Summary, metric: Metric) -> String {
     }
 }
 
-/// The estimates of all runs, or why one of them cannot be used.
+/// The estimates of all runs, or the reason why one of them cannot be used.
 fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, String> {
     let figure = |run: &memgate_verdict::summarise::RunSummary| match run.metrics.get(&metric) {
         None => Err(format!("run {}: not measured", run.run)),
@@ -122,13 +122,13 @@ fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, String> {
     summary.runs.iter().map(figure).collect()
 }
 
-/// A page size, in KiB as people know it.
+/// A page size, in KiB if possible.
 fn page_size(bytes: u64) -> String {
     if bytes.is_multiple_of(1024) { format!("{}KiB", bytes / 1024) } else { format!("{bytes}B") }
 }
 
-/// A double-quoted YAML string, YAML 1.2 section 5.7. NUL characters are dropped: no file of the kernel that names a CPU or
-/// a kernel means them.
+/// A double-quoted YAML string (YAML 1.2, section 5.7). NUL characters are dropped, because the kernel's names of CPUs
+/// and kernels do not contain any.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars().filter(|character| *character != '\0') {
@@ -143,12 +143,12 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// What some YAML parser takes for a line break or a byte order mark.
+/// Characters that some YAML parsers take for a line break or a byte order mark.
 const fn is_break(character: char) -> bool {
     matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}')
 }
 
-/// A text that can stand in a comment.
+/// Text that can stand in a comment.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if is_printable(c) && !c.is_control() && !is_break(c) { c } else { ' ' }).collect()
 }

@@ -33,7 +33,7 @@ fn refusal(text: &str) -> String {
     render_error(&read(text).unwrap_err())
 }
 
-/// The example with one text in it replaced.
+/// The example with one text replaced.
 fn changed(from: &str, to: &str) -> String {
     assert!(EXAMPLE.contains(from), "{from}");
     EXAMPLE.replacen(from, to, 1)
@@ -105,7 +105,7 @@ fn estimate(measured: f64) -> Estimate {
     Estimate { measured, low: measured, high: measured, n: 10, remark: String::new() }
 }
 
-/// A summary of runs with the same figure for every metric, scaled by run.
+/// A summary of runs. Every metric has the same figure, which each run scales.
 fn summary(runs: &[f64]) -> Summary {
     let metrics = |figure: f64| Metric::ALL.into_iter().map(|metric| (metric, Ok(estimate(figure)))).collect();
     Summary {
@@ -130,6 +130,7 @@ fn summary(runs: &[f64]) -> Summary {
         pooled: metrics(0.0),
         sites: BTreeMap::new(),
         tier: Tier::T2,
+        options: vec![],
         signals: Vec::new(),
         notes: Vec::new(),
     }
@@ -146,7 +147,7 @@ fn set(summary: &mut Summary, metric: Metric, figures: &[f64]) {
     }
 }
 
-/// Three runs of a service as they may be.
+/// Three plausible runs of a service.
 fn recorded() -> Summary {
     let mut summary = summary(&[0.0, 0.0, 0.0]);
     for (metric, figures) in [
@@ -216,7 +217,7 @@ fn every_metric_is_recorded_but_the_longest_pause_and_those_whose_spread_is_not_
     assert_eq!(missing, expected);
     for (metric, expectation) in &baseline.metrics {
         assert_eq!(expectation.limit, metric.default_limit(), "{metric}");
-        // Recorded in a guest, whose times say little.
+        // Recorded in a guest, where times mean little.
         let advisory = [Metric::GcPauseP99, Metric::GcPauseP90, Metric::GcStwFraction, Metric::RequestLatencyP99];
         assert_eq!(expectation.advisory, advisory.contains(metric), "{metric}");
     }
@@ -231,7 +232,7 @@ fn what_cannot_be_read_again_is_not_rendered() {
     assert!(render(&summary, "2026-11-23").is_err());
 }
 
-/// A baseline that was cut off would gate less than it says. Only the last line break is not missed.
+/// A baseline that is cut off would gate less than it should. Only a missing last line break goes unnoticed.
 #[test]
 fn a_recorded_baseline_that_was_cut_off_is_refused() {
     let summary = recorded();

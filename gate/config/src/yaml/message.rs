@@ -1,18 +1,18 @@
-//! From what `serde` and the YAML parser say to what a person needs.
+//! Turns messages of `serde` and of the YAML parser into messages for users.
 
 use memgate_verdict::quoted::shorten;
 
 use super::Problem;
 
-/// Separates the parts of a [`Problem`] on its way through a `serde` error, which carries one string.
+/// Separates the parts of a [`Problem`] inside a `serde` error, which carries one string.
 const SEPARATOR: char = '\u{1f}';
 
-/// An error of our own for a deserializer, which adds the place.
+/// An error of memgate's own for a deserializer, which adds the place.
 pub(super) fn custom<E: serde::de::Error>(problem: Problem) -> E {
     E::custom(format!("{}{SEPARATOR}{}{SEPARATOR}{}", problem.what, problem.label, problem.help))
 }
 
-/// The byte at which the error is and the problem there.
+/// The position of the error in bytes, and the problem there.
 pub(super) fn explain(text: &str, error: &serde_yaml::Error) -> (Option<usize>, Problem) {
     let location = error.location();
     // The parser counts bytes.
@@ -53,7 +53,7 @@ fn of_type(message: &str) -> Option<Problem> {
     Some(Problem::new(what, format!("expected {expected}"), format!("write {expected} here")))
 }
 
-/// What `serde` calls by the names of programmers.
+/// The user's word for what `serde` names in programmers' terms.
 fn in_words(noun: &str) -> &str {
     match noun {
         "map" => "a map",
@@ -65,7 +65,7 @@ fn in_words(noun: &str) -> &str {
     }
 }
 
-/// The path before the first of the markers, and the message from there on.
+/// The path before the first marker, and the message from the marker on.
 fn split_at_any<'a>(message: &'a str, markers: &[&str]) -> Option<(&'a str, &'a str)> {
     markers
         .iter()
@@ -75,7 +75,7 @@ fn split_at_any<'a>(message: &'a str, markers: &[&str]) -> Option<(&'a str, &'a 
         .map(|at| message.split_at(at))
 }
 
-/// A key or value that is not among those allowed: `lod`, expected one of `build`, `load`.
+/// A key or value that is not allowed, such as `lod`, expected one of `build`, `load`.
 fn unknown(path: &str, noun: &str, rest: &str) -> Option<Problem> {
     let (found, expected) =
         rest.strip_prefix('`')?.rsplit_once("`, expected ").or_else(|| rest.split_once("`, there are "))?;

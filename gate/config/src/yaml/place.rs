@@ -49,9 +49,9 @@ impl Place {
         Self { steps: self.steps.iter().cloned().chain([step]).collect(), at_key: false }
     }
 
-    /// The byte of the text at which the place, or the innermost part of it that there is, begins.
+    /// The position in bytes at which the place begins, or its innermost part that exists.
     ///
-    /// `serde` tells places only in errors. So the text is deserialized once more into something that fails there.
+    /// `serde` reports places only in errors, so the text is deserialized again into something that fails at the place.
     pub(super) fn find(&self, text: &str) -> Option<usize> {
         (0..=self.steps.len()).rev().find_map(|length| {
             let at_key = length < self.steps.len() || self.at_key;
@@ -102,7 +102,7 @@ impl<'de> DeserializeSeed<'de> for Finder<'_> {
 impl<'de> Visitor<'de> for Finder<'_> {
     type Value = ();
 
-    /// A scalar is of another type than expected, which is an error at its place as well.
+    /// The scalar has another type than expected, which is an error at its place too.
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a place")
     }
@@ -131,7 +131,7 @@ impl<'de> Visitor<'de> for Finder<'_> {
     }
 }
 
-/// Whether a key is the wanted one; fails if it is and `fail` is set.
+/// Whether a key is the wanted one. Fails if it is and `fail` is set.
 struct Key<'a> {
     wanted: &'a str,
     fail: bool,
@@ -160,14 +160,14 @@ impl Visitor<'_> for Key<'_> {
     }
 }
 
-/// Line and column of a byte, both from 1, the column in characters.
+/// Line and column of a byte position, both from 1, the column in characters.
 pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..offset];
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// Bytes of the line in which a byte lies.
+/// The length in bytes of the line that contains the byte at this offset.
 pub(super) fn line_length(text: &str, offset: usize) -> usize {
     let start = text[..offset].rfind('\n').map_or(0, |at| at + 1);
     text[start..].find('\n').unwrap_or(text.len() - start)
@@ -181,7 +181,7 @@ pub(super) fn token(text: &str, offset: usize) -> (usize, usize) {
     }
 }
 
-/// Bytes of the scalar or bracket with which the text begins, as far as it lies on the first line.
+/// The length in bytes of the scalar or bracket at the start of the text, as far as it lies on the first line.
 fn token_length(text: &str) -> usize {
     let line = text.lines().next().unwrap_or_default();
     let end = match line.chars().next() {

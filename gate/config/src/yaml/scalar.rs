@@ -1,4 +1,4 @@
-//! Scalars that are checked while they are deserialized, so that errors have their place.
+//! Scalars that are checked during deserialization, so that errors have their place.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -13,17 +13,17 @@ use super::{Problem, message};
 
 /// A kind of scalar: how its text is read, and what it looks like.
 pub trait Kind {
-    /// What is made of the text.
+    /// The type of the value.
     type Value;
-    /// What the text looks like, to follow “expected”: `a duration such as 30s`.
+    /// Describes the text, to follow “expected”, such as `a duration such as 30s`.
     const EXPECTED: &'static str;
     /// A regular expression that every text of this kind matches, for editors.
     const PATTERN: Option<&'static str> = None;
 
-    /// Reads the text, whether it was quoted or not.
+    /// Reads the text, quoted or not.
     fn read(text: &str) -> Result<Self::Value, Problem>;
 
-    /// The JSON schema of the text.
+    /// The JSON Schema of the text.
     fn schema() -> Schema {
         let mut schema = json_schema!({ "type": "string", "description": Self::EXPECTED });
         if let Some(pattern) = Self::PATTERN {
@@ -71,7 +71,7 @@ impl<K: Kind> JsonSchema for Scalar<K> {
     }
 }
 
-/// Any scalar by its text: `8080` and `true` are strings to a process.
+/// The text of any scalar: `8080` and `true` are strings to a process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text;
 
@@ -118,7 +118,7 @@ impl Kind for Version {
 pub struct Whole<const LEAST: u64, const MOST: u64>(pub(crate) u64);
 
 impl<const LEAST: u64, const MOST: u64> Whole<LEAST, MOST> {
-    /// The number, for those `MOST` that fit.
+    /// The number, for values of `MOST` that fit.
     pub fn as_u32(self) -> u32 {
         const { assert!(MOST <= u32::MAX as u64) };
         u32::try_from(self.0).unwrap_or(u32::MAX)

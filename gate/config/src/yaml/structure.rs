@@ -1,4 +1,4 @@
-//! What a YAML file must be whatever it means: without duplicate keys, tags, and aliases that expand without end.
+//! Checks on a YAML file's structure: no duplicate keys, no tags, and no aliases that expand without end.
 
 use std::{cell::Cell, collections::HashSet, fmt};
 
@@ -10,12 +10,12 @@ use serde::{
 
 use super::{Problem, message};
 
-/// Values that aliases may add to those that are written out.
+/// How many values aliases may add to those that are written out.
 const ALIASED_VALUES: usize = 10_000;
 
 /// Walks through the whole document, following aliases.
 pub(super) fn check(text: &str) -> Result<(), serde_yaml::Error> {
-    // The tersest YAML, `[:,:,`, has three values in two bytes.
+    // The shortest YAML, `[:,:,`, has three values in two bytes.
     let remaining = Cell::new(2 * text.len() + ALIASED_VALUES);
     Value { remaining: &remaining }.deserialize(serde_yaml::Deserializer::from_str(text))
 }
@@ -93,7 +93,7 @@ impl<'de> Visitor<'de> for Value<'_> {
         if !text.contains('\0') {
             return Ok(());
         }
-        // Neither an argument nor a variable nor a file name can hold one.
+        // No argument, variable or file name can contain NUL.
         Err(message::custom(Problem::new("a string holds a NUL character", "holds `\\0`", "remove the NUL character")))
     }
 
@@ -122,7 +122,7 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 }
 
-/// A key, which must not be among those seen in its map. The error is raised here, where its place is known.
+/// A key, which must be new in its map. The error is raised here, where its place is known.
 struct Key<'a> {
     seen: &'a mut HashSet<String>,
 }
@@ -150,7 +150,7 @@ impl Visitor<'_> for Key<'_> {
         Err(message::custom(Problem::new(
             format!("duplicate key `{key}`"),
             format!("the second `{key}`"),
-            format!("keep one of the two `{key}`; which one was meant cannot be told"),
+            format!("keep one of the two `{key}`; memgate cannot know which one was meant"),
         )))
     }
 }

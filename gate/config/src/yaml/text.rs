@@ -1,12 +1,12 @@
-//! What a text must be before a YAML parser sees it.
+//! Checks on the text before the YAML parser sees it.
 
 use memgate_evidence::error::{InputError, Result};
 use miette::NamedSource;
 
 use super::{LARGEST_FILE, Problem, Source};
 
-/// Brackets may nest this deep. The parser allows 128 levels but first reads the whole document, in a time that grows with
-/// the square of the depth: minutes for a megabyte.
+/// How deep brackets may nest. The parser allows 128 levels but reads the whole document first, in a time that grows
+/// with the square of the depth: minutes for a megabyte.
 const DEEPEST: usize = 128;
 
 /// The text of a file's bytes.
@@ -34,13 +34,13 @@ pub(super) fn decode(name: &str, bytes: Vec<u8>) -> Result<String> {
     })
 }
 
-/// Refuses a text that is empty, holds characters that YAML does not know, or nests too deeply.
+/// Refuses text that is empty, contains characters that YAML does not allow, or nests too deeply.
 pub(super) fn check(source: &Source) -> Result<()> {
     let text = &source.text;
     if text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---") {
         return Err(source.error_at(
             None,
-            Problem::new("is empty", "", "restore the file, or write it anew; `memgate schema` tells editors the keys"),
+            Problem::new("is empty", "", "restore the file, or write it anew; `memgate schema` shows editors the keys"),
         ));
     }
     if let Some((offset, character)) = text.char_indices().find(|(_, character)| !is_printable(*character)) {
@@ -67,8 +67,8 @@ pub const fn is_printable(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..)
 }
 
-/// Where brackets nest too deeply. Brackets in strings and comments count as well: to tell them apart is the parser's work,
-/// and more than a hundred that no one closes are a mistake there, too.
+/// The position where brackets nest too deeply. Brackets in strings and comments count too, because only the parser can
+/// tell them apart. More than a hundred unclosed brackets are a mistake there as well.
 fn too_deep(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     for (offset, byte) in text.bytes().enumerate() {

@@ -67,6 +67,7 @@ fn evidence() -> Evidence {
         phases: Phases { warmup: None, measure: Some(Span { start_ns: 1, end_ns: 2 }), drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },
         tier: Tier::T2,
+        options: vec!["--tier".into(), "T2".into()],
         code: Code::default(),
         signals: signals(),
         notes: vec!["a note".into()],
@@ -77,7 +78,7 @@ fn encoded() -> String {
     String::from_utf8(encode(&evidence()).unwrap()).unwrap()
 }
 
-/// A file around a value of `evidence`, with the right hash.
+/// A file with this value of `evidence` and the right hash.
 fn wrapped(value: &str) -> String {
     format!("{{\"schema\":2,\"sha256\":\"{}\",\"evidence\":{value}}}\n", sha256(value))
 }
@@ -107,7 +108,7 @@ fn the_hash_is_over_the_bytes_of_the_value() {
     assert_eq!(encoded(), wrapped(&value));
     // FIPS 180-2, appendix B.1.
     assert_eq!(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    // Whatever spacing the value has, it is the hash that decides.
+    // The hash counts, whatever the spacing of the value is.
     let pretty = serde_json::to_string_pretty(&evidence()).unwrap();
     assert_eq!(decode(Path::new("x"), wrapped(&pretty).as_bytes()).unwrap(), evidence());
 }
@@ -162,18 +163,18 @@ proptest! {
 fn each_kind_of_wrong_file_is_told() {
     let good = encoded();
     for (text, expected) in [
-        ("not JSON\n".to_owned(), "is no JSON"),
-        (good.clone() + "{}", "is no JSON"),
-        ("[2]\n".to_owned(), "is no evidence of memgate"),
-        ("{}\n".to_owned(), "is no evidence of memgate: missing field `schema`"),
-        ("{\"schema\":\"1\"}\n".to_owned(), "is no evidence of memgate"),
+        ("not JSON\n".to_owned(), "is not JSON"),
+        (good.clone() + "{}", "is not JSON"),
+        ("[2]\n".to_owned(), "is not memgate evidence"),
+        ("{}\n".to_owned(), "is not memgate evidence: missing field `schema`"),
+        ("{\"schema\":\"1\"}\n".to_owned(), "is not memgate evidence"),
         ("{\"schema\":2}\n".to_owned(), "missing field `sha256`"),
         ("{\"schema\":0}\n".to_owned(), "has schema 0; this memgate reads 2"),
         ("{\"schema\":3,\"anything\":[]}".to_owned(), "was written by a newer memgate (schema 3); this one reads 2"),
         (good.replacen("\"run\":1", "\"run\":2", 1), "was changed after it was written"),
         (good.replacen("{\"schema\"", "{\"extra\":1,\"schema\"", 1), "unknown field `extra`"),
         (good.replacen("\"schema\":2", "\"schema\":2,\"schema\":2", 1), "duplicate field `schema`"),
-        (wrapped(&"[".repeat(1000)), "is no JSON"),
+        (wrapped(&"[".repeat(1000)), "is not JSON"),
     ] {
         let message = error_of(text.as_bytes());
         assert!(message.contains(expected), "{message} instead of {expected}");
@@ -198,8 +199,8 @@ fn fields_that_are_not_known_are_refused_at_every_depth() {
     }
 }
 
-/// `deny_unknown_fields` of serde 1 does not reach unit variants of internally tagged enums. Such a field is ignored:
-/// it changes nothing of what is read.
+/// `deny_unknown_fields` of serde 1 has no effect on unit variants of internally tagged enums. Such a field is ignored,
+/// which changes nothing that is read.
 #[test]
 fn a_field_beside_a_kind_without_fields_changes_nothing() {
     let value = serde_json::to_string(&evidence()).unwrap();
@@ -250,7 +251,7 @@ fn the_schema_knows_the_wrapper_and_the_evidence() {
     assert_eq!(schema["additionalProperties"], serde_json::json!(false));
     assert_eq!(schema["properties"]["sha256"]["pattern"], "^[0-9a-f]{64}$");
     assert_eq!(schema["properties"]["evidence"]["$ref"], "#/$defs/Evidence");
-    // Every reference leads somewhere.
+    // Every reference has a target.
     let text = schema.to_string();
     for name in text.split("\"#/$defs/").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(schema["$defs"].get(name).is_some(), "{name}");

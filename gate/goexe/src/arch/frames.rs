@@ -1,37 +1,38 @@
-//! How native code and Go keep their frames on each architecture: registers by DWARF number, and where callers are found.
+//! The stack frames of native code and Go on each architecture: registers by DWARF number, and where callers are found.
 
 use memgate_evidence::platform::Platform;
 
-/// What unwinding needs to know of an architecture.
+/// The facts about an architecture that unwinding needs.
 ///
 /// Sources of the DWARF numbers: System V ABI AMD64 Architecture Processor Supplement 1.0, figure 3.36; DWARF for the
-/// Arm 64-bit Architecture (AADWARF64) 4.1; LoongArch DWARF in the psABI 2.30. Of the layout of the user's registers:
-/// arch/*/include/uapi/asm/ptrace.h (Linux 6.18); `user_regs_struct` of amd64 begins like its `pt_regs`.
+/// Arm 64-bit Architecture (AADWARF64) 4.1; LoongArch DWARF in the psABI 2.30. Source of the layout of the user's
+/// registers: arch/*/include/uapi/asm/ptrace.h (Linux 6.18). `user_regs_struct` of amd64 begins like its `pt_regs`.
 #[derive(Debug)]
 pub struct FrameLayout {
     /// DWARF number of the stack pointer.
     pub stack_pointer: u16,
     /// DWARF number of the frame pointer.
     pub frame_pointer: u16,
-    /// DWARF number of the column that holds the return address in call frame information; where a call leaves the
-    /// return address in a register, that register.
+    /// DWARF number of the column for the return address in call frame information. If a call leaves the return address
+    /// in a register, it is that register.
     pub return_address: u16,
-    /// Bytes that a call instruction pushes; 0 where it leaves the return address in a register.
+    /// Bytes that a call instruction pushes; 0 if it leaves the return address in a register.
     pub pushed_by_call: u64,
-    /// Whether the frame pointer, where one is kept, points at the caller's, with the return address 8 bytes above.
+    /// Whether a frame pointer, if one is kept, points at the caller's frame pointer, with the return address 8 bytes
+    /// above it.
     pub frame_records: bool,
-    /// The bits of a return address that are the address; arm64 may sign the others.
+    /// The bits of a return address that are the address. arm64 may sign the others.
     pub address_mask: u64,
-    /// Whose extensions of the call frame instructions are used.
+    /// The vendor whose extensions of the call frame instructions apply.
     pub vendor: gimli::Vendor,
-    /// For each 8-byte word of the user's registers the DWARF number, [`Self::PC`] or [`Self::NONE`].
+    /// The DWARF number of each 8-byte word of the user's registers, or [`Self::PC`] or [`Self::NONE`].
     pub user_registers: &'static [u8],
 }
 
 impl FrameLayout {
-    /// In [`Self::user_registers`]: the program counter, which has no number of its own.
+    /// In [`Self::user_registers`]: the program counter, which has no DWARF number.
     pub const PC: u8 = 0xfe;
-    /// In [`Self::user_registers`]: nothing that unwinding needs.
+    /// In [`Self::user_registers`]: a word that unwinding does not need.
     pub const NONE: u8 = 0xff;
 }
 
@@ -95,7 +96,8 @@ const ARM64: FrameLayout = FrameLayout {
     return_address: 30,
     pushed_by_call: 0,
     frame_records: true,
-    // Addresses of more than 48 bits are given to who asks for them only (Documentation/arch/arm64/memory.rst).
+    // The kernel gives addresses of more than 48 bits only to programs that ask for them
+    // (Documentation/arch/arm64/memory.rst).
     address_mask: (1 << 48) - 1,
     vendor: gimli::Vendor::AArch64,
     user_registers: &ARM64_REGISTERS,

@@ -1,6 +1,6 @@
-//! What differs between the architectures: registers, and what memgate has to understand of machine code.
+//! The differences between architectures: registers, and the machine code that memgate has to understand.
 //!
-//! Each architecture decodes into one `Instruction`; whatever follows values through code ([`trace`]) is the same for all.
+//! Each architecture decodes into one `Instruction`. The code that follows values ([`trace`]) is the same for all.
 
 mod aarch64;
 mod frames;
@@ -24,54 +24,54 @@ pub struct Call {
     pub target: u64,
 }
 
-/// How the kernel executes an instruction that a uprobe lies on.
+/// How the kernel executes an instruction that has a uprobe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeCost {
-    /// The kernel does what the instruction would; below a microsecond.
+    /// The kernel emulates the instruction, in less than a microsecond.
     Emulated,
     /// The kernel executes a copy of the instruction and traps again; 10 to 22 µs in a virtual machine.
     SingleStepped,
 }
 
-/// An instruction as the target of a probe.
+/// An instruction as a place for a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// What a probe on it costs.
+    /// The cost of a probe on it.
     pub cost: ProbeCost,
-    /// Its name, for a person: `call`.
+    /// Its name for people, such as `call`.
     pub mnemonic: String,
 }
 
-/// A number of an integer register: below 16 on amd64, in the processor's own order; below 32 elsewhere.
+/// The number of an integer register: below 16 on amd64, in the processor's own order, and below 32 on the others.
 type Register = u8;
 
-/// A set of integer registers, a bit each.
+/// A set of integer registers, one bit each.
 type RegisterSet = u32;
 
-/// An instruction, as far as memgate follows it.
+/// An instruction, as far as memgate interprets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Instruction {
     at: u64,
     effect: Effect,
-    /// The integer registers that it may change, other than what `effect` says of its destination.
+    /// The integer registers that it may change, in addition to the destination in `effect`.
     writes: RegisterSet,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    /// The register holds this address from now on.
+    /// The register holds this address afterwards.
     Address { to: Register, value: u64 },
-    /// The register holds the page of an address, which a following instruction completes.
+    /// The register holds the page of an address. A following instruction completes the address.
     Page { to: Register, value: u64 },
-    /// The register holds another's value plus this.
+    /// The register holds another register's value plus this.
     Add { to: Register, from: Register, plus: i64 },
     /// Reads or writes memory.
     Memory(MemoryAccess),
-    /// Calls the function at this address; `None` where a register says which.
+    /// Calls the function at this address; `None` if a register contains the address.
     Call(Option<u64>),
-    /// Jumps or not.
+    /// May jump.
     Branch,
-    /// Jumps or returns, so that what follows is reached from elsewhere.
+    /// Jumps or returns, so the next instruction is reached from elsewhere.
     Leave,
     /// Anything else.
     Other,
@@ -85,7 +85,7 @@ struct MemoryAccess {
     /// One, or two for a pair of registers.
     count: u8,
     access: Access,
-    /// The register that is stored, or that is loaded where its value is not known afterwards.
+    /// The register that is stored, or that is loaded and has an unknown value afterwards.
     register: Option<Register>,
 }
 
@@ -101,8 +101,8 @@ const fn bit(register: Register) -> RegisterSet {
 
 /// The direct calls in `code`, which starts at the virtual address `address`.
 ///
-/// A call instruction is what memgate probes: the kernel emulates it on every architecture, where it would single-step
-/// most others.
+/// memgate probes call instructions, because the kernel emulates them on every architecture. It would single-step most
+/// others.
 pub fn calls(platform: Platform, code: &[u8], address: u64) -> Vec<Call> {
     let call = |at: u64, target: Option<u64>| target.map(|target| Call { at, target });
     match platform {
@@ -116,22 +116,23 @@ pub fn calls(platform: Platform, code: &[u8], address: u64) -> Vec<Call> {
     }
 }
 
-/// Why a probe may not be taken off while the process runs; `None` where it may.
+/// Why a probe cannot be removed while the process runs; `None` if it can.
 ///
-/// Linux for LoongArch reads the instruction that trapped from memory again, to tell a probe from a `break` of the program's own
-/// (arch/loongarch/kernel/traps.c, `do_bp`, Linux 6.5 to 7.2). Where the probe was taken off meanwhile it finds the program's
-/// instruction, and sends SIGTRAP. The others have the processor tell (arm64), or look whether there is a probe (amd64).
+/// To tell a probe from the program's own `break`, Linux for LoongArch reads the instruction that trapped from memory
+/// again (arch/loongarch/kernel/traps.c, `do_bp`, Linux 6.5 to 7.2). If the probe has been removed meanwhile, it finds
+/// the program's instruction and sends SIGTRAP. On arm64 the processor reports which it was, and on amd64 the kernel
+/// looks whether there is a probe.
 pub const fn probes_stay(platform: Platform) -> Option<&'static str> {
     match platform {
         Platform::LinuxAmd64 | Platform::LinuxArm64 => None,
         Platform::LinuxLoong64 => Some(
-            "its probes would be taken off while the service runs, and a LoongArch kernel kills a process that hits one \
-             just then",
+            "its probes would be removed while the service runs, and a LoongArch kernel kills a process that hits one \
+             at that moment",
         ),
     }
 }
 
-/// What a probe on the first instruction of `code` costs; `None` where there is no instruction.
+/// The cost of a probe on the first instruction of `code`; `None` if there is no instruction.
 pub fn probed(platform: Platform, code: &[u8]) -> Option<Probed> {
     match platform {
         Platform::LinuxAmd64 => x86_64::probed(code),
@@ -148,7 +149,7 @@ fn decode(platform: Platform, code: &[u8], address: u64) -> Vec<Instruction> {
     }
 }
 
-/// What is said of an instruction of a fixed length: its name, and whether the kernel emulates it.
+/// The facts about an instruction of a fixed length: its name, and whether the kernel emulates it.
 fn named(emulated: Option<&str>, word: u32) -> Probed {
     match emulated {
         Some(mnemonic) => Probed { cost: ProbeCost::Emulated, mnemonic: mnemonic.to_owned() },
@@ -167,7 +168,7 @@ const fn bits(word: u32, from: u32, count: u32) -> u32 {
     (word >> from) & ((1 << count) - 1)
 }
 
-/// A register's number, from five bits.
+/// The number of a register, from five bits.
 fn register(word: u32, from: u32) -> Register {
     // Five bits fit.
     u8::try_from(bits(word, from, 5)).unwrap_or(0)
@@ -175,7 +176,7 @@ fn register(word: u32, from: u32) -> Register {
 
 /// The signed number in `count` bits of `word` from bit `from` on.
 fn signed(word: u32, from: u32, count: u32) -> i64 {
-    // Shifting the sign bit up and down again extends it.
+    // Shifts the sign bit up and down again to extend it.
     i64::from((bits(word, from, count) << (32 - count)).cast_signed() >> (32 - count))
 }
 
@@ -216,7 +217,7 @@ mod tests {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
-    /// The address of 0x11010 is taken, 8 bytes behind it are read, and it is passed to a function.
+    /// Takes the address of 0x11010, reads 8 bytes after it, and passes it to a function.
     fn assert_traced(platform: Platform, code: &[u8], minor: u32) {
         let events = trace(platform, code, 0x10000, Some(minor));
         let references: Vec<_> = events
@@ -271,7 +272,7 @@ mod tests {
         // call; xor eax, eax; jne
         let code = [0xe8, 0, 0, 0, 0, 0x31, 0xc0, 0x75, 0x00];
         assert_eq!(branch_with_results(Platform::LinuxAmd64, &code, 0x1000, 0x1000, 27), None);
-        // bl; ld.d $a0, $sp, 40; bnez $a0, .+8: on the stack nothing is lost.
+        // bl; ld.d $a0, $sp, 40; bnez $a0, .+8: results on the stack remain available.
         let code = bytes(&[0x5400_1000, 0x28c0_a064, 0x4400_0880]);
         assert_eq!(branch_with_results(Platform::LinuxLoong64, &code, 0x1000, 0x1000, 27), None);
         assert_eq!(branch_with_results(Platform::LinuxLoong64, &code, 0x1000, 0x1000, 21), Some(0x1008));

@@ -1,4 +1,4 @@
-//! Where the kernel keeps the registers of a thread, and where Go passes arguments.
+//! Where the kernel stores the registers of a thread, and where Go passes arguments.
 
 use memgate_evidence::platform::Platform;
 
@@ -6,11 +6,12 @@ use super::Register;
 
 /// Offsets of registers in the `struct pt_regs` that a probe sees, bytes.
 ///
-/// Sources: src/cmd/compile/abi-internal.md (Go 1.27) for what each register is to Go; arch/x86/include/asm/ptrace.h,
-/// arch/arm64/include/uapi/asm/ptrace.h and arch/loongarch/include/asm/ptrace.h (Linux 6.18) for where it is.
+/// Sources: src/cmd/compile/abi-internal.md (Go 1.27) for the use of each register by Go;
+/// arch/x86/include/asm/ptrace.h, arch/arm64/include/uapi/asm/ptrace.h and arch/loongarch/include/asm/ptrace.h (Linux
+/// 6.18) for the offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Registers {
-    /// Integer arguments 0 to 8; results lie there too.
+    /// Integer arguments 0 to 8. Results use the same registers.
     pub arguments: [u64; 9],
     /// The current goroutine, a `*runtime.g`.
     pub g: u64,
@@ -18,23 +19,23 @@ pub struct Registers {
     pub sp: u64,
     /// Program counter.
     pub pc: u64,
-    /// Frame pointer; loong64 has none, its R22 holds `g`.
+    /// Frame pointer. loong64 has none; its R22 holds `g`.
     pub fp: Option<u64>,
-    /// Link register; amd64 keeps the return address on the stack.
+    /// Link register. amd64 keeps the return address on the stack.
     pub lr: Option<u64>,
     /// Words of `struct user_pt_regs` (`pt_regs` on amd64).
     pub count: u64,
-    /// The numbers of the first two argument registers, as the decoder counts them.
+    /// The numbers of the first two argument registers in the decoder's numbering.
     pub(super) results: [Register; 2],
-    /// The number of argument register 0, and that of the stack pointer.
+    /// The numbers of argument register 0 and of the stack pointer.
     pub(super) argument_0: Register,
     pub(super) stack: Register,
 }
 
-/// Where an integer argument lies when a call instruction is reached.
+/// The place of an integer argument at a call instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgumentLocation {
-    /// In a register, at this offset in `struct pt_regs`, bytes.
+    /// In the register at this offset in `struct pt_regs`, bytes.
     Register(u64),
     /// In memory, this many bytes above the stack pointer.
     Stack(u64),
@@ -91,7 +92,7 @@ pub const fn registers(platform: Platform) -> &'static Registers {
     }
 }
 
-/// The BPF program that captures first touches: the layout of its context is the architecture's.
+/// The BPF program that captures first touches. The layout of its context depends on the architecture.
 pub const fn first_touch_program(platform: Platform) -> &'static str {
     match platform {
         Platform::LinuxAmd64 => "first_touch_amd64",
@@ -111,14 +112,14 @@ pub const fn arena_base(platform: Platform) -> u64 {
 /// The first version of Go that passes arguments in registers on loong64 (src/internal/abi/abi_loong64.go, Go 1.22).
 const LOONG64_REGISTERS: u32 = 22;
 
-/// Where a function compiled by Go 1.`minor` finds its integer argument `index`, at the call instruction; `None` past
-/// the arguments that [`Registers`] knows.
+/// Where a function compiled by Go 1.`minor` finds its integer argument `index` at the call instruction; `None` beyond
+/// the arguments that [`Registers`] covers.
 ///
-/// Every argument is taken to fill a word, as all do that memgate reads.
+/// Every argument is assumed to fill a word. This holds for all that memgate reads.
 pub fn argument(platform: Platform, minor: u32, index: usize) -> Option<ArgumentLocation> {
     let register = *registers(platform).arguments.get(index)?;
     if matches!(platform, Platform::LinuxLoong64) && minor < LOONG64_REGISTERS {
-        // ABI0: the word at the stack pointer is the callee's to keep its return address in.
+        // ABI0: the callee uses the word at the stack pointer for its return address.
         return u64::try_from(index).ok().map(|index| ArgumentLocation::Stack(8 + 8 * index));
     }
     Some(ArgumentLocation::Register(register))

@@ -1,4 +1,4 @@
-//! Following addresses through the code of one function.
+//! Follows addresses through the code of one function.
 
 use memgate_evidence::platform::Platform;
 
@@ -22,13 +22,13 @@ pub struct Reference {
     pub at: u64,
     /// Virtual address of the place.
     pub address: u64,
-    /// What is done with it.
+    /// What the instruction does with the place.
     pub access: Access,
-    /// How many bytes are read or written; 0 for an address.
+    /// How many bytes it reads or writes; 0 for an address.
     pub size: u8,
 }
 
-/// What a function does that memgate learns from, in the order of its code.
+/// An event in a function's code that memgate learns from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// It uses a fixed place.
@@ -39,16 +39,17 @@ pub enum Event {
         at: u64,
         /// Virtual address of the function.
         target: u64,
-        /// The first integer argument, where it is a fixed address.
+        /// The first integer argument, if it is a fixed address.
         argument_0: Option<u64>,
     },
 }
 
-/// The uses of fixed places and the calls in the function whose code is given; it starts at the virtual address `address`.
+/// The uses of fixed places and the calls in the function with this code, which starts at the virtual address
+/// `address`. They are in the order of the code.
 ///
-/// Values are followed in the order of the code and forgotten at calls and where code is not reached from above; a branch
-/// may still bring another value, so that a single event is a hint, which callers hold against others. `go_minor` tells
-/// where arguments are passed; without it they are not followed.
+/// The trace follows values in the order of the code. It forgets them at calls and where code is not reached from
+/// above. A branch may still bring another value, so a single event is only a hint, and callers compare several.
+/// `go_minor` determines where arguments are passed; without it, the trace does not follow them.
 pub fn trace(platform: Platform, code: &[u8], address: u64, go_minor: Option<u32>) -> Vec<Event> {
     let on_stack = match go_minor.and_then(|minor| argument(platform, minor, 0)) {
         Some(ArgumentLocation::Stack(offset)) => Some(offset.cast_signed()),
@@ -63,11 +64,11 @@ pub fn trace(platform: Platform, code: &[u8], address: u64, go_minor: Option<u32
 
 struct Tracer {
     platform: Platform,
-    /// Values of registers, where they are known.
+    /// Values of registers, if known.
     known: [Option<u64>; 32],
-    /// Where argument 0 is on the stack, if it is.
+    /// Where argument 0 is on the stack, if it is passed there.
     on_stack: Option<i64>,
-    /// Argument 0 on the stack, where it is known.
+    /// Argument 0 on the stack, if known.
     pushed: Option<u64>,
     events: Vec<Event>,
 }
@@ -128,7 +129,7 @@ impl Tracer {
         if let Some(target) = target {
             self.events.push(Event::Call { at, target, argument_0 });
         }
-        // Go has no registers that a callee keeps.
+        // In Go's calling convention, a callee preserves no registers.
         self.known = [None; 32];
         self.pushed = None;
     }
@@ -148,8 +149,9 @@ impl Tracer {
     }
 }
 
-/// The first conditional branch behind the call at `call`, if the first two results can still be read there by a probe, which
-/// the kernel emulates: they are in their registers, or on the stack where Go 1.`go_minor` leaves them there.
+/// The first conditional branch after the call at `call`, if a probe there can still read the first two results and the
+/// kernel emulates the branch. The results are in their registers, or on the stack if Go 1.`go_minor` returns them
+/// there.
 pub fn branch_with_results(platform: Platform, code: &[u8], address: u64, call: u64, go_minor: u32) -> Option<u64> {
     let in_registers = matches!(argument(platform, go_minor, 0), Some(ArgumentLocation::Register(_)));
     let results = registers(platform).results.into_iter().filter(|_| in_registers);

@@ -1,6 +1,5 @@
-//! The function table (pclntab) that the Go linker writes into every executable, stripped or not: which function an
-//! address lies in, from which file and line it comes, which calls were inlined there, and how far the stack pointer
-//! moved.
+//! The function table (pclntab) that the Go linker writes into every executable, stripped or not. For an address it
+//! gives the function, the file and line, the inlined calls, and how far the stack pointer has moved.
 //!
 //! Sources: src/runtime/symtab.go, symtabinl.go, runtime2.go (`_func`), src/internal/abi/symtab.go, Go 1.21 to 1.27.
 
@@ -21,13 +20,13 @@ use module::{FUNCTION_SIZE, Module, UNIT_SIZE};
 use record::{InlinedCall, Record};
 use values::Values;
 
-/// Deepest nesting of inlined calls that is followed. In the Go compiler itself it is 7; a hostile table may run in a
-/// circle.
+/// The deepest nesting of inlined calls that is followed. In the Go compiler itself it is 7. A hostile table may
+/// contain a cycle.
 const MAXIMUM_INLINING: usize = 1000;
-/// Stands for a name or path that the table does not give, as in Go's own tracebacks.
+/// Stands for a name or path that the table lacks, as in Go's own tracebacks.
 const UNKNOWN: &str = "?";
 
-/// The functions of an executable. It holds its own copy of the tables.
+/// The functions of an executable. The table has its own copy of the data.
 ///
 /// All addresses are those of the file, without the load bias of a position-independent executable.
 pub struct FunctionTable {
@@ -35,48 +34,47 @@ pub struct FunctionTable {
     go_minor: u32,
     /// From the `pcHeader` to the end of the last table.
     tables: Vec<u8>,
-    /// What lies at `gofunc`, as far as there are inline trees in it.
+    /// The data at `gofunc`, as far as it contains inline trees.
     function_data: Vec<u8>,
-    /// Hash of a name and index of its function, in order.
+    /// The hash of each name and the index of its function, in order.
     by_name: Vec<(u64, u32)>,
 }
 
-/// A function as the linker laid it out.
+/// A function in the linker's layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Function<'t> {
-    /// Its full name, with the type arguments of a generic function: `main.Map[go.shape.int]`. `?` if it is not
+    /// Its full name, with the type arguments of a generic function, such as `main.Map[go.shape.int]`; `?` if it is not
     /// readable.
     pub name: &'t str,
     /// Address of its first instruction.
     pub entry: u64,
-    /// Address behind its last instruction and the padding that follows.
+    /// Address after its last instruction and the padding that follows.
     pub end: u64,
-    /// Line of its `func` keyword; 0 when not known.
+    /// Line of its `func` keyword; 0 if not known.
     pub start_line: u32,
-    /// Whether the compiler made it to call another one: method wrappers, calls between ABIs, equality and hash
+    /// Whether the compiler made it to call another function: method wrappers, calls between ABIs, equality and hash
     /// functions.
     pub wrapper: bool,
-    /// Whether no caller is above it: `runtime.goexit`, `runtime.mstart`, `runtime.rt0_go` and such.
+    /// Whether it has no caller, such as `runtime.goexit`, `runtime.mstart` and `runtime.rt0_go`.
     pub top_frame: bool,
-    /// Whether it changes the stack pointer in a way that [`FunctionTable::stack_delta`] does not tell.
+    /// Whether it changes the stack pointer in a way that [`FunctionTable::stack_delta`] does not report.
     pub writes_stack_pointer: bool,
     /// Whether it is written in assembly.
     pub assembly: bool,
 }
 
-/// A call as the source has it.
+/// A call in the source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Frame {
-    /// Name of the function as Go prints it, with `[...]` for type arguments; `?` when not known.
+    /// Name of the function as Go prints it, with `[...]` for type arguments; `?` if not known.
     pub function: String,
-    /// Path of the source file as the compiler wrote it; `?` when not known.
+    /// Path of the source file as the compiler recorded it; `?` if not known.
     pub file: String,
-    /// Line in it; 0 when not known.
+    /// Line in it; 0 if not known.
     pub line: u32,
     /// Whether the function's code was inlined into that of its caller.
     pub inlined: bool,
-    /// Whether the compiler made the function to call another one. Go's tracebacks leave these out, except above a
-    /// panic.
+    /// Whether the compiler made the function to call another one. Go's tracebacks omit these, except above a panic.
     pub wrapper: bool,
 }
 
@@ -84,8 +82,8 @@ impl FunctionTable {
     /// Reads the table of an executable that Go 1.`go_minor` built.
     ///
     /// # Errors
-    /// When the file is not a 64-bit little-endian ELF file, the version is none that memgate knows, or the table is
-    /// missing, cut off or contradicts itself; the text says which.
+    /// When the file is not a 64-bit little-endian ELF file, when memgate does not know the version, or when the
+    /// table is missing, cut off or contradicts itself. The text says which.
     pub fn read(file: &object::File<'_>, go_minor: u32) -> Result<Self, String> {
         let image = Image::read(file)?;
         let module = Module::find(&image, go_minor)?;
@@ -97,7 +95,7 @@ impl FunctionTable {
         Ok(table)
     }
 
-    /// Address of `runtime.text`, where Go's code begins; in an executable linked with C code that is not the start of
+    /// Address of `runtime.text`, where Go's code begins. In an executable linked with C code, this is not the start of
     /// the section `.text`.
     pub fn text_start(&self) -> u64 {
         self.module.text
@@ -113,8 +111,8 @@ impl FunctionTable {
         self.records().map(|record| self.function(&record))
     }
 
-    /// The function of this full name. Of several, one that the compiler did not make to call the other; of those, the
-    /// first.
+    /// The function with this full name. Of several, it prefers one that the compiler did not make to call the other,
+    /// and of those the first.
     pub fn named(&self, name: &str) -> Option<Function<'_>> {
         let hash = hash_of(name);
         let first = self.by_name.partition_point(|(other, _)| *other < hash);
@@ -131,23 +129,24 @@ impl FunctionTable {
         same.find(|function| !function.wrapper).or(fallback)
     }
 
-    /// The function whose code an address lies in, whatever was inlined there.
+    /// The function whose code contains an address, whatever was inlined there.
     pub fn at(&self, pc: u64) -> Option<Function<'_>> {
         self.record_at(pc).map(|record| self.function(&record))
     }
 
-    /// The innermost call at an address: of a function that was inlined there, or of the one that the address lies in.
+    /// The innermost call at an address: of a function that was inlined there, or else of the function that contains
+    /// the address.
     ///
-    /// It is what `runtime.CallersFrames` gives for one of the addresses of `runtime.Callers`, which are return
-    /// addresses: subtract 1 first.
+    /// This is what `runtime.CallersFrames` gives for one of the addresses of `runtime.Callers`. They are return
+    /// addresses, so subtract 1 first.
     pub fn frame(&self, pc: u64) -> Option<Frame> {
         let record = self.record_at(pc)?;
         Some(self.frame_of(&record, pc, self.inlined_call(&record, pc).as_ref()))
     }
 
-    /// All calls at an address, the innermost first; the last one is that of the function that the address lies in.
+    /// All calls at an address, innermost first. The last one is that of the function that contains the address.
     ///
-    /// Empty outside Go's code. Of a return address subtract 1 first.
+    /// Empty outside Go's code. Subtract 1 from a return address first.
     pub fn frames(&self, pc: u64) -> Vec<Frame> {
         let Some(record) = self.record_at(pc) else { return Vec::new() };
         let mut frames = Vec::new();
@@ -160,21 +159,20 @@ impl FunctionTable {
         }
     }
 
-    /// How many bytes the stack pointer lies below its value at the function's entry, when the instruction at this
-    /// address is about to run.
+    /// By how many bytes the stack pointer is below its value at the function's entry, just before the instruction at
+    /// this address runs.
     ///
-    /// What lies above is the architecture's: on amd64 the return address, pushed by the call; on arm64 and loong64
-    /// nothing, as the
-    /// frame, counted here, holds the saved link register. `None` outside Go's code or where the function does not
-    /// tell.
+    /// What is above depends on the architecture. On amd64 it is the return address, which the call pushed. On arm64
+    /// and loong64 it is nothing, because the frame, which is counted here, contains the saved link register. `None`
+    /// outside Go's code or if the function does not say.
     pub fn stack_delta(&self, pc: u64) -> Option<i32> {
         let record = self.record_at(pc)?;
         self.value(&record, record.stack_delta, pc)
     }
 
-    /// Every function has a record of its own, in order, as the linker lays them out.
+    /// Every function has its own record, in the linker's order.
     ///
-    /// That bounds how many there are by the size of the file, whatever the header says.
+    /// So the size of the file bounds their number, whatever the header says.
     fn check(&self) -> Result<(), String> {
         let mut previous: Option<Record<'_>> = None;
         for index in 0..self.module.functions {
@@ -189,7 +187,7 @@ impl FunctionTable {
         Ok(())
     }
 
-    /// Copies what lies at `gofunc` up to the end of the last inline tree.
+    /// Copies the data at `gofunc` up to the end of the last inline tree.
     fn read_inline_trees(&self, image: &Image<'_>) -> Result<Vec<u8>, String> {
         let last = self.records().filter_map(|record| Some((record.inline_tree()?, record))).max_by_key(|(at, _)| *at);
         let Some((start, record)) = last else { return Ok(Vec::new()) };
@@ -218,13 +216,13 @@ impl FunctionTable {
         (0..self.module.functions).map_while(|index| self.record(index))
     }
 
-    /// The table of entries, with the records behind it.
+    /// The table of entries, followed by the records.
     fn entries(&self) -> &[u8] {
         self.tables.get(self.module.entries.clone()).unwrap_or_default()
     }
 
-    /// Offset from `runtime.text` of a function's first instruction; that of the function behind the last one is the
-    /// end of the code.
+    /// Offset from `runtime.text` of a function's first instruction. The offset after the last function is the end of
+    /// the code.
     fn entry_offset(&self, index: usize) -> Option<u32> {
         u32_at(self.entries(), index.checked_mul(FUNCTION_SIZE)?)
     }
@@ -272,7 +270,7 @@ impl FunctionTable {
     fn values(&self, record: &Record<'_>, table: u32) -> Values<'_> {
         let start = usize::try_from(table).unwrap_or(usize::MAX);
         let bytes = self.tables.get(self.module.values.clone()).and_then(|values| values.get(start..));
-        // Offset 0 stands for no table.
+        // Offset 0 means that there is no table.
         let bytes = bytes.filter(|_| table != 0).unwrap_or_default();
         Values::new(bytes, self.module.quantum, record.end.saturating_sub(record.entry))
     }
@@ -281,7 +279,7 @@ impl FunctionTable {
         self.values(record, table).at(pc.checked_sub(record.entry)?)
     }
 
-    /// The inlined call whose code an address belongs to.
+    /// The inlined call whose code contains an address.
     fn inlined_call(&self, record: &Record<'_>, pc: u64) -> Option<InlinedCall> {
         let index = usize::try_from(self.value(record, record.inline_indices()?, pc)?).ok()?;
         let tree = self.function_data.get(usize::try_from(record.inline_tree()?).ok()?..)?;

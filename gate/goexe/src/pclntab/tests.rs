@@ -1,5 +1,4 @@
-//! What the table says, held against the symbols, `go tool addr2line`, the DWARF and the program's own
-//! `runtime.CallersFrames`.
+//! Compares the table with the symbols, `go tool addr2line`, the DWARF and the program's own `runtime.CallersFrames`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,7 +35,7 @@ impl<'a> Build<'a> {
     }
 }
 
-/// The program in `testdata`, as this toolchain builds it.
+/// The program in `testdata`, built with this toolchain.
 struct Program {
     directory: Rc<TempDir>,
     path: PathBuf,
@@ -82,15 +81,15 @@ impl Program {
         object::File::parse(&*self.bytes).unwrap()
     }
 
-    /// Three addresses in each function: first and last byte of its code, and one between.
+    /// Three addresses in each function: the first and the last byte of its code, and one between.
     fn addresses(&self) -> Vec<u64> {
         let functions = self.table.functions().filter(|function| function.entry < function.end);
         functions.flat_map(|f| [f.entry, f.entry.midpoint(f.end), f.end - 1]).collect()
     }
 }
 
-/// Every address of the code, or every `step`th in large programs, is explained as the program's unstripped twin
-/// explains it.
+/// The table and the program's unstripped twin agree on every address of the code, or on every `step`th in large
+/// programs.
 fn holds(toolchain: &Toolchain, build: Build<'_>) {
     let whole = Program::build(toolchain, build);
     let context = format!("Go 1.{} {build:?}", toolchain.minor);
@@ -124,7 +123,7 @@ fn agrees_with_symbols(program: &Program, context: &str) {
         }
         let name = full.strip_suffix(".abi0").or(full.strip_suffix(".abiinternal")).unwrap_or(full);
         let function = table.at(symbol.address()).unwrap_or_else(|| panic!("{context}: no {full}"));
-        // A local type's name holds `·` in the table, for which the linker writes `.` into the symbols.
+        // A local type's name contains `·` in the table, and the linker writes `.` into the symbols instead.
         assert_eq!((&*function.name.replace('·', "."), function.entry), (name, symbol.address()), "{context}");
         let last = symbol.address() + symbol.size() - 1;
         assert_eq!(table.at(last).as_ref(), Some(&function), "{context}: {full} is {} long", symbol.size());
@@ -144,15 +143,15 @@ fn knows_special_functions(table: &FunctionTable, platform: Platform, context: &
     let main = named("main.main");
     assert_eq!(main.start_line, line_of_main, "{context}");
     assert!(!(main.wrapper || main.top_frame || main.writes_stack_pointer || main.assembly), "{context}: {main:?}");
-    // The method of the embedded type, and the one that stands for it with a pointer.
+    // The method of the embedded type, and the wrapper for it with a pointer.
     assert!(named("main.(*tile).area").wrapper && !named("main.square.area").wrapper, "{context}");
     assert!(named("runtime.goexit").top_frame && named("runtime.goexit").assembly, "{context}");
     assert!(named("runtime.mcall").writes_stack_pointer, "{context}");
-    // A wrapper between ABIs has the name of what it calls, which is the one that is meant.
+    // A wrapper between ABIs has the name of the function that it calls. The callee is the one that is meant.
     let (wrappers, others): (Vec<_>, Vec<_>) = table.functions().partition(|function| function.wrapper);
     let others: HashSet<_> = others.iter().map(|function| function.name).collect();
     let both: Vec<_> = wrappers.iter().filter(|function| others.contains(function.name)).collect();
-    // Go 1.21 passes arguments on the stack on loong64, so there is but one ABI.
+    // Go 1.21 passes arguments on the stack on loong64, so there is only one ABI.
     let one_abi = table.go_minor == 21 && platform == Platform::LinuxLoong64;
     assert!(one_abi || both.len() > 10, "{context}: {both:?}");
     assert!(both.iter().all(|function| !named(function.name).wrapper), "{context}: {both:?}");
@@ -161,7 +160,7 @@ fn knows_special_functions(table: &FunctionTable, platform: Platform, context: &
 
 fn agrees_with_addr2line(program: &Program, context: &str) {
     let addresses = program.addresses();
-    // The newest Go reads what every older one built; the older ones are installed without their tools.
+    // The newest Go reads what every older version built, because the older ones are installed without their tools.
     let mut tool = Command::new(newest().go())
         .args(["tool", "addr2line"])
         .arg(&program.path)
@@ -184,9 +183,8 @@ fn agrees_with_addr2line(program: &Program, context: &str) {
         let function = program.table.at(*pc).unwrap();
         assert_eq!(function.name.replace('·', "."), answer[0].replace('·', "."), "{context}: {pc:#x}");
         let place = format!("{}:{}", frame.file, frame.line);
-        // There is no line in the padding between functions, nor in the linker's marks, of which the tool reads a table
-        // that
-        // is not theirs.
+        // There is no line in the padding between functions, nor at the linker's marks. For those, the tool reads
+        // another function's table.
         let agrees = place == answer[1]
             || (place == "?:0" && (answer[1].ends_with(":-1") || function.name.starts_with("go:textfips")));
         assert!(agrees, "{context}: {} at {pc:#x} is {place}, not {}", function.name, answer[1]);
@@ -195,7 +193,7 @@ fn agrees_with_addr2line(program: &Program, context: &str) {
     assert!(known > addresses.len() / 2, "{context}: {known} places of {}", addresses.len());
 }
 
-/// The compiler describes what it inlined also in the DWARF.
+/// The compiler describes inlining in the DWARF too.
 fn agrees_with_dwarf(program: &Program, context: &str) {
     let elf = program.elf();
     let section = |id: gimli::SectionId| -> object::Result<_> {
@@ -212,7 +210,7 @@ fn agrees_with_dwarf(program: &Program, context: &str) {
             let place = frame.location.and_then(|place| Some((place.file?.to_owned(), place.line?)));
             said.push(frame.function.map(|function| function.raw_name().unwrap().into_owned()).zip(place));
         }
-        // Of padding, and of a call without a line, it says less.
+        // The DWARF says less about padding and about calls without a line.
         let Some(said) = said.into_iter().collect::<Option<Vec<_>>>().filter(|said| !said.is_empty()) else { continue };
         let found = program.table.frames(pc);
         if found.iter().any(|frame| frame.line == 0) {
@@ -232,7 +230,7 @@ fn agrees_with_dwarf(program: &Program, context: &str) {
     assert!(checked > 2000 && inlined > 100, "{context}: {checked} addresses, {inlined} with inlined calls");
 }
 
-/// The linker writes the distance of the stack pointer from the caller's frame also into `.debug_frame`.
+/// The linker also writes the distance of the stack pointer from the caller's frame into `.debug_frame`.
 fn agrees_with_frame_information(program: &Program, platform: Platform, context: &str) {
     // On amd64 the call itself pushes the return address.
     let pushed = if platform == Platform::LinuxAmd64 { 8 } else { 0 };
@@ -265,7 +263,7 @@ fn agrees_with_twin(stripped: &Program, whole: &Program, context: &str) {
     }
 }
 
-/// The program prints what `runtime.CallersFrames` says of its own addresses.
+/// The program prints the result of `runtime.CallersFrames` for its own addresses.
 fn agrees_with_itself(program: &Program, context: &str) {
     let output = Command::new(&program.path).output().unwrap();
     assert!(output.status.success(), "{context}: {}", String::from_utf8_lossy(&output.stderr));
@@ -281,7 +279,7 @@ fn agrees_with_itself(program: &Program, context: &str) {
         let frame = program.table.frame(pc).unwrap_or_else(|| panic!("{context}: nothing at {line:?}"));
         let said = (frame.function.as_str(), frame.file.as_str(), frame.line.to_string());
         assert_eq!(said, (line[2], line[3], line[4].to_owned()), "{context}: {pc:#x}");
-        // An inlined call is followed by its caller's: those that `frames` gives beside it.
+        // The caller's call follows an inlined call. `frames` gives both.
         if expanded.is_empty() {
             expanded = program.table.frames(pc);
         }

@@ -1,4 +1,4 @@
-//! A running service, and the cheapest client there is, so that the service is what is measured.
+//! A running service and a client that costs as little as possible, so that the service's own cost counts.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,11 +20,11 @@ use nix::{
     unistd::Pid,
 };
 
-/// What a service did under load.
+/// The results of a service under load.
 pub(crate) struct Driven {
     /// How long the load lasted.
     pub(crate) length: Duration,
-    /// Latencies of the requests answered, ns.
+    /// Latencies of the answered requests, ns.
     pub(crate) latencies: Histogram<u64>,
 }
 
@@ -38,7 +38,7 @@ impl Driven {
         self.latencies.add(&other.latencies).expect("histograms of one range");
     }
 
-    /// Requests answered per second.
+    /// Answered requests per second.
     pub(crate) fn throughput(&self) -> f64 {
         self.latencies.len() as f64 / self.length.as_secs_f64()
     }
@@ -61,12 +61,12 @@ pub(crate) struct RunningService {
 }
 
 impl RunningService {
-    /// Starts the service and returns when it listens. `watch` is called when it has not executed anything yet.
+    /// Starts the service and returns when it listens. `watch` is called before the service executes anything.
     pub(crate) fn start<W>(executable: &Path, port: u16, argument: &str, watch: impl FnOnce(Pid) -> W) -> (Self, W) {
         let address = format!("127.0.0.1:{port}");
         let mut command = Command::new(executable);
         command.args(["-listen", &address, argument]).stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec nothing but system calls are made.
+        // SAFETY: between fork and exec only system calls are made.
         unsafe {
             command.pre_exec(|| {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -83,7 +83,7 @@ impl RunningService {
             assert!(Instant::now() < deadline, "the service does not listen at {}", service.address);
             std::thread::sleep(Duration::from_millis(20));
         }
-        // What listens may be another.
+        // Another process may be listening.
         std::thread::sleep(Duration::from_millis(100));
         assert!(matches!(service.child.try_wait(), Ok(None)), "the service ended: is its port taken?");
         (service, watched)
@@ -97,17 +97,17 @@ impl RunningService {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// So many connections to it.
+    /// The number of connections to it.
     pub(crate) fn connect(&self, connections: usize) -> Client {
         Client((0..connections).map(|_| Connection::open(&self.address)).collect())
     }
 }
 
-/// Connections that are driven together.
+/// Connections that one thread drives together.
 pub(crate) struct Client(Vec<Connection>);
 
 impl Client {
-    /// Each of the connections asks again as soon as it is answered.
+    /// Each connection sends its next request as soon as it has the answer.
     pub(crate) fn drive(&mut self, length: Duration) -> Driven {
         let over = AtomicBool::new(false);
         let start = Instant::now();
@@ -175,7 +175,7 @@ impl Connection {
     }
 }
 
-/// The length of the response whose start this is, once its head is there.
+/// The length of the response that starts like this, when its head is complete.
 fn response_length(start: &[u8]) -> Option<usize> {
     let head_length = start.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&start[..head_length]).expect("a head of ASCII");

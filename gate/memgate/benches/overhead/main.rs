@@ -1,10 +1,11 @@
-//! What memgate's collectors cost a service, in interleaved pairs; beside them, what a probe on the allocation path costs.
+//! Measures the cost of memgate's collectors for a service, in interleaved pairs, and for comparison the cost of a
+//! probe on the allocation path.
 //!
-//! `cargo xtask bench overhead` builds the service and runs this. Of two fresh processes of one executable one is
-//! watched from before its first instruction and the other is not. Short slices of load alternate between the two, so that
-//! whatever else the machine does meets both alike; from pair to pair the two copies of the file change places. The watched one
-//! is in its measuring phase, with all that a run has then; memgate's sampler works during its slices alone. The other is as the
-//! linker made it: its runtime samples no allocations.
+//! `cargo xtask bench overhead` builds the service and runs this. Of two fresh processes of one executable, one is
+//! watched from before its first instruction and the other is not. Short slices of load alternate between the two, so
+//! other activity of the machine affects both alike. From pair to pair the two copies of the file change places. The
+//! watched process is in its measuring phase, with everything that a run has then; memgate's sampler works only during
+//! the slices of that process. The other process is as the linker made it: its runtime samples no allocations.
 
 #![expect(
     clippy::print_stdout,
@@ -27,7 +28,7 @@ use clap::Parser;
 use driver::{Client, Driven, RunningService};
 use memgate_agent::{
     Clock,
-    collect::{Options as CollectOptions, Recorder, Requested, Sampler},
+    collect::{Boundary, Options as CollectOptions, Recorder, Requested, Sampler},
     give_memory_back,
 };
 use memgate_evidence::{plan::Collecting, tier::Tier};
@@ -40,41 +41,42 @@ struct Options {
     /// The service's executable: `uaa` of fixtures-go.
     #[arg(long)]
     service: PathBuf,
-    /// Rounds of SHA-256 that each request costs the service beside its allocations.
+    /// Rounds of SHA-256 that each request costs the service, in addition to its allocations.
     #[arg(long, default_value_t = 0)]
     hash_rounds: u64,
-    /// How many pairs.
+    /// The number of pairs.
     #[arg(long, default_value_t = 30)]
     pairs: u32,
     /// Seconds of load for each half of a pair.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Connections that drive the service.
+    /// Connections that load the service.
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// The tier of the collectors; the highest that the kernel has if none is named.
+    /// The tier of the collectors; the highest that the kernel allows if none is named.
     #[arg(long, ignore_case = true, value_parser = memgate::cli::one_of(&Tier::ALL, Tier::name))]
     tier: Option<Tier>,
-    /// bpftrace, to compare with; nothing is compared without it.
+    /// bpftrace, to compare with. Without it, nothing is compared.
     #[arg(long)]
     bpftrace: Option<PathBuf>,
     /// The function of the allocation path that bpftrace probes.
     #[arg(long, default_value = "runtime.mallocgc")]
     function: String,
-    /// Given by `cargo bench`.
+    /// `cargo bench` passes this.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// Slices of load alternate this fast. A slice is a little shorter than the sampler's interval, so that one tick falls into each, at its
-/// start: one of the same length would often have a second one at its end, and twice the sampler's work.
+/// The length of a slice of load. It is slightly shorter than the sampler's interval, so that one tick falls into each
+/// slice, at its start. A slice of the same length would often have a second tick at its end, and twice the sampler's
+/// work.
 const SLICE: Duration = Duration::from_millis(95);
-/// Slices before the measuring phase: the rate of sampling is set after a second.
+/// Slices before the measuring phase: the sampling rate is set after a second.
 const WARM_UP: u32 = 15;
 
 fn main() {
     let options = Options::parse();
-    // Two files, for a probe lies on a file: bpftrace would slow both processes down.
+    // Two files, because a probe belongs to a file: bpftrace would slow both processes down.
     let directory = tempfile::tempdir().expect("a temporary directory");
     let copies = [0, 1].map(|copy| {
         let path = directory.path().join(copy.to_string());
@@ -99,8 +101,8 @@ fn main() {
     }
 }
 
-/// A pair of fresh processes, one with memgate's collectors; then, where it is asked for, with bpftrace in their place. With `tell`
-/// also prints what attaching takes and how much is allocated.
+/// A pair of fresh processes, one with memgate's collectors. On request, a second pair with bpftrace instead. With
+/// `tell`, it also prints how long attaching takes and how much is allocated.
 fn measure(options: &Options, watched: &Path, other: &Path, tell: bool) -> (Pair, Option<Pair>) {
     let rounds = format!("-hash-rounds={}", options.hash_rounds);
     let before = memory();
@@ -143,7 +145,7 @@ fn attach(options: &Options, executable: &Path, pid: Pid, tell: bool) -> Recorde
     recorder
 }
 
-/// Slices of the watched service, from the measuring phase of a run on, and of the other.
+/// Slices of the watched service from the measuring phase of a run on, and of the other service.
 fn with_memgate(recorder: Recorder, watched: &mut Client, other: &mut Client, half: Duration) -> (Pair, f64, Recorder) {
     let resting = Cell::new(Some(recorder));
     let mut slice = |before: Option<Requested>, after: Option<Requested>| {
@@ -163,24 +165,25 @@ fn with_memgate(recorder: Recorder, watched: &mut Client, other: &mut Client, ha
         resting.set(Some(recorder));
         objects
     };
-    // As in a run the rate of sampling follows from what is allocated at first.
-    slice(Some(Requested::Idle), None);
+    // As in a run, the sampling rate depends on the first allocations.
+    slice(Some(Requested::Boundary(Boundary::Idle)), None);
     alternate(SLICE * WARM_UP, || slice(None, None), other);
-    slice(None, Some(Requested::StartMeasuring));
+    slice(None, Some(Requested::Boundary(Boundary::MeasureStart)));
     let before = objects();
     let pair = alternate(half, || slice(None, None), other);
     // The last slice reads at its end.
-    slice(None, Some(Requested::EndMeasuring));
+    slice(None, Some(Requested::Boundary(Boundary::MeasureEnd)));
     let allocations = (objects() - before) as f64 / (half + SLICE).as_secs_f64();
     (pair, allocations, resting.take().expect("the recorder is back"))
 }
 
-/// Slices of the watched service and of the other in turn, `length` of each.
+/// Alternating slices of the watched service and of the other, each of `length`.
 fn alternate(length: Duration, mut watched: impl FnMut() -> Driven, other: &mut Client) -> Pair {
     let (mut with, mut without) = (Driven::nothing(), Driven::nothing());
     while with.length < length {
         with.add(&watched());
-        // A run starts its sampler's thread once; here each slice does, so the other's get one too, which sleeps.
+        // A run starts its sampler's thread once. Here each slice of the watched service does, so each slice of the
+        // other starts a thread that sleeps.
         let (over, sleeps) = std::sync::mpsc::channel::<()>();
         let sleeper = std::thread::spawn(move || sleeps.recv());
         without.add(&other.drive(SLICE));
@@ -190,8 +193,8 @@ fn alternate(length: Duration, mut watched: impl FnMut() -> Driven, other: &mut 
     Pair::of(&with, &without)
 }
 
-/// Memory of this process's own, and what the BPF maps that it has open take of the kernel's, KiB. The buffers that both see are
-/// the kernel's.
+/// This process's own memory, and the kernel memory of the BPF maps that it has open, KiB. The buffers that both
+/// share count as the kernel's.
 fn memory() -> [u64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
     let number = |line: &str| line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
@@ -206,11 +209,11 @@ fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-/// A running bpftrace with one probe; ended when dropped.
+/// A running bpftrace with one probe. Dropping it ends it.
 struct Bpftrace(Child);
 
 impl Bpftrace {
-    /// Attaches and waits until the probe is there.
+    /// Attaches the probe and waits until it is active.
     fn attach(program: &Path, options: &Options, service: &RunningService) -> Self {
         let executable = service.executable();
         let script = format!(
@@ -218,7 +221,7 @@ impl Bpftrace {
             executable.display(),
             options.function
         );
-        // bpftrace needs tracefs; in a mount namespace of its own it changes nothing on the machine.
+        // bpftrace needs tracefs. In a separate mount namespace it changes nothing on the machine.
         let mount = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing; exec \"$@\"";
         let mut child = Command::new("unshare")
             .args(["--mount", "sh", "-c", mount, "sh"])

@@ -1,4 +1,4 @@
-//! Made-up evidence of a service that is well: 500 requests a second of 2,000 bytes each, five GC cycles a second.
+//! Synthetic evidence of a healthy service: 500 requests a second of 2,000 bytes each, five GC cycles a second.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ const WARMUP: Span = Span { start_ns: SECOND, end_ns: 10 * SECOND };
 const MEASURE: Span = Span { start_ns: 10 * SECOND, end_ns: 70 * SECOND };
 const DRAIN: Span = Span { start_ns: 70 * SECOND, end_ns: 75 * SECOND };
 
-/// A run of the service `uaa`; `bytes` is what a request allocates.
+/// A run of the service `uaa`. A request allocates `bytes`.
 pub fn healthy(run: u32, bytes: u64) -> Evidence {
     Evidence {
         service: "uaa".to_owned(),
@@ -35,6 +35,7 @@ pub fn healthy(run: u32, bytes: u64) -> Evidence {
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
         ending: Ending::Stopped,
         tier: Tier::T2,
+        options: Vec::new(),
         code: Code::default(),
         signals: signals(bytes),
         notes: Vec::new(),
@@ -67,7 +68,7 @@ fn signals(bytes: u64) -> Signals {
     }
 }
 
-/// The same with profiles: all of it is allocated in the function `main.put` of a file, and some of it is kept.
+/// The same with profiles: the function `main.put` of a file allocates everything, and some of it is kept.
 pub fn profiled(run: u32, bytes: u64, file: &str) -> Evidence {
     let frame = |function: &str, file: &str, line| Frame {
         function: function.to_owned(),

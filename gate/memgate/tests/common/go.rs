@@ -8,7 +8,7 @@ use std::{
 };
 
 use memgate_evidence::platform::Platform;
-pub use memgate_testing::go::{Toolchain, minors, newest, toolchain, toolchains};
+use memgate_testing::go::Toolchain;
 use tempfile::TempDir;
 
 /// How a program is linked.
@@ -20,7 +20,7 @@ pub enum Mode {
     Cgo,
 }
 
-/// Whether Go itself can link so, with no C toolchain for another architecture; see `internalLinkPIE`,
+/// Whether Go itself can link this, without a C toolchain for another architecture; see `internalLinkPIE`,
 /// src/internal/platform/supported.go.
 pub fn links(toolchain: &Toolchain, platform: Platform, mode: Mode) -> bool {
     match mode {
@@ -30,16 +30,16 @@ pub fn links(toolchain: &Toolchain, platform: Platform, mode: Mode) -> bool {
     }
 }
 
-/// A module with one program, and what was built of it.
+/// A module with one program, and the executables built from it.
 pub struct Program {
     directory: TempDir,
 }
 
-/// One build at a time: each uses all processors, and the next finds in Go's cache what the last one left there.
+/// One build at a time: each uses all processors, and the next one uses what the last left in Go's cache.
 static BUILDING: Mutex<()> = Mutex::new(());
 
 impl Program {
-    /// A program of this source.
+    /// A program with this source.
     pub fn new(source: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let write =
@@ -60,7 +60,7 @@ impl Program {
 }
 
 impl Mode {
-    /// For `go build`.
+    /// Arguments for `go build`.
     pub const fn flag(self) -> &'static str {
         match self {
             Self::PositionIndependent => "-buildmode=pie",

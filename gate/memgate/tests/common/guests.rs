@@ -1,4 +1,4 @@
-//! Runs in guests, from the outside.
+//! Runs in guests, as seen from outside.
 
 use std::{fs, path::Path, process::Output};
 
@@ -15,14 +15,17 @@ pub fn record(bench: &Bench, platform: &str, args: &[&str]) -> Output {
     output
 }
 
-/// The QEMUs that memgate started.
+/// The QEMUs that a memgate has left; where it runs, they are somebody else's.
 pub fn guests() -> Vec<i32> {
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let is_guest = |line: String| line.starts_with("qemu-system-") && line.contains("memgate.agent");
-    processes
-        .filter(|process| fs::read_to_string(process.path().join("cmdline")).is_ok_and(is_guest))
-        .filter_map(|process| process.file_name().to_str()?.parse().ok())
-        .collect()
+    let is_guest = |process: &i32| {
+        let line = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        line.starts_with("qemu-system-") && line.contains("memgate.agent")
+    };
+    let has_memgate = |process: &i32| {
+        let parent = super::parent(*process).map(|parent| format!("/proc/{parent}/comm"));
+        parent.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|name| name.trim_end() == "memgate")
+    };
+    super::processes().into_iter().filter(is_guest).filter(|process| !has_memgate(process)).collect()
 }
 
 /// The evidence of a run that succeeded.

@@ -1,4 +1,4 @@
-//! What the tests of the command line share: the binary, the fixtures, and a look at what was left behind.
+//! Shared helpers of the command line's tests: the binary, the fixtures, and a check for leftovers.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -7,10 +7,12 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod busy;
 pub mod evidence;
 pub mod faults;
 pub mod go;
 pub mod guests;
+pub mod running;
 pub mod uaa;
 
 use std::{
@@ -27,14 +29,14 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the crate lies in the repository")
 }
 
-/// The command `memgate`, in the repository's root, with no colours.
+/// The command `memgate`, in the repository's root, without colours.
 pub fn memgate() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
     command.current_dir(repository()).env("NO_COLOR", "1").env_remove("GITHUB_STEP_SUMMARY");
     command
 }
 
-/// Whether eBPF tests can run. Under CI they must: there, one that cannot has failed.
+/// Whether eBPF tests can run. Under CI they must: a test that cannot run there fails.
 pub fn can_attach() -> bool {
     let root = nix::unistd::geteuid().is_root();
     assert!(root || std::env::var_os("CI").is_none(), "CI must run as root: BPF needs it");
@@ -48,17 +50,19 @@ pub fn can_attach() -> bool {
 pub struct Bench {
     pub directory: TempDir,
     /// What was mounted before.
-    mounts: String,
+    mounts: Vec<String>,
 }
 
 impl Bench {
     pub fn new(yaml: &str) -> Self {
-        let bench = Self { directory: tempfile::tempdir().expect("a temporary directory"), mounts: mounts() };
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mounts = mounts(directory.path());
+        let bench = Self { directory, mounts };
         fs::write(bench.config(), yaml).expect("a writable temporary directory");
         bench
     }
 
-    /// One service `s` of the fixtures on a port of its own, with these arguments.
+    /// One service `s` of the fixtures on a port of its own, with these arguments. No limit on time is one that a busy machine reaches.
     pub fn service(command: &str, port: u16, args: &str) -> Self {
         let fixtures = repository().join("fixtures-go");
         Self::new(&format!(
@@ -68,14 +72,22 @@ services:
     build: {{ dir: {}, package: ./cmd/{command}, env: {{ CGO_ENABLED: "0" }} }}
     run:
       args: [-listen, "127.0.0.1:{port}"{args}]
-      ready: {{ http: "http://127.0.0.1:{port}/healthz", timeout: 3s }}
+      ready: {{ http: "http://127.0.0.1:{port}/healthz", timeout: 60s }}
       stop_timeout: 1s
-    load: {{ rate: 200/s, connections: 4, timeout: 2s, requests: [ {{ post: "http://127.0.0.1:{port}/login" }} ] }}
+    load: {{ rate: 200/s, connections: 4, timeout: 60s, requests: [ {{ post: "http://127.0.0.1:{port}/login" }} ] }}
     phases: {{ warmup: 1s, measure: 3s, drain: 1s }}
     runs: 1
 "#,
             fixtures.display()
         ))
+    }
+
+    /// The same with something else in its configuration.
+    pub fn with(self, from: &str, to: &str) -> Self {
+        let yaml = fs::read_to_string(self.config()).expect("a configuration");
+        assert!(yaml.contains(from), "{yaml}");
+        fs::write(self.config(), yaml.replace(from, to)).expect("a configuration");
+        self
     }
 
     pub fn config(&self) -> PathBuf {
@@ -86,14 +98,14 @@ services:
         self.directory.path().join("out")
     }
 
-    /// `memgate VERB` on this configuration.
+    /// `memgate VERB` with this configuration.
     pub fn command(&self, verb: &str) -> Command {
         let mut command = memgate();
         command.arg(verb).arg("--config").arg(self.config()).arg("--out").arg(self.out());
         command
     }
 
-    /// Runs it and checks that nothing is left behind.
+    /// Runs it and checks for leftovers.
     pub fn run(&self, verb: &str, args: &[&str]) -> Output {
         let output = self.command(verb).args(args).output().expect("memgate starts");
         self.assert_nothing_left();
@@ -102,20 +114,25 @@ services:
 
     /// Checks that no process of the service, no cgroup, no mount and no temporary file is left.
     pub fn assert_nothing_left(&self) {
-        assert_eq!(processes_below(self.directory.path()), Vec::<String>::new(), "processes");
+        assert_eq!(self.processes(), Vec::<String>::new(), "processes");
         assert_eq!(cgroups(), Vec::<PathBuf>::new(), "cgroups");
         assert_eq!(temporary_files(&self.out()), Vec::<PathBuf>::new(), "temporary files");
-        assert_eq!(mounts(), self.mounts, "mounts");
+        assert_eq!(mounts(self.directory.path()), self.mounts, "mounts");
     }
 
-    /// The processes and temporary files that are left.
+    /// Command lines of the processes whose executable memgate has built here.
+    pub fn processes(&self) -> Vec<String> {
+        processes_below(self.directory.path())
+    }
+
+    /// The remaining processes and temporary files.
     pub fn left(&self) -> Vec<String> {
         let files = temporary_files(&self.out()).into_iter().map(|file| file.display().to_string());
-        processes_below(self.directory.path()).into_iter().chain(files).collect()
+        self.processes().into_iter().chain(files).collect()
     }
 }
 
-/// assert_cmd's command as the standard library's, which can be started without waiting for it.
+/// assert_cmd's command as a standard library command, which can be started without waiting for it.
 pub fn plain(command: &Command) -> std::process::Command {
     let mut plain = std::process::Command::new(command.get_program());
     plain.args(command.get_args()).current_dir(repository());
@@ -129,17 +146,25 @@ pub fn processes() -> Vec<i32> {
     processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The processes that this one has started and that have not been waited for.
+/// The processes that this one started and that nobody has waited for.
 pub fn children(parent: i32) -> Vec<i32> {
-    let is_child = |process: &i32| {
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|of| of.trim() == parent.to_string()))
-    };
-    processes().into_iter().filter(is_child).collect()
+    processes().into_iter().filter(|process| self::parent(*process) == Some(parent)).collect()
 }
 
-fn mounts() -> String {
-    fs::read_to_string("/proc/self/mountinfo").expect("procfs")
+/// The process that has started this one, or has it since that one ended.
+pub fn parent(process: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// What is mounted, but for what others mount below the directory for temporary files (proc_pid_mountinfo(5)).
+fn mounts(own: &Path) -> Vec<String> {
+    let others = |line: &str| {
+        let at = Path::new(line.split(' ').nth(4).unwrap_or_default());
+        at.starts_with(std::env::temp_dir()) && at != std::env::temp_dir() && !at.starts_with(own)
+    };
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    mounts.lines().filter(|line| !others(line)).map(str::to_owned).collect()
 }
 
 /// Command lines of processes whose executable lies in the directory.
@@ -151,15 +176,25 @@ fn processes_below(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// memgate's cgroups in every hierarchy.
+/// The cgroups that a memgate has left in any hierarchy: their names begin with `memgate-` and its process id. Where it runs, it is
+/// somebody else's.
 pub fn cgroups() -> Vec<PathBuf> {
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"];
     roots
         .iter()
         .flat_map(|root| fs::read_dir(root).into_iter().flatten().flatten())
         .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("memgate-")))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let owner = name.strip_prefix("memgate-").and_then(|rest| rest.split('-').next());
+            owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists())
+        })
         .collect()
+}
+
+/// Whether no process is in a cgroup.
+pub fn is_empty(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
 }
 
 fn temporary_files(directory: &Path) -> Vec<PathBuf> {
@@ -175,12 +210,12 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A message without the frame and the line breaks that miette puts it in.
+/// A message without the frame and the line breaks that miette adds.
 pub fn flat(text: &str) -> String {
     text.replace(['│', '╰', '─', '▶', '×'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Checks the exit code and that stderr holds every one of the words.
+/// Checks the exit code and that stderr contains every one of the words.
 #[track_caller]
 pub fn assert_fails(output: &Output, code: i32, words: &[&str]) {
     let text = stderr(output);

@@ -1,5 +1,5 @@
-//! The identity service of the fixtures, what it says of itself, and a collector's recorder on it without an agent: what is
-//! measured is then done step by step, and nothing depends on how long a step takes.
+//! The identity service of the fixtures, its own figures, and a collector's recorder on it without an agent. The tests
+//! measure step by step, so nothing depends on how long a step takes.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,15 +8,15 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::LazyLock,
-    time::{Duration, Instant},
 };
 
 use memgate_agent::{
     Clock,
-    collect::{Elsewhere, Options, Recorder},
+    collect::{Boundary, Elsewhere, Options, Recorder},
 };
 use memgate_evidence::{Code, Exactness, Frame, Series, Signal, Signals, StopReason, platform::Platform};
 use memgate_goexe::GoExe;
+use memgate_testing::go::newest;
 use nix::{
     sys::{
         ptrace, signal,
@@ -25,20 +25,16 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{go, repository};
+use super::{
+    busy::{self, HeldUp},
+    go, repository,
+};
 
-/// The service's executable as the newest Go builds it, built once by each process.
+/// The service's executable as the newest Go builds it. Each process builds it once.
 pub fn uaa() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         let executable = repository().join("target/tmp/uaa");
-        go::build(
-            &go::newest(),
-            &repository().join("fixtures-go"),
-            &["./cmd/uaa"],
-            Platform::host(),
-            false,
-            &executable,
-        );
+        go::build(&newest(), &repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
         executable
     });
     BUILT.clone()
@@ -53,7 +49,7 @@ pub struct Truth {
     pub num_gc: u64,
     pub total_alloc: u64,
     pub mallocs: u64,
-    /// Without the one that answered a request for them, which ends with the answer.
+    /// Without the one that answered the request, which ends with the answer.
     pub num_goroutine: u64,
     pub live_heap: u64,
     #[serde(rename = "GCCPUSeconds")]
@@ -64,9 +60,9 @@ pub struct Truth {
     pub gc_pauses: Histogram,
     /// Go 1.21 has none.
     pub other_pauses: Option<Histogram>,
-    /// Goroutines that it has parked.
+    /// Goroutines that the service has parked.
     pub parked: u64,
-    /// Bytes that it has mapped, touched and forgotten.
+    /// Bytes that the service has mapped, touched and forgotten.
     pub mapped: u64,
 }
 
@@ -74,11 +70,11 @@ pub struct Truth {
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Histogram {
-    /// How many values it holds.
+    /// The number of values.
     pub total: u64,
 }
 
-/// What the service says that one place allocated of one size, `GET /debug/memprofile`.
+/// The service's figure for one place that allocates one size, `GET /debug/memprofile`.
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ProfileSite {
@@ -90,14 +86,14 @@ pub struct ProfileSite {
     pub frees: u64,
 }
 
-/// A service with a recorder on it from before its first instruction on.
+/// A service with a recorder attached before its first instruction.
 pub struct Watched {
     service: Service,
     pub recorder: Recorder,
     port: u16,
 }
 
-/// A process that is killed in the end.
+/// A process that is killed at the end.
 struct Service(Child);
 
 impl Drop for Service {
@@ -119,15 +115,15 @@ impl Watched {
 
     /// Starts a Go service that listens on this port. Must be dropped by the thread that calls it.
     pub fn launch(command: Command, port: u16) -> Self {
-        // Room for every allocation of a start or an answer: services here sample them all.
+        // Room for every allocation of a start or an answer, because services here sample all of them.
         Self::launch_with(command, port, Options { buffer_bytes: 16 << 20, ..Options::default() })
     }
 
-    /// Starts a Go service that listens on this port, with such a recorder. Must be dropped by the thread that calls it.
+    /// Starts a Go service that listens on this port, with this recorder. Must be dropped by the thread that calls it.
     pub fn launch_with(mut command: Command, port: u16, options: Options) -> Self {
         let exe = GoExe::open(Path::new(command.get_program())).unwrap_or_else(|error| panic!("{error}"));
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec nothing but a system call is made.
+        // SAFETY: between fork and exec only a system call is made.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
         let service = Service(command.spawn().unwrap());
         let pid = Pid::from_raw(service.0.id().cast_signed());
@@ -137,26 +133,26 @@ impl Watched {
         ptrace::detach(pid, None).unwrap();
         wait_until_it_listens(port);
         let mut watched = Self { service, recorder, port };
-        // Nothing has been taken out of the kernel's buffers: what the runtime has mapped by now comes out during the reading.
+        // Nothing has been read from the kernel's buffers. The runtime's mappings so far are read now.
         watched.recorder.sample_off_heap();
         watched.recorder.sample();
         watched
     }
 
-    /// What the service answers.
+    /// The service's answer.
     pub fn get(&mut self, path: &str) -> String {
         let answer = exchange(self.port, "GET", path);
         self.recorder.sample();
         answer
     }
 
-    /// Has the service do something known, and takes down what the collectors have of it.
+    /// Makes the service do something known, and returns what the collectors recorded.
     pub fn post(&mut self, path: &str) {
         post(self.port, path);
         self.recorder.sample();
     }
 
-    /// Lets so many users in.
+    /// Logs in this many users.
     pub fn log_in(&mut self, users: u32) {
         for _ in 0..users {
             exchange(self.port, "POST", "/login");
@@ -164,20 +160,22 @@ impl Watched {
         }
     }
 
-    /// Returns when the goroutines of the last connections are gone.
+    /// Returns when the goroutines of the last connections have ended.
     pub fn rest(&mut self) {
-        std::thread::sleep(Duration::from_millis(100));
+        busy::until_at_rest(self.pid());
         self.recorder.sample();
     }
 
-    /// What the service says of its heap.
+    /// The service's own heap figures.
     pub fn profile(&mut self) -> Vec<ProfileSite> {
         parsed(&self.get("/debug/memprofile"))
     }
 
-    /// What the service says of itself.
+    /// What the service says of itself when it is at rest, so that the goroutines of earlier connections do not count.
     pub fn truth(&mut self) -> Truth {
-        answered(&self.get("/debug/runtime"))
+        let truth = truth_at_rest(self.pid(), self.port);
+        self.recorder.sample();
+        truth
     }
 
     /// The service's process.
@@ -187,14 +185,14 @@ impl Watched {
 
     /// Ends the recording of a service that has ended.
     pub fn finish_dead(mut self) -> (Signals, Code) {
-        self.recorder.cross_check();
+        self.recorder.reach(Boundary::Drained);
         self.into_signals()
     }
 
     /// Ends the recording of a service that is quiet.
     pub fn finish(mut self) -> (Signals, Code) {
         self.rest();
-        self.recorder.cross_check();
+        self.recorder.reach(Boundary::Drained);
         self.recorder.sample_off_heap();
         self.into_signals()
     }
@@ -206,7 +204,7 @@ impl Watched {
     }
 }
 
-/// What the runtime's own totals tell of every version: pauses, cycles, live heap, allocations and goroutines.
+/// Compares the runtime's own totals, which every version has: pauses, cycles, live heap, allocations and goroutines.
 #[track_caller]
 pub fn assert_equal(signals: &Signals, truth: &Truth) {
     assert_eq!((&signals.gc_pauses.exactness, signals.gc_pauses.lost), (&Exactness::Exact, 0));
@@ -220,7 +218,7 @@ pub fn assert_equal(signals: &Signals, truth: &Truth) {
     assert_eq!(last(&signals.goroutines.data), truth.num_goroutine, "NumGoroutine");
 }
 
-/// The runtime's own seconds, of its own nanoseconds.
+/// The runtime's own seconds, from its own nanoseconds.
 #[track_caller]
 pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
     let gc_cpu = &signals.gc_cpu;
@@ -231,7 +229,7 @@ pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
     assert!(gc > 0.0 && total > gc);
 }
 
-/// Every stop of the world is a pause, with its reason. Go 1.21 tells no reasons and records the GC's pauses only.
+/// Every stop of the world is a pause, with its reason. Go 1.21 gives no reasons and records only the GC's pauses.
 #[track_caller]
 pub fn assert_stops(signals: &Signals, truth: &Truth) {
     let (stops, other) = (&signals.world_stops, &signals.other_pauses);
@@ -250,19 +248,19 @@ pub fn assert_stops(signals: &Signals, truth: &Truth) {
                 of_gc.push(*duration);
                 reasons.push(*reason);
             }
-            // Each answer of /debug/runtime, and each line of the log, is one.
+            // Each answer of /debug/runtime, and each line of the log, is one stop.
             StopReason::ReadMemStats => of_others.push(*duration),
             other => panic!("the service has no reason for {other:?}"),
         }
     }
     assert_eq!((&of_gc, &of_others), (&signals.gc_pauses.data.duration_ns, &other.data.duration_ns));
-    // A cycle begins with sweep termination and ends with mark termination, now and then with more than one.
+    // A cycle begins with sweep termination and ends with mark termination, sometimes with more than one.
     assert_eq!(reasons.iter().filter(|reason| **reason == StopReason::GcSweepTermination).count() as u64, truth.num_gc);
     assert_eq!(reasons[0], StopReason::GcSweepTermination);
     assert_eq!(reasons.last(), Some(&StopReason::GcMarkTermination));
     let twice = reasons.windows(2).find(|pair| **pair == [StopReason::GcSweepTermination; 2]);
     assert_eq!(twice, None, "a cycle has no mark termination");
-    // A stop with its hidden tail lies behind the one before.
+    // A stop with its hidden tail begins after the previous one ends.
     let mut end_of_last = 0;
     for ((end, duration), tail) in stops.at_ns.iter().zip(&stops.duration_ns).zip(&stops.tail_ns) {
         assert!(end - duration - tail >= end_of_last, "{tail} ns of tail at {end}");
@@ -270,8 +268,8 @@ pub fn assert_stops(signals: &Signals, truth: &Truth) {
     }
 }
 
-/// The goroutines that the service parked are found at their `go` statement, and all together are as many as the runtime counts.
-/// Gives how many of them there were before the load and under it.
+/// The goroutines that the service parked are found at their `go` statement, and the total is what the runtime counts.
+/// Returns how many of them there were before the load and under it.
 #[track_caller]
 pub fn assert_goroutine_sites(signals: &Signals, code: &Code, truth: &Truth) -> (u64, u64) {
     assert_exact(&signals.goroutine_sites);
@@ -290,7 +288,8 @@ pub fn assert_goroutine_sites(signals: &Signals, code: &Code, truth: &Truth) -> 
         if let Some(Frame { function, file, line, .. }) = place(sites.created[index])
             && function == "main.(*debug).goroutines"
         {
-            // The compiler wraps a call with arguments into a function without: `gowrap1`, in Go 1.21 `func1`.
+            // The compiler wraps a call with arguments in a function without arguments: `gowrap1`, or `func1` in Go
+            // 1.21.
             assert!(started.starts_with("main.(*debug).goroutines."), "{started}");
             parked.push((file.rsplit('/').next().unwrap(), *line, *left));
             earlier = (sites.before[index], sites.loaded[index]);
@@ -301,9 +300,9 @@ pub fn assert_goroutine_sites(signals: &Signals, code: &Code, truth: &Truth) -> 
     earlier
 }
 
-/// Bytes of off-heap memory at the end of the measuring phase that are laid to the code that forgets mappings.
+/// Bytes of off-heap memory at the end of the measuring phase that are attributed to the code that forgets mappings.
 #[track_caller]
-pub fn laid_to_forgotten_mappings(signals: &Signals, code: &Code) -> u64 {
+pub fn attributed_to_forgotten_mappings(signals: &Signals, code: &Code) -> u64 {
     let touched = &signals.offheap_sites;
     assert_eq!(touched.exactness, Exactness::Sampled);
     let names = |stack: &u32| code.stack(*stack).any(|frame| frame.function.ends_with("defect.MapAndForget"));
@@ -328,22 +327,38 @@ pub fn last(series: &Series) -> u64 {
     *series.value.last().unwrap()
 }
 
-/// Last less first.
+/// The last minus the first.
 pub fn left(series: &Series) -> i64 {
     last(series).cast_signed() - series.value[0].cast_signed()
 }
 
 pub fn wait_until_it_listens(port: u16) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < deadline, "nobody listens on port {port}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    busy::until(&format!("somebody listens on port {port}"), || TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
 
-/// The service's figures of itself.
+/// The service's own figures.
 pub fn truth(port: u16) -> Truth {
-    answered(&exchange(port, "GET", "/debug/runtime"))
+    // A request whose body has not been read has no goroutine that waits for the client to go away (net/http, `startBackgroundRead`): such
+    // a one has to end when the connection is taken over, and may still count.
+    answered(&request(port, "GET", "/debug/runtime", "x"))
+}
+
+/// The same when the service is at rest before and after, so that it holds until the next request.
+#[track_caller]
+pub fn truth_at_rest(service: Pid, port: u16) -> Truth {
+    let threads = || {
+        let threads = std::fs::read_dir(format!("/proc/{service}/task")).unwrap().flatten();
+        let mut threads: Vec<i32> = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok()).collect();
+        threads.sort_unstable();
+        threads
+    };
+    busy::again(|| {
+        busy::until_at_rest(service);
+        let before = threads();
+        let truth = truth(port);
+        busy::until_at_rest(service);
+        HeldUp::thread(&before, &threads()).map_or(Ok(truth), Err)
+    })
 }
 
 /// The answer of `/debug/runtime`, which counts the goroutine that answers.
@@ -352,7 +367,7 @@ fn answered(body: &str) -> Truth {
     Truth { num_goroutine: truth.num_goroutine - 1, ..truth }
 }
 
-/// What the service told of itself in its log, the oldest first.
+/// The figures that the service wrote to its log, oldest first.
 pub fn told(log: &str) -> Vec<Truth> {
     log.lines().filter(|line| line.starts_with('{')).map(parsed).collect()
 }
@@ -361,7 +376,7 @@ fn parsed<T: serde::de::DeserializeOwned>(body: &str) -> T {
     serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 
-/// Has the service do something known.
+/// Makes the service do something known.
 pub fn post(port: u16, path: &str) {
     let answer = exchange(port, "POST", path);
     assert!(answer.starts_with("done"), "{path}: {answer}");
@@ -369,8 +384,13 @@ pub fn post(port: u16, path: &str) {
 
 /// The body of the answer to a request on a connection of its own.
 pub fn exchange(port: u16, method: &str, path: &str) -> String {
+    request(port, method, path, "")
+}
+
+fn request(port: u16, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    let length = body.len();
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

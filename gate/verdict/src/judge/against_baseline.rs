@@ -1,23 +1,24 @@
-//! A figure against the recorded one.
+//! Compares a figure with the recorded one.
 
 use super::{figures::Figures, ruling::Ruling};
 use crate::{baseline::Expectation, metric::Unit, results::Verdict, summarise::Estimate};
 
-/// How far a figure may be from the recorded one before the difference is of interest.
+/// How far a figure may differ from the recorded one before the difference matters.
 struct Band {
     width: f64,
-    /// What makes it that wide.
+    /// What determines this width.
     source: String,
 }
 
 /// How many standard deviations between the recorded runs count as the gate's own noise.
 const NOISE_FACTOR: f64 = 3.0;
 
-/// Regressed when in every run, of at least two, the figure is beyond the band and its lower end above the baseline.
+/// Regressed if there are at least two runs and in every run the figure is beyond the band and its lower end is above
+/// the baseline.
 ///
-/// Each run is a test at 2.5 %, so that the family of all gates keeps its 5 % (S. Holm, Scand. J. Stat. 6, 1979): by
-/// chance two fresh processes both alarm with at most 0.025² = 0.000625, which is below Holm's strictest step, 0.05 / m,
-/// for any m up to 80 gates. docs/explanation/judging.md has the argument.
+/// Each run is a test at 2.5 %. Two fresh processes both raise a false alarm with a probability of at most 0.025² =
+/// 0.000625. This is below the strictest step of S. Holm's procedure (Scand. J. Stat. 6, 1979), 0.05 / m, for any m up
+/// to 80 gates, so the family of all gates keeps its 5 %. docs/explanation/judging.md has the argument.
 pub(super) fn rule(baseline: f64, expectation: &Expectation, figures: &Figures<'_>) -> Ruling {
     let band = band(baseline, expectation, figures.metric.unit());
     let width = band.as_ref().map_or(0.0, |band| band.width);
@@ -30,8 +31,8 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, figures: &Figures<'
     }
     let Some(band) = band else {
         let clause = format!(
-            "{measured} exceeds the baseline of {base}, which names no tolerance, floor or noise to hold the difference \
-             against: record it again with `memgate baseline record`"
+            "{measured} exceeds the baseline of {base}, which names no tolerance, floor or noise to compare the difference \
+             with: record it again with `memgate baseline record`"
         );
         return Ruling::new(Verdict::Inconclusive, clause);
     };
@@ -60,7 +61,7 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, figures: &Figures<'
     Ruling::new(verdict, clause)
 }
 
-/// A figure that is not beyond the band: better by more than the band, or near the baseline.
+/// A figure within the band, near the baseline, or better than it by more than the band.
 fn not_beyond(baseline: f64, band: Option<&Band>, figures: &Figures<'_>) -> Ruling {
     let pooled = figures.pooled;
     let (measured, base) = (figures.text(pooled.measured), figures.text(baseline));
@@ -83,7 +84,7 @@ fn not_beyond(baseline: f64, band: Option<&Band>, figures: &Figures<'_>) -> Ruli
     }
 }
 
-/// The widest of what the expectation names; `None` when it names nothing.
+/// The widest band that the expectation names; `None` if it names none.
 fn band(baseline: f64, expectation: &Expectation, unit: Unit) -> Option<Band> {
     let of_tolerance = expectation.tolerance.map(|tolerance| Band {
         width: tolerance * baseline.abs(),

@@ -1,13 +1,13 @@
-//! A figure against an absolute limit.
+//! Compares a figure with an absolute limit.
 
 use super::{figures::Figures, ruling::Ruling};
 use crate::{metric::Metric, results::Verdict, summarise::Estimate};
 
-/// Holds when the upper end over all runs is within the limit; fails when the lower end of every run exceeds it and a
-/// second, fresh process has confirmed it; is open in between.
+/// Passes if the upper end over all runs is within the limit. Fails if the lower end of every run exceeds it and a
+/// second, fresh process has confirmed it. Is inconclusive in between.
 ///
-/// A *fact* needs no second process: an exact count of what must not happen, such as a kill by the kernel or the requests
-/// that a crash left unanswered. Were it to happen in one run of two, it would have happened all the same.
+/// A *fact* needs no second process. It is an exact count of something that must not happen, such as a kill by the
+/// kernel or the requests that a crash left unanswered. One occurrence in two runs is still an occurrence.
 pub(super) fn rule(limit: f64, figures: &Figures<'_>) -> Ruling {
     let pooled = figures.pooled;
     let (measured, limit_text) = (figures.text(pooled.measured), figures.text(limit));
@@ -60,7 +60,7 @@ fn at_most(figures: &Figures<'_>) -> String {
     if high > measured { format!(" (at most {})", figures.text(high)) } else { String::new() }
 }
 
-/// Where a fact exceeds the limit. `request_errors` are exact only when the service ended by itself.
+/// Where a fact exceeds the limit. `request_errors` are exact only if the service ended by itself.
 fn fact_beyond(limit: f64, figures: &Figures<'_>) -> Option<String> {
     if !matches!(figures.metric, Metric::OomKills | Metric::RequestErrors) {
         return None;

@@ -1,8 +1,8 @@
-//! Whether a baseline fits what was measured.
+//! Checks whether a baseline fits the runs.
 
 use crate::{baseline::Baseline, summarise::Summary};
 
-/// Why the baseline cannot be compared with the runs: both values of each thing that differs, and what to do.
+/// Why the baseline cannot be compared with the runs: both values of everything that differs, and what to do.
 pub(super) fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
     let (ours, theirs) = (&summary.environment, &baseline.environment);
     let pairs = [
@@ -25,7 +25,7 @@ pub(super) fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
     })
 }
 
-/// `go1.27` of `go1.27.3`; the whole text where it is no release, so that two such versions must be the same.
+/// `go1.27` for `go1.27.3`. Text that is not a release stays as it is, so two such versions must be equal.
 fn go_minor(version: &str) -> &str {
     let Some(rest) = version.strip_prefix("go") else { return version };
     let end_of_digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

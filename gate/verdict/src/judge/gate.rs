@@ -1,4 +1,4 @@
-//! One gate: what is asked of a metric, and the ruling on it.
+//! One gate: the expectation of a metric, and the ruling on it.
 
 use super::{against_baseline, against_limit, figures::Figures, ruling::Ruling};
 use crate::{
@@ -8,21 +8,22 @@ use crate::{
     summarise::{Estimate, Summary},
 };
 
-/// What is asked of a metric.
+/// The expectation of a metric.
 pub(super) struct Gate {
     pub(super) metric: Metric,
-    /// The limit: the baseline's, else the default.
+    /// The limit: the baseline's own, or else the default.
     pub(super) limit: Option<f64>,
-    /// What the baseline says, or nothing.
+    /// The baseline's expectation, if any.
     pub(super) expectation: Expectation,
     /// Why the recorded figure cannot be compared.
     misfit: Option<String>,
-    /// Whether there is no baseline at all, and this gate stands for all that it would hold.
+    /// Whether there is no baseline at all, so that this gate stands for all its gates.
     stands_for_baseline: bool,
 }
 
 impl Gate {
-    /// The gate on a metric; `None` when nothing is asked of it. In a guest, a time that the baseline does not name is advisory.
+    /// The gate on a metric; `None` if nothing is expected of it. In a guest, a time that the baseline does not name is
+    /// advisory.
     pub(super) fn of(
         metric: Metric,
         in_guest: bool,
@@ -34,7 +35,7 @@ impl Gate {
             Expectation { advisory: in_guest && metric.quantity() == Quantity::Time, ..Expectation::default() };
         let expectation = entry.cloned().unwrap_or(unnamed);
         let limit = expectation.limit.or_else(|| metric.default_limit());
-        // A baseline without any entry is as good as none: emptying the file must not turn a gate green.
+        // An empty baseline counts as none: emptying the file must not turn a gate green.
         let without = baseline.is_none_or(|baseline| baseline.metrics.is_empty());
         let stands_for_baseline = without && metric == Metric::AllocBytesPerRequest;
         let asked = entry.is_some() || limit.is_some() || stands_for_baseline;
@@ -91,21 +92,21 @@ impl Gate {
         }
     }
 
-    /// Why what is asked cannot be held against anything: comparisons with NaN would pass.
+    /// Why nothing can be compared with the expectation: comparisons with NaN would pass.
     fn unfit(&self) -> Option<String> {
         let Expectation { limit: _, baseline, noise, tolerance, floor, advisory: _ } = self.expectation;
         let sizes = [("noise", noise), ("tolerance", tolerance), ("floor", floor)];
         let wrong_size =
             sizes.into_iter().find(|(_, size)| size.is_some_and(|size| !(size.is_finite() && size >= 0.0)));
         if let Some((name, _)) = wrong_size {
-            return Some(format!("the baseline's {name} is no number from 0 on"));
+            return Some(format!("the baseline's {name} is not a number of at least 0"));
         }
         let figures = [("limit", self.limit), ("figure", baseline)];
         let wrong = figures.into_iter().find(|(_, figure)| figure.is_some_and(|figure| !figure.is_finite()));
-        wrong.map(|(name, _)| format!("the baseline's {name} is no finite number"))
+        wrong.map(|(name, _)| format!("the baseline's {name} is not a finite number"))
     }
 
-    /// The figures, when every run has one.
+    /// The figures, if every run has one.
     fn figures<'a>(&self, summary: &'a Summary, confirmed: bool) -> Result<Figures<'a>, String> {
         let metric = self.metric;
         let pooled = usable(summary.pooled.get(&metric))?;

@@ -1,4 +1,4 @@
-//! Metrics and baseline in, verdict out. Pure: touches no process, clock, file or network.
+//! Metrics and baseline → verdict. Pure: uses no process, clock, file or network.
 
 mod against_baseline;
 mod against_limit;

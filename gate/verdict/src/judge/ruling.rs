@@ -1,8 +1,8 @@
-//! What a gate is ruled to be, and which of several rulings counts.
+//! The ruling on a gate, and which of several rulings counts.
 
 use crate::results::{Verdict, worst};
 
-/// A verdict and why: one clause without a full stop.
+/// A verdict and the reason, one clause without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ruling {
     pub(super) verdict: Verdict,
@@ -21,7 +21,7 @@ impl Ruling {
         first + rest.as_str() + "."
     }
 
-    /// The worse of two rulings on one figure; where neither is worse, or both are good, it gives both reasons.
+    /// The worse of two rulings on one figure. If neither is worse, or both are good, the result has both reasons.
     pub(super) fn and(self, other: Self) -> Self {
         let verdict = worst([self.verdict, other.verdict]);
         let both = self.verdict == other.verdict || verdict.is_good();

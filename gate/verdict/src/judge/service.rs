@@ -1,4 +1,4 @@
-//! All gates of one service on one platform.
+//! Judges all gates of one service on one platform.
 
 use memgate_evidence::platform::Runner;
 
@@ -11,19 +11,19 @@ use crate::{
     units,
 };
 
-/// With more failed requests than this, the figures of the others mean nothing.
+/// If a larger share of requests fails, the figures of the others mean nothing.
 const FAILURES_THAT_SPOIL: f64 = 0.01;
 
-/// From this many runs on, every difference has been seen in a second, fresh process.
+/// From this many runs on, a second, fresh process has confirmed every difference.
 const RUNS_THAT_CONFIRM: usize = 2;
 
-/// How many call sites a gate names.
+/// The number of call sites that a gate names.
 const SITES: usize = 5;
 
-/// Judges one service on one platform. docs/explanation/judging.md says how.
+/// Judges one service on one platform. docs/explanation/judging.md explains the rules.
 ///
-/// Gated are the metrics that the baseline names and those that have a default limit. Without a baseline the latter are
-/// judged on their limits, and the verdict is at best `no-baseline`.
+/// Gates exist for the metrics that the baseline names and for those with a default limit. Without a baseline, the
+/// latter are judged by their limits, and the verdict is at best `no-baseline`.
 pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
     let misfit = baseline.and_then(|baseline| misfit(summary, baseline));
     let mut gates = gates(summary, baseline, misfit.as_deref(), summary.runs.len() >= RUNS_THAT_CONFIRM);
@@ -37,6 +37,7 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
         environment: summary.environment.clone(),
         runs: u32::try_from(summary.runs.len()).unwrap_or(u32::MAX),
         tier: summary.tier,
+        options: summary.options.clone(),
         signals: summary.signals.clone(),
         gates,
         files: Vec::new(),
@@ -50,7 +51,7 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
 }
 
 /// Whether one more fresh process would decide something: there is a single run, and some gate would have regressed if
-/// the run counted as confirmed.
+/// this run counted as confirmed.
 pub fn needs_confirmation(summary: &Summary, baseline: Option<&Baseline>) -> bool {
     if summary.runs.len() != 1 {
         return false;
@@ -81,7 +82,7 @@ fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>, c
     results
 }
 
-/// Where to act on a gate: the call sites behind its figure, where it has one and somebody is to act.
+/// The call sites behind the gate's figure, if it has a figure and someone should act on it.
 fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
     let to_act = matches!(gate.verdict, Verdict::Regressed | Verdict::Inconclusive | Verdict::Advisory);
     if !to_act || gate.measured.is_none() {

@@ -20,7 +20,7 @@ use crate::{
     summarise::{Estimate, Measurement, RunSummary, Summary, Unavailable},
 };
 
-/// An estimate that reaches `half` to either side.
+/// An estimate whose interval extends by `half` to either side.
 fn around(measured: f64, half: f64) -> Measurement {
     Ok(Estimate { measured, low: measured - half, high: measured + half, n: 100, remark: String::new() })
 }
@@ -34,7 +34,7 @@ fn unavailable(reason: &str) -> Measurement {
     Err(Unavailable { reason: reason.to_owned() })
 }
 
-/// Figures that pass every default limit.
+/// Figures that stay within every default limit.
 fn good_figures() -> BTreeMap<Metric, Measurement> {
     Metric::ALL
         .into_iter()
@@ -47,7 +47,7 @@ fn good_figures() -> BTreeMap<Metric, Measurement> {
         .collect()
 }
 
-/// A summary in which one metric has the figures given for each run, and for all runs together.
+/// A summary in which one metric has the given figures for each run and for all runs together.
 fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summary {
     let with = |measurement: &Measurement| {
         let mut metrics = good_figures();
@@ -66,12 +66,13 @@ fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summ
         pooled: with(&pooled),
         sites: BTreeMap::new(),
         tier: Tier::T2,
+        options: vec![],
         signals: vec![],
         notes: vec![],
     }
 }
 
-/// The same figure in each of `runs` runs and over all of them.
+/// The same figure in each of `runs` runs and in all of them together.
 fn alike(metric: Metric, runs: usize, figure: &Measurement) -> Summary {
     summary_of(metric, &vec![figure.clone(); runs], figure.clone())
 }
@@ -105,7 +106,7 @@ fn gate(result: &ServiceResult, metric: Metric) -> &GateResult {
     result.gates.iter().find(|gate| gate.metric == metric).unwrap()
 }
 
-/// The verdict and the reason on one metric.
+/// The verdict and the reason for one metric.
 fn ruling(summary: &Summary, baseline: &Baseline, metric: Metric) -> (Verdict, String) {
     let result = judge(summary, Some(baseline));
     let gate = gate(&result, metric);

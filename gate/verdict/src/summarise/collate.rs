@@ -1,4 +1,4 @@
-//! Evidence of several runs into one summary.
+//! Turns the evidence of several runs into one summary.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use super::{
 };
 use crate::metric::Metric;
 
-/// The metrics of all runs of one service on one platform, in the order of their numbers.
+/// The metrics of all runs of one service on one platform, in the order of the run numbers.
 ///
 /// # Errors
-/// When there is no run, when the runs are not all of one service, platform, baseline and environment (Go version, page
-/// size and runner), or when two bear the same number.
+/// When there is no run, when two runs have the same number, or when the runs differ in service, platform, baseline or
+/// environment (Go version, page size and runner).
 #[expect(clippy::result_large_err, reason = "such an error ends the command, so its size is of no account")]
 pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let mut sorted: Vec<Run<'_>> = runs.iter().map(Run).collect();
@@ -47,13 +47,14 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
         runs: summaries,
         pooled,
         sites: sites::by_metric(&profiles),
+        options: first.options.clone(),
         tier: sorted.iter().map(|run| run.0.tier).min().unwrap_or(first.tier),
         signals: trust::notes(&sorted),
         notes: notes(&sorted, &profiles),
     })
 }
 
-/// One metric of each run, and of all runs together.
+/// One metric for each run, and for all runs together.
 fn measure(metric: Metric, runs: &[Run<'_>]) -> (Vec<Measurement>, Measurement) {
     match metric {
         Metric::GcPauseP99 => {
@@ -101,8 +102,8 @@ fn measure(metric: Metric, runs: &[Run<'_>]) -> (Vec<Measurement>, Measurement) 
     }
 }
 
-/// Estimates from the parts of each run alone and of all runs together. Where one run has none, there is none together:
-/// to leave it out would hide it.
+/// Estimates for each run alone and for all runs together. If one run has none, there is none together, because leaving
+/// the run out would hide the gap.
 fn over<'a, T>(
     runs: &[Run<'a>],
     extract: impl Fn(Run<'a>) -> Result<T, Unavailable>,
@@ -129,7 +130,7 @@ fn over<'a, T>(
 }
 
 impl Estimate {
-    /// An estimate, when its figures are finite; its interval then contains the point.
+    /// An estimate, if its figures are finite. Its interval then contains the point estimate.
     pub(super) fn of(interval: Interval, n: u64, remark: String) -> Measurement {
         let Interval { measured, low, high } = interval;
         if !(measured.is_finite() && low.is_finite() && high.is_finite()) {
@@ -139,7 +140,7 @@ impl Estimate {
     }
 }
 
-/// The first run, when all runs can be summarised together.
+/// The first run, if all runs can be summarised together.
 fn check<'a>(runs: &[Run<'a>]) -> Result<&'a Evidence, Box<InputError>> {
     let Some(first) = runs.first() else {
         return Err(Box::new(InputError::new("there is no evidence to summarise", "name at least one evidence file")));
@@ -150,7 +151,7 @@ fn check<'a>(runs: &[Run<'a>]) -> Result<&'a Evidence, Box<InputError>> {
     }
     if let Some(twins) = runs.windows(2).find(|pair| pair[0].0.run == pair[1].0.run) {
         let message =
-            format!("two runs of `{}` on {} bear the number {}", first.service, first.platform, twins[0].0.run);
+            format!("two runs of `{}` on {} have the number {}", first.service, first.platform, twins[0].0.run);
         let help = "name each evidence file once, and only files of one `memgate check`";
         return Err(Box::new(InputError::new(message, help)));
     }
@@ -175,12 +176,13 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
                 "run {} has the {what} `{of_first}` and run {} has `{of_other}`; runs that are judged together must agree",
                 first.run, other.run
             ),
-            "judge them apart",
+            "judge them separately",
         ))),
     }
 }
 
-/// What the runs went without, how they ended and what in them cannot be true, each once, in the order of the runs.
+/// Notes on what the runs lacked, how they ended, and which data cannot be true. Each note appears once, in the order
+/// of the runs.
 fn notes(runs: &[Run<'_>], profiles: &[Profiles<'_>]) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     for (run, profiles) in runs.iter().zip(profiles) {

@@ -1,4 +1,4 @@
-//! Flame graphs: whole call stacks with what they stand for, in the collapsed form that tools for flame graphs read.
+//! Flame graphs: whole call stacks with their amounts, in the collapsed form that tools for flame graphs read.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use super::{
 /// What a flame graph shows. Widths are bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Graph {
-    /// What was allocated on the Go heap in the measuring phase.
+    /// Bytes allocated on the Go heap in the measuring phase.
     Alloc,
-    /// By how much the live Go heap grew in the measuring phase.
+    /// Growth of the live Go heap in the measuring phase.
     LiveGrowth,
-    /// By how much the resident memory beside the Go runtime grew in the measuring phase.
+    /// Growth of the resident off-heap memory in the measuring phase.
     OffheapGrowth,
 }
 
@@ -25,7 +25,7 @@ impl Graph {
     /// Every graph.
     pub const ALL: [Self; 3] = [Self::Alloc, Self::LiveGrowth, Self::OffheapGrowth];
 
-    /// Its name in a file's name.
+    /// Its name in a file name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Alloc => "alloc",
@@ -43,7 +43,7 @@ impl Graph {
         }
     }
 
-    /// Whether the collectors set out to measure what the graph needs: a signal that nobody measured has no source.
+    /// Whether the collectors tried to measure what the graph needs. A signal without a source was not tried.
     fn is_expected(self, signals: &Signals) -> bool {
         const fn named<T>(signal: &Signal<T>) -> bool {
             !(signal.source.is_empty() && matches!(signal.exactness, Exactness::Missing { .. }))
@@ -61,24 +61,24 @@ impl Graph {
 pub struct FlameGraph {
     /// What it shows.
     pub graph: Graph,
-    /// A line for each stack: frames from the outermost to the innermost with `;` between them, a space, and bytes, at
-    /// least 1. In the order of the stacks. The function of an inlined frame ends in `_[i]`.
+    /// One line for each stack, in the order of the stacks: frames from the outermost to the innermost with `;` between
+    /// them, a space, and bytes, at least 1. The function of an inlined frame ends in `_[i]`.
     pub folded: String,
 }
 
-/// The flame graphs that a service's runs give.
+/// The flame graphs of a service's runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FlameGraphs {
-    /// Those that show something.
+    /// The graphs that are not empty.
     pub graphs: Vec<FlameGraph>,
-    /// What is not in them although it was to be measured, for the reader.
+    /// Notes on what the graphs lack although it was to be measured.
     pub notes: Vec<String>,
 }
 
-/// The largest sum that an `f64` counts to without a gap; 9 PB.
+/// The largest sum up to which an `f64` represents every integer; 9 PB.
 const MOST: f64 = 9_007_199_254_740_992.0;
 
-/// The flame graphs of these runs together. A graph of nothing is left out.
+/// The flame graphs of these runs together, without empty ones.
 pub fn flame_graphs(runs: &[Evidence]) -> FlameGraphs {
     let mut runs: Vec<Run<'_>> = runs.iter().map(Run).collect();
     runs.sort_by_key(|run| run.0.run);
@@ -106,7 +106,7 @@ pub fn flame_graphs(runs: &[Evidence]) -> FlameGraphs {
     all
 }
 
-/// What is not in a graph: in one note where it is the same in all runs.
+/// Notes on what a graph lacks: a single note if it is the same in all runs.
 fn notes(graph: Graph, missed: &[(u32, &str)], runs: usize) -> Vec<String> {
     let name = graph.name();
     match missed {
@@ -128,19 +128,20 @@ fn add(weights: &mut BTreeMap<String, f64>, code: &Code, table: &Table) {
     }
 }
 
-/// The lines of what is at least one byte.
+/// The lines for stacks of at least one byte.
 fn folded(weights: &BTreeMap<String, f64>) -> Option<String> {
     let lines = weights.iter().filter(|(_, bytes)| bytes.is_finite() && **bytes >= 0.5);
     let text: String = lines.map(|(stack, bytes)| format!("{stack} {bytes:.0}\n")).collect();
     (!text.is_empty()).then_some(text)
 }
 
-/// The name of a frame without what has a meaning in this form: `;` parts frames, and a space ends the stack.
+/// The name of a frame without characters that have a meaning in this form: `;` separates frames, and a space ends the
+/// stack.
 fn label(frame: &Frame) -> String {
     let safe = |character: char| match character {
         ';' => ':',
         _ if character.is_whitespace() => '_',
-        // What no XML may hold, and what turns the direction of the text round.
+        // Characters that XML does not allow, and those that change the text direction.
         '\u{fffe}' | '\u{ffff}' | '\u{61c}' | '\u{200e}' | '\u{200f}' => char::REPLACEMENT_CHARACTER,
         '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => char::REPLACEMENT_CHARACTER,
         _ if character.is_control() => char::REPLACEMENT_CHARACTER,

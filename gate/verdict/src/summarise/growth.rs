@@ -1,4 +1,4 @@
-//! Slopes: of the live heap, the resident set and what is resident beside the Go runtime.
+//! Slopes of the live heap, the resident set and the resident off-heap memory.
 
 use memgate_evidence::{Series, Signal, Span};
 
@@ -10,14 +10,14 @@ use super::{
     stats::{Interval, MIN_POINTS, Slope, combine, slope, slope_of_stairs},
 };
 
-/// A slope in bytes per minute, and whether it is that of the second half of the phase alone.
+/// A slope in bytes per minute, and whether it covers only the second half of the phase.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Growth {
     slope: Slope,
     second_half: bool,
 }
 
-/// Length of the blocks whose minima stand for a sampled series, seconds.
+/// The length of the blocks whose minima represent a sampled series, seconds.
 const BLOCK_S: u64 = 5;
 
 /// The growth of the live heap.
@@ -41,12 +41,12 @@ pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
     of_minima(run, &run.signals().rss, "resident-set samples", slope)
 }
 
-/// The growth of what is resident beside the Go runtime: C's allocators and drivers seldom give any of it back.
+/// The growth of the resident off-heap memory. C's allocators and drivers seldom return any of it.
 pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     of_minima(run, &run.signals().offheap, "off-heap samples", slope_of_stairs)
 }
 
-/// The growth of a sampled series, from the minima of blocks: what a service keeps shows between its peaks.
+/// The growth of a sampled series, from the minima of blocks: the memory that a service keeps shows between its peaks.
 fn of_minima(
     run: Run<'_>,
     signal: &Signal<Series>,
@@ -59,7 +59,7 @@ fn of_minima(
         .ok_or_else(|| Unavailable::because(format!("too few {what} in the measuring phase: measure longer")))
 }
 
-/// The growth over all runs.
+/// The growth over all runs together.
 pub(super) fn per_minute(runs: &[Growth]) -> Measurement {
     let slopes: Vec<Slope> = runs.iter().map(|growth| growth.slope).collect();
     let slope = combine(&slopes).ok_or_else(|| Unavailable::because("no run"))?;
@@ -74,8 +74,8 @@ pub(super) fn per_minute(runs: &[Growth]) -> Measurement {
     Estimate::of(slope.interval, u64::try_from(slope.points).unwrap_or(u64::MAX), remark)
 }
 
-/// The slope of the whole span, or of its second half where the growth slows down: a working set that grows and then
-/// stays is no leak.
+/// The slope of the whole span, or of its second half if the growth slows down: a working set that grows and then stays
+/// constant is not a leak.
 fn growth(span: Span, slope_of: impl Fn(Span) -> Option<Slope>) -> Option<Growth> {
     let whole = Growth { slope: slope_of(span)?, second_half: false };
     let middle_ns = span.start_ns.midpoint(span.end_ns);
@@ -89,20 +89,20 @@ fn growth(span: Span, slope_of: impl Fn(Span) -> Option<Slope>) -> Option<Growth
     })
 }
 
-/// Whether the second slope is significantly less than the first. Either of two signs suffices:
+/// Whether the second slope is significantly less than the first. Either of two criteria suffices:
 ///
 /// - their difference exceeds its 95 % half-width, that of the two intervals in quadrature (G. Y. Zou and A. Donner,
 ///   Statistics in Medicine 27, 2008);
-/// - the second is at most half as steep as the first, even by its upper bound. This one sees a first half that is so
-///   far from straight that its own interval is very wide.
+/// - the second is at most half as steep as the first, even by its upper bound. This covers a first half that is far
+///   from straight, whose own interval is very wide.
 ///
-/// docs/explanation/slopes.md gives, by simulation, the false alarms that this saves and the power that it costs.
+/// docs/explanation/slopes.md gives, by simulation, the false alarms that this prevents and the power that it costs.
 fn slows_down(first: Interval, second: Interval) -> bool {
     let half_width = (first.measured - first.low).hypot(second.high - second.measured);
     first.measured - second.measured > half_width || second.high < first.measured / 2.0
 }
 
-/// The least value of each block at the block's centre; `None` where a block holds no sample.
+/// The least value of each block, at the block's centre; `None` if a block has no sample.
 fn minima(samples: Entries<'_>, span: Span) -> Option<Vec<(f64, f64)>> {
     blocks(span, BLOCK_S)
         .into_iter()

@@ -1,4 +1,4 @@
-//! Evidence → metrics with intervals. Pure: touches no process, clock, file or network, and knows no threshold.
+//! Evidence → metrics with intervals. Pure: uses no process, clock, file or network, and knows no threshold.
 
 mod collate;
 mod flames;
@@ -37,21 +37,23 @@ pub struct Summary {
     pub service: String,
     /// The platform measured.
     pub platform: Platform,
-    /// The name of the baseline that the service is compared with.
+    /// The name of the baseline to compare the service with.
     pub baseline: String,
-    /// The machine and the executable, as the first run states them.
+    /// The environment as the first run states it.
     pub environment: Environment,
     /// The metrics of each run, in the order of the runs.
     pub runs: Vec<RunSummary>,
     /// The metrics of all runs together. Every metric has an entry.
     pub pooled: BTreeMap<Metric, Measurement>,
-    /// The call sites behind each metric in all runs together, most first. Metrics without any have no entry.
+    /// The call sites behind each metric in all runs together, largest first. Metrics without call sites have no entry.
     pub sites: BTreeMap<Metric, Vec<Site>>,
-    /// What the kernel let memgate use in the run in which that was least.
+    /// The lowest tier of the runs.
     pub tier: Tier,
+    /// The options of the command that measured the first run.
+    pub options: Vec<String>,
     /// How far each signal can be trusted.
     pub signals: Vec<SignalNote>,
-    /// What the runs went without, each once.
+    /// Notes on what the runs lacked, each once.
     pub notes: Vec<String>,
 }
 
@@ -62,7 +64,7 @@ pub struct RunSummary {
     pub run: u32,
     /// Every metric has an entry.
     pub metrics: BTreeMap<Metric, Measurement>,
-    /// The call sites behind each metric in this run, most first. Metrics without any have no entry.
+    /// The call sites behind each metric in this run, largest first. Metrics without call sites have no entry.
     pub sites: BTreeMap<Metric, Vec<Site>>,
 }
 
@@ -78,15 +80,15 @@ pub struct Estimate {
     pub low: f64,
     /// Upper end of the interval; equals `measured` for an exact total.
     pub high: f64,
-    /// How many values it rests on: pauses, cycles, requests.
+    /// The number of values behind it: pauses, cycles, requests.
     pub n: u64,
-    /// What the reader must know of how it was made: `max of 57 pauses`. Empty when it is what the name says.
+    /// A remark on how the figure was made, such as `max of 57 pauses`. Empty if the metric's name says it all.
     pub remark: String,
 }
 
 /// Why a metric has no figure. No gate on it passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unavailable {
-    /// The reason, a clause without a full stop: `3 records were lost`.
+    /// The reason, a clause without a full stop, such as `3 records were lost`.
     pub reason: String,
 }

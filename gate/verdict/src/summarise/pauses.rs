@@ -25,14 +25,14 @@ pub(super) fn pause_percentile(runs: &[Tally], percent: u32) -> Measurement {
     Estimate::of(interval, tally.total(), remark)
 }
 
-/// The longest pause: what was seen, without an interval.
+/// The longest pause. It is a fact and has no interval.
 pub(super) fn longest(runs: &[Tally]) -> Measurement {
     let tally = Tally::merged(runs).ok_or_else(too_many)?;
     Estimate::of(Interval::exact(tally.max() as f64), tally.total(), String::new())
 }
 
-/// Blocks of a second of the measuring phase: their length and how much of it the world was stopped for, seconds. A pause
-/// counts in the block in which it ended.
+/// Blocks of a second of the measuring phase: the length of each, and for how long the world was stopped in it,
+/// seconds. A pause counts in the block in which it ended.
 pub(super) fn stopped_blocks(run: Run<'_>) -> Result<Vec<(f64, f64)>, Unavailable> {
     let pauses = in_measure(run)?;
     let blocks = blocks(run.measure()?, 1);
@@ -56,12 +56,12 @@ pub(super) fn stopped_share(runs: &[Vec<(f64, f64)>]) -> Measurement {
     Estimate::of(interval.widened_to_spread(&of_each).within(0.0, 1.0), n, String::new())
 }
 
-/// Widens the intervals of figures that come from buckets down to where the true ones may lie.
+/// Extends the intervals of figures from buckets down to the lowest value that may be true.
 pub(super) fn bucketed(
     runs: &[Run<'_>],
     (each, together): (Vec<Measurement>, Measurement),
 ) -> (Vec<Measurement>, Measurement) {
-    /// A bucket's upper end is at most a quarter above its lower one (histogram.go, Go 1.21 to 1.27).
+    /// A bucket's upper end is at most a quarter above its lower end (histogram.go, Go 1.21 to 1.27).
     const WIDEST: f64 = 1.25;
     let is_bucketed = |run: &Run<'_>| run.signals().gc_pauses.exactness == Exactness::Bucketed;
     let widen = |measurement: Measurement| {

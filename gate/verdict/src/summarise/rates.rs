@@ -9,7 +9,7 @@ use super::{
     stats::{Events, Interval, rate_of_events, ratio},
 };
 
-/// Windows of the measuring phase: by how much the denominator and the numerator grew.
+/// Windows of the measuring phase: the growth of the denominator and of the numerator.
 pub(super) type Windows = Vec<(f64, f64)>;
 
 /// Bytes allocated over seconds.
@@ -27,7 +27,7 @@ pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> R
     let span = run.measure()?;
     let completed = completed_requests(run, span)?;
     let total = Entries::of_total(total, what)?.covering(span, what)?;
-    // Between the first and the last reading of the requests, so that nothing is extrapolated.
+    // Uses the time between the first and the last reading of the requests, so that nothing is extrapolated.
     let total = total.within_closed(known(completed));
     let windows: Windows = edges(total, span)
         .windows(2)
@@ -42,7 +42,7 @@ pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> R
     Ok(windows)
 }
 
-/// CPU time of the GC over that of the process, from the first GC cycle of the measuring phase to the last.
+/// CPU time of the GC and of the process, from the first GC cycle of the measuring phase to the last.
 pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     let what = "readings of the CPU time";
     let span = run.measure()?;
@@ -56,12 +56,12 @@ pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     let windows: Windows = edges(gc, span).windows(2).map(|edge| (growth(total, edge), growth(gc, edge))).collect();
     let sum = |of: fn(&(f64, f64)) -> f64| windows.iter().map(of).sum::<f64>();
     if sum(|window| window.1) > sum(|window| window.0) {
-        return Err(Unavailable::because("the GC has more CPU time than the process, which cannot be"));
+        return Err(Unavailable::because("the GC has more CPU time than the process, which is impossible"));
     }
     Ok(windows)
 }
 
-/// The same as [`ratio_of_totals`] for what is a share of 1.
+/// As [`ratio_of_totals`], for a share of 1.
 pub(super) fn share_of_totals(runs: &[Windows]) -> Measurement {
     ratio_up_to(runs, 1.0)
 }
@@ -96,7 +96,7 @@ pub(super) fn cycles_per_minute(runs: &[Events]) -> Measurement {
     Estimate::of(rate_of_events(runs), n, String::new())
 }
 
-/// The live heap after the mark phase of each cycle in the measuring phase; at least one cycle.
+/// The live heap after the mark phase of each cycle in the measuring phase, at least one.
 pub(super) fn live_heap(run: Run<'_>, span: Span) -> Result<Entries<'_>, Unavailable> {
     let cycles = Entries::of(&run.signals().live_heap, "live-heap readings")?.within(span);
     if cycles.len() == 0 {
@@ -121,7 +121,7 @@ fn check_against_pauses(cycles: Entries<'_>, run: Run<'_>) -> Result<(), Unavail
     Ok(())
 }
 
-/// Requests completed by the times at which they were read.
+/// The number of completed requests at each reading.
 fn completed_requests(run: Run<'_>, span: Span) -> Result<Entries<'_>, Unavailable> {
     let what = "completed requests";
     let series = &usable(&run.signals().requests, "requests")?.completed;
@@ -137,14 +137,14 @@ fn growth(total: Entries<'_>, edge: &[usize]) -> f64 {
     (total.value[edge[1]] - total.value[edge[0]]) as f64
 }
 
-/// The entries that windows begin and end with: a window is a second long, or an eighth of a phase shorter than 8 s, or
-/// as much longer as the next reading and the remainder at the end of the phase require.
+/// The entries that begin and end windows. A window is a second long, or an eighth of the phase if that is shorter than
+/// 8 s. It is longer if the next reading comes later, and the last one includes the remainder of the phase.
 fn edges(entries: Entries<'_>, span: Span) -> Vec<usize> {
     let window_s = (seconds(span.start_ns, span.end_ns) / 8.0).min(1.0);
     let mut edges = vec![0];
     let mut from = entries.at_ns.first().copied().unwrap_or(0);
     for (index, &at) in entries.at_ns.iter().enumerate() {
-        // Readings are a little early as often as late; a tenth of a window keeps windows from doubling.
+        // Readings are as often a little early as late. A tolerance of a tenth of a window keeps windows from doubling.
         if seconds(from, at) >= 0.9 * window_s && at > from {
             edges.push(index);
             from = at;

@@ -13,11 +13,11 @@ use super::{
 pub(super) struct Failures {
     failed: u64,
     intended: u64,
-    /// How the service ended before its time: its failures are then a fact, not a sample.
+    /// How the service ended early, if it did. Its failed requests are then a fact and not a sample.
     early_end: Option<String>,
 }
 
-/// The requests that failed. They count however the service ended, since its end is why they failed.
+/// The requests that failed. They count even if the service ended early, because the end is why they failed.
 pub(super) fn failures(run: Run<'_>) -> Result<Failures, Unavailable> {
     let early_end = run.early_end();
     if early_end.is_none() {
@@ -78,7 +78,7 @@ fn requests(run: Run<'_>) -> Result<&Requests, Unavailable> {
     usable(&run.signals().requests, "requests")
 }
 
-/// The counts of the measuring phase, when they add up.
+/// The counts of the measuring phase, if they add up.
 fn counts(run: Run<'_>) -> Result<&RequestCounts, Unavailable> {
     let counts = &requests(run)?.measure;
     let sum = counts.failed.values().try_fold(counts.succeeded, |sum, &failed| sum.checked_add(failed));

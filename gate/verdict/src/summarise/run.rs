@@ -1,11 +1,11 @@
-//! One run's evidence with the checks that everything drawn from it must pass.
+//! One run's evidence, with the checks that all figures from it must pass.
 
 use memgate_evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, Span, platform::Runner};
 
 use super::Unavailable;
 use crate::{metric::Unit, units};
 
-/// With more requests than this share that were not answered in time, a run in a guest tells nothing.
+/// If a larger share of the requests was not answered in time, a run in a guest means nothing.
 const LATE_THAT_SPOIL: f64 = 0.001;
 
 /// One run's evidence.
@@ -13,18 +13,18 @@ const LATE_THAT_SPOIL: f64 = 0.001;
 pub(super) struct Run<'a>(pub(super) &'a Evidence);
 
 impl<'a> Run<'a> {
-    /// The signals, not yet checked.
+    /// The signals, unchecked.
     pub(super) const fn signals(self) -> &'a Signals {
         &self.0.signals
     }
 
-    /// The measuring phase of a run that the service lived through.
+    /// The measuring phase, if the service survived it.
     pub(super) fn measure(self) -> Result<Span, Unavailable> {
         self.complete()?;
         checked(self.0.phases.measure, "measuring phase")
     }
 
-    /// The drain of a run that the service lived through.
+    /// The drain, if the service survived it.
     pub(super) fn drain(self) -> Result<Span, Unavailable> {
         self.complete()?;
         checked(self.0.phases.drain, "drain")
@@ -38,7 +38,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// How the service ended before its time; `None` when it lived through every phase.
+    /// How the service ended early; `None` if it survived every phase.
     pub(super) fn early_end(self) -> Option<String> {
         let (what, at_ns) = match &self.0.ending {
             Ending::Stopped | Ending::Killed { .. } => return None,
@@ -53,8 +53,8 @@ impl<'a> Run<'a> {
         self.early_end().or_else(|| self.too_slow()).map_or(Ok(()), |reason| Err(Unavailable { reason }))
     }
 
-    /// Why a run in a guest tells nothing of the service: it had too little time for its requests, as it has on an emulated processor
-    /// whose machine is busy.
+    /// Why a run in a guest says nothing about the service: the service had too little time for its requests, as on an
+    /// emulated processor whose machine is busy.
     fn too_slow(self) -> Option<String> {
         let counts = &self.signals().requests.data.measure;
         let share = counts.late() as f64 / counts.intended.max(1) as f64;
@@ -65,7 +65,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A signal's data, unless the signal is missing, inexact or incomplete. `what` names it in the plural: `GC pauses`.
+/// A signal's data, unless the signal is missing, inexact or incomplete. `what` names the data in the plural, such as
+/// `GC pauses`.
 pub(super) fn usable<'a, T>(signal: &'a Signal<T>, what: &str) -> Result<&'a T, Unavailable> {
     match &signal.exactness {
         Exactness::Missing { reason } => Err(Unavailable::because(format!("no {what}: {}", clause(reason)))),
@@ -79,13 +80,13 @@ pub(super) fn usable<'a, T>(signal: &'a Signal<T>, what: &str) -> Result<&'a T, 
 }
 
 impl Unavailable {
-    /// No figure, because of the reason.
+    /// No figure, for this reason.
     pub(super) fn because(reason: impl Into<String>) -> Self {
         Self { reason: reason.into() }
     }
 }
 
-/// A reason as a clause: other parts may end theirs with a full stop.
+/// A reason as a clause. Other parts may end theirs with a full stop.
 pub(super) fn clause(reason: &str) -> &str {
     reason.trim().trim_end_matches('.')
 }

@@ -1,4 +1,4 @@
-//! Checks on series, and what is cut from them.
+//! Checks series and cuts them to spans.
 
 use memgate_evidence::{Series, Signal, Span};
 
@@ -9,12 +9,12 @@ pub(super) const fn seconds(from_ns: u64, to_ns: u64) -> f64 {
     to_ns.saturating_sub(from_ns) as f64 / 1e9
 }
 
-/// A time from the start of a span, minutes.
+/// A time in minutes from the start of a span.
 pub(super) const fn minutes_into(span: Span, at_ns: u64) -> f64 {
     seconds(span.start_ns, at_ns) / 60.0
 }
 
-/// Entries of a series, of one length and in order.
+/// The entries of a series, in columns of equal length and in order.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Entries<'a> {
     pub(super) at_ns: &'a [u64],
@@ -22,7 +22,7 @@ pub(super) struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// The columns, when they are of one length and their times do not decrease. They may be empty.
+    /// The columns, if they have the same length and their times do not decrease. They may be empty.
     pub(super) fn new(at_ns: &'a [u64], value: &'a [u64], what: &str) -> Result<Self, Unavailable> {
         if at_ns.len() != value.len() {
             let (times, values) = (at_ns.len(), value.len());
@@ -34,27 +34,27 @@ impl<'a> Entries<'a> {
         Ok(Self { at_ns, value })
     }
 
-    /// A signal's entries, when the signal is usable.
+    /// A signal's entries, if the signal is usable.
     pub(super) fn of(signal: &'a Signal<Series>, what: &str) -> Result<Self, Unavailable> {
         let series = usable(signal, what)?;
         Self::new(&series.at_ns, &series.value, what)
     }
 
-    /// The same, when the values do not decrease, as those of a total cannot.
+    /// As [`Self::of`], if the values do not decrease, as those of a total cannot.
     pub(super) fn of_total(signal: &'a Signal<Series>, what: &str) -> Result<Self, Unavailable> {
         Self::of(signal, what)?.into_total(what)
     }
 
-    /// The same entries, when their values do not decrease.
+    /// The same entries, if their values do not decrease.
     pub(super) fn into_total(self, what: &str) -> Result<Self, Unavailable> {
         if self.value.is_sorted() {
             Ok(self)
         } else {
-            Err(Unavailable::because(format!("the {what} decrease, as totals cannot")))
+            Err(Unavailable::because(format!("the {what} decrease, which is impossible for totals")))
         }
     }
 
-    /// How many there are.
+    /// The number of entries.
     pub(super) const fn len(self) -> usize {
         self.at_ns.len()
     }
@@ -69,7 +69,7 @@ impl<'a> Entries<'a> {
         self.between(span.start_ns, self.at_ns.partition_point(|&at| at < span.end_ns))
     }
 
-    /// The entries in a span and at its very end: a phase ends with its last reading.
+    /// The entries in a span, including its very end: a phase ends with its last reading.
     pub(super) fn within_closed(self, span: Span) -> Self {
         self.between(span.start_ns, self.at_ns.partition_point(|&at| at <= span.end_ns))
     }
@@ -79,11 +79,11 @@ impl<'a> Entries<'a> {
         Self { at_ns: &self.at_ns[from..to], value: &self.value[from..to] }
     }
 
-    /// The entries in a span, when they were read all through it: a series that was cut short or has a hole says
-    /// nothing of the rest.
+    /// The entries in a span, if there are readings all through it. A series that is cut short or has a gap says
+    /// nothing about the rest.
     ///
-    /// Tolerated are 5 % of the span at either end and 10 % within, or a second and two where the span is long enough
-    /// for that (a quarter and a half of it at most): a slow guest may read late.
+    /// The tolerance is 5 % of the span at either end and 10 % within it, but at least one second and two seconds. In a
+    /// short span these seconds are cut to a quarter and a half of the span. A slow guest may read late.
     pub(super) fn covering(self, span: Span, what: &str) -> Result<Self, Unavailable> {
         let inside = self.within_closed(span);
         let length = seconds(span.start_ns, span.end_ns);
@@ -101,12 +101,13 @@ impl<'a> Entries<'a> {
         }
         let widest = inside.at_ns.windows(2).map(|pair| seconds(pair[0], pair[1])).fold(0.0, f64::max);
         if widest > 2.0 * at_the_ends {
-            return Err(Unavailable::because(format!("the {what} have a hole of {widest:.1} s in the phase")));
+            return Err(Unavailable::because(format!("the {what} have a gap of {widest:.1} s in the phase")));
         }
         Ok(inside)
     }
 
-    /// The value at a time between the first and the last entry, by interpolation; exact at the times of the entries.
+    /// The value at a time between the first and the last entry, by interpolation. It is exact at the times of the
+    /// entries.
     pub(super) fn interpolated(self, at_ns: u64) -> f64 {
         let after = self.at_ns.partition_point(|&at| at < at_ns);
         let value = |index: usize| self.value.get(index).map_or(f64::NAN, |&value| value as f64);
@@ -119,30 +120,30 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// Events of which an even load makes a steady stream: whether the stream breaks off long before the end of the span, or
-/// sets in long after its start, is then a sign that records are missing. With fewer than three events nothing can be
-/// said.
+/// Checks events that an even load produces steadily. If they stop long before the end of the span, or start long after
+/// its beginning, records are missing. Fewer than three events prove nothing.
 pub(super) fn check_steady(at_ns: &[u64], span: Span, what: &str) -> Result<(), Unavailable> {
     let (Some(&first), Some(&last)) = (at_ns.first(), at_ns.last()) else { return Ok(()) };
     if at_ns.len() < 3 {
         return Ok(());
     }
     let widest = at_ns.windows(2).map(|pair| seconds(pair[0], pair[1])).fold(0.0, f64::max);
-    // Collections become rarer as the live heap grows; three times the widest gap is more than that explains.
+    // Collections become rarer as the live heap grows. Three times the widest gap is more than that explains.
     let tolerated = 3.0 * widest + 0.05 * seconds(span.start_ns, span.end_ns);
     let silent = seconds(last, span.end_ns).max(seconds(span.start_ns, first));
     if silent > tolerated {
         return Err(Unavailable::because(format!(
-            "there are no {what} for {silent:.1} s at one end of the measuring phase, and otherwise never {widest:.1} s without: records are missing"
+            "there are no {what} for {silent:.1} s at one end of the measuring phase, but the longest gap within it is {widest:.1} s: records are missing"
         )));
     }
     Ok(())
 }
 
-/// More blocks than this, a week of five seconds each, are not made of any span.
+/// No span has more blocks than this, a week of five seconds each.
 const MAX_BLOCKS: u64 = 120_960;
 
-/// A span in equal blocks: of `block_s` seconds or a little more where it is long enough for 8 of them, else of an eighth.
+/// A span in equal blocks: of `block_s` seconds or slightly more if the span has room for 8 of them, or else of an
+/// eighth of the span.
 pub(super) fn blocks(span: Span, block_s: u64) -> Vec<Span> {
     let length = span.end_ns.saturating_sub(span.start_ns);
     let count = (length / (block_s * 1_000_000_000)).clamp(8, MAX_BLOCKS);

@@ -1,4 +1,4 @@
-//! The call sites behind a metric: where a person who wants to change it can act.
+//! The call sites behind a metric: the places in the code where someone can change it.
 
 use std::collections::BTreeMap;
 
@@ -13,27 +13,27 @@ use super::{
 };
 use crate::metric::{Metric, Unit};
 
-/// A call site behind a metric, with what it stands for in all runs together.
+/// A call site behind a metric, with its amount in all runs together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Site {
     /// What it allocated, kept, touched or started.
     pub kind: SiteKind,
     /// The innermost frame that is not the runtime's, the C library's or cgo's own.
     pub at: Place,
-    /// The innermost frame of the service's own code; `null` where there is none. Often it is `at`.
+    /// The innermost frame of the service's own code; `null` if there is none. Often the same as `at`.
     pub own: Option<Place>,
-    /// For goroutines, the function that the `go` statement starts; else `null`.
+    /// For goroutines, the function that the `go` statement starts; otherwise `null`.
     pub starts: Option<String>,
-    /// How much, in `unit`; above 0.
+    /// The amount in `unit`, above 0.
     pub amount: f64,
     /// `bytes` or `count`.
     pub unit: Unit,
     /// Its share of all sites of this metric, above 0, at most 1.
     pub share: f64,
-    /// How many sampled objects that rests on; `null` where nothing was sampled.
+    /// The number of sampled objects behind it; `null` if nothing was sampled.
     pub samples: Option<u64>,
-    /// How far off `amount` may be by chance, as a share of it: two standard errors, 2/√n for n samples of small objects.
-    /// `null` where nothing was sampled.
+    /// How far `amount` may be off by chance, as a share of it: two standard errors, 2/√n for n samples of small
+    /// objects. `null` if nothing was sampled.
     pub error: Option<f64>,
 }
 
@@ -43,7 +43,7 @@ pub struct Site {
 pub enum SiteKind {
     /// Memory on the Go heap.
     Heap,
-    /// Resident memory beside the Go runtime.
+    /// Resident off-heap memory.
     OffHeap,
     /// Goroutines.
     Goroutines,
@@ -52,31 +52,31 @@ pub enum SiteKind {
 /// A place in the code.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Place {
-    /// The function: `main.(*store).put`, `malloc`; `unknown` where the stack is not known.
+    /// The function, such as `main.(*store).put` or `malloc`; `unknown` if the stack is not known.
     pub function: String,
-    /// The source file: below the repository's root where `in_repository`, else as the compiler wrote it down; empty where it
-    /// is not known.
+    /// The source file: relative to the repository's root if `in_repository`, or else as the compiler recorded it;
+    /// empty if it is not known.
     pub file: String,
-    /// The line, from 1; 0 where it is not known.
+    /// The line, from 1; 0 if it is not known.
     pub line: u32,
     /// Whether the file lies in the repository in which the report was made.
     pub in_repository: bool,
 }
 
-/// What call sites are known of.
+/// The profiles that have call sites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// Bytes allocated on the Go heap in the measuring phase.
     AllocatedBytes,
     /// Objects allocated on the Go heap in the measuring phase.
     AllocatedObjects,
-    /// What the live heap grew by in the measuring phase.
+    /// Growth of the live heap in the measuring phase.
     LiveHeapGrowth,
-    /// What off-heap memory grew by in the measuring phase.
+    /// Growth of the off-heap memory in the measuring phase.
     OffheapGrowth,
     /// Goroutines under load.
     GoroutinesUnderLoad,
-    /// Goroutines that are left after the drain.
+    /// Goroutines that remain after the drain.
     GoroutinesLeft,
 }
 
@@ -97,7 +97,7 @@ impl Profile {
     }
 }
 
-/// The profiles of one run, each as far as it is there.
+/// The profiles of one run, as far as they are available.
 pub(super) struct Profiles<'a> {
     code: &'a Code,
     bytes: Result<Table, NoTable>,
@@ -133,7 +133,7 @@ impl<'a> Profiles<'a> {
         }
     }
 
-    /// The table that a flame graph shows.
+    /// The table for a flame graph.
     pub(super) const fn of_graph(&self, graph: Graph) -> Result<&Table, &NoTable> {
         match graph {
             Graph::Alloc => self.bytes.as_ref(),
@@ -142,12 +142,12 @@ impl<'a> Profiles<'a> {
         }
     }
 
-    /// The code that the tables' stacks are of.
+    /// The code that the stacks of the tables refer to.
     pub(super) const fn code(&self) -> &'a Code {
         self.code
     }
 
-    /// What of the profiles cannot be true, as clauses: what was left out is not to be taken for nothing.
+    /// Profile rows that cannot be true, as clauses. A reader must not take the omitted rows for nothing.
     pub(super) fn doubts(&self) -> Vec<String> {
         let tables = [
             ("allocations by code", &self.bytes),
@@ -166,16 +166,16 @@ impl<'a> Profiles<'a> {
     }
 }
 
-/// The sites behind every metric that has some.
+/// The sites behind every metric that has any.
 pub(super) fn by_metric(runs: &[Profiles<'_>]) -> BTreeMap<Metric, Vec<Site>> {
     let all = Metric::ALL.into_iter().map(|metric| (metric, sites(metric, runs)));
     all.filter(|(_, sites)| !sites.is_empty()).collect()
 }
 
-/// The sites behind a metric in all of these runs, most first and equal ones by name. None where there is no profile, or
+/// The sites behind a metric in all of these runs, largest first, equal ones by name. Empty if there is no profile or
 /// nothing grew.
 fn sites(metric: Metric, runs: &[Profiles<'_>]) -> Vec<Site> {
-    // The profiles behind one metric are all in one unit: a test holds it.
+    // All profiles behind one metric have the same unit; a test checks it.
     let unit = metric.profiles().first().map_or(Unit::Bytes, |profile| profile.unit());
     let mut sums: BTreeMap<Key, Sum> = BTreeMap::new();
     for profiles in runs {
@@ -186,16 +186,16 @@ fn sites(metric: Metric, runs: &[Profiles<'_>]) -> Vec<Site> {
             }
         }
     }
-    // What is left of less than one is the rounding of terms that cancel out.
+    // A remainder of less than one comes from rounding, where terms cancel out.
     sums.retain(|_, sum| sum.amount.is_finite() && sum.amount >= 0.5);
     let total: f64 = sums.values().map(|sum| sum.amount).sum();
     let mut sites: Vec<Site> = sums.into_iter().map(|(key, sum)| key.site(sum, unit, total)).collect();
-    // Stable: among equals the order of the names remains.
+    // The sort is stable, so equal ones stay sorted by name.
     sites.sort_by(|one, other| other.amount.total_cmp(&one.amount));
     sites
 }
 
-/// The parts summed by stack: there are far fewer of those, and names are long.
+/// The parts summed by stack. There are far fewer stacks than parts, and names are long.
 fn by_stack(parts: &[Part]) -> BTreeMap<(u32, Option<u32>), Sum> {
     let mut sums: BTreeMap<_, Sum> = BTreeMap::new();
     for &Part { stack, started, amount, samples, variance } in parts {
@@ -204,7 +204,7 @@ fn by_stack(parts: &[Part]) -> BTreeMap<(u32, Option<u32>), Sum> {
     sums
 }
 
-/// What makes two parts the same site.
+/// The key of a site: parts with the same key belong to the same site.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     at: Place,

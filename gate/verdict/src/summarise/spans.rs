@@ -1,4 +1,4 @@
-//! Where the allocator gets its memory: refills of span caches, and mappings.
+//! How the allocator gets its memory: refills of span caches, and mappings.
 
 use memgate_evidence::Span;
 
@@ -9,14 +9,14 @@ use super::{
     stats::{Tally, share},
 };
 
-/// Refills of span caches, and those of them that found no span to use again.
+/// Refills of span caches, and the number of those that found no span to use again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refills {
     refills: u64,
     misses: u64,
 }
 
-/// The refills in the windows that lie in the measuring phase.
+/// The refills in the windows within the measuring phase.
 pub(super) fn refills(run: Run<'_>) -> Result<Refills, Unavailable> {
     let what = "span refills";
     let span = run.measure()?;
@@ -42,7 +42,7 @@ pub(super) fn refills(run: Run<'_>) -> Result<Refills, Unavailable> {
         None => Err(Unavailable::because("more span refills than can be counted")),
         Some((0, _)) => Err(Unavailable::because("no span refill was counted in the measuring phase")),
         Some((refills, misses)) if misses > refills => {
-            Err(Unavailable::because("more span refills missed than there were, which cannot be"))
+            Err(Unavailable::because("more span refills missed than happened, which is impossible"))
         }
         Some((refills, misses)) => Ok(Refills { refills, misses }),
     }
@@ -59,7 +59,7 @@ pub(super) fn miss_rate(runs: &[Refills]) -> Measurement {
     Estimate::of(interval, refills, String::new())
 }
 
-/// How long the mappings took that ended in the measuring phase.
+/// The durations of the mappings that ended in the measuring phase.
 pub(super) fn mappings(run: Run<'_>) -> Result<Tally, Unavailable> {
     let what = "latencies of mappings";
     let span = run.measure()?;

@@ -1,4 +1,5 @@
-//! Stops of the world by their reason: what the runtime does not count of them, and the phases of a GC cycle between them.
+//! Stops of the world by their reason: the part that the runtime does not count, and the phases of a GC cycle between
+//! stops.
 
 use memgate_evidence::StopReason;
 
@@ -15,15 +16,15 @@ const WHAT: &str = "stops of the world";
 #[derive(Debug, Clone, Copy)]
 struct Stop {
     reason: StopReason,
-    /// When the world was stopped.
+    /// When the world stopped.
     start_ns: u64,
-    /// When it ran again.
+    /// When the world ran again.
     end_ns: u64,
-    /// What of it the runtime does not count, ns.
+    /// The part that the runtime does not count, ns.
     tail_ns: u64,
 }
 
-/// What the stops for the GC that ended in the measuring phase lasted beyond what the runtime counts.
+/// The time that the runtime does not count of each stop for the GC that ended in the measuring phase.
 pub(super) fn hidden_tails(run: Run<'_>) -> Result<Tally, Unavailable> {
     let span = run.measure()?;
     let stops = gc_stops(run)?;
@@ -33,8 +34,8 @@ pub(super) fn hidden_tails(run: Run<'_>) -> Result<Tally, Unavailable> {
 
 /// The concurrent mark phases that ended in the measuring phase.
 ///
-/// A phase begins where the world runs again after sweep termination, and ends where it is stopped for mark termination.
-/// Mark termination may find more to mark and let the world run on (`gcMarkDone`, runtime/mgc.go, Go 1.27), so the last such
+/// A phase begins when the world runs again after sweep termination and ends when it stops for mark termination. Mark
+/// termination may find more to mark and let the world run on (`gcMarkDone`, runtime/mgc.go, Go 1.27), so the last such
 /// stop before the next cycle counts.
 pub(super) fn mark_phases(run: Run<'_>) -> Result<Tally, Unavailable> {
     let span = run.measure()?;
@@ -47,7 +48,8 @@ pub(super) fn mark_phases(run: Run<'_>) -> Result<Tally, Unavailable> {
             continue;
         }
         let length = last.start_ns.checked_sub(first.end_ns);
-        phases.push((length.ok_or_else(|| Unavailable::because(format!("the {WHAT} overlap, which cannot be")))?, 1));
+        phases
+            .push((length.ok_or_else(|| Unavailable::because(format!("the {WHAT} overlap, which is impossible")))?, 1));
     }
     if phases.is_empty() {
         return Err(Unavailable::because("no GC cycle in the measuring phase that has both its stops"));
@@ -62,7 +64,7 @@ pub(super) fn p99(runs: &[Tally], noun: &str) -> Measurement {
     Estimate::of(interval, tally.total(), remark)
 }
 
-/// Every stop for the GC, when those of the measuring phase were recorded all through it; at least one is in it.
+/// Every stop for the GC, if those of the measuring phase were recorded all through it. At least one lies in the phase.
 fn gc_stops(run: Run<'_>) -> Result<Vec<Stop>, Unavailable> {
     let span = run.measure()?;
     let stops = usable(&run.signals().world_stops, WHAT)?;

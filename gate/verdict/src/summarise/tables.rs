@@ -1,32 +1,32 @@
-//! What was allocated, kept, started or touched at each call stack, from the profiles in the evidence.
+//! Amounts for each call stack, from the profiles in the evidence: what it allocated, kept, started or touched.
 
 use memgate_evidence::{AllocSamples, Exactness, GoroutineSites, HeapProfile, OffHeapSites, Signal};
 
 use super::run::{Run, clause};
 
-/// What one stack of a run stands for.
+/// The amount of one stack of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Part {
     /// The stack, an index into the run's `Code`.
     pub(super) stack: u32,
-    /// For goroutines, the function that was started.
+    /// For goroutines, the function that started.
     pub(super) started: Option<u32>,
-    /// Bytes, objects or goroutines; negative where there are fewer than before.
+    /// Bytes, objects or goroutines; negative if there are fewer than before.
     pub(super) amount: f64,
-    /// How many sampled objects that rests on; 0 where nothing was sampled.
+    /// The number of sampled objects behind it; 0 if nothing was sampled.
     pub(super) samples: u64,
-    /// The variance of `amount` that sampling leaves.
+    /// The variance of `amount` from sampling.
     pub(super) variance: f64,
 }
 
-/// The parts of one profile, and how many of its rows contradict themselves and were left out.
+/// The parts of one profile, and the number of rows that contradict themselves and were left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Table {
     pub(super) parts: Vec<Part>,
     pub(super) left_out: usize,
 }
 
-/// Why there is no table, a clause.
+/// Why there is no table, as a clause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NoTable {
     /// It was not measured.
@@ -35,14 +35,14 @@ pub(super) enum NoTable {
     Broken(String),
 }
 
-/// What is counted of allocations.
+/// What to count of allocations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
     Bytes,
     Objects,
 }
 
-/// When goroutines are counted.
+/// When to count goroutines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum When {
     /// At the end of the measuring phase.
@@ -51,12 +51,12 @@ pub(super) enum When {
     Left,
 }
 
-/// What an object in the sample stands for.
+/// The number of objects that a sampled object represents.
 ///
-/// An object of `size` bytes is in the sample with the probability p = 1 − e^(−size/rate), so it stands for 1/p objects,
-/// with a variance of (1 − p)/p² (D. G. Horvitz and D. J. Thompson, J. Am. Stat. Assoc. 47, 1952). For objects much
-/// smaller than the rate, n samples then have the relative standard error 1/√n of a Poisson count. A rate of 1 samples
-/// every object (runtime/pprof/protomem.go, Go 1.27, `scaleHeapSample`).
+/// An object of `size` bytes is in the sample with the probability p = 1 − e^(−size/rate), so it represents 1/p
+/// objects, with a variance of (1 − p)/p² (D. G. Horvitz and D. J. Thompson, J. Am. Stat. Assoc. 47, 1952). For objects
+/// much smaller than the rate, n samples then have the relative standard error 1/√n of a Poisson count. A rate of 1
+/// samples every object (runtime/pprof/protomem.go, Go 1.27, `scaleHeapSample`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Weight {
     amount: f64,
@@ -65,7 +65,7 @@ struct Weight {
 
 impl Weight {
     fn new(size: u64, rate: u64, of: Of) -> Self {
-        // An object of no bytes is never sampled.
+        // An object of zero bytes is never sampled.
         if size == 0 {
             return Self { amount: 0.0, variance: 0.0 };
         }
@@ -81,7 +81,7 @@ impl Weight {
         Self { amount, variance: exponent.exp() * amount.powi(2) }
     }
 
-    /// The part of a stack with `after` objects where there were `before`.
+    /// The part of a stack with `after` objects at the end and `before` at the start.
     fn part(self, stack: u32, after: u64, before: u64, rests_on: u64) -> Part {
         let net = after as f64 - before as f64;
         let variance = self.variance * rests_on as f64;
@@ -89,8 +89,8 @@ impl Weight {
     }
 }
 
-/// What was allocated in the measuring phase: from the samples of just that phase, else from the heap profile, which lags behind
-/// by two GC cycles.
+/// Allocations in the measuring phase: from the samples of exactly that phase, or else from the heap profile, which
+/// lags behind by two GC cycles.
 pub(super) fn allocated(run: Run<'_>, of: Of) -> Result<Table, NoTable> {
     let signals = run.signals();
     match data(&signals.alloc_samples, "sampled allocations") {
@@ -117,10 +117,11 @@ fn allocated_by_samples(samples: &AllocSamples, of: Of) -> Result<Table, NoTable
     ))
 }
 
-/// By how much the bytes that are alive grew in the measuring phase.
+/// Growth of the live bytes in the measuring phase.
 ///
-/// An object that lives all through it is in both counts, so what the growth rests on are the objects that came and stayed
-/// and those that were there and went: at most those allocated, or alive at the end, and those freed, or alive at the start.
+/// An object that lives all through the phase is in both counts. The growth rests on the objects that came and stayed
+/// and on those that were there and went. No more came than were allocated, or are alive at the end. No more went than
+/// were freed, or were alive at the start.
 pub(super) fn heap_growth(run: Run<'_>) -> Result<Table, NoTable> {
     let profile = data(&run.signals().heap_profile, "heap profile")?;
     let rows = heap_rows(profile)?;
@@ -134,7 +135,7 @@ pub(super) fn heap_growth(run: Run<'_>) -> Result<Table, NoTable> {
     })))
 }
 
-/// Goroutines that were not there before the load.
+/// Goroutines that did not exist before the load.
 pub(super) fn goroutines(run: Run<'_>, when: When) -> Result<Table, NoTable> {
     let what = "goroutines by `go` statement";
     let GoroutineSites { created, started, before, loaded, left } = data(&run.signals().goroutine_sites, what)?;
@@ -150,7 +151,7 @@ pub(super) fn goroutines(run: Run<'_>, when: When) -> Result<Table, NoTable> {
     })))
 }
 
-/// By how much the resident memory beside the Go runtime grew in the measuring phase.
+/// Growth of the resident off-heap memory in the measuring phase.
 pub(super) fn off_heap_growth(run: Run<'_>) -> Result<Table, NoTable> {
     let what = "off-heap memory by code";
     let OffHeapSites { stack, start_bytes, end_bytes } = data(&run.signals().offheap_sites, what)?;
@@ -191,8 +192,8 @@ fn heap_rows(profile: &HeapProfile) -> Result<impl Iterator<Item = HeapRow>, NoT
     ))
 }
 
-/// A signal's data, unless it is missing. What is inexact or incomplete still tells where to look; the report says that it
-/// is.
+/// A signal's data, unless it is missing. Inexact or incomplete data still show where to look; the report says that
+/// they are.
 fn data<'a, T>(signal: &'a Signal<T>, what: &str) -> Result<&'a T, NoTable> {
     match &signal.exactness {
         Exactness::Missing { reason } => Err(NoTable::Missing(format!("no {what}: {}", clause(reason)))),

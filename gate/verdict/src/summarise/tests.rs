@@ -1,4 +1,4 @@
-//! Tests of whole summaries; those of each estimator stand beside it.
+//! Tests of whole summaries. Tests of the estimators stand beside them.
 
 pub(crate) mod broken;
 mod fuzz;
@@ -37,7 +37,7 @@ fn a_healthy_run_has_every_metric() {
         let estimate = figure(&run, metric).unwrap_or_else(|unavailable| panic!("{metric}: {unavailable:?}"));
         assert!(estimate.low <= estimate.measured && estimate.measured <= estimate.high, "{metric}: {estimate:?}");
     }
-    // 500 requests a second of 2,000 bytes and 10 objects, 0.1 page faults each, beside 1,000 bytes a second.
+    // 500 requests a second, each with 2,000 bytes, 10 objects and 0.1 page faults, and another 1,000 bytes a second.
     assert_near(measured(&run, Metric::HeapAllocRate), 1_001_000.0, 1e-6);
     assert_near(measured(&run, Metric::AllocBytesPerRequest), 2_002.0, 1e-6);
     assert_near(measured(&run, Metric::AllocsPerRequest), 10.0, 1e-9);
@@ -49,10 +49,10 @@ fn a_healthy_run_has_every_metric() {
     assert_eq!(measured(&run, Metric::OomKills), 0.0);
     assert_eq!(measured(&run, Metric::RequestErrors), 0.0);
     assert_eq!(measured(&run, Metric::RequestLatencyP99), 9_900_000.0);
-    // 600 pauses of 75 µs in the mean in 60 s.
+    // 600 pauses in 60 s with a mean of 75 µs.
     assert_near(measured(&run, Metric::GcStwFraction), 600.0 * 75e-6 / 60.0, 0.03);
     assert_eq!(measured(&run, Metric::GcPauseHiddenTailP99), 8_000.0);
-    // From 5 ms before the end of the cycle to 58 µs before it.
+    // The mark phase lasts from 5 ms before the end of the cycle to 58 µs before it.
     assert_eq!(measured(&run, Metric::GcMarkP99), 4_942_000.0);
     assert_near(measured(&run, Metric::GcCpuFraction), 0.05, 1e-9);
     assert_near(measured(&run, Metric::SpanRefillMissRate), 0.02, 1e-9);
@@ -68,7 +68,7 @@ fn few_mappings_have_no_p99_and_the_remark_says_so() {
 #[test]
 fn marking_lasts_until_the_last_stop_of_a_cycle() {
     let mut run = healthy(1);
-    // In every cycle the world is stopped once more, 1 ms before its end, and runs on.
+    // In every cycle the world stops once more, 1 ms before its end, and runs on.
     let stops = &mut run.signals.world_stops.data;
     let cycles: Vec<u64> = stops.at_ns.iter().copied().skip(1).step_by(2).collect();
     stops.at_ns =
@@ -94,11 +94,11 @@ fn stops_for_other_reasons_are_no_pauses_of_the_gc() {
 fn figures_that_contradict_themselves_are_none() {
     let mut run = healthy(1);
     run.signals.span_refills.data.misses.fill(51);
-    assert_eq!(reason(&run, Metric::SpanRefillMissRate), "more span refills missed than there were, which cannot be");
+    assert_eq!(reason(&run, Metric::SpanRefillMissRate), "more span refills missed than happened, which is impossible");
     run.signals.gc_cpu.data.gc_ns.iter_mut().for_each(|ns| *ns *= 30);
-    assert_eq!(reason(&run, Metric::GcCpuFraction), "the GC has more CPU time than the process, which cannot be");
+    assert_eq!(reason(&run, Metric::GcCpuFraction), "the GC has more CPU time than the process, which is impossible");
     run.signals.world_stops.data.tail_ns.fill(SECOND);
-    assert_eq!(reason(&run, Metric::GcMarkP99), "the stops of the world overlap, which cannot be");
+    assert_eq!(reason(&run, Metric::GcMarkP99), "the stops of the world overlap, which is impossible");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_guest_that_is_too_slow_for_its_load_tells_nothing_of_the_service() {
             }
         }
     }
-    // A few are judged like other failures, and natively all are.
+    // A few are judged like other failures, and in a native run all are.
     for (runner, late_ones) in [(Runner::Qemu, 20), (Runner::Native, 60)] {
         let pooled = late(runner, late_ones);
         let errors = pooled[&Metric::RequestErrors].as_ref().unwrap();
@@ -252,7 +252,7 @@ fn without_collections_there_is_no_figure_of_them() {
     }
 }
 
-/// Each is the other's witness when one of them is cut short; when a collector dies, both are.
+/// Pauses reveal that cycles are cut short, and the other way round. If a collector dies, both are cut short.
 #[test]
 fn pauses_and_cycles_cut_short_together_are_noticed() {
     let mut run = healthy(1);
@@ -345,7 +345,7 @@ fn what_one_run_lacks_the_runs_together_lack() {
 fn evidence_that_does_not_belong_together_is_refused() {
     let message = |other: Evidence| summarise(&[healthy(1), other]).unwrap_err().message;
     assert!(summarise(&[]).is_err());
-    assert_eq!(message(healthy(1)), "two runs of `uaa` on linux/amd64 bear the number 1");
+    assert_eq!(message(healthy(1)), "two runs of `uaa` on linux/amd64 have the number 1");
     let mut other = healthy(2);
     other.environment.page_size = 16_384;
     assert!(message(other).starts_with("run 1 has the page size `4096` and run 2 has `16384`"));

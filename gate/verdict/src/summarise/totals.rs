@@ -9,7 +9,7 @@ use super::{
     stats::Interval,
 };
 
-/// A value that was read or counted, with how many readings it rests on.
+/// A value that was read or counted, and the number of readings behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Value {
     value: u64,
@@ -17,13 +17,13 @@ pub(super) struct Value {
     sampled: bool,
 }
 
-/// The most that a series reached in the measuring phase. `least` is the least value that can be true: a process has at
+/// The largest value of a series in the measuring phase. `least` is the least value that can be true: a process has at
 /// least one goroutine, and a series of zeros was not read.
 pub(super) fn most(run: Run<'_>, signal: &Signal<Series>, what: &str, least: u64) -> Result<Value, Unavailable> {
     let span = run.measure()?;
     let inside = Entries::of(signal, what)?.covering(span, what)?;
     if inside.value.iter().any(|&value| value < least) {
-        return Err(Unavailable::because(format!("the {what} hold a 0, which cannot be")));
+        return Err(Unavailable::because(format!("the {what} contain a 0, which is impossible")));
     }
     let value = inside.value.iter().copied().max().unwrap_or(0);
     Ok(Value { value, n: u64::try_from(inside.len()).unwrap_or(u64::MAX), sampled: is_sampled(signal) })
@@ -35,12 +35,12 @@ pub(super) fn rss_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     let signal = &run.signals().rss_peak;
     let value = *usable(signal, "peak of the resident set")?;
     if value == 0 {
-        return Err(Unavailable::because("a resident set of 0 bytes, which cannot be"));
+        return Err(Unavailable::because("a resident set of 0 bytes, which is impossible"));
     }
     Ok(Value { value, n: 1, sampled: is_sampled(signal) })
 }
 
-/// Goroutines at the end of the drain that were not there before the load.
+/// Goroutines at the end of the drain that did not exist before the load.
 pub(super) fn goroutines_left(run: Run<'_>) -> Result<Value, Unavailable> {
     let what = "goroutine counts";
     let (drain, load_start_ns) = (run.drain()?, run.load_start_ns()?);
@@ -49,7 +49,7 @@ pub(super) fn goroutines_left(run: Run<'_>) -> Result<Value, Unavailable> {
         return Err(Unavailable::because(format!("the {what} are empty")));
     };
     if first == 0 || last == 0 {
-        return Err(Unavailable::because(format!("the {what} hold a 0, which cannot be")));
+        return Err(Unavailable::because(format!("the {what} contain a 0, which is impossible")));
     }
     if first_ns > load_start_ns {
         return Err(Unavailable::because(format!("the {what} begin after the load")));
@@ -61,7 +61,7 @@ pub(super) fn goroutines_left(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value: last.saturating_sub(first), n: 2, sampled: false })
 }
 
-/// Processes that the kernel killed for want of memory. They count however the service ended.
+/// Processes that the kernel killed because memory ran out. They count however the service ended.
 pub(super) fn oom_kills(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value: *usable(&run.signals().oom_kills, "count of OOM kills")?, n: 1, sampled: false })
 }

@@ -1,6 +1,6 @@
-//! How far each signal can be trusted, over all runs.
+//! How far each signal can be trusted, in all runs.
 
-use memgate_evidence::{Exactness, Signal, Signals};
+use memgate_evidence::{Exactness, Provenance};
 use serde::{Deserialize, Serialize};
 
 use super::run::{Run, clause};
@@ -8,15 +8,15 @@ use super::run::{Run, clause};
 /// How far a signal can be trusted, in the worst of the runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SignalNote {
-    /// The signal's name in the evidence: `gc_pauses`.
+    /// The signal's name in the evidence, such as `gc_pauses`.
     pub name: String,
-    /// Where it comes from; empty where nobody measured it.
+    /// The source; empty if nobody measured the signal.
     pub source: String,
     /// How far it can be trusted.
     pub exactness: Trust,
-    /// Why it is no better, a clause; `null` for what is exact or sampled.
+    /// Why it is not better, as a clause; `null` for exact and sampled signals.
     pub reason: Option<String>,
-    /// Records lost on the way, in all runs.
+    /// Lost records in all runs.
     pub lost: u64,
 }
 
@@ -37,7 +37,7 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// Every degree, the best first.
+    /// Every degree, best first.
     pub const ALL: [Self; 5] = [Self::Exact, Self::Sampled, Self::Bucketed, Self::Inexact, Self::Missing];
 
     /// Its name in JSON.
@@ -52,13 +52,13 @@ impl Trust {
     }
 }
 
-/// A note for each signal, in the order of the evidence, from the worst of the runs.
+/// A note for each signal, in the order of the evidence, for the worst of the runs.
 pub(super) fn notes(runs: &[Run<'_>]) -> Vec<SignalNote> {
     let mut worst: Vec<SignalNote> = Vec::new();
     for run in runs {
-        let of_run = of_run(run.signals());
+        let of_run = run.signals().provenance().map(note);
         if worst.is_empty() {
-            worst = of_run;
+            worst = of_run.into();
             continue;
         }
         for (worst, note) in worst.iter_mut().zip(of_run) {
@@ -72,67 +72,13 @@ pub(super) fn notes(runs: &[Run<'_>]) -> Vec<SignalNote> {
     worst
 }
 
-/// Names every signal, so that none that is added is forgotten here.
-fn of_run(signals: &Signals) -> Vec<SignalNote> {
-    let Signals {
-        gc_pauses,
-        other_pauses,
-        world_stops,
-        gc_cpu,
-        live_heap,
-        alloc_bytes,
-        alloc_objects,
-        goroutines,
-        rss,
-        rss_kinds,
-        huge_pages,
-        thp_events,
-        rss_peak,
-        offheap,
-        mmap_latency,
-        span_refills,
-        alloc_samples,
-        heap_profile,
-        goroutine_sites,
-        offheap_sites,
-        page_faults,
-        requests,
-        oom_kills,
-    } = signals;
-    vec![
-        note("gc_pauses", gc_pauses),
-        note("other_pauses", other_pauses),
-        note("world_stops", world_stops),
-        note("gc_cpu", gc_cpu),
-        note("live_heap", live_heap),
-        note("alloc_bytes", alloc_bytes),
-        note("alloc_objects", alloc_objects),
-        note("goroutines", goroutines),
-        note("rss", rss),
-        note("rss_kinds", rss_kinds),
-        note("huge_pages", huge_pages),
-        note("thp_events", thp_events),
-        note("rss_peak", rss_peak),
-        note("offheap", offheap),
-        note("mmap_latency", mmap_latency),
-        note("span_refills", span_refills),
-        note("alloc_samples", alloc_samples),
-        note("heap_profile", heap_profile),
-        note("goroutine_sites", goroutine_sites),
-        note("offheap_sites", offheap_sites),
-        note("page_faults", page_faults),
-        note("requests", requests),
-        note("oom_kills", oom_kills),
-    ]
-}
-
-/// A signal that lost records is not exact, whatever it says: no gate passes on it.
-fn note<T>(name: &str, signal: &Signal<T>) -> SignalNote {
+/// A signal with lost records is not exact, whatever it claims: no gate passes on it.
+fn note(signal: Provenance<'_>) -> SignalNote {
     let lost = || match signal.lost {
         1 => "a record was lost".to_owned(),
         lost => format!("{lost} records were lost"),
     };
-    let (exactness, reason) = match &signal.exactness {
+    let (exactness, reason) = match signal.exactness {
         Exactness::Missing { reason } => (Trust::Missing, Some(clause(reason).to_owned())),
         Exactness::Inexact { reason } => (Trust::Inexact, Some(clause(reason).to_owned())),
         Exactness::Exact | Exactness::Sampled | Exactness::Bucketed if signal.lost > 0 => {
@@ -142,5 +88,5 @@ fn note<T>(name: &str, signal: &Signal<T>) -> SignalNote {
         Exactness::Sampled => (Trust::Sampled, None),
         Exactness::Bucketed => (Trust::Bucketed, Some("each is at most a quarter too high".to_owned())),
     };
-    SignalNote { name: name.to_owned(), source: signal.source.clone(), exactness, reason, lost: signal.lost }
+    SignalNote { name: signal.name.to_owned(), source: signal.source.to_owned(), exactness, reason, lost: signal.lost }
 }

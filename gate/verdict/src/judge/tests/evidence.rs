@@ -6,7 +6,7 @@ use memgate_testing::{SECOND, every, healthy};
 use super::*;
 use crate::summarise::{summarise, tests::broken::cases};
 
-/// A baseline as recording three healthy runs would write it, with a gate on every metric.
+/// The baseline that recording three healthy runs would write, with a gate on every metric.
 fn recorded_baseline() -> Baseline {
     let summary = summarise(&[healthy(101), healthy(102), healthy(103)]).unwrap();
     baseline_of(summary.pooled.into_iter().map(|(metric, figure)| {
@@ -68,7 +68,7 @@ fn no_gate_on_a_broken_signal_passes() {
 fn a_leak_of_the_live_heap_regresses_in_two_runs() {
     let leaking = |run| {
         let mut evidence = healthy(run);
-        // 2 MB a minute on top of the noise.
+        // 2 MB a minute in addition to the noise.
         let heap = &mut evidence.signals.live_heap.data;
         for (value, at_ns) in heap.value.iter_mut().zip(&heap.at_ns) {
             *value += at_ns / 30_000;

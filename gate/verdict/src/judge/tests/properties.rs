@@ -1,4 +1,4 @@
-//! What holds for all figures: worse ones never improve a verdict, and missing ones never pass.
+//! Properties of all figures: worse ones never improve a verdict, and missing ones never pass.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const BYTES: Metric = Metric::AllocBytesPerRequest;
 
-/// From the best verdict to the worst, for figures that get worse.
+/// From the best verdict to the worst, as figures get worse.
 fn badness(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Improved => 0,

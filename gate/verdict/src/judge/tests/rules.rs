@@ -117,7 +117,7 @@ fn without_any_band_a_difference_is_no_regression_and_no_pass() {
     assert_ruling(
         bytes(3, &around(1001.0, 0.1), bare.clone()),
         Verdict::Inconclusive,
-        "1.00kB/request exceeds the baseline of 1kB/request, which names no tolerance, floor or noise to hold the difference against: record it again with `memgate baseline record`.",
+        "1.00kB/request exceeds the baseline of 1kB/request, which names no tolerance, floor or noise to compare the difference with: record it again with `memgate baseline record`.",
     );
     assert_eq!(bytes(3, &around(999.0, 0.1), bare).0, Verdict::Pass);
 }
@@ -304,10 +304,10 @@ fn figures_of_a_service_that_fails_its_requests_mean_nothing() {
     let spoiled = gate(&result, BYTES);
     assert_eq!(spoiled.verdict, Verdict::Inconclusive);
     assert_eq!(spoiled.reason, "2% of the requests failed: figures of a service that fails its requests mean nothing.");
-    // One run: the gate itself is not confirmed, but more than 1 % failed.
+    // One run: the gate itself is not confirmed, but more than 1 % of the requests failed.
     let once = judge(&alike(Metric::RequestErrors, 1, &around(0.02, 0.001)), Some(&baseline(recorded())));
     assert_eq!(gate(&once, BYTES).verdict, Verdict::Inconclusive);
-    // Few failures spoil nothing.
+    // A few failures do no harm.
     let few = judge(&alike(Metric::RequestErrors, 1, &around(0.005, 0.001)), Some(&baseline(recorded())));
     assert_eq!(gate(&few, BYTES).verdict, Verdict::Pass);
 }
@@ -365,7 +365,7 @@ fn a_gate_that_asks_for_action_names_the_first_call_sites() {
     assert_eq!(lines(around(1000.0, 10.0), recorded()), (Verdict::Pass, vec![]));
 }
 
-/// What nobody asks of a kernel that cannot tell must not open a verdict.
+/// A metric without a gate does not make a verdict inconclusive, even if the kernel cannot provide it.
 #[test]
 fn a_missing_metric_that_is_not_asked_for_leaves_the_verdict() {
     for metric in Metric::ALL.into_iter().filter(|metric| *metric != BYTES && metric.default_limit().is_none()) {
@@ -377,7 +377,8 @@ fn a_missing_metric_that_is_not_asked_for_leaves_the_verdict() {
     }
 }
 
-/// The claim of docs/explanation/judging.md: two fresh processes at 2.5 % each keep the family-wise error of all gates.
+/// Checks the claim of docs/explanation/judging.md: two fresh processes at 2.5 % each keep the family-wise error of all
+/// gates.
 #[test]
 fn confirmation_satisfies_holms_strictest_step() {
     let rules_per_gate = 2.0;

@@ -17,16 +17,16 @@ pub(in crate::summarise) struct Events {
     pub(in crate::summarise) gaps: Vec<f64>,
 }
 
-/// Counts up to here have the exact interval.
+/// Counts up to this one have the exact interval.
 const CLOPPER_PEARSON_UP_TO: u64 = 1_000_000;
 
-/// From this many gaps on their spread is known well enough to be used.
+/// From this many gaps on, their spread is known well enough.
 const MIN_GAPS: usize = 8;
 
 /// Events per minute over all stretches.
 ///
-/// Collections come far more regularly than a Poisson process, so the interval follows from the times between them, as of a
-/// renewal process: Var N = N·cv² + 1/6 for each stretch (D. R. Cox, *Renewal Theory*, 1962, section 4.5, without the
+/// Collections are far more regular than a Poisson process, so the interval follows from the times between them, as for
+/// a renewal process: Var N = N·cv² + 1/6 for each stretch (D. R. Cox, *Renewal Theory*, 1962, section 4.5, without the
 /// terms of third order). With few gaps it is the exact interval of a Poisson mean (F. Garwood, Biometrika 28, 1936).
 pub(in crate::summarise) fn rate_of_events(stretches: &[Events]) -> Interval {
     let count = stretches.iter().map(|events| events.count as f64).sum::<f64>();
@@ -51,11 +51,11 @@ fn garwood(count: f64) -> Interval {
     Interval { measured: count, low, high: gamma_quantile(count + 1.0, 0.975) }
 }
 
-/// The share `part / whole` with the interval of C. J. Clopper and E. S. Pearson (Biometrika 26, 1934), which covers the
-/// true share with at least 95 %. `whole` is at least 1 and at least `part`.
+/// The share `part / whole` with the interval of C. J. Clopper and E. S. Pearson (Biometrika 26, 1934), which covers
+/// the true share with at least 95 %. `whole` is at least 1 and at least `part`.
 ///
-/// Beyond a million, where the continued fraction behind the beta distribution loses its digits, it is the score interval
-/// of E. B. Wilson (J. Am. Stat. Assoc. 22, 1927), which then lies within two events of the exact one.
+/// Beyond a million, the continued fraction behind the beta distribution loses its digits. There the interval is the
+/// score interval of E. B. Wilson (J. Am. Stat. Assoc. 22, 1927), which lies within two events of the exact one.
 pub(in crate::summarise) fn share(part: u64, whole: u64) -> Interval {
     let (k, n) = (part as f64, whole as f64);
     if whole > CLOPPER_PEARSON_UP_TO {

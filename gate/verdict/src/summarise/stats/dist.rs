@@ -1,4 +1,4 @@
-//! Quantiles of the distributions in use.
+//! Quantiles of the distributions that the estimators use.
 
 use statrs::distribution::{Beta, Binomial, ContinuousCDF, DiscreteCDF, Gamma, StudentsT};
 
@@ -6,10 +6,10 @@ use statrs::distribution::{Beta, Binomial, ContinuousCDF, DiscreteCDF, Gamma, St
 pub(super) const Z_975: f64 = 1.959_963_984_540_054;
 
 /// Above this many values the normal approximation of the binomial distribution is off by far less than one rank in a
-/// hundred, and the exact one costs more than it tells.
+/// hundred, and the exact one is not worth its cost.
 const BINOMIAL_EXACT_UP_TO: u64 = 1_000_000;
 
-/// From here on Student's t is the normal distribution to three digits.
+/// From here on, Student's t agrees with the normal distribution to three digits.
 const NORMAL_FROM: f64 = 1000.0;
 
 /// The 97.5 % point of Student's t distribution with `freedom` degrees of freedom, at least 1.
@@ -17,7 +17,7 @@ pub(super) fn t_975(freedom: f64) -> f64 {
     if freedom >= NORMAL_FROM {
         return Z_975;
     }
-    // With one degree of freedom, the least, the point is 12.706.
+    // With one degree of freedom, the least possible, the point is 12.706.
     StudentsT::new(0.0, 1.0, freedom.max(1.0)).map_or(f64::NAN, |t| bisect(|x| t.cdf(x), 0.975, 0.0, 16.0))
 }
 
@@ -45,10 +45,10 @@ pub(super) fn beta_quantile(a: f64, b: f64, probability: f64) -> f64 {
     Beta::new(a, b).map_or(f64::NAN, |beta| bisect(|x| beta.cdf(x), probability, 0.0, 1.0))
 }
 
-/// Where an increasing function reaches `target`, between `low` and `high`.
+/// The point between `low` and `high` where an increasing function reaches `target`.
 ///
-/// statrs 0.19.1 inverts the beta distribution, and with it Student's t, by Newton's method without a bound on its steps
-/// (`inv_beta_reg`), which does not return for a share of 0 in 10⁷ trials. Bisection always does.
+/// statrs 0.19.1 inverts the beta distribution, and with it Student's t, by Newton's method without a bound on its
+/// steps (`inv_beta_reg`). For a share of 0 in 10⁷ trials it never returns. Bisection always does.
 fn bisect(function: impl Fn(f64) -> f64, target: f64, mut low: f64, mut high: f64) -> f64 {
     loop {
         let middle = f64::midpoint(low, high);

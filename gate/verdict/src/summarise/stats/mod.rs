@@ -1,4 +1,5 @@
-//! The estimators. Each states its source and what its interval assumes; quantiles of distributions come from `statrs`.
+//! The estimators. Each states its source and the assumptions of its interval. Quantiles of distributions come from
+//! `statrs`.
 
 mod counts;
 mod dist;
@@ -30,22 +31,22 @@ impl Interval {
         Self { measured: value, low: value, high: value }
     }
 
-    /// An interval that reaches `half` to either side.
+    /// An interval that extends by `half` to either side.
     pub(super) const fn symmetric(measured: f64, half: f64) -> Self {
         Self { measured, low: measured - half, high: measured + half }
     }
 
-    /// The same with ends that lie where the figure can be.
+    /// The same interval, cut to the range of possible values.
     pub(super) fn within(self, least: f64, most: f64) -> Self {
         let low = self.low.max(least).min(self.measured);
         Self { measured: self.measured, low, high: self.high.min(most).max(self.measured) }
     }
 
-    /// The interval, widened where the runs differ by more than it allows for.
+    /// The interval, widened if the runs differ by more than it allows for.
     ///
-    /// Windows of one process do not show how processes differ from each other. This is the Birge ratio with equal weights
-    /// (R. T. Birge, Phys. Rev. 40, 207, 1932; the scale factor S of the Particle Data Group): the half-width is at least
-    /// 1.96 standard errors of the mean of the runs' own figures.
+    /// Windows of one process do not show how processes differ from each other. This is the Birge ratio with equal
+    /// weights (R. T. Birge, Phys. Rev. 40, 207, 1932; the scale factor S of the Particle Data Group): the half-width
+    /// is at least 1.96 standard errors of the mean of the runs' own figures.
     pub(super) fn widened_to_spread(self, of_each_run: &[f64]) -> Self {
         let Some(sd) = standard_deviation(of_each_run) else { return self };
         let half = Z_975 * sd / count_f64(of_each_run.len()).sqrt();
@@ -57,24 +58,24 @@ impl Interval {
     }
 }
 
-/// The arithmetic mean; `None` of nothing.
+/// The arithmetic mean; `None` for no values.
 fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / count_f64(values.len()))
 }
 
-/// The sample standard deviation; `None` of fewer than two values.
+/// The sample standard deviation; `None` for fewer than two values.
 fn standard_deviation(values: &[f64]) -> Option<f64> {
     let mean = mean(values)?;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (values.len() >= 2).then(|| (squares / (count_f64(values.len()) - 1.0)).sqrt())
 }
 
-/// A number of things as a float; exact below 2⁵³.
+/// A count as a float; exact below 2⁵³.
 pub(super) const fn count_f64(n: usize) -> f64 {
     n as f64
 }
 
-/// Rounds down to an index; negative and undefined values are 0.
+/// Rounds down to an index; negative and undefined values become 0.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -2,7 +2,7 @@
 
 use super::{Interval, dist::binomial_quantile};
 
-/// Values with how often each occurred, ascending.
+/// Values with the number of occurrences of each, ascending.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::summarise) struct Tally {
     counts: Vec<(u64, u64)>,
@@ -10,7 +10,7 @@ pub(in crate::summarise) struct Tally {
 }
 
 impl Tally {
-    /// Counts values; `None` when there are more than fit a `u64`.
+    /// Counts values; `None` if the count does not fit a `u64`.
     pub(in crate::summarise) fn new(counts: impl IntoIterator<Item = (u64, u64)>) -> Option<Self> {
         let mut counts: Vec<_> = counts.into_iter().filter(|&(_, count)| count > 0).collect();
         counts.sort_unstable();
@@ -18,22 +18,22 @@ impl Tally {
         Some(Self { counts, total })
     }
 
-    /// The values of several tallies together; `None` when there are more than fit a `u64`.
+    /// The values of several tallies together; `None` if the count does not fit a `u64`.
     pub(in crate::summarise) fn merged(tallies: &[Self]) -> Option<Self> {
         Self::new(tallies.iter().flat_map(|tally| tally.counts.iter().copied()))
     }
 
-    /// How many values there are.
+    /// The number of values.
     pub(in crate::summarise) const fn total(&self) -> u64 {
         self.total
     }
 
-    /// The largest value; 0 of nothing.
+    /// The largest value; 0 if there are none.
     pub(in crate::summarise) fn max(&self) -> u64 {
         self.counts.last().map_or(0, |&(value, _)| value)
     }
 
-    /// The `rank`-th smallest value, counted from 1; the largest for any rank beyond.
+    /// The `rank`-th smallest value, counted from 1; the largest for any higher rank.
     fn at_rank(&self, rank: u64) -> u64 {
         let mut seen = 0;
         for &(value, count) in &self.counts {
@@ -46,25 +46,26 @@ impl Tally {
     }
 }
 
-/// How many values a one-sided 95 % upper bound on a percentile needs: the least `n` with `pⁿ ≤ 0.05`, which is 299 for a
-/// p99 and 29 for a p90.
+/// The number of values that a one-sided 95 % upper bound on a percentile needs: the least `n` with `pⁿ ≤ 0.05`, which
+/// is 299 for a p99 and 29 for a p90.
 fn needed(percent: u32) -> f64 {
     (0.05f64.ln() / (f64::from(percent) / 100.0).ln()).ceil()
 }
 
-/// A percentile with its distribution-free interval, and the remark that it needs.
+/// A percentile with its distribution-free interval, and a remark if necessary.
 ///
-/// With enough values the point is the ⌈pn⌉-th smallest one. The interval reaches from the largest rank that lies below the
-/// percentile with 97.5 % confidence to the smallest that lies above it with 97.5 %: ranks by the binomial distribution
-/// (W. J. Conover, *Practical Nonparametric Statistics*, 3rd ed., 1999, section 3.2). Where no rank reaches the latter, the
-/// upper end is the maximum, which from `needed` values on bounds the percentile with 95 % confidence.
+/// With enough values the point is the ⌈pn⌉-th smallest one. The interval extends from the largest rank that lies below
+/// the percentile with 97.5 % confidence to the smallest rank that lies above it with 97.5 %. The ranks follow from the
+/// binomial distribution (W. J. Conover, *Practical Nonparametric Statistics*, 3rd ed., 1999, section 3.2). If no rank
+/// lies above it, the upper end is the maximum, which bounds the percentile with 95 % confidence if there are at least
+/// `needed` values.
 ///
-/// With fewer values nothing bounds the percentile from above: the maximum stands for it, and the remark says so.
+/// With fewer values nothing bounds the percentile from above. The result is then the maximum, and the remark says so.
 pub(in crate::summarise) fn percentile(tally: &Tally, percent: u32, noun: &str) -> (Interval, String) {
     let n = tally.total();
     let p = f64::from(percent) / 100.0;
     let low_rank = binomial_quantile(n, p, 0.025);
-    // Durations are not negative, so 0 bounds the percentile where no rank does.
+    // Durations are not negative, so 0 bounds the percentile if no rank does.
     let low = if low_rank == 0 { 0.0 } else { tally.at_rank(low_rank) as f64 };
     let max = tally.max() as f64;
     if (n as f64) < needed(percent) {
@@ -100,7 +101,8 @@ mod tests {
     fn with_too_few_values_the_maximum_is_judged() {
         let (interval, remark) = percentile(&up_to(57), 99, "pauses");
         assert_eq!((interval.measured, interval.high), (57.0, 57.0));
-        // P(Bin(57, 0.99) ≤ 54) = 0.0195 < 0.025 ≤ 0.1089 = P(Bin(57, 0.99) ≤ 55), so the 55th bounds the p99 from below.
+        // P(Bin(57, 0.99) ≤ 54) = 0.0195 < 0.025 ≤ 0.1089 = P(Bin(57, 0.99) ≤ 55), so the 55th bounds the p99 from
+        // below.
         assert_eq!(interval.low, 55.0);
         assert_eq!(remark, "max of 57 pauses (a p99 needs 299)");
         assert_eq!(percentile(&up_to(28), 90, "pauses").1, "max of 28 pauses (a p90 needs 29)");
@@ -115,8 +117,8 @@ mod tests {
 
     #[test]
     fn ranks_are_those_of_the_binomial_distribution() {
-        // For a p90 of 100 values, Bin(100, 0.9) has P(X ≤ 83) = 0.0206 and P(X ≤ 84) = 0.0399 below, and
-        // P(X ≤ 94) = 0.9424 and P(X ≤ 95) = 0.9763 above: ranks 84 and 96.
+        // For a p90 of 100 values, Bin(100, 0.9) has P(X ≤ 83) = 0.0206 and P(X ≤ 84) = 0.0399 below, and P(X ≤ 94) =
+        // 0.9424 and P(X ≤ 95) = 0.9763 above: ranks 84 and 96.
         let (interval, _) = percentile(&up_to(100), 90, "pauses");
         assert_eq!(interval, Interval { measured: 90.0, low: 84.0, high: 96.0 });
     }

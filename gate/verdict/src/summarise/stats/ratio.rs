@@ -2,12 +2,12 @@
 
 use super::{Interval, count_f64, dist::t_975};
 
-/// The least number of windows; three degrees of freedom.
+/// The least number of windows, for three degrees of freedom.
 const MIN_WINDOWS: usize = 4;
 
-/// Σy / Σx over windows `(x, y)`, with the interval of the ratio estimator (W. G. Cochran, *Sampling Techniques*, 3rd ed.,
-/// 1977, section 6.3) by Student's t; the windows count as independent. `None` with fewer than four windows or where Σx
-/// is 0.
+/// Σy / Σx over windows `(x, y)`, with the interval of the ratio estimator (W. G. Cochran, *Sampling Techniques*, 3rd
+/// ed., 1977, section 6.3) by Student's t. The windows count as independent. `None` for fewer than four windows or if
+/// Σx is 0.
 pub(in crate::summarise) fn ratio(windows: &[(f64, f64)]) -> Option<Interval> {
     let sum_x: f64 = windows.iter().map(|&(x, _)| x).sum();
     let sum_y: f64 = windows.iter().map(|&(_, y)| y).sum();

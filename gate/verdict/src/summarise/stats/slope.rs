@@ -1,4 +1,4 @@
-//! The slope of a series, robust against outliers and honest about autocorrelation.
+//! The slope of a series, robust against outliers and autocorrelation.
 
 use super::{
     Interval, count_f64,
@@ -6,34 +6,37 @@ use super::{
     floor_index, mean,
 };
 
-/// The least number of points that a slope needs.
+/// The least number of points for a slope.
 pub(in crate::summarise) const MIN_POINTS: usize = 8;
 
-/// More points than this are averaged in groups first: the pairs grow with the square, and averages tell as much.
+/// More points than this are first averaged in groups. The number of pairs grows with the square of the number of
+/// points, and averages carry as much information.
 const MAX_POINTS: usize = 64;
 
-/// The largest autocorrelation that is corrected for; with more, hardly more than one independent value is left.
+/// The largest autocorrelation that the interval is corrected for. Above it there is hardly more than one independent
+/// value.
 const MAX_AUTOCORRELATION: f64 = 0.95;
 
-/// A slope, and how many points it rests on.
+/// A slope and the number of points behind it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::summarise) struct Slope {
     /// Units of y per unit of x.
     pub(in crate::summarise) interval: Interval,
-    /// Points before averaging.
+    /// The number of points before averaging.
     pub(in crate::summarise) points: usize,
 }
 
-/// The Theil–Sen slope of points `(x, y)` in ascending order of x, with its 95 % interval. `None` with fewer than
-/// [`MIN_POINTS`] points or where they do not differ in x.
+/// The Theil–Sen slope of points `(x, y)` in ascending order of x, with its 95 % interval. `None` for fewer than
+/// [`MIN_POINTS`] points or if they all have the same x.
 ///
-/// The point is the median of the slopes of all pairs, and the interval that of P. K. Sen (J. Am. Stat. Assoc. 63, 1968),
-/// which holds for independent values. Those of a service are not: sessions live for seconds. So the interval is widened
-/// about the point by √((1 + ρ) / (1 − ρ)) · t / z, where ρ is the residuals' autocorrelation at lag one, corrected for its
-/// bias after the removal of a trend, (nρ̂ + 2) / (n − 4) (F. H. C. Marriott and J. A. Pope, Biometrika 41, 1954), and t has
-/// n(1 − ρ)/(1 + ρ) − 2 degrees of freedom. Values that wander, as a resident set does, leave next to no independent ones, and
-/// the interval would be that of all slopes that one could imagine; but over these very points nothing can have risen or fallen
-/// faster than from the least of them to the greatest, and there the interval is cut. docs/explanation/slopes.md gives the false alarms by simulation.
+/// The point estimate is the median of the slopes of all pairs. The interval is that of P. K. Sen (J. Am. Stat. Assoc.
+/// 63, 1968), which assumes independent values. A service's values are not independent: sessions live for seconds. So
+/// the interval is widened about the point by √((1 + ρ) / (1 − ρ)) · t / z. Here ρ is the residuals' autocorrelation at
+/// lag one, corrected for its bias after the removal of a trend, (nρ̂ + 2) / (n − 4) (F. H. C. Marriott and J. A. Pope,
+/// Biometrika 41, 1954), and t has n(1 − ρ)/(1 + ρ) − 2 degrees of freedom. Strongly autocorrelated values, such as a
+/// resident set, hold little independent information, so the interval can become uselessly wide. But over these points
+/// nothing can have risen or fallen faster than from the least value to the greatest, so the interval is cut there.
+/// docs/explanation/slopes.md gives the false alarms by simulation.
 pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     if points.len() < MIN_POINTS {
         return None;
@@ -50,13 +53,15 @@ pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     Some(Slope { interval, points: points.len() })
 }
 
-/// As [`slope`], for values that seldom fall because nothing gives back what they count, such as resident memory beside the
-/// runtime. Their residuals are those of a staircase, and remember what they were so well that the widened interval says next to nothing.
+/// As [`slope`], for values that seldom fall because nothing returns what they count, such as resident off-heap memory.
+/// Their residuals are those of a staircase, with so strong an autocorrelation that the widened interval is nearly
+/// useless.
 ///
-/// So the lower end is also bounded by the steps from point to point: what wanders without a trend steps down as often as up,
-/// whether or not it remembers, and the 97.5 % lower bound on the median of independent steps is an order statistic of theirs (the
-/// sign test; W. J. Conover, *Practical Nonparametric Statistics*, 3rd ed., 1999, section 3.2). Values that forget step back and
-/// forth, which makes the bound err on the low side. It never exceeds the slope from the first point to the last.
+/// So the steps from point to point also bound the lower end. Values that wander without a trend step down as often as
+/// up, autocorrelated or not. The 97.5 % lower bound on the median of independent steps is an order statistic of the
+/// steps (the sign test; W. J. Conover, *Practical Nonparametric Statistics*, 3rd ed., 1999, section 3.2). Values
+/// without autocorrelation step back and forth, which makes the bound too low rather than too high. It never exceeds
+/// the slope from the first point to the last.
 pub(in crate::summarise) fn slope_of_stairs(points: &[(f64, f64)]) -> Option<Slope> {
     let mut slope = slope(points)?;
     let thinned = thin(points);
@@ -73,10 +78,11 @@ pub(in crate::summarise) fn slope_of_stairs(points: &[(f64, f64)]) -> Option<Slo
     Some(slope)
 }
 
-/// The slopes of several runs together: their mean.
+/// The mean of the slopes of several runs.
 ///
-/// All runs weigh the same, since weights by estimated variances favour the runs whose noise happens to look small. The
-/// half-widths combine as independent errors do, and the interval widens where the runs differ by more than they allow for.
+/// All runs have the same weight, because weights by estimated variances favour the runs whose noise happens to look
+/// small. The half-widths combine as independent errors do. The interval widens if the runs differ by more than their
+/// intervals allow for.
 pub(in crate::summarise) fn combine(slopes: &[Slope]) -> Option<Slope> {
     let measured: Vec<f64> = slopes.iter().map(|slope| slope.interval.measured).collect();
     let centre = mean(&measured)?;
@@ -95,7 +101,7 @@ pub(in crate::summarise) fn combine(slopes: &[Slope]) -> Option<Slope> {
     })
 }
 
-/// At most [`MAX_POINTS`] points: averages of groups of neighbours.
+/// At most [`MAX_POINTS`] points, by averaging groups of neighbours.
 fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let groups = points.len().min(MAX_POINTS);
     (0..groups)
@@ -108,7 +114,7 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The slope from the least value to the greatest over the whole length: no average slope over the points is steeper.
+/// The slope from the least value to the greatest over the whole length. No average slope over the points is steeper.
 fn steepest(points: &[(f64, f64)]) -> f64 {
     let range = |value: fn(&(f64, f64)) -> f64| {
         let (low, high) = points
@@ -128,7 +134,7 @@ fn sen(points: &[(f64, f64)]) -> Option<Interval> {
     let middle = slopes.get(pairs / 2)?;
     let measured = if pairs % 2 == 1 { *middle } else { f64::midpoint(slopes[pairs / 2 - 1], *middle) };
     let spread = Z_975 * kendall_variance(points).sqrt();
-    // Sen's ranks, counted from 1 at either end, and rounded outwards.
+    // Sen's ranks, counted from 1 at either end and rounded outwards.
     let rank = floor_index((count_f64(pairs) - spread) / 2.0).max(1);
     Some(Interval { measured, low: slopes[rank - 1], high: slopes[pairs - rank] })
 }
@@ -141,7 +147,8 @@ fn pairwise_slopes(points: &[(f64, f64)]) -> Vec<f64> {
     slopes
 }
 
-/// The variance of Kendall's S, with its correction for ties in y (M. G. Kendall, *Rank Correlation Methods*, 4th ed., 1970).
+/// The variance of Kendall's S, with its correction for ties in y (M. G. Kendall, *Rank Correlation Methods*, 4th ed.,
+/// 1970).
 fn kendall_variance(points: &[(f64, f64)]) -> f64 {
     let term = |n: f64| n * (n - 1.0) * (2.0 * n + 5.0);
     let mut values: Vec<f64> = points.iter().map(|point| point.1).collect();
@@ -150,7 +157,7 @@ fn kendall_variance(points: &[(f64, f64)]) -> f64 {
     (term(count_f64(points.len())) - ties) / 18.0
 }
 
-/// How much wider than Sen's the interval must be.
+/// The factor by which the interval must be wider than Sen's.
 fn widening(points: &[(f64, f64)], slope: f64) -> f64 {
     let n = count_f64(points.len());
     let rho = ((n * autocorrelation(points, slope) + 2.0) / (n - 4.0)).clamp(0.0, MAX_AUTOCORRELATION);
@@ -158,7 +165,7 @@ fn widening(points: &[(f64, f64)], slope: f64) -> f64 {
     inflation.sqrt() * t_975(n / inflation - 2.0) / Z_975
 }
 
-/// The autocorrelation at lag one of what the slope leaves.
+/// The autocorrelation of the residuals at lag one.
 fn autocorrelation(points: &[(f64, f64)], slope: f64) -> f64 {
     let residuals: Vec<f64> = points.iter().map(|&(x, y)| y - slope * x).collect();
     let Some(centre) = mean(&residuals) else { return 0.0 };
@@ -181,7 +188,8 @@ mod tests {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let interval = sen(&points).unwrap();
         assert_eq!(interval.measured, 0.5);
-        // Sen's ranks are fractions; the package rounds them to the nearest, and we outwards, by at most one rank.
+        // Sen's ranks are fractions. The package rounds them to the nearest rank and memgate rounds them outwards, by
+        // at most one rank.
         let mut slopes = pairwise_slopes(&points);
         slopes.sort_unstable_by(f64::total_cmp);
         let between = |from: f64, to: f64| slopes.iter().filter(|&&slope| from < slope && slope < to).count();
@@ -222,7 +230,7 @@ mod tests {
         let of = |measured, half| Slope { interval: Interval::symmetric(measured, half), points: 10 };
         let both = combine(&[of(1.0, 3.0), of(1.0, 4.0)]).unwrap();
         assert_eq!((both.interval, both.points), (Interval::symmetric(1.0, 2.5), 20));
-        // Two runs that differ by far more than their intervals allow for: the spread of the runs decides.
+        // Two runs that differ by far more than their intervals allow for: the difference between the runs decides.
         let apart = combine(&[of(0.0, 0.1), of(10.0, 0.1)]).unwrap();
         assert!((apart.interval.high - (5.0 + Z_975 * 5.0)).abs() < 1e-9, "{apart:?}");
     }

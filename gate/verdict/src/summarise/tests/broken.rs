@@ -1,10 +1,10 @@
-//! Every signal broken in every way: nothing that depends on it has a figure, and everything else keeps its own.
+//! Breaks every signal in every way. Nothing that depends on it may have a figure, and everything else keeps its own.
 
 use memgate_evidence::{GcCpu, Signal, Signals, SpanRefills, WorldStops};
 
 use super::*;
 
-/// A way to break evidence; what it is called, and what it does.
+/// A way to break evidence: its name and its effect.
 type Break = (&'static str, Box<dyn Fn(&mut Signals)>);
 
 /// A signal, the metrics that depend on it, and the ways to break it.
@@ -96,7 +96,7 @@ fn requests() -> Vec<Break> {
 
 fn world_stops() -> Vec<Break> {
     let of_signal = of(|s| &mut s.world_stops);
-    // Cutting two of four columns makes all of them differ, so the other ways to cut are made here.
+    // Cutting two of four columns makes them differ, so the other ways to cut are made here.
     let columns = columns(|s| (&mut s.world_stops.data.at_ns, &mut s.world_stops.data.duration_ns));
     let breaks: [Break; 3] = [
         ("without a reason", Box::new(|s| s.world_stops.data.reason.truncate(3))),
@@ -135,7 +135,7 @@ fn gc_cpu() -> Vec<Break> {
 
 fn span_refills() -> Vec<Break> {
     let columns = columns(|s| (&mut s.span_refills.data.refills, &mut s.span_refills.data.misses));
-    // What is reversed here is the refills, all of which are alike.
+    // The refills are reversed here, and all of them are equal.
     let columns = columns.into_iter().filter(|(how, _)| *how != "times in disorder");
     let breaks: [Break; 3] = [
         ("without windows", Box::new(|s| s.span_refills.data.windows.clear())),
@@ -177,7 +177,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("world_stops", &[GcPauseHiddenTailP99, GcMarkP99], world_stops()),
         case("gc_cpu", &[GcCpuFraction], gc_cpu()),
         case("span_refills", &[SpanRefillMissRate], span_refills()),
-        // Mappings are rare and come in bursts, so that those that are cut off are not missed.
+        // Mappings are rare and come in bursts, so cut-off ones go unnoticed.
         case("mmap_latency", &[MmapLatencyP99], mmap_latency()),
         case(
             "live_heap",

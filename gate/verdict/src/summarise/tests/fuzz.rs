@@ -1,11 +1,11 @@
-//! Whatever evidence says, its summary has figures or reasons, and no figure is NaN or infinite.
+//! Whatever the evidence is, its summary has figures or reasons, and no figure is NaN or infinite.
 
 use memgate_evidence::{Durations, GcCpu, Histogram, Phases, Signal, SpanRefills, StopReason, WorldStops};
 use proptest::{prelude::*, strategy::ValueTree};
 
 use super::*;
 
-/// Numbers of every size, small ones the most.
+/// Numbers of every size, mostly small ones.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 0..100u64, 2 => 0..100 * SECOND, 1 => any::<u64>(), 1 => Just(u64::MAX)]
 }
@@ -21,7 +21,7 @@ fn column() -> BoxedStrategy<Vec<u64>> {
     .boxed()
 }
 
-/// Columns that may well be sound: a clock through all phases, and values of every size, running totals or not.
+/// Columns that are often valid: a clock through all phases, and values of every size, as running totals or not.
 fn readings() -> impl Strategy<Value = (Vec<u64>, Vec<u64>)> {
     let most = prop_oneof![Just(1), 2..1_000_000_000u64, Just(u64::MAX)];
     (1..8u64, any::<u64>(), most, any::<bool>()).prop_map(|(tenths, seed, most, total)| {
@@ -57,7 +57,7 @@ fn series() -> impl Strategy<Value = Series> {
     columns().prop_map(|(at_ns, value)| Series { at_ns, value })
 }
 
-/// Boxed, since the trees of so many strategies overflow the stack.
+/// Boxed, because the trees of so many strategies overflow the stack.
 fn signal<T: std::fmt::Debug + 'static>(data: impl Strategy<Value = T> + 'static) -> BoxedStrategy<Signal<T>> {
     let exactness = prop_oneof![
         8 => Just(Exactness::Exact),
@@ -92,7 +92,7 @@ fn counts() -> impl Strategy<Value = RequestCounts> {
     })
 }
 
-/// Stops of the world: some for the GC in turn, as they are, and some for any reason.
+/// Stops of the world: some for the GC in turn, as in reality, and some for any reason.
 fn world_stops() -> impl Strategy<Value = WorldStops> {
     use StopReason::{GcMarkTermination, GcSweepTermination, Unknown};
     let reasons = prop_oneof![
@@ -109,7 +109,7 @@ fn world_stops() -> impl Strategy<Value = WorldStops> {
     )
 }
 
-/// CPU times, of which the GC's is mostly a part.
+/// CPU times, of which the GC's is usually a part.
 fn gc_cpu() -> impl Strategy<Value = GcCpu> {
     (columns(), 0..5u64, prop_oneof![3 => Just(None), 1 => column().prop_map(Some)]).prop_map(
         |((at_ns, total_ns), part, gc_ns)| GcCpu {
@@ -186,7 +186,7 @@ proptest! {
     }
 }
 
-/// The evidence made here is not so broken that the property above says nothing.
+/// The evidence made here is valid often enough for the property above to mean something.
 #[test]
 fn some_of_that_evidence_has_each_metric_and_some_has_not() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

@@ -1,4 +1,5 @@
-//! False alarms and power of the slope, by simulation with a fixed seed. docs/explanation/slopes.md gives the figures of longer ones.
+//! Measures false alarms and power of the slope by simulation with a fixed seed. docs/explanation/slopes.md gives the
+//! figures of longer simulations.
 
 use super::*;
 use crate::summarise::{
@@ -7,8 +8,8 @@ use crate::summarise::{
     stats::{Interval, Slope, combine, slope, slope_of_stairs},
 };
 
-/// Noise of unit variance that forgets with the time constant `tau_s` (AR(1); 0 is white), at every cycle of a phase of
-/// 60 s, plus a signal over the phase's length, which counts as 1.
+/// Noise of unit variance with the time constant `tau_s` (AR(1); 0 is white), at every cycle of a phase of 60 s, plus a
+/// signal over the phase's length, which counts as 1.
 fn phase(random: &mut Random, cycle_s: f64, tau_s: f64, signal: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
     let keep = if tau_s > 0.0 { (-cycle_s / tau_s).exp() } else { 0.0 };
     let mut noise = random.normal();
@@ -32,7 +33,7 @@ fn low(points: &[(f64, f64)]) -> f64 {
     slope(points).unwrap().interval.low
 }
 
-/// 400 trials at 2.5 % have a standard deviation of 0.8 %, so 5 % is three of them away from the nominal level.
+/// 400 trials at 2.5 % have a standard deviation of 0.8 %, so 5 % is three of them above the nominal level.
 #[test]
 fn noise_that_remembers_seconds_raises_no_false_alarms() {
     for (cycle_s, tau_s) in [(1.0, 0.0), (5.0, 0.0), (0.5, 1.0), (1.0, 2.0), (2.0, 2.0), (1.0, 5.0), (0.2, 5.0)] {
@@ -65,11 +66,11 @@ fn runs_together_keep_the_level_and_find_more() {
     assert!(found >= 0.99, "{found} found");
 }
 
-/// What the live heap of a run gives for points over the measuring phase: low end, and whether growth slowed down.
+/// The growth estimate for a run with this live heap over the measuring phase: low end, and whether growth slowed down.
 fn of_live_heap(points: &[(f64, f64)]) -> (f64, bool) {
     let mut run = healthy(1);
     run.signals.gc_pauses.data = Pauses::default();
-    // In units of 1 MB above 1 GB: unsigned integers have no room for the noise otherwise.
+    // In units of 1 MB above 1 GB, because unsigned integers cannot hold the noise otherwise.
     let at_ns = points.iter().map(|point| MEASURE.start_ns + nonnegative(point.0 * 60e9)).collect();
     let value = points.iter().map(|point| nonnegative(1e9 + 1e6 * point.1)).collect();
     run.signals.live_heap.data = Series { at_ns, value };
@@ -102,8 +103,8 @@ fn a_steady_leak_is_seldom_taken_for_a_working_set() {
     assert!(slowed <= 0.05, "{slowed}");
 }
 
-/// The limit on the live heap, 0.5 MB/min, in two fresh processes of 60 s, with a cycle a second and noise of 0.2 MB that
-/// remembers two seconds.
+/// The limit on the live heap, 0.5 MB/min, in two fresh processes of 60 s, with a cycle a second and noise of 0.2 MB
+/// with a time constant of two seconds.
 #[test]
 fn two_megabytes_a_minute_are_found_in_a_minute_and_nothing_else_is() {
     let mut random = Random(42);
@@ -115,8 +116,9 @@ fn two_megabytes_a_minute_are_found_in_a_minute_and_nothing_else_is() {
     assert_eq!(alarms, 0.0);
 }
 
-/// Minima of blocks of 5 s of memory that wanders by pages, or of noise that remembers some seconds: 64 KiB of growth in a minute are
-/// found, and nothing is where there is none. 1,000 trials at 5 %, two bounds of 2.5 %, have a standard deviation of 0.7 %.
+/// Minima of blocks of 5 s of memory that wanders by pages, or of noise with a time constant of some seconds. A growth
+/// of 64 KiB a minute is found, and without growth nothing is found. 1,000 trials at 5 %, two bounds of 2.5 %, have a
+/// standard deviation of 0.7 %.
 #[test]
 fn stairs_that_lead_nowhere_raise_no_alarm() {
     const BLOCKS: u32 = 12;
@@ -137,7 +139,7 @@ fn stairs_that_lead_nowhere_raise_no_alarm() {
         let share = alarms(&mut Random(42), keep);
         assert!(share <= 0.07, "{share} with {keep} of the last step kept");
     }
-    // A page of 4 KiB whenever a leak of 64 KiB a minute fills one.
+    // A page of 4 KiB each time a leak of 64 KiB a minute fills one.
     let stairs: Vec<_> = (0..BLOCKS).map(|block| (at(block), (64.0 * at(block) / 4.0).floor() * 4.0)).collect();
     let Interval { measured, low, .. } = slope_of_stairs(&stairs).unwrap().interval;
     assert!((measured - 64.0).abs() < 8.0 && low >= 48.0, "{low} to {measured}");

@@ -63,7 +63,7 @@ fn sites(runs: &[Evidence], metric: Metric) -> Vec<Site> {
     summarise(runs).unwrap().sites.remove(&metric).unwrap_or_default()
 }
 
-/// What an object of 1 KiB in the sample stands for.
+/// What a sampled object of 1 KiB represents.
 fn kib() -> f64 {
     1024.0 / (1.0 - (-1024.0 / RATE as f64).exp())
 }
@@ -71,13 +71,13 @@ fn kib() -> f64 {
 #[test]
 fn growth_of_the_live_heap_is_named_by_the_code_that_keeps_it() {
     let sites = sites(&[profiled(1, 36)], Metric::HeapLiveGrowth);
-    // The same place by two callers is one site; what shrank is none.
+    // The same place with two callers is one site; a stack that shrank is none.
     let [site] = &sites[..] else { panic!("{sites:#?}") };
     assert_eq!((site.at.function.as_str(), site.at.line), ("uaa/store.(*Store).put", 42));
     assert_eq!(site.own.as_ref(), Some(&site.at));
     assert_near(site.amount, 37.0 * kib(), 1e-12);
     assert_eq!((site.kind, site.unit, site.share, site.samples), (SiteKind::Heap, Unit::Bytes, 1.0, Some(37)));
-    // Of objects much smaller than the rate, n samples are known to 2/√n.
+    // For objects much smaller than the rate, n samples have an error of 2/√n.
     assert_near(site.error.unwrap(), 2.0 / 37f64.sqrt(), 1e-3);
 }
 
@@ -105,7 +105,7 @@ fn what_comes_and_goes_blurs_the_growth() {
         frees_end: vec![890],
     });
     let site = &sites(&[run], Metric::HeapLiveGrowth)[0];
-    // 110 live ones of which all may be new, and 100 that may all have gone: 10 ± 2·√210.
+    // 110 live objects that may all be new, and 100 that may all have gone: 10 ± 2·√210.
     assert_eq!(site.samples, Some(210));
     assert_near(site.error.unwrap(), 2.0 * 210f64.sqrt() / 10.0, 2e-3);
 }
@@ -126,7 +126,7 @@ fn allocations_count_by_bytes_and_by_objects() {
     let bytes = sites(&[profiled(1, 36)], Metric::AllocBytesPerRequest);
     assert_eq!(bytes, sites(&[profiled(1, 36)], Metric::HeapAllocRate));
     let functions: Vec<&str> = bytes.iter().map(|site| site.at.function.as_str()).collect();
-    // 100 samples of 64 bytes stand for as much as 100 of 1 KiB: the runtime samples by bytes.
+    // 100 samples of 64 bytes represent as much as 100 of 1 KiB, because the runtime samples by bytes.
     assert_eq!(functions, ["bytes.growSlice", "uaa/store.(*Store).put"]);
     assert_eq!(bytes[0].own.as_ref().unwrap().function, "main.login", "the service's own code is what can be changed");
     assert_near(bytes.iter().map(|site| site.share).sum(), 1.0, 1e-12);
@@ -287,7 +287,7 @@ prop_compose! {
         let frames = functions.iter().enumerate().map(|(index, function)| frame(function, function, 1, language(index)));
         evidence.code = Code { frames: frames.collect(), stacks };
         let [size, more_allocs, more_frees] = heap;
-        // Half of the profiles are sound: frees follow allocations, and totals grow.
+        // Half of the profiles are valid: frees follow allocations, and totals grow.
         let sum = |a: &[u64], b: &[u64]| a.iter().zip(b).map(|(a, b)| a.saturating_add(*b)).collect::<Vec<u64>>();
         let least = |a: &[u64], b: &[u64]| a.iter().zip(b).map(|(a, b)| *a.min(b)).collect::<Vec<u64>>();
         let profile = if totals {

@@ -12,7 +12,7 @@ pub fn probe() -> (Tier, Option<String>) {
     match is_program_supported(ProgramType::KProbe) {
         Ok(true) => {}
         Ok(false) => return (Tier::T0, Some("the kernel has no BPF programs for probes".to_owned())),
-        Err(error) => return (Tier::T0, Some(format!("BPF cannot be used: {}", super::bpf::chain(&error)))),
+        Err(error) => return (Tier::T0, Some(format!("BPF cannot be used: {}", super::error::chain(&error)))),
     }
     match is_map_supported(MapType::RingBuf) {
         Ok(true) => {}

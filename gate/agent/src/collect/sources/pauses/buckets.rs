@@ -1,8 +1,8 @@
-//! Pauses without probes: from the runtime's own histogram, read from the service's memory.
+//! Pauses without probes: the runtime's own histogram, read from the service's memory.
 
 use memgate_goexe::Pauses;
 
-use super::memory::{ProcessMemory, number};
+use crate::collect::memory::{ServiceMemory, number};
 
 /// `timeHistMinBucketBits`, `timeHistNumSubBuckets` and what follows from them (histogram.go, Go 1.21 to 1.27): below 256 ns
 /// four buckets of 64 ns, from there on four to a power of two.
@@ -11,17 +11,16 @@ const SUB_BUCKETS: usize = 4;
 const BUCKETS: usize = 40;
 
 /// Reads the histogram of the GC's pauses of one process.
-#[derive(Debug)]
 pub(super) struct PauseBuckets {
-    memory: ProcessMemory,
+    memory: ServiceMemory,
     counts: u64,
     overflow: u64,
     last: Vec<u64>,
 }
 
 impl PauseBuckets {
-    pub(super) fn new(memory: ProcessMemory, layout: &Pauses, bias: u64) -> Self {
-        let histogram = layout.gc.wrapping_add(bias);
+    pub(super) fn new(memory: ServiceMemory, layout: &Pauses) -> Self {
+        let histogram = memory.global(layout.gc);
         let at = |offset: u64| histogram.wrapping_add(offset);
         Self {
             memory,
@@ -69,6 +68,7 @@ fn upper_end_ns(index: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collect::testing::FakeMemory;
 
     /// `(*timeHistogram).record`, written anew.
     fn bucket_of(duration_ns: u64) -> usize {
@@ -90,21 +90,19 @@ mod tests {
 
     #[test]
     fn what_is_new_since_the_last_reading_is_given() {
-        let mut histogram = vec![0_u64; SUB_BUCKETS * BUCKETS + 2];
-        let overflow = histogram.len() - 1;
-        let address = histogram.as_ptr() as u64;
-        let mut buckets = PauseBuckets {
-            memory: ProcessMemory::new(nix::unistd::Pid::this()),
-            counts: address,
-            overflow: address + 8 * overflow as u64,
-            last: vec![0; SUB_BUCKETS * BUCKETS],
-        };
-        histogram[bucket_of(50_000)] = 2;
+        let fake = FakeMemory::default();
+        let (counts, overflow) = (0x1000, 0x8000);
+        fake.put(counts, &[0; 8 * SUB_BUCKETS * BUCKETS]);
+        fake.put(overflow, &[0; 8]);
+        let memory = ServiceMemory::new(fake.clone(), 0);
+        let mut buckets = PauseBuckets { memory, counts, overflow, last: vec![0; SUB_BUCKETS * BUCKETS] };
+        let bucket = counts + 8 * bucket_of(50_000) as u64;
+        fake.put(bucket, &2_u64.to_le_bytes());
         assert_eq!(buckets.read().unwrap(), [57_344, 57_344]);
-        histogram[bucket_of(50_000)] = 3;
+        fake.put(bucket, &3_u64.to_le_bytes());
         assert_eq!(buckets.read().unwrap(), [57_344]);
         assert_eq!(buckets.read().unwrap(), Vec::<u64>::new());
-        histogram[overflow] = 1;
+        fake.put(overflow, &1_u64.to_le_bytes());
         assert!(buckets.read().is_err());
     }
 }

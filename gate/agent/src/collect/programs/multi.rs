@@ -1,6 +1,6 @@
 //! Probes by `uprobe_multi` (Linux 6.6): one link for all places of a program, which is taken off in one wait of the kernel.
 //!
-//! aya 0.14 reads and relocates the object and makes the maps, but can neither load such a program nor attach it; that is done here.
+//! aya 0.14 reads and relocates the object and makes the maps. It can neither load such a program nor attach it, so this file does.
 
 use std::{
     collections::HashMap,
@@ -18,6 +18,11 @@ use aya_obj::{
 };
 use nix::libc;
 
+use super::{
+    ProgramError,
+    error::{LoadError, chain},
+};
+
 /// The programs of an object whose maps aya has made.
 pub(super) struct MultiPrograms {
     license: CString,
@@ -31,21 +36,24 @@ impl MultiPrograms {
     ///
     /// # Errors
     /// When the object is damaged, or has a map of a kind that is not known here.
-    pub(super) fn read(object: &[u8], ebpf: &Ebpf) -> Result<Self, String> {
-        let describe = |error: &dyn std::error::Error| super::bpf::chain(error);
-        let mut object = Object::parse(object).map_err(|error| describe(&error))?;
+    pub(super) fn read(object: &[u8], ebpf: &Ebpf) -> Result<Self, ProgramError> {
+        let damaged = |error: &dyn std::error::Error| ProgramError::Object(format!("is damaged: {}", chain(error)));
+        let mut object = Object::parse(object).map_err(|error| damaged(&error))?;
         let definitions = std::mem::take(&mut object.maps);
         let mut maps = Vec::new();
         for (name, map) in ebpf.maps() {
             let (Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) | Map::RingBuf(map)) = map else {
-                return Err(format!("the map {name} is of a kind that uprobe_multi programs do not use"));
+                return Err(ProgramError::Object(format!(
+                    "has the map {name} of a kind that uprobe_multi programs do not use"
+                )));
             };
-            let definition = definitions.get(name).ok_or_else(|| format!("the object lacks the map {name}"))?;
+            let definition =
+                definitions.get(name).ok_or_else(|| ProgramError::Object(format!("lacks the map {name}")))?;
             maps.push((name, map.fd().as_fd().as_raw_fd(), definition));
         }
         let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
-        object.relocate_maps(maps.into_iter(), &text_sections).map_err(|error| describe(&error))?;
-        object.relocate_calls(&text_sections).map_err(|error| describe(&error))?;
+        object.relocate_maps(maps.into_iter(), &text_sections).map_err(|error| damaged(&error))?;
+        object.relocate_calls(&text_sections).map_err(|error| damaged(&error))?;
         let functions = &object.functions;
         let instructions = object.programs.iter().filter_map(|(name, program)| {
             functions.get(&program.function_key()).map(|function| (name.clone(), function.instructions.clone()))
@@ -63,13 +71,17 @@ impl MultiPrograms {
         file: &CStr,
         offsets: &[u64],
         pid: u32,
-    ) -> io::Result<OwnedFd> {
+    ) -> Result<OwnedFd, ProgramError> {
+        let refused = |error: Box<dyn std::error::Error + Send + Sync>| {
+            ProgramError::refused(format!("the probes `{program}` at offsets {offsets:#x?}"), error)
+        };
         if !self.loaded.contains_key(program) {
-            let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the BPF object lacks `{program}`"));
+            let missing = || ProgramError::Object(format!("lacks the program `{program}`"));
             let instructions = self.instructions.get(program).ok_or_else(missing)?;
-            self.loaded.insert(program, load(program, instructions, &self.license)?);
+            let loaded = load(program, instructions, &self.license).map_err(|error| refused(error.into()))?;
+            self.loaded.insert(program, loaded);
         }
-        link(&self.loaded[program], file, offsets, pid)
+        link(&self.loaded[program], file, offsets, pid).map_err(|error| refused(error.into()))
     }
 }
 
@@ -92,7 +104,22 @@ pub(super) fn is_supported() -> bool {
     })
 }
 
-fn load(name: &str, instructions: &[bpf_insn], license: &CStr) -> io::Result<OwnedFd> {
+/// Loads a program. If the kernel refuses, it is asked again for the verifier's log.
+fn load(name: &str, instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd, LoadError> {
+    /// Most of a verifier's log, bytes: what is cut off is its end. The reason stands in the last lines of a log that fits.
+    const LOG_BYTES: usize = 1 << 20;
+    load_logged(name, instructions, license, &mut []).or_else(|_| {
+        let mut log = vec![0; LOG_BYTES];
+        load_logged(name, instructions, license, &mut log).map_err(|source| LoadError {
+            program: name.to_owned(),
+            source,
+            log: CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy().trim_end().to_owned(),
+        })
+    })
+}
+
+/// Loads a program; the verifier writes its log into `log`, unless that is empty.
+fn load_logged(name: &str, instructions: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
     // SAFETY: all of it is numbers, for which 0 is the kernel's default.
     let mut attributes = unsafe { std::mem::zeroed::<bpf_attr>() };
     // SAFETY: every bit of the union is initialised.
@@ -102,6 +129,11 @@ fn load(name: &str, instructions: &[bpf_insn], license: &CStr) -> io::Result<Own
     program.insns = instructions.as_ptr() as u64;
     program.insn_cnt = length(instructions)?;
     program.license = license.as_ptr() as u64;
+    if !log.is_empty() {
+        program.log_level = 1;
+        program.log_size = length(log)?;
+        program.log_buf = log.as_mut_ptr() as u64;
+    }
     let room = program.prog_name.len() - 1;
     for (to, from) in program.prog_name.iter_mut().take(room).zip(name.bytes()) {
         *to = from.cast_signed() as _;
@@ -139,5 +171,23 @@ fn bpf(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<OwnedFd> {
         // SAFETY: the kernel has just made it, for nobody else.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_the_verifier_refuses_shows_its_log() {
+        // exit, with nothing in r0.
+        let exit = bpf_insn { code: 0x95, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm: 0 };
+        let error = load("planted", &[exit], c"GPL").unwrap_err();
+        if error.source.raw_os_error() == Some(libc::EPERM) && std::env::var_os("CI").is_none() {
+            eprintln!("skipped: this user may not load BPF programs");
+            return;
+        }
+        assert_eq!(error.source.raw_os_error(), Some(libc::EACCES), "{error}");
+        assert!(error.log.contains("R0 !read_ok"), "{error}");
     }
 }

@@ -1,12 +1,12 @@
 //! The runtime's own counters, read from the service's memory: allocated bytes and objects, goroutines, GC cycles.
 //!
-//! `readmemstats_m` (mstats.go, Go 1.27) stops the world to flush what each P has not yet accounted for; memgate adds that
-//! up itself instead: per P and span class, `allocCount - allocCountBeforeCache` objects of `elemsize` bytes.
+//! `readmemstats_m` (mstats.go, Go 1.27) stops the world to flush what each P has not yet accounted for. memgate adds that
+//! up itself: per P and span class, `allocCount - allocCountBeforeCache` objects of `elemsize` bytes.
 
 use memgate_goexe::{AllocCounters, Fact, Field, GcTotals, GoroutineCount, Runtime};
 use nix::errno::Errno;
 
-use super::memory::{ProcessMemory, number};
+use crate::collect::memory::{ServiceMemory, number};
 
 /// Generations of `consistentHeapStats.stats`.
 const GENERATIONS: usize = 3;
@@ -16,32 +16,32 @@ const MAXIMUM_READ: usize = 64 << 20;
 
 /// The runtime's counters at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counters {
+pub(in crate::collect) struct Counters {
     /// `MemStats.TotalAlloc`, bytes.
-    pub alloc_bytes: u64,
+    pub(in crate::collect) alloc_bytes: u64,
     /// `MemStats.Mallocs`.
-    pub alloc_objects: u64,
+    pub(in crate::collect) alloc_objects: u64,
     /// `runtime.NumGoroutine`; at least 1.
-    pub goroutines: u64,
+    pub(in crate::collect) goroutines: u64,
     /// `MemStats.PauseTotalNs`, ns.
-    pub pause_total_ns: u64,
+    pub(in crate::collect) pause_total_ns: u64,
     /// `MemStats.NumGC`.
-    pub gc_cycles: u64,
+    pub(in crate::collect) gc_cycles: u64,
     /// The live heap as the last mark phase found it, bytes.
-    pub live_heap: u64,
+    pub(in crate::collect) live_heap: u64,
     /// Whether the runtime's total stood still during the reading, so that it is exact.
-    pub steady: bool,
+    pub(in crate::collect) steady: bool,
 }
 
 /// Where the counters are; addresses are those of the file.
 #[derive(Debug, Clone)]
-pub struct CounterLayout {
+pub(super) struct CounterLayout {
     /// Allocated bytes and objects.
-    pub alloc: AllocCounters,
+    alloc: AllocCounters,
     /// Number and pauses of GC cycles.
-    pub gc: GcTotals,
+    gc: GcTotals,
     /// The number of goroutines.
-    pub goroutines: GoroutineCount,
+    goroutines: GoroutineCount,
 }
 
 impl CounterLayout {
@@ -49,7 +49,7 @@ impl CounterLayout {
     ///
     /// # Errors
     /// With the reason why one is not known, for a person.
-    pub fn of(runtime: &Runtime) -> Fact<Self> {
+    pub(super) fn of(runtime: &Runtime) -> Fact<Self> {
         Ok(Self {
             alloc: runtime.alloc_counters.clone()?,
             gc: runtime.gc_totals.clone()?,
@@ -59,12 +59,9 @@ impl CounterLayout {
 }
 
 /// Reads the counters of one process.
-#[derive(Debug, Clone)]
-pub struct CounterReader {
-    memory: ProcessMemory,
+pub(super) struct CounterReader {
+    memory: ServiceMemory,
     layout: CounterLayout,
-    /// What is added to an address of the file to get one of the process.
-    bias: u64,
 }
 
 /// What the Ps hold that the totals do not.
@@ -76,26 +73,26 @@ struct Unflushed {
 }
 
 impl CounterReader {
-    /// A reader for a process that runs the executable of this layout, loaded at `bias`.
-    pub const fn new(memory: ProcessMemory, layout: CounterLayout, bias: u64) -> Self {
-        Self { memory, layout, bias }
+    /// A reader for a process that runs the executable of this layout.
+    pub(super) const fn new(memory: ServiceMemory, layout: CounterLayout) -> Self {
+        Self { memory, layout }
     }
 
-    /// Reads the counters: exact when the process is quiet; under load as of some time during the call. It is tried so often until
-    /// the runtime's total stood still meanwhile. A quiet process needs one attempt; under a load of hundreds of megabytes a second
-    /// no number suffices, and a reading is then off by the spans refilled meanwhile.
+    /// Reads the counters: exact when the process is quiet; under load as of some time during the call. It makes at most `attempts`
+    /// attempts and stops when the runtime's total stood still during one. A quiet process needs one attempt. Under a load of hundreds
+    /// of megabytes a second no number suffices, and a reading is then off by the spans refilled meanwhile.
     ///
     /// Returns `None` while the runtime sets up its Ps: at its start, and when `GOMAXPROCS` changes.
     ///
     /// # Errors
-    /// When the process is gone.
-    pub fn read(&self, attempts: u32) -> nix::Result<Option<Counters>> {
+    /// Fails if the process is gone.
+    pub(super) fn read(&self, attempts: u32) -> nix::Result<Option<Counters>> {
         let mut last = None;
         for _ in 0..attempts {
-            let before = self.word(self.layout.alloc.total_alloc)?;
+            let before = self.memory.global_word(self.layout.alloc.total_alloc)?;
             let Some(counters) = self.read_once(before)? else { return Ok(None) };
             // A refill between the two would count a span's objects twice or not at all.
-            let steady = self.word(self.layout.alloc.total_alloc)? == before;
+            let steady = self.memory.global_word(self.layout.alloc.total_alloc)? == before;
             last = Some(Counters { steady, ..counters });
             if steady {
                 break;
@@ -107,18 +104,18 @@ impl CounterReader {
     fn read_once(&self, total_alloc: u64) -> nix::Result<Option<Counters>> {
         let CounterLayout { gc, goroutines, .. } = &self.layout;
         let Some(unflushed) = self.unflushed()? else { return Ok(None) };
-        let mut absent = self.int32(goroutines.system)?.saturating_add(unflushed.free_goroutines);
+        let mut absent = self.memory.global_int32(goroutines.system)?.saturating_add(unflushed.free_goroutines);
         for list in &goroutines.sched_free {
-            absent = absent.saturating_add(self.int32(*list)?);
+            absent = absent.saturating_add(self.memory.global_int32(*list)?);
         }
         Ok(Some(Counters {
             alloc_bytes: total_alloc.wrapping_add(unflushed.bytes),
             alloc_objects: self.flushed_objects()?.wrapping_add(unflushed.objects),
             // `gcount` (proc.go) does the same: the numbers are read one after the other.
-            goroutines: self.word(goroutines.allglen)?.saturating_sub(absent).max(1),
-            pause_total_ns: self.word(gc.pause_total_ns)?,
-            gc_cycles: self.int32(gc.numgc)?,
-            live_heap: self.word(gc.heap_marked)?,
+            goroutines: self.memory.global_word(goroutines.allglen)?.saturating_sub(absent).max(1),
+            pause_total_ns: self.memory.global_word(gc.pause_total_ns)?,
+            gc_cycles: self.memory.global_int32(gc.numgc)?,
+            live_heap: self.memory.global_word(gc.heap_marked)?,
             steady: false,
         }))
     }
@@ -127,7 +124,7 @@ impl CounterReader {
     fn flushed_objects(&self) -> nix::Result<u64> {
         let layout = &self.layout.alloc;
         let size = length(layout.heap_stats_size)?;
-        let deltas = self.read_at(layout.heap_stats, size.checked_mul(GENERATIONS).ok_or(Errno::EFAULT)?)?;
+        let deltas = self.read_global(layout.heap_stats, size.checked_mul(GENERATIONS).ok_or(Errno::EFAULT)?)?;
         let mut objects = 0_u64;
         for delta in deltas.chunks(size.max(1)) {
             let small = bytes_of(delta, layout.small_counts)?.chunks(8).map(|count| number::<8>(count, 0));
@@ -139,7 +136,7 @@ impl CounterReader {
 
     fn unflushed(&self) -> nix::Result<Option<Unflushed>> {
         let layout = &self.layout.alloc;
-        let slice = self.read_at(layout.allp, 16)?;
+        let slice = self.read_global(layout.allp, 16)?;
         let (start, count) = (number::<8>(&slice, 0), number::<8>(&slice, 8));
         if count == 0 {
             return Ok(None);
@@ -186,16 +183,8 @@ impl CounterReader {
         Ok(unflushed)
     }
 
-    fn word(&self, address: u64) -> nix::Result<u64> {
-        Ok(number::<8>(&self.read_at(address, 8)?, 0))
-    }
-
-    fn int32(&self, address: u64) -> nix::Result<u64> {
-        Ok(number::<4>(&self.read_at(address, 4)?, 0))
-    }
-
-    fn read_at(&self, address: u64, length: usize) -> nix::Result<Vec<u8>> {
-        self.memory.read([address.wrapping_add(self.bias)], length)
+    fn read_global(&self, address: u64, length: usize) -> nix::Result<Vec<u8>> {
+        self.memory.read([self.memory.global(address)], length)
     }
 
     /// Reads `length` bytes at this offset in each of the structures.
@@ -232,10 +221,100 @@ fn length(size: u64) -> nix::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use nix::unistd::Pid;
 
     use super::*;
+    use crate::collect::{memory::ProcessMemory, testing::FakeMemory};
+
+    /// A runtime's counters in a fake memory: one P with one span of 5 objects of 16 bytes that the totals do not have yet.
+    pub(in crate::collect::sources::counters) struct Heap {
+        fake: FakeMemory,
+        pub(in crate::collect::sources::counters) memory: ServiceMemory,
+        pub(in crate::collect::sources::counters) layout: CounterLayout,
+    }
+
+    impl Heap {
+        pub(in crate::collect::sources::counters) const BYTES: u64 = 1_000 + 5 * 16;
+        pub(in crate::collect::sources::counters) const OBJECTS: u64 = (10 + 3 + 7) + 5 + 2;
+        pub(in crate::collect::sources::counters) const GOROUTINES: u64 = 20 - 4 - 3 - 1;
+        const BIAS: u64 = 0x10_0000;
+
+        pub(in crate::collect::sources::counters) fn set_cycles(&self, cycles: u32) {
+            self.fake.put(Self::BIAS + 0x210, &cycles.to_le_bytes());
+        }
+
+        pub(in crate::collect::sources::counters) fn end(&self) {
+            self.fake.end();
+        }
+    }
+
+    pub(in crate::collect::sources::counters) fn heap() -> Heap {
+        let field = |offset, size| Field { offset, size };
+        let layout = CounterLayout {
+            alloc: AllocCounters {
+                total_alloc: 0x100,
+                heap_stats: 0x300,
+                heap_stats_size: 32,
+                tiny_count: field(0, 8),
+                large_count: field(8, 8),
+                small_counts: field(16, 16),
+                allp: 0x110,
+                p_mcache: field(8, 8),
+                mcache_alloc: field(16, 8),
+                mcache_tiny: field(0, 8),
+                span_element_size: field(0, 8),
+                span_count: field(8, 2),
+                span_count_before: field(10, 2),
+            },
+            gc: GcTotals { pause_total_ns: 0x200, numgc: 0x210, heap_marked: 0x218 },
+            goroutines: GoroutineCount {
+                allglen: 0x220,
+                sched_free: vec![0x228],
+                system: 0x22c,
+                allp: 0x110,
+                p_free: field(0, 4),
+            },
+        };
+        let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+        let fake = FakeMemory::default();
+        let global = |address: u64| address + Heap::BIAS;
+        fake.put(global(0x100), &words(&[1_000, 0, 0x1000, 1]));
+        fake.put(global(0x200), &words(&[12_345, 0, 0, 65_536, 20]));
+        fake.put(global(0x228), &[4_u32.to_le_bytes(), 3_u32.to_le_bytes()].concat());
+        // Three generations: tiny, large and two small counts each.
+        fake.put(global(0x300), &words(&[10, 0, 0, 0, 0, 3, 0, 0, 0, 0, 3, 4]));
+        // The list of Ps, the P, its cache, and the span.
+        fake.put(0x1000, &words(&[0x2000]));
+        fake.put(0x2000, &words(&[1, 0x3000]));
+        fake.put(0x3000, &words(&[2, 0, 0x4000]));
+        fake.put(0x4000, &[words(&[16]), [8_u16.to_le_bytes(), 3_u16.to_le_bytes()].concat()].concat());
+        Heap { memory: ServiceMemory::new(fake.clone(), Heap::BIAS), fake, layout }
+    }
+
+    #[test]
+    fn what_the_ps_hold_is_added_to_the_totals() {
+        let heap = heap();
+        let read = CounterReader::new(heap.memory.clone(), heap.layout.clone()).read(3).unwrap().unwrap();
+        let expected = Counters {
+            alloc_bytes: Heap::BYTES,
+            alloc_objects: Heap::OBJECTS,
+            goroutines: Heap::GOROUTINES,
+            pause_total_ns: 12_345,
+            gc_cycles: 0,
+            live_heap: 65_536,
+            steady: true,
+        };
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_total_that_moves_during_each_attempt_is_not_steady() {
+        let heap = heap();
+        heap.fake.grow(Heap::BIAS + 0x100, 8);
+        let read = CounterReader::new(heap.memory.clone(), heap.layout.clone()).read(3).unwrap().unwrap();
+        assert!(!read.steady);
+    }
 
     /// A layout whose every address and offset is `at`.
     fn layout(at: u64, size: u64) -> CounterLayout {
@@ -270,7 +349,10 @@ mod tests {
         for bias in [0, here, u64::MAX] {
             for at in [0, 8, here, u64::MAX - 7, u64::MAX] {
                 for size in [0, 1, 8, 9, 4096, 1 << 40, u64::MAX] {
-                    assert!(CounterReader::new(memory, layout(at, size), bias).read(3).is_err(), "{bias} {at} {size}");
+                    assert!(
+                        CounterReader::new(ServiceMemory::new(memory, bias), layout(at, size)).read(3).is_err(),
+                        "{bias} {at} {size}"
+                    );
                 }
             }
         }
@@ -285,7 +367,7 @@ mod tests {
             let slice = [list.as_ptr() as u64, list.len() as u64];
             let mut layout = layout(0, 8);
             (layout.alloc.total_alloc, layout.alloc.allp) = (made.as_ptr() as u64, slice.as_ptr() as u64);
-            let reader = CounterReader::new(ProcessMemory::new(Pid::this()), layout, 0);
+            let reader = CounterReader::new(ServiceMemory::new(ProcessMemory::new(Pid::this()), 0), layout);
             assert_eq!(reader.read(3), Ok(None), "{list:x?}");
         }
     }
@@ -296,7 +378,7 @@ mod tests {
         let words = [u64::MAX; 64];
         let here = words.as_ptr() as u64;
         for size in [0, 1, 8, 9, 64, u64::MAX] {
-            let reader = CounterReader::new(memory, layout(0, size), here);
+            let reader = CounterReader::new(ServiceMemory::new(memory, here), layout(0, size));
             let read = reader.unflushed_in_spans(&[here, here]);
             assert_eq!(read.is_ok(), size <= 8, "{size}");
         }

@@ -1,4 +1,4 @@
-//! The buffer that records come through: a ring buffer, or for tier T1 a perf event array.
+//! The buffer that records come through: a ring buffer, or a perf event array in tier T1.
 
 use aya::{
     maps::{
@@ -9,6 +9,8 @@ use aya::{
 };
 use memgate_ebpf::Record;
 use nix::time::{ClockId, clock_gettime};
+
+use super::ProgramError;
 
 /// Takes records out of the kernel's buffers in the order of their times.
 pub(super) struct Events {
@@ -29,18 +31,19 @@ impl Events {
     }
 
     /// Opens a buffer of so many bytes for each CPU.
-    pub(super) fn perf(mut array: PerfEventArray<MapData>, bytes: u32) -> Result<Self, String> {
+    pub(super) fn perf(mut array: PerfEventArray<MapData>, bytes: u32) -> Result<Self, ProgramError> {
+        const WHAT: &str = "the buffers for records cannot be opened";
         let pages = usize::try_from(bytes).unwrap_or(usize::MAX)
             / usize::try_from(crate::environment::page_size()).unwrap_or(4096);
-        let cpus = online_cpus().map_err(|(what, error)| format!("{what}: {error}"))?;
+        let cpus = online_cpus().map_err(|(what, error)| ProgramError::unexpected(what, error))?;
         let buffers: Result<Vec<_>, _> = cpus.into_iter().map(|cpu| array.open(cpu, Some(pages.max(1)))).collect();
-        let buffers = buffers.map_err(|error| format!("the buffers for records cannot be opened: {error}"))?;
+        let buffers = buffers.map_err(|error| ProgramError::unexpected(WHAT, error))?;
         Ok(Self { buffers: Buffers::Perf(buffers), held: Vec::new() })
     }
 
     /// Hands on every record from before this call. A later one is held back: an earlier one may still be on its way through
     /// another CPU's buffer.
-    pub(super) fn drain(&mut self, each: impl FnMut(Record)) {
+    pub(super) fn drain(&mut self, each: &mut dyn FnMut(Record)) {
         let horizon_ns = clock_gettime(ClockId::CLOCK_MONOTONIC)
             .map_or(u64::MAX, |now| u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap_or(u64::MAX));
         self.take();

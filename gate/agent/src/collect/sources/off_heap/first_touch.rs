@@ -1,8 +1,8 @@
 //! Off-heap memory by the code that touched each page first.
 //!
-//! A mapping's call site tells who asked for address space; what counts is memory, and that is there from the first touch on.
-//! So each page outside the Go heap is laid to the stack that touched it first, whether malloc, a driver or the service itself
-//! had mapped it, and what of it is still resident at the phases' ends is what grew.
+//! A mapping's call site says who asked for address space. What counts is memory, which exists from the first touch on. Each page
+//! outside the Go heap belongs to the stack that touched it first, whether malloc, a driver or the service itself mapped it. What
+//! grew is the difference between the pages that are still resident at the measuring phase's end and those at its start.
 
 use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt as _};
 
@@ -10,8 +10,8 @@ use memgate_ebpf::Fault;
 use memgate_evidence::platform::Platform;
 use memgate_goexe::FunctionTable;
 
-use super::{
-    address_space::PAGE_PRESENT,
+use super::reader::PAGE_PRESENT;
+use crate::collect::{
     code::Symboliser,
     unwind::{Capture, GoContinuation, Registers, Unwinder},
 };
@@ -26,7 +26,7 @@ pub(super) struct FirstTouches {
     page_size: u64,
     /// Stack by page number.
     pages: HashMap<u64, u32>,
-    /// Touches that were not remembered, for there were too many.
+    /// Touches that were not remembered because there were too many.
     pub(super) forgotten: u64,
     /// Touches by the kernel on behalf of a system call, or with registers that cannot be read.
     pub(super) without_stack: u64,
@@ -42,7 +42,7 @@ impl FirstTouches {
         self.unwinder.refresh(maps);
     }
 
-    /// Lays the page to the stack that touched it.
+    /// Notes the stack that touched the page.
     pub(super) fn take(&mut self, fault: &Fault, functions: Option<&FunctionTable>, code: &mut Symboliser) {
         let page = fault.address / self.page_size;
         // A page that was given back and is touched anew belongs to whoever touched it last.
@@ -74,7 +74,7 @@ impl FirstTouches {
     /// Resident bytes by the stack that touched them first, of the pages in `ranges`; forgets the pages that have gone.
     ///
     /// # Errors
-    /// When the process is gone.
+    /// Fails if the process is gone.
     pub(super) fn resident(&mut self, page_map: &File, ranges: &[Range<u64>]) -> std::io::Result<HashMap<u32, u64>> {
         let mut resident = HashMap::new();
         let mut gone = Vec::new();
@@ -95,5 +95,65 @@ impl FirstTouches {
             self.pages.remove(&page);
         }
         Ok(resident)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use memgate_ebpf::{GO_STACK, REGISTERS, STACK};
+
+    use super::*;
+    use crate::collect::testing::{FakeProc, PID};
+
+    const PAGE: u64 = 4096;
+
+    fn touches() -> FirstTouches {
+        FirstTouches::new(Unwinder::new(PID, Platform::host()), Platform::host(), PAGE)
+    }
+
+    /// A touch whose registers hold `pc` everywhere.
+    fn fault(address: u64, pc: u64) -> Fault {
+        Fault {
+            at_ns: 0,
+            address,
+            go_pc: 0,
+            go_sp: 0,
+            stack_length: 64,
+            go_stack_length: 0,
+            registers: [pc; REGISTERS],
+            stack: [0; STACK],
+            go_stack: [0; GO_STACK],
+        }
+    }
+
+    #[test]
+    fn resident_pages_belong_to_the_stack_that_touched_them_last() {
+        let (proc, mut touches, mut code) = (FakeProc::new(), touches(), Symboliser::default());
+        for (address, pc) in
+            [(0x1000_0000, 0x7001), (0x1000_1000, 0x7001), (0x1000_2000, 0x7001), (0x1000_2008, 0x8001)]
+        {
+            touches.take(&fault(address, pc), None, &mut code);
+        }
+        proc.touch(PAGE, &[0x1000_0000, 0x1000_2000]);
+        let page_map = File::open(proc.path().join("pagemap")).unwrap();
+        let everywhere = 0x1000_0000..0x1000_4000;
+        let resident = touches.resident(&page_map, std::slice::from_ref(&everywhere)).unwrap();
+        assert_eq!(resident, [(0, PAGE), (1, PAGE)].into(), "the page that was given back belongs to nobody");
+        let outside = 0x2000_0000..0x2000_1000;
+        assert!(touches.resident(&page_map, std::slice::from_ref(&outside)).unwrap().is_empty());
+        assert!(touches.resident(&page_map, std::slice::from_ref(&everywhere)).unwrap().is_empty(), "forgotten");
+    }
+
+    #[test]
+    fn a_touch_without_a_stack_and_one_too_many_are_counted() {
+        let (mut touches, mut code) = (touches(), Symboliser::default());
+        touches.take(&Fault { stack_length: 0, ..fault(0x1000, 0x7001) }, None, &mut code);
+        touches.take(&Fault { stack_length: u32::MAX, ..fault(0x1000, 0x7001) }, None, &mut code);
+        assert_eq!((touches.without_stack, touches.forgotten), (2, 0));
+        touches.pages = (0..MAXIMUM_PAGES as u64).map(|page| (page, 0)).collect();
+        touches.take(&fault(0x5000, 0x7001), None, &mut code);
+        assert_eq!(touches.forgotten, 0, "a page that is known is taken again");
+        touches.take(&fault(MAXIMUM_PAGES as u64 * PAGE, 0x7001), None, &mut code);
+        assert_eq!(touches.forgotten, 1);
     }
 }

@@ -1,0 +1,107 @@
+//! What every collector is, and what they share.
+
+use std::sync::Arc;
+
+use memgate_goexe::FunctionTable;
+
+use super::{
+    code::Symboliser,
+    memory::ServiceMemory,
+    programs::Programs,
+    service::ServiceProcess,
+    sources::{Counters, RuntimeRanges},
+};
+use crate::clock::Clock;
+
+/// Where a phase begins or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boundary {
+    /// The service is ready, and there is no load yet.
+    Idle,
+    /// The measuring phase begins.
+    MeasureStart,
+    /// The measuring phase ends.
+    MeasureEnd,
+    /// The drain has ended, and the service is about to be stopped.
+    Drained,
+}
+
+/// One reading of everything.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    /// When, ns since launch.
+    pub(super) at_ns: u64,
+    /// How often a source is tried that moves while it is read.
+    pub(super) attempts: u32,
+}
+
+/// A source of one service's signals: its reader, its data and its failures.
+///
+/// A collector does nothing on its own. The recorder calls it, on one thread and by one clock. It keeps its first failure and
+/// goes on. In the end it makes its signals; that call is each collector's own, for every collector makes others.
+pub(super) trait Collector {
+    /// Reads the source, five times a second and at every boundary.
+    fn read(&mut self, _reading: Reading, _scene: &mut Scene) {}
+
+    /// Does what is due ten times a second.
+    fn tick(&mut self, _scene: &mut Scene) {}
+
+    /// Does what is due at a boundary. A reading follows.
+    fn reach(&mut self, _boundary: Boundary, _scene: &mut Scene) {}
+}
+
+/// What the collectors of one service share.
+pub(super) struct Scene {
+    pub(super) clock: Clock,
+    pub(super) service: ServiceProcess,
+    pub(super) memory: ServiceMemory,
+    /// `None` in tier T0.
+    pub(super) programs: Option<Box<dyn Programs>>,
+    /// Names for the executable's addresses, or why there are none.
+    pub(super) functions: Result<Arc<FunctionTable>, String>,
+    /// The call stacks that the signals name.
+    pub(super) code: Symboliser,
+    /// What the runtime has mapped: the collector of mappings keeps it.
+    pub(super) mapped: Mapped,
+    /// The counters as last read: the collector of counters keeps them.
+    pub(super) totals: Option<Counters>,
+    /// GC cycles that ended between the last two readings of the counters; `None` if the last reading gave nothing.
+    pub(super) new_cycles: Option<u64>,
+}
+
+/// What the runtime has mapped.
+#[derive(Debug, Default)]
+pub(super) struct Mapped {
+    pub(super) ranges: RuntimeRanges,
+    /// How often the runtime has mapped or unmapped.
+    pub(super) changes: u64,
+}
+
+/// A value at the start and one at the end of the measuring phase.
+#[derive(Debug)]
+pub(super) struct AtEnds<T> {
+    pub(super) start: Option<T>,
+    pub(super) end: Option<T>,
+}
+
+impl<T> Default for AtEnds<T> {
+    fn default() -> Self {
+        Self { start: None, end: None }
+    }
+}
+
+impl<T> AtEnds<T> {
+    /// Keeps the value of this boundary; of another one there is none.
+    pub(super) fn put(&mut self, boundary: Boundary, value: T) {
+        match boundary {
+            Boundary::MeasureStart => self.start = Some(value),
+            Boundary::MeasureEnd => self.end = Some(value),
+            Boundary::Idle | Boundary::Drained => {}
+        }
+    }
+
+    /// Both, if the service reached both.
+    pub(super) fn both(self) -> Option<(T, T)> {
+        self.start.zip(self.end)
+    }
+}

@@ -1,0 +1,196 @@
+//! The process that was launched: whether it is still that process, and whether it is the whole service.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    ops::Range,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use memgate_goexe::FileIdentity;
+use procfs::{
+    ProcResult,
+    process::{MMapPath, MemoryMap, Process, Stat},
+};
+
+use crate::environment;
+
+/// The launched process.
+pub(super) struct ServiceProcess {
+    process: Process,
+    /// Its entry in /proc, or another directory with the same files.
+    entry: PathBuf,
+    identity: Identity,
+    stat: ProcResult<Stat>,
+    /// Why the process is no longer what it was.
+    replaced: Option<String>,
+    /// Names of processes that the service started.
+    others: BTreeSet<String>,
+}
+
+/// What a process executes: another execution of the same file has another stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    /// Where its first stack begins (`startstack` of /proc/PID/stat). The kernel chooses it anew for each execution.
+    stack: u64,
+}
+
+impl Identity {
+    fn of(entry: &Path, stat: &Stat) -> io::Result<Self> {
+        let executable = fs::metadata(entry.join("exe"))?;
+        Ok(Self { device: executable.dev(), inode: executable.ino(), stack: stat.startstack })
+    }
+}
+
+impl ServiceProcess {
+    /// The process whose entry in /proc is `entry`: `/proc/4242`.
+    ///
+    /// # Errors
+    /// Fails if the entry cannot be read, and says what of it; for a person.
+    pub(super) fn open(entry: PathBuf) -> Result<Self, String> {
+        let process = Process::new_with_root(entry.clone());
+        let process = process.map_err(|error| format!("the service's entry in /proc: {error}"))?;
+        let stat = process.stat().map_err(|error| format!("the service's status: {error}"))?;
+        let identity = Identity::of(&entry, &stat).map_err(|error| format!("the service's executable: {error}"))?;
+        Ok(Self { process, entry, identity, stat: Ok(stat), replaced: None, others: BTreeSet::new() })
+    }
+
+    /// Whether it runs the very file that was read.
+    ///
+    /// # Errors
+    /// Fails if the process is gone.
+    pub(super) fn runs(&self, file: FileIdentity) -> io::Result<bool> {
+        Ok(FileIdentity::of(&fs::metadata(self.entry.join("exe"))?) == file)
+    }
+
+    /// Its entry in /proc.
+    pub(super) const fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// A file of its entry in /proc.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.entry.join(name)
+    }
+
+    /// Looks at the process: whether it still runs the executable that was launched. Addresses hold in no other.
+    pub(super) fn look(&mut self) -> bool {
+        self.stat = self.process.stat();
+        let now = self.stat.as_ref().ok().and_then(|stat| Identity::of(&self.entry, stat).ok());
+        // One that has ended is not replaced; the readings themselves say that it is gone.
+        if self.replaced.is_none() && now.is_some_and(|now| now != self.identity) {
+            let other = self.process.exe().map_or_else(|_| "another".to_owned(), |path| path.display().to_string());
+            self.replaced = Some(format!("the service replaced itself by a new execution of {other}"));
+        }
+        self.is_itself()
+    }
+
+    /// Whether it was still itself when it was last looked at.
+    pub(super) const fn is_itself(&self) -> bool {
+        self.replaced.is_none()
+    }
+
+    /// Its status when it was last looked at.
+    pub(super) const fn stat(&self) -> Result<&Stat, &procfs::ProcError> {
+        self.stat.as_ref()
+    }
+
+    /// The service has started this process, whose name is unknown if it has ended.
+    pub(super) fn has_started(&mut self, other: Option<i32>) {
+        let entry = other.and_then(|pid| Some(self.entry.parent()?.join(pid.to_string())));
+        let stat = entry.and_then(|entry| Process::new_with_root(entry).and_then(|process| process.stat()).ok());
+        self.others.insert(stat.map_or_else(|| "one that has ended".to_owned(), |stat| stat.comm));
+    }
+
+    /// Why figures of this process are not those of the service, if so.
+    pub(super) fn doubt(&self) -> Option<String> {
+        if self.replaced.is_some() {
+            return self.replaced.clone();
+        }
+        let names: Vec<_> = self.others.iter().map(String::as_str).collect();
+        let others = || format!("the service started other processes, which are not measured: {}", names.join(", "));
+        (!names.is_empty()).then(others)
+    }
+
+    /// What is added to an address of a position-independent executable with these segments to get one of the process.
+    ///
+    /// # Errors
+    /// Fails if the process is gone.
+    pub(super) fn load_bias(&self, segments: &[Range<u64>]) -> ProcResult<u64> {
+        let loaded = self.process.exe()?;
+        let is_executable = |map: &&MemoryMap| map.pathname == MMapPath::Path(loaded.clone());
+        let maps = self.process.maps()?;
+        let first = maps.0.iter().filter(is_executable).map(|map| map.address.0).min();
+        let lowest = segments.iter().map(|segment| segment.start & !(environment::page_size() - 1)).min();
+        Ok(first.unwrap_or(0).wrapping_sub(lowest.unwrap_or(0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::testing::FakeProc;
+
+    #[test]
+    fn another_execution_is_not_the_service_and_stays_so() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        assert!(service.look());
+        assert_eq!(service.doubt(), None);
+        proc.stat(|stat| stat.startstack += 4096);
+        assert!(!service.look());
+        proc.stat(|stat| stat.startstack -= 4096);
+        assert!(!service.look(), "what was replaced meanwhile is not believed again");
+        assert!(service.doubt().unwrap().contains("replaced itself by a new execution of "));
+    }
+
+    #[test]
+    fn another_file_is_not_the_service() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        proc.replace_executable();
+        assert!(!service.look());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_was_not_replaced() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        proc.end();
+        assert!(service.look());
+        assert!(service.stat().is_err());
+        assert_eq!(service.doubt(), None);
+    }
+
+    #[test]
+    fn the_bias_is_that_of_the_executables_first_mapping() {
+        let proc = FakeProc::new();
+        let program = fs::read_link(proc.path().join("exe")).unwrap();
+        proc.write(
+            "maps",
+            &format!(
+                "7f0000000000-7f0000001000 r--p 00000000 08:01 12 /lib/libc.so.6\n\
+                 555500000000-555500001000 r--p 00000000 08:01 11 {0}\n\
+                 555500001000-555500002000 r-xp 00001000 08:01 11 {0}\n",
+                program.display()
+            ),
+        );
+        let segments = [0x1040..0x2000, 0x40..0x1000];
+        assert_eq!(proc.service().load_bias(&segments).unwrap(), 0x5555_0000_0000);
+    }
+
+    #[test]
+    fn other_processes_are_named() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        proc.other(4243, "worker");
+        service.has_started(Some(4243));
+        service.has_started(Some(4244));
+        service.has_started(None);
+        let doubt = service.doubt().unwrap();
+        assert!(doubt.ends_with("which are not measured: one that has ended, worker"), "{doubt}");
+    }
+}

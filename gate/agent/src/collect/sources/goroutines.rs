@@ -1,0 +1,264 @@
+//! Goroutines by the `go` statement that made them, from the runtime's list of all goroutines.
+
+use std::collections::HashMap;
+
+use memgate_evidence::{GoroutineSites, Signal};
+use memgate_goexe::{Fact, FunctionTable, GoroutineList, Runtime, Threads};
+
+use crate::collect::{
+    collector::{Boundary, Collector, Scene},
+    memory::{ServiceMemory, number},
+    worth::{Ending, NOT_REACHED, exact, note},
+};
+
+const SOURCE: &str = "runtime.allgs, read from the service's memory";
+
+/// More goroutines than fit into memory: a longer list cannot be one.
+const MAXIMUM_GOROUTINES: u64 = 1 << 26;
+/// More threads than the runtime makes: its own limit is 10,000 (`sched.maxmcount`, proc.go).
+const MAXIMUM_THREADS: usize = 1 << 14;
+/// Goroutines read at a time.
+const BATCH: usize = 4096;
+/// `_Gdead` (runtime2.go, Go 1.21 to 1.27): used before or free to be used.
+const DEAD: u64 = 6;
+/// `_Gidle`: just allocated.
+const IDLE: u64 = 0;
+/// `_Gdeadextra` (Go 1.26 and 1.27): dead, and kept for a C thread's call of Go. Earlier Go has no such status.
+const DEAD_EXTRA: u64 = 11;
+/// `_Gscan` is added to a status while the goroutine's stack is being scanned.
+const SCAN: u64 = 0x1000;
+
+/// Where goroutines come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Site {
+    /// Return address of the `go` statement in the function that has it; 0 for the main goroutine.
+    created: u64,
+    /// Entry of the function that it started.
+    started: u64,
+}
+
+/// The live goroutines of each site.
+type Counts = HashMap<Site, u64>;
+
+/// Collects `goroutine_sites`.
+pub(in crate::collect) struct GoroutineCollector {
+    layout: Fact<GoroutineList>,
+    /// Before the load, at the end of the measuring phase, and after the drain.
+    before: Option<Counts>,
+    loaded: Option<Counts>,
+    left: Option<Counts>,
+    failure: Option<String>,
+}
+
+impl GoroutineCollector {
+    pub(in crate::collect) fn new(runtime: &Runtime) -> Self {
+        Self { layout: runtime.goroutine_list.clone(), before: None, loaded: None, left: None, failure: None }
+    }
+
+    pub(in crate::collect) fn into_signal(self, ending: &Ending, scene: &mut Scene) -> Signal<GoroutineSites> {
+        let data = match (self.layout, self.before, self.loaded, self.left) {
+            (Err(reason), ..) => Err(reason),
+            (Ok(_), Some(before), Some(loaded), Some(left)) => named([before, loaded, left], scene),
+            (Ok(_), ..) => Err(self.failure.unwrap_or_else(|| NOT_REACHED.to_owned())),
+        };
+        exact(SOURCE, data, ending.doubt.clone())
+    }
+}
+
+impl Collector for GoroutineCollector {
+    fn reach(&mut self, boundary: Boundary, scene: &mut Scene) {
+        let Ok(layout) = &self.layout else { return };
+        let counts = match boundary {
+            Boundary::Idle => &mut self.before,
+            Boundary::MeasureEnd => &mut self.loaded,
+            Boundary::Drained => &mut self.left,
+            Boundary::MeasureStart => return,
+        };
+        match sites(&scene.memory, layout) {
+            Ok(sites) => *counts = Some(sites),
+            Err(error) => note(&mut self.failure, error.to_string()),
+        }
+    }
+}
+
+/// The counts with names for the sites; the runtime's own goroutines are left out.
+fn named(counts: [Counts; 3], scene: &mut Scene) -> Result<GoroutineSites, String> {
+    let Scene { functions, code, memory, .. } = scene;
+    let functions = functions.as_deref().map_err(Clone::clone)?;
+    let mut sites: Vec<_> = counts.iter().flat_map(HashMap::keys).copied().collect();
+    sites.sort_unstable();
+    sites.dedup();
+    let mut data = GoroutineSites::default();
+    for site in sites.into_iter().filter(|site| !is_system(functions, site.started.wrapping_sub(memory.bias()))) {
+        let [before, loaded, left] = counts.each_ref().map(|counts| counts.get(&site).copied().unwrap_or(0));
+        data.created.push(code.go_place(functions, site.created.wrapping_sub(1), memory.bias()));
+        data.started.push(code.go_place(functions, site.started, memory.bias()));
+        data.before.push(before);
+        data.loaded.push(loaded);
+        data.left.push(left);
+    }
+    Ok(data)
+}
+
+/// Whether a goroutine that started at this address of the file is the runtime's own (`isSystemGoroutine`, traceback.go,
+/// Go 1.21 to 1.27). One that runs finalizers or clean-ups counts as the service's only while it does.
+fn is_system(functions: &FunctionTable, started: u64) -> bool {
+    const NOT_SYSTEM: [&str; 3] = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];
+    let function = functions.at(started);
+    function.is_some_and(|function| function.name.starts_with("runtime.") && !NOT_SYSTEM.contains(&function.name))
+}
+
+/// Counts the live goroutines of each site.
+///
+/// # Errors
+/// Fails if the process is gone or the list cannot be one.
+fn sites(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Counts> {
+    // The length first, as `atomicAllG` (proc.go) does: the list of that length or a longer one is then there.
+    let length = memory.global_word(layout.allglen)?;
+    let list = memory.global_word(layout.allgptr)?;
+    if length > MAXIMUM_GOROUTINES {
+        return Err(nix::Error::EINVAL);
+    }
+    let pointers = memory.read([list], usize::try_from(length * 8).unwrap_or(0))?;
+    let pointers: Vec<u64> = pointers.chunks(8).map(|pointer| number::<8>(pointer, 0)).filter(|g| *g != 0).collect();
+    let fields = [layout.status, layout.gopc, layout.startpc];
+    let first = fields.iter().map(|field| field.offset).min().unwrap_or(0);
+    let end = fields.iter().map(|field| field.offset.saturating_add(field.size)).max().unwrap_or(0);
+    let size = usize::try_from(end - first).unwrap_or(usize::MAX);
+    let at = |offset: u64| usize::try_from(offset - first).unwrap_or(usize::MAX);
+    let mut sites = HashMap::new();
+    for batch in pointers.chunks(BATCH) {
+        let bytes = memory.read(batch.iter().map(|g| g.wrapping_add(first)), size)?;
+        for g in bytes.chunks(size.max(1)) {
+            let status = number::<4>(g, at(layout.status.offset)) & !SCAN;
+            if ![IDLE, DEAD, DEAD_EXTRA].contains(&status) {
+                let created = number::<8>(g, at(layout.gopc.offset));
+                let started = number::<8>(g, at(layout.startpc.offset));
+                *sites.entry(Site { created, started }).or_insert(0) += 1;
+            }
+        }
+    }
+    Ok(sites)
+}
+
+/// The runtime's threads: the id of each with the address of its `m`.
+///
+/// # Errors
+/// Fails if the process is gone or the list cannot be one.
+pub(in crate::collect) fn threads(memory: &ServiceMemory, layout: &Threads) -> nix::Result<Vec<(u32, u64)>> {
+    let mut threads = Vec::new();
+    let mut m = memory.global_word(layout.allm)?;
+    while m != 0 {
+        if threads.len() >= MAXIMUM_THREADS {
+            return Err(nix::Error::ELOOP);
+        }
+        // A thread that is being made has no id yet.
+        if let Ok(id @ 1..) = u32::try_from(memory.word(m.wrapping_add(layout.procid.offset))?) {
+            threads.push((id, m));
+        }
+        m = memory.word(m.wrapping_add(layout.next.offset))?;
+    }
+    Ok(threads)
+}
+
+#[cfg(test)]
+mod tests {
+    use memgate_evidence::Exactness;
+    use memgate_goexe::Field;
+
+    use super::*;
+    use crate::collect::testing::{Fake, nothing};
+
+    fn field(offset: u64, size: u64) -> Field {
+        Field { offset, size }
+    }
+
+    fn layout() -> GoroutineList {
+        GoroutineList {
+            allglen: 0x100,
+            allgptr: 0x108,
+            status: field(0, 4),
+            goid: field(8, 8),
+            gopc: field(16, 8),
+            startpc: field(24, 8),
+            parent: field(32, 8),
+            wait_reason: field(40, 1),
+            wait_since: field(48, 8),
+            m: field(56, 8),
+            syscall_sp: field(64, 8),
+            syscall_pc: field(72, 8),
+            sched_sp: field(80, 8),
+            sched_pc: field(88, 8),
+            stack_low: field(96, 8),
+            stack_high: field(104, 8),
+        }
+    }
+
+    /// Puts goroutines with these statuses, sites and starts into the memory.
+    fn put(fake: &Fake, goroutines: &[(u32, u64, u64)]) {
+        let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+        let addresses: Vec<u64> = (0..goroutines.len() as u64).map(|index| 0x2_0000 + index * 0x100).collect();
+        let list = [goroutines.len() as u64, 0x1_0000];
+        fake.memory.put(fake.scene.memory.global(0x100), &words(&list));
+        fake.memory.put(0x1_0000, &words(&addresses));
+        for (address, (status, created, started)) in addresses.iter().zip(goroutines) {
+            fake.memory.put(*address, &words(&[u64::from(*status), 1, *created, *started]));
+        }
+    }
+
+    #[test]
+    fn dead_goroutines_are_not_counted_and_scanned_ones_are() {
+        let fake = Fake::new();
+        let [running, scanned] = [2, 4 | 0x1000];
+        let goroutines = [(running, 1, 2), (scanned, 1, 2), (running, 3, 2), (0, 1, 2), (6, 1, 2), (11, 1, 2)];
+        put(&fake, &goroutines);
+        let sites = sites(&fake.scene.memory, &layout()).unwrap();
+        let expected = [(Site { created: 1, started: 2 }, 2), (Site { created: 3, started: 2 }, 1)];
+        assert_eq!(sites, expected.into());
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_one_is_an_error() {
+        let fake = Fake::new();
+        let length = MAXIMUM_GOROUTINES + 1;
+        fake.memory.put(fake.scene.memory.global(0x100), &[length.to_le_bytes(), 0_u64.to_le_bytes()].concat());
+        assert_eq!(sites(&fake.scene.memory, &layout()), Err(nix::Error::EINVAL));
+    }
+
+    #[test]
+    fn three_boundaries_are_counted_and_without_one_the_signal_is_missing() {
+        let mut fake = Fake::new();
+        let runtime = || memgate_goexe::Runtime { goroutine_list: Ok(layout()), ..nothing() };
+        let mut collector = GoroutineCollector::new(&runtime());
+        for (boundary, count) in
+            [(Boundary::Idle, 1), (Boundary::MeasureStart, 7), (Boundary::MeasureEnd, 3), (Boundary::Drained, 2)]
+        {
+            put(&fake, &vec![(2, 1, 2); count]);
+            collector.reach(boundary, &mut fake.scene);
+        }
+        let of = |counts: &Option<Counts>| counts.as_ref().unwrap()[&Site { created: 1, started: 2 }];
+        assert_eq!([&collector.before, &collector.loaded, &collector.left].map(of), [1, 3, 2]);
+        let signal = GoroutineCollector::new(&runtime()).into_signal(&Ending::default(), &mut fake.scene);
+        assert_eq!(signal.exactness, Exactness::Missing { reason: NOT_REACHED.to_owned() });
+        fake.memory.end();
+        let mut collector = GoroutineCollector::new(&runtime());
+        collector.reach(Boundary::Idle, &mut fake.scene);
+        let signal = collector.into_signal(&Ending::default(), &mut fake.scene);
+        assert!(matches!(signal.exactness, Exactness::Missing { reason } if reason.contains("ESRCH")));
+    }
+
+    #[test]
+    fn threads_are_listed_until_the_end_and_a_loop_is_an_error() {
+        let fake = Fake::new();
+        let layout =
+            Threads { allm: 0x100, g0: field(24, 8), next: field(0, 8), procid: field(8, 8), curg: field(16, 8) };
+        let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+        fake.memory.put(fake.scene.memory.global(0x100), &words(&[0x1000]));
+        fake.memory.put(0x1000, &words(&[0x2000, 71]));
+        // A thread that is being made has no id yet.
+        fake.memory.put(0x2000, &words(&[0, 0]));
+        assert_eq!(threads(&fake.scene.memory, &layout), Ok(vec![(71, 0x1000)]));
+        fake.memory.put(0x2000, &words(&[0x1000, 72]));
+        assert_eq!(threads(&fake.scene.memory, &layout), Err(nix::Error::ELOOP));
+    }
+}

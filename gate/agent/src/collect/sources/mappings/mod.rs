@@ -1,0 +1,60 @@
+//! The runtime's own mappings.
+
+mod ranges;
+
+use memgate_ebpf::{Record, kind};
+use memgate_evidence::{Durations, Signal};
+use memgate_goexe::probes::ProbedSignal;
+
+pub(in crate::collect) use ranges::RuntimeRanges;
+
+use crate::collect::{collector::Mapped, programs::Attached, worth::Ending};
+
+const PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches behind them";
+
+/// Collects `mmap_latency`, and keeps the ranges that the off-heap memory leaves out.
+pub(in crate::collect) struct MappingCollector {
+    missing: Option<String>,
+    latency: Durations,
+}
+
+impl MappingCollector {
+    pub(in crate::collect) fn new(attached: &Attached) -> Self {
+        Self { missing: attached.missing(ProbedSignal::Mappings), latency: Durations::default() }
+    }
+
+    /// Takes a record of a mapping that was made or removed in.
+    pub(in crate::collect) fn record(&mut self, at_ns: u64, record: Record, mapped: &mut Mapped) {
+        let range = record.first..record.first.saturating_add(record.second);
+        mapped.changes += 1;
+        if record.kind == kind::MAPPED {
+            mapped.ranges.insert(range);
+            self.latency.at_ns.push(at_ns);
+            self.latency.duration_ns.push(record.third);
+        } else {
+            mapped.ranges.remove(range);
+        }
+    }
+
+    pub(in crate::collect) fn into_signal(self, ending: &Ending) -> Signal<Durations> {
+        ending.probed(self.missing, &[kind::MAPPED, kind::UNMAPPED]).of(PROBE, self.latency)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::testing::{attached, record};
+
+    #[test]
+    fn a_mapping_has_a_latency_and_a_range_until_it_is_removed() {
+        let mut mapped = Mapped::default();
+        let mut collector = MappingCollector::new(&attached());
+        collector.record(7, record(kind::MAPPED, [0x1000, 0x2000, 35]), &mut mapped);
+        collector.record(8, record(kind::UNMAPPED, [0x1000, 0x1000, 0]), &mut mapped);
+        let left = 0x2000..0x3000;
+        assert_eq!((mapped.changes, mapped.ranges.largest(4)), (2, vec![left]));
+        let signal = collector.into_signal(&Ending::default());
+        assert_eq!(signal.data, Durations { at_ns: vec![7], duration_ns: vec![35] });
+    }
+}

@@ -1,0 +1,27 @@
+//! One type a source: its reader, its data, its failures and the making of its signals.
+
+mod allocations;
+mod cgroup;
+mod counters;
+mod gc_cpu;
+mod goroutines;
+mod live_heap;
+mod mappings;
+mod off_heap;
+mod pauses;
+mod refills;
+mod requests;
+mod resident;
+
+pub(super) use allocations::Allocations;
+pub(super) use cgroup::CgroupCollector;
+pub(super) use counters::{CounterCollector, Counters};
+pub(super) use gc_cpu::GcCpuCollector;
+pub(super) use goroutines::GoroutineCollector;
+pub(super) use live_heap::LiveHeapCollector;
+pub(super) use mappings::{MappingCollector, RuntimeRanges};
+pub(super) use off_heap::{Attempt, OffHeapCollector, Touched};
+pub(super) use pauses::PauseCollector;
+pub(super) use refills::RefillCollector;
+pub(super) use requests::RequestCollector;
+pub(super) use resident::ResidentCollector;

@@ -1,0 +1,137 @@
+//! What a signal is worth: missing, doubtful, or as good as its source.
+
+use memgate_evidence::{Exactness, Signal};
+
+use super::{Programs, programs::ProgramError};
+
+pub(super) const COUNTERS: &str =
+    "the runtime's counters, read from the service's memory at 5 Hz and at the phases' ends";
+pub(super) const CGROUP: &str = "the cgroup's memory controller";
+pub(super) const NOT_REACHED: &str = "the service ended before the end of the measuring phase";
+
+/// What a signal is worth.
+#[derive(Debug, Clone)]
+pub(super) struct Worth {
+    /// Why there are no data.
+    pub(super) missing: Option<String>,
+    /// Why the data are doubtful.
+    pub(super) doubt: Option<String>,
+    /// Records lost on the way.
+    pub(super) lost: u64,
+    /// The exactness of data that are neither missing nor doubtful.
+    pub(super) otherwise: Exactness,
+}
+
+impl Worth {
+    /// The signal with these data, which are dropped if the signal is missing.
+    pub(super) fn of<T: Default>(self, source: &str, data: T) -> Signal<T> {
+        let source = source.to_owned();
+        match (self.missing, self.doubt) {
+            (Some(reason), _) => {
+                Signal { source, exactness: Exactness::Missing { reason }, lost: self.lost, data: T::default() }
+            }
+            (None, Some(reason)) => Signal { source, exactness: Exactness::Inexact { reason }, lost: self.lost, data },
+            (None, None) => Signal { source, exactness: self.otherwise, lost: self.lost, data },
+        }
+    }
+
+    /// Exact at the times of its readings.
+    pub(super) fn sampled(doubt: Option<String>) -> Self {
+        Self { missing: None, doubt, lost: 0, otherwise: Exactness::Sampled }
+    }
+}
+
+/// A signal that is exact where it has data.
+pub(super) fn exact<T: Default>(source: &str, data: Result<T, String>, doubt: Option<String>) -> Signal<T> {
+    let (data, missing) = match data {
+        Ok(data) => (data, None),
+        Err(reason) => (T::default(), Some(reason)),
+    };
+    Worth { missing, doubt, lost: 0, otherwise: Exactness::Exact }.of(source, data)
+}
+
+/// Keeps the first reason.
+pub(super) fn note(failure: &mut Option<String>, reason: impl Into<String>) {
+    failure.get_or_insert_with(|| reason.into());
+}
+
+/// What all signals depend on, as it is at the end of a run.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// Why figures of the launched process are not those of the service, if so.
+    pub(super) doubt: Option<String>,
+    /// How the records differ from the runtime's own totals, if they do.
+    pub(super) cross_check: Option<String>,
+    /// Records that the BPF programs lost, by kind, or why that is unknown; empty without programs.
+    lost: Result<Vec<u64>, String>,
+}
+
+#[cfg(test)]
+impl Default for Ending {
+    /// Nothing is doubtful and nothing is lost.
+    fn default() -> Self {
+        Self::new(None, None, None)
+    }
+}
+
+impl Ending {
+    pub(super) fn new(doubt: Option<String>, cross_check: Option<String>, programs: Option<&dyn Programs>) -> Self {
+        let lost = programs.map_or(Ok(Vec::new()), Programs::lost);
+        Self { doubt, cross_check, lost: lost.map_err(|error: ProgramError| error.to_string()) }
+    }
+
+    /// How many records of these kinds were lost, or why that is unknown.
+    pub(super) fn lost_of(&self, kinds: &[u32]) -> (u64, Option<String>) {
+        match &self.lost {
+            Ok(lost) => (kinds.iter().filter_map(|kind| lost.get(usize::try_from(*kind).ok()?)).sum(), None),
+            Err(reason) => (0, Some(reason.clone())),
+        }
+    }
+
+    /// A signal from records of these kinds, each of which is exact.
+    pub(super) fn probed(&self, missing: Option<String>, kinds: &[u32]) -> Worth {
+        let (lost, unknown) = self.lost_of(kinds);
+        let doubt = self.doubt.clone().or(unknown).or_else(|| self.cross_check.clone());
+        Worth { missing, doubt, lost, otherwise: Exactness::Exact }
+    }
+
+    /// A signal from readings, the first of which to fail failed for this reason.
+    pub(super) fn read(&self, failure: Option<String>) -> Worth {
+        Worth::sampled(self.doubt.clone().or(failure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collect::testing::FakePrograms;
+
+    #[test]
+    fn a_missing_signal_has_no_data_and_a_doubtful_one_keeps_them() {
+        let worth = |missing: Option<&str>, doubt: Option<&str>| Worth {
+            missing: missing.map(str::to_owned),
+            doubt: doubt.map(str::to_owned),
+            lost: 3,
+            otherwise: Exactness::Exact,
+        };
+        let signal = worth(Some("no probe"), Some("replaced")).of("probe", vec![1]);
+        assert_eq!((signal.exactness, signal.data), (Exactness::Missing { reason: "no probe".to_owned() }, vec![]));
+        let signal = worth(None, Some("replaced")).of("probe", vec![1]);
+        assert_eq!((signal.exactness, signal.data), (Exactness::Inexact { reason: "replaced".to_owned() }, vec![1]));
+        let signal = worth(None, None).of("probe", vec![1]);
+        assert_eq!((signal.exactness, signal.lost, signal.data), (Exactness::Exact, 3, vec![1]));
+    }
+
+    #[test]
+    fn losses_are_those_of_the_kinds_and_unknown_ones_are_a_doubt() {
+        let programs = FakePrograms::default();
+        programs.set_lost(Ok(vec![0, 5, 7]));
+        let worth = Ending::new(None, None, Some(&programs)).probed(None, &[2, 9]);
+        assert_eq!((worth.lost, worth.doubt), (7, None));
+        programs.set_lost(Err("no such map".to_owned()));
+        let worth = Ending::new(None, Some("2 cycles are missing".to_owned()), Some(&programs)).probed(None, &[2]);
+        assert!(worth.doubt.unwrap().contains("no such map"));
+        let worth = Ending::new(None, Some("2 cycles are missing".to_owned()), None).probed(None, &[2]);
+        assert_eq!(worth.doubt.as_deref(), Some("2 cycles are missing"));
+    }
+}
