@@ -5,8 +5,10 @@
 
 mod artifact;
 mod build_std;
+mod citations;
 mod commands;
 mod error;
+mod go_sources;
 mod interrupt;
 mod links;
 mod rustc_wrapper;
@@ -20,7 +22,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use memgate_qemu::architecture::Architecture;
 
-use crate::commands::{bench, check, dist, docs, ebpf, fuzz, lint, setup as setup_all, test};
+use crate::commands::{bench, check, dist, docs, ebpf, fuzz, go, lint, setup as setup_all, test};
 use crate::error::Error;
 use crate::workspace::Workspace;
 
@@ -75,6 +77,9 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         minutes: u32,
     },
+    /// Add a version of Go to those that memgate measures.
+    #[command(subcommand)]
+    Go(go::Go),
     /// Measure, and print figures for docs/.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -97,6 +102,7 @@ impl Command {
             Self::Docs => docs::run(workspace),
             Self::Lint { advisories } => lint::run(workspace, *advisories),
             Self::Fuzz { target, minutes } => fuzz::run(workspace, *target, *minutes),
+            Self::Go(go) => go::run(workspace, go),
             Self::Bench(bench) => bench::run(workspace, bench),
             Self::Ebpf { check } => ebpf::run(workspace, *check),
         }
@@ -151,6 +157,13 @@ mod tests {
         let cli = Cli::parse_from(["cargo xtask", "check", "--", "--runs", "1", "--format", "json"]);
         assert!(matches!(&cli.command, Command::Check { args } if args == &["--runs", "1", "--format", "json"]));
         assert_eq!(cli.command.failure_code(), 4);
+    }
+
+    #[test]
+    fn versions_of_go_are_releases() {
+        let add = |version| Cli::try_parse_from(["cargo xtask", "go", "add", version]);
+        assert!(matches!(add("1.28.1").unwrap().command, Command::Go(go::Go::Add { version }) if version.minor == 28));
+        assert!(add("1.28").unwrap_err().to_string().contains("expected 1.MINOR.PATCH"));
     }
 
     #[test]

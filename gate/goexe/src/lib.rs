@@ -49,9 +49,6 @@ use crate::arch::ArgumentLocation;
 /// The largest executable that memgate reads, bytes.
 const MAXIMUM_BYTES: u64 = 1 << 30;
 
-/// The oldest minor version of Go whose runtime memgate reads.
-const OLDEST: u32 = 21;
-
 /// A field of a structure: offset and size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
@@ -276,13 +273,14 @@ impl GoExe {
         let Some(build) = &self.build else {
             return Runtime::lost("Go did not build it");
         };
+        let oldest = *offsets::versions().start();
         match build.minor() {
-            Some(minor) if minor >= OLDEST => match self.code.functions_missing() {
+            Some(minor) if minor >= oldest => match self.code.functions_missing() {
                 None => Runtime::read(self, minor),
                 Some(reason) => Runtime::lost(reason),
             },
             _ => Runtime::lost(&format!(
-                "{} built it; memgate reads the runtime of Go 1.{OLDEST} and later",
+                "{} built it; memgate reads the runtime of Go 1.{oldest} and later",
                 build.version
             )),
         }

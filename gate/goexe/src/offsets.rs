@@ -4,6 +4,8 @@
 //! `gate/memgate/tests/goexe.rs` compares it with them on every architecture, and writes it anew with
 //! `MEMGATE_WRITE_OFFSETS=1`.
 
+use std::{ops::RangeInclusive, sync::LazyLock};
+
 use memgate_evidence::platform::Platform;
 
 use super::{Field, dwarf::Structures};
@@ -145,6 +147,24 @@ impl Offsets {
     }
 }
 
+/// The minor versions of Go whose structures the table holds.
+pub(super) fn versions() -> RangeInclusive<u32> {
+    static VERSIONS: LazyLock<RangeInclusive<u32>> = LazyLock::new(|| {
+        let ranges = || TABLE.lines().filter_map(|line| range(line.split(' ').nth(1)?));
+        let first = ranges().map(|range| *range.start()).min();
+        let last = ranges().map(|range| *range.end()).max();
+        first.unwrap_or(1)..=last.unwrap_or(0)
+    });
+    VERSIONS.clone()
+}
+
+/// 21 to 27 of `1.21-1.27`.
+fn range(versions: &str) -> Option<RangeInclusive<u32>> {
+    let (first, last) = versions.split_once('-')?;
+    let minor = |text: &str| text.strip_prefix("1.")?.parse().ok();
+    Some(minor(first)?..=minor(last)?)
+}
+
 fn in_table(table: &str, minor: u32, platform: Platform, name: &str, path: &str) -> Option<Field> {
     table.lines().find_map(|line| {
         let mut words = line.split(' ');
@@ -153,9 +173,7 @@ fn in_table(table: &str, minor: u32, platform: Platform, name: &str, path: &str)
         if rest.strip_prefix('.').unwrap_or(rest) != path || (rest.is_empty() != path.is_empty()) {
             return None;
         }
-        let (first, last) = words.next()?.split_once('-')?;
-        let version = |text: &str| text.strip_prefix("1.")?.parse::<u32>().ok();
-        let holds = version(first)? <= minor && minor <= version(last)?;
+        let holds = range(words.next()?)?.contains(&minor);
         let field = Field { offset: words.next()?.parse().ok()?, size: words.next()?.parse().ok()? };
         // The platform follows, if platforms differ.
         let here = words.next().is_none_or(|other| other == platform.to_string());
@@ -192,12 +210,18 @@ mod tests {
 
     #[test]
     fn a_structure_is_whole_in_every_version_that_the_table_has() {
-        for minor in 21..=27 {
+        for minor in versions() {
             for (name, path) in [("runtime.g", "goid"), ("runtime.p", "mcache"), ("runtime.bucket", "")] {
                 assert!(in_table(TABLE, minor, Platform::LinuxArm64, name, path).is_some(), "{name} {path} 1.{minor}");
             }
         }
-        assert_eq!(in_table(TABLE, 28, Platform::LinuxArm64, "runtime.g", "goid"), None);
-        assert_eq!(in_table(TABLE, 20, Platform::LinuxArm64, "runtime.g", "goid"), None);
+        for minor in [versions().start() - 1, versions().end() + 1] {
+            assert_eq!(in_table(TABLE, minor, Platform::LinuxArm64, "runtime.g", "goid"), None);
+        }
+    }
+
+    #[test]
+    fn the_table_holds_every_pinned_version_and_no_other() {
+        assert_eq!(versions().collect::<Vec<_>>(), memgate_testing::go::minors().collect::<Vec<_>>());
     }
 }

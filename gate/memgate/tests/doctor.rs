@@ -7,10 +7,11 @@ use std::{path::Path, process::Output};
 
 use common::{
     assert_fails,
-    go::{Mode, Program, toolchains},
+    go::{Mode, Program},
     memgate, stdout,
 };
 use memgate_evidence::platform::Platform;
+use memgate_testing::go::newest;
 
 const PROGRAM: &str = "package main\n\nimport \"fmt\"\n\nfunc main() { fmt.Println(1) }\n";
 
@@ -35,7 +36,7 @@ fn places(report: &serde_json::Value) -> Vec<(String, String)> {
 #[test]
 fn every_probe_of_every_platform_is_emulated_and_stripping_changes_none() {
     let program = Program::new(PROGRAM);
-    let newest = toolchains().pop().unwrap();
+    let newest = newest();
     for platform in Platform::ALL {
         let plain = json(&doctor(&program.build(&newest, platform, Mode::Plain, "-a -a"), &["--json"]));
         assert_eq!((&plain["platform"], &plain["go"]), (&platform.to_string().into(), &newest.version.clone().into()));
@@ -59,7 +60,7 @@ fn every_probe_of_every_platform_is_emulated_and_stripping_changes_none() {
 #[test]
 fn the_plan_lists_every_signal() {
     let program = Program::new(PROGRAM);
-    let newest = toolchains().pop().unwrap();
+    let newest = newest();
     let output = doctor(&program.build(&newest, Platform::host(), Mode::Plain, ""), &[]);
     let text = stdout(&output);
     for line in ["world_stops\n  every stop of the world", "emulated       call of startTheWorldWithSema", "\ntier T"] {
@@ -78,7 +79,7 @@ fn what_cannot_be_probed_is_listed_with_the_reason() {
 #[test]
 fn what_is_no_executable_or_no_twin_is_refused() {
     let program = Program::new(PROGRAM);
-    let newest = toolchains().pop().unwrap();
+    let newest = newest();
     let executable = program.build(&newest, Platform::host(), Mode::Plain, "-s -w");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     assert_fails(&doctor(&manifest, &[]), 2, &["not an executable"]);

@@ -6,7 +6,7 @@ mod common;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use common::{
-    go::{Mode, Program, links, toolchains},
+    go::{Mode, Program, links},
     repository,
 };
 use memgate::gobuild;
@@ -18,6 +18,7 @@ use memgate_goexe::{
     arch::ProbeCost,
     probes::{self, ProbedSignal},
 };
+use memgate_testing::go::{minors, newest, toolchain, toolchains};
 use tempfile::TempDir;
 
 /// Builds `uaa` with these flags for the linker.
@@ -43,7 +44,7 @@ fn everything_is_known_of_a_real_service_on_every_platform() {
         let (_directory, executable) = build(platform, None);
         let exe = GoExe::open(&executable).unwrap();
         assert_eq!(exe.platform, platform);
-        assert_eq!(exe.minor(), Some(27), "{}", exe.version());
+        assert_eq!(exe.version(), newest().version);
         assert_eq!(exe.runtime.losses(), [], "{platform}");
         // Only refills are probed in windows, so only these probes are removed while the service runs.
         let lost = probes::plan(&exe, false).into_iter().filter(|plan| plan.probes.is_err());
@@ -72,13 +73,12 @@ func main() {
 /// Everything is known about executables built by one version of Go, on every platform, plain and position-independent.
 fn everything_is_known_of(minor: u32) {
     let program = Program::new(PROGRAM);
-    let toolchains = toolchains();
-    let toolchain = toolchains.iter().find(|toolchain| toolchain.minor == minor).unwrap();
+    let toolchain = toolchain(minor);
     for platform in Platform::ALL {
         for mode in [Mode::Plain, Mode::PositionIndependent] {
-            if links(toolchain, platform, mode) {
+            if links(&toolchain, platform, mode) {
                 // It does nothing, but has the same length as `-w`, because the flags are part of the executable.
-                let exe = GoExe::open(&program.build(toolchain, platform, mode, "-a")).unwrap();
+                let exe = GoExe::open(&program.build(&toolchain, platform, mode, "-a")).unwrap();
                 let what = format!("{} {platform} {mode:?}", exe.version());
                 assert_eq!((exe.version(), exe.platform), (toolchain.version.as_str(), platform));
                 assert_eq!(exe.position_independent, mode == Mode::PositionIndependent);
@@ -86,11 +86,11 @@ fn everything_is_known_of(minor: u32) {
                 the_code_agrees_with_the_symbols(&exe, &what);
                 every_probe_is_emulated(&exe, &what);
                 mappings_can_be_read(&exe, minor, &what);
-                let without = GoExe::open(&program.build(toolchain, platform, mode, "-w")).unwrap();
+                let without = GoExe::open(&program.build(&toolchain, platform, mode, "-w")).unwrap();
                 assert_eq!(without.dwarf_field("runtime.g", "goid"), None, "{what}");
                 assert_eq!(without.runtime, exe.runtime, "{what}: the table of offsets holds what the DWARF says");
-                let known = GoExe::open(&program.build(toolchain, platform, mode, "-a -a")).unwrap();
-                let stripped = GoExe::open(&program.build(toolchain, platform, mode, "-s -w")).unwrap();
+                let known = GoExe::open(&program.build(&toolchain, platform, mode, "-a -a")).unwrap();
+                let stripped = GoExe::open(&program.build(&toolchain, platform, mode, "-s -w")).unwrap();
                 assert_eq!(stripped.runtime, known.runtime, "{what}: stripped");
             }
         }
@@ -161,8 +161,8 @@ fn everything_is_known_of_go_1_26() {
 }
 
 #[test]
-fn everything_is_known_of_go_1_27() {
-    everything_is_known_of(27);
+fn everything_is_known_of_go_1_27_and_later() {
+    minors().filter(|minor| *minor >= 27).for_each(everything_is_known_of);
 }
 
 /// The committed table is exactly what the DWARF of each version says on each platform.
@@ -241,7 +241,7 @@ fn an_executable_without_go_is_no_error_and_has_no_runtime() {
 fn everything_is_known_of_what_is_linked_with_c() {
     let source = "package main\n\n// #include <stdlib.h>\nimport \"C\"\n\nfunc main() { C.free(C.malloc(8)) }\n";
     let program = Program::new(source);
-    for toolchain in toolchains().into_iter().filter(|toolchain| [21, 27].contains(&toolchain.minor)) {
+    for toolchain in [toolchains().swap_remove(0), newest()] {
         let build = |ldflags| GoExe::open(&program.build(&toolchain, Platform::host(), Mode::Cgo, ldflags)).unwrap();
         let (known, stripped) = (build("-a -a"), build("-s -w"));
         assert_eq!(known.runtime.losses(), [], "{}", toolchain.version);
@@ -252,27 +252,25 @@ fn everything_is_known_of_what_is_linked_with_c() {
 
 #[test]
 fn the_twin_of_a_stripped_executable_supplies_what_it_lacks() {
-    let toolchains = toolchains();
-    let latest = toolchains.last().unwrap();
+    let latest = newest();
     let program = Program::new(PROGRAM);
-    let [stripped, twin] = ["-s -w", "-a -a"].map(|flags| program.build(latest, Platform::host(), Mode::Plain, flags));
+    let [stripped, twin] = ["-s -w", "-a -a"].map(|flags| program.build(&latest, Platform::host(), Mode::Plain, flags));
     let known = GoExe::open(&twin).unwrap();
     assert_eq!(GoExe::open(&stripped).unwrap().with_twin(&twin).unwrap().runtime, known.runtime);
 }
 
 #[test]
 fn a_twin_must_have_the_same_code() {
-    let toolchains = toolchains();
-    let latest = toolchains.last().unwrap();
+    let latest = newest();
     let program = Program::new(PROGRAM);
-    let [one, twin] = ["-w", "-a"].map(|flags| program.build(latest, Platform::host(), Mode::Plain, flags));
+    let [one, twin] = ["-w", "-a"].map(|flags| program.build(&latest, Platform::host(), Mode::Plain, flags));
     let alone = GoExe::open(&one).unwrap();
     let known = GoExe::open(&twin).unwrap();
     let together = alone.with_twin(&twin).unwrap();
     assert_eq!(together.runtime, known.runtime);
     assert!(together.dwarf_field("runtime.g", "goid").is_some());
     let other = Program::new(&PROGRAM.replace("<<20", "<<21"));
-    let other_twin = other.build(latest, Platform::host(), Mode::Plain, "-a");
+    let other_twin = other.build(&latest, Platform::host(), Mode::Plain, "-a");
     let error = together.with_twin(&other_twin).err().unwrap().to_string();
     assert!(error.contains("its code differs"), "{error}");
 }

@@ -12,14 +12,13 @@ use std::{
 };
 
 use common::{
-    Bench, assert_fails, can_attach,
-    go::toolchains,
-    repository, stderr, stdout,
+    Bench, assert_fails, can_attach, go, repository, stderr, stdout,
     uaa::{Watched, last},
 };
 use memgate_agent::collect::Boundary;
 use memgate_evidence::{Evidence, Exactness, Frame, StopReason, platform::Platform};
 use memgate_files::evidence_file;
+use memgate_testing::go::newest;
 use object::{Object as _, ObjectSection as _};
 
 /// Built by Go 1.24.4 with C, stripped; see xtask/src/setup/services.rs.
@@ -255,7 +254,7 @@ fn without_the_names_of_the_runtime_its_signals_are_lost_with_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let program = garbled(directory.path(), "runtime.", b'x');
         let evidence = record(&bench(&program, 18286, &["-listen=127.0.0.1:18286".to_owned()], "/healthz"));
-        assert!(evidence.environment.go.starts_with("go1.27"), "{}", evidence.environment.go);
+        assert_eq!(evidence.environment.go, newest().version);
         only_the_kernels(&evidence, "found");
     }
 }
@@ -263,9 +262,8 @@ fn without_the_names_of_the_runtime_its_signals_are_lost_with_the_reason() {
 /// The identity service, stripped, with every letter in the rest of a package's function names replaced.
 fn garbled(directory: &Path, package: &str, letter: u8) -> PathBuf {
     let program = directory.join("uaa");
-    let toolchains = toolchains();
     let flags = ["-ldflags=-s -w", "./cmd/uaa"];
-    toolchains.last().unwrap().build(&repository().join("fixtures-go"), &flags, Platform::host(), false, &program);
+    go::build(&newest(), &repository().join("fixtures-go"), &flags, Platform::host(), false, &program);
     let mut bytes = fs::read(&program).unwrap();
     let table = object::File::parse(&*bytes).unwrap().section_by_name(".gopclntab").unwrap().file_range().unwrap();
     let table = usize::try_from(table.0).unwrap()..usize::try_from(table.0 + table.1).unwrap();
@@ -289,9 +287,8 @@ fn an_executable_of_another_platform_is_refused() {
         let other = Platform::ALL.into_iter().find(|platform| *platform != Platform::host()).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("uaa");
-        let toolchains = toolchains();
         let fixtures = repository().join("fixtures-go");
-        toolchains.last().unwrap().build(&fixtures, &["./cmd/misbehave"], other, false, &program);
+        go::build(&newest(), &fixtures, &["./cmd/misbehave"], other, false, &program);
         let output = bench(&program, 18287, &[], "/").command("record").output().unwrap();
         let words = [other.name(), Platform::host().name(), "binary"];
         assert_fails(&output, 4, &words);

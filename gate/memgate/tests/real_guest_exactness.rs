@@ -10,7 +10,7 @@ use std::fs;
 use common::{
     Bench,
     busy::{self, HeldUp},
-    go::{Toolchain, toolchains},
+    go,
     guests::{evidence, record},
     repository,
     uaa::{
@@ -23,6 +23,7 @@ use memgate_evidence::{
     platform::{Platform, Runner},
     tier::Tier,
 };
+use memgate_testing::go::{Toolchain, toolchain};
 
 /// The guest in which a service is measured.
 struct Guest {
@@ -51,15 +52,19 @@ const ARM64: Guest = Guest {
 
 const LOONG64: Guest = Guest { platform: Platform::LinuxLoong64, page_size: 16384, ..ARM64 };
 
+/// The minor version of the newest Go.
+fn newest() -> u32 {
+    memgate_testing::go::newest().minor
+}
+
 /// Compares the service built by this Go, measured in this guest, with its own figures.
 fn figures_are_the_services_own(guest: &Guest, minor: u32) {
     busy::again(|| figures_of_a_run(guest, minor));
 }
 
 fn figures_of_a_run(guest: &Guest, minor: u32) -> Result<(), HeldUp> {
-    let toolchains = toolchains();
-    let toolchain = toolchains.iter().find(|toolchain| toolchain.minor == minor).unwrap();
-    let (evidence, told) = measure(guest, toolchain);
+    let toolchain = toolchain(minor);
+    let (evidence, told) = measure(guest, &toolchain);
     let environment = &evidence.environment;
     assert_eq!((environment.runner, environment.page_size), (Runner::Qemu, guest.page_size));
     assert_eq!((evidence.platform, environment.go.as_str()), (guest.platform, toolchain.version.as_str()));
@@ -108,7 +113,7 @@ fn measure(guest: &Guest, toolchain: &Toolchain) -> (Evidence, Vec<Truth>) {
     const AT: &str = "http://127.0.0.1:8080";
     let bench = Bench::new("");
     let executable = bench.directory.path().join("uaa");
-    toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], *platform, false, &executable);
+    go::build(toolchain, &repository().join("fixtures-go"), &["./cmd/uaa"], *platform, false, &executable);
     let yaml = format!(
         r#"version: 1
 services:
@@ -215,8 +220,8 @@ fn figures_on_arm64_are_those_of_go_1_25() {
 }
 
 #[test]
-fn figures_on_arm64_are_those_of_go_1_27() {
-    figures_are_the_services_own(&ARM64, 27);
+fn figures_on_arm64_are_those_of_the_newest_go() {
+    figures_are_the_services_own(&ARM64, newest());
 }
 
 #[test]
@@ -235,13 +240,13 @@ fn figures_on_loong64_are_those_of_go_1_25() {
 }
 
 #[test]
-fn figures_on_loong64_are_those_of_go_1_27() {
-    figures_are_the_services_own(&LOONG64, 27);
+fn figures_on_loong64_are_those_of_the_newest_go() {
+    figures_are_the_services_own(&LOONG64, newest());
 }
 
 #[test]
-fn figures_on_amd64_are_those_of_go_1_27() {
-    figures_are_the_services_own(&Guest { platform: Platform::LinuxAmd64, ..ARM64 }, 27);
+fn figures_on_amd64_are_those_of_the_newest_go() {
+    figures_are_the_services_own(&Guest { platform: Platform::LinuxAmd64, ..ARM64 }, newest());
 }
 
 /// A kernel that no other test uses.
@@ -261,42 +266,42 @@ fn lowest_with_bpf(platform: Platform) -> Guest {
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_linux_5_10() {
-    figures_are_the_services_own(&linux_5_10(Platform::LinuxArm64), 27);
+    figures_are_the_services_own(&linux_5_10(Platform::LinuxArm64), newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_in_tier_t1() {
-    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxArm64), 27);
+    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxArm64), newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_linux_6_1() {
     let guest = kernel(Platform::LinuxArm64, r#"kernel: "6.1""#, "6.1.");
-    figures_are_the_services_own(&Guest { tier: Tier::T3, ..guest }, 27);
+    figures_are_the_services_own(&Guest { tier: Tier::T3, ..guest }, newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_linux_6_12() {
-    figures_are_the_services_own(&kernel(Platform::LinuxArm64, r#"kernel: "6.12""#, "6.12."), 27);
+    figures_are_the_services_own(&kernel(Platform::LinuxArm64, r#"kernel: "6.12""#, "6.12."), newest());
 }
 
 #[test]
 fn figures_on_arm64_are_the_services_own_with_large_pages() {
     let guest = kernel(Platform::LinuxArm64, r#"kernel: "7.2", page_size: 16KiB"#, "7.2.");
-    figures_are_the_services_own(&Guest { page_size: 16384, ..guest }, 27);
+    figures_are_the_services_own(&Guest { page_size: 16384, ..guest }, newest());
 }
 
 #[test]
 fn figures_on_amd64_are_the_services_own_with_linux_5_10() {
-    figures_are_the_services_own(&linux_5_10(Platform::LinuxAmd64), 27);
+    figures_are_the_services_own(&linux_5_10(Platform::LinuxAmd64), newest());
 }
 
 #[test]
 fn figures_on_amd64_are_the_services_own_in_tier_t1() {
-    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxAmd64), 27);
+    figures_are_the_services_own(&lowest_with_bpf(Platform::LinuxAmd64), newest());
 }
 
 #[test]
 fn figures_on_amd64_are_the_services_own_with_linux_6_12() {
-    figures_are_the_services_own(&kernel(Platform::LinuxAmd64, r#"kernel: "6.12""#, "6.12."), 27);
+    figures_are_the_services_own(&kernel(Platform::LinuxAmd64, r#"kernel: "6.12""#, "6.12."), newest());
 }

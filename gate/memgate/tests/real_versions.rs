@@ -9,9 +9,7 @@ mod common;
 use std::{collections::BTreeMap, path::PathBuf, thread};
 
 use common::{
-    can_attach,
-    go::{Toolchain, toolchains},
-    repository,
+    can_attach, go, repository,
     uaa::{
         ProfileSite, Truth, Watched, assert_cpu_time, assert_equal, assert_exact, assert_goroutine_sites, assert_stops,
         attributed_to_forgotten_mappings, left,
@@ -19,6 +17,7 @@ use common::{
 };
 use memgate_agent::collect::Boundary;
 use memgate_evidence::{Code, Exactness, Signals, platform::Platform};
+use memgate_testing::go::{Toolchain, minors, toolchain};
 
 /// How the service is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +63,9 @@ fn every_figure_is_the_runtimes_own(minor: u32) {
     if !can_attach() {
         return;
     }
-    let toolchains = toolchains();
-    let toolchain = toolchains.iter().find(|toolchain| toolchain.minor == minor).unwrap();
+    let toolchain = toolchain(minor);
     let directory = tempfile::tempdir().unwrap();
-    let executables = Build::ALL.map(|build| build_uaa(toolchain, build, directory.path().join(format!("{build:?}"))));
+    let executables = Build::ALL.map(|build| build_uaa(&toolchain, build, directory.path().join(format!("{build:?}"))));
     thread::scope(|scope| {
         for ((build, executable), port) in Build::ALL.into_iter().zip(&executables).zip(18200 + 4 * (minor - 21)..) {
             let name = format!("{} {build:?}", toolchain.version);
@@ -91,7 +89,7 @@ fn every_figure_is_the_runtimes_own(minor: u32) {
 
 fn build_uaa(toolchain: &Toolchain, build: Build, executable: PathBuf) -> PathBuf {
     let flags: Vec<_> = build.flags().iter().copied().chain(["./cmd/uaa"]).collect();
-    toolchain.build(&repository().join("fixtures-go"), &flags, Platform::host(), build == Build::Cgo, &executable);
+    go::build(toolchain, &repository().join("fixtures-go"), &flags, Platform::host(), build == Build::Cgo, &executable);
     executable
 }
 
@@ -247,6 +245,6 @@ fn every_figure_is_that_of_go_1_26() {
 }
 
 #[test]
-fn every_figure_is_that_of_go_1_27() {
-    every_figure_is_the_runtimes_own(27);
+fn every_figure_is_that_of_go_1_27_and_later() {
+    minors().filter(|minor| *minor >= 27).for_each(every_figure_is_the_runtimes_own);
 }

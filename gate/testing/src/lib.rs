@@ -1,5 +1,7 @@
-//! Synthetic evidence for the tests of memgate's crates.
+//! Synthetic evidence for the tests of memgate's crates, and the Go distributions that they build with.
 #![expect(clippy::cast_precision_loss, reason = "figures of tests are small")]
+
+pub mod go;
 
 use std::collections::BTreeMap;
 

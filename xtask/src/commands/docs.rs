@@ -30,12 +30,19 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 /// # Errors
 /// With a line for each broken link.
 pub(crate) fn check_links(workspace: &Workspace) -> Result<()> {
-    let listed = step::capture(cmd!(workspace.sh, "git ls-files -z --cached --others --exclude-standard"))?;
-    let files: Vec<_> = listed.split_terminator('\0').map(PathBuf::from).collect();
-    let problems = links::check(workspace.root(), &files).into_diagnostic()?;
+    let problems = links::check(workspace.root(), &files(workspace)?).into_diagnostic()?;
     if problems.is_empty() {
         return Ok(());
     }
     let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
     Err(miette!(help = "correct the link, or add what it names", "broken links:\n{}", lines.join("\n")))
+}
+
+/// The files of the checkout, relative to its root, but those that git ignores.
+///
+/// # Errors
+/// Fails if git cannot be run, or the checkout is none.
+pub(crate) fn files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    let listed = step::capture(cmd!(workspace.sh, "git ls-files -z --cached --others --exclude-standard"))?;
+    Ok(listed.split_terminator('\0').map(PathBuf::from).collect())
 }

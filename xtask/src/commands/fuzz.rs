@@ -5,19 +5,21 @@ use std::path::Path;
 use miette::{IntoDiagnostic, Result};
 use xshell::{Shell, cmd};
 
+use crate::setup::go_lock::GoLock;
 use crate::setup::{Tools, gcc, go};
 use crate::step;
 use crate::workspace::Workspace;
 
-/// The executables to damage: name, version of Go, platform, further arguments of `go build`.
-const EXECUTABLES: [(&str, &str, &str, &[&str]); 7] = [
-    ("plain-1.27", "1.27.3", "amd64", &[]),
-    ("stripped-1.27", "1.27.3", "amd64", &["-ldflags=-s -w"]),
-    ("pie-1.27", "1.27.3", "amd64", &["-buildmode=pie"]),
-    ("stripped-1.21", "1.21.13", "amd64", &["-ldflags=-s -w"]),
-    ("plain-1.24", "1.24.11", "amd64", &[]),
-    ("arm64-1.27", "1.27.3", "arm64", &["-ldflags=-s -w"]),
-    ("loong64-1.27", "1.27.3", "loong64", &["-ldflags=-s -w"]),
+/// The executables to damage: name, minor version of Go (the newest if there is none), platform, further arguments of
+/// `go build`.
+const EXECUTABLES: [(&str, Option<u32>, &str, &[&str]); 7] = [
+    ("plain", None, "amd64", &[]),
+    ("stripped", None, "amd64", &["-ldflags=-s -w"]),
+    ("pie", None, "amd64", &["-buildmode=pie"]),
+    ("stripped", Some(21), "amd64", &["-ldflags=-s -w"]),
+    ("plain", Some(24), "amd64", &[]),
+    ("arm64", None, "arm64", &["-ldflags=-s -w"]),
+    ("loong64", None, "loong64", &["-ldflags=-s -w"]),
 ];
 
 /// The native modules to damage: name, arguments of the C compiler.
@@ -70,7 +72,7 @@ pub(crate) fn run(workspace: &Workspace, chosen: FuzzTarget, minutes: u32) -> Re
         FuzzTarget::Unwind => ("unwind", "MEMGATE_FUZZ_MODULES", target.join("modules")),
     };
     match chosen {
-        FuzzTarget::Goexe => build_executables(sh, &workspace.tools(), &files)?,
+        FuzzTarget::Goexe => build_executables(workspace, &files)?,
         FuzzTarget::Unwind => build_modules(sh, &files)?,
     }
     let host = step::capture(cmd!(sh, "rustc -vV"))?;
@@ -102,16 +104,19 @@ fn build_modules(sh: &Shell, modules: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build_executables(sh: &Shell, tools: &Path, executables: &Path) -> Result<()> {
+fn build_executables(workspace: &Workspace, executables: &Path) -> Result<()> {
+    let sh = &workspace.sh;
+    let lock = GoLock::read(workspace.root())?;
     std::fs::create_dir_all(executables).into_diagnostic()?;
     let source = executables.with_file_name("program");
     std::fs::create_dir_all(&source).into_diagnostic()?;
     std::fs::write(source.join("main.go"), PROGRAM).into_diagnostic()?;
     std::fs::write(source.join("go.mod"), "module program\n\ngo 1.21\n").into_diagnostic()?;
     let _in_source = sh.push_dir(&source);
-    for (name, version, arch, flags) in EXECUTABLES {
-        let root = tools.join(format!("go-{version}"));
-        let (go, executable) = (root.join("bin/go"), executables.join(name));
+    for (name, minor, arch, flags) in EXECUTABLES {
+        let pin = minor.and_then(|minor| lock.minor(minor)).unwrap_or(lock.newest());
+        let root = workspace.tools().join(pin.directory());
+        let (go, executable) = (root.join("bin/go"), executables.join(format!("{name}-1.{}", pin.version.minor)));
         step::run(
             cmd!(sh, "{go} build -o {executable} {flags...}")
                 .env("GOROOT", &root)

@@ -6,6 +6,7 @@ pub(crate) mod dist;
 pub(crate) mod docs;
 pub(crate) mod ebpf;
 pub(crate) mod fuzz;
+pub(crate) mod go;
 pub(crate) mod lint;
 pub(crate) mod setup;
 pub(crate) mod test;

@@ -3,7 +3,7 @@
 use miette::Result;
 
 use crate::setup::{
-    Tools, bpf_linker, cargo_deny, gcc, go, mdbook, nextest, qemu, rust_components, rust_src, services, zig,
+    Tools, bpf_linker, cargo_deny, gcc, go, go_cache, mdbook, nextest, qemu, rust_components, rust_src, services, zig,
 };
 use crate::workspace::Workspace;
 
@@ -25,6 +25,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     rust_src::ensure(&tools)?;
     zig::ensure(&tools)?;
     qemu::ensure(&tools)?;
+    go_cache::ensure(&tools)?;
     eprintln!("Every tool is installed.");
     Ok(())
 }

@@ -4,7 +4,7 @@ use miette::Result;
 use xshell::cmd;
 
 use crate::commands::dist;
-use crate::setup::{Tools, gcc, go, nextest as nextest_tool, qemu, services};
+use crate::setup::{Tools, gcc, go, go_cache, nextest as nextest_tool, qemu, services};
 use crate::step;
 use crate::workspace::{Workspace, is_ci};
 
@@ -19,6 +19,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
     go::ensure_older(&tools)?;
+    go_cache::ensure(&tools)?;
     services::ensure(&tools)?;
     nextest_tool::ensure(&tools)?;
     qemu::ensure(&tools)?;

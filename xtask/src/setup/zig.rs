@@ -11,10 +11,10 @@ use super::{Stamp, Tools};
 use crate::step;
 
 /// x86_64 and aarch64, in this order.
-const ZIG: Requirement = Requirement {
+const ZIG: Requirement<'_> = Requirement {
     package: "ziglang",
     version: "0.17.1",
-    sha256: &[
+    sha256: [
         "ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54",
         "b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e",
     ],

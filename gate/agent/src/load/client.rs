@@ -60,7 +60,7 @@ impl Client {
 /// Sends a request on the connection, or on a new one when there is none or the peer has closed it meanwhile.
 ///
 /// A request is sent anew only when hyper hands it back, not one byte of it written: the peer had closed the idle
-/// connection, which is no failure. Go's `net/http.Transport` does the same (`errServerClosedIdle`, go1.27
+/// connection, which is no failure. Go's `net/http.Transport` does the same (`errServerClosedIdle`, Go 1.27
 /// src/net/http/transport.go).
 async fn send(
     idle: Option<Connection>,

@@ -82,7 +82,7 @@ impl FunctionTable {
     /// Reads the table of an executable that Go 1.`go_minor` built.
     ///
     /// # Errors
-    /// When the file is not a 64-bit little-endian ELF file, when the version is not one of 1.21 to 1.27, or when the
+    /// When the file is not a 64-bit little-endian ELF file, when memgate does not know the version, or when the
     /// table is missing, cut off or contradicts itself. The text says which.
     pub fn read(file: &object::File<'_>, go_minor: u32) -> Result<Self, String> {
         let image = Image::read(file)?;

@@ -5,20 +5,16 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    rc::Rc,
 };
 
 use gimli::UnwindSection as _;
 use memgate_evidence::platform::Platform;
+use memgate_testing::go::{Toolchain, newest, toolchains};
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _};
 use tempfile::TempDir;
 
 use super::*;
-
-/// A Go toolchain.
-struct Toolchain {
-    go: PathBuf,
-    minor: u32,
-}
 
 /// How the program is built.
 #[derive(Debug, Clone, Copy)]
@@ -39,27 +35,10 @@ impl<'a> Build<'a> {
     }
 }
 
-/// Every toolchain in `.tools`. The pinned one is always there, and others if several versions are tested.
-fn toolchains() -> Vec<Toolchain> {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools");
-    let mut found: Vec<_> = std::fs::read_dir(tools)
-        .unwrap()
-        .filter_map(|entry| {
-            let entry = entry.unwrap();
-            let version = entry.file_name().into_string().unwrap().strip_prefix("go-1.")?.to_owned();
-            let minor = version.split('.').next().unwrap().parse().unwrap();
-            Some(Toolchain { go: entry.path().join("bin/go"), minor })
-        })
-        .filter(|toolchain| toolchain.go.is_file())
-        .collect();
-    found.sort_by_key(|toolchain| toolchain.minor);
-    assert!(!found.is_empty(), "no Go in .tools; `cargo xtask setup` installs it");
-    found
-}
-
 /// The program in `testdata`, built with this toolchain.
 struct Program {
-    directory: TempDir,
+    directory: Rc<TempDir>,
+    path: PathBuf,
     bytes: Vec<u8>,
     table: FunctionTable,
 }
@@ -72,8 +51,17 @@ impl Program {
             std::fs::copy(source.join(file), directory.path().join(file)).unwrap();
         }
         std::fs::write(directory.path().join("go.mod"), "module example\n\ngo 1.21\n").unwrap();
-        let output = Command::new(&toolchain.go)
-            .args(["build", "-trimpath", "-o", "program", "-ldflags", build.linker_flags])
+        Self::build_in(Rc::new(directory), "program", toolchain, build)
+    }
+
+    /// Builds the same sources, at the same place, in another way.
+    fn twin(&self, toolchain: &Toolchain, build: Build<'_>) -> Self {
+        Self::build_in(Rc::clone(&self.directory), "twin", toolchain, build)
+    }
+
+    fn build_in(directory: Rc<TempDir>, name: &str, toolchain: &Toolchain, build: Build<'_>) -> Self {
+        let output = Command::new(toolchain.go())
+            .args(["build", "-o", name, "-ldflags", build.linker_flags])
             .args(if build.position_independent { &["-buildmode=pie"][..] } else { &[] })
             .current_dir(directory.path())
             .env("GOARCH", build.platform.goarch())
@@ -82,14 +70,11 @@ impl Program {
             .output()
             .unwrap();
         assert!(output.status.success(), "{build:?}: {}", String::from_utf8_lossy(&output.stderr));
-        let bytes = std::fs::read(directory.path().join("program")).unwrap();
+        let path = directory.path().join(name);
+        let bytes = std::fs::read(&path).unwrap();
         let table = FunctionTable::read(&object::File::parse(&*bytes).unwrap(), toolchain.minor);
         let table = table.unwrap_or_else(|error| panic!("Go 1.{} {build:?}: {error}", toolchain.minor));
-        Self { directory, bytes, table }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("program")
+        Self { directory, path, bytes, table }
     }
 
     fn elf(&self) -> object::File<'_> {
@@ -113,7 +98,7 @@ fn holds(toolchain: &Toolchain, build: Build<'_>) {
     agrees_with_addr2line(&whole, &context);
     agrees_with_dwarf(&whole, &context);
     agrees_with_frame_information(&whole, build.platform, &context);
-    let stripped = Program::build(toolchain, build.with_linker_flags("-s -w"));
+    let stripped = whole.twin(toolchain, build.with_linker_flags("-s -w"));
     assert_eq!(stripped.elf().symbols().count(), 0, "{context}: it is stripped");
     agrees_with_twin(&stripped, &whole, &context);
     if build.platform == Platform::host() {
@@ -176,10 +161,9 @@ fn knows_special_functions(table: &FunctionTable, platform: Platform, context: &
 fn agrees_with_addr2line(program: &Program, context: &str) {
     let addresses = program.addresses();
     // The newest Go reads what every older version built, because the older ones are installed without their tools.
-    let newest = toolchains().pop().unwrap();
-    let mut tool = Command::new(newest.go)
+    let mut tool = Command::new(newest().go())
         .args(["tool", "addr2line"])
-        .arg(program.path())
+        .arg(&program.path)
         .env("GOTOOLCHAIN", "local")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -281,7 +265,7 @@ fn agrees_with_twin(stripped: &Program, whole: &Program, context: &str) {
 
 /// The program prints the result of `runtime.CallersFrames` for its own addresses.
 fn agrees_with_itself(program: &Program, context: &str) {
-    let output = Command::new(program.path()).output().unwrap();
+    let output = Command::new(&program.path).output().unwrap();
     assert!(output.status.success(), "{context}: {}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<Vec<&str>> = output.lines().map(|line| line.splitn(5, ' ').collect()).collect();
@@ -319,8 +303,8 @@ fn every_version_and_platform_is_read() {
 #[test]
 fn position_independent_executables_are_read() {
     for toolchain in toolchains() {
-        let newest = toolchain.minor == 27;
-        for platform in Platform::ALL.into_iter().filter(|platform| newest || *platform == Platform::host()) {
+        let every = toolchain == newest();
+        for platform in Platform::ALL.into_iter().filter(|platform| every || *platform == Platform::host()) {
             holds(&toolchain, Build { position_independent: true, ..Build::plain(platform) });
         }
     }
@@ -332,12 +316,12 @@ fn executables_with_c_code_are_read() {
     for toolchain in toolchains() {
         holds(&toolchain, Build { position_independent: true, ..cgo });
     }
-    holds(toolchains().last().unwrap(), cgo);
+    holds(&newest(), cgo);
 }
 
 #[test]
 fn a_broken_executable_is_refused_with_what_is_wrong() {
-    let program = Program::build(toolchains().last().unwrap(), Build::plain(Platform::host()));
+    let program = Program::build(&newest(), Build::plain(Platform::host()));
     let read = |bytes: &[u8]| match object::File::parse(bytes) {
         Ok(file) => FunctionTable::read(&file, program.table.go_minor).err().unwrap_or_default(),
         Err(error) => error.to_string(),
@@ -353,12 +337,13 @@ fn a_broken_executable_is_refused_with_what_is_wrong() {
     let header = offset(program.table.module.header);
     let module = offset(program.table.module.address);
     let records = header + program.table.module.entries.start;
+    let function_data = usize::try_from(module::function_data_field(program.table.go_minor).unwrap()).unwrap();
     let cases: [(&str, usize, &[u8], &str); 6] = [
         ("another magic number", header, &[0xf0], "no Go function table"),
         ("more functions than there are", header + 8, &[0xff; 8], "agrees with it"),
         ("tables elsewhere", module + 8, &[1; 8], "agrees with it"),
         ("another base of the code", module + 22 * 8, &[0x77], "agrees with it"),
-        ("inline trees nowhere", module + 43 * 8, &[0xff; 8], "inline trees are cut off"),
+        ("inline trees nowhere", module + function_data * 8, &[0xff; 8], "inline trees are cut off"),
         ("records out of order", records + 12, &[0xff; 3], "function 1"),
     ];
     assert_eq!(read(&program.bytes), "", "as it is, it is read");

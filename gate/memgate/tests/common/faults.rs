@@ -13,6 +13,7 @@ use std::{
 
 use memgate_evidence::platform::Platform;
 use memgate_files::evidence_file;
+use memgate_testing::go::newest;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CpuSet, sched_setaffinity},
@@ -22,7 +23,7 @@ use nix::{
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::{Bench, go::toolchains, repository};
+use super::{Bench, go, repository};
 
 /// A fault, and the required result.
 pub struct Fault {
@@ -410,9 +411,8 @@ impl Watched {
 /// A command of the fixtures as the newest Go builds it for a platform. Each process builds it once.
 pub fn built(command: &str, platform: Platform) -> PathBuf {
     let executable = repository().join(format!("target/tmp/{command}-{}", platform.folder()));
-    let toolchain = toolchains().pop().expect("a toolchain");
     let package = format!("./cmd/{command}");
-    toolchain.build(&repository().join("fixtures-go"), &[&package], platform, false, &executable);
+    go::build(&newest(), &repository().join("fixtures-go"), &[&package], platform, false, &executable);
     executable
 }
 

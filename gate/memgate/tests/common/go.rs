@@ -8,37 +8,8 @@ use std::{
 };
 
 use memgate_evidence::platform::Platform;
+use memgate_testing::go::Toolchain;
 use tempfile::TempDir;
-
-/// A Go distribution in `.tools`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Toolchain {
-    /// The minor version, such as 27 for Go 1.27.3.
-    pub minor: u32,
-    /// The full version, such as `go1.27.3`.
-    pub version: String,
-    root: PathBuf,
-}
-
-/// The versions of Go that memgate supports.
-const VERSIONS: [u32; 7] = [21, 22, 23, 24, 25, 26, 27];
-
-/// One distribution of each version, oldest first.
-pub fn toolchains() -> Vec<Toolchain> {
-    let tools = super::repository().join(".tools");
-    let names = fs::read_dir(&tools).into_iter().flatten().flatten();
-    let mut found: Vec<_> = names
-        .filter_map(|entry| {
-            let version = entry.file_name().to_str()?.strip_prefix("go-")?.to_owned();
-            let minor = version.split('.').nth(1)?.parse().ok()?;
-            Some(Toolchain { minor, version: format!("go{version}"), root: entry.path() })
-        })
-        .collect();
-    found.sort();
-    let minors: Vec<_> = found.iter().map(|toolchain| toolchain.minor).collect();
-    assert_eq!(minors, VERSIONS, "one Go of each version in {}: run `cargo xtask setup`", tools.display());
-    found
-}
 
 /// How a program is linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +54,7 @@ impl Program {
         let name = format!("{}-{}-{mode:?}-{ldflags}", toolchain.version, platform.goarch()).replace([' ', '='], "_");
         let executable = self.directory.path().join(name);
         let flags = ["-ldflags", ldflags, mode.flag(), "."];
-        toolchain.build(self.directory.path(), &flags, platform, mode == Mode::Cgo, &executable);
+        build(toolchain, self.directory.path(), &flags, platform, mode == Mode::Cgo, &executable);
         executable
     }
 }
@@ -98,21 +69,26 @@ impl Mode {
     }
 }
 
-impl Toolchain {
-    /// Runs `go build` with these flags in this directory.
-    pub fn build(&self, directory: &Path, flags: &[&str], platform: Platform, cgo: bool, executable: &Path) {
-        let _alone = BUILDING.lock();
-        let output = Command::new(self.root.join("bin/go"))
-            .args([Path::new("build"), Path::new("-o"), executable])
-            .args(flags)
-            .current_dir(directory)
-            .env("GOROOT", &self.root)
-            .env("GOTOOLCHAIN", "local")
-            .env("GOFLAGS", "-buildvcs=false")
-            .env("GOARCH", platform.goarch())
-            .env("CGO_ENABLED", if cgo { "1" } else { "0" })
-            .output()
-            .expect("Go starts");
-        assert!(output.status.success(), "{}: {}", executable.display(), String::from_utf8_lossy(&output.stderr));
-    }
+/// Runs `go build` with these flags in this directory.
+pub fn build(
+    toolchain: &Toolchain,
+    directory: &Path,
+    flags: &[&str],
+    platform: Platform,
+    cgo: bool,
+    executable: &Path,
+) {
+    let _alone = BUILDING.lock();
+    let output = Command::new(toolchain.go())
+        .args([Path::new("build"), Path::new("-o"), executable])
+        .args(flags)
+        .current_dir(directory)
+        .env("GOROOT", &toolchain.root)
+        .env("GOTOOLCHAIN", "local")
+        .env("GOFLAGS", "-buildvcs=false")
+        .env("GOARCH", platform.goarch())
+        .env("CGO_ENABLED", if cgo { "1" } else { "0" })
+        .output()
+        .expect("Go starts");
+    assert!(output.status.success(), "{}: {}", executable.display(), String::from_utf8_lossy(&output.stderr));
 }

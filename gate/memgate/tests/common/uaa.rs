@@ -16,6 +16,7 @@ use memgate_agent::{
 };
 use memgate_evidence::{Code, Exactness, Frame, Series, Signal, Signals, StopReason, platform::Platform};
 use memgate_goexe::GoExe;
+use memgate_testing::go::newest;
 use nix::{
     sys::{
         ptrace, signal,
@@ -26,16 +27,14 @@ use nix::{
 
 use super::{
     busy::{self, HeldUp},
-    go::toolchains,
-    repository,
+    go, repository,
 };
 
 /// The service's executable as the newest Go builds it. Each process builds it once.
 pub fn uaa() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         let executable = repository().join("target/tmp/uaa");
-        let toolchain = toolchains().pop().unwrap();
-        toolchain.build(&repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
+        go::build(&newest(), &repository().join("fixtures-go"), &["./cmd/uaa"], Platform::host(), false, &executable);
         executable
     });
     BUILT.clone()

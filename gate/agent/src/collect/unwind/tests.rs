@@ -178,20 +178,15 @@ fn the_users_registers_are_found_in_the_kernels_order() {
     }
 }
 
-fn go() -> Command {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/go/bin/go"))
-}
-
-/// Go 1.`x` of the pinned toolchain.
+/// The minor version of the Go that builds `uaa`.
 pub(in super::super) fn go_minor() -> u32 {
-    let version = String::from_utf8(go().args(["env", "GOVERSION"]).output().unwrap().stdout).unwrap();
-    version.trim().strip_prefix("go1.").unwrap().split('.').next().unwrap().parse().unwrap()
+    memgate_testing::go::newest().minor
 }
 
 /// Builds `uaa` for the platform.
 pub(in super::super) fn go_executable(platform: Platform, directory: &Path) -> std::path::PathBuf {
     let executable = directory.join("uaa");
-    let status = go()
+    let status = Command::new(memgate_testing::go::newest().go())
         .args(["build", "-buildvcs=false", "-o"])
         .arg(&executable)
         .arg("./cmd/uaa")
