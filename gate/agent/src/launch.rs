@@ -136,7 +136,7 @@ impl std::fmt::Display for Exit {
 /// kernel kills the service when that thread ends.
 ///
 /// # Errors
-/// When the executable cannot be started.
+/// Fails if the executable cannot be started.
 pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
     let started = start(plan, cgroup, log);
     started.map_err(|source| LaunchError::Start { executable: plan.executable.clone(), source }.into())
@@ -209,7 +209,7 @@ impl Stopped {
     /// Lets it execute its first instruction.
     ///
     /// # Errors
-    /// When it has been killed meanwhile.
+    /// Fails if it has been killed meanwhile.
     pub(super) fn resume(self) -> Result<ServiceProcess> {
         let pid = self.0.pid;
         ptrace::detach(pid, None).map_err(|source| LaunchError::LetGo { pid, source })?;

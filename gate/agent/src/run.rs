@@ -90,7 +90,7 @@ pub enum RunEvent {
 /// Must be called on the thread that lives longest: the service is killed when that thread ends.
 ///
 /// # Errors
-/// When the run cannot be made. A service that ends early is no error but in the evidence; one that never becomes ready
+/// Fails if the run cannot be made. A service that ends early is no error but in the evidence; one that never becomes ready
 /// leaves nothing to judge and is.
 pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: &Cancel) -> Result<Evidence> {
     ready::port_is_free(&plan.ready.http)?;

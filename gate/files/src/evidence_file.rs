@@ -87,7 +87,7 @@ fn encode_up_to(evidence: &Evidence, max_bytes: u64) -> Result<Vec<u8>> {
 /// Writes an evidence file, whole or not at all. Makes missing parent directories.
 ///
 /// # Errors
-/// [`OutputError`] when the file cannot be written, a full disk for instance; no temporary file is left.
+/// [`OutputError`] if the file cannot be written, a full disk for instance; no temporary file is left.
 pub fn write(path: &Path, evidence: &Evidence) -> Result<()> {
     let written = atomic_file::write(path, &encode(evidence)?);
     Ok(written.map_err(|source| OutputError::Evidence { path: path.to_owned(), source })?)
@@ -135,7 +135,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
 /// The evidence in the bytes of an evidence file. `path` only names the file in errors.
 ///
 /// # Errors
-/// [`Error::Input`] when the bytes are empty, not JSON, cut off, of another schema, changed after they were written, or
+/// [`Error::Input`] if the bytes are empty, not JSON, cut off, of another schema, changed after they were written, or
 /// contain fields that this memgate does not know.
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
     if bytes.is_empty() {

@@ -63,7 +63,7 @@ const SHOWN_LINES: usize = 20;
 /// Builds the executable for `platform` and writes it to `executable`.
 ///
 /// # Errors
-/// When there is no Go, when the build fails (with the compiler's output), or when memgate is interrupted.
+/// Fails if there is no Go, when the build fails (with the compiler's output), or if memgate is interrupted.
 pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
     let go = find_go(&build.dir)?;
     let mut command = Command::new(&go);

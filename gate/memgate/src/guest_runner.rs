@@ -165,7 +165,7 @@ impl GuestRunner {
     /// them. With `snapshots`, memgate boots one guest and resumes it for later runs.
     ///
     /// # Errors
-    /// When there is no agent, kernel or QEMU for the platform, or when the image cannot be made.
+    /// Fails if there is no agent, kernel or QEMU for the platform, or if the image cannot be made.
     pub fn prepare(
         platform: Platform,
         options: &PlatformOptions,
@@ -196,7 +196,7 @@ impl GuestRunner {
     /// Checks that the plan can run in a guest of this platform.
     ///
     /// # Errors
-    /// When the plan has a load command, needs more memory than the guest has, or has an executable that needs files
+    /// Fails if the plan has a load command, needs more memory than the guest has, or has an executable that needs files
     /// that the guest lacks.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let at = format!("services.{}", plan.service);
@@ -231,7 +231,7 @@ impl GuestRunner {
     /// processor failed the Go runtime's own check of it, because the service is not to blame for that.
     ///
     /// # Errors
-    /// When the guest cannot be started, when it ends before its work is done, or when the run cannot be made.
+    /// Fails if the guest cannot be started, when it ends before its work is done, or if the run cannot be made.
     pub async fn run(
         &self,
         plan: &Plan,
@@ -279,7 +279,7 @@ impl GuestRunner {
     /// Also returns notes on what went wrong. Dropping the guest ends it.
     ///
     /// # Errors
-    /// When the guest cannot be started, or ends before its agent begins.
+    /// Fails if the guest cannot be started, or ends before its agent begins.
     pub async fn start(&self, console: &Path, event: &dyn Fn(RunEvent)) -> Result<(Guest, Vec<String>), GuestError> {
         let start = &Start {
             machine: self.machine.clone(),
@@ -380,7 +380,7 @@ impl GuestRunner {
 /// message.
 ///
 /// # Errors
-/// When there is no such kernel.
+/// Fails if there is no such kernel.
 pub fn kernel(
     asked: &str,
     platform: Platform,
@@ -406,7 +406,7 @@ fn here(failure: FailureText, service_log: &Path) -> FailureText {
 /// The directory for images, their packages, and snapshots.
 ///
 /// # Errors
-/// When the environment names no such directory.
+/// Fails if the environment names no such directory.
 pub fn cache() -> Result<Cache, GuestRunError> {
     Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(GuestRunError::Image)
 }
@@ -463,7 +463,7 @@ pub fn processors(options: &PlatformOptions) -> u32 {
 /// memgate's directory.
 ///
 /// # Errors
-/// When no agent is found.
+/// Fails if no agent is found.
 pub fn agent(platform: Platform) -> Result<PathBuf> {
     let name = format!("memgate-agent-{}", platform.folder());
     let own = std::env::current_exe().ok();

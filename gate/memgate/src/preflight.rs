@@ -44,7 +44,7 @@ const CAPABILITIES: [(u32, &str); 4] =
 /// overrides it.
 ///
 /// # Errors
-/// When a platform that is not this machine's is to run natively.
+/// Fails if a platform that is not this machine's is to run natively.
 pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
     let is_host = platform == Platform::host();
     match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
@@ -57,7 +57,7 @@ pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
 /// capability, because the service is memgate's own child.
 ///
 /// # Errors
-/// When a capability is missing.
+/// Fails if a capability is missing.
 pub fn collectors(tier: Option<Tier>) -> Result<()> {
     if tier == Some(Tier::T0) {
         return Ok(());

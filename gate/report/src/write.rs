@@ -77,7 +77,7 @@ pub fn write(outputs: &[Output], report: &Report, stdout: &mut dyn io::Write, st
 /// Appends the report as Markdown to the file that GitHub Actions shows as the step's summary.
 ///
 /// # Errors
-/// [`ReportError::StepSummary`] when the file cannot be written.
+/// [`ReportError::StepSummary`] if the file cannot be written.
 pub fn append_step_summary(file: &Path, report: &Report) -> Result<()> {
     let appended = OpenOptions::new()
         .create(true)

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Opens the port of this name for reading and writing, once the kernel has made it.
 ///
 /// # Errors
-/// When there is none after 20 s, or it cannot be opened.
+/// Fails if there is none after 20 s, or it cannot be opened.
 pub(super) fn open(name: &str) -> io::Result<File> {
     let deadline = Instant::now() + PATIENCE;
     loop {

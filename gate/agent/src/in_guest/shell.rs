@@ -53,7 +53,7 @@ impl FailureKind for ShellError {
 /// command that is not there has 127, and one that cannot be run 126, as with a shell.
 ///
 /// # Errors
-/// When the guest has no shell, or no console for it.
+/// Fails if the guest has no shell, or no console for it.
 pub(super) fn run(host: &Host, words: &[String], terminal: Option<&Terminal>) -> Result<u8, ShellError> {
     furnish()?;
     let mut command = match words {

@@ -50,7 +50,7 @@ pub struct LoadCommand {
 /// the thread that calls this ends (`PR_SET_PDEATHSIG`), so call it from one that lives as long as the load.
 ///
 /// # Errors
-/// [`LoadError`] when the log cannot be opened or the command cannot be started.
+/// [`LoadError`] if the log cannot be opened or the command cannot be started.
 pub fn command(argv: &[String], directory: &Path, env: &BTreeMap<String, String>, log: &Path) -> Result<LoadCommand> {
     let Some((name, args)) = argv.split_first() else {
         return Err(LoadError::NoCommand.into());
@@ -97,7 +97,7 @@ impl LoadCommand {
     /// Makes sure that the command still runs. To be called now and then under load.
     ///
     /// # Errors
-    /// [`LoadError::CommandEnded`] when it has ended, even with exit code 0: the service was not under load for the whole
+    /// [`LoadError::CommandEnded`] if it has ended, even with exit code 0: the service was not under load for the whole
     /// time. The message has the end of its output.
     pub fn check(&self) -> Result<()> {
         self.ended_as()?.map_or(Ok(()), |how| Err(self.ended_early(how).into()))

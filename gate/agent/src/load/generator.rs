@@ -71,7 +71,7 @@ struct Shared {
 /// `seed` decides the order of the kinds of requests.
 ///
 /// # Errors
-/// [`Error::Input`] for a load that cannot be sent; [`LoadError`] when the machine does not allow that many
+/// [`Error::Input`] for a load that cannot be sent; [`LoadError`] if the machine does not allow that many
 /// connections, a host cannot be resolved, or the thread cannot be started.
 pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandle> {
     check(load)?;
@@ -253,7 +253,7 @@ impl LoadHandle {
     /// For each phase, `intended = succeeded + Σ failed`.
     ///
     /// # Errors
-    /// [`LoadError`] when the generator itself failed.
+    /// [`LoadError`] if the generator itself failed.
     pub fn finish(mut self) -> Result<LoadOutcome> {
         self.join()?;
         let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -31,7 +31,7 @@ impl Endpoint {
     /// The host and port of an `http://` URL, and the rest of it.
     ///
     /// # Errors
-    /// [`Error::Input`] when the URL is not one that can be requested; [`LoadError::UnknownHost`] when its host has no address.
+    /// [`Error::Input`] if the URL is not one that can be requested; [`LoadError::UnknownHost`] if its host has no address.
     pub(crate) fn of(url: &str) -> Result<(Self, PathAndQuery)> {
         let uri: Uri = url.parse().map_err(|error| bad_url(url, &error))?;
         if uri.scheme() != Some(&Scheme::HTTP) {

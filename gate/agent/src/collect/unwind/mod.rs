@@ -258,7 +258,7 @@ impl Budget {
     /// Takes so many bytes.
     ///
     /// # Errors
-    /// When there are not so many left.
+    /// Fails if there are not so many left.
     fn charge(&mut self, bytes: usize) -> Result<(), String> {
         let taken = self.take(u64::try_from(bytes).unwrap_or(u64::MAX));
         taken

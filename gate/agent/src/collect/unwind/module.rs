@@ -33,7 +33,7 @@ impl Module {
     /// Reads what unwinding and naming need of the file.
     ///
     /// # Errors
-    /// When it is not a 64-bit little-endian ELF file, or takes more memory than `budget` has.
+    /// Fails if it is not a 64-bit little-endian ELF file, or takes more memory than `budget` has.
     pub(super) fn read(name: String, file: File, budget: &mut Budget) -> Result<Self, String> {
         let lines = Lines::Unread(file.try_clone().map_err(|error| error.to_string())?);
         let data = BoundedFile::new(file);
