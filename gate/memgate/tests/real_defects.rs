@@ -1,5 +1,5 @@
-//! The gate for which each defect of fixtures-go/memgate.yaml is planted finds it, and healthy behaviour passes.
-//! Judging the evidence again gives the same report.
+//! Each defect in fixtures-go/memgate.yaml fails a gate for which it was planted, and healthy behaviour passes. Judging
+//! the evidence again gives the same report.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -38,7 +38,7 @@ fn long_pauses() {
 }
 
 #[test]
-fn a_working_set_that_grows_and_stays_is_no_leak() {
+fn a_working_set_that_grows_to_a_limit_is_no_leak() {
     if can_attach() {
         let (output, report) = check("warm-cache");
         let gates = report["results"][0]["gates"].as_array().unwrap();
@@ -55,11 +55,11 @@ fn a_working_set_that_grows_and_stays_is_no_leak() {
     }
 }
 
-/// Whose processors others have, that service pauses for longer: memgate says so, and it is no leak.
+/// On a busy machine that service has longer pauses. memgate reports that, and it is no leak.
 const OF_TIME: [&str; 3] = ["gc_pause_p99", "gc_pause_p90", "gc_stw_fraction"];
 
-/// The service fails by one of the gates, which are the ones that its defect is planted for; the first call site under that
-/// gate is the defect's, or what it calls.
+/// Checks that the service fails one of these gates, for which its defect was planted. The first call site of that gate
+/// must be the defect's, or code that the defect calls.
 fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
     if can_attach() {
         let (output, report) = check(service);
@@ -67,15 +67,15 @@ fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
         let gates = report["results"][0]["gates"].as_array().unwrap();
         let regressed: Vec<_> = gates.iter().filter(|gate| gate["verdict"] == "regressed").collect();
         let stopped = regressed.iter().find(|gate| metrics.contains(&gate["metric"].as_str().unwrap()));
-        let stopped = stopped.unwrap_or_else(|| panic!("{service} is stopped by {regressed:#?}"));
+        let stopped = stopped.unwrap_or_else(|| panic!("{service} fails the gates {regressed:#?}"));
         if let Some(site) = site {
             let first = stopped["sites"][0]["at"]["function"].as_str().unwrap_or_default();
-            assert!(first.starts_with(site), "{service}: the first of {:#}", stopped["sites"]);
+            assert!(first.starts_with(site), "{service}: not the first of {:#}", stopped["sites"]);
         }
     }
 }
 
-/// Checks the service, and that judging its evidence again gives the same result.
+/// Checks the service, and judges its evidence again, which must give the same result.
 fn check(service: &str) -> (Output, serde_json::Value) {
     let out = tempfile::tempdir().unwrap();
     let config = ["--config", "fixtures-go/memgate.yaml", "--service", service, "--format", "json"];
