@@ -159,7 +159,7 @@ mod tests {
     const FOREVER: Duration = Duration::from_secs(3600);
 
     /// A URL with a port at which nothing listens.
-    fn nobody() -> String {
+    fn unused_url() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}/", listener.local_addr().unwrap())
     }
@@ -180,9 +180,9 @@ mod tests {
         // Long enough for one attempt, even on a busy machine.
         const TIMEOUT_MS: u64 = 5_000;
         let server = Server::start(|_, stream| status(stream, 503));
-        let (url, nobody) = (server.url("/healthz"), nobody());
+        let (url, unused) = (server.url("/healthz"), unused_url());
         let [answered, refused] =
-            [url, nobody].map(|url| std::thread::spawn(move || wait(url, TIMEOUT_MS).unwrap_err()));
+            [url, unused].map(|url| std::thread::spawn(move || wait(url, TIMEOUT_MS).unwrap_err()));
         let error = answered.join().unwrap();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("/healthz answered 503; it had 5 s"), "{error}");
@@ -209,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_free_when_nobody_listens() {
-        port_is_free(&nobody()).unwrap();
+    fn a_port_without_a_listener_is_free() {
+        port_is_free(&unused_url()).unwrap();
         let server = Server::start(|_, stream| ok(stream));
         let error = port_is_free(&server.url("/")).unwrap_err();
         assert!(error.to_string().contains(&server.url("")["http://".len()..]), "{error}");

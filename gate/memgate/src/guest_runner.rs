@@ -113,7 +113,8 @@ pub enum GuestRunError {
     },
 }
 
-const UNFIT: &str = "memgate measures ELF executables of its platforms; name an executable for this platform under `binary`";
+const UNFIT: &str =
+    "memgate measures ELF executables of its platforms; name an executable for this platform under `binary`";
 
 impl FailureKind for GuestRunError {
     fn stage(&self) -> Stage {

@@ -52,7 +52,7 @@ fn arguments(port: u16) -> [String; 4] {
 }
 
 #[test]
-fn figures_equal_the_own_ones_of_a_distributions_service() {
+fn figures_of_a_distributions_service_equal_its_own() {
     let Some(program) = debian(NODE_EXPORTER) else { return };
     let mut command = Command::new(program);
     // Every allocation is sampled. The GC runs on request, and not between a figure and its comparison.

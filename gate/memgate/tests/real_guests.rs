@@ -583,7 +583,7 @@ fn a_shell_needs_a_terminal() {
 }
 
 /// A user at a terminal with a guest's shell.
-struct Person {
+struct User {
     directory: tempfile::TempDir,
     terminal: fs::File,
     screen: std::sync::mpsc::Receiver<Vec<u8>>,
@@ -594,8 +594,8 @@ struct Person {
     shown: String,
 }
 
-impl Person {
-    fn sits_down() -> Self {
+impl User {
+    fn starts() -> Self {
         use std::os::unix::process::CommandExt as _;
         let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = nix::pty::openpty(&size, None).unwrap();
@@ -630,9 +630,9 @@ impl Person {
                 }
             }
         });
-        let mut person = Self { directory, terminal, screen, line, before, memgate, shown: String::new() };
-        person.sees("# ");
-        person
+        let mut user = Self { directory, terminal, screen, line, before, memgate, shown: String::new() };
+        user.sees("# ");
+        user
     }
 
     fn types(&mut self, keys: &str) {
@@ -661,7 +661,7 @@ impl Person {
     }
 }
 
-impl Drop for Person {
+impl Drop for User {
     fn drop(&mut self) {
         // This cleans up after a failed test.
         let _ = self.memgate.kill();
@@ -671,29 +671,29 @@ impl Drop for Person {
 
 #[test]
 fn memgate_ends_with_the_exit_code_of_the_shell_on_its_terminal() {
-    let mut person = Person::sits_down();
-    person.types("echo $TERM $((6 * 7)); stty size; tty; cat\n");
-    person.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
+    let mut user = User::starts();
+    user.types("echo $TERM $((6 * 7)); stty size; tty; cat\n");
+    user.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
     // The typed text appears once, and again from `cat`, which shows that `cat` runs.
-    person.types("over there\n");
-    person.sees("over there\r\nover there\r\n");
+    user.types("over there\n");
+    user.sees("over there\r\nover there\r\n");
     // Ctrl-C goes to the guest.
-    person.types("\x03");
-    person.sees("# ");
-    person.types("exit 3\n");
-    person.leaves_with(3);
+    user.types("\x03");
+    user.sees("# ");
+    user.types("exit 3\n");
+    user.leaves_with(3);
 }
 
 #[test]
 fn ctrl_a_x_leaves_the_shell() {
-    let mut person = Person::sits_down();
-    person.types("\x01x");
-    person.leaves_with(0);
+    let mut user = User::starts();
+    user.types("\x01x");
+    user.leaves_with(0);
 }
 
 #[test]
 fn switching_the_guest_off_leaves_the_shell() {
-    let mut person = Person::sits_down();
-    person.types("poweroff\n");
-    person.leaves_with(0);
+    let mut user = User::starts();
+    user.types("poweroff\n");
+    user.leaves_with(0);
 }

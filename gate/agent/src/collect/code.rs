@@ -84,8 +84,8 @@ impl Symboliser {
     }
 }
 
-/// The index of the last element of a list that is not empty. A run never collects more than `u32::MAX` stacks; the
-/// index beyond is unknown.
+/// The index of the last element of a list that is not empty. No run collects so many stacks that an index does not
+/// fit. Such an index becomes `u32::MAX`, which means an unknown stack.
 fn last_index<T>(list: &[T]) -> u32 {
     u32::try_from(list.len().saturating_sub(1)).unwrap_or(u32::MAX)
 }

@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{clock::Clock, environment, load::Progress};
 
-/// Everything is read at every tick with a multiple of this number.
+/// Everything is read at each tick whose number is a multiple of this.
 const READ_EVERY: u32 = 2;
-/// The off-heap memory is read at every tick with a multiple of this number.
+/// The off-heap memory is read at each tick whose number is a multiple of this.
 const OFF_HEAP_EVERY: u32 = 5;
 
 /// Reads every collector of one service with one clock, and keeps their results.

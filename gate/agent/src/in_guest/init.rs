@@ -71,15 +71,15 @@ pub(super) fn run() -> ExitCode {
 fn boot_and_wait() -> Result<(), InitError> {
     mount_all()?;
     if Path::new(BUSYBOX).exists() {
-        heed_power_off().map_err(InitError::Signals)?;
+        handle_power_off().map_err(InitError::Signals)?;
     }
     load_modules()?;
     let port = super::ports::open(INIT_PORT).map_err(InitError::Port)?;
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
-    tell(&host, &FromInit::Up)?;
+    report(&host, &FromInit::Up)?;
     let outcome = work(&host);
     if let Err(problem) = &outcome {
-        tell(&host, &FromInit::Broken(in_full(problem)))?;
+        report(&host, &FromInit::Broken(in_full(problem)))?;
     }
     outcome
 }
@@ -97,12 +97,12 @@ fn work(host: &Host) -> Result<(), InitError> {
     spare.map_err(InitError::OomScore)?;
     beat(host)?;
     let end = reap_until_end_of(agent)?;
-    Ok(tell(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })?)
+    Ok(report(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })?)
 }
 
 /// Busybox's `halt`, `poweroff` and `reboot` send a signal to the first process, which would ignore it by default. A
 /// guest for measurements has no such commands, and a service must not be able to switch it off.
-fn heed_power_off() -> nix::Result<()> {
+fn handle_power_off() -> nix::Result<()> {
     extern "C" fn power_off(_signal: libc::c_int) {
         // SAFETY: the system call takes no pointer and is async-signal-safe.
         unsafe { libc::reboot(libc::RB_POWER_OFF) };
@@ -115,7 +115,7 @@ fn heed_power_off() -> nix::Result<()> {
     Ok(())
 }
 
-fn tell(host: &Host, message: &FromInit) -> Result<(), StreamError> {
+fn report(host: &Host, message: &FromInit) -> Result<(), StreamError> {
     host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
 }
 
@@ -123,7 +123,7 @@ fn tell(host: &Host, message: &FromInit) -> Result<(), StreamError> {
 fn beat(host: &Host) -> Result<(), InitError> {
     let host = Arc::clone(host);
     let beating = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
-        while tell(&host, &FromInit::Heartbeat).is_ok() {
+        while report(&host, &FromInit::Heartbeat).is_ok() {
             std::thread::sleep(Duration::from_secs(1));
         }
     });

@@ -229,9 +229,12 @@ fn measure(host: &Host, plan: &Plan, logs: &RunLogs) -> Result<Evidence, Error> 
     let evidence = runtime.block_on(agent::run(plan, logs, &event, &Cancel::never()))?;
     match unsaid.take() {
         None => Ok(evidence),
-        Some(error) => {
-            Err(Error::caused(Stage::Guest, "the progress of the run cannot be sent to the host", error, "please report this"))
-        }
+        Some(error) => Err(Error::caused(
+            Stage::Guest,
+            "the progress of the run cannot be sent to the host",
+            error,
+            "please report this",
+        )),
     }
 }
 

@@ -134,14 +134,14 @@ fn piped(host: &Host, mut command: Command) -> io::Result<ExitStatus> {
     may_be_killed(&child)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
-        let to_stdout = scope.spawn(|| stdout.map_or(Ok(()), |stdout| hand_on(host, Printer::Stdout, stdout)));
-        stderr.map_or(Ok(()), |stderr| hand_on(host, Printer::Stderr, stderr))?;
+        let to_stdout = scope.spawn(|| stdout.map_or(Ok(()), |stdout| forward(host, Printer::Stdout, stdout)));
+        stderr.map_or(Ok(()), |stderr| forward(host, Printer::Stderr, stderr))?;
         to_stdout.join().map_err(|_| io::Error::other("a thread panicked"))?
     })?;
     child.wait()
 }
 
-fn hand_on(host: &Host, printer: Printer, mut from: impl Read) -> io::Result<()> {
+fn forward(host: &Host, printer: Printer, mut from: impl Read) -> io::Result<()> {
     let mut bytes = vec![0; 16 << 10];
     loop {
         match from.read(&mut bytes) {

@@ -87,7 +87,10 @@ impl RequestKind {
     pub(crate) fn new(request: &plan::Request, endpoints: &mut Endpoints) -> Result<Self> {
         let (endpoint, path) = Endpoint::of(&request.url)?;
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| {
-            InputError::new(format!("`{}` is not an HTTP method.", request.method), "Use GET, POST, PUT, PATCH or DELETE.")
+            InputError::new(
+                format!("`{}` is not an HTTP method.", request.method),
+                "Use GET, POST, PUT, PATCH or DELETE.",
+            )
         })?;
         let headers = headers(request, &endpoint.authority)?;
         let index = endpoints.iter().position(|known| *known == endpoint).unwrap_or_else(|| {

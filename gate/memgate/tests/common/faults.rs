@@ -505,7 +505,7 @@ impl OwnCache {
 
     /// Changes the description of the image so that it contains the hash of the current files. This cannot happen by
     /// accident: if an image's files do not match its description, memgate makes the image again.
-    pub fn describe_anew(&self, change: impl FnOnce(&mut serde_json::Value)) {
+    pub fn describe_again(&self, change: impl FnOnce(&mut serde_json::Value)) {
         let file = self.image().join("image.json");
         let mut image: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("an image")).expect("JSON");
         change(&mut image);
@@ -564,7 +564,7 @@ fn panic_before_init() -> Brought {
     // An archive whose `/init` is not a program.
     let archive = cpio_of("init", b"no program");
     fs::write(cache.image().join("initramfs"), archive).expect("a writable cache");
-    cache.describe_anew(|_| {});
+    cache.describe_again(|_| {});
     cache.record("", Watched::since_mark)
 }
 
@@ -589,14 +589,14 @@ fn wrong_kernel() -> Brought {
     let cache = OwnCache::new(Platform::LinuxArm64);
     // `b .`: an endless loop.
     fs::write(cache.image().join("kernel"), 0x1400_0000_u32.to_le_bytes().repeat(1024)).expect("a writable cache");
-    cache.describe_anew(|_| {});
+    cache.describe_again(|_| {});
     cache.record("boot_timeout: 5s", |watched| watched.since_boot().map(|since| since - 5.0))
 }
 
 fn missing_firmware() -> Brought {
     let cache = OwnCache::new(Platform::LinuxLoong64);
     fs::remove_file(cache.image().join("firmware")).expect("firmware");
-    cache.describe_anew(|image| image["firmware"] = serde_json::Value::Null);
+    cache.describe_again(|image| image["firmware"] = serde_json::Value::Null);
     cache.record("", Watched::since_boot)
 }
 

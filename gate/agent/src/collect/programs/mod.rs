@@ -78,8 +78,8 @@ impl Links {
         Self(Some(Box::new(links)))
     }
 
-    /// Detaches the probes in the background. For each link the kernel waits until nothing can still run its program. That
-    /// takes a tenth of a second, or seconds on a busy machine, and no reading may wait for it.
+    /// Detaches the probes in the background. For each link the kernel waits until nothing can still run its program.
+    /// That takes a tenth of a second, or seconds on a busy machine, and no reading may wait for it.
     pub(super) fn take_off(mut self) {
         let links = self.0.take();
         // Without a thread they are detached here.

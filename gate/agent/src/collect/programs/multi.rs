@@ -3,7 +3,6 @@
 //!
 //! aya 0.14 reads and relocates the object and makes the maps. It can neither load nor attach such a program, so this
 //! file does.
-//! aya 0.14 reads and relocates the object and makes the maps. It can neither load such a program nor attach it, so this file does.
 
 use std::{
     collections::HashMap,
@@ -75,7 +74,8 @@ impl MultiPrograms {
         pid: u32,
     ) -> Result<OwnedFd, ProgramError> {
         let refused = |error: Box<dyn std::error::Error + Send + Sync>| {
-            ProgramError::refused(format!("the probes `{program}` at offsets {offsets:#x?}"), error)
+            let offsets: Vec<_> = offsets.iter().map(|offset| format!("{offset:#x}")).collect();
+            ProgramError::refused(format!("the probes `{program}` at offsets {}", offsets.join(", ")), error)
         };
         if !self.loaded.contains_key(program) {
             let missing = || ProgramError::Object(format!("lacks the program `{program}`"));

@@ -263,8 +263,6 @@ impl Budget {
     /// Fails if fewer are left.
     fn charge(&mut self, bytes: usize) -> Result<(), String> {
         let taken = self.take(u64::try_from(bytes).unwrap_or(u64::MAX));
-        taken
-            .then_some(())
-            .ok_or_else(|| "earlier files of code used all of the memory for them".to_owned())
+        taken.then_some(()).ok_or_else(|| "earlier files of code used all of the memory for them".to_owned())
     }
 }

@@ -170,8 +170,8 @@ mod tests {
         let reader = reader(&proc);
         let maps = reader.maps(service.process(), &runtime()).unwrap();
         assert_eq!(reader.ranges(&maps, &runtime()), [0x1000_2000..0x1000_4000, 0x2000_0000..0x2000_4000]);
-        // Resident are one page of the runtime, one in each range of C, one more in the second, and one of the
-        // executable.
+        // One page of the runtime, one in the first range of C, two in the second, and one of the executable are
+        // resident.
         proc.touch(PAGE, &[0x1000_0000, 0x1000_3000, 0x2000_1000, 0x2000_2000, 0x40_0000]);
         assert_eq!(reader.resident(&maps, &runtime()).unwrap(), 3 * PAGE);
     }
