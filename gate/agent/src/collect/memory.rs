@@ -35,6 +35,7 @@ pub struct ProcessMemory {
 const MAXIMUM_RANGES: usize = 1024;
 
 impl ProcessMemory {
+    /// The memory of the process with this id.
     pub const fn new(pid: Pid) -> Self {
         Self { pid }
     }

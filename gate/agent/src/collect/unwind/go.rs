@@ -60,7 +60,8 @@ pub(super) fn step(
     }
 }
 
-/// The return address, and the stack pointer after the return. `delta` is the size of the function's frame, bytes.
+/// The return address, and the stack pointer after the return. `delta` is how much of the stack the function
+/// has taken so far, bytes.
 fn caller(layout: &FrameLayout, cursor: &Cursor, delta: u64, memory: &Memory<'_>) -> Option<(u64, u64)> {
     let sp = cursor.registers.get(layout.stack_pointer)?;
     let entry = sp.checked_add(delta)?;

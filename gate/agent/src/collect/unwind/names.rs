@@ -11,7 +11,7 @@ use object::{
 /// The longest name that is read or written, bytes. C++ templates have some thousand; a hostile symbol may be of any
 /// length.
 pub(super) const MAXIMUM_NAME: usize = 4096;
-/// The deepest nesting in a mangled name. LLVM's demangler has a higher default, but its stacks are larger.
+/// The deepest nesting in a mangled name. LLVM's demangler follows more by default, and names in stacks need less.
 const MAXIMUM_NESTING: u32 = 96;
 
 /// The functions of a symbol table.
