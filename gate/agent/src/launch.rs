@@ -92,10 +92,10 @@ pub enum StartError {
     /// memgate cannot wait for that stop.
     #[error("it cannot be waited for")]
     Wait(#[source] nix::Error),
-    /// memgate cannot make the kernel prefer the service when memory runs out.
+    /// memgate cannot make the kernel kill the service first if memory runs out.
     #[error("its oom_score_adj cannot be set")]
     OomScore(#[source] io::Error),
-    /// memgate cannot make the kernel kill the service when memgate dies.
+    /// memgate cannot make the kernel kill the service if memgate dies.
     #[error("it cannot be traced")]
     Trace(#[source] nix::Error),
 }

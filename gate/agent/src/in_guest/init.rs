@@ -86,7 +86,7 @@ fn boot_and_wait() -> Result<(), InitError> {
 
 fn work(host: &Host) -> Result<(), InitError> {
     raise_loopback().map_err(InitError::Loopback)?;
-    // A service may have large files and many of them.
+    // A service may open many files.
     let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
     nix::sys::resource::setrlimit(limit, 1 << 20, 1 << 20).map_err(InitError::FileLimit)?;
     let agent = Command::new("/proc/self/exe").arg(AGENT).current_dir("/").spawn();
