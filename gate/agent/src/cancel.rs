@@ -1,19 +1,19 @@
-//! Ctrl-C and SIGTERM, as something to wait for.
+//! Waits for Ctrl-C and SIGTERM.
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
-/// Tells when the user or the CI system wants memgate to end.
+/// Reports that the user or the CI system wants memgate to end.
 #[derive(Debug, Clone)]
 pub struct Cancel(watch::Receiver<bool>);
 
 impl Cancel {
-    /// Takes over SIGINT, SIGTERM and SIGHUP. Must be called within a tokio runtime.
+    /// Takes over SIGINT, SIGTERM and SIGHUP. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// When the handlers cannot be installed.
+    /// Fails if the handlers cannot be installed.
     pub fn on_signals() -> std::io::Result<Self> {
         let (sender, receiver) = watch::channel(false);
         let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
@@ -27,22 +27,22 @@ impl Cancel {
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => {}
             }
-            // Nobody listens any more when the command is already over.
+            // Nobody listens if the command is already over.
             let _ = sender.send(true);
             sender.closed().await;
         });
         Ok(Self(receiver))
     }
 
-    /// One that never comes.
+    /// A cancellation that never comes.
     pub fn never() -> Self {
         let (sender, receiver) = watch::channel(false);
-        // The sender must live as long as the receiver, or waiting would end.
+        // Waiting would end without the sender, so it must live as long as the receiver.
         std::mem::forget(sender);
         Self(receiver)
     }
 
-    /// Waits for it.
+    /// Waits for the cancellation.
     pub async fn cancelled(&self) {
         let mut receiver = self.0.clone();
         if receiver.wait_for(|cancelled| *cancelled).await.is_err() {
@@ -50,7 +50,7 @@ impl Cancel {
         }
     }
 
-    /// Whether it has come.
+    /// Whether the cancellation has come.
     pub fn is_cancelled(&self) -> bool {
         *self.0.borrow()
     }

@@ -1,4 +1,4 @@
-//! A cgroup of the service's own: its memory limit, its OOM kills, and every process that it starts.
+//! The service's own cgroup: its memory limit, its OOM kills, and every process that the service starts.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use nix::{
 };
 use procfs::process::Process;
 
-/// Why a cgroup does not do what it is for.
+/// Why a cgroup cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// Neither version of cgroups has the controller.
@@ -25,25 +25,25 @@ pub enum CgroupError {
     File {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
     /// The kernel does not count OOM kills there.
     #[error("{file} has no line `oom_kill`")]
     NoOomKills {
-        /// The file that other kernels count them in.
+        /// The file in which other kernels count them.
         file: PathBuf,
     },
 }
 
-/// A service's cgroup, in each hierarchy that is there. Dropping it kills what is left in it and removes it.
+/// A service's cgroup in each mounted hierarchy. Dropping it kills the remaining processes and removes it.
 #[derive(Debug)]
 pub(super) struct Cgroup {
-    /// The folder in the unified hierarchy (v2), pure or beside v1.
+    /// The folder in the unified hierarchy (v2), which may be mounted beside v1.
     unified: Option<PathBuf>,
-    /// The folder that holds the memory controller: the unified one, or one of v1.
+    /// The folder with the memory controller, in v2 or v1.
     memory: Option<Memory>,
-    /// What a run in this cgroup goes without.
+    /// What a run in this cgroup lacks.
     pub(super) notes: Vec<String>,
 }
 
@@ -63,15 +63,15 @@ struct Hierarchies {
 /// All of memgate's cgroups have this prefix, followed by memgate's process id and a number.
 const PREFIX: &str = "memgate-";
 
-/// How long the end of killed processes is waited for.
+/// How long memgate waits for the end of killed processes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Cgroup {
     /// Makes the cgroup, limited to `memory_max` bytes.
     ///
     /// # Errors
-    /// When a memory limit is asked for and there is no memory controller to hold it. Everything else that is missing is
-    /// in [`Cgroup::notes`].
+    /// Fails if the caller asks for a memory limit and no memory controller can enforce it. Everything else that is
+    /// missing is in [`Cgroup::notes`].
     pub(super) fn create(memory_max: Option<u64>) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::find();
         hierarchies.remove_leftovers();
@@ -83,11 +83,11 @@ impl Cgroup {
             _ => cgroup.make(hierarchies.memory_v1.as_deref(), &name).map(Memory::V1),
         };
         if cgroup.unified.is_none() && cgroup.memory.is_none() {
-            let lost = "no cgroup: of the processes that the service starts only its children are seen";
+            let lost = "no cgroup: of the processes that the service starts, memgate sees only its children";
             cgroup.notes.push(lost.to_owned());
         }
         if cgroup.memory.is_none() {
-            cgroup.notes.push("no memory controller: OOM kills are not seen".to_owned());
+            cgroup.notes.push("no memory controller: memgate cannot see OOM kills".to_owned());
         }
         cgroup.limit(memory_max)?;
         Ok(cgroup)
@@ -113,7 +113,7 @@ impl Cgroup {
         match &self.memory {
             Some(Memory::V2(folder)) => {
                 write(folder.join("memory.max"))?;
-                // Without swap the limit means what it says; the file is absent where swap is not accounted.
+                // Without swap the limit is exact. The file is missing if the kernel does not account for swap.
                 let _ = fs::write(folder.join("memory.swap.max"), "0");
                 Ok(())
             }
@@ -125,23 +125,23 @@ impl Cgroup {
     /// Files to which a process writes `0` to enter the cgroup.
     ///
     /// # Errors
-    /// When one of them cannot be opened.
+    /// Fails if one of them cannot be opened.
     pub(super) fn entries(&self) -> io::Result<Vec<OwnedFd>> {
         self.folders()
             .map(|folder| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).map(OwnedFd::from))
             .collect()
     }
 
-    /// The processes in the cgroup, as this PID namespace numbers them; `None` where there is no cgroup.
+    /// The processes in the cgroup, with their ids in this PID namespace; `None` if there is no cgroup.
     pub(super) fn processes(&self) -> Option<Vec<Pid>> {
         let text = fs::read_to_string(self.folders().next()?.join("cgroup.procs")).ok()?;
         Some(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect())
     }
 
-    /// Processes of the cgroup that the kernel killed for want of memory.
+    /// The processes of the cgroup that the kernel killed because memory ran out.
     ///
     /// # Errors
-    /// When there is no memory controller, or it does not count them.
+    /// Fails if there is no memory controller, or it does not count them.
     pub(super) fn oom_kills(&self) -> Result<u64, CgroupError> {
         let file = match &self.memory {
             Some(Memory::V2(folder)) => folder.join("memory.events"),
@@ -154,8 +154,8 @@ impl Cgroup {
         }
     }
 
-    /// Transparent huge pages of the cgroup's processes that were allocated at a fault or put together later, since it was made;
-    /// `None` where the controller does not count them, as that of version 1 does not.
+    /// Transparent huge pages that the cgroup's processes got since it was made, at a fault or by a later collapse;
+    /// `None` if the controller does not count them. That of version 1 does not.
     pub(super) fn huge_pages(&self) -> Option<u64> {
         let Some(Memory::V2(folder)) = &self.memory else { return None };
         huge_page_lines(&fs::read_to_string(folder.join("memory.stat")).ok()?)
@@ -163,7 +163,7 @@ impl Cgroup {
 
     /// Kills every process in the cgroup.
     pub(super) fn kill(&self) {
-        // cgroup.kill (Linux 5.14) cannot miss a process that forks meanwhile.
+        // `cgroup.kill` (Linux 5.14) also kills a process that forks meanwhile.
         if let Some(folder) = &self.unified
             && fs::write(folder.join("cgroup.kill"), "1").is_ok()
         {
@@ -185,8 +185,8 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A killed process stays in its cgroup until it is reaped, by init where its parent is gone; on a busy machine it first has to have
-        // a processor to die on.
+        // A killed process stays in its cgroup until its parent reaps it, or init if the parent is gone. On a busy
+        // machine it must first get a processor.
         let deadline = Instant::now() + PATIENCE;
         while self.processes().is_some_and(|left| !left.is_empty()) && Instant::now() < deadline {
             self.kill();
@@ -217,14 +217,14 @@ impl Hierarchies {
         found
     }
 
-    /// Removes the cgroups of a memgate that was killed before it could.
+    /// Removes the cgroups of a memgate that was killed before it could remove them.
     fn remove_leftovers(&self) {
         for root in self.unified.iter().chain(&self.memory_v1) {
             for entry in fs::read_dir(root).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
                 if owner.is_some_and(|owner: i32| !Path::new(&format!("/proc/{owner}")).exists()) {
-                    // It fails where processes are left, which are not memgate's to kill without being asked.
+                    // This fails if processes are left. memgate does not kill them without being asked.
                     let _ = fs::remove_dir(entry.path());
                 }
             }
@@ -232,7 +232,7 @@ impl Hierarchies {
     }
 }
 
-/// Enables the memory controller for the children of `root`; true where `folder` then has it.
+/// Enables the memory controller for the children of `root`. Returns whether `folder` has it then.
 fn enable_memory(root: &Path, folder: &Path) -> bool {
     let has_it = || folder.join("memory.max").exists();
     if !has_it()
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn huge_pages_are_read_where_both_ways_are_counted() {
+    fn huge_pages_are_the_sum_of_both_counts_and_unknown_without_one() {
         assert_eq!(huge_page_lines("anon 4096\nthp_fault_alloc 3\nthp_collapse_alloc 4\n"), Some(7));
         assert_eq!(huge_page_lines("anon 4096\nthp_fault_alloc 3\n"), None);
     }

@@ -1,10 +1,10 @@
-//! One clock for everything: `CLOCK_MONOTONIC`, as `bpf_ktime_get_ns` and `std::time::Instant` use it.
+//! The only clock: `CLOCK_MONOTONIC`, which `bpf_ktime_get_ns` and `std::time::Instant` use too.
 
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Counts from the launch of the service.
+/// Counts from the service's launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     /// `CLOCK_MONOTONIC` at the launch, ns.
@@ -16,7 +16,7 @@ impl Clock {
     /// A clock that starts now.
     ///
     /// # Errors
-    /// When the kernel has no monotonic clock, which no Linux lacks.
+    /// Fails if the kernel has no monotonic clock. Every Linux has one.
     pub fn start() -> nix::Result<Self> {
         let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
         Ok(Self { launch_ns: nanoseconds(now), launch: Instant::now() })
@@ -27,7 +27,7 @@ impl Clock {
         nanoseconds(self.launch.elapsed())
     }
 
-    /// A kernel time stamp in ns since launch; 0 where it is from before.
+    /// A kernel time stamp in ns since launch; 0 if it is earlier.
     pub const fn since_launch(&self, monotonic_ns: u64) -> u64 {
         monotonic_ns.saturating_sub(self.launch_ns)
     }

@@ -1,4 +1,4 @@
-//! The machine that a run was measured on.
+//! The machine on which a run is measured.
 
 use std::fs;
 

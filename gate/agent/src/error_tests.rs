@@ -1,4 +1,4 @@
-//! A failure of each stage that the agent has keeps what caused it, and so does what the host gets of it.
+//! For each stage of the agent, a failure keeps its causes, and so does the copy that the host gets.
 
 use std::{collections::BTreeMap, error::Error as _, io, path::Path};
 
@@ -14,7 +14,7 @@ use crate::{LaunchError, StartError, cgroup::Cgroup, launch, load, load::LoadErr
 
 const LOG: &str = "0: (79) r1 = *(u64 *)(r1 +8)\ninvalid bpf_context access off=8 size=8";
 
-/// What the kernel says of a program that its verifier refuses.
+/// The kernel's error for a program that its verifier refuses.
 fn refused_by_the_verifier() -> Error {
     let io_error = io::Error::from_raw_os_error(nix::libc::EACCES);
     let refused = ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(LOG.to_owned()) };
@@ -53,7 +53,7 @@ fn the_log_of_the_verifier_reaches_the_user() {
     let shown = format!("{error:#}");
     assert!(shown.starts_with("collect: the program `pauses` was not loaded: "), "{shown}");
     assert!(shown.contains(LOG), "{shown}");
-    assert_eq!(shown.matches("Permission denied").count(), 1, "aya prints its source itself: {shown}");
+    assert_eq!(shown.matches("Permission denied").count(), 1, "aya prints its source: {shown}");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn the_log_of_the_verifier_reaches_the_host_of_a_guest() {
 }
 
 #[test]
-fn a_failed_launch_keeps_what_the_system_said() {
+fn a_failed_launch_keeps_the_systems_reason() {
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(&directory.path().join("none"));
     let error = launch::spawn(&plan, Cgroup::create(None).unwrap(), &directory.path().join("service.log")).unwrap_err();
@@ -78,7 +78,7 @@ fn a_failed_launch_keeps_what_the_system_said() {
 }
 
 #[test]
-fn a_failed_load_keeps_what_the_system_said() {
+fn a_failed_load_keeps_the_systems_reason() {
     let directory = tempfile::tempdir().unwrap();
     let argv = ["/none/k6".to_owned()];
     let log = directory.path().join("load.log");

@@ -1,4 +1,4 @@
-//! The service's process: stopped before its first instruction, let go, watched, ended.
+//! The service's process: starts it, stops it before its first instruction, resumes it, watches it, and ends it.
 
 use std::{
     fs::{self, File},
@@ -25,40 +25,40 @@ use procfs::process::Process;
 
 use super::cgroup::{Cgroup, CgroupError};
 
-/// Why a service is not launched, or does not live until it is ready.
+/// Why a service cannot be launched, or ends before it is ready.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum LaunchError {
-    /// There is no cgroup that could hold the memory limit.
+    /// No cgroup can enforce the memory limit.
     #[error("the service's memory cannot be limited")]
     #[diagnostic(help("remove `memory_max`, or run where cgroups have a memory controller"))]
     Limit(#[from] CgroupError),
-    /// The executable does not become a process that memgate can watch.
+    /// The executable cannot become a process that memgate watches.
     #[error("{executable} cannot be started")]
-    #[diagnostic(help("run the executable by hand to see why; memgate needs ptrace access to it"))]
+    #[diagnostic(help("run the executable by hand to see why; memgate needs ptrace access to the process"))]
     Start {
         /// The service's executable.
         executable: PathBuf,
         /// The step that failed.
         source: StartError,
     },
-    /// Something else has killed it before its first instruction.
-    #[error("the service (process {pid}) cannot be let go")]
+    /// Something else killed it before its first instruction.
+    #[error("the service (process {pid}) cannot be resumed")]
     #[diagnostic(help("something else killed it; try again"))]
     LetGo {
         /// Its process.
         pid: Pid,
-        /// What the kernel says.
+        /// The kernel's reason.
         source: nix::Error,
     },
-    /// It has ended by itself.
+    /// The service has ended by itself.
     #[error("{service}: {exit} before it was ready")]
-    #[diagnostic(help("see what the service printed in {}", log.display()))]
+    #[diagnostic(help("see the service's output in {}", log.display()))]
     EndedEarly {
         /// The service's name.
         service: String,
         /// How it ended.
         exit: Exit,
-        /// The file that has what it printed.
+        /// The file with its output.
         log: PathBuf,
     },
 }
@@ -69,38 +69,48 @@ impl FailureKind for LaunchError {
     }
 }
 
-/// The step at which a service cannot be started.
+/// The step at which the start of a service failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Opening the files of its cgroup.
+    /// memgate cannot open the files of its cgroup.
     #[error("its cgroup cannot be entered")]
     Cgroup(#[source] io::Error),
-    /// Opening the file for what it prints.
+    /// memgate cannot open the file for its output.
     #[error("its output cannot go to {log}")]
     Output {
-        /// That file.
+        /// The file.
         log: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
-    /// Fork, or what the child does until it executes the service.
+    /// The fork failed, or a step of the child before it executes the service.
     #[error("it cannot be executed")]
     Execute(#[source] io::Error),
-    /// The stop before its first instruction.
-    #[error("it did not stop at its start: {0:?}")]
+    /// It did not stop before its first instruction.
+    #[error("it did not stop at its start: {}", outcome(.0))]
     NotStopped(WaitStatus),
-    /// The wait for that stop.
+    /// memgate cannot wait for that stop.
     #[error("it cannot be waited for")]
     Wait(#[source] nix::Error),
-    /// Making the kernel kill it before memgate where memory runs out.
+    /// memgate cannot make the kernel kill the service first if memory runs out.
     #[error("its oom_score_adj cannot be set")]
     OomScore(#[source] io::Error),
-    /// Making the kernel kill it where memgate dies.
+    /// memgate cannot make the kernel kill the service if memgate dies.
     #[error("it cannot be traced")]
     Trace(#[source] nix::Error),
 }
 
-/// A service that has executed nothing yet. Dropping it kills it.
+/// What happened to a process that did not stop at its start.
+fn outcome(status: &WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => Exit::Code(*code).to_string(),
+        WaitStatus::Signaled(_, signal, _) => Exit::Signal(*signal).to_string(),
+        WaitStatus::Stopped(_, signal) => format!("it was stopped by {}", signal.as_str()),
+        _ => "its status is unexpected".to_owned(),
+    }
+}
+
+/// A service that has not executed anything yet. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Stopped(ServiceProcess);
 
@@ -130,13 +140,13 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Starts the plan's executable in `cgroup`, its output appended to `log`, and stops it before its first instruction.
+/// Starts the plan's executable in `cgroup`, appends its output to `log`, and stops it before its first instruction.
 ///
-/// The thread that calls this must be the one that calls [`Stopped::resume`], and must live as long as the service: the
-/// kernel kills the service when that thread ends.
+/// The same thread must call this and [`Stopped::resume`], and must live as long as the service. The kernel kills the
+/// service when that thread ends.
 ///
 /// # Errors
-/// When the executable cannot be started.
+/// Fails if the executable cannot be started.
 pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
     let started = start(plan, cgroup, log);
     started.map_err(|source| LaunchError::Start { executable: plan.executable.clone(), source }.into())
@@ -147,7 +157,7 @@ fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError>
     let output = File::options().create(true).append(true).open(log);
     let output = output.map_err(|source| StartError::Output { log: log.to_owned(), source })?;
     let pid = command(plan, entries, output).and_then(|mut command| command.spawn());
-    // From here on waiting for the process is `ServiceProcess`'s business, not the standard library's.
+    // From here on `ServiceProcess` waits for the process, not the standard library.
     let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(StartError::Execute)?;
     let service = ServiceProcess { pid, cgroup, ended: None };
     match waitpid(service.pid, None).map_err(StartError::Wait)? {
@@ -155,13 +165,13 @@ fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError>
         other => return Err(StartError::NotStopped(other)),
     }
     make_expendable(service.pid).map_err(StartError::OomScore)?;
-    // Should memgate die before it lets the service go, the service dies too.
+    // If memgate dies before it resumes the service, the service dies too.
     ptrace::setoptions(service.pid, ptrace::Options::PTRACE_O_EXITKILL).map_err(StartError::Trace)?;
     Ok(Stopped(service))
 }
 
-/// Where memory runs out, the service goes before its watcher: whatever keeps the kernel from killing this process is not
-/// handed on.
+/// Makes the kernel kill the service before memgate if memory runs out. The service does not inherit memgate's own
+/// protection.
 fn make_expendable(service: Pid) -> io::Result<()> {
     let own: i32 = fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().unwrap_or(0);
     if own < 0 { fs::write(format!("/proc/{service}/oom_score_adj"), "0") } else { Ok(()) }
@@ -176,9 +186,10 @@ fn command(plan: &Plan, entries: Vec<OwnedFd>, output: File) -> io::Result<Comma
         }
     }
     command.envs(&plan.env).stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
-    // A group of its own, so that Ctrl-C reaches memgate alone, which then ends the service in order.
+    // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
     command.process_group(0);
-    // SAFETY: between fork and exec only system calls are made, which are async-signal-safe; nothing is allocated.
+    // SAFETY: between fork and exec the closure makes only system calls, which are async-signal-safe, and allocates
+    // nothing.
     unsafe {
         command.pre_exec(move || {
             for entry in &entries {
@@ -192,7 +203,7 @@ fn command(plan: &Plan, entries: Vec<OwnedFd>, output: File) -> io::Result<Comma
     Ok(command)
 }
 
-/// Puts the calling process into the cgroup whose `cgroup.procs` this is.
+/// Moves the calling process to the cgroup with this `cgroup.procs`.
 fn enter(entry: &OwnedFd) -> io::Result<()> {
     match nix::unistd::write(entry, b"0") {
         Ok(_) => Ok(()),
@@ -206,10 +217,10 @@ impl Stopped {
         self.0.pid
     }
 
-    /// Lets it execute its first instruction.
+    /// Lets the service execute its first instruction.
     ///
     /// # Errors
-    /// When it has been killed meanwhile.
+    /// Fails if something killed it meanwhile.
     pub(super) fn resume(self) -> Result<ServiceProcess> {
         let pid = self.0.pid;
         ptrace::detach(pid, None).map_err(|source| LaunchError::LetGo { pid, source })?;
@@ -228,7 +239,7 @@ impl ServiceProcess {
         &self.cgroup
     }
 
-    /// The processes of its cgroup; where there is none, its children.
+    /// The processes of its cgroup, or its children if there is no cgroup.
     pub(super) fn processes(&self) -> Vec<Pid> {
         self.cgroup.processes().unwrap_or_else(|| children(self.pid).unwrap_or_default())
     }
@@ -239,7 +250,7 @@ impl ServiceProcess {
             self.ended = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
                 Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal)),
-                // Somebody else reaped it: it is gone, and its exit code with it.
+                // Something else reaped the process, and its exit code is lost.
                 Err(nix::Error::ECHILD) => Some(Exit::Code(-1)),
                 _ => None,
             };
@@ -257,7 +268,7 @@ impl ServiceProcess {
         }
     }
 
-    /// Asks it to end with SIGTERM; false when it did not within `timeout` and was killed.
+    /// Asks the service to end with SIGTERM. If it does not end within `timeout`, this kills it and returns false.
     pub(super) async fn stop(&mut self, timeout: Duration) -> bool {
         if self.ended().is_some() {
             return true;
@@ -272,7 +283,7 @@ impl ServiceProcess {
         if self.ended().is_none() {
             let _ = kill(self.pid, Signal::SIGKILL);
             if let Ok(WaitStatus::Stopped(..)) = waitpid(self.pid, None) {
-                // Killed at its exec stop: the next wait sees the end.
+                // The process was killed at its exec stop. The next wait returns its end.
                 let _ = waitpid(self.pid, None);
             }
             self.ended = Some(Exit::Signal(Signal::SIGKILL));
@@ -287,7 +298,7 @@ impl Drop for ServiceProcess {
     }
 }
 
-/// The processes whose parent this one is.
+/// The child processes of this one.
 fn children(pid: Pid) -> procfs::ProcResult<Vec<Pid>> {
     let mut children = Vec::new();
     for task in Process::new(pid.as_raw())?.tasks()? {
@@ -310,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_entry_is_an_error_and_not_a_panic() {
+    fn a_closed_entry_is_an_error() {
         let (_, write) = nix::unistd::pipe().unwrap();
         assert!(enter(&write).is_err(), "the reading end is closed");
     }

@@ -1,4 +1,4 @@
-//! The agent: runs on the target; a plan in, evidence out. Natively or in a guest it is the same code.
+//! The agent runs on the target. It turns a plan into evidence, with the same code natively and in a guest.
 
 pub mod cancel;
 mod cgroup;

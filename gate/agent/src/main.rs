@@ -1,4 +1,4 @@
-//! What runs in a guest: its first process and, started by that, the agent.
+//! The program in a guest: its first process, and the agent that the first process starts.
 
 use std::process::ExitCode;
 

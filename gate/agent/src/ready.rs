@@ -1,4 +1,4 @@
-//! Whether the service is ready, and before that, whether its port is free.
+//! Checks that the service's port is free, and then waits until the service is ready.
 
 use std::{
     collections::BTreeMap,
@@ -15,40 +15,40 @@ use memgate_evidence::{
 
 use super::load::{Client, Endpoint, Endpoints, RequestFailure, RequestKind};
 
-/// How long to wait between two attempts.
+/// The time between two attempts.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long an attempt may take before a new connection is tried.
+/// The most time for an attempt before a new connection.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
-/// A service that is well may leave an attempt without an answer for so long.
+/// Even a healthy service may leave an attempt unanswered for this time.
 const BRIEF: Duration = Duration::from_secs(1);
 
-/// How long to try to reach somebody at a port that should be free.
+/// The most time for a connection to a port that should be free.
 const CONNECT: Duration = Duration::from_millis(500);
 
-/// Why a service is not ready, or another one is in its place.
+/// Why a service is not ready, or why another one is in its place.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum ReadyError {
     /// It did not answer with success in time.
     #[error("The service was not ready in time: at last {url} {}; it had {} s.", answer(.last), .timeout.as_secs_f64())]
     #[diagnostic(help("Look at the service's log, or raise `ready.timeout`."))]
     TimedOut {
-        /// What was asked for.
+        /// The requested URL.
         url: String,
-        /// The time that it had.
+        /// The time that the service had.
         timeout: Duration,
-        /// What the last attempt came to.
+        /// The outcome of the last attempt.
         last: RequestFailure,
     },
-    /// Another process has the port.
+    /// Another process uses the port.
     #[error("Another process listens at {address}; memgate would measure the wrong one.")]
     #[diagnostic(help(
         "End it (`ss -ltnp 'sport = :{}'` names it), or let the service listen elsewhere.",
         address.port()
     ))]
     PortTaken {
-        /// Where it listens.
+        /// The address at which it listens.
         address: SocketAddr,
     },
 }
@@ -59,11 +59,11 @@ impl FailureKind for ReadyError {
     }
 }
 
-/// Waits until the service answers with a status below 400; gives the time that it took.
+/// Waits until the service answers with a status below 400. Returns the time until then.
 ///
 /// # Errors
-/// [`ReadyError::TimedOut`] with the last answer when time runs out;
-/// [`Error::Input`](memgate_evidence::error::Error::Input) for a URL that cannot be requested.
+/// Fails with [`ReadyError::TimedOut`], which has the last answer, if time runs out, and with
+/// [`Error::Input`](memgate_evidence::error::Error::Input) if the URL cannot be requested.
 pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
     let start = Instant::now();
     let timeout = Duration::from_millis(ready.timeout_ms);
@@ -85,13 +85,13 @@ pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
     }
 }
 
-/// What is said of a service whose attempt, which had `left`, got no answer: one that was cut short by the end of the time says less than
-/// the answer `before`.
+/// The outcome of an attempt without an answer, for which `left` remained. If the end of the time cut the attempt
+/// short, the earlier answer `before` says more.
 fn unanswered(before: Option<RequestFailure>, left: Duration) -> RequestFailure {
     before.filter(|_| left < BRIEF).unwrap_or(RequestFailure::Timeout)
 }
 
-/// A request on a new connection: what an earlier one stumbled over must not stand in its way.
+/// Sends a request on a new connection, so that a failure of an earlier one has no effect.
 async fn probe(kind: &RequestKind, endpoints: &[Endpoint]) -> Result<StatusCode, RequestFailure> {
     Client::new(endpoints.len()).exchange(kind, endpoints).await
 }
@@ -120,11 +120,11 @@ fn answer(last: &RequestFailure) -> String {
     }
 }
 
-/// Makes sure that nobody listens where the URL points, so that the service measured is the one that was launched.
+/// Checks that nothing listens at the URL's address, so that memgate measures the service that it launches.
 ///
 /// # Errors
-/// [`ReadyError::PortTaken`] names the address; [`Error::Input`](memgate_evidence::error::Error::Input) is for a URL
-/// that cannot be requested.
+/// Fails with [`ReadyError::PortTaken`], which has the address, if something listens, and with
+/// [`Error::Input`](memgate_evidence::error::Error::Input) if the URL cannot be requested.
 pub fn port_is_free(url: &str) -> Result<()> {
     let (endpoint, _) = Endpoint::of(url)?;
     endpoint.addresses.iter().try_for_each(address_is_free)
@@ -138,7 +138,7 @@ fn address_is_free(address: &SocketAddr) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             Err(ReadyError::PortTaken { address: *address }.into())
         }
-        // Whether the service may use a port or an address is for the service to find out; here, nobody answers.
+        // Nothing answers here. Whether the service may use the address, it finds out itself.
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -158,8 +158,8 @@ mod tests {
     /// Longer than any test lasts.
     const FOREVER: Duration = Duration::from_secs(3600);
 
-    /// A URL at whose port nobody listens.
-    fn nobody() -> String {
+    /// A URL with a port at which nothing listens.
+    fn unused_url() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}/", listener.local_addr().unwrap())
     }
@@ -176,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_answer_is_in_the_message_when_time_runs_out() {
-        // Long enough for one attempt, whoever has the processors meanwhile.
+    fn a_timeout_reports_the_last_answer() {
+        // Long enough for one attempt, even on a busy machine.
         const TIMEOUT_MS: u64 = 5_000;
         let server = Server::start(|_, stream| status(stream, 503));
-        let (url, nobody) = (server.url("/healthz"), nobody());
+        let (url, unused) = (server.url("/healthz"), unused_url());
         let [answered, refused] =
-            [url, nobody].map(|url| std::thread::spawn(move || wait(url, TIMEOUT_MS).unwrap_err()));
+            [url, unused].map(|url| std::thread::spawn(move || wait(url, TIMEOUT_MS).unwrap_err()));
         let error = answered.join().unwrap();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("/healthz answered 503; it had 5 s"), "{error}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_is_cut_short_is_not_the_last_answer() {
+    fn an_attempt_that_is_cut_short_does_not_hide_the_last_answer() {
         let [short, long] = [BRIEF / 2, 2 * BRIEF];
         assert_eq!(unanswered(Some(RequestFailure::Refused), short), RequestFailure::Refused);
         assert_eq!(unanswered(Some(RequestFailure::Refused), long), RequestFailure::Timeout);
@@ -209,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_free_when_nobody_listens() {
-        port_is_free(&nobody()).unwrap();
+    fn a_port_without_a_listener_is_free() {
+        port_is_free(&unused_url()).unwrap();
         let server = Server::start(|_, stream| ok(stream));
         let error = port_is_free(&server.url("/")).unwrap_err();
         assert!(error.to_string().contains(&server.url("")["http://".len()..]), "{error}");

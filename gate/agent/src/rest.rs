@@ -1,7 +1,7 @@
-//! Whether a process is at rest: none of its threads runs, or waits for a processor.
+//! Whether a process is at rest: none of its threads runs or waits for a processor.
 //!
-//! What a service has begun may end late on a busy machine: the goroutine of a connection that is closed, say, is there until its thread
-//! has had a processor. A service that is at rest has nothing of the kind any more.
+//! On a busy machine a service may finish its work late. The goroutine of a closed connection, for example, exists
+//! until its thread gets a processor. A service at rest has no such work left.
 
 use std::{
     fs,
@@ -10,13 +10,14 @@ use std::{
 
 use nix::unistd::Pid;
 
-/// Between two looks.
+/// The time between two checks.
 const PACE: Duration = Duration::from_millis(10);
 
-/// So many looks in a row find a process at rest: one thread may hand its work to another between two of the files that are read.
+/// The number of successive checks that must find the process at rest. One thread may pass its work to another between
+/// the reads of two files.
 const LOOKS: u32 = 3;
 
-/// Waits until the process is at rest, or has ended, but no longer than `patience`; gives whether it came to rest.
+/// Waits until the process is at rest or has ended, for at most `patience`. Returns whether it came to rest.
 pub async fn come(pid: Pid, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     let mut at_rest = 0;
@@ -32,17 +33,17 @@ pub async fn come(pid: Pid, patience: Duration) -> bool {
     }
 }
 
-/// Whether each thread of the process sleeps at this moment. A process that has ended has none.
+/// Whether each thread of the process sleeps now. A process that has ended has no threads.
 fn is_at_rest(pid: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    // A thread that has ended meanwhile is none.
+    // A thread that has ended meanwhile does not count.
     threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| sleeps(&stat))
 }
 
-/// Whether a thread waits for something to happen, by its `/proc/PID/task/TID/stat` (proc_pid_stat(5)); one that waits for a disk, or for
-/// memory to come from one, is amid its work.
+/// Whether a thread waits for an event, from its `/proc/PID/task/TID/stat` (proc_pid_stat(5)). A thread that waits for
+/// a disk, or for memory from one, is working.
 fn sleeps(stat: &str) -> bool {
-    // The name before may hold anything.
+    // The name before may contain anything.
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['R', 'D']))
 }
 
@@ -71,7 +72,7 @@ mod tests {
             child.wait().unwrap();
         }
         assert_eq!(found, (true, false));
-        assert!(comes(&asleep, Duration::from_secs(60)), "one that has ended has come to rest too");
+        assert!(comes(&asleep, Duration::from_secs(60)), "a process that has ended is at rest too");
     }
 
     #[test]

@@ -24,29 +24,29 @@ use super::{
 };
 use crate::cancel::Cancel;
 
-/// From the service's first answer to the reading of it without load, at least.
+/// The least time from the service's first answer to the reading of the idle service.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How long a service may take to come to rest before a reading of what it does without load. One that is never at rest is read all
-/// the same.
+/// The most time for a service to come to rest before a reading without load. A service that is never at rest is read
+/// after this time.
 const REST: Duration = Duration::from_secs(3);
 
-/// Why a run cannot be made of an executable.
+/// Why an executable cannot be run.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum ExecutableError {
-    /// It cannot be read, or it is no executable that memgate knows how to measure.
+    /// It cannot be read, or memgate cannot measure executables of its kind.
     #[error(transparent)]
     #[diagnostic(help("memgate measures ELF executables of its platforms"))]
     Unfit(#[from] GoExeError),
     /// It was built for another platform than the plan's.
     #[error("{executable} was built for {found}, not for {wanted}")]
-    #[diagnostic(help("name one of that platform under `binary`"))]
+    #[diagnostic(help("name an executable for that platform under `binary`"))]
     OtherPlatform {
         /// The executable.
         executable: PathBuf,
-        /// What it was built for.
+        /// The platform of the executable.
         found: Platform,
-        /// What the plan is for.
+        /// The platform of the plan.
         wanted: Platform,
     },
 }
@@ -57,23 +57,23 @@ impl FailureKind for ExecutableError {
     }
 }
 
-/// The logs of a run: files that it writes besides its evidence.
+/// The logs of a run: the files that it writes in addition to its evidence.
 #[derive(Debug, Clone)]
 pub struct RunLogs {
-    /// What the service prints.
+    /// The service's output.
     pub service_log: PathBuf,
-    /// What a load command prints.
+    /// The load command's output.
     pub load_log: PathBuf,
 }
 
-/// What happens in a run, for whoever waits.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RunEvent {
     /// A guest is starting.
     Booting,
-    /// A guest that has booted before goes on.
+    /// A guest that has booted before resumes.
     Resuming,
-    /// The collectors are being attached and the service started.
+    /// The collectors attach, and the service starts.
     Launching,
     /// A phase has begun; it takes this long.
     WarmingUp(Duration),
@@ -81,17 +81,17 @@ pub enum RunEvent {
     Measuring(Duration),
     /// A phase has begun; it takes this long.
     Draining(Duration),
-    /// The service is being asked to end.
+    /// The service is asked to end.
     Stopping,
 }
 
 /// Runs the plan on this machine.
 ///
-/// Must be called on the thread that lives longest: the service is killed when that thread ends.
+/// Call it on the thread that lives longest, because the service is killed when that thread ends.
 ///
 /// # Errors
-/// When the run cannot be made. A service that ends early is no error but in the evidence; one that never becomes ready
-/// leaves nothing to judge and is.
+/// Fails if the run cannot be made, or if the service never becomes ready, which leaves nothing to judge. A service
+/// that ends early is not an error; the evidence shows it.
 pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: &Cancel) -> Result<Evidence> {
     ready::port_is_free(&plan.ready.http)?;
     let exe = GoExe::open(&plan.executable).map_err(ExecutableError::Unfit)?;
@@ -103,7 +103,7 @@ pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: 
     let started_at = jiff::Timestamp::now().to_string();
     let mut running = Running::launch(plan, &exe, logs)?;
     let environment = environment::describe(&exe);
-    // It is large, and the collectors have what they need of it.
+    // The executable is large, and the collectors have copied what they need.
     drop(exe);
     give_memory_back();
     let to_the_end = async {
@@ -111,18 +111,18 @@ pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: 
         event(RunEvent::Stopping);
         running.finish(plan, requests, started_at, environment).await
     };
-    // Dropping what runs ends the service, whatever it is at.
+    // Dropping this ends the service, whatever it does.
     tokio::select! {
         evidence = to_the_end => evidence,
         () = cancel.cancelled() => Err(Error::Interrupted),
     }
 }
 
-/// Gives back what was freed: the service and its watcher share the machine. glibc keeps tens of megabytes after large
-/// allocations; other C libraries do not, and have no such call.
+/// Returns freed memory to the system, because the service and its watcher share the machine. glibc keeps tens of
+/// megabytes after large allocations. Other C libraries do not, and have no such call.
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the function has no preconditions; it touches free memory alone.
+    // SAFETY: the function has no preconditions, and uses only free memory.
     unsafe {
         nix::libc::malloc_trim(0);
     }
@@ -156,7 +156,7 @@ impl Running {
         Ok(Self { service, sampler, clock, phases, notes, early_end: None })
     }
 
-    /// Runs every phase that the service lives to see; gives what the load generator saw.
+    /// Runs every phase that starts before the service ends. Returns the load generator's figures.
     async fn phases(
         &mut self,
         plan: &Plan,
@@ -164,7 +164,7 @@ impl Running {
         event: &dyn Fn(RunEvent),
     ) -> Result<Result<Requests, String>> {
         self.wait_until_ready(plan, logs).await?;
-        // The connection that asked whether the service is ready has a goroutine, which is to be gone first.
+        // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
@@ -202,8 +202,8 @@ impl Running {
         }
     }
 
-    /// A phase until `end` or the end of the service. Its span reaches from before the reading at its start until after
-    /// the one at its end.
+    /// Runs a phase until `end` or the end of the service. Its span begins before the reading at its start and ends
+    /// after the one at its end.
     async fn phase(
         &mut self,
         end: Instant,
@@ -220,7 +220,7 @@ impl Running {
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Watches service, processes and load until `end` or until the service has ended.
+    /// Watches service, processes and load until `end` or the end of the service.
     async fn watch(&mut self, end: Instant, load: &RunningLoad) -> Result<()> {
         let mut next_reading = Instant::now();
         while Instant::now() < end {
@@ -229,7 +229,7 @@ impl Running {
                 return Ok(());
             }
             load.check()?;
-            // Reading it makes the kernel add up what its CPUs have counted.
+            // Reading it makes the kernel sum up the counts of its CPUs.
             let due = Instant::now() >= next_reading;
             let thp_events = if due { self.service.cgroup().huge_pages() } else { None };
             if due {
@@ -249,10 +249,11 @@ impl Running {
         environment: memgate_evidence::Environment,
     ) -> Result<Evidence> {
         if self.early_end.is_none() {
-            // What still ends is not left: a goroutine of the load's connections that has had no processor yet, say.
+            // What still ends does not count as left, such as a goroutine of the load's connections that has not had a
+            // processor yet.
             rest::come(self.service.pid(), REST).await;
             self.sampler.request(Requested::Boundary(Boundary::Drained))?;
-            // What ends before it is asked to has ended by itself, however late.
+            // A service that ends before the request to end has ended by itself, however late.
             self.early_end = self.service.ended().map(|exit| (exit, self.clock.now_ns()));
         }
         let ending = self.early_end.map_or(Ending::Stopped, |(exit, at_ns)| early_ending(exit, at_ns));
@@ -296,7 +297,7 @@ impl RunningLoad {
         match &plan.load {
             Load::Http(http) => load::start(http, plan.seed, schedule).map(Self::Http),
             Load::Command(argv) => {
-                // The user's own command gets the user's own environment.
+                // The user's command gets the user's environment.
                 let env = std::env::vars().collect();
                 load::command(argv, &plan.directory, &env, &logs.load_log).map(Self::Command)
             }
@@ -323,12 +324,12 @@ impl RunningLoad {
         }
     }
 
-    /// Ends the load; gives what it saw, or why that is not known.
+    /// Ends the load. Returns its figures, or why they are not known.
     async fn finish(self, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
         match self {
             Self::None => Ok(Err("there was no load".to_owned())),
             Self::Http(handle) => {
-                // The last requests have until their timeout; an interrupt must not wait for them.
+                // The last requests may take until their timeout. An interrupt must not wait for them.
                 while !handle.is_finished() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }

@@ -1,4 +1,4 @@
-//! What can go wrong, and the exit code that each failure has.
+//! Failures, and the exit code of each.
 //!
 //! A verdict is not an error: exit codes 0, 1 and 3 come from `Verdict::exit_code` in the crate `memgate-verdict`.
 
@@ -7,9 +7,10 @@ mod infrastructure;
 pub use infrastructure::{FailureKind, FailureText, InfrastructureError, causes, in_full};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
-/// Every failure that ends a command without a verdict.
+/// A failure that ends a command without a verdict.
 ///
-/// `{error}` is what happened, without its causes, which [`source`](std::error::Error::source) gives. `{error:#}` is all of
+/// `{error}` shows what happened, without the causes in [`source`](std::error::Error::source). `{error:#}` shows all of
+/// it on one line.
 /// it in one line.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum Error {
@@ -27,13 +28,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// An infrastructure failure that nothing else caused. `message` is one or several full sentences; `help` is what the
-    /// user can do.
+    /// An infrastructure failure without a cause. `message` consists of full sentences. `help` says what the user can
+    /// do.
     pub fn infrastructure(stage: Stage, message: impl Into<String>, help: impl Into<String>) -> Self {
         infrastructure::Message::new(stage, message.into(), help.into(), None).into()
     }
 
-    /// An infrastructure failure with what caused it. `message` does not repeat `source`, whose own causes are kept too.
+    /// An infrastructure failure with its cause. `message` does not repeat `source`, whose own causes are kept too.
     pub fn caused(
         stage: Stage,
         message: impl Into<String>,
@@ -43,7 +44,7 @@ impl Error {
         infrastructure::Message::new(stage, message.into(), help.into(), Some(source.into())).into()
     }
 
-    /// The failure as the type that it was made of, to decide by; `None` where it is of another type.
+    /// The failure with the type from which it was made, for decisions by kind; `None` if it has another type.
     pub fn kind<K: FailureKind>(&self) -> Option<&K> {
         match self {
             Self::Infrastructure(failure) => failure.kind(),
@@ -74,11 +75,11 @@ pub enum Stage {
     Preflight,
     /// `go build`.
     Build,
-    /// Making a guest's image, starting it, and speaking with it.
+    /// Building a guest's image, starting the guest, and communicating with it.
     Guest,
     /// Starting the service and waiting until it is ready.
     Launch,
-    /// eBPF, procfs and the reading of the service's memory.
+    /// eBPF, procfs, and reading the service's memory.
     Collect,
     /// The load generator.
     Load,
@@ -100,21 +101,21 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// Wrong input, with the place where it is wrong when it is in a file.
+/// Wrong input, with its place if it is in a file.
 ///
-/// `message` names the file and, where there is one, the key; the span shows line and column.
+/// `message` names the file and, if there is one, the key. The span shows line and column.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{message}")]
 pub struct InputError {
-    /// What is wrong, and what was expected.
+    /// What is wrong, and what is expected.
     pub message: String,
-    /// The text of the file, when there is a place in it to point at.
+    /// The text of the file, if the error has a place in it.
     #[source_code]
     pub source_text: Option<NamedSource<String>>,
     /// The place in the text.
     #[label("{label}")]
     pub span: Option<SourceSpan>,
-    /// What stands beside the place.
+    /// The text beside the place.
     pub label: String,
     /// What to write or do instead.
     #[help]
@@ -122,7 +123,7 @@ pub struct InputError {
 }
 
 impl InputError {
-    /// Wrong input that has no place in a file.
+    /// Wrong input without a place in a file.
     pub fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self { message: message.into(), source_text: None, span: None, label: String::new(), help: Some(help.into()) }
     }

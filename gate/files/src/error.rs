@@ -1,21 +1,21 @@
-//! How a file cannot be written.
+//! Why a file cannot be written.
 
 use std::{io, path::PathBuf};
 
 use memgate_evidence::error::{FailureKind, Stage};
 
-/// Why something that memgate makes is not on the disk.
+/// Why memgate could not write one of its files.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum OutputError {
-    /// A file or a directory in one that the command line names.
+    /// A file or directory at a path from the command line.
     #[error("{path} cannot be written")]
-    #[diagnostic(help("give another directory with {option}, or make room"))]
+    #[diagnostic(help("choose another directory with {option}, or make room"))]
     Path {
         /// The file or directory.
         path: PathBuf,
-        /// The option of the command line that names where it is: `--out`.
+        /// The command line's option for the path, such as `--out`.
         option: &'static str,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
     /// An evidence file.
@@ -24,20 +24,20 @@ pub enum OutputError {
     Evidence {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
-    /// Evidence that JSON cannot hold.
+    /// Evidence that JSON cannot represent.
     #[error("The evidence cannot be written as JSON.")]
     #[diagnostic(help("This is a bug in memgate; please report it."))]
     Json(#[source] serde_json::Error),
     /// Evidence that memgate would not read again.
-    #[error("The evidence takes {bytes} bytes, more than the {limit} that memgate reads back.")]
+    #[error("The evidence has {bytes} bytes, more than the {limit} that memgate reads back.")]
     #[diagnostic(help("Shorten the phases or lower the load's rate."))]
     TooLarge {
-        /// What the file would have.
+        /// The size of the file, bytes.
         bytes: usize,
-        /// The most that it may have, bytes.
+        /// The largest allowed size, bytes.
         limit: u64,
     },
 }

@@ -68,7 +68,7 @@ pub fn schema() -> serde_json::Value {
 /// The bytes of an evidence file.
 ///
 /// # Errors
-/// [`OutputError::TooLarge`] if the file would be larger than [`MAX_BYTES`], which [`decode`] refuses.
+/// Fails with [`OutputError::TooLarge`] if the file would be larger than [`MAX_BYTES`], which [`decode`] refuses.
 pub fn encode(evidence: &Evidence) -> Result<Vec<u8>> {
     encode_up_to(evidence, MAX_BYTES)
 }
@@ -87,7 +87,7 @@ fn encode_up_to(evidence: &Evidence, max_bytes: u64) -> Result<Vec<u8>> {
 /// Writes an evidence file, whole or not at all. Makes missing parent directories.
 ///
 /// # Errors
-/// [`OutputError`] when the file cannot be written, a full disk for instance; no temporary file is left.
+/// Fails with [`OutputError`] if the file cannot be written, for example on a full disk. It leaves no temporary file.
 pub fn write(path: &Path, evidence: &Evidence) -> Result<()> {
     let written = atomic_file::write(path, &encode(evidence)?);
     Ok(written.map_err(|source| OutputError::Evidence { path: path.to_owned(), source })?)
@@ -96,8 +96,8 @@ pub fn write(path: &Path, evidence: &Evidence) -> Result<()> {
 /// Reads an evidence file.
 ///
 /// # Errors
-/// [`Error::Input`] with the file's name when it is missing, unreadable, larger than [`MAX_BYTES`], or refused by
-/// [`decode`].
+/// Fails with [`Error::Input`], which has the file's name, if the file is missing, unreadable, larger than
+/// [`MAX_BYTES`], or refused by [`decode`].
 pub fn read(path: &Path) -> Result<Evidence> {
     let bytes = read_up_to(path, MAX_BYTES)?;
     decode(path, &bytes)
@@ -123,7 +123,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
         io::ErrorKind::NotFound => refused(
             path,
             "does not exist",
-            "`memgate record` and `memgate check` write evidence into the directory given with `--out`.",
+            "`memgate record` and `memgate check` write evidence to the directory in `--out`.",
         ),
         io::ErrorKind::IsADirectory => {
             refused(path, "is a directory", "Name the evidence files in it: `DIR/*.evidence.json`.")
@@ -135,8 +135,8 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
 /// The evidence in the bytes of an evidence file. `path` only names the file in errors.
 ///
 /// # Errors
-/// [`Error::Input`] when the bytes are empty, not JSON, cut off, of another schema, changed after they were written, or
-/// contain fields that this memgate does not know.
+/// Fails with [`Error::Input`] if the bytes are empty, not JSON, cut off, of another schema, changed after they were
+/// written, or contain fields that this memgate does not know.
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
     if bytes.is_empty() {
         return Err(refused(path, "is empty", RECORD_AGAIN));

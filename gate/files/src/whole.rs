@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn makes_parents_and_replaces_what_is_there() {
+    fn makes_parents_and_replaces_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b/report.json");
         write(&path, b"first, longer").unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_where_a_parent_should_be_is_an_error() {
+    fn a_file_in_place_of_a_parent_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("file"), b"").unwrap();
         assert!(write(&directory.path().join("file/report.json"), b"text").is_err());

@@ -178,7 +178,7 @@ fn image(command: &ImageCommand) -> Result<u8> {
 
 fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Result<()> {
     let unfit =
-        |error: GoExeError| InputError::new(error.to_string(), "give an ELF executable of one of memgate's platforms");
+        |error: GoExeError| InputError::new(error.to_string(), "name an ELF executable of one of memgate's platforms");
     let mut exe = GoExe::open(executable).map_err(unfit)?;
     if let Some(twin) = twin {
         exe = exe.with_twin(twin).map_err(unfit)?;
@@ -223,7 +223,7 @@ fn print_error(error: Error) {
     let _ = stderr.lock().write_all(rendered(error, theme).as_bytes());
 }
 
-/// The error for a person: what happened, a line for each cause that says something new, and what to do.
+/// The error for the user: what happened, a line for each cause that adds something, and what to do.
 fn rendered(error: Error, theme: GraphicalTheme) -> String {
     let error = match error {
         Error::Infrastructure(failure) => failure.text().into(),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_failures_of_each_stage_keep_what_the_system_said() {
+    fn failures_of_each_stage_keep_the_systems_reason() {
         let status = procfs::ProcError::Io(refused(), None);
         let errors: [(Stage, Error); 4] = [
             (Stage::Preflight, PreflightError::Status(status).into()),
@@ -263,18 +263,18 @@ mod tests {
             assert!(error.source().is_some(), "{stage}");
             let text = rendered(error, GraphicalTheme::unicode_nocolor());
             assert!(text.contains(&format!("× {stage}: ")), "{text}");
-            assert_eq!(text.matches("the system refuses").count(), 1, "once, and no more: {text}");
+            assert_eq!(text.matches("the system refuses").count(), 1, "exactly once: {text}");
             assert!(text.contains("help: "), "{text}");
         }
     }
 
     #[test]
-    fn each_cause_has_a_line_of_its_own() {
+    fn each_cause_has_its_own_line() {
         let cause = OutputError::Evidence { path: "/run/x".into(), source: refused() };
-        let error = Error::caused(Stage::Collect, "the run was not kept", cause, "try again");
+        let error = Error::caused(Stage::Collect, "the run was not saved", cause, "try again");
         assert_eq!(
             rendered(error, GraphicalTheme::unicode_nocolor()),
-            "  × collect: the run was not kept\n  ├─▶ The evidence cannot be written to /run/x.\n  ╰─▶ the system refuses\n  help: try again\n"
+            "  × collect: the run was not saved\n  ├─▶ The evidence cannot be written to /run/x.\n  ╰─▶ the system refuses\n  help: try again\n"
         );
     }
 }

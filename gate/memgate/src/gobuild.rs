@@ -33,7 +33,7 @@ pub enum BuildError {
     NotStarted {
         /// The `go` command.
         go: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: std::io::Error,
     },
     /// The program does not compile.
@@ -44,9 +44,9 @@ pub enum BuildError {
         package: String,
         /// The module's directory.
         directory: PathBuf,
-        /// The last lines that the compiler printed.
+        /// The last lines of the compiler's output.
         output: String,
-        /// The whole command, as a shell would take it.
+        /// The whole command, in the form for a shell.
         command: String,
     },
 }
@@ -63,7 +63,7 @@ const SHOWN_LINES: usize = 20;
 /// Builds the executable for `platform` and writes it to `executable`.
 ///
 /// # Errors
-/// When there is no Go, when the build fails (with the compiler's output), or when memgate is interrupted.
+/// Fails if there is no Go, if the build fails (with the compiler's output), or if memgate is interrupted.
 pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
     let go = find_go(&build.dir)?;
     let mut command = Command::new(&go);
@@ -85,7 +85,7 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
     Err(BuildError::Failed { package, directory, output: last_lines(&output.stderr), command }.into())
 }
 
-/// Runs the command to its end. If memgate is interrupted, kills it together with the compilers that it started.
+/// Runs the command to its end. If memgate is interrupted, this kills the command and the compilers that it started.
 async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Result<std::io::Result<Output>> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let child = match command.spawn() {

@@ -50,7 +50,7 @@ const DIRECTORY: &str = "/srv";
 /// Why a service is not measured in a guest.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum GuestRunError {
-    /// The executable cannot be read, or is none that memgate knows how to measure.
+    /// The executable cannot be read, or memgate cannot measure executables of its kind.
     #[error(transparent)]
     #[diagnostic(help("{UNFIT}"))]
     Unfit(#[from] GoExeError),
@@ -60,18 +60,18 @@ pub enum GuestRunError {
     OtherPlatform {
         /// The executable.
         executable: PathBuf,
-        /// What it was built for.
+        /// The platform of the executable.
         found: Platform,
         /// The guests' platform.
         wanted: Platform,
     },
-    /// What the executable needs of the system is not known.
+    /// The executable's needs of the system are not known.
     #[error("{executable}: {reason}")]
     #[diagnostic(help("{UNFIT}"))]
     UnknownNeeds {
         /// The executable.
         executable: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
     /// The guest lacks the executable's loader or its libraries.
@@ -85,22 +85,22 @@ pub enum GuestRunError {
         executable: PathBuf,
         /// The guests' platform.
         platform: Platform,
-        /// The files, by their paths there.
+        /// The files, by their paths in the guest.
         missing: Vec<String>,
     },
-    /// The emulator is one that computes wrongly.
+    /// The emulator computes wrong results.
     #[error("{BROKEN}, {ATTEMPTS} times in a row")]
-    #[diagnostic(help("use QEMU 10.0.13 or later; docs/explanation/guests.md says what older ones do wrong"))]
+    #[diagnostic(help("use QEMU 10.0.13 or later; docs/explanation/guests.md describes the errors of older ones"))]
     BrokenProcessor,
-    /// The guest ended, or cannot be spoken with.
+    /// The guest ended, or communication with it failed.
     #[error(transparent)]
     #[diagnostic(help("{}", guest_help(_0)))]
     Guest(#[from] GuestError),
-    /// There is no image or no emulator for it.
+    /// There is no image or no emulator for the guest.
     #[error(transparent)]
     #[diagnostic(help("{}", _0.help()))]
     Image(#[from] ImageError),
-    /// There is no agent for it.
+    /// There is no agent for the guest.
     #[error("{name}, which guests of {platform} run, is not in {}", .places.join(" or "))]
     #[diagnostic(help("build it with `cargo xtask dist`, or name its directory in MEMGATE_AGENTS"))]
     NoAgent {
@@ -113,7 +113,8 @@ pub enum GuestRunError {
     },
 }
 
-const UNFIT: &str = "memgate measures ELF executables of its platforms; name one of this platform under `binary`";
+const UNFIT: &str =
+    "memgate measures ELF executables of its platforms; name an executable for this platform under `binary`";
 
 impl FailureKind for GuestRunError {
     fn stage(&self) -> Stage {
@@ -129,43 +130,43 @@ impl FailureKind for GuestRunError {
 fn guest_help(error: &GuestError) -> String {
     match error {
         GuestError::Ended { ending: Ending::Unkept(_), console, .. } => {
-            format!("make room for {}, or give another directory with --out", console.display())
+            format!("make room for {}, or choose another directory with --out", console.display())
         }
-        GuestError::Ended { console, .. } => format!("what the guest printed is in {}", console.display()),
+        GuestError::Ended { console, .. } => format!("the guest's output is in {}", console.display()),
         GuestError::Host { .. } => "make room, or raise the limits on files and memory".to_owned(),
         GuestError::Protocol(_) => "build the agents and memgate from the same source".to_owned(),
     }
 }
 
-/// What the runs on one platform start their guests from.
+/// What the runs on one platform need to start their guests.
 #[derive(Debug)]
 pub struct GuestRunner {
     platform: Platform,
     /// Keeps its files in place until it is dropped.
     _image: Image,
     machine: Machine,
-    /// Files that each guest gets besides the service, by their paths in the guest.
+    /// Files that each guest gets in addition to the service, by their paths in the guest.
     files: BTreeMap<String, PathBuf>,
     patience: Patience,
-    /// Where a booted guest is kept for the next run; `None` if each run boots its own.
+    /// The place of a booted guest for the next run; `None` if each run boots its own.
     snapshot: Option<Snapshot>,
 }
 
-/// The logs of a run in a guest: files that it writes besides its evidence.
+/// The logs of a run in a guest: the files that it writes in addition to its evidence.
 #[derive(Debug, Clone)]
 pub struct GuestLogs {
-    /// What the service printed.
+    /// The service's output.
     pub service_log: PathBuf,
     /// The guest's console.
     pub console_log: PathBuf,
 }
 
 impl GuestRunner {
-    /// Makes the image that the platform's guests start from, and QEMU, unless they are in the cache or the system has
-    /// them. With `snapshots`, memgate boots one guest and resumes it for later runs.
+    /// Makes the image for the platform's guests, and QEMU, unless they are in the cache or the system has them. With
+    /// `snapshots`, memgate boots one guest and resumes it for later runs.
     ///
     /// # Errors
-    /// When there is no agent, kernel or QEMU for the platform, or when the image cannot be made.
+    /// Fails if there is no agent, kernel or QEMU for the platform, or if the image cannot be made.
     pub fn prepare(
         platform: Platform,
         options: &PlatformOptions,
@@ -196,8 +197,8 @@ impl GuestRunner {
     /// Checks that the plan can run in a guest of this platform.
     ///
     /// # Errors
-    /// When the plan has a load command, needs more memory than the guest has, or has an executable that needs files
-    /// that the guest lacks.
+    /// Fails if the plan has a load command, needs more memory than the guest has, or has an executable that needs
+    /// files that the guest lacks.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let at = format!("services.{}", plan.service);
         match plan.load {
@@ -227,11 +228,11 @@ impl GuestRunner {
         Err(GuestRunError::MissingFiles { executable, platform, missing }.into())
     }
 
-    /// Runs the plan in a fresh guest, which has ended when this returns. Tries again in another guest if the emulated
-    /// processor failed the Go runtime's own check of it, because the service is not to blame for that.
+    /// Runs the plan in a fresh guest, which has ended when this returns. If the emulated processor failed the Go
+    /// runtime's own check of it, memgate tries again in another guest, because the service is not to blame.
     ///
     /// # Errors
-    /// When the guest cannot be started, when it ends before its work is done, or when the run cannot be made.
+    /// Fails if the guest cannot be started, ends before its work is done, or cannot make the run.
     pub async fn run(
         &self,
         plan: &Plan,
@@ -279,7 +280,7 @@ impl GuestRunner {
     /// Also returns notes on what went wrong. Dropping the guest ends it.
     ///
     /// # Errors
-    /// When the guest cannot be started, or ends before its agent begins.
+    /// Fails if the guest cannot be started, or ends before its agent begins.
     pub async fn start(&self, console: &Path, event: &dyn Fn(RunEvent)) -> Result<(Guest, Vec<String>), GuestError> {
         let start = &Start {
             machine: self.machine.clone(),
@@ -356,7 +357,7 @@ impl GuestRunner {
                     return Ok(Err(here(understood(failure.get())?, &logs.service_log).into()));
                 }
                 Spoken::Message(FromAgent::Done) => {
-                    let evidence = evidence.ok_or_else(|| protocol("it was done without evidence"))?;
+                    let evidence = evidence.ok_or_else(|| protocol("it ended the run without evidence"))?;
                     let mut evidence: Evidence =
                         serde_json::from_slice(&evidence).map_err(|error| protocol(&error.to_string()))?;
                     evidence.environment.runner = Runner::Qemu;
@@ -380,7 +381,7 @@ impl GuestRunner {
 /// message.
 ///
 /// # Errors
-/// When there is no such kernel.
+/// Fails if there is no such kernel.
 pub fn kernel(
     asked: &str,
     platform: Platform,
@@ -396,7 +397,7 @@ pub fn kernel(
     })
 }
 
-/// A run that failed in the guest, with the service's log where a person finds it.
+/// A run's failure in the guest, with the user's path of the service's log instead of the guest's.
 fn here(failure: FailureText, service_log: &Path) -> FailureText {
     let here = |text: String| text.replace(SERVICE_LOG_THERE, &service_log.display().to_string());
     let FailureText { stage, message, causes, help } = failure;
@@ -406,7 +407,7 @@ fn here(failure: FailureText, service_log: &Path) -> FailureText {
 /// The directory for images, their packages, and snapshots.
 ///
 /// # Errors
-/// When the environment names no such directory.
+/// Fails if the environment names no such directory.
 pub fn cache() -> Result<Cache, GuestRunError> {
     Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(GuestRunError::Image)
 }
@@ -419,7 +420,7 @@ pub(crate) fn understood<T: serde::de::DeserializeOwned>(said: &str) -> Result<T
     serde_json::from_str(said).map_err(|error| protocol(&error.to_string()))
 }
 
-/// The largest file that a guest may hand over, bytes.
+/// The largest file that a guest may send, bytes.
 const LARGEST_FILE: u64 = 1 << 30;
 
 pub(crate) async fn receive(guest: &mut Guest, length: u64) -> Result<Vec<u8>, GuestError> {
@@ -439,7 +440,7 @@ pub(crate) async fn receive(guest: &mut Guest, length: u64) -> Result<Vec<u8>, G
     Ok(bytes)
 }
 
-/// Whether the service printed what the Go runtime prints if comparisons with NaN give wrong results (`check` in
+/// Whether the service printed the Go runtime's message for wrong results of comparisons with NaN (`check` in
 /// runtime/runtime1.go, the same from Go 1.21 to 1.27). The runtime prints it before the program's own code runs.
 fn processor_failed(service_log: &Path) -> bool {
     let log = fs::read_to_string(service_log).unwrap_or_default();
@@ -463,7 +464,7 @@ pub fn processors(options: &PlatformOptions) -> u32 {
 /// memgate's directory.
 ///
 /// # Errors
-/// When no agent is found.
+/// Fails if no agent is found.
 pub fn agent(platform: Platform) -> Result<PathBuf> {
     let name = format!("memgate-agent-{}", platform.folder());
     let own = std::env::current_exe().ok();
@@ -494,7 +495,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_names_the_log_where_a_person_finds_it() {
+    fn a_failure_has_the_users_path_of_the_log() {
         let there = || SERVICE_LOG_THERE.to_owned();
         let failure =
             FailureText { stage: Stage::Launch, message: there(), causes: vec![there()], help: Some(there()) };
@@ -503,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_that_fails_is_told_by_the_first_line() {
+    fn the_first_line_shows_a_failing_processor() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("service.log");
         let failed = |text: &str| {

@@ -9,7 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use memgate_agent::RunEvent;
 
-/// Shows what memgate is doing.
+/// Shows the progress of memgate's work.
 #[derive(Debug)]
 pub struct Narrator {
     bar: Option<RefCell<ProgressBar>>,
@@ -30,7 +30,7 @@ impl Narrator {
         }
     }
 
-    /// Shows what happens in the run that `run` names.
+    /// Shows the progress of the run with the name `run`.
     pub fn event(&self, run: &str, event: RunEvent) {
         let (what, length) = match event {
             RunEvent::Booting => ("starting a guest", None),

@@ -1,4 +1,4 @@
-//! Checks what a run needs of the machine, before anything is built or started.
+//! Checks whether the machine has what a run needs, before anything is built or started.
 
 use memgate_evidence::{
     error::{FailureKind, Result, Stage},
@@ -6,23 +6,23 @@ use memgate_evidence::{
     tier::Tier,
 };
 
-/// What a run lacks on this machine.
+/// What this machine lacks for a run.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum PreflightError {
-    /// The platform is another machine's.
+    /// The platform is not this machine's.
     #[error("{platform} is not this machine's platform and cannot run natively")]
     #[diagnostic(help(
-        "run memgate on a machine of that platform, or leave the runner out: memgate then starts a guest"
+        "run memgate on a machine of that platform, or leave the runner out, so that memgate starts a guest"
     ))]
     NotNative {
         /// The platform.
         platform: Platform,
     },
-    /// What memgate may do is not known.
+    /// memgate's capabilities are not known.
     #[error("/proc/self/status cannot be read")]
     #[diagnostic(help("mount procfs at /proc"))]
     Status(#[source] procfs::ProcError),
-    /// memgate may not do what the collectors need.
+    /// memgate lacks capabilities that the collectors need.
     #[error("memgate lacks {}, which BPF probes on a service need", .0.join(", "))]
     #[diagnostic(help(
         "run memgate as root (in a container: privileged), or with `--tier T0`, which does without BPF"
@@ -40,11 +40,11 @@ impl FailureKind for PreflightError {
 const CAPABILITIES: [(u32, &str); 4] =
     [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
 
-/// Where to measure `platform`: natively on a machine of that platform and in a guest otherwise, unless `runner`
+/// Where to measure `platform`: natively on a machine of that platform, and in a guest otherwise, unless `runner`
 /// overrides it.
 ///
 /// # Errors
-/// When a platform that is not this machine's is to run natively.
+/// Fails if a platform that is not this machine's must run natively.
 pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
     let is_host = platform == Platform::host();
     match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
@@ -57,7 +57,7 @@ pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
 /// capability, because the service is memgate's own child.
 ///
 /// # Errors
-/// When a capability is missing.
+/// Fails if a capability is missing.
 pub fn collectors(tier: Option<Tier>) -> Result<()> {
     if tier == Some(Tier::T0) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Executables that memgate did not build: from a distribution, from an old Go, with garbled names, not from Go, for
+//! Executables that memgate did not build: from a distribution, built by an old Go, with garbled names, without Go, for
 //! another platform.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
@@ -29,14 +29,14 @@ const NODE_EXPORTER_OF_OLD_GO: &str = "prometheus-node-exporter-1.5.0-1+b6";
 /// The program of one of Debian's packages; `None` on machines for which `cargo xtask setup` does not fetch it.
 fn debian(package: &str) -> Option<PathBuf> {
     if !can_attach() || Platform::host() != Platform::LinuxAmd64 {
-        eprintln!("SKIPPED: Debian's services are pinned for amd64, and watching them needs root");
+        eprintln!("SKIPPED: Debian's services are pinned for amd64, and memgate needs root to watch them");
         return None;
     }
     let program = repository().join(".tools").join(package).join("prometheus-node-exporter");
     let is_debian =
         fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(|line| line == "ID=debian"));
     if !program.is_file() && !is_debian {
-        eprintln!("SKIPPED: only where Debian's archive is in use can its services be fetched");
+        eprintln!("SKIPPED: Debian's services can be fetched only on Debian");
         return None;
     }
     assert!(program.is_file(), "{} is missing: run `cargo xtask setup`", program.display());
@@ -51,7 +51,7 @@ fn arguments(port: u16) -> [String; 4] {
 }
 
 #[test]
-fn figures_equal_those_of_a_service_that_a_distribution_built() {
+fn figures_of_a_distributions_service_equal_its_own() {
     let Some(program) = debian(NODE_EXPORTER) else { return };
     let mut command = Command::new(program);
     // Every allocation is sampled. The GC runs on request, and not between a figure and its comparison.
@@ -89,8 +89,8 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
     assert_eq!(signals.live_heap.data.value.len() as f64, truth["go_gc_duration_seconds_count"]);
     assert_eq!(signals.live_heap.data.value.len() as u64, stats["NumGC"]);
     for (name, series) in [("TotalAlloc", &signals.alloc_bytes), ("Mallocs", &signals.alloc_objects)] {
-        // The service counts within its answer. The rest of the answer allocates less than this answer and the one
-        // before.
+        // The service counts while it answers. The rest of the answer allocates less than this answer and the previous
+        // one together.
         let (rest, answers) = (last(&series.data) - stats[name], stats[name] - before.1[name]);
         assert!(rest <= answers, "{name}: {rest} of {answers}");
     }
@@ -113,13 +113,13 @@ fn figures_equal_those_of_a_service_that_a_distribution_built() {
     let all: BTreeSet<_> = places.keys().chain(own.keys()).collect();
     let unlike = all.into_iter().filter(|place| places.get(*place) != own.get(*place));
     let unlike: Vec<_> = unlike.map(|place| (place, places.get(place), own.get(place))).collect();
-    assert_eq!(unlike, [], "measured and told");
+    assert_eq!(unlike, [], "measured, and the service's own");
 }
 
-/// Function, file and line, and the size of the objects allocated there.
+/// Function, file and line, and the size of the objects that are allocated there.
 type Place = (String, String, u64);
 
-/// Values by name, of metrics without labels.
+/// Values of metrics without labels, by name.
 fn metrics(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -134,8 +134,8 @@ fn mem_stats(text: &str) -> BTreeMap<String, u64> {
     lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
 }
 
-/// Goroutines of /debug/pprof/goroutine?debug=1 other than those of the request itself: the one that serves it, and the
-/// one that waits for the client to leave, which may not have run yet and then has no frames.
+/// Goroutines in /debug/pprof/goroutine?debug=1, without the two of the request itself: one serves it, and one waits
+/// for the client to disconnect. The latter may not have run yet and then has no frames.
 fn at_rest(profile: &str) -> u64 {
     let stacks = profile
         .split("\n\n")
@@ -147,7 +147,7 @@ fn at_rest(profile: &str) -> u64 {
     stacks.sum()
 }
 
-/// Allocated objects by place, of /debug/pprof/heap?debug=1 (runtime/pprof/pprof.go, `writeHeapInternal` and
+/// Allocated objects by place, from /debug/pprof/heap?debug=1 (runtime/pprof/pprof.go, `writeHeapInternal` and
 /// `printStackRecord`, Go 1.24).
 fn own_profile(text: &str) -> BTreeMap<Place, u64> {
     let mut places = BTreeMap::new();
@@ -169,7 +169,7 @@ fn own_profile(text: &str) -> BTreeMap<Place, u64> {
     places
 }
 
-/// A configuration whose service is an existing executable.
+/// A configuration for an existing executable.
 fn bench(program: &Path, port: u16, arguments: &[String], path: &str) -> Bench {
     Bench::new(&format!(
         r#"version: 1
@@ -194,7 +194,7 @@ fn record(bench: &Bench) -> Evidence {
 }
 
 #[test]
-fn a_service_that_a_distribution_built_has_every_signal() {
+fn a_distributions_service_has_every_signal() {
     let Some(program) = debian(NODE_EXPORTER) else { return };
     let evidence = record(&bench(&program, 18282, &arguments(18282), "/metrics"));
     assert_eq!(evidence.environment.go, "go1.24.4");
@@ -214,7 +214,7 @@ fn a_service_that_a_distribution_built_has_every_signal() {
 }
 
 #[test]
-fn a_service_of_an_old_go_keeps_the_signals_that_need_no_runtime() {
+fn a_service_built_by_an_old_go_has_the_kernels_signals() {
     let Some(program) = debian(NODE_EXPORTER_OF_OLD_GO) else { return };
     let evidence = record(&bench(&program, 18283, &arguments(18283), "/metrics"));
     assert_eq!(evidence.environment.go, "go1.19.8");
@@ -222,7 +222,7 @@ fn a_service_of_an_old_go_keeps_the_signals_that_need_no_runtime() {
 }
 
 #[test]
-fn a_static_program_without_go_keeps_the_signals_that_need_no_runtime() {
+fn a_static_program_without_go_has_the_kernels_signals() {
     if can_attach() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
@@ -249,7 +249,7 @@ fn garbled_names_of_the_service_are_reported_unchanged() {
 }
 
 #[test]
-fn without_the_names_of_the_runtime_its_signals_are_lost_with_the_reason() {
+fn without_the_runtimes_names_its_signals_are_missing_with_the_reason() {
     if can_attach() {
         let directory = tempfile::tempdir().unwrap();
         let program = garbled(directory.path(), "runtime.", b'x');
@@ -259,7 +259,7 @@ fn without_the_names_of_the_runtime_its_signals_are_lost_with_the_reason() {
     }
 }
 
-/// The identity service, stripped, with every letter in the rest of a package's function names replaced.
+/// The identity service, stripped, with every letter after `package` in its functions' names replaced.
 fn garbled(directory: &Path, package: &str, letter: u8) -> PathBuf {
     let program = directory.join("uaa");
     let flags = ["-ldflags=-s -w", "./cmd/uaa"];
@@ -295,7 +295,7 @@ fn an_executable_of_another_platform_is_refused() {
     }
 }
 
-/// The signals of the runtime are missing for this reason. Those of the kernel are available.
+/// Checks that the signals of the runtime are missing for this reason, and that those of the kernel are available.
 #[track_caller]
 fn only_the_kernels(evidence: &Evidence, why: &str) {
     assert_eq!(
@@ -314,7 +314,7 @@ fn only_the_kernels(evidence: &Evidence, why: &str) {
     assert_eq!((requests.data.measure.succeeded, requests.data.measure.intended), (50, 50));
 }
 
-/// The names of the signals by exactness.
+/// The names of the signals, by exactness.
 fn kinds(evidence: &Evidence) -> String {
     let of = |kind: fn(&Exactness) -> bool| {
         exactnesses(evidence)
@@ -329,7 +329,7 @@ fn kinds(evidence: &Evidence) -> String {
     format!("{exact}: exact; {sampled}: sampled; {missing}: missing")
 }
 
-/// How far each signal can be trusted, without those that depend on the machine and on the run's length.
+/// The exactness of each signal, except those that depend on the machine and on the run's length.
 fn exactnesses(evidence: &Evidence) -> impl Iterator<Item = (&'static str, &Exactness)> {
     const VARYING: [&str; 6] = ["huge_pages", "thp_events", "rss_peak", "span_refills", "requests", "oom_kills"];
     let all = evidence.signals.provenance().into_iter();

@@ -1,5 +1,5 @@
-//! The gate for which each defect of fixtures-go/memgate.yaml is planted finds it, and healthy behaviour passes.
-//! Judging the evidence again gives the same report.
+//! Each defect in fixtures-go/memgate.yaml fails a gate for which it was planted, and healthy behaviour passes. Judging
+//! the evidence again gives the same report.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -42,7 +42,7 @@ fn long_pauses() {
 }
 
 #[test]
-fn a_working_set_that_grows_and_stays_is_no_leak() {
+fn a_working_set_that_grows_to_a_limit_is_no_leak() {
     if can_attach() {
         busy::again(|| {
             let (output, report) = check("warm-cache");
@@ -73,8 +73,8 @@ fn are<'a>(report: &Value, verdict: &str, metrics: &[&'a str]) -> Vec<&'a str> {
     metrics.iter().copied().filter(has_it).collect()
 }
 
-/// The service fails by one of the gates, which are the ones that its defect is planted for; the first call site under that
-/// gate is the defect's, or what it calls.
+/// Checks that the service fails one of these gates, for which its defect was planted. The first call site of that gate
+/// must be the defect's, or code that the defect calls.
 fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
     if can_attach() {
         busy::again(|| {
@@ -84,19 +84,19 @@ fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
             let regressed: Vec<_> = all.iter().filter(|gate| gate["verdict"] == "regressed").collect();
             let Some(stopped) = regressed.iter().copied().find(|gate| wanted(&gate)) else {
                 HeldUp::undecided(&are(&report, "inconclusive", metrics)).map_or(Ok(()), Err)?;
-                panic!("{service} is stopped by {regressed:#?}");
+                panic!("{service} fails the gates {regressed:#?}");
             };
             assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
             if let Some(site) = site {
                 let first = stopped["sites"][0]["at"]["function"].as_str().unwrap_or_default();
-                assert!(first.starts_with(site), "{service}: the first of {:#}", stopped["sites"]);
+                assert!(first.starts_with(site), "{service}: not the first of {:#}", stopped["sites"]);
             }
             Ok(())
         });
     }
 }
 
-/// Checks the service, and that judging its evidence again gives the same result.
+/// Checks the service, and judges its evidence again, which must give the same result.
 fn check(service: &str) -> (Output, Value) {
     let out = tempfile::tempdir().unwrap();
     let config = ["--config", "fixtures-go/memgate.yaml", "--service", service, "--format", "json"];

@@ -31,7 +31,7 @@ fn figures_equal_the_runtimes_own() {
         });
         uaa::assert_equal(&evidence.signals, &truth);
         assert!(truth.num_gc > 20 && truth.gc_pauses.total > 40);
-        assert_eq!(left(&evidence.signals.goroutines.data), 37, "the parked goroutines are left");
+        assert_eq!(left(&evidence.signals.goroutines.data), 37, "only the parked goroutines are left");
     }
 }
 
@@ -49,14 +49,14 @@ fn figures_equal_the_runtimes_own_with_cgo_and_forgotten_memory_is_off_heap() {
         assert_eq!((&off_heap.exactness, off_heap.lost), (&Exactness::Sampled, 0));
         let grown = left(&since_measuring(&off_heap.data, &evidence)) - i64::try_from(FORGOTTEN).unwrap();
         // Stacks of C threads and malloc's own arenas are off-heap too.
-        assert!((0..1 << 20).contains(&grown), "{grown} bytes beside what was forgotten");
+        assert!((0..1 << 20).contains(&grown), "{grown} bytes in addition to the forgotten ones");
     }
 }
 
 #[test]
 fn memory_that_go_keeps_is_not_off_heap() {
     if can_attach() {
-        // 64 MiB of Go heap that stays, and none of it off-heap.
+        // 64 MiB of the Go heap stay in use, and none of them are off-heap.
         let (evidence, truth) = measure(18134, &[], "", |port| post(port, "/debug/alloc?n=1&size=67108864"));
         uaa::assert_equal(&evidence.signals, &truth);
         let off_heap = left(&since_measuring(&evidence.signals.offheap.data, &evidence));
@@ -64,7 +64,7 @@ fn memory_that_go_keeps_is_not_off_heap() {
     }
 }
 
-/// The entries from the measuring phase on.
+/// The entries from the start of the measuring phase.
 fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
     let start = evidence.phases.measure.unwrap().start_ns;
     let mut later = Series::default();
@@ -75,7 +75,7 @@ fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
 }
 
 /// Runs `uaa` under a small load. Between the drain and the last reading, it calls `act`, asks the service for its
-/// figures, and then leaves it alone, however long that takes.
+/// figures, and then leaves the service alone, however long that takes.
 fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidence, Truth) {
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(port, directory.path());
@@ -96,7 +96,7 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
 }
 
-/// The process that runs this executable, which the agent has started.
+/// The process that the agent started with this executable.
 fn service(executable: &Path) -> Pid {
     let children = common::children(Pid::this().as_raw());
     let is_it = |process: &i32| fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|exe| exe == executable);

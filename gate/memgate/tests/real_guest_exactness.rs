@@ -25,7 +25,7 @@ use memgate_evidence::{
 };
 use memgate_testing::go::{Toolchain, toolchain};
 
-/// The guest in which a service is measured.
+/// The guest in which a service runs.
 struct Guest {
     platform: Platform,
     /// Settings of `platforms.PLATFORM` in memgate.yaml.
@@ -33,7 +33,7 @@ struct Guest {
     /// The start of the kernel's release.
     release: &'static str,
     page_size: u64,
-    /// The requested tier, if it is not the kernel's.
+    /// The requested tier, if it is not the kernel's highest.
     ask: Option<&'static str>,
     tier: Tier,
     /// Whether other tests use the same guests, so that a snapshot saves all of them a boot.
@@ -57,14 +57,14 @@ fn newest() -> u32 {
     memgate_testing::go::newest().minor
 }
 
-/// Compares the service built by this Go, measured in this guest, with its own figures.
+/// Compares the figures that memgate measures in this guest, for the service built by this Go, with the service's own.
 fn figures_are_the_services_own(guest: &Guest, minor: u32) {
     busy::again(|| figures_of_a_run(guest, minor));
 }
 
 fn figures_of_a_run(guest: &Guest, minor: u32) -> Result<(), HeldUp> {
     let toolchain = toolchain(minor);
-    let (evidence, told) = measure(guest, &toolchain);
+    let (evidence, logged) = measure(guest, &toolchain);
     let environment = &evidence.environment;
     assert_eq!((environment.runner, environment.page_size), (Runner::Qemu, guest.page_size));
     assert_eq!((evidence.platform, environment.go.as_str()), (guest.platform, toolchain.version.as_str()));
@@ -72,22 +72,23 @@ fn figures_of_a_run(guest: &Guest, minor: u32) -> Result<(), HeldUp> {
     assert_eq!(evidence.tier, guest.tier);
     let requests = &evidence.signals.requests.data.measure;
     assert!(requests.succeeded > 50 && requests.failed.is_empty(), "{requests:?}");
-    let loaded = assert_own(&evidence, &told, guest.tier);
-    // Goroutines under load are parked by requests, which a generator that was held up sends after the load's end.
+    let loaded = assert_own(&evidence, &logged, guest.tier);
+    // Requests park the goroutines under load. A generator that was held up may send them only after the load's end.
     match HeldUp::generator(&evidence.notes) {
         Some(held_up) if loaded == 0 => Err(held_up),
         _ => {
-            assert!(loaded > 0, "no goroutine was parked under load, and the generator was in time");
+            assert!(loaded > 0, "no goroutine was parked under load, although the generator was in time");
             Ok(())
         }
     }
 }
 
-/// The evidence is what the service told, the last time in the end. Gives how many goroutines were parked by the end of the load.
+/// Compares the evidence with the service's figures, the last of which are from the end. Returns how many goroutines
+/// were parked at the end of the load.
 #[track_caller]
-fn assert_own(evidence: &Evidence, told: &[Truth], tier: Tier) -> u64 {
-    let (end, under_load) = told.split_last().unwrap();
-    assert!(under_load.len() > 10 && end.num_gc > 20 && end.parked > 5 && end.mapped > 1 << 20, "{told:?}");
+fn assert_own(evidence: &Evidence, logged: &[Truth], tier: Tier) -> u64 {
+    let (end, under_load) = logged.split_last().unwrap();
+    assert!(under_load.len() > 10 && end.num_gc > 20 && end.parked > 5 && end.mapped > 1 << 20, "{logged:?}");
     assert_equal(&evidence.signals, end);
     assert_stops(&evidence.signals, end);
     assert_cpu_time(&evidence.signals, end);
@@ -100,7 +101,7 @@ fn assert_own(evidence: &Evidence, told: &[Truth], tier: Tier) -> u64 {
             until(evidence, truth, *at_ns);
         }
         let Signals { alloc_bytes, alloc_objects, offheap, .. } = &evidence.signals;
-        let each = |figure: fn(&Truth) -> u64| told.iter().map(figure).collect::<Vec<_>>();
+        let each = |figure: fn(&Truth) -> u64| logged.iter().map(figure).collect::<Vec<_>>();
         between(&alloc_bytes.data, &stops, &each(|truth| truth.total_alloc), [SPANS, SPANS]);
         between(&alloc_objects.data, &stops, &each(|truth| truth.mallocs), [OBJECTS, OBJECTS]);
         between(&offheap.data, &stops, &each(|truth| truth.mapped), [0, BESIDE]);
@@ -145,10 +146,11 @@ platforms: {{ {platform}: {{ {options} }} }}
     flags.extend(ask.iter().flat_map(|tier| ["--tier", tier]));
     let evidence = evidence(&record(&bench, platform.name(), &flags));
     let log = bench.out().join(format!("s.{}.run1.service.log", platform.folder()));
-    (evidence, uaa::told(&fs::read_to_string(log).unwrap()))
+    (evidence, uaa::logged(&fs::read_to_string(log).unwrap()))
 }
 
-/// When the world was stopped for the service to read these figures, ns since launch: the last pause that they count.
+/// The time at which the world was stopped for the service to read these figures, ns since launch: that of the last
+/// pause in them.
 #[track_caller]
 fn stop_of(evidence: &Evidence, truth: &Truth) -> u64 {
     let count = usize::try_from(truth.other_pauses.as_ref().unwrap().total).unwrap();
@@ -159,7 +161,7 @@ fn stop_of(evidence: &Evidence, truth: &Truth) -> u64 {
     at_ns
 }
 
-/// Pauses and cycles until then match the service's count. It counts while no cycle runs.
+/// Checks that pauses and cycles until then match the service's count. It counts while no cycle runs.
 #[track_caller]
 fn until(evidence: &Evidence, truth: &Truth, at_ns: u64) {
     let (pauses, live_heap) = (&evidence.signals.gc_pauses.data, &evidence.signals.live_heap.data);
@@ -173,30 +175,30 @@ fn until(evidence: &Evidence, truth: &Truth, at_ns: u64) {
     }
 }
 
-/// Each reading lies between the service's figures before it and those after its end, which come before the next
-/// reading, with these tolerances below and above.
+/// Checks that each reading is between the service's figures before it and those after its end, which come before the
+/// next reading, with these tolerances below and above.
 #[track_caller]
-fn between(readings: &Series, stops: &[u64], told: &[u64], [below, above]: [u64; 2]) {
+fn between(readings: &Series, stops: &[u64], logged: &[u64], [below, above]: [u64; 2]) {
     assert!(readings.value.len() > 5, "{readings:?}");
     let ends = readings.at_ns.iter().skip(1).copied().chain([u64::MAX]);
     for ((at, end), value) in readings.at_ns.iter().zip(ends).zip(&readings.value) {
-        let before = stops.partition_point(|stop| stop <= at).checked_sub(1).map_or(0, |before| told[before]);
+        let before = stops.partition_point(|stop| stop <= at).checked_sub(1).map_or(0, |before| logged[before]);
         // The last figures are from the end.
-        let after = told[stops.partition_point(|stop| *stop < end)];
+        let after = logged[stops.partition_point(|stop| *stop < end)];
         assert!(before <= value + below && *value <= after + above, "{value} at {at} is not {before} to {after}");
     }
 }
 
-/// The tolerance of a reading under load, bytes and objects: what the Ps hold and the totals do not contain, if it
-/// moves to the totals during the reading.
+/// The tolerance of a reading under load, bytes and objects: what the Ps have and the totals do not, if it moves to the
+/// totals during the reading.
 const SPANS: u64 = 128 << 10;
 const OBJECTS: u64 = 1024;
 
-/// The most off-heap bytes that are not forgotten: the first thread's stack. It is less than the least that is
-/// forgotten.
+/// The most off-heap bytes that are not forgotten: the first thread's stack. It is less than the smallest forgotten
+/// mapping.
 const BESIDE: u64 = 96 << 10;
 
-/// Everything forgotten is resident, and little else is off the heap.
+/// Checks that everything forgotten is resident, and that little else is off-heap.
 #[track_caller]
 fn off_heap(evidence: &Evidence, end: &Truth, tier: Tier) {
     let signals = &evidence.signals;

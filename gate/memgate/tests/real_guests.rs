@@ -1,4 +1,4 @@
-//! Guests: services of other platforms measured in QEMU, and every way in which a guest can end.
+//! Guests: services of other platforms in QEMU, and every way in which a guest can end.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -28,7 +28,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// What a run in a guest must provide on every kernel with tier T2 or higher.
+/// Checks the evidence that every kernel with tier T2 or higher must provide.
 fn assert_measured(evidence: &Evidence, platform: Platform, page_size: u64) {
     assert_eq!(evidence.platform, platform);
     assert_exact(evidence, page_size);
@@ -75,11 +75,11 @@ fn a_service_is_measured_in_a_guest_of_the_hosts_own_platform() {
 }
 
 #[test]
-fn as_many_guests_are_measured_at_once_as_there_are_processors_for() {
+fn as_many_guests_run_at_once_as_the_processors_allow() {
     let bench = Bench::service("uaa", 18243, "");
     let one = "platforms: { linux/arm64: { cpus: 1 }, linux/loong64: { cpus: 1 } }\n";
     let yaml = fs::read_to_string(bench.config()).unwrap();
-    // Each has half the CPUs of a usual guest.
+    // Each guest has half the CPUs of a usual one.
     let yaml = yaml.replace("rate: 200/s", "rate: 100/s");
     fs::write(bench.config(), yaml + one).unwrap();
     let mut command = common::plain(&bench.command("record"));
@@ -131,22 +131,22 @@ fn a_signal_that_kills_the_agent_is_reported() {
 }
 
 #[test]
-fn an_agent_that_stands_still_is_hung() {
+fn an_agent_that_stops_is_hung() {
     assert_fails(&sabotage("stop-agent", 18213), 4, &["hung: the agent has said nothing for 15 s"]);
 }
 
 #[test]
-fn a_channel_with_something_else_on_it_is_lost() {
+fn a_guest_with_a_corrupted_channel_is_lost() {
     faults::assert_found("frames corrupted");
 }
 
 #[test]
-fn a_console_that_is_flooded_changes_nothing() {
+fn a_flooded_console_changes_nothing() {
     faults::assert_found("console flooded with a million lines");
 }
 
 #[test]
-fn a_service_that_uses_up_the_guests_memory_is_killed_and_fails_its_gate() {
+fn a_service_that_exhausts_the_guests_memory_is_killed_and_fails_its_gate() {
     faults::assert_found("service out of memory");
 }
 
@@ -161,12 +161,12 @@ fn a_guest_that_is_frozen_is_hung() {
 }
 
 #[test]
-fn a_console_that_cannot_be_kept_ends_the_guest() {
+fn a_console_that_cannot_be_written_ends_the_guest() {
     faults::assert_found("disk full on the host");
 }
 
 #[test]
-fn a_kernel_that_does_not_boot_is_given_up_at_its_deadline() {
+fn a_kernel_that_does_not_boot_is_stopped_at_its_deadline() {
     faults::assert_found("wrong kernel");
 }
 
@@ -181,11 +181,11 @@ fn a_qemu_that_is_too_old_is_not_started() {
 }
 
 #[test]
-fn two_guests_on_one_core_both_come_to_their_end() {
+fn two_guests_on_one_core_both_finish() {
     faults::assert_found("two guests on one core");
 }
 
-/// A service that fails as on a broken processor while this file contains `broken`.
+/// A service that fails as on a broken processor while the returned file contains `broken`.
 fn on_a_broken_processor(port: u16) -> (Bench, PathBuf) {
     let bench = Bench::service("saboteur", port, "");
     let state = bench.directory.path().join("processor");
@@ -197,7 +197,7 @@ fn on_a_broken_processor(port: u16) -> (Bench, PathBuf) {
 }
 
 #[test]
-fn a_run_whose_processor_always_fails_is_given_up() {
+fn a_run_whose_processor_always_fails_ends_after_three_attempts() {
     let (bench, _) = on_a_broken_processor(18244);
     let output = record(&bench, "linux/arm64", &[]);
     let words = ["guest:", "the emulated processor failed", "3 times in a row", "QEMU 10.0.13 or later"];
@@ -206,7 +206,7 @@ fn a_run_whose_processor_always_fails_is_given_up() {
 }
 
 #[test]
-fn a_run_whose_processor_failed_once_is_made_in_another_guest() {
+fn a_run_whose_processor_fails_once_is_repeated_in_another_guest() {
     use std::io::{BufRead as _, BufReader};
     let (bench, state) = on_a_broken_processor(18245);
     let mut command = common::plain(&bench.command("record"));
@@ -217,7 +217,7 @@ fn a_run_whose_processor_failed_once_is_made_in_another_guest() {
         .map(Result::unwrap)
         .inspect(|line| {
             if line.ends_with("starting the service") {
-                // The first guest already has its file. The next one gets this.
+                // The first guest already has its file, and the next one gets this.
                 fs::write(&state, "mended").unwrap();
             }
         })
@@ -226,12 +226,12 @@ fn a_run_whose_processor_failed_once_is_made_in_another_guest() {
     assert!(output.status.success(), "{lines:#?}");
     assert_eq!(lines.iter().filter(|line| line.ends_with("starting the service")).count(), 2, "{lines:#?}");
     let evidence = evidence(&output);
-    let told = |note: &String| note.starts_with("attempt 2 in a guest: the emulated processor failed");
-    assert!(evidence.notes.iter().any(told), "{:?}", evidence.notes);
+    let reported = |note: &String| note.starts_with("attempt 2 in a guest: the emulated processor failed");
+    assert!(evidence.notes.iter().any(reported), "{:?}", evidence.notes);
     bench.assert_nothing_left();
 }
 
-/// The message if a file of an image has changed and cannot be made again.
+/// The output of a run if a file of an image has changed and the image cannot be made again.
 fn spoilt(platform: Platform, spoil: impl FnOnce(&Path)) -> Output {
     let cache = OwnCache::new(platform);
     spoil(&cache.image());
@@ -247,7 +247,7 @@ fn a_kernel_that_was_replaced_is_not_started() {
 }
 
 #[test]
-fn firmware_that_is_gone_is_missed_before_a_guest_is_started() {
+fn missing_firmware_is_noticed_before_a_guest_is_started() {
     let output = spoilt(Platform::LinuxLoong64, |image| fs::remove_file(image.join("firmware")).unwrap());
     assert_fails(&output, 4, &["the image of loong64-7.2 in the cache is damaged", "guest:", "cannot fetch"]);
     assert!(!stderr(&output).contains("starting a guest"), "{}", stderr(&output));
@@ -287,7 +287,8 @@ fn no_room_for_the_evidence_is_reported() {
     assert_eq!(setting.left(), Vec::<String>::new());
 }
 
-/// Starts a record in the background, sends it a signal while its guest measures for long, and waits for the end of both.
+/// Starts a record in the background, sends it a signal during its guest's long measuring phase, and waits for the end
+/// of both.
 fn signalled(port: u16, signal: Signal) -> Ended {
     let bench = Bench::service("uaa", port, "").with("measure: 3s", "measure: 600s");
     let mut command = common::plain(&bench.command("record"));
@@ -301,7 +302,7 @@ fn signalled(port: u16, signal: Signal) -> Ended {
     // The measuring phase takes ten minutes.
     assert!(asked.elapsed() < Duration::from_secs(120), "{:?}", asked.elapsed());
     if ended.status.code().is_none() {
-        // The kernel ends the guest of one that was killed.
+        // The kernel ends the guest of a killed memgate.
         busy::until("the guest has ended", || !is_running(qemu));
     }
     assert_eq!(guests(), Vec::<i32>::new(), "guests are left");
@@ -309,7 +310,7 @@ fn signalled(port: u16, signal: Signal) -> Ended {
     ended
 }
 
-/// Whether a process has not ended yet; one that nobody has waited for has no command line any more.
+/// Whether a process has not ended yet. A process that is not reaped yet has no command line any more.
 fn is_running(process: i32) -> bool {
     fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
@@ -326,7 +327,7 @@ fn no_guest_outlives_a_memgate_that_is_killed() {
     assert_eq!(ended.status.code(), None, "{}", ended.said);
 }
 
-/// A configuration with an executable built by Debian, which is linked with its C library, and with these files.
+/// A configuration with Debian's executable, which needs its C library, and with these files.
 fn distribution_built(platform: Platform, port: u16, files: &[(&str, PathBuf)]) -> Bench {
     let package = match platform {
         Platform::LinuxLoong64 => "prometheus-node-exporter-1.11.1-3",
@@ -359,7 +360,7 @@ fn tool(name: &str) -> PathBuf {
 }
 
 #[test]
-fn a_service_that_is_linked_with_what_the_guest_lacks_is_refused() {
+fn a_service_whose_libraries_the_guest_lacks_is_refused() {
     let output = record(&distribution_built(Platform::LinuxAmd64, 18230, &[]), "linux/amd64", &[]);
     let words =
         ["preflight:", "dynamically linked", "/lib64/ld-linux-x86-64.so.2", "libc.so.6", "platforms.linux/amd64.files"];
@@ -390,7 +391,7 @@ fn a_distributions_service_runs_on_loong64_with_its_libraries() {
     assert_exporter_measured(&evidence, 16384);
 }
 
-/// The exporter answers 25 requests in the measuring phase.
+/// Checks the exporter's evidence. It answers 25 requests in the measuring phase.
 fn assert_exporter_measured(evidence: &Evidence, page_size: u64) {
     assert_exact(evidence, page_size);
     let requests = &evidence.signals.requests.data.measure;
@@ -398,7 +399,7 @@ fn assert_exporter_measured(evidence: &Evidence, page_size: u64) {
     assert_eq!(evidence.tier, Tier::T4);
 }
 
-/// Zig compiles its C code for the guest, statically. memgate sees that the C code leaks.
+/// Zig compiles its C code for the guest, statically. memgate detects the leak in the C code.
 #[test]
 fn a_service_with_c_is_built_for_its_guest_and_measured() {
     let tools = tool("");
@@ -431,7 +432,7 @@ fn an_executable_of_another_platform_is_refused_before_a_guest_is_started() {
 }
 
 #[test]
-fn a_service_may_not_want_more_memory_than_its_guest_has() {
+fn a_service_may_not_have_more_memory_than_its_guest() {
     let bench = Bench::service("uaa", 18233, "");
     let yaml = fs::read_to_string(bench.config()).unwrap();
     fs::write(bench.config(), yaml.replace("      stop_timeout", "      memory_max: 4GiB\n      stop_timeout"))
@@ -441,7 +442,7 @@ fn a_service_may_not_want_more_memory_than_its_guest_has() {
 }
 
 #[test]
-fn without_qemu_and_apt_the_error_says_what_to_install() {
+fn without_qemu_and_apt_the_error_names_what_to_install() {
     let bench = Bench::service("uaa", 18234, "");
     let go = which_go();
     let mut command = bench.command("record");
@@ -458,7 +459,7 @@ fn which_go() -> std::path::PathBuf {
 }
 
 #[test]
-fn a_guest_that_does_not_come_up_in_time_never_booted() {
+fn a_guest_that_is_not_ready_in_time_never_booted() {
     let bench = Bench::service("uaa", 18235, "");
     let yaml = fs::read_to_string(bench.config()).unwrap();
     fs::write(bench.config(), yaml + "platforms: { linux/loong64: { boot_timeout: 500ms } }\n").unwrap();
@@ -466,7 +467,7 @@ fn a_guest_that_does_not_come_up_in_time_never_booted() {
     assert_fails(&output, 4, &["never booted: it was not ready after 0.5 s"]);
 }
 
-/// Two runs: the second resumes the guest that the first one saved.
+/// Makes two runs. The second resumes the guest that the first one saved.
 fn resumes(platform: Platform, port: u16) {
     let cache = faults::empty_cache();
     let bench = Bench::service("saboteur", port, ", -fault, none");
@@ -487,11 +488,11 @@ fn resumes(platform: Platform, port: u16) {
 }
 
 #[test]
-fn a_guest_that_is_resumed_has_the_right_time() {
+fn a_resumed_guest_has_the_right_time() {
     resumes(Platform::LinuxArm64, 18236);
 }
 
-/// Its processors need their timers back.
+/// The timers of its processors must work again.
 #[test]
 fn a_guest_of_loong64_is_resumed() {
     resumes(Platform::LinuxLoong64, 18237);
@@ -561,7 +562,7 @@ fn a_missing_command_has_the_exit_code_of_a_shell() {
 }
 
 #[test]
-fn a_command_without_end_is_ended_with_memgate() {
+fn an_endless_command_ends_with_memgate() {
     let (directory, mut command) = boot("linux/arm64", &["sh", "-c", "echo there; sleep 1000"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut there = [0; 6];
@@ -570,7 +571,7 @@ fn a_command_without_end_is_ended_with_memgate() {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((&there, output.status.code()), (b"there\n", Some(130)), "{}", stderr(&output));
-    // The command sleeps for longer.
+    // The command sleeps longer than this.
     assert!(asked.elapsed() < Duration::from_secs(120), "{:?}", asked.elapsed());
     assert_eq!(names(directory.path()), ["boot.arm64-7.2.console.log"]);
 }
@@ -581,33 +582,33 @@ fn a_shell_needs_a_terminal() {
     assert_fails(&output, 2, &["there is no terminal", "-- uname -a"]);
 }
 
-/// A user at a terminal with a guest's shell on it.
-struct Person {
+/// A user at a terminal with a guest's shell.
+struct User {
     directory: tempfile::TempDir,
     terminal: fs::File,
     screen: std::sync::mpsc::Receiver<Vec<u8>>,
-    /// The other end, which memgate has.
+    /// The other end, which memgate uses.
     line: fs::File,
     before: nix::sys::termios::Termios,
     memgate: std::process::Child,
     shown: String,
 }
 
-impl Person {
-    fn sits_down() -> Self {
+impl User {
+    fn starts() -> Self {
         use std::os::unix::process::CommandExt as _;
         let size = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = nix::pty::openpty(&size, None).unwrap();
         let (terminal, line) = (fs::File::from(pair.master), fs::File::from(pair.slave));
-        // If memgate also had this end open, it would never notice that the user has left.
+        // If memgate also had this end, it would never notice that the user has left.
         let close = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
         nix::fcntl::fcntl(&terminal, close).unwrap();
         let before = nix::sys::termios::tcgetattr(&line).unwrap();
         let (directory, mut command) = boot("linux/arm64", &[]);
         let end = || line.try_clone().unwrap();
         command.stdin(end()).stdout(end()).stderr(end()).env("TERM", "vt100");
-        // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is
-        // allocated.
+        // SAFETY: between fork and exec the closure makes only two system calls, which are async-signal-safe, and
+        // allocates nothing.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
@@ -622,16 +623,16 @@ impl Person {
         let mut shown = terminal.try_clone().unwrap();
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // It ends with the test, or when nobody has the other end open.
+            // The thread ends with the test, or when the other end is closed.
             while let Ok(read @ 1..) = std::io::Read::read(&mut shown, &mut bytes) {
                 if show.send(bytes[..read].to_vec()).is_err() {
                     return;
                 }
             }
         });
-        let mut person = Self { directory, terminal, screen, line, before, memgate, shown: String::new() };
-        person.sees("# ");
-        person
+        let mut user = Self { directory, terminal, screen, line, before, memgate, shown: String::new() };
+        user.sees("# ");
+        user
     }
 
     fn types(&mut self, keys: &str) {
@@ -650,7 +651,7 @@ impl Person {
         self.shown.clear();
     }
 
-    /// Waits for memgate's end with this exit code. memgate must leave the terminal as it was.
+    /// Waits for memgate's end with this exit code. memgate must restore the terminal.
     fn leaves_with(mut self, code: i32) {
         let status = self.memgate.wait().unwrap();
         assert_eq!(status.code(), Some(code), "{}", self.shown);
@@ -660,39 +661,39 @@ impl Person {
     }
 }
 
-impl Drop for Person {
+impl Drop for User {
     fn drop(&mut self) {
-        // A leftover of a failed test.
+        // This cleans up after a failed test.
         let _ = self.memgate.kill();
         let _ = self.memgate.wait();
     }
 }
 
 #[test]
-fn a_shell_on_a_terminal_hands_its_exit_code_on() {
-    let mut person = Person::sits_down();
-    person.types("echo $TERM $((6 * 7)); stty size; tty; cat\n");
-    person.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
-    // The typed text appears, and once more from `cat`, which shows that `cat` runs.
-    person.types("over there\n");
-    person.sees("over there\r\nover there\r\n");
-    // Ctrl-C is for the guest.
-    person.types("\x03");
-    person.sees("# ");
-    person.types("exit 3\n");
-    person.leaves_with(3);
+fn memgate_ends_with_the_exit_code_of_the_shell_on_its_terminal() {
+    let mut user = User::starts();
+    user.types("echo $TERM $((6 * 7)); stty size; tty; cat\n");
+    user.sees("vt100 42\r\n33 99\r\n/dev/ttyAMA0");
+    // The typed text appears once, and again from `cat`, which shows that `cat` runs.
+    user.types("over there\n");
+    user.sees("over there\r\nover there\r\n");
+    // Ctrl-C goes to the guest.
+    user.types("\x03");
+    user.sees("# ");
+    user.types("exit 3\n");
+    user.leaves_with(3);
 }
 
 #[test]
-fn a_shell_is_left_by_ctrl_a_x() {
-    let mut person = Person::sits_down();
-    person.types("\x01x");
-    person.leaves_with(0);
+fn ctrl_a_x_leaves_the_shell() {
+    let mut user = User::starts();
+    user.types("\x01x");
+    user.leaves_with(0);
 }
 
 #[test]
-fn a_shell_is_left_by_switching_the_guest_off() {
-    let mut person = Person::sits_down();
-    person.types("poweroff\n");
-    person.leaves_with(0);
+fn switching_the_guest_off_leaves_the_shell() {
+    let mut user = User::starts();
+    user.types("poweroff\n");
+    user.leaves_with(0);
 }

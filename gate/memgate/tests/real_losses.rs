@@ -27,7 +27,7 @@ use memgate_verdict::{judge::judge, metric::Metric, results::Verdict, summarise:
 
 fn watch(port: u16, options: Options) -> Watched {
     let mut command = Command::new(uaa());
-    // The first round of expiry allocates the root of each shard's map, which would be amid a test or not.
+    // The first round of expiry allocates the root of each shard's map. That must not happen during a test.
     command.args(["-debug-memgate", "-expiry-interval=1h", "-listen", &format!("127.0.0.1:{port}")]).env_clear();
     Watched::launch_with(command, port, options)
 }
@@ -37,7 +37,7 @@ fn tier(tier: Tier) -> Options {
 }
 
 #[test]
-fn every_tier_that_can_be_asked_for_is_exact() {
+fn every_tier_with_bpf_is_exact() {
     if can_attach() {
         for (port, tier_) in [(18161, Tier::T1), (18162, Tier::T2), (18163, Tier::T3), (18160, Tier::T4)] {
             let mut watched = watch(port, tier(tier_));
@@ -58,7 +58,7 @@ fn every_tier_that_can_be_asked_for_is_exact() {
 }
 
 #[test]
-fn without_bpf_pauses_come_in_buckets_and_cycles_are_counted() {
+fn without_bpf_pauses_are_bucketed_and_cycles_are_counted() {
     if can_attach() {
         let mut watched = watch(18164, tier(Tier::T0));
         assert_eq!(watched.recorder.tier(), Tier::T0);
@@ -77,7 +77,7 @@ fn without_bpf_pauses_come_in_buckets_and_cycles_are_counted() {
 }
 
 #[test]
-fn records_that_do_not_fit_are_counted_to_the_last_one() {
+fn every_record_that_does_not_fit_is_counted() {
     if can_attach() {
         for (port, tier_) in [(18165, Tier::T1), (18166, Tier::T2), (18159, Tier::T4)] {
             // A page holds about eighty records. A hundred cycles make five hundred.
@@ -102,8 +102,8 @@ fn records_that_do_not_fit_are_counted_to_the_last_one() {
     }
 }
 
-/// The gate on pauses is inconclusive with these pauses in an otherwise healthy service, even if a single record was
-/// lost and the pauses look exact.
+/// Checks that the gate on pauses is inconclusive with these pauses in an otherwise healthy service, and also if a
+/// single record is lost and the pauses look exact.
 fn does_not_pass(signals: &Signals) {
     let mut one_lost = healthy(1, 2000);
     one_lost.signals.gc_pauses.lost = 1;
@@ -118,19 +118,22 @@ fn does_not_pass(signals: &Signals) {
 }
 
 #[test]
-fn nothing_is_lost_at_ten_thousand_cycles_worth_of_records_a_second() {
+fn no_record_of_ten_thousand_cycles_a_second_is_lost() {
     if can_attach() {
-        // A buffer bears a reader that is late, but not one that a busy machine holds up for long. Such an attempt says nothing.
+        // A buffer tolerates a late reader, but not one that a busy machine holds up for long. Such an attempt proves
+        // nothing.
         busy::again(|| stop_often(18167));
     }
 }
 
-/// The buffer of 2 MiB holds 43,690 records. At 50,000 a second that is 0.8 s; a reader that is held up for longer than this is no fault.
+/// The buffer of 2 MiB holds 43,690 records, which are 0.8 s at 50,000 a second. A reader that is held up for longer is
+/// not memgate's fault.
 const LATE: Duration = Duration::from_millis(500);
 
-/// Makes the records of 10,000 GC cycles a second for four seconds and checks that none is lost, unless the reader was held up.
+/// Makes the records of 10,000 GC cycles a second for four seconds. Checks that none is lost, unless the reader was
+/// held up.
 fn stop_often(port: u16) -> Result<(), HeldUp> {
-    /// Stops at a time, two records each, and how often.
+    /// The number of stops in one request, with two records each, and the number of requests.
     const STOPS: u64 = 2_500;
     const TIMES: u64 = 40;
     const PACE: Duration = Duration::from_millis(100);
@@ -149,7 +152,7 @@ fn stop_often(port: u16) -> Result<(), HeldUp> {
             started.elapsed()
         });
         let (mut gap, mut last) = (Duration::ZERO, Instant::now());
-        // As the sampler does.
+        // This loop reads like the sampler.
         while !over.load(Ordering::Relaxed) {
             watched.recorder.sample();
             gap = gap.max(last.elapsed());
@@ -160,7 +163,7 @@ fn stop_often(port: u16) -> Result<(), HeldUp> {
     });
     let truth = watched.truth();
     let (signals, _) = watched.finish();
-    // Two records a stop; a GC cycle has five.
+    // A stop has two records, and a GC cycle five.
     let rate = (2 * STOPS * TIMES) as f64 / length.as_secs_f64();
     eprintln!("{rate:.0} records a second; the longest time between two readings was {gap:?}");
     if let Some(held_up) = HeldUp::reader(gap, LATE) {
@@ -189,7 +192,7 @@ fn a_service_that_replaces_itself_is_not_measured() {
     }
 }
 
-/// The file that is read is not the one that runs afterwards.
+/// The file that memgate reads is not the one that runs later.
 #[test]
 fn an_executable_that_is_replaced_before_it_starts_is_refused() {
     if can_attach() {
@@ -205,13 +208,13 @@ fn an_executable_that_is_replaced_before_it_starts_is_refused() {
         child.kill().unwrap();
         child.wait().unwrap();
         let error = attached.err().unwrap().to_string();
-        assert!(error.contains("was replaced between its reading and its start"), "{error}");
+        assert!(error.contains("was replaced after memgate read it and before it started"), "{error}");
     }
 }
 
-/// Reads figures of a service that is killed meanwhile.
+/// Reads figures while the service is killed.
 #[test]
-fn a_service_that_dies_while_it_is_read_is_no_panic() {
+fn a_service_that_dies_during_readings_causes_no_panic() {
     if can_attach() {
         for after_ms in [0, 3, 7, 20, 45] {
             let mut watched = watch(18170, Options::default());

@@ -1,5 +1,5 @@
-//! Compares samples and readings under load with exact figures: the runtime's own totals, and a run in which every
-//! allocation is sampled.
+//! Compares samples and readings under load with exact figures: the runtime's own totals, and a run that samples every
+//! allocation.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -34,8 +34,8 @@ fn logins(port: u16, rate: u64, users: u32) -> (Signals, Code) {
 /// A function and a line in it.
 type Place = (String, u32);
 
-/// Allocated bytes by the innermost place in the code, from the samples. One sample of size S with one taken each R
-/// bytes represents S / (1 - e^(-S/R)) bytes.
+/// Allocated bytes by the innermost place in the code, from the samples. At one sample per R bytes, a sample of size S
+/// represents S / (1 - e^(-S/R)) bytes.
 fn bytes_by_place(signals: &Signals, code: &Code) -> BTreeMap<Place, f64> {
     let samples = &signals.alloc_samples.data;
     let mut places = BTreeMap::new();
@@ -59,7 +59,7 @@ fn rank_correlation(one: &[f64], other: &[f64]) -> f64 {
     1.0 - 6.0 * squares / (n * (n * n - 1.0))
 }
 
-/// The places that allocate most by the first account, with their bytes by both. Places that differ by less than a
+/// The places that allocate most in the first map, with their bytes in both. Places that differ by less than a
 /// twentieth count as one, because samples cannot show their order.
 fn most(exact: &BTreeMap<Place, f64>, estimated: &BTreeMap<Place, f64>, top: usize) -> (Vec<f64>, Vec<f64>) {
     let mut places: Vec<_> =
@@ -72,10 +72,10 @@ fn most(exact: &BTreeMap<Place, f64>, estimated: &BTreeMap<Place, f64>, top: usi
     places.chunk_by(|one, other| other.0 * 1.05 > one.0).map(mean).take(top).unzip()
 }
 
-/// The sum of the samples' weights is off only by chance, and the sites that allocate most have the same order as when
-/// every allocation is sampled.
+/// The sum of the samples' weights is off only by chance. The sites that allocate most have the same order as in a run
+/// that samples every allocation.
 #[test]
-fn samples_stand_for_what_is_allocated() {
+fn samples_represent_the_allocations() {
     if can_attach() {
         const TOP: usize = 20;
         let (every, every_code) = logins(18181, 1, 300);
@@ -85,7 +85,7 @@ fn samples_stand_for_what_is_allocated() {
         let samples: u64 = sampled.alloc_samples.data.count.iter().sum();
         let allocated = left(&sampled.alloc_bytes.data) as f64;
         let error = estimated.values().sum::<f64>() / allocated - 1.0;
-        // Two standard errors are at most 2/√n. A test must not fail once in twenty runs.
+        // Two standard errors are at most 2/√n, which would fail once in twenty runs, so the limit is higher.
         let standard_error = 1.0 / (samples as f64).sqrt();
         eprintln!("{samples} samples: the total is off by {:.2} standard errors", error / standard_error);
         assert!(error.abs() <= 4.0 * standard_error, "{error} with {samples} samples of {allocated} bytes");
@@ -96,17 +96,17 @@ fn samples_stand_for_what_is_allocated() {
     }
 }
 
-/// Readings under load of a service that has allocated 10 GiB. Each lies, within a ten-thousandth, between the
-/// service's own figures right before it and right after it, which are read with the world stopped. These two are
-/// closer than that, unless another process had the processors in between.
+/// Reads the totals of a service under load that has allocated 10 GiB. Each reading is, within a ten-thousandth,
+/// between the service's own figures right before and right after it, for which the world is stopped. These two differ
+/// by less than that, unless another process used the processors in between.
 #[test]
 fn readings_under_load_are_exact_to_a_ten_thousandth() {
     if can_attach() {
-        busy::again(readings_between_what_is_told);
+        busy::again(readings_between_the_services_figures);
     }
 }
 
-fn readings_between_what_is_told() -> Result<(), HeldUp> {
+fn readings_between_the_services_figures() -> Result<(), HeldUp> {
     const PORT: u16 = 18183;
     const READINGS: usize = 300;
     let mut command = Command::new(uaa());
@@ -125,7 +125,7 @@ fn readings_between_what_is_told() -> Result<(), HeldUp> {
         }
         for _ in 0..READINGS {
             let before = truth(PORT).total_alloc;
-            // As in a run: one attempt at the counters, on every other tick.
+            // As in a run, this makes one attempt at the counters, on every other tick.
             service.recorder.tick();
             let read = service.recorder.allocated().unwrap();
             let after = truth(PORT).total_alloc;
@@ -149,6 +149,6 @@ fn readings_between_what_is_told() -> Result<(), HeldUp> {
     );
     assert!(allocated >= 10 << 30, "{allocated}");
     assert!(worst <= 1e-4, "{worst}");
-    // Between bounds that are far apart any reading lies.
+    // Between bounds that are far apart, any reading would pass.
     HeldUp::bounds(most, 1e-4).map_or(Ok(()), Err)
 }

@@ -1,4 +1,5 @@
-//! Services that misbehave, and machines that lack something: the right exit code, a helpful message, no leftovers.
+//! Services that misbehave, and machines that lack something: memgate ends with the right exit code, a helpful message,
+//! and no leftovers.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
@@ -14,7 +15,7 @@ use common::{Bench, assert_fails, busy, can_attach, repository, running::Running
 use nix::sys::signal::Signal;
 
 #[test]
-fn a_service_that_never_gets_ready() {
+fn a_service_that_is_never_ready() {
     if can_attach() {
         let bench =
             Bench::service("misbehave", 18111, ", -mode, never-ready").with("timeout: 60s }\n", "timeout: 8s }\n");
@@ -55,7 +56,7 @@ fn a_signal_that_ends_the_service_is_reported_by_name() {
 }
 
 #[test]
-fn a_service_that_starts_other_processes_is_not_wholly_measured() {
+fn a_service_that_starts_other_processes_is_inconclusive() {
     if can_attach() {
         let output = Bench::service("misbehave", 18115, ", -mode, fork").run("check", &["--format", "json"]);
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
@@ -73,7 +74,7 @@ fn a_service_that_fails_every_request() {
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         let report = json(&output);
         assert_eq!(gate(&report, "request_errors")["measured"], 1.0);
-        // Of these words is made what repeats the run.
+        // The line that repeats the run consists of these words.
         let config = bench.config();
         let options = ["--config", config.to_str().unwrap(), "--tier", "T0"];
         assert_eq!(report["results"][0]["options"], serde_json::json!(options));
@@ -85,7 +86,7 @@ fn a_service_that_fails_every_request() {
 }
 
 #[test]
-fn a_service_that_ignores_sigterm_is_killed_and_measured_all_the_same() {
+fn a_service_that_ignores_sigterm_is_killed_and_still_measured() {
     if can_attach() {
         let bench = Bench::service("misbehave", 18117, ", -mode, ignore-sigterm");
         let output = bench.run("record", &[]);
@@ -112,7 +113,7 @@ fn a_service_that_runs_out_of_memory() {
 }
 
 #[test]
-fn a_port_that_is_taken() {
+fn a_port_that_another_process_uses() {
     if can_attach() {
         let _taken = TcpListener::bind("127.0.0.1:18119").unwrap();
         let output = Bench::service("uaa", 18119, "").run("check", &[]);
@@ -204,7 +205,7 @@ fn no_bpf() {
         let bench = Bench::service("uaa", 18124, "");
         let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
         command.args(["check", "--config"]).arg(bench.config()).arg("--out").arg(bench.out());
-        // SAFETY: one system call, which is async-signal-safe.
+        // SAFETY: the closure makes one system call, which is async-signal-safe.
         unsafe {
             command.pre_exec(|| {
                 const CAP_BPF: nix::libc::c_ulong = 39;
@@ -256,7 +257,7 @@ fn ctrl_c_does_not_wait_for_a_service_that_ignores_sigterm() {
 }
 
 #[test]
-fn a_memgate_that_is_killed_takes_the_service_with_it() {
+fn a_killed_memgate_ends_its_service() {
     if can_attach() {
         let bench = Bench::service("uaa", 18126, "").with("measure: 3s", "measure: 600s");
         let mut memgate = Running::start(&mut common::plain(&bench.command("check")));
@@ -266,7 +267,7 @@ fn a_memgate_that_is_killed_takes_the_service_with_it() {
         memgate.ends();
         busy::until("the service has ended", || bench.processes().is_empty());
         busy::until("its cgroup is empty", || common::cgroups().iter().all(|cgroup| common::is_empty(cgroup)));
-        // What a killed process cannot remove, the next one does.
+        // The next memgate removes what a killed one could not remove.
         assert_fails(
             &Bench::service("misbehave", 18126, ", -mode, exit").run("check", &[]),
             4,
@@ -280,7 +281,7 @@ fn a_memgate_that_is_killed_takes_the_service_with_it() {
 fn a_full_disk_is_reported_and_leaves_nothing() {
     if can_attach() {
         let bench = Bench::service("uaa", 18127, "");
-        // In a mount namespace of its own, so that the small file system disappears with it.
+        // A separate mount namespace makes the small file system disappear at the end.
         let script = format!(
             "mkdir -p {out} && mount -t tmpfs -o size=8k tmpfs {out} && mkdir {out}/build && mount --bind {build} {out}/build && {memgate} check --config {config} --out {out}; code=$?; ls -A {out} >&2; exit $code",
             out = bench.out().display(),

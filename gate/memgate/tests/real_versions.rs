@@ -32,7 +32,7 @@ impl Build {
     const ALL: [Self; 4] = [Self::Plain, Self::Stripped, Self::PositionIndependent, Self::Cgo];
 
     /// Arguments for `go build`. Only with the tag memprofile does the service read and report its heap profile.
-    /// Without the tag, the linker switches sampling off, and memgate has to switch it on again.
+    /// Without the tag the linker switches sampling off, and memgate must switch it on.
     const fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Plain => &[],
@@ -58,7 +58,7 @@ struct Measured {
 const PARKED: u64 = 37;
 const FORGOTTEN: u64 = 12 << 20;
 
-/// All builds at the same time, because the comparisons do not depend on time.
+/// Compares all builds at the same time, because the comparisons do not depend on time.
 fn every_figure_is_the_runtimes_own(minor: u32) {
     if !can_attach() {
         return;
@@ -75,7 +75,7 @@ fn every_figure_is_the_runtimes_own(minor: u32) {
                 assert_stops(&measured.signals, &measured.truth);
                 let others = measured.truth.other_pauses.as_ref().map_or(0, |others| others.total);
                 assert_eq!(measured.signals.other_pauses.data.duration_ns.len() as u64, others);
-                assert_eq!(others == 0, minor == 21, "Go 1.21 alone does not record them");
+                assert_eq!(others == 0, minor == 21, "only Go 1.21 does not record them");
                 assert_cpu_time(&measured.signals, &measured.truth);
                 memory(&measured, build);
                 let earlier = assert_goroutine_sites(&measured.signals, &measured.code, &measured.truth);
@@ -93,7 +93,7 @@ fn build_uaa(toolchain: &Toolchain, build: Build, executable: PathBuf) -> PathBu
     executable
 }
 
-/// Every allocation is sampled, so that samples can be counted.
+/// Samples every allocation, so that the samples can be counted.
 fn measure(executable: &std::path::Path, port: u16, build: Build) -> Measured {
     let mut service = Watched::start(executable, port, "memprofilerate=1");
     service.post("/debug/gc?n=2");
@@ -133,7 +133,7 @@ fn memory(Measured { signals, code, .. }: &Measured, build: Build) {
     let forgotten = if build == Build::Cgo { 2 * FORGOTTEN } else { FORGOTTEN };
     let beside = left(&off_heap.data) - forgotten.cast_signed();
     // Stacks of C threads and malloc's own arenas are off-heap too.
-    assert!((0..1 << 20).contains(&beside), "{beside} bytes beside what was forgotten");
+    assert!((0..1 << 20).contains(&beside), "{beside} bytes in addition to the forgotten ones");
     let bytes = attributed_to_forgotten_mappings(signals, code);
     assert!(bytes > 0 && bytes <= FORGOTTEN, "{bytes} bytes are attributed to MapAndForget");
 }
@@ -167,7 +167,8 @@ fn profile(Measured { signals, code, profile, .. }: &Measured) {
     for ((stack, size), count) in samples.stack.iter().zip(&samples.size).zip(&samples.count) {
         *sampled.entry((*stack, *size)).or_default() += count;
     }
-    // The profile is that of the last GC cycle. The allocations of the requests around it are in only one of the two.
+    // The profile is that of the last GC cycle. The allocations of the requests around that cycle are in only one of
+    // the two.
     let logging_in = |stack: u32| {
         code.stack(stack).any(|frame| frame.function.starts_with("memgate.dev/fixtures/internal/session."))
     };
@@ -177,14 +178,14 @@ fn profile(Measured { signals, code, profile, .. }: &Measured) {
     settled(&mut sampled);
     settled(&mut measured);
     assert!(sampled.len() > 5, "{sampled:?}");
-    assert_eq!(sampled, measured, "the samples are what the profile grew by");
+    assert_eq!(sampled, measured, "the samples are the growth of the profile");
     if let Some(profile) = profile {
         own_profile(profile, &places);
     }
 }
 
-/// The service's own profile, read slightly later. The allocations of the service's own code are the same, and those of
-/// the reading itself are added.
+/// Compares with the service's own profile, which is read slightly later. The allocations of the service's own code are
+/// the same, and the reading adds its own.
 #[track_caller]
 fn own_profile(profile: &[ProfileSite], places: &BTreeMap<Place, (u64, u64)>) {
     let mut own: BTreeMap<Place, (u64, u64)> = BTreeMap::new();
@@ -201,7 +202,7 @@ fn own_profile(profile: &[ProfileSite], places: &BTreeMap<Place, (u64, u64)>) {
             "{place:?}: {allocs} {frees}, but {own_allocs} {own_frees}"
         );
     }
-    // The code that asks for the profile, and objects that were still alive in the last requested GC cycle.
+    // The code that reads the profile, and code with objects that were still alive in the last requested GC cycle.
     const LATER: [&str; 3] = ["emProfile", "counted.", "(*debug).gc"];
     let by_service = |function: &str| {
         let own = function.starts_with("main.") || function.starts_with("memgate.dev/");

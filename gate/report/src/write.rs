@@ -12,14 +12,14 @@ use memgate_verdict::results::Report;
 
 use super::{Format, Output, Style, render, step_summary, validate};
 
-/// Why a report is not where it was wanted.
+/// Why a report could not be written.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum ReportError {
-    /// Outputs that the command line names.
+    /// Outputs from the command line.
     #[error("{}", sentences(.first, .others))]
     #[diagnostic(help("The evidence is kept: `memgate report EVIDENCE… --format F[=FILE]` prints the report again."))]
     Outputs {
-        /// The first that failed.
+        /// The first one that failed.
         #[source]
         first: FailedOutput,
         /// The others that failed.
@@ -31,7 +31,7 @@ pub enum ReportError {
     StepSummary {
         /// The file that GitHub names.
         file: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
 }
@@ -50,11 +50,11 @@ pub struct FailedOutput {
     pub format: Format,
     /// The file, or standard output.
     pub place: String,
-    /// What the system says.
+    /// The system's reason.
     pub source: io::Error,
 }
 
-/// A line for each.
+/// One line for each failed output.
 fn sentences(first: &FailedOutput, others: &[FailedOutput]) -> String {
     let sentences: Vec<_> = [first].into_iter().chain(others).map(|output| format!("{}.", in_full(output))).collect();
     sentences.join("\n")
@@ -65,8 +65,9 @@ fn sentences(first: &FailedOutput, others: &[FailedOutput]) -> String {
 /// fails, the others are still written.
 ///
 /// # Errors
-/// [`memgate_evidence::error::Error::Input`] as [`validate`]; [`ReportError::Outputs`] that names every file that could not be
-/// written, or standard output: a full disk, no permission, a closed pipe.
+/// Fails with [`memgate_evidence::error::Error::Input`] like [`validate`], and with [`ReportError::Outputs`] if outputs
+/// cannot be written, for example because of a full disk, missing permission or a closed pipe. The error names each of
+/// them.
 pub fn write(outputs: &[Output], report: &Report, stdout: &mut dyn io::Write, style: Style) -> Result<()> {
     validate(outputs)?;
     let mut failed = outputs.iter().filter_map(|output| write_one(output, report, stdout, style).err());
@@ -77,7 +78,7 @@ pub fn write(outputs: &[Output], report: &Report, stdout: &mut dyn io::Write, st
 /// Appends the report as Markdown to the file that GitHub Actions shows as the step's summary.
 ///
 /// # Errors
-/// [`ReportError::StepSummary`] when the file cannot be written.
+/// Fails with [`ReportError::StepSummary`] if the file cannot be written.
 pub fn append_step_summary(file: &Path, report: &Report) -> Result<()> {
     let appended = OpenOptions::new()
         .create(true)

@@ -1,4 +1,4 @@
-//! Names for the call stacks of a run: each frame and each stack once, as the evidence keeps them.
+//! Names for the call stacks of a run. The evidence has each frame and each stack once.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ pub(super) struct Symboliser {
     code: Code,
     frames: HashMap<Frame, u32>,
     stacks: HashMap<Vec<u32>, u32>,
-    /// Frames by address in the executable, so that each is looked up once.
+    /// Frames by address in the executable, so that each is looked up only once.
     by_address: HashMap<u64, u32>,
 }
 
@@ -24,11 +24,12 @@ impl Symboliser {
         self.intern(frames)
     }
 
-    /// The index in [`Code::stacks`] of a stack as the Go runtime records it: return addresses, one for each logical
-    /// frame, the innermost first; a 0 ends it. `bias` is what lies between an address of the executable and the process's.
+    /// The index in [`Code::stacks`] of a stack that the Go runtime recorded: return addresses, one for each logical
+    /// frame, the innermost first, up to the first 0. `bias` is added to an address of the executable to get one of the
+    /// process.
     ///
-    /// The runtime's own innermost frames are left out, as they are in the runtime's own profiles, unless there is nothing
-    /// else (`writeHeapProto` in src/runtime/pprof/protomem.go, Go 1.27).
+    /// The runtime's own innermost frames are left out, as in the runtime's own profiles, unless the stack has no
+    /// others (`writeHeapProto` in src/runtime/pprof/protomem.go, Go 1.27).
     pub(super) fn go_stack(&mut self, functions: &FunctionTable, pcs: &[u64], bias: u64) -> u32 {
         let pcs = pcs.iter().take_while(|pc| **pc != 0);
         let mut frames: Vec<u32> = pcs.map(|pc| self.go_frame(functions, pc.wrapping_sub(1), bias)).collect();
@@ -39,13 +40,12 @@ impl Symboliser {
         self.intern(frames)
     }
 
-    /// The index in [`Code::stacks`] of a place in Go code, with the callers that it is inlined into.
+    /// The index in [`Code::stacks`] of a place in Go code, with the callers into which it is inlined.
     pub(super) fn go_place(&mut self, functions: &FunctionTable, address: u64, bias: u64) -> u32 {
         let frames = functions.frames(address.wrapping_sub(bias)).into_iter().map(unwind::go_frame);
         self.intern_stack(frames)
     }
 
-    /// What was collected.
     pub(super) fn into_code(self) -> Code {
         self.code
     }
@@ -84,8 +84,8 @@ impl Symboliser {
     }
 }
 
-/// The index of the last element of a list that has one. So many stacks that their number does not fit are never
-/// collected; one would be unknown.
+/// The index of the last element of a list that is not empty. No run collects so many stacks that an index does not
+/// fit. Such an index becomes `u32::MAX`, which means an unknown stack.
 fn last_index<T>(list: &[T]) -> u32 {
     u32::try_from(list.len().saturating_sub(1)).unwrap_or(u32::MAX)
 }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_of_the_runtime_is_named_without_its_own_innermost_frames() {
+    fn a_go_stack_has_no_innermost_frames_of_the_runtime() {
         const BIAS: u64 = 0x5500_0000_0000;
         let directory = tempfile::tempdir().unwrap();
         let bytes = std::fs::read(unwind::go_executable(Platform::host(), directory.path())).unwrap();

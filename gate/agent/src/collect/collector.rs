@@ -1,4 +1,4 @@
-//! What every collector is, and what they share.
+//! The interface of the collectors, and the state that they share.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// Where a phase begins or ends.
+/// The start or the end of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Boundary {
     /// The service is ready, and there is no load yet.
@@ -31,14 +31,15 @@ pub enum Boundary {
 pub(super) struct Reading {
     /// When, ns since launch.
     pub(super) at_ns: u64,
-    /// How often a source is tried that moves while it is read.
+    /// How many times a collector tries to read a source that changes meanwhile.
     pub(super) attempts: u32,
 }
 
 /// A source of one service's signals: its reader, its data and its failures.
 ///
-/// A collector does nothing on its own. The recorder calls it, on one thread and by one clock. It keeps its first failure and
-/// goes on. In the end it makes its signals; that call is each collector's own, for every collector makes others.
+/// A collector does nothing on its own. The recorder calls it, on one thread and with one clock. The collector keeps
+/// its first failure and continues. At the end it makes its signals, with a method of its own because each collector
+/// has others.
 pub(super) trait Collector {
     /// Reads the source, five times a second and at every boundary.
     fn read(&mut self, _reading: Reading, _scene: &mut Scene) {}
@@ -61,11 +62,11 @@ pub(super) struct Scene {
     pub(super) functions: Result<Arc<FunctionTable>, String>,
     /// The call stacks that the signals name.
     pub(super) code: Symboliser,
-    /// What the runtime has mapped: the collector of mappings keeps it.
+    /// What the runtime has mapped. The collector of mappings writes it.
     pub(super) mapped: Mapped,
-    /// The counters as last read: the collector of counters keeps them.
+    /// The last reading of the counters. The collector of counters writes it.
     pub(super) totals: Option<Counters>,
-    /// GC cycles that ended between the last two readings of the counters; `None` if the last reading gave nothing.
+    /// GC cycles that ended between the last two readings of the counters; `None` if the last reading failed.
     pub(super) new_cycles: Option<u64>,
 }
 
@@ -91,7 +92,7 @@ impl<T> Default for AtEnds<T> {
 }
 
 impl<T> AtEnds<T> {
-    /// Keeps the value of this boundary; of another one there is none.
+    /// Stores the value at this boundary, if it starts or ends the measuring phase.
     pub(super) fn put(&mut self, boundary: Boundary, value: T) {
         match boundary {
             Boundary::MeasureStart => self.start = Some(value),

@@ -12,7 +12,7 @@ use nix::{
 
 /// The memory of another process.
 pub trait RemoteMemory: Send + Sync {
-    /// Reads `length` bytes at each of the addresses into one buffer, one place after the other.
+    /// Reads `length` bytes at each of the addresses into one buffer, in this order.
     ///
     /// # Errors
     /// Fails if the process is gone or a range is not mapped.
@@ -31,7 +31,7 @@ pub struct ProcessMemory {
     pid: Pid,
 }
 
-/// The most ranges that one system call takes (`UIO_MAXIOV`, include/uapi/linux/uio.h, Linux 6.18).
+/// The most ranges in one system call (`UIO_MAXIOV`, include/uapi/linux/uio.h, Linux 6.18).
 const MAXIMUM_RANGES: usize = 1024;
 
 impl ProcessMemory {
@@ -65,11 +65,11 @@ impl RemoteMemory for ProcessMemory {
     }
 }
 
-/// The memory of the service, and where its executable is loaded in it.
+/// The service's memory, and where its executable is loaded in it.
 #[derive(Clone)]
 pub(super) struct ServiceMemory {
     memory: Arc<dyn RemoteMemory>,
-    /// What is added to an address of the file to get one of the process.
+    /// The number that is added to an address of the file to get one of the process.
     bias: u64,
 }
 
@@ -78,17 +78,17 @@ impl ServiceMemory {
         Self { memory: Arc::new(memory), bias }
     }
 
-    /// What is added to an address of the file to get one of the process.
+    /// The number that is added to an address of the file to get one of the process.
     pub(super) const fn bias(&self) -> u64 {
         self.bias
     }
 
-    /// The address in the process of what the file has at `address`.
+    /// The address in the process of the file's `address`.
     pub(super) const fn global(&self, address: u64) -> u64 {
         address.wrapping_add(self.bias)
     }
 
-    /// Reads `length` bytes at each address of the process, as [`RemoteMemory::read`].
+    /// Reads `length` bytes at each address of the process. See [`RemoteMemory::read`].
     pub(super) fn read(&self, addresses: impl IntoIterator<Item = u64>, length: usize) -> nix::Result<Vec<u8>> {
         self.memory.read(&addresses.into_iter().collect::<Vec<_>>(), length)
     }
@@ -98,17 +98,17 @@ impl ServiceMemory {
         Ok(number::<8>(&self.memory.read(&[address], 8)?, 0))
     }
 
-    /// Reads the variable of 8 bytes that the file has at `address`.
+    /// Reads the 8-byte variable at `address` of the file.
     pub(super) fn global_word(&self, address: u64) -> nix::Result<u64> {
         self.word(self.global(address))
     }
 
-    /// Reads the variable of 4 bytes that the file has at `address`.
+    /// Reads the 4-byte variable at `address` of the file.
     pub(super) fn global_int32(&self, address: u64) -> nix::Result<u64> {
         Ok(number::<4>(&self.memory.read(&[self.global(address)], 4)?, 0))
     }
 
-    /// Writes bytes at an address of the process, as [`RemoteMemory::write`].
+    /// Writes bytes at an address of the process. See [`RemoteMemory::write`].
     pub(super) fn write(&self, address: u64, bytes: &[u8]) -> nix::Result<()> {
         self.memory.write(address, bytes)
     }
@@ -119,7 +119,7 @@ fn to_address(address: u64) -> nix::Result<usize> {
     usize::try_from(address).map_err(|_| nix::Error::EFAULT)
 }
 
-/// The `N`-byte little-endian number at `offset`; 0 if the buffer is too short, which callers rule out by reading whole
+/// The `N`-byte little-endian number at `offset`; 0 if the buffer is too short. Callers rule that out by reading whole
 /// structures. Every platform of memgate is little-endian.
 pub(super) fn number<const N: usize>(bytes: &[u8], offset: usize) -> u64 {
     let mut word = [0; 8];
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn more_ranges_than_one_call_takes_are_read() {
+    fn more_ranges_than_fit_one_call_are_read() {
         let value = 7_u64;
         let bytes = ProcessMemory::new(Pid::this()).read(&vec![&raw const value as u64; 2500], 8).unwrap();
         assert_eq!(bytes.len(), 20_000);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_mapped_is_an_error() {
+    fn an_unmapped_address_is_an_error() {
         assert!(ProcessMemory::new(Pid::this()).read(&[8], 8).is_err());
     }
 

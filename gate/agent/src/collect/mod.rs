@@ -1,4 +1,4 @@
-//! Collectors: one type a source, and the recorder that calls them on one clock.
+//! Collectors: one type for each source, and the recorder that calls them with one clock.
 
 mod code;
 mod collector;

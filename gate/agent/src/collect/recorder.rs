@@ -27,12 +27,12 @@ use super::{
 };
 use crate::{clock::Clock, environment, load::Progress};
 
-/// Every how many ticks everything is read.
+/// Everything is read at each tick whose number is a multiple of this.
 const READ_EVERY: u32 = 2;
-/// Every how many ticks the off-heap memory is read too.
+/// The off-heap memory is read at each tick whose number is a multiple of this.
 const OFF_HEAP_EVERY: u32 = 5;
 
-/// Reads every collector of one service on one clock and keeps what they gave.
+/// Reads every collector of one service with one clock, and keeps their results.
 pub struct Recorder {
     scene: Scene,
     collectors: Collectors,
@@ -42,12 +42,12 @@ pub struct Recorder {
     cross_check: Option<String>,
 }
 
-/// What is in the run besides the collectors' readings.
+/// Parts of the run's result that do not come from collectors.
 #[derive(Debug)]
 pub struct Elsewhere {
-    /// What the load generator saw, or why nothing.
+    /// The load generator's figures, or why there are none.
     pub requests: Result<Requests, String>,
-    /// OOM kills, or why they are not known.
+    /// OOM kills, or why their number is not known.
     pub oom_kills: Result<u64, String>,
 }
 
@@ -68,8 +68,8 @@ struct Collectors {
 }
 
 impl Collectors {
-    /// Each of them, in the order in which they are called. The counters are the first: they look at the process, and others
-    /// follow their cycles and totals.
+    /// Each collector, in the order of the calls. The counters come first, because they check the process, and others
+    /// use their cycles and totals.
     fn each(&mut self) -> [&mut dyn Collector; 11] {
         let Self {
             counters,
@@ -79,7 +79,7 @@ impl Collectors {
             requests,
             resident,
             allocations,
-            // It has records alone.
+            // It has only records.
             mappings: _,
             off_heap,
             goroutines,
@@ -89,7 +89,7 @@ impl Collectors {
         [counters, gc_cpu, pauses, live_heap, requests, resident, allocations, off_heap, goroutines, refills, cgroup]
     }
 
-    /// Gives a record to the collector whose it is.
+    /// Passes a record to its collector.
     fn record(&mut self, record: Record, clock: Clock, mapped: &mut Mapped) {
         let at_ns = clock.since_launch(record.at_ns);
         match record.kind {
@@ -98,18 +98,19 @@ impl Collectors {
             kind::LIVE_HEAP => self.live_heap.record(at_ns, record.first),
             kind::MAPPED | kind::UNMAPPED => self.mappings.record(at_ns, record, mapped),
             kind::ALLOC_SAMPLE => self.allocations.record(record),
-            // The kernel's programs and memgate are built from the same list.
+            // This cannot happen: the BPF programs and memgate are built from the same list.
             _ => {}
         }
     }
 }
 
 impl Recorder {
-    /// Attaches every collector to the process `pid`, which runs `exe` and is best stopped before its first instruction: what
-    /// happened before this call is not seen.
+    /// Attaches every collector to the process `pid`, which runs `exe`. The process should be stopped before its first
+    /// instruction, because memgate does not see what happened before this call.
     ///
     /// # Errors
-    /// Fails if the process's memory cannot be read. What the kernel refuses of BPF leaves signals missing, or lowers the tier.
+    /// Fails if the process's memory cannot be read. If the kernel refuses BPF programs, signals are missing or the
+    /// tier is lower.
     pub fn attach(exe: &GoExe, pid: Pid, clock: Clock, options: Options) -> Result<Self> {
         let service = ServiceProcess::open(format!("/proc/{pid}").into())?;
         let bias = if exe.position_independent { service.load_bias(&exe.segments)? } else { 0 };
@@ -131,7 +132,7 @@ impl Recorder {
         Ok(Self::assemble(scene, &exe.runtime, exe.platform, &exe.segments, attached))
     }
 
-    /// `segments` are the executable's, as in its file.
+    /// `segments` are the executable's, with the addresses of the file.
     fn assemble(
         mut scene: Scene,
         runtime: &Runtime,
@@ -168,12 +169,12 @@ impl Recorder {
         self.attached.tier
     }
 
-    /// Bytes allocated since the launch as last read; `None` before the first reading.
+    /// Bytes allocated since the launch, at the last reading; `None` before the first one.
     pub fn allocated(&self) -> Option<u64> {
         self.scene.totals.map(|totals| totals.alloc_bytes)
     }
 
-    /// Objects allocated since the launch as last read; `None` before the first reading.
+    /// Objects allocated since the launch, at the last reading; `None` before the first one.
     pub fn allocated_objects(&self) -> Option<u64> {
         self.scene.totals.map(|totals| totals.alloc_objects)
     }
@@ -183,7 +184,7 @@ impl Recorder {
         self.collectors.requests.watch(progress);
     }
 
-    /// Counts from this launch from now on.
+    /// Uses this clock from now on.
     pub const fn set_clock(&mut self, clock: Clock) {
         self.scene.clock = clock;
     }
@@ -200,12 +201,12 @@ impl Recorder {
         collectors.allocations.group();
     }
 
-    /// Reads everything that is read five times a second, as exactly as possible.
+    /// Makes the readings that are due five times a second, as exactly as possible.
     pub fn sample(&mut self) {
         self.read(3);
     }
 
-    /// The same, with this many attempts at a source that moves while it is read.
+    /// The same. A source that changes during a reading is read at most this many times.
     fn read(&mut self, attempts: u32) {
         self.drain();
         let reading = Reading { at_ns: self.scene.clock.now_ns(), attempts };
@@ -215,9 +216,9 @@ impl Recorder {
         self.collectors.off_heap.allow_captures(&mut self.scene);
     }
 
-    /// Reads the off-heap memory, again if the runtime maps memory meanwhile.
+    /// Reads the off-heap memory, and repeats the reading if the runtime maps memory meanwhile.
     pub fn sample_off_heap(&mut self) {
-        /// A runtime that maps during each of them is starting, or grows fast; the next reading comes soon.
+        /// A runtime that maps memory during each attempt is starting or grows fast. The next reading comes soon.
         const ATTEMPTS: u32 = 3;
         self.collectors.off_heap.name_threads(&mut self.scene);
         for _ in 0..ATTEMPTS {
@@ -229,10 +230,11 @@ impl Recorder {
         }
     }
 
-    /// Does what is due each tenth of a second of a run: empties the kernel's buffers, and makes each reading at its interval.
+    /// Does what is due at each tenth of a second of a run: empties the kernel's buffers, and makes each reading at its
+    /// interval.
     pub fn tick(&mut self) {
         if self.ticks.is_multiple_of(READ_EVERY) {
-            // These readings show what lies between the phases' ends; an attempt more would cost as much again.
+            // These readings show what happens within the phases. Another attempt would double their cost.
             self.read(1);
         } else {
             self.drain();
@@ -247,7 +249,7 @@ impl Recorder {
         self.ticks = self.ticks.wrapping_add(1);
     }
 
-    /// A phase begins or ends. After the drain the records are also compared with the runtime's own totals.
+    /// Handles the start or end of a phase. After the drain it also compares the records with the runtime's own totals.
     pub fn reach(&mut self, boundary: Boundary) {
         self.drain();
         if boundary == Boundary::Drained {
@@ -265,14 +267,14 @@ impl Recorder {
         self.collectors.off_heap.read_huge_pages(&self.scene);
     }
 
-    /// Takes a look at the service's cgroup in: its processes, and its count of huge pages since the launch.
+    /// Adds a reading of the service's cgroup: its processes, and its huge pages since the launch.
     pub fn see_cgroup(&mut self, processes: &[Pid], thp_events: Option<u64>) {
         self.collectors.cgroup.see(processes, thp_events, &mut self.scene);
     }
 
-    /// Compares the records with the runtime's own totals: every pause and every cycle must be there.
+    /// Compares the records with the runtime's own totals. Every pause and every cycle must have a record.
     ///
-    /// The runtime adds a cycle's pauses to its total at the cycle's end, so they agree between cycles.
+    /// The runtime adds a cycle's pauses to its total at the cycle's end, so the two agree between cycles.
     fn compare(&mut self) {
         /// A cycle lasts milliseconds, or longer where other processes have the processors.
         const PATIENCE: Duration = Duration::from_secs(3);
@@ -291,7 +293,7 @@ impl Recorder {
         }
     }
 
-    /// How the records differ from the runtime's own totals as last read.
+    /// How the records differ from the last reading of the runtime's own totals.
     fn difference(&self) -> Option<String> {
         let Some(runtime) = self.scene.totals else {
             return Some("the runtime's totals could not be read".to_owned());
@@ -302,12 +304,12 @@ impl Recorder {
             return None;
         }
         Some(format!(
-            "the records are {pauses} ns of GC pauses and {cycles} cycles with {unknown} unknown, the runtime's own totals {} ns and {}",
+            "the records have {pauses} ns of GC pauses and {cycles} cycles with {unknown} unknown, the runtime's own totals {} ns and {}",
             runtime.pause_total_ns, runtime.gc_cycles
         ))
     }
 
-    /// Ends the recording: every signal with its exactness, and the call stacks that they name.
+    /// Ends the recording. Returns every signal with its exactness, and the call stacks that the signals use.
     pub fn into_signals(self, elsewhere: Elsewhere) -> (Signals, Code) {
         let Self { mut scene, collectors, cross_check, attached: _attached, ticks: _ } = self;
         let ending = Ending::new(scene.service.doubt(), cross_check, scene.programs.as_deref());

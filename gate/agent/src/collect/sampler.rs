@@ -14,19 +14,19 @@ use memgate_evidence::error::{Error, Result, Stage};
 use super::{collector::Boundary, recorder::Recorder};
 use crate::load::Progress;
 
-/// Between two ticks of the recorder.
+/// The time between two ticks of the recorder.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the sampler can be asked for besides its readings at intervals.
+/// Requests to the sampler, besides its readings at intervals.
 #[derive(Debug)]
 pub enum Requested {
-    /// Read everything at once: a phase begins or ends that no collector acts on.
+    /// Reads everything at once, when a phase begins or ends without a boundary for the collectors.
     Reading,
-    /// Act on a boundary, and read everything at once.
+    /// Handles a boundary and reads everything at once.
     Boundary(Boundary),
-    /// Count the requests of this load from now on, and read everything at once.
+    /// Counts the requests of this load from now on, and reads everything at once.
     Requests(Arc<Progress>),
-    /// Note the processes of the service's cgroup, and its transparent huge pages since the launch.
+    /// Adds the processes of the service's cgroup, and its transparent huge pages since the launch.
     Cgroup(Vec<nix::unistd::Pid>, Option<u64>),
 }
 
@@ -40,7 +40,7 @@ impl Sampler {
     /// Starts reading.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// Fails if the thread cannot be started.
     pub fn start(recorder: Recorder) -> Result<Self> {
         let (requests, received) = sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -50,10 +50,10 @@ impl Sampler {
         Ok(Self { requests, thread })
     }
 
-    /// Has something done; returns when it is, about a millisecond later.
+    /// Performs a request. Returns when it is done, about a millisecond later.
     ///
     /// # Errors
-    /// When the thread has died.
+    /// Fails if the thread has died.
     pub fn request(&self, what: Requested) -> Result<()> {
         let (done, wait) = sync_channel(1);
         self.requests.send((what, done)).map_err(|_| failure("it ended early"))?;
@@ -63,7 +63,7 @@ impl Sampler {
     /// Ends the thread after a last reading of the records.
     ///
     /// # Errors
-    /// When the thread has died.
+    /// Fails if the thread has died.
     pub fn finish(self) -> Result<Recorder> {
         drop(self.requests);
         self.thread.join().map_err(|_| failure("it panicked"))
@@ -80,7 +80,7 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
         match requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok((what, done)) => {
                 perform(&mut recorder, what);
-                // The one who asked may have given up.
+                // The caller may no longer wait.
                 let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {

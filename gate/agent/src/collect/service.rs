@@ -1,4 +1,4 @@
-//! The process that was launched: whether it is still that process, and whether it is the whole service.
+//! The launched process: whether it is still the same program, and whether it is the whole service.
 
 use std::{
     collections::BTreeSet,
@@ -24,26 +24,26 @@ pub(super) struct ServiceProcess {
     entry: PathBuf,
     identity: Identity,
     stat: ProcResult<Stat>,
-    /// Why the process is no longer what it was.
+    /// Why the process is no longer the launched program.
     replaced: Option<String>,
     /// Names of processes that the service started.
     others: BTreeSet<String>,
 }
 
-/// Why the launched process cannot be watched.
+/// Why memgate cannot watch the launched process.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub(super) enum ServiceError {
     /// Its entry in /proc cannot be read.
     #[error("the service's entry in /proc cannot be read")]
     #[diagnostic(help("mount procfs at /proc and run as root"))]
     Entry(#[source] procfs::ProcError),
-    /// Its executable cannot be looked at.
-    #[error("the executable that the service runs cannot be looked at")]
+    /// Its executable cannot be examined.
+    #[error("the executable that the service runs cannot be examined")]
     #[diagnostic(help("mount procfs at /proc and run as root"))]
     Executable(#[source] io::Error),
-    /// It runs another file than the one that was read.
-    #[error("{path} was replaced between its reading and its start")]
-    #[diagnostic(help("run memgate again when nothing builds it meanwhile"))]
+    /// It runs another file than the one that memgate read.
+    #[error("{path} was replaced after memgate read it and before it started")]
+    #[diagnostic(help("run memgate again while nothing rebuilds the executable"))]
     Replaced {
         /// The executable.
         path: PathBuf,
@@ -56,12 +56,12 @@ impl FailureKind for ServiceError {
     }
 }
 
-/// What a process executes: another execution of the same file has another stack.
+/// The execution that a process runs. Another execution of the same file has another stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity {
     device: u64,
     inode: u64,
-    /// Where its first stack begins (`startstack` of /proc/PID/stat). The kernel chooses it anew for each execution.
+    /// Where its first stack begins (`startstack` of /proc/PID/stat). The kernel chooses it for each execution.
     stack: u64,
 }
 
@@ -73,7 +73,7 @@ impl Identity {
 }
 
 impl ServiceProcess {
-    /// The process whose entry in /proc is `entry`: `/proc/4242`.
+    /// The process whose entry in /proc is `entry`, such as `/proc/4242`.
     ///
     /// # Errors
     /// Fails if the entry cannot be read.
@@ -84,7 +84,7 @@ impl ServiceProcess {
         Ok(Self { process, entry, identity, stat: Ok(stat), replaced: None, others: BTreeSet::new() })
     }
 
-    /// Checks that it runs the very file that was read at `path`.
+    /// Checks that the process runs the same file that memgate read at `path`.
     ///
     /// # Errors
     /// Fails if the process is gone or runs another file.
@@ -104,11 +104,12 @@ impl ServiceProcess {
         self.entry.join(name)
     }
 
-    /// Looks at the process: whether it still runs the executable that was launched. Addresses hold in no other.
+    /// Examines the process: whether it still runs the executable that was launched. Addresses are valid only in that
+    /// one.
     pub(super) fn look(&mut self) -> bool {
         self.stat = self.process.stat();
         let now = self.stat.as_ref().ok().and_then(|stat| Identity::of(&self.entry, stat).ok());
-        // One that has ended is not replaced; the readings themselves say that it is gone.
+        // An ended process was not replaced. The readings themselves report its end.
         if self.replaced.is_none() && now.is_some_and(|now| now != self.identity) {
             let other = self.process.exe().map_or_else(|_| "another".to_owned(), |path| path.display().to_string());
             self.replaced = Some(format!("the service replaced itself by a new execution of {other}"));
@@ -116,24 +117,24 @@ impl ServiceProcess {
         self.is_itself()
     }
 
-    /// Whether it was still itself when it was last looked at.
+    /// Whether it was the launched program when it was last examined.
     pub(super) const fn is_itself(&self) -> bool {
         self.replaced.is_none()
     }
 
-    /// Its status when it was last looked at.
+    /// Its status when it was last examined.
     pub(super) const fn stat(&self) -> Result<&Stat, &procfs::ProcError> {
         self.stat.as_ref()
     }
 
-    /// The service has started this process, whose name is unknown if it has ended.
+    /// Notes that the service has started this process. Its name is unknown if it has ended.
     pub(super) fn has_started(&mut self, other: Option<i32>) {
         let entry = other.and_then(|pid| Some(self.entry.parent()?.join(pid.to_string())));
         let stat = entry.and_then(|entry| Process::new_with_root(entry).and_then(|process| process.stat()).ok());
         self.others.insert(stat.map_or_else(|| "one that has ended".to_owned(), |stat| stat.comm));
     }
 
-    /// Why figures of this process are not those of the service, if so.
+    /// Why figures of this process are not those of the whole service, if there is a reason.
     pub(super) fn doubt(&self) -> Option<String> {
         if self.replaced.is_some() {
             return self.replaced.clone();
@@ -143,7 +144,8 @@ impl ServiceProcess {
         (!names.is_empty()).then(others)
     }
 
-    /// What is added to an address of a position-independent executable with these segments to get one of the process.
+    /// The number that is added to an address of a position-independent executable with these segments to get one of
+    /// the process.
     ///
     /// # Errors
     /// Fails if the process is gone.
@@ -171,7 +173,7 @@ mod tests {
         proc.stat(|stat| stat.startstack += 4096);
         assert!(!service.look());
         proc.stat(|stat| stat.startstack -= 4096);
-        assert!(!service.look(), "what was replaced meanwhile is not believed again");
+        assert!(!service.look(), "a process that was replaced meanwhile is not trusted again");
         assert!(service.doubt().unwrap().contains("replaced itself by a new execution of "));
     }
 

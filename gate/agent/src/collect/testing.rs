@@ -85,7 +85,7 @@ pub(super) struct FakeMemory(Arc<Mutex<Bytes>>);
 struct Bytes {
     mapped: HashMap<u64, u8>,
     ended: bool,
-    /// The word at this address grows by so much at each reading.
+    /// The word at this address, and how much it grows at each reading.
     growing: Option<(u64, u64)>,
 }
 
@@ -95,12 +95,12 @@ impl FakeMemory {
         self.0.lock().unwrap().put(address, bytes);
     }
 
-    /// Has the word at the address grow by `step` at each reading.
+    /// Makes the word at the address grow by `step` at each reading.
     pub(super) fn grow(&self, address: u64, step: u64) {
         self.0.lock().unwrap().growing = Some((address, step));
     }
 
-    /// The process ends.
+    /// Ends the process.
     pub(super) fn end(&self) {
         self.0.lock().unwrap().ended = true;
     }
@@ -139,13 +139,13 @@ impl RemoteMemory for FakeMemory {
     }
 }
 
-/// The entries of the fake service and of others in `/proc`: a directory with files like the kernel's.
+/// Entries in `/proc` for the fake service and other processes: a directory with files like the kernel's.
 pub(super) struct FakeProc {
     directory: tempfile::TempDir,
     stat: Mutex<FakeStat>,
 }
 
-/// What a test may want of `/proc/PID/stat`.
+/// The fields of `/proc/PID/stat` that a test may change.
 #[derive(Default)]
 pub(super) struct FakeStat {
     pub(super) minflt: u64,
@@ -155,7 +155,7 @@ pub(super) struct FakeStat {
 }
 
 impl FakeProc {
-    /// The service, which has no mappings and no memory.
+    /// A service without mappings and memory.
     pub(super) fn new() -> Self {
         let proc = Self { directory: tempfile::tempdir().unwrap(), stat: Mutex::default() };
         fs::create_dir(proc.path()).unwrap();
@@ -191,7 +191,7 @@ impl FakeProc {
         write_stat(&self.path(), "service", &stat);
     }
 
-    /// Makes `/proc/PID/status` one with these sizes in KiB.
+    /// Writes `/proc/PID/status` with these sizes in KiB.
     pub(super) fn status(&self, sizes: &[(&str, u64)]) {
         let head = "Name:\tservice\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t4242\nNgid:\t0\nPid:\t4242\nPPid:\t1\n\
             TracerPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t64\nGroups:\t0 \n";
@@ -201,7 +201,7 @@ impl FakeProc {
         self.write("status", &format!("{head}{sizes}{tail}"));
     }
 
-    /// Has another file run.
+    /// Makes the service run another file.
     pub(super) fn replace_executable(&self) {
         let link = self.path().join("exe");
         let number = fs::read_dir(self.directory.path()).unwrap().count();
@@ -211,7 +211,7 @@ impl FakeProc {
         symlink(program, link).unwrap();
     }
 
-    /// Makes the pages at these addresses, and no others below 2 GiB, resident.
+    /// Makes the pages at these addresses resident, and no others below 2 GiB.
     pub(super) fn touch(&self, page_size: u64, addresses: &[u64]) {
         let page_map = File::options().write(true).open(self.path().join("pagemap")).unwrap();
         page_map.set_len(0).unwrap();
@@ -221,14 +221,14 @@ impl FakeProc {
         }
     }
 
-    /// Another process has this id and name.
+    /// Adds another process with this id and name.
     pub(super) fn other(&self, pid: i32, name: &str) {
         let entry = self.directory.path().join(pid.to_string());
         fs::create_dir(&entry).unwrap();
         write_stat(&entry, name, &FakeStat::default());
     }
 
-    /// The process ends.
+    /// Ends the process.
     pub(super) fn end(&self) {
         fs::remove_dir_all(self.path()).unwrap();
     }
@@ -237,7 +237,8 @@ impl FakeProc {
 fn write_stat(entry: &Path, name: &str, stat: &FakeStat) {
     let FakeStat { minflt, cminflt, majflt, startstack } = stat;
     let zeros = |count: usize| vec!["0"; count].join(" ");
-    // From `state` to `flags`, from `cmajflt` to `endcode`, and from `kstkesp` to `exit_code`: proc_pid_stat(5).
+    // The zeros are the fields from `state` to `flags`, from `cmajflt` to `endcode`, and from `kstkesp` to `exit_code`
+    // (proc_pid_stat(5)).
     let fields =
         format!("{PID} ({name}) S {} {minflt} {cminflt} {majflt} {} {startstack} {}\n", zeros(6), zeros(15), zeros(24));
     fs::write(entry.join("stat"), fields).unwrap();
@@ -278,12 +279,12 @@ impl FakePrograms {
         self.0.lock().unwrap()
     }
 
-    /// The kernel refuses this program, or `captures`, from now on.
+    /// Refuses this program, or `captures`, from now on.
     pub(super) fn refuse(&self, what: &'static str) {
         self.state().refused.push(what);
     }
 
-    /// The next drain gives this record.
+    /// Adds a record to the next drain.
     pub(super) fn push(&self, record: Record) {
         self.state().records.push(record);
     }
@@ -292,7 +293,7 @@ impl FakePrograms {
         self.state().attached.clone()
     }
 
-    /// Waits until every probe has been taken off, which other threads may do.
+    /// Waits until every probe is detached. Other threads may detach them.
     pub(super) fn wait_until_detached(&self) {
         let start = Instant::now();
         while !self.attached().is_empty() {
@@ -305,12 +306,12 @@ impl FakePrograms {
         self.state().lost = Some(lost);
     }
 
-    /// The counts grow by so much at each look.
+    /// Makes the counts grow by `step` at each reading.
     pub(super) fn count_each_time(&self, step: Counts) {
         self.state().step = step;
     }
 
-    /// The ranges that are left out, start and end of each, at each call.
+    /// The ranges of each call that leaves ranges out, with start and end.
     pub(super) fn left_out(&self) -> Vec<Vec<(u64, u64)>> {
         self.state().left_out.clone()
     }
@@ -319,7 +320,7 @@ impl FakePrograms {
         self.state().captures
     }
 
-    /// How often the records were drained.
+    /// The number of drains.
     pub(super) fn drained(&self) -> usize {
         self.state().drained
     }
@@ -389,7 +390,7 @@ pub(super) fn probe(program: &'static str) -> Probe {
     Probe { program, place: "a call", address: 0x1000, file_offset: 0x400, mnemonic, cost }
 }
 
-/// Every planned probe, attached to these programs; of each signal one.
+/// Every planned probe, attached to these programs: one for each signal.
 pub(super) fn attached_to(programs: &FakePrograms) -> Attached {
     let plan = |signal| {
         let program = if signal == ProbedSignal::SpanRefills { "refill" } else { "other" };
@@ -403,7 +404,7 @@ pub(super) fn attached() -> Attached {
     attached_to(&FakePrograms::default())
 }
 
-/// A record with these values, as old as the launch.
+/// A record with these values, from the time of the launch.
 pub(super) fn record(kind: u32, [first, second, third]: [u64; 3]) -> Record {
     Record { kind, thread: 1, at_ns: 0, first, second, third }
 }
@@ -421,7 +422,7 @@ pub(super) const fn totals() -> Counters {
     }
 }
 
-/// A runtime of which nothing is known.
+/// A runtime without known facts.
 pub(super) fn nothing() -> Runtime {
     let unknown = || "the fake does not know it".to_owned();
     Runtime {

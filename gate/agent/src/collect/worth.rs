@@ -1,4 +1,4 @@
-//! What a signal is worth: missing, doubtful, or as good as its source.
+//! The worth of a signal: missing, doubtful, or as good as its source.
 
 use memgate_evidence::{Exactness, Signal};
 
@@ -9,7 +9,7 @@ pub(super) const COUNTERS: &str =
 pub(super) const CGROUP: &str = "the cgroup's memory controller";
 pub(super) const NOT_REACHED: &str = "the service ended before the end of the measuring phase";
 
-/// What a signal is worth.
+/// The worth of a signal.
 #[derive(Debug, Clone)]
 pub(super) struct Worth {
     /// Why there are no data.
@@ -41,7 +41,7 @@ impl Worth {
     }
 }
 
-/// A signal that is exact where it has data.
+/// A signal that is exact if it has data.
 pub(super) fn exact<T: Default>(source: &str, data: Result<T, String>, doubt: Option<String>) -> Signal<T> {
     let (data, missing) = match data {
         Ok(data) => (data, None),
@@ -55,10 +55,10 @@ pub(super) fn note(failure: &mut Option<String>, reason: impl Into<String>) {
     failure.get_or_insert_with(|| reason.into());
 }
 
-/// What all signals depend on, as it is at the end of a run.
+/// What all signals depend on, at the end of a run.
 #[derive(Debug)]
 pub(super) struct Ending {
-    /// Why figures of the launched process are not those of the service, if so.
+    /// Why figures of the launched process are not those of the whole service, if there is a reason.
     pub(super) doubt: Option<String>,
     /// How the records differ from the runtime's own totals, if they do.
     pub(super) cross_check: Option<String>,
@@ -80,7 +80,7 @@ impl Ending {
         Self { doubt, cross_check, lost: lost.map_err(|error: ProgramError| error.reason()) }
     }
 
-    /// How many records of these kinds were lost, or why that is unknown.
+    /// The number of lost records of these kinds, or why it is unknown.
     pub(super) fn lost_of(&self, kinds: &[u32]) -> (u64, Option<String>) {
         match &self.lost {
             Ok(lost) => (kinds.iter().filter_map(|kind| lost.get(usize::try_from(*kind).ok()?)).sum(), None),
@@ -95,7 +95,7 @@ impl Ending {
         Worth { missing, doubt, lost, otherwise: Exactness::Exact }
     }
 
-    /// A signal from readings, the first of which to fail failed for this reason.
+    /// A signal from readings. `failure` is the reason of the first failed one.
     pub(super) fn read(&self, failure: Option<String>) -> Worth {
         Worth::sampled(self.doubt.clone().or(failure))
     }
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_those_of_the_kinds_and_unknown_ones_are_a_doubt() {
+    fn only_losses_of_the_kinds_count_and_unknown_ones_are_a_doubt() {
         let programs = FakePrograms::default();
         programs.set_lost(Ok(vec![0, 5, 7]));
         let worth = Ending::new(None, None, Some(&programs)).probed(None, &[2, 9]);

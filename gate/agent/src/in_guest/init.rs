@@ -1,4 +1,5 @@
-//! The guest's first process: makes the guest usable, starts the agent, tells the host how it ended, powers off.
+//! The guest's first process. It prepares the guest, starts the agent, reports the agent's end to the host, and powers
+//! off.
 
 use std::{
     fs::{self, File},
@@ -25,18 +26,18 @@ use nix::{
 
 use super::{Host, shell::BUSYBOX};
 
-/// Why the guest is not usable, or the agent's end not known.
+/// Why the guest is not usable, or why the agent's end is unknown.
 #[derive(Debug, thiserror::Error)]
 enum InitError {
     #[error("{kind} cannot be mounted at {at}")]
     Mount { kind: &'static str, at: &'static str, source: io::Error },
-    #[error("the signals that switch the guest off cannot be heeded")]
+    #[error("the signals that switch the guest off cannot be handled")]
     Signals(#[source] nix::Error),
     #[error("{module} cannot be loaded")]
     Module { module: PathBuf, source: io::Error },
     #[error("the channel to the host cannot be opened")]
     Port(#[source] io::Error),
-    #[error("the host cannot be told")]
+    #[error("the host cannot be reached")]
     Message(#[from] StreamError),
     #[error("the loopback interface cannot be raised")]
     Loopback(#[source] io::Error),
@@ -44,24 +45,24 @@ enum InitError {
     FileLimit(#[source] nix::Error),
     #[error("the agent cannot be started")]
     Agent(#[source] io::Error),
-    #[error("the agent cannot be kept from the kernel's want of memory")]
+    #[error("the agent cannot be protected from the kernel's OOM killer")]
     OomScore(#[source] io::Error),
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
-    #[error("the agent's end is not known")]
+    #[error("the agent's end is unknown")]
     AgentEnd(#[source] nix::Error),
 }
 
-/// The argument with which the agent is started.
+/// The argument that starts the agent.
 pub(super) const AGENT: &str = "agent";
 
-/// Never returns: the kernel panics when its first process ends.
+/// Never returns, because the kernel panics when its first process ends.
 pub(super) fn run() -> ExitCode {
     if let Err(problem) = boot_and_wait() {
         eprintln!("memgate: {}", in_full(&problem));
     }
-    let error = reboot(RebootMode::RB_POWER_OFF).err();
-    eprintln!("memgate: the guest cannot be powered off: {error:?}");
+    let Err(error) = reboot(RebootMode::RB_POWER_OFF);
+    eprintln!("memgate: the guest cannot be powered off: {error}");
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
@@ -70,70 +71,70 @@ pub(super) fn run() -> ExitCode {
 fn boot_and_wait() -> Result<(), InitError> {
     mount_all()?;
     if Path::new(BUSYBOX).exists() {
-        heed_power_off().map_err(InitError::Signals)?;
+        handle_power_off().map_err(InitError::Signals)?;
     }
     load_modules()?;
     let port = super::ports::open(INIT_PORT).map_err(InitError::Port)?;
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
-    tell(&host, &FromInit::Up)?;
+    report(&host, &FromInit::Up)?;
     let outcome = work(&host);
     if let Err(problem) = &outcome {
-        tell(&host, &FromInit::Broken(in_full(problem)))?;
+        report(&host, &FromInit::Broken(in_full(problem)))?;
     }
     outcome
 }
 
 fn work(host: &Host) -> Result<(), InitError> {
     raise_loopback().map_err(InitError::Loopback)?;
-    // A file of a service may be as large as it likes, and it may open as many.
+    // A service may open many files.
     let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
     nix::sys::resource::setrlimit(limit, 1 << 20, 1 << 20).map_err(InitError::FileLimit)?;
     let agent = Command::new("/proc/self/exe").arg(AGENT).current_dir("/").spawn();
     let agent = agent.map_err(InitError::Agent)?;
     let agent = Pid::from_raw(agent.id().cast_signed());
-    // Where memory runs out, the agent must live to tell of it.
+    // If memory runs out, the agent must stay alive to report it.
     let spare = fs::write(format!("/proc/{agent}/oom_score_adj"), "-1000");
     spare.map_err(InitError::OomScore)?;
     beat(host)?;
     let end = reap_until_end_of(agent)?;
-    Ok(tell(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })?)
+    Ok(report(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })?)
 }
 
-/// Busybox's `halt`, `poweroff` and `reboot` ask the first process by a signal, which would otherwise not heed it. A guest that
-/// measures has no such commands, and a service must not be able to end it so.
-fn heed_power_off() -> nix::Result<()> {
+/// Busybox's `halt`, `poweroff` and `reboot` send a signal to the first process, which would ignore it by default. A
+/// guest for measurements has no such commands, and a service must not be able to switch it off.
+fn handle_power_off() -> nix::Result<()> {
     extern "C" fn power_off(_signal: libc::c_int) {
-        // SAFETY: a system call that takes no pointer, and is async-signal-safe.
+        // SAFETY: the system call takes no pointer and is async-signal-safe.
         unsafe { libc::reboot(libc::RB_POWER_OFF) };
     }
     let action = SigAction::new(SigHandler::Handler(power_off), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM] {
-        // SAFETY: the handler makes one system call and touches nothing.
+        // SAFETY: the handler makes one system call and accesses nothing else.
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
 }
 
-fn tell(host: &Host, message: &FromInit) -> Result<(), StreamError> {
+fn report(host: &Host, message: &FromInit) -> Result<(), StreamError> {
     host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
 }
 
-/// Says each second that the guest lives.
+/// Reports every second that the guest is alive.
 fn beat(host: &Host) -> Result<(), InitError> {
     let host = Arc::clone(host);
     let beating = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
-        while tell(&host, &FromInit::Heartbeat).is_ok() {
+        while report(&host, &FromInit::Heartbeat).is_ok() {
             std::thread::sleep(Duration::from_secs(1));
         }
     });
     beating.map(|_| ()).map_err(InitError::Thread)
 }
 
-/// How often the first process looks after the others.
+/// How often the first process waits for others.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// Waits for whatever ends, which as the first process it must, until the agent has, or is about to: taking its probes away can take an
-/// emulated processor seconds, before which nobody can wait for it.
+/// Waits for every process that ends, as the first process must, until the agent has ended or is about to end.
+/// Detaching its probes can take seconds on an emulated processor, and waiting for it succeeds only after that.
 fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, InitError> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -154,11 +155,11 @@ fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, InitError> {
     }
 }
 
-/// How a process ends that the kernel has begun to take down, by its `/proc/PID/stat` (proc_pid_stat(5)).
+/// The end of a process that the kernel has begun to remove, from its `/proc/PID/stat` (proc_pid_stat(5)).
 fn end_by(stat: &str) -> Option<AgentEnd> {
-    /// `PF_EXITING` of the kernel's include/linux/sched.h.
+    /// `PF_EXITING` in the kernel's include/linux/sched.h.
     const EXITING: u32 = 4;
-    // The name before may hold anything; behind it are the fields from the third on.
+    // The name may contain anything. The fields from the third on follow it.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let flags: u32 = fields.nth(6)?.parse().ok()?;
@@ -172,7 +173,7 @@ fn end_by(stat: &str) -> Option<AgentEnd> {
     }
 }
 
-/// The file systems that a service and the collectors expect.
+/// Mounts the file systems that a service and the collectors expect.
 fn mount_all() -> Result<(), InitError> {
     let mounts = [
         ("devtmpfs", "/dev"),
@@ -210,7 +211,7 @@ fn load(module: &Path) -> io::Result<()> {
     }
 }
 
-/// Service and load speak over it.
+/// Raises the loopback interface, over which service and load communicate.
 fn raise_loopback() -> io::Result<()> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: all zero bytes are an interface request without a name.
@@ -226,7 +227,7 @@ fn raise_loopback() -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Processes that the kernel killed for want of memory since it started (`oom_kill` of /proc/vmstat, Linux 4.13).
+/// Processes that the kernel killed because memory ran out, since it started (`oom_kill` of /proc/vmstat, Linux 4.13).
 fn oom_kills() -> u64 {
     let mut text = String::new();
     let read = File::open("/proc/vmstat").and_then(|mut file| file.read_to_string(&mut text));
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_known_as_soon_as_the_kernel_has_begun_with_it() {
+    fn an_end_is_known_as_soon_as_the_kernel_begins_it() {
         assert_eq!(end_by(&stat(0x0040_0040, 9)), None);
         assert_eq!(end_by(&stat(0x0040_0044, 9)), Some(AgentEnd::Signalled("SIGKILL".to_owned())));
         assert_eq!(end_by(&stat(0x0040_0044, 3 << 8)), Some(AgentEnd::Exited(3)));
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_writes_what_is_read() {
+    fn the_kernels_file_has_the_expected_fields() {
         let stat = fs::read_to_string("/proc/self/stat").unwrap();
         assert_eq!(stat.rsplit_once(')').unwrap().1.split_whitespace().count(), 50);
         assert_eq!(end_by(&stat), None);

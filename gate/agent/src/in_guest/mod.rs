@@ -1,6 +1,6 @@
-//! What runs in a guest: its first process, and the agent that the first process starts.
+//! The programs in a guest: its first process, and the agent that the first process starts.
 //!
-//! They are two so that the one can tell how the other ended. Both are the same static executable.
+//! There are two processes so that one can report how the other ended. Both are the same static executable.
 
 mod init;
 mod ports;
@@ -15,10 +15,10 @@ use std::{
 
 use memgate_qemu::channel::Outgoing;
 
-/// The stream to the host, which several threads write to.
+/// The stream to the host. Several threads write to it.
 type Host = Arc<Mutex<Outgoing<File>>>;
 
-/// Is the guest's first process where it is process 1, and the agent where the first process started it.
+/// Runs as the guest's first process if this is process 1, and as the agent if the first process started it.
 pub fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         _ if std::process::id() == 1 => init::run(),

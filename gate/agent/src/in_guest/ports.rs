@@ -10,10 +10,10 @@ use std::{
 /// The kernel makes a port some milliseconds after its device.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Opens the port of this name for reading and writing, once the kernel has made it.
+/// Opens the port of this name for reading and writing, as soon as the kernel has made it.
 ///
 /// # Errors
-/// When there is none after 20 s, or it cannot be opened.
+/// Fails if there is none after 20 s, or if it cannot be opened.
 pub(super) fn open(name: &str) -> io::Result<File> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -27,7 +27,7 @@ pub(super) fn open(name: &str) -> io::Result<File> {
     }
 }
 
-/// The device of the port: `/dev/vport0p1`.
+/// The device of the port, such as `/dev/vport0p1`.
 fn find(name: &str) -> Option<PathBuf> {
     let ports = fs::read_dir("/sys/class/virtio-ports").ok()?.flatten();
     let port = ports

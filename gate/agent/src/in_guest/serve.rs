@@ -1,4 +1,4 @@
-//! The agent in a guest: takes files and a plan from the host, runs the plan, hands the evidence over.
+//! The agent in a guest. It receives files and a plan from the host, runs the plan, and sends the evidence.
 
 use std::{
     cell::RefCell,
@@ -29,17 +29,17 @@ use serde_json::value::RawValue;
 use super::{Host, shell};
 use crate::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 
-/// The names under which the host gets the files of a run.
+/// The name of the evidence as a file for the host.
 pub const EVIDENCE: &str = "evidence";
-/// What the service printed.
+/// The name of the service's output as a file for the host.
 pub const SERVICE_LOG: &str = "service.log";
-/// Where the service prints in the guest, which is not where a person finds it.
+/// The path of the service's output in the guest. The user finds it elsewhere.
 pub const SERVICE_LOG_THERE: &str = "/run/service.log";
 
-/// The most of a log that is handed over, bytes: its end, which tells why a service failed.
+/// The most of a log that is sent, bytes. Its end shows why a service failed.
 const LOG_BYTES: u64 = 16 << 20;
 
-/// A run that could not be made, as the host gets it.
+/// The failure of a run in the form that the host gets.
 fn text(error: &Error) -> FailureText {
     match error {
         Error::Infrastructure(failure) => failure.text(),
@@ -49,7 +49,7 @@ fn text(error: &Error) -> FailureText {
     }
 }
 
-/// Serves one host. What fails is told on the console, and by the exit code.
+/// Serves one host. Failures appear on the console and in the exit code.
 pub(super) fn run() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,15 +94,16 @@ fn say(host: &Host, message: &FromAgent) -> Result<(), StreamError> {
     host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
 }
 
-/// A thread on each processor that sleeps until a date far ahead.
+/// A thread on each processor that sleeps until a date in the far future.
 ///
-/// QEMU 10.0 saves a LoongArch processor without its timer (target/loongarch/machine.c), so that after resuming what the kernel had programmed never
-/// fires: it hangs. A clock that is set past what a processor's timers wait for has the kernel program the timer anew on that processor
-/// (`clock_was_set`, kernel/time/hrtimer.c, Linux 7.2). So the date comes once the guest is resumed, and whoever waits for the sleepers
-/// knows that every processor has a timer that works.
+/// QEMU 10.0 saves a LoongArch processor without its timer (target/loongarch/machine.c). After the guest is resumed,
+/// what the kernel had programmed never fires, and the guest hangs. If the clock is set beyond what a processor's
+/// timers wait for, the kernel programs the timer again on that processor (`clock_was_set`, kernel/time/hrtimer.c,
+/// Linux 7.2). So the agent sets the date once the guest is resumed. When the sleepers have woken, every processor has
+/// a working timer.
 struct Sleepers(Vec<JoinHandle<nix::Result<()>>>);
 
-/// The year 2200, which no run sees.
+/// The year 2200, which no run reaches.
 const FAR_AHEAD: Duration = Duration::from_secs(7_258_118_400);
 
 impl Sleepers {
@@ -130,10 +131,10 @@ impl Sleepers {
         Ok(Self(sleepers))
     }
 
-    /// Sets the clock past the date on one processor after the other, for the one that does so does not interrupt itself; and waits for the
-    /// sleepers.
+    /// Sets the clock beyond the date on one processor after the other, because the calling processor does not
+    /// interrupt itself. Then waits for the sleepers.
     fn wake(self) -> io::Result<()> {
-        /// What the sleepers wait for is then earlier than anything that a lost timer can have been to fire for.
+        /// With this, the sleepers' date is earlier than the due times of all lost timers.
         const PAST: Duration = Duration::from_secs(24 * 3600);
         let this = Pid::from_raw(0);
         let allowed = sched_getaffinity(this)?;
@@ -151,15 +152,15 @@ impl Sleepers {
     }
 }
 
-/// Whether a thread has left its processor in the system call in which it sleeps. The kernel tells the number of a thread's system call when
-/// the thread is not running (`proc_pid_syscall`, fs/proc/base.c).
+/// Whether a thread sleeps in its system call and has left its processor. The kernel reports the number of a thread's
+/// system call only while the thread does not run (`proc_pid_syscall`, fs/proc/base.c).
 fn is_asleep(thread: Pid) -> io::Result<bool> {
     let call = fs::read_to_string(format!("/proc/self/task/{thread}/syscall"))?;
     Ok(call.split_whitespace().next() == Some(nix::libc::SYS_clock_nanosleep.to_string().as_str()))
 }
 
-/// Sets the clock, and has the kernel draw its random numbers from the host's bytes too: two guests that are resumed from one
-/// snapshot have the same state, and nothing else that is sure to differ.
+/// Sets the clock, and adds the host's bytes to the kernel's random numbers. Two guests from one snapshot have the same
+/// state, and nothing else is sure to differ.
 fn begin(now_ns: u64, entropy: &[u8]) -> io::Result<()> {
     /// `RNDRESEEDCRNG`, include/uapi/linux/random.h, Linux 4.17 and later: `_IO('R', 0x07)`.
     const RESEED: u32 = 0x5207;
@@ -172,7 +173,7 @@ fn begin(now_ns: u64, entropy: &[u8]) -> io::Result<()> {
     if reseeded == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Says each second that the agent lives.
+/// Reports every second that the agent is alive.
 fn beat(host: &Host) -> io::Result<()> {
     let host = Arc::clone(host);
     let beating = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
@@ -213,7 +214,7 @@ fn fail(host: &Host, error: &Error) -> Result<(), StreamError> {
     say(host, &FromAgent::Failed(serde_json::value::to_raw_value(&text(error))?))
 }
 
-/// On this thread, with which the service would end.
+/// Runs the plan on this thread, because the service ends with the thread that started it.
 fn measure(host: &Host, plan: &Plan, logs: &RunLogs) -> Result<Evidence, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
@@ -228,9 +229,12 @@ fn measure(host: &Host, plan: &Plan, logs: &RunLogs) -> Result<Evidence, Error> 
     let evidence = runtime.block_on(agent::run(plan, logs, &event, &Cancel::never()))?;
     match unsaid.take() {
         None => Ok(evidence),
-        Some(error) => {
-            Err(Error::caused(Stage::Guest, "the host cannot be told what happens", error, "please report this"))
-        }
+        Some(error) => Err(Error::caused(
+            Stage::Guest,
+            "the progress of the run cannot be sent to the host",
+            error,
+            "please report this",
+        )),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A person's command in a guest, or a shell on its console: `memgate image boot`.
+//! A user's command in a guest, or a shell on its console: `memgate image boot`.
 
 use std::{
     fs::{self, File},
@@ -17,7 +17,7 @@ use nix::{
 
 use super::Host;
 
-/// The program that is a shell and the usual commands, which the guest's second archive has.
+/// The program with the shell and the usual commands. The guest's second archive contains it.
 pub(super) const BUSYBOX: &str = "/bin/busybox";
 
 const TRACEFS: &str = "/sys/kernel/tracing";
@@ -26,20 +26,20 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[diagnostic(help("please report this"))]
 pub(super) enum ShellError {
-    /// The program that is a shell does not start.
+    /// The program with the shell does not start.
     #[error("{BUSYBOX} cannot be run")]
     Busybox(#[source] io::Error),
-    /// It does not become the usual commands.
+    /// It cannot make links for the usual commands.
     #[error("{BUSYBOX} cannot make links to itself: {0}")]
     Links(ExitStatus),
-    /// A file system that a person expects is missing.
+    /// A file system that users expect is missing.
     #[error("tracefs cannot be mounted at {TRACEFS}")]
     Tracefs(#[source] nix::Error),
     /// The command does not run to its end.
     #[error("the command in the guest cannot be run")]
     Run(#[source] io::Error),
-    /// The host does not take what is printed.
-    #[error("the host does not take what is printed")]
+    /// The host does not receive the command's output.
+    #[error("the host does not receive the command's output")]
     Print(#[from] StreamError),
 }
 
@@ -49,11 +49,11 @@ impl FailureKind for ShellError {
     }
 }
 
-/// Runs the command, or a shell where there are no words, and gives its exit code, or 128 and the number of the signal that ended it. A
-/// command that is not there has 127, and one that cannot be run 126, as with a shell.
+/// Runs the command, or a shell if there are no words. Returns its exit code, or 128 plus the number of the signal that
+/// ended it. As in a shell, the code is 127 for a missing command, and 126 for one that cannot be run.
 ///
 /// # Errors
-/// When the guest has no shell, or no console for it.
+/// Fails if the guest has no shell, or no console for it.
 pub(super) fn run(host: &Host, words: &[String], terminal: Option<&Terminal>) -> Result<u8, ShellError> {
     furnish()?;
     let mut command = match words {
@@ -68,7 +68,7 @@ pub(super) fn run(host: &Host, words: &[String], terminal: Option<&Terminal>) ->
             command
         }
     };
-    // Looked up there, since the agent has none of its own.
+    // The command is found in this `PATH`, because the agent has none of its own.
     command.env_clear().env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin").env("HOME", "/root").current_dir("/root");
     let status = match terminal {
         Some(terminal) => on_console(command, terminal),
@@ -86,7 +86,7 @@ pub(super) fn run(host: &Host, words: &[String], terminal: Option<&Terminal>) ->
     }
 }
 
-/// What a person expects beside what every guest has.
+/// Adds what users expect to what every guest has.
 fn furnish() -> Result<(), ShellError> {
     let linked = Command::new(BUSYBOX).args(["--install", "-s"]).status().map_err(ShellError::Busybox)?;
     if !linked.success() {
@@ -95,18 +95,19 @@ fn furnish() -> Result<(), ShellError> {
     mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), None::<&str>).map_err(ShellError::Tracefs)
 }
 
-/// With the guest's console as the terminal that controls it.
+/// Runs the command with the guest's console as its controlling terminal.
 fn on_console(mut command: Command, terminal: &Terminal) -> io::Result<ExitStatus> {
     let console = console()?;
     let size = libc::winsize { ws_row: terminal.rows, ws_col: terminal.columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads a `winsize` (tty_ioctl(2)), which lives through the call.
+    // SAFETY: TIOCSWINSZ reads a `winsize` (tty_ioctl(2)), which is valid during the call.
     let sized = unsafe { libc::ioctl(console.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size) };
     if sized != 0 {
         return Err(io::Error::last_os_error());
     }
     command.env("TERM", &terminal.kind);
     command.stdin(console.try_clone()?).stdout(console.try_clone()?).stderr(console);
-    // SAFETY: between fork and exec only two system calls are made, which are async-signal-safe; nothing is allocated.
+    // SAFETY: between fork and exec the closure makes only two system calls, which are async-signal-safe, and allocates
+    // nothing.
     unsafe {
         command.pre_exec(|| {
             nix::unistd::setsid()?;
@@ -119,27 +120,28 @@ fn on_console(mut command: Command, terminal: &Terminal) -> io::Result<ExitStatu
     child.wait()
 }
 
-/// The device behind `/dev/console`, which itself can control nothing: the last that the kernel names.
+/// The device behind `/dev/console`: the last one that the kernel names. `/dev/console` itself cannot be a controlling
+/// terminal.
 fn console() -> io::Result<File> {
     let names = fs::read_to_string("/sys/class/tty/console/active")?;
     let name = names.split_whitespace().last().ok_or_else(|| io::Error::other("the guest has no console"))?;
     File::options().read(true).write(true).open(Path::new("/dev").join(name))
 }
 
-/// Without input; what it prints goes to the host.
+/// Runs the command without input. Its output goes to the host.
 fn piped(host: &Host, mut command: Command) -> io::Result<ExitStatus> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     may_be_killed(&child)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
-        let to_stdout = scope.spawn(|| stdout.map_or(Ok(()), |stdout| hand_on(host, Printer::Stdout, stdout)));
-        stderr.map_or(Ok(()), |stderr| hand_on(host, Printer::Stderr, stderr))?;
+        let to_stdout = scope.spawn(|| stdout.map_or(Ok(()), |stdout| forward(host, Printer::Stdout, stdout)));
+        stderr.map_or(Ok(()), |stderr| forward(host, Printer::Stderr, stderr))?;
         to_stdout.join().map_err(|_| io::Error::other("a thread panicked"))?
     })?;
     child.wait()
 }
 
-fn hand_on(host: &Host, printer: Printer, mut from: impl Read) -> io::Result<()> {
+fn forward(host: &Host, printer: Printer, mut from: impl Read) -> io::Result<()> {
     let mut bytes = vec![0; 16 << 10];
     loop {
         match from.read(&mut bytes) {
@@ -157,10 +159,10 @@ fn print(host: &Host, printer: Printer, bytes: &[u8]) -> Result<(), StreamError>
     host.data(bytes)
 }
 
-/// The agent is kept from the kernel's want of memory, and what it starts would inherit that.
+/// Removes the agent's protection from the OOM killer, which its children inherit.
 fn may_be_killed(child: &Child) -> io::Result<()> {
     match fs::write(format!("/proc/{}/oom_score_adj", child.id()), "0") {
-        // It may have ended already.
+        // The process may have ended already.
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
         written => written,
     }
@@ -176,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_by_a_signal_has_a_code_of_its_own() {
+    fn an_end_by_a_signal_has_its_own_code() {
         assert_eq!(code(ExitStatus::from_raw(7 << 8)), 7);
         assert_eq!(code(ExitStatus::from_raw(9)), 137);
     }

@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, task::JoinSet};
 
 use super::{Endpoint, RequestFailure, RequestKind, cookies::Jar};
 
-/// One client of the service, as a browser or another service would be.
+/// One client of the service, like a browser or another service.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// One for each endpoint.
@@ -27,7 +27,7 @@ struct Session {
 #[derive(Debug)]
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// The task that reads and writes; dropping it closes the connection.
+    /// The task that reads and writes. Dropping it closes the connection.
     _driver: JoinSet<()>,
 }
 
@@ -37,9 +37,9 @@ impl Client {
         Self { sessions: std::iter::repeat_with(Session::default).take(endpoints).collect() }
     }
 
-    /// Sends a request and reads the whole answer, connecting first where there is no connection.
+    /// Sends a request and reads the whole answer. If there is no connection, it connects first.
     ///
-    /// When the future is dropped before its end, or fails, the connection is closed and the next request makes a new one.
+    /// If the future fails or is dropped early, its connection is closed, and the next request makes a new one.
     pub(crate) async fn exchange(
         &mut self,
         kind: &RequestKind,
@@ -57,10 +57,10 @@ impl Client {
     }
 }
 
-/// Sends a request on the connection, or on a new one when there is none or the peer has closed it meanwhile.
+/// Sends a request on the connection, or on a new one if there is none or the peer has closed it.
 ///
-/// A request is sent anew only when hyper hands it back, not one byte of it written: the peer had closed the idle
-/// connection, which is no failure. Go's `net/http.Transport` does the same (`errServerClosedIdle`, Go 1.27
+/// A request is sent again only if hyper returns it without having written any byte. The peer had closed the idle
+/// connection, which is not a failure. Go's `net/http.Transport` does the same (`errServerClosedIdle`, Go 1.27
 /// src/net/http/transport.go).
 async fn send(
     idle: Option<Connection>,
@@ -88,19 +88,19 @@ async fn send(
 
 async fn connect(endpoint: &Endpoint) -> Result<Connection, RequestFailure> {
     let stream = TcpStream::connect(&endpoint.addresses[..]).await.map_err(|error| RequestFailure::from_io(&error))?;
-    // Without it, the kernel holds back the end of a request until the peer has acknowledged its beginning.
+    // Without it, the kernel delays the end of a request until the peer has acknowledged its start.
     stream.set_nodelay(true).map_err(|error| RequestFailure::from_io(&error))?;
     let (sender, driver) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| RequestFailure::from_hyper(&error))?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        // What fails here also fails the request that is on its way, which counts it.
+        // A failure here also fails the current request, which counts it.
         let _: Result<(), hyper::Error> = driver.await;
     });
     Ok(Connection { sender, _driver: tasks })
 }
 
-/// Reads a body to its end, keeping nothing: it may be of any size.
+/// Reads a body of any size to its end and drops it.
 async fn discard(mut body: Incoming) -> Result<(), RequestFailure> {
     while let Some(frame) = body.frame().await {
         frame.map_err(|error| RequestFailure::from_hyper(&error))?;

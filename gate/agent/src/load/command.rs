@@ -1,4 +1,4 @@
-//! A load that a command makes: `k6 run load.js`, say.
+//! A load from a command, such as `k6 run load.js`.
 
 use std::{
     collections::BTreeMap,
@@ -25,13 +25,13 @@ use super::LoadError;
 /// How long the command may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a command that is ending is looked at.
+/// The interval at which an ending command is checked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// How much of the end of the log goes into a message, bytes.
+/// How much of the log's end a message contains, bytes.
 const TAIL: u64 = 1000;
 
-/// A load command that is running, the leader of a process group of its own.
+/// A running load command. It leads its own process group.
 ///
 /// Dropping it kills the whole group.
 #[derive(Debug)]
@@ -39,18 +39,19 @@ pub struct LoadCommand {
     name: String,
     child: Child,
     log: PathBuf,
-    /// Where this command's output begins in the log.
+    /// The start of this command's output in the log.
     log_start: u64,
     reaped: bool,
 }
 
-/// Starts a load command in its own process group, its stdout and stderr appended to the file `log`.
+/// Starts a load command in its own process group and appends its stdout and stderr to the file `log`.
 ///
-/// `env` is the whole environment of the command; `argv[0]` is looked up in its `PATH`. The kernel kills the command when
-/// the thread that calls this ends (`PR_SET_PDEATHSIG`), so call it from one that lives as long as the load.
+/// `env` is the whole environment of the command, and its `PATH` is searched for `argv[0]`. The kernel kills the
+/// command when the calling thread ends (`PR_SET_PDEATHSIG`), so call this from a thread that lives as long as the
+/// load.
 ///
 /// # Errors
-/// [`LoadError`] when the log cannot be opened or the command cannot be started.
+/// Fails with [`LoadError`] if the log cannot be opened or the command cannot be started.
 pub fn command(argv: &[String], directory: &Path, env: &BTreeMap<String, String>, log: &Path) -> Result<LoadCommand> {
     let Some((name, args)) = argv.split_first() else {
         return Err(LoadError::NoCommand.into());
@@ -86,7 +87,7 @@ fn spawn(
     command.spawn()
 }
 
-/// Has the kernel kill this process when its parent ends.
+/// Makes the kernel kill this process when its parent ends.
 fn die_with(parent: Pid) -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // The parent may have ended before the call.
@@ -94,20 +95,20 @@ fn die_with(parent: Pid) -> io::Result<()> {
 }
 
 impl LoadCommand {
-    /// Makes sure that the command still runs. To be called now and then under load.
+    /// Checks that the command still runs. Call it from time to time under load.
     ///
     /// # Errors
-    /// [`LoadError::CommandEnded`] when it has ended, even with exit code 0: the service was not under load for the whole
-    /// time. The message has the end of its output.
+    /// Fails with [`LoadError::CommandEnded`] if it has ended, even with exit code 0, because the service was not under
+    /// load for the whole time. The message contains the end of its output.
     pub fn check(&self) -> Result<()> {
         self.ended_as()?.map_or(Ok(()), |how| Err(self.ended_early(how).into()))
     }
 
-    /// Ends the command at the end of the measuring phase: SIGTERM to its group, after 5 s or as soon as it has ended
-    /// SIGKILL to what is left of the group.
+    /// Ends the command at the end of the measuring phase. It sends SIGTERM to the group, and SIGKILL to the rest of
+    /// the group when the command has ended or after 5 s.
     ///
     /// # Errors
-    /// As [`Self::check`], when the command had ended before.
+    /// Fails like [`Self::check`] if the command ended earlier.
     pub fn stop(mut self) -> Result<()> {
         self.check()?;
         self.signal(Signal::SIGTERM);
@@ -126,7 +127,7 @@ impl LoadCommand {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// How the command ended, `None` while it runs. It is not reaped, so that its id stays its own.
+    /// How the command ended; `None` while it runs. It is not reaped, so no other process can get its id.
     fn ended_as(&self) -> Result<Option<String>, LoadError> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let status = waitid(Id::Pid(self.pid()), flags);
@@ -138,18 +139,18 @@ impl LoadCommand {
     }
 
     fn signal(&self, signal: Signal) {
-        // The group exists as long as its leader is not reaped; if it were gone, nothing would be left to signal.
+        // The group exists until its leader is reaped. Without a group there is nothing to signal.
         let _: nix::Result<()> = killpg(self.pid(), signal);
     }
 
-    /// Kills what is left of the group, and reaps its leader.
+    /// Kills the rest of the group and reaps its leader.
     fn kill(&mut self) {
         if std::mem::replace(&mut self.reaped, true) {
-            // Its id may be another's by now.
+            // Another process may have the id by now.
             return;
         }
         self.signal(Signal::SIGKILL);
-        // Waiting fails only for a process that is not a child, or has been reaped: then it has ended too.
+        // Waiting fails only if the process is not a child or has been reaped. It has ended then too.
         let _: io::Result<std::process::ExitStatus> = self.child.wait();
     }
 
@@ -157,7 +158,7 @@ impl LoadCommand {
         LoadError::CommandEnded { name: self.name.clone(), how, tail: self.tail(), log: self.log.clone() }
     }
 
-    /// The end of the command's output, if it wrote anything that can be read.
+    /// The end of the command's output, if it wrote anything and the log can be read.
     fn tail(&self) -> Option<String> {
         let mut file = File::open(&self.log).ok()?;
         let end = file.seek(SeekFrom::End(0)).ok()?;
@@ -180,7 +181,7 @@ impl Drop for LoadCommand {
 mod tests {
     use super::*;
 
-    /// A shell as load command, with its log.
+    /// A shell as the load command, with the directory of its log.
     fn shell(script: &str) -> (LoadCommand, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let env =
@@ -202,14 +203,14 @@ mod tests {
         }
     }
 
-    /// Whether a process runs; one that nobody has reaped yet does not.
+    /// Whether a process runs. One that has ended and is not reaped yet does not.
     fn runs(pid: &str) -> bool {
         std::fs::read_to_string(format!("/proc/{pid}/stat"))
             .is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
     }
 
     #[test]
-    fn it_runs_in_its_directory_with_its_environment_and_is_ended() {
+    fn it_runs_in_its_directory_with_its_environment_until_it_is_stopped() {
         let (command, directory) =
             shell("trap 'echo got TERM; exit 0' TERM; pwd; echo $GREETING; echo up >&2; while :; do sleep 0.01; done");
         eventually("the start", || log_of(&directory).contains("up"));
@@ -217,7 +218,7 @@ mod tests {
         command.stop().unwrap();
         let log = log_of(&directory);
         let expected = format!("{}\nhello\nup\n", directory.path().canonicalize().unwrap().display());
-        // In between, the shell may say that its `sleep` was ended too.
+        // The shell may also report the end of its `sleep`.
         assert!(log.starts_with(&expected) && log.ends_with("got TERM\n"), "{log}");
     }
 
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_ended_leader_left_behind_is_killed() {
+    fn processes_of_an_ended_leader_are_killed() {
         let (command, directory) = shell("sleep 1000 & echo $! up");
         eventually("the end of the leader", || command.check().is_err());
         let log = log_of(&directory);

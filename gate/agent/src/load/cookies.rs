@@ -8,19 +8,19 @@ use hyper::{
     header::{COOKIE, HeaderValue, SET_COOKIE},
 };
 
-/// The cookies that one host gave to one client: names and values.
+/// The cookies of one client for one host: names and values.
 ///
-/// Domain, path and `Secure` are not looked at; every cookie goes back with every request to the host.
+/// Domain, path and `Secure` are ignored. Every cookie is sent with every request to the host.
 #[derive(Debug, Default)]
 pub(super) struct Jar {
     cookies: BTreeMap<String, String>,
-    /// The cookies as they are sent, made anew when they change.
+    /// The cookies in the form that is sent. It is rebuilt when they change.
     header: Option<HeaderValue>,
 }
 
 impl Jar {
-    /// Takes over the `Set-Cookie` fields of an answer. A cookie that is empty, has `Max-Age=0` or has expired is
-    /// removed; one that cannot be read is passed over, as browsers do.
+    /// Adds the `Set-Cookie` fields of an answer. A cookie that is empty, has `Max-Age=0` or has expired is removed.
+    /// Unreadable ones are ignored, as in browsers.
     pub(super) fn store(&mut self, headers: &HeaderMap) {
         let mut changed = false;
         for field in headers.get_all(SET_COOKIE) {
@@ -33,7 +33,7 @@ impl Jar {
         }
     }
 
-    /// Adds the cookies to the header of a request, after those that it names itself.
+    /// Adds the cookies to the header of a request, after the request's own ones.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
         let Some(cookies) = &self.header else { return };
         let merged = match headers.get(COOKIE) {
@@ -59,7 +59,7 @@ impl Jar {
     }
 }
 
-/// Whether a `Set-Cookie` takes a cookie away; `Max-Age` has precedence over `Expires` (RFC 6265, section 5.3).
+/// Whether a `Set-Cookie` removes a cookie. `Max-Age` has precedence over `Expires` (RFC 6265, section 5.3).
 fn is_removal(cookie: &Cookie<'_>) -> bool {
     let expired = match cookie.max_age() {
         Some(age) => !age.is_positive(),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_passed_over() {
+    fn unreadable_cookies_are_ignored() {
         let mut jar = Jar::default();
         answer(&mut jar, &["no pair", "=nameless", "ok=1"]);
         assert_eq!(sent(&jar, None).as_deref(), Some("ok=1"));

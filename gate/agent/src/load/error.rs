@@ -1,10 +1,10 @@
-//! How a load fails as a whole, which a failing request is not.
+//! Failures of a whole load. A failing request is not one.
 
 use std::{io, path::PathBuf};
 
 use memgate_evidence::error::{FailureKind, Stage};
 
-/// Why there is no load, or not for the whole time.
+/// Why there is no load, or why it does not last for the whole time.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum LoadError {
     /// A URL names a host without an address.
@@ -13,10 +13,10 @@ pub enum LoadError {
     UnknownHost {
         /// The host.
         host: String,
-        /// What the resolver says.
+        /// The resolver's reason.
         source: io::Error,
     },
-    /// The connections and everything else would take more file descriptors than the process may have.
+    /// The connections and the rest need more file descriptors than the process may have.
     #[error("{connections} connections do not fit in the limit of {limit} open files.")]
     #[diagnostic(help("Raise it with `ulimit -n {needed}`, or use fewer connections."))]
     TooFewFiles {
@@ -27,7 +27,7 @@ pub enum LoadError {
         /// File descriptors that it needs.
         needed: u64,
     },
-    /// The thread or its runtime cannot be made.
+    /// The thread or its runtime cannot be started.
     #[error("The load generator could not be started.")]
     #[diagnostic(help("Check the limits on processes and open files (`ulimit -a`)."))]
     NotStarted(#[source] io::Error),
@@ -37,15 +37,15 @@ pub enum LoadError {
     Timer(#[source] io::Error),
     /// A client's task panicked.
     #[error("The load generator failed.")]
-    #[diagnostic(help("This is a fault of memgate; please report it."))]
+    #[diagnostic(help("This is a bug in memgate; please report it."))]
     Client(#[source] tokio::task::JoinError),
     /// The thread panicked.
     #[error("The load generator panicked.")]
-    #[diagnostic(help("This is a fault of memgate; please report it."))]
+    #[diagnostic(help("This is a bug in memgate; please report it."))]
     Panicked,
-    /// The histogram of latencies cannot be made.
-    #[error("No histogram could be made.")]
-    #[diagnostic(help("This is a fault of memgate."))]
+    /// The histogram of latencies cannot be created.
+    #[error("The histogram of latencies cannot be created.")]
+    #[diagnostic(help("This is a bug in memgate; please report it."))]
     Histogram(#[source] hdrhistogram::CreationError),
     /// The load command has no words.
     #[error("The load command is empty.")]
@@ -57,10 +57,10 @@ pub enum LoadError {
     Log {
         /// The file.
         log: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
-    /// The command is not there, or not allowed.
+    /// The command does not exist, or may not be executed.
     #[error("The load command `{name}` cannot be started in {directory}.")]
     #[diagnostic(help("Install it, or correct `load.command`."))]
     CommandNotStarted {
@@ -68,23 +68,23 @@ pub enum LoadError {
         name: String,
         /// Its working directory.
         directory: PathBuf,
-        /// What the system says.
+        /// The system's reason.
         source: io::Error,
     },
     /// The service was not under load for the whole time.
     #[error("The load command `{name}` ended {how} before the end of the measuring phase.{}", last_output(.tail))]
     #[diagnostic(help(
-        "Let the command run longer than warm-up and measuring phase together; memgate ends it. Its output is in {}.",
+        "Let the command run longer than the warm-up and the measuring phase together; memgate ends it. Its output is in {}.",
         log.display()
     ))]
     CommandEnded {
         /// Its first word.
         name: String,
-        /// With which exit code, or by which signal.
+        /// The exit code or the signal, as words.
         how: String,
         /// The end of its output, if it wrote any.
         tail: Option<String>,
-        /// The file with all of it.
+        /// The file with its whole output.
         log: PathBuf,
     },
     /// Something else has waited for the command.
@@ -93,7 +93,7 @@ pub enum LoadError {
     Unwatchable {
         /// Its first word.
         name: String,
-        /// What the kernel says.
+        /// The kernel's reason.
         source: nix::Error,
     },
 }

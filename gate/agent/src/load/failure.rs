@@ -7,26 +7,26 @@ use hyper::StatusCode;
 /// Why a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RequestFailure {
-    /// Nobody listens at the address.
+    /// No process listens at the address.
     Refused,
     /// The peer reset the connection.
     Reset,
     /// The peer closed the connection before the answer was complete.
     Closed,
-    /// Any other failure of the connection or of making it.
+    /// The connection failed in another way, or could not be made.
     Connection,
-    /// What was answered is not HTTP/1.1.
+    /// The answer is not HTTP/1.1.
     Malformed,
     /// A connection was free, but the answer was not complete in time.
     Timeout,
     /// No connection became free in time, or the load ended early.
     NotSent,
-    /// Answered with a status that does not count as success.
+    /// The answer's status does not count as success.
     Status(StatusCode),
 }
 
 impl RequestFailure {
-    /// Whether there was a whole answer in time.
+    /// Whether a whole answer came in time.
     pub(super) const fn is_answered(self) -> bool {
         match self {
             Self::Status(_) => true,
@@ -40,7 +40,7 @@ impl RequestFailure {
         }
     }
 
-    /// The reason for a failure to make a connection.
+    /// The reason why a connection could not be made.
     pub(super) fn from_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
@@ -53,7 +53,7 @@ impl RequestFailure {
         }
     }
 
-    /// The reason for a failure on a connection.
+    /// The reason why a request on a connection failed.
     pub(super) fn from_hyper(error: &hyper::Error) -> Self {
         if let Some(cause) = io_cause(error) {
             Self::from_io(cause)

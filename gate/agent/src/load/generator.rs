@@ -1,8 +1,8 @@
 //! The thread that drives all connections.
 //!
-//! The pacer releases one permit for each request as it becomes due; the clients wait for permits in a fair queue, so that
-//! they take turns. A client that has a permit takes the oldest request that has not been sent: since requests
-//! are numbered in the order of their intended starts, the queue of due requests is a counter.
+//! The pacer releases one permit for each request when it is due. The clients wait for permits in a fair queue, so that
+//! they take turns. A client with a permit takes the oldest request that has not been sent. Requests are numbered in
+//! the order of their intended starts, so the queue of due requests is a counter.
 
 use std::{
     ops::Range,
@@ -34,13 +34,13 @@ use super::{
     timer::Timer,
 };
 
-/// The highest rate that is accepted, requests per second; it is beyond what one thread can send.
+/// The highest accepted rate, requests per second. One thread cannot send that many.
 const HIGHEST_RATE: f64 = 1e6;
 
-/// File descriptors that are left for everything but the connections.
+/// File descriptors that are reserved for everything except the connections.
 const OTHER_FILES: u64 = 128;
 
-/// A load that is running, or waiting for its start.
+/// A load that is running or waits for its start.
 ///
 /// Dropping it ends the load and closes its connections.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub struct LoadHandle {
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-/// What the clients share. Everything here is used by one thread alone but for `aborted`.
+/// The state that the clients share. Only `aborted` is used by more than one thread.
 #[derive(Debug)]
 struct Shared {
     pace: Pace,
@@ -58,21 +58,21 @@ struct Shared {
     kinds: Vec<RequestKind>,
     endpoints: Endpoints,
     connections: u32,
-    /// One permit for each request that is due and not taken.
+    /// One permit for each request that is due and that no client has taken.
     due: Semaphore,
-    /// The oldest request that is not taken.
+    /// The oldest request that no client has taken.
     next: AtomicU64,
     tally: Mutex<Option<Tally>>,
     aborted: Notify,
 }
 
-/// Starts the thread of the load; requests begin at `schedule.start`.
+/// Starts the thread of the load. Requests begin at `schedule.start`.
 ///
 /// `seed` decides the order of the kinds of requests.
 ///
 /// # Errors
-/// [`Error::Input`] for a load that cannot be sent; [`LoadError`] when the machine does not allow that many
-/// connections, a host cannot be resolved, or the thread cannot be started.
+/// Fails with [`Error::Input`] if the load cannot be sent, and with [`LoadError`] if the machine does not allow that
+/// many connections, a host cannot be resolved, or the thread cannot be started.
 pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandle> {
     check(load)?;
     let mut endpoints = Endpoints::new();
@@ -113,7 +113,7 @@ fn check(load: &HttpLoad) -> Result<()> {
     Ok(())
 }
 
-/// Finds out before the load, rather than from failing requests, that there are too few file descriptors.
+/// Checks before the load that there are enough file descriptors, so that requests do not fail for that reason.
 fn check_file_limit(connections: u64) -> Result<()> {
     let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
     let needed = connections.saturating_add(OTHER_FILES);
@@ -121,14 +121,15 @@ fn check_file_limit(connections: u64) -> Result<()> {
 }
 
 fn spawn(shared: Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
-    // With many tasks ready, tokio looks for events after 61 of them; the pacer must not wait that long.
+    // If many tasks are ready, tokio checks for events only after 61 of them by default. The pacer must not wait that
+    // long.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(16).build();
     let runtime = runtime.map_err(LoadError::NotStarted)?;
     let thread = std::thread::Builder::new().name("memgate-load".into()).spawn(move || drive(&runtime, &shared));
     Ok(thread.map_err(LoadError::NotStarted)?)
 }
 
-/// Everything that the thread does.
+/// The work of the thread.
 fn drive(runtime: &Runtime, shared: &Arc<Shared>) -> Result<()> {
     runtime.block_on(async {
         let mut clients = JoinSet::new();
@@ -143,7 +144,7 @@ fn drive(runtime: &Runtime, shared: &Arc<Shared>) -> Result<()> {
     })
 }
 
-/// Releases every request, then waits until each has ended: the last at the end of its timeout.
+/// Releases every request, then waits until each has ended, the last one at the end of its timeout.
 async fn run(shared: &Shared, clients: &mut JoinSet<()>) -> Result<()> {
     pace(shared).await.map_err(LoadError::Timer)?;
     while let Some(ended) = clients.join_next().await {
@@ -152,7 +153,8 @@ async fn run(shared: &Shared, clients: &mut JoinSet<()>) -> Result<()> {
     Ok(())
 }
 
-/// Releases requests as they become due, and at last one permit more for each client, which finds nothing left and ends.
+/// Releases requests when they are due. At the end it releases one more permit for each client, which finds no request
+/// and ends.
 async fn pace(shared: &Shared) -> std::io::Result<()> {
     let timer = Timer::new()?;
     let mut meter = None;
@@ -172,7 +174,7 @@ async fn pace(shared: &Shared) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A client: takes one request after the other until there are none left.
+/// Runs a client, which takes one request after the other until none is left.
 async fn serve(shared: Arc<Shared>) {
     let mut client = Client::new(shared.endpoints.len());
     loop {
@@ -240,20 +242,20 @@ impl LoadHandle {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Ends the load early: the service has died, or the run is interrupted.
+    /// Ends the load early, because the service has died or the run is interrupted.
     ///
-    /// Every request of the two phases that has not ended counts as failed, `not sent`, even one that was not due yet.
+    /// Every unfinished request of the two phases counts as failed, `not sent`, even if it was not due yet.
     pub fn abort(&self) {
         self.shared.aborted.notify_one();
     }
 
-    /// Waits for the end of the load, at most the request timeout or 1 s past the measuring phase, whichever is less; closes
-    /// all connections.
+    /// Waits for the end of the load, and closes all connections. It ends at most the request timeout or 1 s after the
+    /// measuring phase, whichever is less.
     ///
     /// For each phase, `intended = succeeded + Σ failed`.
     ///
     /// # Errors
-    /// [`LoadError`] when the generator itself failed.
+    /// Fails with [`LoadError`] if the generator itself failed.
     pub fn finish(mut self) -> Result<LoadOutcome> {
         self.join()?;
         let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -268,7 +270,7 @@ impl LoadHandle {
 impl Drop for LoadHandle {
     fn drop(&mut self) {
         self.abort();
-        // The outcome is not wanted any more, so neither is its error.
+        // Nobody needs the outcome or its error any more.
         let _: Result<()> = self.join();
     }
 }

@@ -1,4 +1,4 @@
-//! The kinds of requests, made ready to be sent, and the addresses they go to.
+//! The kinds of requests, prepared for sending, and their addresses.
 
 use std::{
     io,
@@ -18,20 +18,21 @@ use memgate_evidence::{
 
 use super::LoadError;
 
-/// A host and port that requests go to.
+/// A host and port for requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// As in the `Host` field: `127.0.0.1:8080`.
+    /// The value of the `Host` field, such as `127.0.0.1:8080`.
     pub(crate) authority: String,
-    /// What the host's name stands for; tried in this order, never empty.
+    /// The addresses of the host's name, in the order in which they are tried. The list is never empty.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Endpoint {
-    /// The host and port of an `http://` URL, and the rest of it.
+    /// The host and port of an `http://` URL, and the rest of the URL.
     ///
     /// # Errors
-    /// [`Error::Input`] when the URL is not one that can be requested; [`LoadError::UnknownHost`] when its host has no address.
+    /// Fails with [`Error::Input`] if the URL cannot be requested, and with [`LoadError::UnknownHost`] if its host has
+    /// no address.
     pub(crate) fn of(url: &str) -> Result<(Self, PathAndQuery)> {
         let uri: Uri = url.parse().map_err(|error| bad_url(url, &error))?;
         if uri.scheme() != Some(&Scheme::HTTP) {
@@ -66,10 +67,10 @@ fn bad_url(url: &str, reason: &dyn std::fmt::Display) -> Error {
 /// The distinct endpoints of the kinds of requests.
 pub(crate) type Endpoints = Vec<Endpoint>;
 
-/// A kind of request, checked and ready to be copied and sent.
+/// A kind of request that is checked and ready to be copied and sent.
 #[derive(Debug)]
 pub(crate) struct RequestKind {
-    /// Position in the endpoints.
+    /// The index in the endpoints.
     pub(super) endpoint: usize,
     method: Method,
     path: Uri,
@@ -79,14 +80,17 @@ pub(crate) struct RequestKind {
 }
 
 impl RequestKind {
-    /// Checks a request of a plan; adds its endpoint to the endpoints if it is a new one.
+    /// Checks a request of a plan, and adds its endpoint if it is new.
     ///
     /// # Errors
-    /// As [`Endpoint::of`]; [`Error::Input`] also for a method or header field that HTTP does not allow.
+    /// Fails like [`Endpoint::of`], and with [`Error::Input`] if HTTP does not allow a method or a header field.
     pub(crate) fn new(request: &plan::Request, endpoints: &mut Endpoints) -> Result<Self> {
         let (endpoint, path) = Endpoint::of(&request.url)?;
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| {
-            InputError::new(format!("`{}` is no HTTP method.", request.method), "Use GET, POST, PUT, PATCH or DELETE.")
+            InputError::new(
+                format!("`{}` is not an HTTP method.", request.method),
+                "Use GET, POST, PUT, PATCH or DELETE.",
+            )
         })?;
         let headers = headers(request, &endpoint.authority)?;
         let index = endpoints.iter().position(|known| *known == endpoint).unwrap_or_else(|| {
@@ -116,7 +120,7 @@ impl RequestKind {
     }
 }
 
-/// The header of a request: `Host` and `User-Agent`, unless it has its own, and what it names.
+/// The header of a request: its own fields, with `Host` and `User-Agent` if it does not have them.
 fn headers(request: &plan::Request, authority: &str) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     let wrong = |name: &str, reason: &dyn std::fmt::Display| {
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_requested_is_refused_by_name() {
+    fn a_url_that_cannot_be_requested_is_named_with_the_reason() {
         for (url, reason) in [
             ("https://127.0.0.1/", "http://"),
             ("127.0.0.1:8080", "http://"),
@@ -200,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn success_is_what_was_expected() {
+    fn success_is_an_expected_status() {
         let mut plan = get("http://127.0.0.1:1/");
         let kind = RequestKind::new(&plan, &mut Endpoints::new()).unwrap();
         assert!(kind.expects(StatusCode::OK) && kind.expects(StatusCode::FOUND));

@@ -1,6 +1,6 @@
-//! Which kind of request comes when: by weight, from the seed and the request's index alone.
+//! The order of the kinds of requests, from their weights, the seed and the request's index.
 
-/// The order of the kinds of requests. It is the same for the same seed and weights, whatever the timing.
+/// The order of the kinds of requests. The same seed and weights give the same order, whatever the timing.
 #[derive(Debug)]
 pub(super) struct Mix {
     seed: u64,
@@ -9,7 +9,7 @@ pub(super) struct Mix {
 }
 
 impl Mix {
-    /// A mix of kinds with these weights; `None` when all of them are 0.
+    /// A mix of kinds with these weights; `None` if all weights are 0.
     pub(super) fn new(seed: u64, weights: impl IntoIterator<Item = u32>) -> Option<Self> {
         let cumulative: Vec<u64> = weights
             .into_iter()
@@ -21,7 +21,7 @@ impl Mix {
         cumulative.last().is_some_and(|&total| total > 0).then_some(Self { seed, cumulative })
     }
 
-    /// The kind of the request with the index, as a position in the weights.
+    /// The kind of the request with this index, as an index in the weights.
     pub(super) fn kind(&self, index: u64) -> usize {
         let total = self.cumulative.last().copied().unwrap_or(0);
         let chosen = scale(splitmix64(self.seed, index), total);
@@ -29,15 +29,16 @@ impl Mix {
     }
 }
 
-/// Maps the whole range of `u64` onto `0..total`, with a bias of at most `total / 2⁶⁴`.
+/// Maps the whole range of `u64` to `0..total`, with a bias of at most `total / 2⁶⁴`.
 fn scale(random: u64, total: u64) -> u64 {
     u64::try_from((u128::from(random) * u128::from(total)) >> 64).unwrap_or(0)
 }
 
-/// Output `index` (from 0) of the generator SplitMix64 with the seed.
+/// Output `index` (from 0) of the generator SplitMix64 with this seed.
 ///
-/// Its state is a counter, so any output can be computed by itself. Guy L. Steele Jr., Doug Lea and Christine H. Flood, "Fast
-/// splittable pseudorandom number generators", OOPSLA 2014; constants as in Sebastiano Vigna's splitmix64.c (2015).
+/// Its state is a counter, so each output can be computed directly. Guy L. Steele Jr., Doug Lea and Christine H. Flood,
+/// "Fast splittable pseudorandom number generators", OOPSLA 2014; constants as in Sebastiano Vigna's splitmix64.c
+/// (2015).
 fn splitmix64(seed: u64, index: u64) -> u64 {
     let state = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_come_as_often_as_their_weights_say() {
+    fn kinds_are_as_frequent_as_their_weights() {
         let mix = Mix::new(7, [8, 0, 2]).unwrap();
         let mut count = [0_u32; 3];
         for index in 0..100_000 {
@@ -78,14 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_alone_decides_the_order() {
+    fn only_the_seed_decides_the_order() {
         let order = |seed| (0..64).map(|i| Mix::new(seed, [1, 1, 1]).unwrap().kind(i)).collect::<Vec<_>>();
         assert_eq!(order(1), order(1));
         assert_ne!(order(1), order(2));
     }
 
     #[test]
-    fn no_weight_at_all_is_no_mix() {
+    fn there_is_no_mix_without_weights() {
         assert!(Mix::new(0, []).is_none());
         assert!(Mix::new(0, [0, 0]).is_none());
     }

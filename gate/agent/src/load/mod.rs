@@ -1,11 +1,11 @@
-//! What drives the service: the built-in open-loop HTTP load generator, or a command.
+//! The load on the service: the built-in open-loop HTTP load generator, or a command.
 //!
-//! The generator is open-loop: request `i` is intended at `start + i / rate`, whether or not earlier ones have been
-//! answered, and its latency counts from that intended start. A service that stalls for 300 ms therefore shows the stall
-//! in every request that a user would have sent meanwhile, not only in the few that were on their way: the correction for
-//! *coordinated omission* (Gil Tene, "How NOT to Measure Latency", 2013; wrk2).
+//! The generator is open-loop: request `i` is intended at `start + i / rate`, whether or not earlier requests have been
+//! answered, and its latency counts from that intended start. If a service stalls for 300 ms, every request that users
+//! would have sent meanwhile shows the stall, not only the few requests in flight. This corrects *coordinated omission*
+//! (Gil Tene, "How NOT to Measure Latency", 2013; wrk2).
 //!
-//! One thread of its own drives all connections, so that it takes one core at most from what is measured.
+//! One thread drives all connections, so the generator uses at most one core.
 
 mod client;
 mod command;

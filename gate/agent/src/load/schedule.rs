@@ -1,11 +1,11 @@
-//! When each request is intended: arithmetic on times, no clock.
+//! The intended start of each request. It is arithmetic on times, without a clock.
 
 use std::time::{Duration, Instant};
 
-/// The two phases under load, one right after the other.
+/// The two phases under load. The second starts when the first ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
-    /// When the first request is intended.
+    /// The intended start of the first request.
     pub start: Instant,
     /// Length of the warm-up.
     pub warmup: Duration,
@@ -14,7 +14,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The end of the measuring phase: no request is intended at this time or later.
+    /// The end of the measuring phase. No request is intended at this time or later.
     pub fn end(&self) -> Instant {
         self.start + self.warmup + self.measure
     }
@@ -40,7 +40,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Spaces requests evenly; `per_second` must be finite and above 0.
+    /// Spaces requests evenly. `per_second` must be finite and above 0.
     pub(super) fn new(schedule: Schedule, per_second: f64, timeout: Duration) -> Self {
         let warmup = count_before(schedule.warmup, per_second);
         let total = count_before(schedule.warmup + schedule.measure, per_second);
@@ -70,13 +70,13 @@ impl Pace {
         self.schedule.start + offset(index, self.per_second)
     }
 
-    /// When a request counts as failed: its timeout after its intended start.
+    /// The deadline of a request: its timeout after its intended start. Later it counts as failed.
     pub(super) fn deadline(&self, index: u64) -> Instant {
         let intended = self.intended(index);
         intended.checked_add(self.timeout).unwrap_or(intended)
     }
 
-    /// How many requests are intended at this time or earlier.
+    /// The number of requests that are intended at this time or earlier.
     pub(super) fn due_by(&self, now: Instant) -> u64 {
         match now.checked_duration_since(self.schedule.start) {
             Some(elapsed) => count_before(elapsed + Duration::from_nanos(1), self.per_second).min(self.total),
@@ -90,10 +90,10 @@ fn offset(index: u64, per_second: f64) -> Duration {
     Duration::try_from_secs_f64(index as f64 / per_second).unwrap_or(Duration::MAX)
 }
 
-/// How many requests have an offset below `end`.
+/// The number of requests with an offset below `end`.
 fn count_before(end: Duration, per_second: f64) -> u64 {
     let mut count = whole(end.as_secs_f64() * per_second);
-    // The product is rounded; the offsets themselves decide.
+    // The product is rounded, so the offsets decide.
     while count > 0 && offset(count - 1, per_second) >= end {
         count -= 1;
     }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_spaced_evenly_and_belong_to_the_phase_they_start_in() {
+    fn requests_are_spaced_evenly_and_belong_to_the_phase_of_their_start() {
         let pace = pace(500.0, ms(1000), ms(2000), ms(100));
         assert_eq!((pace.length(Phase::Warmup), pace.length(Phase::Measure), pace.total()), (500, 1000, 1500));
         assert_eq!(pace.intended(3) - pace.intended(0), ms(6));

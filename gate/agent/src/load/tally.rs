@@ -1,4 +1,4 @@
-//! What became of the requests.
+//! The outcomes of the requests.
 
 use std::{
     collections::BTreeMap,
@@ -17,16 +17,16 @@ use super::{
     schedule::{Pace, Phase},
 };
 
-/// The longest duration that is told apart, ns: 1 h. Longer ones count as this.
+/// The longest duration in the histograms, ns: 1 h. Longer ones count as this.
 const LONGEST_NS: u64 = 3_600_000_000_000;
 
-/// A generator that is later than this at the 99th percentile is worth a note.
+/// A generator that is later than this at the 99th percentile causes a note.
 const LATE: Duration = Duration::from_millis(5);
 
-/// A generator that is busy for more of the time than this is worth a note.
+/// A generator that is busy for a larger share of the time causes a note.
 const BUSY_SHARE: f64 = 0.8;
 
-/// Requests of both phases so far, readable at any time without locks.
+/// Requests of both phases so far. They can be read at any time without locks.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Answered in time with an expected status.
@@ -35,28 +35,28 @@ pub struct Progress {
     pub failed: AtomicU64,
 }
 
-/// What the load generator saw.
+/// The load generator's figures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadOutcome {
     /// Requests intended in the warm-up.
     pub warmup: RequestCounts,
     /// Requests intended in the measuring phase.
     pub measure: RequestCounts,
-    /// Latencies of the measuring phase's requests that were answered in time, with whatever status, from the intended start
+    /// Latencies of the measuring phase's requests that were answered in time, with any status, from the intended start
     /// to the last byte of the body.
     pub latency: Histogram,
-    /// The generator's own lateness in the measuring phase, ns: the larger of two 99th percentiles, that of the time from a
-    /// request's intended start until it was released, and that of the time from when it was due and a connection
-    /// free until it was given to the connection. 0 without requests.
+    /// The generator's own lateness in the measuring phase, ns: the larger of two 99th percentiles. The first is of the
+    /// time from a request's intended start to its release. The second is of the time from when it was due and a
+    /// connection was free until the connection got it. 0 without requests.
     pub lateness_p99_ns: u64,
-    /// Share of the measuring phase in which the generator's thread ran or waited for a CPU, 0 to about 1; `None` when the
-    /// load was aborted.
+    /// Share of the measuring phase in which the generator's thread ran or waited for a CPU, 0 to about 1; `None` if
+    /// the load was aborted.
     pub busy_share: Option<f64>,
 }
 
 impl LoadOutcome {
-    /// A sentence for the reader when latencies contain the generator's own delay: it was late by more than 5 ms, or busy
-    /// for more than 80 % of the time, so that answers waited for it.
+    /// A note for the user if latencies contain the generator's own delay: it was late by more than 5 ms, or it was
+    /// busy for more than 80 % of the time, so that answers waited for it.
     pub fn generator_note(&self) -> Option<String> {
         if let Some(share) = self.busy_share.filter(|share| *share > BUSY_SHARE) {
             let percent = share * 100.0;
@@ -102,7 +102,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// A tally of nothing, that keeps the progress up to date.
+    /// An empty tally that keeps the progress up to date.
     pub(super) fn new(progress: Arc<Progress>) -> Result<Self> {
         Ok(Self {
             progress,
@@ -115,21 +115,21 @@ impl Tally {
         })
     }
 
-    /// Counts how late a request was released: after its intended start.
+    /// Counts how late a request was released, after its intended start.
     pub(super) fn record_release(&mut self, phase: Phase, late: Duration) {
         if phase == Phase::Measure {
             self.released_late.saturating_record(nanoseconds(late));
         }
     }
 
-    /// Counts how late a request was sent: after it was due and a connection free.
+    /// Counts how late a request was sent, after it was due and a connection was free.
     pub(super) fn record_sending(&mut self, phase: Phase, late: Duration) {
         if phase == Phase::Measure {
             self.sent_late.saturating_record(nanoseconds(late));
         }
     }
 
-    /// Keeps the share of the measuring phase in which the generator was busy.
+    /// Sets the share of the measuring phase in which the generator was busy.
     pub(super) const fn record_busy_share(&mut self, share: Option<f64>) {
         self.busy_share = share;
     }
@@ -149,7 +149,7 @@ impl Tally {
         }
     }
 
-    /// The outcome; what is not recorded was not sent.
+    /// The outcome. Requests without a record were not sent.
     pub(super) fn finish(mut self, pace: &Pace) -> LoadOutcome {
         for phase in [Phase::Warmup, Phase::Measure] {
             let missing = pace.length(phase).saturating_sub(self.counts(phase).recorded());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_recorded_was_not_sent() {
+    fn requests_without_a_record_were_not_sent() {
         let progress = Arc::new(Progress::default());
         let mut tally = Tally::new(Arc::clone(&progress)).unwrap();
         tally.record(Phase::Warmup, Ok(()), Duration::from_millis(1));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generator_that_fell_behind_is_noted() {
+    fn a_generator_that_is_late_or_busy_causes_a_note() {
         let outcome = |late_ms, share| {
             let mut tally = Tally::new(Arc::default()).unwrap();
             tally.record_release(Phase::Warmup, Duration::from_secs(1));

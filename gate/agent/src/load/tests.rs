@@ -1,6 +1,6 @@
-//! The generator against servers that behave and servers that do not.
+//! The generator with well-behaved servers and others.
 //!
-//! What is asserted on are counts and bounds that a busy machine cannot break; how fast the generator is, benchmarks say.
+//! The assertions are on counts and limits that hold on a busy machine. Benchmarks measure the generator's speed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ fn request(method: &str, url: String) -> Request {
     Request { method: method.into(), url, headers: BTreeMap::new(), body: String::new(), weight: 1, expect: vec![] }
 }
 
-/// A load of GET requests to the URL, with a timeout that a busy machine does not reach.
+/// A load of GET requests to the URL, with a timeout that even a busy machine does not reach.
 fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
     HttpLoad { rate_per_second: per_second, connections, timeout_ms: 30_000, requests: vec![request("GET", url)] }
 }
@@ -49,7 +49,7 @@ fn run(load: &HttpLoad, schedule: Schedule) -> LoadOutcome {
     checked(start(load, 1, schedule).unwrap())
 }
 
-/// Finishes a load and checks what always holds.
+/// Finishes a load and checks what holds for every load.
 fn checked(handle: LoadHandle) -> LoadOutcome {
     let progress = handle.progress();
     let outcome = handle.finish().unwrap();
@@ -70,7 +70,7 @@ fn failed(counts: &RequestCounts) -> u64 {
     counts.failed.values().sum()
 }
 
-/// How many latencies are at least as long.
+/// The number of latencies of at least `ns`.
 fn at_least(histogram: &Histogram, ns: u64) -> u64 {
     histogram.value_ns.iter().zip(&histogram.count).filter(|(value, _)| **value >= ns).map(|(_, count)| count).sum()
 }
@@ -120,7 +120,7 @@ fn the_seed_decides_the_order_of_the_kinds() {
 }
 
 #[test]
-fn requests_nobody_listens_for_are_refused() {
+fn requests_to_a_port_without_a_listener_are_refused() {
     let url = Server::start(|_, stream| ok(stream)).url("/");
     let outcome = run(&load(500.0, 4, url), phases(100, 200));
     assert_eq!(outcome.warmup, counts(50, 0, &[("connection refused", 50)]));
@@ -128,7 +128,7 @@ fn requests_nobody_listens_for_are_refused() {
 }
 
 #[test]
-fn a_status_that_was_not_expected_is_a_failure_with_a_latency() {
+fn an_unexpected_status_is_a_failure_with_a_latency() {
     let server = Server::start(|seen, stream| status(stream, if seen.number % 2 == 0 { 500 } else { 204 }));
     let mut load = load(500.0, 1, server.url("/"));
     assert_eq!(run(&load, phases(0, 200)).measure, counts(100, 50, &[("status 500", 50)]));
@@ -137,7 +137,7 @@ fn a_status_that_was_not_expected_is_a_failure_with_a_latency() {
 }
 
 #[test]
-fn every_way_to_break_an_answer_has_its_name_and_the_next_request_a_new_connection() {
+fn each_broken_answer_has_its_reason_and_the_next_request_a_new_connection() {
     let reset = |_: &Seen, stream: &mut std::net::TcpStream| -> Handled {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf of")?;
         set_linger_zero(stream);
@@ -162,13 +162,13 @@ fn every_way_to_break_an_answer_has_its_name_and_the_next_request_a_new_connecti
     ];
     for (reason, misbehave) in cases {
         let server = Server::start(move |seen, stream| {
-            // The third request of every connection goes wrong.
+            // The third request of each connection fails.
             if seen.number == 2 { misbehave(seen, stream) } else { ok(stream) }
         });
         let outcome = run(&load(500.0, 1, server.url("/")), phases(0, 240));
         assert_eq!(outcome.measure, counts(120, 80, &[(reason, 40)]), "{reason}");
         let seen = server.seen();
-        assert_eq!(seen.len(), 120, "a request that failed is not sent again");
+        assert_eq!(seen.len(), 120, "a failed request is not sent again");
         assert_eq!(seen.last().unwrap().connection, 39);
     }
 }
@@ -183,7 +183,7 @@ fn set_linger_zero(stream: &std::net::TcpStream) {
 }
 
 #[test]
-fn a_connection_that_the_server_closes_in_good_order_fails_nothing() {
+fn no_request_fails_if_the_server_announces_the_end_of_a_connection() {
     let server = Server::start(|seen, stream| match seen.number {
         0 => ok(stream),
         _ => answer(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").map(|_| false),
@@ -194,10 +194,10 @@ fn a_connection_that_the_server_closes_in_good_order_fails_nothing() {
 }
 
 #[test]
-fn a_connection_that_was_closed_while_idle_is_made_anew() {
+fn a_connection_that_was_closed_while_idle_is_replaced() {
     let server = Server::start(|_, stream| {
         ok(stream)?;
-        // No `connection: close`: the client finds out by itself.
+        // Without `connection: close` the client must notice by itself.
         Ok(false)
     });
     // The server has 5 s to close the connection before the next request.
@@ -206,7 +206,7 @@ fn a_connection_that_was_closed_while_idle_is_made_anew() {
 }
 
 #[test]
-fn a_stall_shows_in_every_request_that_was_intended_in_it() {
+fn every_request_intended_during_a_stall_shows_it() {
     let stalled = AtomicBool::new(false);
     let stall = Arc::new(Mutex::new(()));
     let begin = Instant::now();
@@ -218,17 +218,17 @@ fn a_stall_shows_in_every_request_that_was_intended_in_it() {
         drop(guard);
         ok(stream)
     });
-    // Two connections send two requests during the stall; 148 more are intended in it.
+    // During the stall two connections send two requests, and 148 more are intended.
     let outcome = run(&load(500.0, 2, server.url("/")), phases(0, 1000));
     assert_eq!(outcome.measure, counts(500, 500, &[]));
-    // Those of the first 200 ms wait 100 ms and more, those of the first 100 ms twice as long.
+    // The requests of the first 200 ms wait at least 100 ms, and those of the first 100 ms at least 200 ms.
     assert!(at_least(&outcome.latency, 100 * MS) >= 95, "{:?}", outcome.latency);
     assert!(at_least(&outcome.latency, 200 * MS) >= 45, "{:?}", outcome.latency);
     assert!(at_least(&outcome.latency, 290 * MS) >= 1, "{:?}", outcome.latency);
 }
 
 #[test]
-fn requests_beyond_what_the_service_can_answer_fail_by_their_timeout() {
+fn requests_beyond_the_services_capacity_fail_by_their_timeout() {
     let server = Server::start(|_, stream| {
         std::thread::sleep(Duration::from_millis(50));
         ok(stream)
@@ -239,7 +239,7 @@ fn requests_beyond_what_the_service_can_answer_fail_by_their_timeout() {
     assert_eq!(outcome.measure.intended, 500);
     assert!(outcome.measure.succeeded <= 28, "20 a second for 1.4 s: {:?}", outcome.measure);
     assert_eq!(outcome.measure.late(), 500 - outcome.measure.succeeded);
-    // A request waits in the queue for a part of its timeout and for its answer for the rest of it.
+    // A request spends a part of its timeout in the queue and the rest waiting for its answer.
     assert!(outcome.measure.failed.keys().all(|reason| ["timeout", "not sent"].contains(&reason.as_str())));
     assert_eq!(at_least(&outcome.latency, 401 * MS), 0, "{:?}", outcome.latency);
 }
@@ -255,15 +255,15 @@ fn a_request_that_is_not_answered_in_time_fails_and_its_connection_is_closed() {
     let mut load = load(0.25, 1, server.url("/"));
     load.timeout_ms = 4200;
     let outcome = run(&load, phases(0, 4100));
-    // The first waits for an answer in vain until 4200 ms, on a connection that is then closed; the second is due at 4000 ms
-    // and sent at 4200 ms on a new one, with 4 s left.
+    // The first request waits for an answer until 4200 ms, then its connection is closed. The second is due at 4000 ms.
+    // It is sent at 4200 ms on a new connection, with 4 s left.
     assert_eq!(outcome.measure, counts(2, 1, &[("timeout", 1)]));
     assert!(at_least(&outcome.latency, 195 * MS) == 1, "{:?}", outcome.latency);
     assert_eq!(server.seen().iter().map(|seen| (seen.connection, seen.number)).collect::<Vec<_>>(), [(0, 0), (1, 0)]);
 }
 
 #[test]
-fn at_the_end_requests_under_way_get_their_timeout_and_no_longer() {
+fn at_the_end_unanswered_requests_get_only_their_timeout() {
     let server = Server::start(|_, stream| {
         std::thread::sleep(FOREVER);
         ok(stream)
@@ -307,7 +307,7 @@ fn cookies_outlive_a_connection() {
 }
 
 #[test]
-fn a_huge_body_is_read_to_its_end_without_being_kept() {
+fn a_huge_body_is_read_to_its_end() {
     const CHUNK: usize = 1 << 20;
     const CHUNKS: usize = 64;
     let sent = Arc::new(AtomicUsize::new(0));
@@ -339,9 +339,9 @@ fn a_latency_lasts_until_the_last_byte() {
 }
 
 #[test]
-fn after_an_abort_everything_unanswered_was_not_sent() {
+fn after_an_abort_every_unfinished_request_counts_as_not_sent() {
     let server = Server::start(|_, stream| ok(stream));
-    // One connection, so that the first requests are the first to be answered.
+    // With one connection, the first requests are the first to be answered.
     let handle = start(&load(100.0, 1, server.url("/")), 1, phases(100, 3_600_000)).unwrap();
     let progress = handle.progress();
     while progress.succeeded.load(Ordering::Relaxed) < 40 {
@@ -371,7 +371,7 @@ fn an_abort_does_not_wait_for_answers() {
 }
 
 #[test]
-fn an_abort_before_the_start_counts_everything_as_not_sent() {
+fn an_abort_before_the_start_counts_every_request_as_not_sent() {
     let server = Server::start(|_, stream| ok(stream));
     let mut schedule = phases(1000, 1000);
     schedule.start += Duration::from_secs(3600);
@@ -396,12 +396,13 @@ fn a_dropped_load_ends() {
 }
 
 #[test]
-fn the_generator_says_how_busy_it_was() {
+fn the_generator_reports_how_busy_it_was() {
     let url = Server::start(|_, stream| ok(stream)).url("/");
-    // Waiting for a processor counts as being busy. A generator whose requests left in time did not wait; the others say nothing.
+    // Waiting for a processor counts as busy. A generator that sent its requests in time did not wait. Other attempts
+    // prove nothing.
     let in_time = |outcome: &LoadOutcome| outcome.lateness_p99_ns < 20 * MS;
     let mut attempts = std::iter::repeat_with(|| run(&load(20.0, 4, url.clone()), phases(100, 300))).take(20);
-    let light = attempts.find(in_time).expect("the generator is let run in time once in 20 attempts");
+    let light = attempts.find(in_time).expect("the generator gets a processor in time in one of 20 attempts");
     let light = light.busy_share.unwrap();
     let heavy = run(&load(500_000.0, 4, url), phases(0, 300)).busy_share.unwrap();
     assert!(0.0 < light && light < heavy && heavy < 1.1, "{light} and {heavy}");

@@ -1,4 +1,4 @@
-//! A server for tests, one thread a connection, that does what a closure says.
+//! A server for tests. It has one thread for each connection and answers with a closure.
 
 use std::{
     io::{self, Read, Write},
@@ -10,7 +10,7 @@ use std::{
     thread::JoinHandle,
 };
 
-/// A request as the server saw it.
+/// A request that the server received.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     /// Number of the connection, from 0.
@@ -35,7 +35,7 @@ impl Seen {
     }
 }
 
-/// What a handler gives back: whether the connection goes on.
+/// The result of a handler: whether the connection continues.
 pub(crate) type Handled = io::Result<bool>;
 
 /// A server that ends when it is dropped.
@@ -47,7 +47,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server at a free port of 127.0.0.1.
+    /// A server on a free port of 127.0.0.1.
     pub(crate) fn start(handle: impl Fn(&Seen, &mut TcpStream) -> Handled + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -60,7 +60,7 @@ impl Server {
                         return;
                     }
                     let (seen, handle) = (Arc::clone(&seen), Arc::clone(&handle));
-                    // A connection that breaks is what some tests are about.
+                    // Some tests break connections on purpose.
                     std::thread::spawn(move || serve(stream.unwrap(), connection, &seen, &*handle).ok());
                 }
             }
@@ -82,7 +82,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // This wakes the accepting thread.
         TcpStream::connect(self.address).ok();
         self.thread.take().unwrap().join().unwrap();
     }
@@ -137,7 +137,7 @@ pub(crate) fn status(stream: &mut TcpStream, status: u16) -> Handled {
     answer(stream, &format!("HTTP/1.1 {status} Whatever\r\ncontent-length: 0\r\n\r\n"))
 }
 
-/// Writes the text; the connection goes on.
+/// Writes the text. The connection continues.
 pub(crate) fn answer(stream: &mut TcpStream, text: &str) -> Handled {
     stream.write_all(text.as_bytes())?;
     Ok(true)

@@ -1,4 +1,4 @@
-//! A timer that is late by microseconds where tokio's own, which counts in steps of 1 ms, is late by milliseconds.
+//! A timer that is late by microseconds. tokio's own counts in steps of 1 ms and is late by milliseconds.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use nix::sys::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The shortest sleep. It bounds the wake-ups at 20,000 a second; requests that are due within it start together.
+/// The shortest sleep. It limits the wake-ups to 20,000 a second. Requests that are due within it start together.
 const SHORTEST: Duration = Duration::from_micros(50);
 
 /// A timer of the kernel's high-resolution clock, `timerfd_create(2)`.
@@ -21,7 +21,7 @@ pub(super) struct Timer {
     fd: AsyncFd<Descriptor>,
 }
 
-/// nix's timer gives its descriptor only as a borrowed one; tokio asks for the number.
+/// nix's timer only lends its descriptor, and tokio needs the number.
 #[derive(Debug)]
 struct Descriptor(TimerFd);
 
@@ -32,21 +32,21 @@ impl AsRawFd for Descriptor {
 }
 
 impl Timer {
-    /// A timer of the runtime that is running; fails when there are no file descriptors left.
+    /// A timer of the current runtime. Fails if there are no file descriptors left.
     pub(super) fn new() -> io::Result<Self> {
         let fd = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
-        // SAFETY: the `TimerFd` owns an open descriptor, which nothing replaces or closes while the `AsyncFd` owns it.
+        // SAFETY: the `TimerFd` owns an open descriptor. Nothing replaces or closes it while the `AsyncFd` owns it.
         let fd = unsafe { AsyncFd::register_with_interest(Descriptor(fd), Interest::READABLE)? };
         Ok(Self { fd })
     }
 
-    /// Sleeps until the time, or a little less when an earlier expiry is still pending: the caller looks at the clock.
-    /// It always gives way to other tasks.
+    /// Sleeps until the time, or a little less if an earlier expiry is still pending, so the caller checks the clock.
+    /// It always yields to other tasks.
     pub(super) async fn sleep_until(&self, at: Instant) -> io::Result<()> {
         let remaining = at.saturating_duration_since(Instant::now()).max(SHORTEST);
         self.fd.get_ref().0.set(Expiration::OneShot(TimeSpec::from_duration(remaining)), TimerSetTimeFlags::empty())?;
         let mut ready = self.fd.readable().await?;
-        // Setting the timer anew discards the expiry, so it need not be read.
+        // Setting the timer again discards the expiry, so nothing needs to read it.
         ready.clear_ready();
         Ok(())
     }

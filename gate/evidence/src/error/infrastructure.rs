@@ -1,4 +1,5 @@
-//! Infrastructure failures: a kind beside the code that fails, the step of the pipeline, and the causes.
+//! Infrastructure failures: the kind, which is declared beside the failing code, the step of the pipeline, and the
+//! causes.
 
 use std::{error::Error as StdError, fmt};
 
@@ -6,10 +7,10 @@ use miette::Diagnostic;
 
 use super::{Error, Stage};
 
-/// A kind of infrastructure failure: an enum beside the code that fails. `Display` says what happened and leaves the cause to
-/// `source`; `help` of [`Diagnostic`] says what the user can do. It becomes an [`Error`] by `?` or `into`.
+/// A kind of infrastructure failure: an enum beside the failing code. `Display` shows what happened and leaves the
+/// cause to `source`. `help` of [`Diagnostic`] says what the user can do. It becomes an [`Error`] with `?` or `into`.
 pub trait FailureKind: Diagnostic + Send + Sync + 'static {
-    /// The step of the pipeline that fails so.
+    /// The step of the pipeline that fails.
     fn stage(&self) -> Stage;
 }
 
@@ -19,7 +20,7 @@ impl<K: FailureKind> From<K> for Error {
     }
 }
 
-/// A step that failed: "STAGE: what happened". `{error:#}` appends the causes.
+/// A failed step: "STAGE: what happened". `{error:#}` appends the causes.
 #[derive(Debug)]
 pub struct InfrastructureError {
     kind: Box<dyn FailureKind>,
@@ -31,7 +32,7 @@ impl InfrastructureError {
         self.kind.stage()
     }
 
-    /// The failure as the type that it was made of.
+    /// The failure with the type from which it was made.
     pub fn kind<K: FailureKind>(&self) -> Option<&K> {
         let kind: &(dyn StdError + 'static) = &*self.kind;
         kind.downcast_ref()
@@ -67,16 +68,16 @@ impl Diagnostic for InfrastructureError {
     }
 }
 
-/// An infrastructure failure as text: what crosses the channel from a guest, and what a person reads.
+/// An infrastructure failure as text, which a guest sends over its channel and which users read.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FailureText {
     /// The step that failed.
     pub stage: Stage,
     /// What happened.
     pub message: String,
-    /// What caused it, the nearest cause first; none says what stands before it.
+    /// The causes, the nearest first. None repeats the text before it.
     pub causes: Vec<String>,
-    /// What the user can do about it.
+    /// What the user can do.
     pub help: Option<String>,
 }
 
@@ -88,8 +89,8 @@ impl From<FailureText> for Error {
     }
 }
 
-/// What caused an error, the nearest cause first. A cause whose text stands before it already is left out: many errors print their
-/// source themselves.
+/// The causes of an error, the nearest first. A cause is left out if earlier text contains it, because many errors
+/// print their source.
 pub fn causes(error: &dyn StdError) -> Vec<String> {
     let mut said = error.to_string();
     let mut causes = Vec::new();
@@ -104,16 +105,16 @@ pub fn causes(error: &dyn StdError) -> Vec<String> {
     causes
 }
 
-/// An error with what caused it: `the service's memory cannot be limited: memory.max: Permission denied (os error 13)`.
+/// An error with its causes: `the service's memory cannot be limited: memory.max: Permission denied (os error 13)`.
 pub fn in_full(error: &dyn StdError) -> String {
     causes(error).iter().fold(error.to_string(), |mut text, cause| {
-        // A full sentence goes on.
+        // The causes continue a full sentence.
         text.truncate(text.trim_end_matches('.').len());
         text + ": " + cause
     })
 }
 
-/// A failure that nobody decides by.
+/// A failure without a kind of its own.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{message}")]
 pub(super) struct Message {
@@ -141,7 +142,7 @@ impl FailureKind for Message {
     }
 }
 
-/// A cause of which only the text is known.
+/// A cause with only its text.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 struct Cause {
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_keeps_its_source_and_can_be_decided_by() {
+    fn an_error_keeps_its_kind_and_its_source() {
         let error = Error::from(Kind::Full(full()));
         assert!(matches!(error.kind(), Some(Kind::Full(_))));
         assert!(Error::infrastructure(Stage::Output, "m", "h").kind::<Kind>().is_none());
@@ -187,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_printed_already_is_not_printed_again() {
+    fn a_source_is_printed_only_once() {
         let error = Error::from(Kind::Repeats(full()));
         assert!(error.source().is_some());
         assert_eq!(format!("{error:#}"), "output: /x: no space left");
     }
 
     #[test]
-    fn a_message_has_the_source_that_caused_it() {
+    fn a_message_keeps_its_source() {
         let error = Error::caused(Stage::Collect, "a probe was refused", Kind::Full(full()), "run as root");
         assert_eq!(format!("{error:#}"), "collect: a probe was refused: /x cannot be written: no space left");
         assert!(error.source().unwrap().is::<Kind>());
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_survive_as_text() {
+    fn causes_are_kept_as_text() {
         let error = Error::caused(Stage::Collect, "a probe was refused", Kind::Full(full()), "run as root");
         let Error::Infrastructure(failure) = &error else { panic!("{error:?}") };
         let text = failure.text();

@@ -77,7 +77,7 @@ impl RunningService {
         let mut service = Self { child, executable: executable.to_path_buf(), address };
         assert!(matches!(waitpid(service.pid(), None), Ok(WaitStatus::Stopped(_, Signal::SIGTRAP))), "the exec");
         let watched = watch(service.pid());
-        ptrace::detach(service.pid(), None).expect("the service is let go");
+        ptrace::detach(service.pid(), None).expect("the service resumes");
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(&service.address).is_err() {
             assert!(Instant::now() < deadline, "the service does not listen at {}", service.address);

@@ -1,28 +1,29 @@
-//! What tests do where another process may have the processors: they wait for a condition and not for a time, and they try again what the
-//! machine has spoilt, by one rule.
+//! Helpers for tests on a busy machine. Such tests wait for a condition instead of a time, and one rule decides when
+//! they repeat an attempt that the machine has spoilt.
 
 use std::{
     fmt,
     time::{Duration, Instant},
 };
 
-/// How often something is tried.
+/// The most attempts.
 const ATTEMPTS: u32 = 10;
 
-/// Longer than whatever is waited for takes on a machine whose processors others have.
+/// Longer than any wait takes on a machine whose processors are busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Why an attempt says nothing. There are no other reasons: a wrong value is none.
+/// Why an attempt proves nothing. There are no other reasons; a wrong value is not one of them.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeldUp {
-    /// From one reading to the next it was longer than a buffer lasts.
+    /// The time between two readings was longer than a buffer lasts.
     Reader { longest: Duration, bearable: Duration },
-    /// memgate's own generator told that it was late, or waited for a processor.
+    /// memgate's own generator reported that it was late or waited for a processor.
     Generator { note: String },
-    /// The service's runtime has started a thread amid its answer, for which it allocates (`allocm` in runtime/proc.go): what it told of
-    /// itself does not hold any more. It does so where a system call takes long.
+    /// The service's runtime started a thread during its answer and allocated for it (`allocm` in runtime/proc.go), so
+    /// the figures in its answer are outdated. The runtime does so if a system call takes long.
     Thread { before: usize, after: usize },
-    /// What was told before a reading and after it lay so far apart, as a share, that the reading is held against nothing.
+    /// The service's figures before and after a reading differ by so large a share that nothing can be compared with
+    /// the reading.
     Bounds { apart: f64, bearable: f64 },
     /// memgate decides nothing by these gates, or a busy machine made the service slow.
     Undecided { metrics: Vec<String> },
@@ -34,7 +35,7 @@ impl HeldUp {
         (longest > bearable).then_some(Self::Reader { longest, bearable })
     }
 
-    /// Whether the notes of a run say that the generator was.
+    /// Whether the notes of a run show that the generator was held up.
     pub fn generator(notes: &[String]) -> Option<Self> {
         let note = notes.iter().find(|note| note.starts_with("The load generator "))?;
         Some(Self::Generator { note: note.clone() })
@@ -45,7 +46,7 @@ impl HeldUp {
         (before != after).then_some(Self::Thread { before: before.len(), after: after.len() })
     }
 
-    /// Whether the bounds were too far apart.
+    /// Whether the bounds are too far apart.
     pub fn bounds(apart: f64, bearable: f64) -> Option<Self> {
         (apart > bearable).then_some(Self::Bounds { apart, bearable })
     }
@@ -61,32 +62,32 @@ impl fmt::Display for HeldUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reader { longest, bearable } => {
-                write!(f, "the reader was held up for {longest:.1?}, which may be {bearable:.1?}")
+                write!(f, "the reader was held up for {longest:.1?}, more than {bearable:.1?}")
             }
             Self::Generator { note } => f.write_str(note),
             Self::Thread { before, after } => {
                 write!(f, "the service had {before} threads before its answer, and {after} after")
             }
             Self::Undecided { metrics } => write!(f, "memgate decides nothing by {}", metrics.join(", ")),
-            Self::Bounds { apart, bearable } => write!(f, "the bounds lay {apart:e} apart, which may be {bearable:e}"),
+            Self::Bounds { apart, bearable } => write!(f, "the bounds are {apart:e} apart, more than {bearable:e}"),
         }
     }
 }
 
-/// Does something again, at most ten times in all, while it says that the machine held it up. Each such attempt is told on stderr. An
+/// Repeats an attempt while the machine holds it up, up to ten times in all. It reports each such attempt on stderr. An
 /// attempt that finds something wrong must panic, and is not repeated.
 #[track_caller]
 pub fn again<T>(mut attempt: impl FnMut() -> Result<T, HeldUp>) -> T {
     for number in 1..=ATTEMPTS {
         match attempt() {
             Ok(value) => return value,
-            Err(held_up) => eprintln!("attempt {number} of {ATTEMPTS} says nothing: {held_up}"),
+            Err(held_up) => eprintln!("attempt {number} of {ATTEMPTS} proves nothing: {held_up}"),
         }
     }
-    panic!("in {ATTEMPTS} attempts this machine never let the test run in time");
+    panic!("this machine held up the test in all {ATTEMPTS} attempts");
 }
 
-/// Waits until this holds.
+/// Waits until the condition holds.
 #[track_caller]
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
@@ -99,7 +100,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Waits until no thread of the process runs or waits for a processor.
 #[track_caller]
 pub fn until_at_rest(process: nix::unistd::Pid) {
-    // On a thread of its own: the caller's may have a runtime that waits for it.
+    // This runs on its own thread, because the caller's may have a runtime that waits for it.
     let waiting = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(memgate_agent::rest::come(process, PATIENCE))

@@ -54,10 +54,10 @@ pub struct Brought {
 /// How soon a fault must be found on a machine that is not busy, seconds.
 pub const SOON: f64 = 2.0;
 
-/// The same where others have the processors: sooner than silence tells of it, which is after 15 s.
+/// The same on a busy machine, seconds. It is less than the 15 s after which silence reveals a fault.
 const BUSY: f64 = 10.0;
 
-/// One time that a fault was brought about.
+/// The outcome of one fault.
 pub struct Outcome {
     /// The exit code; `None` if a signal ended memgate.
     pub code: Option<i32>,
@@ -68,13 +68,13 @@ pub struct Outcome {
 }
 
 impl Fault {
-    /// Brings it about, and holds what memgate makes of it against what it must, and how late that is against `soon`, seconds.
+    /// Causes the fault. Compares memgate's result with the required one, and the delay with `soon`, seconds.
     pub fn bring(&self, soon: f64) -> Outcome {
         let Brought { output, console, late, mut wrong } = (self.bring)();
         let text = String::from_utf8_lossy(&output.stderr);
         let flat = super::flat(&text);
         for word in self.said.iter().filter(|word| !flat.contains(**word)) {
-            wrong.push(format!("`{word}` was not said, but: {text}"));
+            wrong.push(format!("`{word}` is not in the output: {text}"));
         }
         if output.status.code() != Some(self.code) {
             wrong.push(format!("the exit code is {:?}, not {}: {text}", output.status.code(), self.code));
@@ -313,7 +313,7 @@ platforms: {{ {name}: {{ memory: 512MiB, {options} }} }}
             act(self, running.child.id().cast_signed());
             std::thread::sleep(Duration::from_millis(5));
         };
-        // Between two looks it may have happened, and memgate have ended.
+        // The mark may have appeared after the last check, before memgate ended.
         marked = marked.or_else(|| MARKS.iter().any(|mark| self.console().contains(mark)).then_some(ended));
         let watched = running.finish(status, ended, marked);
         let late = late(&watched);
@@ -408,7 +408,7 @@ impl Watched {
     }
 }
 
-/// A command of the fixtures as the newest Go builds it for a platform. Each process builds it once.
+/// A command of the fixtures, built by the newest Go for a platform. Each process builds it once.
 pub fn built(command: &str, platform: Platform) -> PathBuf {
     let executable = repository().join(format!("target/tmp/{command}-{}", platform.folder()));
     let package = format!("./cmd/{command}");
@@ -433,7 +433,7 @@ fn wrong_verdict(setting: &Setting, metric: &str, verdict: &str) -> Option<Strin
 }
 
 fn service_out_of_memory() -> Brought {
-    // It ends with the service.
+    // The run ends with the service.
     let setting = Setting::new(Platform::LinuxArm64, "use-memory", "").measuring("300s");
     let mut brought = setting.run(setting.command("check"), |_| None);
     brought.wrong.extend(wrong_verdict(&setting, "oom_kills", "regressed"));
@@ -505,7 +505,7 @@ impl OwnCache {
 
     /// Changes the description of the image so that it contains the hash of the current files. This cannot happen by
     /// accident: if an image's files do not match its description, memgate makes the image again.
-    pub fn describe_anew(&self, change: impl FnOnce(&mut serde_json::Value)) {
+    pub fn describe_again(&self, change: impl FnOnce(&mut serde_json::Value)) {
         let file = self.image().join("image.json");
         let mut image: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("an image")).expect("JSON");
         change(&mut image);
@@ -564,7 +564,7 @@ fn panic_before_init() -> Brought {
     // An archive whose `/init` is not a program.
     let archive = cpio_of("init", b"no program");
     fs::write(cache.image().join("initramfs"), archive).expect("a writable cache");
-    cache.describe_anew(|_| {});
+    cache.describe_again(|_| {});
     cache.record("", Watched::since_mark)
 }
 
@@ -589,14 +589,14 @@ fn wrong_kernel() -> Brought {
     let cache = OwnCache::new(Platform::LinuxArm64);
     // `b .`: an endless loop.
     fs::write(cache.image().join("kernel"), 0x1400_0000_u32.to_le_bytes().repeat(1024)).expect("a writable cache");
-    cache.describe_anew(|_| {});
+    cache.describe_again(|_| {});
     cache.record("boot_timeout: 5s", |watched| watched.since_boot().map(|since| since - 5.0))
 }
 
 fn missing_firmware() -> Brought {
     let cache = OwnCache::new(Platform::LinuxLoong64);
     fs::remove_file(cache.image().join("firmware")).expect("firmware");
-    cache.describe_anew(|image| image["firmware"] = serde_json::Value::Null);
+    cache.describe_again(|image| image["firmware"] = serde_json::Value::Null);
     cache.record("", Watched::since_boot)
 }
 
@@ -640,7 +640,7 @@ fn disk_full() -> Brought {
         }
     };
     let brought = setting.run_and(setting.command("record"), act, |watched| {
-        // Between two looks it may have become full, and memgate have ended.
+        // The disk may have become full after the last check, before memgate ended.
         let never = if is_full() { 0.0 } else { f64::INFINITY };
         Some(full.get().map_or(never, |full| watched.since(full)))
     });
@@ -657,7 +657,8 @@ fn two_on_one_core() -> Brought {
         let mut command = setting.command("record");
         let mut one = CpuSet::new();
         one.set(0).expect("a processor");
-        // SAFETY: between fork and exec only a system call is made, which is async-signal-safe; nothing is allocated.
+        // SAFETY: between fork and exec the closure makes only one system call, which is async-signal-safe, and
+        // allocates nothing.
         unsafe {
             command.pre_exec(move || sched_setaffinity(Pid::from_raw(0), &one).map_err(std::io::Error::from));
         }

@@ -1,4 +1,4 @@
-//! Runs in guests, as seen from outside.
+//! Runs in guests, from the user's view.
 
 use std::{fs, path::Path, process::Output};
 
@@ -15,7 +15,7 @@ pub fn record(bench: &Bench, platform: &str, args: &[&str]) -> Output {
     output
 }
 
-/// The QEMUs that a memgate has left; where it runs, they are somebody else's.
+/// The QEMUs that a memgate has left behind. A QEMU with a running memgate belongs to another test.
 pub fn guests() -> Vec<i32> {
     let is_guest = |process: &i32| {
         let line = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
@@ -28,7 +28,7 @@ pub fn guests() -> Vec<i32> {
     super::processes().into_iter().filter(is_guest).filter(|process| !has_memgate(process)).collect()
 }
 
-/// The evidence of a run that succeeded.
+/// The evidence of a successful run.
 #[track_caller]
 pub fn evidence(output: &Output) -> Evidence {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(output));

@@ -1,4 +1,4 @@
-//! A memgate that runs, to which something happens when it says something.
+//! A running memgate, for tests that act when it prints a line.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -12,17 +12,17 @@ use nix::{
     unistd::Pid,
 };
 
-/// Longer than memgate takes from one line to the next, whoever has the processors.
+/// Longer than memgate takes from one line to the next, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A memgate that runs. It is killed when this is dropped.
+/// A running memgate. Dropping this kills it.
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
     said: Vec<String>,
 }
 
-/// How it ended, and all that it said on stderr.
+/// Its exit status, and everything that it printed on stderr.
 pub struct Ended {
     pub status: ExitStatus,
     pub said: String,
@@ -41,15 +41,15 @@ impl Running {
         self.child.id().cast_signed()
     }
 
-    /// Waits until it says this.
+    /// Waits until it prints these words.
     #[track_caller]
     pub fn says(&mut self, words: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.said.last().is_some_and(|line| line.contains(words)) {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.said.push(line),
-                Err(RecvTimeoutError::Timeout) => panic!("`{words}` has not been said, but {:#?}", self.said),
-                Err(RecvTimeoutError::Disconnected) => panic!("it ended before it said `{words}`: {:#?}", self.said),
+                Err(RecvTimeoutError::Timeout) => panic!("it has not printed `{words}` but {:#?}", self.said),
+                Err(RecvTimeoutError::Disconnected) => panic!("it ended before it printed `{words}`: {:#?}", self.said),
             }
         }
     }
@@ -69,7 +69,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Of a test that has failed.
+        // This cleans up after a failed test.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -30,7 +30,7 @@ use super::{
     go, repository,
 };
 
-/// The service's executable as the newest Go builds it. Each process builds it once.
+/// The service's executable, built by the newest Go. Each process builds it once.
 pub fn uaa() -> PathBuf {
     static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         let executable = repository().join("target/tmp/uaa");
@@ -49,7 +49,7 @@ pub struct Truth {
     pub num_gc: u64,
     pub total_alloc: u64,
     pub mallocs: u64,
-    /// Without the one that answered the request, which ends with the answer.
+    /// Without the goroutine that answered the request, which ends with the answer.
     pub num_goroutine: u64,
     pub live_heap: u64,
     #[serde(rename = "GCCPUSeconds")]
@@ -58,7 +58,7 @@ pub struct Truth {
     pub total_cpu_seconds: f64,
     #[serde(rename = "GCPauses")]
     pub gc_pauses: Histogram,
-    /// Go 1.21 has none.
+    /// `None` in Go 1.21.
     pub other_pauses: Option<Histogram>,
     /// Goroutines that the service has parked.
     pub parked: u64,
@@ -74,7 +74,7 @@ pub struct Histogram {
     pub total: u64,
 }
 
-/// The service's figure for one place that allocates one size, `GET /debug/memprofile`.
+/// The service's figures for one place that allocates objects of one size, from `GET /debug/memprofile`.
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ProfileSite {
@@ -93,7 +93,7 @@ pub struct Watched {
     port: u16,
 }
 
-/// A process that is killed at the end.
+/// A process that is killed when this is dropped.
 struct Service(Child);
 
 impl Drop for Service {
@@ -104,7 +104,7 @@ impl Drop for Service {
 }
 
 impl Watched {
-    /// Starts the identity service on this port. Must be dropped by the thread that calls it.
+    /// Starts the identity service on this port. The calling thread must also drop it.
     pub fn start(executable: &Path, port: u16, godebug: &str) -> Self {
         let mut command = Command::new(executable);
         let address = format!("127.0.0.1:{port}");
@@ -113,17 +113,17 @@ impl Watched {
         Self::launch(command, port)
     }
 
-    /// Starts a Go service that listens on this port. Must be dropped by the thread that calls it.
+    /// Starts a Go service that listens on this port. The calling thread must also drop it.
     pub fn launch(command: Command, port: u16) -> Self {
-        // Room for every allocation of a start or an answer, because services here sample all of them.
+        // The buffer has room for every allocation of a start or an answer, because these services sample all of them.
         Self::launch_with(command, port, Options { buffer_bytes: 16 << 20, ..Options::default() })
     }
 
-    /// Starts a Go service that listens on this port, with this recorder. Must be dropped by the thread that calls it.
+    /// Starts a Go service that listens on this port, with this recorder. The calling thread must also drop it.
     pub fn launch_with(mut command: Command, port: u16, options: Options) -> Self {
         let exe = GoExe::open(Path::new(command.get_program())).unwrap_or_else(|error| panic!("{error}"));
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec only a system call is made.
+        // SAFETY: between fork and exec the closure makes only one system call.
         unsafe { command.pre_exec(|| ptrace::traceme().map_err(std::io::Error::from)) };
         let service = Service(command.spawn().unwrap());
         let pid = Pid::from_raw(service.0.id().cast_signed());
@@ -133,7 +133,7 @@ impl Watched {
         ptrace::detach(pid, None).unwrap();
         wait_until_it_listens(port);
         let mut watched = Self { service, recorder, port };
-        // Nothing has been read from the kernel's buffers. The runtime's mappings so far are read now.
+        // Nothing has been read from the kernel's buffers yet. This reads the runtime's mappings so far.
         watched.recorder.sample_off_heap();
         watched.recorder.sample();
         watched
@@ -146,7 +146,7 @@ impl Watched {
         answer
     }
 
-    /// Makes the service do something known, and returns what the collectors recorded.
+    /// Makes the service do something known, and reads the collectors.
     pub fn post(&mut self, path: &str) {
         post(self.port, path);
         self.recorder.sample();
@@ -160,7 +160,7 @@ impl Watched {
         }
     }
 
-    /// Returns when the goroutines of the last connections have ended.
+    /// Waits until the goroutines of the last connections have ended.
     pub fn rest(&mut self) {
         busy::until_at_rest(self.pid());
         self.recorder.sample();
@@ -171,7 +171,7 @@ impl Watched {
         parsed(&self.get("/debug/memprofile"))
     }
 
-    /// What the service says of itself when it is at rest, so that the goroutines of earlier connections do not count.
+    /// The service's own figures when it is at rest, so that the goroutines of earlier connections do not count.
     pub fn truth(&mut self) -> Truth {
         let truth = truth_at_rest(self.pid(), self.port);
         self.recorder.sample();
@@ -204,7 +204,7 @@ impl Watched {
     }
 }
 
-/// Compares the runtime's own totals, which every version has: pauses, cycles, live heap, allocations and goroutines.
+/// Compares the runtime's own totals that every version has: pauses, cycles, live heap, allocations and goroutines.
 #[track_caller]
 pub fn assert_equal(signals: &Signals, truth: &Truth) {
     assert_eq!((&signals.gc_pauses.exactness, signals.gc_pauses.lost), (&Exactness::Exact, 0));
@@ -218,7 +218,7 @@ pub fn assert_equal(signals: &Signals, truth: &Truth) {
     assert_eq!(last(&signals.goroutines.data), truth.num_goroutine, "NumGoroutine");
 }
 
-/// The runtime's own seconds, from its own nanoseconds.
+/// Compares the runtime's own seconds with its own nanoseconds.
 #[track_caller]
 pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
     let gc_cpu = &signals.gc_cpu;
@@ -229,7 +229,8 @@ pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
     assert!(gc > 0.0 && total > gc);
 }
 
-/// Every stop of the world is a pause, with its reason. Go 1.21 gives no reasons and records only the GC's pauses.
+/// Checks that every stop of the world is a pause, with its reason. Go 1.21 gives no reasons and records only GC
+/// pauses.
 #[track_caller]
 pub fn assert_stops(signals: &Signals, truth: &Truth) {
     let (stops, other) = (&signals.world_stops, &signals.other_pauses);
@@ -268,8 +269,8 @@ pub fn assert_stops(signals: &Signals, truth: &Truth) {
     }
 }
 
-/// The goroutines that the service parked are found at their `go` statement, and the total is what the runtime counts.
-/// Returns how many of them there were before the load and under it.
+/// Checks that the goroutines parked by the service are found at their `go` statement, and that the total is the
+/// runtime's. Returns how many of them there were before the load and under it.
 #[track_caller]
 pub fn assert_goroutine_sites(signals: &Signals, code: &Code, truth: &Truth) -> (u64, u64) {
     assert_exact(&signals.goroutine_sites);
@@ -300,7 +301,7 @@ pub fn assert_goroutine_sites(signals: &Signals, code: &Code, truth: &Truth) -> 
     earlier
 }
 
-/// Bytes of off-heap memory at the end of the measuring phase that are attributed to the code that forgets mappings.
+/// Bytes of off-heap memory at the end of the measuring phase that belong to the code that forgets mappings.
 #[track_caller]
 pub fn attributed_to_forgotten_mappings(signals: &Signals, code: &Code) -> u64 {
     let touched = &signals.offheap_sites;
@@ -327,23 +328,24 @@ pub fn last(series: &Series) -> u64 {
     *series.value.last().unwrap()
 }
 
-/// The last minus the first.
+/// The last value minus the first.
 pub fn left(series: &Series) -> i64 {
     last(series).cast_signed() - series.value[0].cast_signed()
 }
 
 pub fn wait_until_it_listens(port: u16) {
-    busy::until(&format!("somebody listens on port {port}"), || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    busy::until(&format!("the service listens on port {port}"), || TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
 
 /// The service's own figures.
 pub fn truth(port: u16) -> Truth {
-    // A request whose body has not been read has no goroutine that waits for the client to go away (net/http, `startBackgroundRead`): such
-    // a one has to end when the connection is taken over, and may still count.
+    // This request has a body that is not read. So it has no goroutine that waits for the client to disconnect
+    // (net/http, `startBackgroundRead`). Such a goroutine must end when the connection is hijacked, and may still
+    // count.
     answered(&request(port, "GET", "/debug/runtime", "x"))
 }
 
-/// The same when the service is at rest before and after, so that it holds until the next request.
+/// The same, with the service at rest before and after. The figures stay valid until the next request.
 #[track_caller]
 pub fn truth_at_rest(service: Pid, port: u16) -> Truth {
     let threads = || {
@@ -361,14 +363,14 @@ pub fn truth_at_rest(service: Pid, port: u16) -> Truth {
     })
 }
 
-/// The answer of `/debug/runtime`, which counts the goroutine that answers.
+/// The figures in the answer of `/debug/runtime`, without the goroutine that answers.
 fn answered(body: &str) -> Truth {
     let truth: Truth = parsed(body);
     Truth { num_goroutine: truth.num_goroutine - 1, ..truth }
 }
 
-/// The figures that the service wrote to its log, oldest first.
-pub fn told(log: &str) -> Vec<Truth> {
+/// The figures in the service's log, oldest first.
+pub fn logged(log: &str) -> Vec<Truth> {
     log.lines().filter(|line| line.starts_with('{')).map(parsed).collect()
 }
 
@@ -382,7 +384,7 @@ pub fn post(port: u16, path: &str) {
     assert!(answer.starts_with("done"), "{path}: {answer}");
 }
 
-/// The body of the answer to a request on a connection of its own.
+/// The body of the answer to a request on its own connection.
 pub fn exchange(port: u16, method: &str, path: &str) -> String {
     request(port, method, path, "")
 }

@@ -1,4 +1,4 @@
-//! The planned probes put on a process, as far as the kernel lets them.
+//! Attaches the planned probes to a process, as far as the kernel allows.
 
 use std::collections::HashMap;
 
@@ -30,14 +30,14 @@ pub(in crate::collect) struct Attached {
     links: Vec<Links>,
     /// Why signals are missing.
     missing: HashMap<ProbedSignal, String>,
-    /// The probes that are put on for short windows alone.
+    /// The probes that are attached only for short windows.
     pub(in crate::collect) refill_probes: Result<Vec<Probe>, String>,
     /// Why first touches are not captured, if they are not.
     pub(in crate::collect) no_captures: Option<String>,
 }
 
 impl Attached {
-    /// Why there are no probes for a signal, if there are none.
+    /// Why a signal has no probes, if it has none.
     pub(in crate::collect) fn missing(&self, signal: ProbedSignal) -> Option<String> {
         self.missing.get(&signal).cloned()
     }
@@ -54,7 +54,7 @@ impl Attached {
         }
     }
 
-    /// Puts the planned probes on. What the kernel refuses leaves its signal missing.
+    /// Attaches the planned probes. If the kernel refuses a probe, its signal is missing.
     pub(in crate::collect) fn put_on(
         tier: Tier,
         mut programs: Box<dyn Programs>,
@@ -105,7 +105,7 @@ pub(in crate::collect) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Res
     }
 }
 
-/// A tier that cannot be had here.
+/// A tier that is not available here.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[error("tier {wanted} was asked for, and {highest} is the highest here: {obstacle}")]
 #[diagnostic(help("leave `--tier` out, or ask for a lower one"))]
@@ -133,7 +133,7 @@ fn choose(wanted: Option<Tier>, (highest, obstacle): (Tier, Option<String>)) -> 
     }
 }
 
-/// What the programs must know of the executable and its architecture. A value that is not known is 0, and its signal is missing.
+/// The programs' constants from the executable and its architecture. An unknown value is 0, and its signal is missing.
 fn constants(exe: &GoExe) -> Constants {
     let registers = registers(exe.platform);
     let runtime = &exe.runtime;
@@ -160,7 +160,8 @@ fn constants(exe: &GoExe) -> Constants {
     ]
 }
 
-/// As the programs read it: an offset in `pt_regs`, or with [`memgate_ebpf::ON_STACK`] one from the stack pointer.
+/// The place as the programs read it: an offset in `pt_regs`, or with [`memgate_ebpf::ON_STACK`] one from the stack
+/// pointer.
 const fn place(location: ArgumentLocation) -> u64 {
     match location {
         ArgumentLocation::Register(offset) => offset,

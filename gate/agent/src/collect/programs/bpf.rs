@@ -1,4 +1,4 @@
-//! The BPF programs: loaded, attached to one process, and their records read.
+//! The BPF programs: loads them, attaches them to one process, and reads their records.
 
 use std::{collections::BTreeMap, ffi::CString, num::NonZeroU32, ops::Range, os::fd::OwnedFd};
 
@@ -24,10 +24,11 @@ type Result<T> = std::result::Result<T, ProgramError>;
 /// One object for every architecture, built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../../gate-ebpf/memgate.bpf.o");
 
-/// The same without ring buffers and globals, for Linux 4.19 to 5.7.
+/// The same without ring buffers and global variables, for Linux 4.19 to 5.7.
 static OBJECT_TIER1: &[u8] = aya::include_bytes_aligned!("../../../../../gate-ebpf/memgate-tier1.bpf.o");
 
-/// What the programs are told when they are loaded: constants of [`memgate_ebpf::CONSTANTS`] by name; the others are 0.
+/// Values for constants of [`memgate_ebpf::CONSTANTS`], by name, set when the programs are loaded. Other constants are
+/// 0.
 pub(super) type Constants = Vec<(&'static str, u64)>;
 
 /// How the programs are loaded.
@@ -35,7 +36,8 @@ pub(super) type Constants = Vec<(&'static str, u64)>;
 pub(super) struct Options {
     /// At least [`Tier::T1`].
     pub(super) tier: Tier,
-    /// How much the buffer for records holds, bytes: a power of two from 4096 on; for tier T1 it is that much a CPU.
+    /// The size of the buffer for records, bytes: a power of two, at least 4096. In tier T1 each CPU has a buffer of
+    /// this size.
     pub(super) buffer_bytes: u32,
 }
 
@@ -55,25 +57,25 @@ pub(super) struct Bpf {
 struct Captures {
     faults: RingBuf<MapData>,
     budget: PerCpuArray<MapData, u64>,
-    /// How many slots the budget has.
+    /// The number of CPUs in the budget.
     cpus: usize,
     threads: HashMap<MapData, u32, u64>,
     runtime: Array<MapData, RuntimeMappings>,
 }
 
-/// The ranges as they lie in the map.
+/// The ranges in the map's layout.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 struct RuntimeMappings(Ranges);
 
-// SAFETY: it is made of numbers, without padding.
+// SAFETY: it consists of numbers, without padding.
 unsafe impl aya::Pod for RuntimeMappings {}
 
 impl Bpf {
-    /// Loads the programs for the process `pid`; none is attached yet.
+    /// Loads the programs for the process `pid`. It attaches none.
     ///
     /// # Errors
-    /// When the kernel refuses the object, with its reason.
+    /// Fails if the kernel refuses the object.
     pub(super) fn load(constants: &Constants, pid: Pid, options: Options) -> Result<Self> {
         let namespace = nix::sys::stat::stat("/proc/self/ns/pid").map_err(ProgramError::Namespace)?;
         let mut constants = constants.clone();
@@ -151,7 +153,8 @@ impl Programs for Bpf {
         let Some(maps) = &mut self.captures else { return };
         while let Some(item) = maps.faults.next() {
             if item.len() == size_of::<Fault>() {
-                // SAFETY: the item has the size of a `Fault`, every field of which is a number; it may not be aligned as one.
+                // SAFETY: the item has the size of a `Fault`, all fields of which are numbers. The read needs no
+                // alignment.
                 let fault = unsafe { item.as_ptr().cast::<Fault>().read_unaligned() };
                 each(&fault);
             }
@@ -174,13 +177,13 @@ impl Programs for Bpf {
             *slot = [range.start, range.end];
         }
         let set = maps.runtime.set(0, RuntimeMappings(slots), 0);
-        set.map_err(|error| ProgramError::unexpected("the programs cannot learn the runtime's mappings", error))
+        set.map_err(|error| ProgramError::unexpected("the BPF programs cannot get the runtime's mappings", error))
     }
 
     fn name_thread(&mut self, thread: u32, m: u64) -> Result<()> {
         let Some(maps) = &mut self.captures else { return Ok(()) };
         let named = maps.threads.insert(thread, m, 0);
-        named.map_err(|error| ProgramError::unexpected("the programs cannot learn the threads", error))
+        named.map_err(|error| ProgramError::unexpected("the BPF programs cannot get the service's threads", error))
     }
 
     fn lost(&self) -> Result<Vec<u64>> {
@@ -196,7 +199,7 @@ impl Programs for Bpf {
     }
 }
 
-// Through /proc probes are on the very file that runs, whatever has become of its path meanwhile.
+// This path in /proc is the very file that runs, even if its own path has changed meanwhile.
 fn running_file(pid: Pid) -> String {
     format!("/proc/{pid}/exe")
 }
@@ -227,7 +230,7 @@ impl Captures {
 }
 
 fn set_constants(programs: &mut Ebpf, constants: &Constants) -> Result<()> {
-    // Borrowed, not taken: the programs that are loaded later refer to it.
+    // The map is borrowed, because programs that are loaded later refer to it.
     let slots = programs.map_mut("CONSTANTS").and_then(|map| Array::<&mut MapData, u64>::try_from(map).ok());
     let mut slots = slots.ok_or_else(|| lacks("the map CONSTANTS"))?;
     for (name, value) in constants {

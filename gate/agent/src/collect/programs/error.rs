@@ -1,4 +1,4 @@
-//! What goes wrong with BPF programs, with the kernel's reason.
+//! Failures of the BPF programs, with the kernel's reasons.
 
 use std::error::Error;
 
@@ -8,7 +8,7 @@ use miette::Diagnostic;
 /// A failure of the BPF programs.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub(in crate::collect) enum ProgramError {
-    /// The object does not fit memgate: it was built from other sources.
+    /// The object does not fit memgate, because it was built from other sources.
     #[error("the BPF object {0}")]
     #[diagnostic(help("rebuild it with `cargo xtask ebpf`"))]
     Object(String),
@@ -18,16 +18,16 @@ pub(in crate::collect) enum ProgramError {
         "run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE) on a kernel with BPF and uprobes, or ask for `--tier T0`"
     ))]
     Refused {
-        /// What it refuses.
+        /// What the kernel refuses.
         what: String,
         /// Its reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The kernel fails at what it has allowed before.
+    /// The kernel fails at something that it allowed before.
     #[error("{what}")]
     #[diagnostic(help("please report this with the kernel's version and the output above"))]
     Unexpected {
-        /// What it fails at.
+        /// What the kernel fails at.
         what: String,
         /// Its reason.
         source: Box<dyn Error + Send + Sync>,
@@ -53,7 +53,7 @@ impl ProgramError {
         Self::Unexpected { what: what.into(), source: source.into() }
     }
 
-    /// The failure with its causes, and with them the verifier's log: evidence keeps reasons as text.
+    /// The failure with its causes, which include the verifier's log. Evidence keeps reasons as text.
     pub(in crate::collect) fn reason(&self) -> String {
         in_full(self)
     }
@@ -67,11 +67,11 @@ impl FailureKind for ProgramError {
 
 /// A program that the kernel does not load.
 #[derive(Debug, thiserror::Error)]
-#[error("the kernel does not load the program `{program}`: {source}. The verifier says: {log}")]
+#[error("the kernel does not load the program `{program}`: {source}. The verifier's log: {log}")]
 pub(super) struct LoadError {
     pub(super) program: String,
     pub(super) source: std::io::Error,
-    /// What the verifier says; empty if it was not asked.
+    /// The verifier's log; empty if memgate did not ask for it.
     pub(super) log: String,
 }
 

@@ -1,4 +1,4 @@
-//! The buffer that records come through: a ring buffer, or a perf event array in tier T1.
+//! The buffer for records: a ring buffer, or a perf event array in tier T1.
 
 use aya::{
     maps::{
@@ -12,16 +12,16 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::ProgramError;
 
-/// Takes records out of the kernel's buffers in the order of their times.
+/// Reads records from the kernel's buffers, in the order of their times.
 pub(super) struct Events {
     buffers: Buffers,
-    /// Records that were taken out and are not yet handed on.
+    /// Records that were read and not yet passed on.
     held: Vec<Record>,
 }
 
 enum Buffers {
     Ring(RingBuf<MapData>),
-    /// One a CPU.
+    /// One buffer for each CPU.
     Perf(Vec<PerfEventArrayBuffer<MapData>>),
 }
 
@@ -30,7 +30,7 @@ impl Events {
         Self { buffers: Buffers::Ring(ring), held: Vec::new() }
     }
 
-    /// Opens a buffer of so many bytes for each CPU.
+    /// Opens a buffer of this size for each CPU.
     pub(super) fn perf(mut array: PerfEventArray<MapData>, bytes: u32) -> Result<Self, ProgramError> {
         const WHAT: &str = "the buffers for records cannot be opened";
         let pages = usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -41,7 +41,7 @@ impl Events {
         Ok(Self { buffers: Buffers::Perf(buffers), held: Vec::new() })
     }
 
-    /// Hands on every record from before this call. A later one is held back: an earlier one may still be on its way through
+    /// Passes on every record from before this call. Later ones wait, because an earlier record may still arrive in
     /// another CPU's buffer.
     pub(super) fn drain(&mut self, each: &mut dyn FnMut(Record)) {
         let horizon_ns = clock_gettime(ClockId::CLOCK_MONOTONIC)
@@ -66,7 +66,7 @@ impl Events {
                         PerfEvent::Sample { head, tail } => {
                             held.extend(Record::from_bytes(&[head, tail].concat()));
                         }
-                        // The programs see for themselves what does not fit, and count it by kind.
+                        // The programs themselves notice what does not fit and count it by kind.
                         PerfEvent::Lost { .. } => {}
                     });
                 }

@@ -1,4 +1,4 @@
-//! The BPF programs on the service, behind an interface that has a fake.
+//! The BPF programs on the service, behind an interface with a fake.
 
 mod attach;
 mod bpf;
@@ -15,7 +15,7 @@ use memgate_goexe::probes::Probe;
 pub(super) use attach::{Attached, attach};
 pub(super) use error::ProgramError;
 
-/// What is only counted, since the programs were loaded: an entry for each constant of [`count`].
+/// Totals of events without records, since the programs were loaded: an entry for each constant of [`count`].
 pub(super) type Counts = [u64; count::COUNTS as usize];
 
 /// Programs that are loaded for one process. Dropping them detaches them.
@@ -26,19 +26,20 @@ pub(super) trait Programs: Send {
     /// Fails if the kernel refuses one.
     fn attach(&mut self, probes: &[Probe]) -> Result<Links, ProgramError>;
 
-    /// Has the program of this name capture first touches outside the runtime's own mappings; from tier T2 on.
+    /// Attaches the program of this name, which captures first touches outside the runtime's own mappings; from tier T2
+    /// on.
     ///
     /// # Errors
     /// Fails if the kernel refuses it.
     fn attach_first_touch(&mut self, name: &str) -> Result<(), ProgramError>;
 
-    /// Hands every record that is from before this call to `each`, in the order of their times.
+    /// Passes every record from before this call to `each`, in the order of their times.
     fn drain(&mut self, each: &mut dyn FnMut(Record));
 
-    /// Hands every captured first touch that waits to `each`.
+    /// Passes every waiting capture of a first touch to `each`.
     fn drain_faults(&mut self, each: &mut dyn FnMut(&Fault));
 
-    /// Lets the CPUs together capture this many first touches from now on: each CPU its share, and at least one.
+    /// Lets the CPUs together capture this many first touches from now on. Each CPU gets its share, and at least one.
     ///
     /// # Errors
     /// Fails if the kernel refuses.
@@ -50,7 +51,7 @@ pub(super) trait Programs: Send {
     /// Fails if the kernel refuses.
     fn leave_out(&mut self, ranges: &[Range<u64>]) -> Result<(), ProgramError>;
 
-    /// Tells the programs the address of a thread's `m`.
+    /// Passes the address of a thread's `m` to the programs.
     ///
     /// # Errors
     /// Fails if there are too many threads.
@@ -59,17 +60,17 @@ pub(super) trait Programs: Send {
     /// Records that did not fit since the programs were loaded, by kind.
     ///
     /// # Errors
-    /// Fails if the kernel does not say; the losses are unknown then.
+    /// Fails if the kernel does not report it. The losses are unknown then.
     fn lost(&self) -> Result<Vec<u64>, ProgramError>;
 
-    /// What is only counted.
+    /// The totals of events without records.
     ///
     /// # Errors
-    /// Fails if the kernel does not say.
+    /// Fails if the kernel does not report them.
     fn counts(&self) -> Result<Counts, ProgramError>;
 }
 
-/// Probes that are attached. Dropping it takes them off.
+/// Attached probes. Dropping them detaches them.
 pub(super) struct Links(Option<Box<dyn Send>>);
 
 impl Links {
@@ -77,11 +78,11 @@ impl Links {
         Self(Some(Box::new(links)))
     }
 
-    /// Takes the probes off. The work goes on after this call: for each link the kernel waits until nothing can still run its
-    /// program. That takes a tenth of a second, or seconds on a busy machine, and no reading may wait with it.
+    /// Detaches the probes in the background. For each link the kernel waits until nothing can still run its program.
+    /// That takes a tenth of a second, or seconds on a busy machine, and no reading may wait for it.
     pub(super) fn take_off(mut self) {
         let links = self.0.take();
-        // If there is no thread, they are taken off here.
+        // Without a thread they are detached here.
         let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(links));
     }
 }

@@ -1,6 +1,8 @@
-//! Probes by `uprobe_multi` (Linux 6.6): one link for all places of a program, which is taken off in one wait of the kernel.
+//! Probes with `uprobe_multi` (Linux 6.6): one link for all places of a program, so that the kernel waits only once
+//! when they are detached.
 //!
-//! aya 0.14 reads and relocates the object and makes the maps. It can neither load such a program nor attach it, so this file does.
+//! aya 0.14 reads and relocates the object and makes the maps. It can neither load nor attach such a program, so this
+//! file does.
 
 use std::{
     collections::HashMap,
@@ -21,7 +23,7 @@ use nix::libc;
 
 use super::{ProgramError, error::LoadError};
 
-/// The programs of an object whose maps aya has made.
+/// The programs of an object, whose maps aya has made.
 pub(super) struct MultiPrograms {
     license: CString,
     /// By name, with the maps' file descriptors in them.
@@ -33,7 +35,7 @@ impl MultiPrograms {
     /// Reads the programs of `object`, from which `ebpf` was made. Its maps must live until the programs are loaded.
     ///
     /// # Errors
-    /// When the object is damaged, or has a map of a kind that is not known here.
+    /// Fails if the object is damaged, or if it has a map of an unknown kind.
     pub(super) fn read(object: &[u8], ebpf: &Ebpf) -> Result<Self, ProgramError> {
         let damaged = |error: &dyn std::error::Error| ProgramError::Object(format!("is damaged: {}", in_full(error)));
         let mut object = Object::parse(object).map_err(|error| damaged(&error))?;
@@ -59,10 +61,11 @@ impl MultiPrograms {
         Ok(Self { instructions: instructions.collect(), license: object.license.clone(), loaded: HashMap::new() })
     }
 
-    /// Puts a program on the instructions at these offsets of a file, bytes, for one process; closing the link takes it off.
+    /// Attaches a program to the instructions at these offsets of a file, bytes, for one process. Closing the link
+    /// detaches it.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// Fails if the kernel refuses.
     pub(super) fn attach(
         &mut self,
         program: &'static str,
@@ -71,7 +74,8 @@ impl MultiPrograms {
         pid: u32,
     ) -> Result<OwnedFd, ProgramError> {
         let refused = |error: Box<dyn std::error::Error + Send + Sync>| {
-            ProgramError::refused(format!("the probes `{program}` at offsets {offsets:#x?}"), error)
+            let offsets: Vec<_> = offsets.iter().map(|offset| format!("{offset:#x}")).collect();
+            ProgramError::refused(format!("the probes `{program}` at offsets {}", offsets.join(", ")), error)
         };
         if !self.loaded.contains_key(program) {
             let missing = || ProgramError::Object(format!("lacks the program `{program}`"));
@@ -83,10 +87,11 @@ impl MultiPrograms {
     }
 }
 
-/// Whether the kernel has links for many probes, and has them tell processes apart: before Linux 6.10 they compared threads.
+/// Whether the kernel has links for many probes that distinguish processes. Before Linux 6.10 they compared threads.
 ///
-/// Found by asking for what must be refused, as libbpf does (`probe_uprobe_multi_link` in features.c): a probe on the directory `/` is
-/// a bad file, and with a process number that cannot be, a bad argument only where that number is looked at first.
+/// The check asks for what the kernel must refuse, as libbpf does (`probe_uprobe_multi_link` in features.c). A probe on
+/// the directory `/` is a bad file. With an impossible process number it is a bad argument, but only if the kernel
+/// checks that number first.
 pub(super) fn is_supported() -> bool {
     // mov r0, 0; exit
     let [set, exit] = [(0xb7, 0), (0x95, 0)].map(|(code, imm)| bpf_insn {
@@ -102,9 +107,10 @@ pub(super) fn is_supported() -> bool {
     })
 }
 
-/// Loads a program. If the kernel refuses, it is asked again for the verifier's log.
+/// Loads a program. If the kernel refuses it, a second attempt gets the verifier's log.
 fn load(name: &str, instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd, LoadError> {
-    /// Most of a verifier's log, bytes: what is cut off is its end. The reason stands in the last lines of a log that fits.
+    /// The size of the buffer for the verifier's log, bytes. A longer log loses its end. The last lines of a complete
+    /// log give the reason.
     const LOG_BYTES: usize = 1 << 20;
     load_logged(name, instructions, license, &mut []).or_else(|_| {
         let mut log = vec![0; LOG_BYTES];
@@ -116,9 +122,9 @@ fn load(name: &str, instructions: &[bpf_insn], license: &CStr) -> Result<OwnedFd
     })
 }
 
-/// Loads a program; the verifier writes its log into `log`, unless that is empty.
+/// Loads a program. The verifier writes its log into `log`, unless `log` is empty.
 fn load_logged(name: &str, instructions: &[bpf_insn], license: &CStr, log: &mut [u8]) -> io::Result<OwnedFd> {
-    // SAFETY: all of it is numbers, for which 0 is the kernel's default.
+    // SAFETY: the union consists of numbers, for which 0 is the kernel's default.
     let mut attributes = unsafe { std::mem::zeroed::<bpf_attr>() };
     // SAFETY: every bit of the union is initialised.
     let program = unsafe { &mut attributes.__bindgen_anon_3 };
@@ -140,7 +146,7 @@ fn load_logged(name: &str, instructions: &[bpf_insn], license: &CStr, log: &mut 
 }
 
 fn link(program: &OwnedFd, file: &CStr, offsets: &[u64], pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: all of it is numbers, for which 0 is the kernel's default.
+    // SAFETY: the union consists of numbers, for which 0 is the kernel's default.
     let mut attributes = unsafe { std::mem::zeroed::<bpf_attr>() };
     // SAFETY: every bit of the union is initialised.
     let link = unsafe { &mut attributes.link_create };
@@ -159,14 +165,14 @@ fn length<T>(slice: &[T]) -> io::Result<u32> {
     u32::try_from(slice.len()).map_err(io::Error::other)
 }
 
-/// A command whose result is a file descriptor. What the attributes point at must live until it returns.
+/// Runs a command whose result is a file descriptor. What the attributes point to must live until it returns.
 fn bpf(command: bpf_cmd, attributes: &bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads as many bytes as it is told, and what they point at.
+    // SAFETY: the kernel reads as many bytes as the call says, and what they point to.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_ref(attributes), size_of::<bpf_attr>())
     };
     match i32::try_from(result) {
-        // SAFETY: the kernel has just made it, for nobody else.
+        // SAFETY: the kernel has just made the descriptor, and nothing else uses it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }

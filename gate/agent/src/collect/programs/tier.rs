@@ -1,4 +1,4 @@
-//! What the kernel lets memgate use, found by trying.
+//! The features that the kernel lets memgate use, found by trying them.
 
 use aya::{
     maps::MapType,
@@ -7,7 +7,7 @@ use aya::{
 };
 use memgate_evidence::{error::in_full, tier::Tier};
 
-/// The highest tier that works here, and why no higher one does.
+/// The highest tier that works here, and why a higher one does not.
 pub fn probe() -> (Tier, Option<String>) {
     match is_program_supported(ProgramType::KProbe) {
         Ok(true) => {}

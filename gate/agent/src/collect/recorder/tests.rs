@@ -1,4 +1,4 @@
-//! The recorder over fakes: which reading is due when, and what the records are compared with.
+//! The recorder over fakes: when each reading is due, and how the records are compared with the totals.
 
 use memgate_evidence::Exactness;
 use memgate_goexe::{Field, PauseSites, arch::ArgumentLocation};
@@ -9,7 +9,7 @@ use crate::collect::{
     testing::{Fake, attached_to, nothing, record, totals},
 };
 
-/// A recorder of a service whose runtime has pauses, at 0x100 and 0x900, and nothing else; and its fakes.
+/// A recorder with its fakes. Its service's runtime has only pauses, with histograms at 0x100 and 0x900.
 fn recorder() -> (Recorder, Fake) {
     let fake = Fake::new();
     let (field, argument) = (Field { offset: 0, size: 8 }, ArgumentLocation::Register(0));
@@ -43,8 +43,8 @@ fn each_reading_has_its_interval() {
     let (signals, _) = recorder.into_signals(nothing_elsewhere());
     assert_eq!(signals.rss.data.value.len(), 5, "5 Hz");
     assert_eq!(signals.offheap.data.value.len(), 2, "2 Hz");
-    assert_eq!(signals.huge_pages.data.value.len(), 0, "at boundaries alone");
-    assert_eq!(fake.programs.drained(), 12, "each tick, and after each reading of the off-heap memory");
+    assert_eq!(signals.huge_pages.data.value.len(), 0, "only at boundaries");
+    assert_eq!(fake.programs.drained(), 12, "at each tick, and after each reading of the off-heap memory");
 }
 
 #[test]
@@ -55,12 +55,12 @@ fn a_reading_of_the_off_heap_memory_is_repeated_while_the_runtime_maps() {
     fake.programs.push(record(kind::MAPPED, [0x1000_0000, 0x1000, 5]));
     recorder.sample_off_heap();
     let (signals, _) = recorder.into_signals(nothing_elsewhere());
-    assert_eq!(signals.offheap.data.value, [0], "the page is the runtime's, as its record says");
+    assert_eq!(signals.offheap.data.value, [0], "the record says that the page is the runtime's");
     assert_eq!(signals.mmap_latency.data.duration_ns, [5]);
 }
 
 #[test]
-fn a_touch_in_what_the_runtime_has_mapped_is_not_off_heap() {
+fn a_touch_in_a_mapping_of_the_runtime_is_not_off_heap() {
     let (mut recorder, fake) = recorder();
     fake.programs.push(record(kind::MAPPED, [0x1000_0000, 0x1000, 5]));
     recorder.drain();
@@ -95,7 +95,7 @@ fn totals_that_cannot_be_read_are_a_doubt() {
 }
 
 #[test]
-fn a_kind_of_record_that_nobody_knows_is_left_alone() {
+fn a_record_of_an_unknown_kind_is_ignored() {
     let (mut recorder, fake) = recorder();
     fake.programs.push(record(999, [1, 2, 3]));
     recorder.drain();

@@ -1,4 +1,4 @@
-//! What the service's cgroup says: its processes, huge pages and kills for memory.
+//! Figures of the service's cgroup: its processes, huge pages and OOM kills.
 
 use memgate_evidence::{Series, Signal};
 use nix::unistd::Pid;
@@ -14,14 +14,14 @@ pub(in crate::collect) struct CgroupCollector {
     thp_events: Series,
 }
 
-/// What it collects.
+/// The signals of this collector.
 pub(in crate::collect) struct CgroupSignals {
     pub(in crate::collect) thp_events: Signal<Series>,
     pub(in crate::collect) oom_kills: Signal<u64>,
 }
 
 impl CgroupCollector {
-    /// Takes a look at the cgroup in: its processes, and its count of huge pages since the launch where there is one.
+    /// Adds a reading of the cgroup: its processes, and its huge pages since the launch if the kernel counts them.
     pub(in crate::collect) fn see(&mut self, processes: &[Pid], thp_events: Option<u64>, scene: &mut Scene) {
         let service = scene.service.process().pid();
         for other in processes.iter().map(|pid| pid.as_raw()).filter(|pid| *pid != service) {
@@ -32,7 +32,7 @@ impl CgroupCollector {
         }
     }
 
-    /// `oom_kills` are the kills for memory, or why they are unknown.
+    /// `oom_kills` is the number of OOM kills, or why it is unknown.
     pub(in crate::collect) fn into_signals(self, oom_kills: Result<u64, String>) -> CgroupSignals {
         let events = self.thp_events;
         let counted =

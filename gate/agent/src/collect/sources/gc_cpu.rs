@@ -1,4 +1,4 @@
-//! CPU time of the GC by the runtime's own account.
+//! CPU time of the GC, from the runtime's own account.
 
 use memgate_evidence::{GcCpu, Signal};
 use memgate_goexe::{Fact, GcCpuLayout as Layout, Runtime};
@@ -8,7 +8,7 @@ use crate::collect::{
     worth::{COUNTERS, Worth, note},
 };
 
-/// Collects `gc_cpu`: one entry for each reading of the counters that sees a new cycle.
+/// Collects `gc_cpu`: one entry for each reading of the counters with a new cycle.
 pub(in crate::collect) struct GcCpuCollector {
     layout: Fact<Layout>,
     gc_cpu: GcCpu,
@@ -20,7 +20,7 @@ impl GcCpuCollector {
         Self { layout: runtime.gc_cpu.clone(), gc_cpu: GcCpu::default(), failure: None }
     }
 
-    /// `counters` is the worth of the counters, whose cycles it follows.
+    /// `counters` is the worth of the counters, whose cycles this collector uses.
     pub(in crate::collect) fn into_signal(self, counters: Worth) -> Signal<GcCpu> {
         let missing = self.layout.err().or(counters.missing);
         Worth { missing, doubt: counters.doubt.or(self.failure), ..Worth::sampled(None) }.of(COUNTERS, self.gc_cpu)
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn its_own_failure_is_a_doubt_and_the_counters_absence_its_own() {
+    fn its_own_failure_is_a_doubt_and_without_counters_the_signal_is_missing() {
         let mut fake = Fake::new();
         let mut collector =
             GcCpuCollector::new(&Runtime { gc_cpu: Ok(Layout { gc_ns: 0x9000, total_ns: 0x9008 }), ..nothing() });

@@ -1,4 +1,4 @@
-//! Goroutines by the `go` statement that made them, from the runtime's list of all goroutines.
+//! Goroutines by the `go` statement that started them, from the runtime's list of all goroutines.
 
 use std::collections::HashMap;
 
@@ -13,27 +13,27 @@ use crate::collect::{
 
 const SOURCE: &str = "runtime.allgs, read from the service's memory";
 
-/// More goroutines than fit into memory: a longer list cannot be one.
+/// More goroutines than fit into memory. A longer list is invalid.
 const MAXIMUM_GOROUTINES: u64 = 1 << 26;
-/// More threads than the runtime makes: its own limit is 10,000 (`sched.maxmcount`, proc.go).
+/// More threads than the runtime allows: its own limit is 10,000 (`sched.maxmcount`, proc.go).
 const MAXIMUM_THREADS: usize = 1 << 14;
-/// Goroutines read at a time.
+/// Goroutines in one read.
 const BATCH: usize = 4096;
-/// `_Gdead` (runtime2.go, Go 1.21 to 1.27): used before or free to be used.
+/// `_Gdead` (runtime2.go, Go 1.21 to 1.27): used before, or free for use.
 const DEAD: u64 = 6;
 /// `_Gidle`: just allocated.
 const IDLE: u64 = 0;
-/// `_Gdeadextra` (Go 1.26 and 1.27): dead, and kept for a C thread's call of Go. Earlier Go has no such status.
+/// `_Gdeadextra` (Go 1.26 and 1.27): dead, and reserved for calls from C threads to Go. Earlier Go has no such status.
 const DEAD_EXTRA: u64 = 11;
 /// `_Gscan` is added to a status while the goroutine's stack is being scanned.
 const SCAN: u64 = 0x1000;
 
-/// Where goroutines come from.
+/// Where a goroutine was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Site {
-    /// Return address of the `go` statement in the function that has it; 0 for the main goroutine.
+    /// Return address of the `go` statement, in the function that contains it; 0 for the main goroutine.
     created: u64,
-    /// Entry of the function that it started.
+    /// Entry of the function that the statement started.
     started: u64,
 }
 
@@ -81,7 +81,7 @@ impl Collector for GoroutineCollector {
     }
 }
 
-/// The counts with names for the sites; the runtime's own goroutines are left out.
+/// The counts with names for the sites, without the runtime's own goroutines.
 fn named(counts: [Counts; 3], scene: &mut Scene) -> Result<GoroutineSites, String> {
     let Scene { functions, code, memory, .. } = scene;
     let functions = functions.as_deref().map_err(Clone::clone)?;
@@ -100,8 +100,9 @@ fn named(counts: [Counts; 3], scene: &mut Scene) -> Result<GoroutineSites, Strin
     Ok(data)
 }
 
-/// Whether a goroutine that started at this address of the file is the runtime's own (`isSystemGoroutine`, traceback.go,
-/// Go 1.21 to 1.27). One that runs finalizers or clean-ups counts as the service's only while it does.
+/// Whether a goroutine that started at this address of the file is the runtime's own (`isSystemGoroutine`,
+/// traceback.go, Go 1.21 to 1.27). The runtime counts a goroutine for finalizers or clean-ups as the service's while it
+/// runs one; memgate never does.
 fn is_system(functions: &FunctionTable, started: u64) -> bool {
     const NOT_SYSTEM: [&str; 3] = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];
     let function = functions.at(started);
@@ -111,9 +112,9 @@ fn is_system(functions: &FunctionTable, started: u64) -> bool {
 /// Counts the live goroutines of each site.
 ///
 /// # Errors
-/// Fails if the process is gone or the list cannot be one.
+/// Fails if the process is gone or the list is invalid.
 fn sites(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Counts> {
-    // The length first, as `atomicAllG` (proc.go) does: the list of that length or a longer one is then there.
+    // The length is read first, as in `atomicAllG` (proc.go). The list then has at least this length.
     let length = memory.global_word(layout.allglen)?;
     let list = memory.global_word(layout.allgptr)?;
     if length > MAXIMUM_GOROUTINES {
@@ -141,10 +142,10 @@ fn sites(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Counts> 
     Ok(sites)
 }
 
-/// The runtime's threads: the id of each with the address of its `m`.
+/// The runtime's threads: each thread's id with the address of its `m`.
 ///
 /// # Errors
-/// Fails if the process is gone or the list cannot be one.
+/// Fails if the process is gone or the list is invalid.
 pub(in crate::collect) fn threads(memory: &ServiceMemory, layout: &Threads) -> nix::Result<Vec<(u32, u64)>> {
     let mut threads = Vec::new();
     let mut m = memory.global_word(layout.allm)?;
@@ -152,7 +153,7 @@ pub(in crate::collect) fn threads(memory: &ServiceMemory, layout: &Threads) -> n
         if threads.len() >= MAXIMUM_THREADS {
             return Err(nix::Error::ELOOP);
         }
-        // A thread that is being made has no id yet.
+        // A new thread may have no id yet.
         if let Ok(id @ 1..) = u32::try_from(memory.word(m.wrapping_add(layout.procid.offset))?) {
             threads.push((id, m));
         }
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_goroutines_are_not_counted_and_scanned_ones_are() {
+    fn scanned_goroutines_count_and_dead_ones_do_not() {
         let fake = Fake::new();
         let [running, scanned] = [2, 4 | 0x1000];
         let goroutines = [(running, 1, 2), (scanned, 1, 2), (running, 3, 2), (0, 1, 2), (6, 1, 2), (11, 1, 2)];
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_cannot_be_one_is_an_error() {
+    fn a_list_that_is_too_long_is_an_error() {
         let fake = Fake::new();
         let length = MAXIMUM_GOROUTINES + 1;
         fake.memory.put(fake.scene.memory.global(0x100), &[length.to_le_bytes(), 0_u64.to_le_bytes()].concat());
@@ -255,7 +256,7 @@ mod tests {
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
         fake.memory.put(fake.scene.memory.global(0x100), &words(&[0x1000]));
         fake.memory.put(0x1000, &words(&[0x2000, 71]));
-        // A thread that is being made has no id yet.
+        // A new thread may have no id yet.
         fake.memory.put(0x2000, &words(&[0, 0]));
         assert_eq!(threads(&fake.scene.memory, &layout), Ok(vec![(71, 0x1000)]));
         fake.memory.put(0x2000, &words(&[0x1000, 72]));

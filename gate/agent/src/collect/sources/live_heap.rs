@@ -12,8 +12,8 @@ use crate::collect::{
 
 const PROBE: &str = "uprobe on the call of (*gcControllerState).resetLive";
 
-/// Collects `live_heap` from the probe. Without one it takes the runtime's own figure, which misses cycles that follow each
-/// other fast.
+/// Collects `live_heap` from the probe. Without a probe it uses the runtime's own figure, which misses cycles in quick
+/// succession.
 pub(in crate::collect) struct LiveHeapCollector {
     /// Why there is no probe.
     no_probe: Option<String>,
@@ -25,17 +25,17 @@ impl LiveHeapCollector {
         Self { no_probe: attached.missing(ProbedSignal::LiveHeap), live_heap: Series::default() }
     }
 
-    /// Takes a record of the probe in.
+    /// Adds a record of the probe.
     pub(in crate::collect) fn record(&mut self, at_ns: u64, bytes: u64) {
         self.live_heap.push(at_ns, bytes);
     }
 
-    /// How many cycles it has seen.
+    /// The number of cycles so far.
     pub(in crate::collect) const fn cycles(&self) -> u64 {
         self.live_heap.value.len() as u64
     }
 
-    /// `counters` is the worth of the counters, which it reads without a probe.
+    /// `counters` is the worth of the counters, which the collector reads if it has no probe.
     pub(in crate::collect) fn into_signal(self, ending: &Ending, counters: Worth) -> Signal<Series> {
         match self.no_probe {
             None => ending.probed(None, &[kind::LIVE_HEAP]).of(PROBE, self.live_heap),
@@ -49,7 +49,7 @@ impl Collector for LiveHeapCollector {
         let (Some(_), Some(new_cycles), Some(totals)) = (&self.no_probe, scene.new_cycles, scene.totals) else {
             return;
         };
-        // An entry a cycle, also where one was too fast to be seen.
+        // Each cycle gets an entry, even if it was too fast for a reading of its own.
         for _ in 0..new_cycles.min(1 << 20) {
             self.live_heap.push(reading.at_ns, totals.live_heap);
         }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_each_new_cycle_has_the_runtimes_figure() {
+    fn without_a_probe_each_new_cycle_has_the_runtimes_figure() {
         let mut fake = Fake::new();
         let mut collector = LiveHeapCollector::new(&Attached::without_programs("no BPF"));
         fake.scene.totals = Some(Counters { live_heap: 8192, ..totals() });

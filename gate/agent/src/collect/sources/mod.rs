@@ -1,4 +1,4 @@
-//! One type a source: its reader, its data, its failures and the making of its signals.
+//! One type for each source: its reader, its data, its failures, and the making of its signals.
 
 mod allocations;
 mod cgroup;

@@ -1,7 +1,7 @@
 //! Refills of span caches, counted in windows of the measuring phase.
 //!
-//! A busy service refills some ten thousand times a second. A probe that counted all of it would cost it percents, so the probes
-//! are there for a fiftieth of the time, and for less where that suffices.
+//! A busy service refills some ten thousand spans a second. Probes that counted all of them would slow it down by
+//! percents, so they are attached for a fiftieth of the time, or for less if that suffices.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use crate::collect::{
 };
 
 const SOURCE: &str = "uprobes on the calls of (*mcentral).cacheSpan and (*mcentral).grow, for up to 0.1 s every 5 s";
-/// From the opening of one window to that of the next, tenths of a second.
+/// The time between the starts of two windows, tenths of a second.
 const PERIOD: u32 = 50;
-/// From the start of the measuring phase to the first window, tenths of a second.
+/// The time from the start of the measuring phase to the first window, tenths of a second.
 const LEAD: u32 = 5;
-/// After so long a window that has counted enough is closed; any other lasts until the next tenth of a second.
+/// A window that has counted enough closes after this time. Any other lasts until the next tenth of a second.
 const SHORT: Duration = Duration::from_millis(20);
 const ENOUGH: u64 = 100;
 
-/// Collects `span_refills`: opens and closes the windows.
+/// Collects `span_refills`. It opens and closes the windows.
 pub(in crate::collect) struct RefillCollector {
     /// The probes, or why there are none.
     probes: Result<Vec<Probe>, String>,
@@ -67,7 +67,7 @@ impl RefillCollector {
         self.ticks = self.ticks.wrapping_add(1);
         if is_due {
             let links = programs.attach(probes)?;
-            // From here on every one of them counts.
+            // From here on all probes count.
             let (start_ns, counts) = (scene.clock.now_ns(), programs.counts()?);
             let window = self.open.insert(Window { start_ns, counts, links });
             std::thread::sleep(SHORT);
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::collect::testing::{Fake, attached};
 
-    /// Ticks so often, with so many refills between two looks at the counts.
+    /// Ticks this many times, with this many refills between two readings of the counts.
     fn tick(fake: &mut Fake, collector: &mut RefillCollector, times: u32, refills: u64) {
         fake.programs.count_each_time([refills, 1, 0]);
         (0..times).for_each(|_| collector.tick(&mut fake.scene));
@@ -136,10 +136,10 @@ mod tests {
         tick(&mut fake, &mut collector, LEAD, 500);
         assert!(collector.refills.windows.is_empty());
         tick(&mut fake, &mut collector, 1, 500);
-        assert_eq!(collector.refills.windows.len(), 1, "enough is counted at once");
+        assert_eq!(collector.refills.windows.len(), 1, "it has counted enough at once");
         tick(&mut fake, &mut collector, PERIOD, 500);
         assert_eq!(collector.refills.windows.len(), 2);
-        // Between the looks at the start, in between and at the end lie two times 500.
+        // Each window has three readings of the counts, with twice 500 between them.
         assert_eq!((&collector.refills.refills, &collector.refills.misses), (&vec![1000; 2], &vec![2; 2]));
         fake.programs.wait_until_detached();
     }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_probe_is_a_missing_window_and_its_reason_a_doubt() {
+    fn after_a_refused_probe_a_window_is_missing_and_the_signal_inexact() {
         let mut fake = Fake::new();
         let mut collector = RefillCollector::new(&attached());
         collector.reach(Boundary::MeasureStart, &mut fake.scene);

@@ -1,4 +1,4 @@
-//! How many requests have succeeded.
+//! The number of successful requests.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,7 +12,7 @@ use crate::{
     load::Progress,
 };
 
-/// Collects `requests`: those that succeeded, at the times of the counters.
+/// Collects `requests`: the successful ones, at the times of the counters.
 #[derive(Default)]
 pub(in crate::collect) struct RequestCollector {
     progress: Option<Arc<Progress>>,
@@ -25,7 +25,7 @@ impl RequestCollector {
         self.progress = Some(progress);
     }
 
-    /// `seen` is what the load generator saw, or why that is unknown.
+    /// `seen` has the load generator's figures, or why there are none.
     pub(in crate::collect) fn into_signal(self, seen: Result<Requests, String>) -> Signal<Requests> {
         match seen {
             Ok(requests) => exact(
@@ -54,7 +54,7 @@ mod tests {
     use crate::collect::testing::Fake;
 
     #[test]
-    fn requests_are_counted_from_the_load_on() {
+    fn requests_are_counted_from_the_start_of_the_load() {
         let mut fake = Fake::new();
         let mut collector = RequestCollector::default();
         collector.read(Reading { at_ns: 1, attempts: 1 }, &mut fake.scene);

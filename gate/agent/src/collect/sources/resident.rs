@@ -1,4 +1,4 @@
-//! The resident set, its peak and the page faults, from `/proc`.
+//! The resident set, its peak, and the page faults, from `/proc`.
 
 use std::fs;
 
@@ -24,7 +24,7 @@ pub(in crate::collect) struct ResidentCollector {
     failure: Option<String>,
 }
 
-/// What it collects.
+/// The signals of this collector.
 pub(in crate::collect) struct ResidentSignals {
     pub(in crate::collect) rss: Signal<Series>,
     pub(in crate::collect) rss_kinds: Signal<RssKinds>,
@@ -41,9 +41,9 @@ impl ResidentCollector {
         let kinds = [status.rssanon, status.rssfile, status.rssshmem].map(bytes);
         let resident = match (status.rssanon, status.vmrss) {
             (Some(_), _) => kinds.iter().sum(),
-            // Linux before 4.5 does not tell the kinds apart.
+            // Linux before 4.5 does not report the kinds.
             (None, Some(resident)) => bytes(Some(resident)),
-            // A process that has ended still has a status, without its memory.
+            // A process that has ended still has a status, but without its memory.
             (None, None) => return Err(procfs::ProcError::NotFound(None).to_string()),
         };
         self.rss.push(at_ns, resident);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_tells_the_sum_alone_and_an_ended_process_nothing() {
+    fn an_old_kernel_reports_only_the_sum_and_an_ended_process_nothing() {
         let mut fake = Fake::new();
         fake.proc.status(&[("VmRSS", 100)]);
         let mut collector = ResidentCollector::default();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_an_ended_child_tell_of_another_process() {
+    fn faults_of_an_ended_child_reveal_another_process() {
         let mut fake = Fake::new();
         fake.proc.status(&[("RssAnon", 1)]);
         fake.proc.stat(|stat| stat.cminflt = 9);

@@ -1,7 +1,7 @@
-//! Call frame information: how to get from a frame's registers to its caller's in native code.
+//! Call frame information: it leads from a frame's registers to its caller's in native code.
 //!
-//! Sources: DWARF 5, section 6.4; Linux Standard Base Core 5.0, chapter 10.6, for `.eh_frame`. The sorted table that
-//! `.eh_frame_hdr` offers is not used: static executables have none, and it need not agree with the frames.
+//! Sources: DWARF 5, section 6.4; Linux Standard Base Core 5.0, chapter 10.6, for `.eh_frame`. The sorted table in
+//! `.eh_frame_hdr` is not used, because static executables have none and it may not agree with the frames.
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, EhFrame, EndianSlice, EvaluationResult, LittleEndian, Location, RegisterRule,
@@ -13,18 +13,18 @@ use super::registers::{Cursor, Memory, Registers};
 
 type Reader<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Longest description of one function that is evaluated, bytes; those of real ones are below a few KiB.
+/// The longest description of one function that is evaluated, bytes. Real ones are below a few KiB.
 const MAXIMUM_ENTRY: usize = 1 << 20;
-/// Most operations of an expression that are evaluated; those of real ones have about ten.
+/// The most operations of an expression that are evaluated. Real ones have about ten.
 const MAXIMUM_OPERATIONS: u32 = 1000;
-/// What one step came to.
+/// The outcome of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The cursor stands in the caller.
+    /// The cursor is at the caller.
     Caller,
-    /// There is no caller: the thread began here.
+    /// There is no caller, because the thread began here.
     Outermost,
-    /// The frame's description, or what it needs of the registers and the stack, is not there.
+    /// The frame's description is missing, or the registers and the stack do not have what it needs.
     Unknown,
 }
 
@@ -34,11 +34,11 @@ pub(super) struct Cfi {
     /// `.eh_frame`.
     frames: Vec<u8>,
     address: u64,
-    /// Where each function begins, in order, and where in the frames its description is.
+    /// The start of each function, in order, with the offset of its description in the frames.
     functions: Vec<(u64, u32)>,
 }
 
-/// Everything of one step but the rules.
+/// Everything in one step except the rules.
 struct Frame<'a> {
     layout: &'a FrameLayout,
     section: EhFrame<Reader<'a>>,
@@ -48,7 +48,7 @@ struct Frame<'a> {
 }
 
 impl Cfi {
-    /// The information in the bytes of `.eh_frame`, which lie at this address; up to the first description that is broken.
+    /// Reads the bytes of `.eh_frame`, which is at this address, up to the first broken description.
     pub(super) fn new(frames: Vec<u8>, address: u64) -> Self {
         let section = EhFrame::new(&frames, LittleEndian);
         let bases = BaseAddresses::default().set_eh_frame(address);
@@ -67,12 +67,12 @@ impl Cfi {
         Self { frames, address, functions }
     }
 
-    /// How much memory it takes, bytes.
+    /// The size in memory, bytes.
     pub(super) fn size(&self) -> usize {
         self.frames.len().saturating_add(self.functions.len().saturating_mul(size_of::<(u64, u32)>()))
     }
 
-    /// Goes from the frame to its caller. `bias` is what lies between an address of the file and the process's.
+    /// Goes from the frame to its caller. `bias` is added to an address of the file to get one of the process.
     pub(super) fn step(
         &self,
         layout: &FrameLayout,
@@ -107,14 +107,14 @@ impl Cfi {
         let return_address = match row.register(column) {
             Some(RegisterRule::Undefined) => return Some(Step::Outermost),
             Some(rule) => frame.caller_value(column.0, &rule, cfa)?,
-            // The call left it in the register, and nothing was called since.
+            // The call left it in the register, and no other call has happened since.
             None if cursor.stopped && layout.pushed_by_call == 0 => cursor.registers.get(column.0)?,
             None => return None,
         };
         for (register, rule) in row.registers() {
             cursor.registers.set(register.0, frame.caller_value(register.0, rule, cfa));
         }
-        // The address of the frame is by definition the caller's stack pointer, unless a rule says otherwise.
+        // By definition the address of the frame is the caller's stack pointer, unless a rule says otherwise.
         if row.register(gimli::Register(layout.stack_pointer)).is_none() {
             cursor.registers.set(layout.stack_pointer, Some(cfa));
         }
@@ -123,7 +123,7 @@ impl Cfi {
         Some(if cursor.registers.pc == 0 { Step::Outermost } else { Step::Caller })
     }
 
-    /// Offset in `.eh_frame` of the description of the function that may hold the address.
+    /// Offset in `.eh_frame` of the description of the function that may contain the address.
     fn offset_of(&self, pc: u64) -> Option<usize> {
         let behind = self.functions.partition_point(|(start, _)| *start <= pc);
         let (_, offset) = self.functions.get(behind.checked_sub(1)?)?;
@@ -132,7 +132,7 @@ impl Cfi {
 }
 
 impl Frame<'_> {
-    /// What a register holds in this frame. Where calls push the return address, its column stands for the program counter.
+    /// The value of a register in this frame. If calls push the return address, its column means the program counter.
     fn register(&self, number: u16) -> Option<u64> {
         let is_pc = self.layout.pushed_by_call > 0 && number == self.layout.return_address;
         if is_pc { Some(self.registers.pc) } else { self.registers.get(number) }
@@ -148,7 +148,7 @@ impl Frame<'_> {
         }
     }
 
-    /// What the register held in the caller.
+    /// The value of the register in the caller.
     fn caller_value(&self, register: u16, rule: &RegisterRule<usize>, cfa: u64) -> Option<u64> {
         match rule {
             RegisterRule::SameValue => self.register(register),
@@ -162,7 +162,7 @@ impl Frame<'_> {
         }
     }
 
-    /// Evaluates an expression; `initial` is what its stack begins with.
+    /// Evaluates an expression. `initial` is the first value on its stack.
     fn evaluate(&self, expression: &UnwindExpression<usize>, initial: Option<u64>) -> Option<u64> {
         let mut evaluation = expression.get(&self.section).ok()?.evaluation(self.encoding);
         evaluation.set_max_iterations(MAXIMUM_OPERATIONS);

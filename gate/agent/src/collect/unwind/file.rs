@@ -1,4 +1,4 @@
-//! Reading parts of a file that may be anything.
+//! Reads parts of a file with unknown contents.
 
 use std::{
     cell::Cell,
@@ -9,12 +9,12 @@ use std::{
 
 use object::{ReadCache, ReadRef};
 
-/// Most bytes that are read of one file at one time: several copies of the symbols of a large executable.
+/// The most bytes that are read from one file at one time: several copies of the symbols of a large executable.
 const MAXIMUM_READ: u64 = 256 << 20;
-/// Longest file that is looked into.
+/// The longest file that is read, bytes.
 const MAXIMUM_FILE: u64 = 1 << 30;
 
-/// A file of which no more than a fixed number of bytes is read, however its headers overlap.
+/// A file from which only a fixed number of bytes is read, even if its headers overlap.
 pub(super) struct BoundedFile {
     cache: ReadCache<File>,
     left: Cell<u64>,
@@ -42,7 +42,7 @@ impl<'a> ReadRef<'a> for &'a BoundedFile {
     }
 
     fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
-        // At most so much is read of a text (object 0.40, read_cache.rs).
+        // This is the most that is read of a text (object 0.40, read_cache.rs).
         self.take(4096.min(range.end.saturating_sub(range.start)))?;
         self.cache.read_bytes_at_until(range, delimiter)
     }
@@ -50,12 +50,13 @@ impl<'a> ReadRef<'a> for &'a BoundedFile {
 
 /// Opens the file that a process has mapped at `range`.
 ///
-/// `map_files` gives the very file, also one that was deleted, but needs a capability. The path as the process sees it may
-/// name another one by now, which the inode tells. Opening never waits, whatever kind of file it is.
+/// `map_files` gives the same file, even a deleted one, but needs a capability. The path in the process's view may name
+/// another file by now; the inode shows that. Opening never waits, whatever the kind of the file.
 pub(super) fn open_mapped(pid: i32, range: &Range<u64>, inode: u64, path: &str) -> Result<File, String> {
     let mapped = format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end);
     let named = format!("/proc/{pid}/root{}", path.strip_suffix(" (deleted)").unwrap_or(path));
-    // Overlay file systems may number a file otherwise in the list of mappings: only what is opened by name is checked.
+    // Overlay file systems may give a file another number in the list of mappings, so only a file that is opened by
+    // name is checked.
     open(&mapped, None).or_else(|_| open(&named, Some(inode)))
 }
 
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_than_so_much_is_read_however_often() {
+    fn no_more_than_the_limit_is_read_however_often() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 100]).unwrap();
         let data = BoundedFile::new(file);

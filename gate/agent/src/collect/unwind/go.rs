@@ -1,4 +1,4 @@
-//! How to get from a frame of Go code to its caller's.
+//! Goes from a frame of Go code to its caller's.
 //!
 //! Go describes its frames in its own function table. Source: `unwinder.resolveInternal` and `unwinder.next` in
 //! src/runtime/traceback.go, Go 1.21 to 1.27.
@@ -11,24 +11,25 @@ use super::{
     registers::{Cursor, Memory, Registers},
 };
 
-/// Writes the stack pointer, and yet can be unwound: it lays out both stacks so (`resolveInternal`).
+/// This function writes the stack pointer and can still be unwound, because it lays out both stacks for that
+/// (`resolveInternal`).
 const BOTH_STACKS: &str = "runtime.cgocallback";
-/// Calls that a signal handler puts into a goroutine that did not make them (`isInjectedCall`). Where the call leaves the
-/// return address in a register, the goroutine's own is on the stack and its frame is not that of a call.
+/// Calls that a signal handler puts into a goroutine that did not make them (`isInjectedCall`). If the call leaves the
+/// return address in a register, the goroutine's own is on the stack, and its frame is not that of a call.
 const INJECTED: [&str; 3] = ["runtime.sigpanic", "runtime.asyncPreempt", "runtime.debugCallV2"];
 
-/// The calls at an address of the file, the innermost first, without those that the compiler put between a call and its
-/// function: Go's own tracebacks leave them out too.
+/// The calls at an address of the file, the innermost first. Wrappers that the compiler put between a call and its
+/// function are left out, as in Go's own tracebacks.
 pub(super) fn frames(functions: &FunctionTable, pc: u64) -> Vec<Frame> {
     functions.frames(pc).into_iter().filter(|call| !call.wrapper).map(frame).collect()
 }
 
-/// A call as the evidence has it.
+/// A call in the form of the evidence.
 pub(in super::super) fn frame(call: goexe::Frame) -> Frame {
     Frame { function: call.function, file: call.file, line: call.line, inlined: call.inlined, language: Language::Go }
 }
 
-/// Goes from the frame to its caller. `bias` is what lies between an address of the file and the process's.
+/// Goes from the frame to its caller. `bias` is added to an address of the file to get one of the process.
 pub(super) fn step(
     functions: &FunctionTable,
     layout: &FrameLayout,
@@ -49,7 +50,7 @@ pub(super) fn step(
     match caller {
         Some((0, _)) => Step::Outermost,
         Some((pc, sp)) => {
-            // Go keeps no register across a call.
+            // Go preserves no register across a call.
             let mut registers = Registers { pc, general: [None; _] };
             registers.set(layout.stack_pointer, Some(sp));
             *cursor = Cursor { registers, stopped: false };
@@ -59,15 +60,16 @@ pub(super) fn step(
     }
 }
 
-/// Return address, and stack pointer after the return. `delta` is how many bytes the function took off the stack.
+/// The return address, and the stack pointer after the return. `delta` is how much of the stack the function
+/// has taken so far, bytes.
 fn caller(layout: &FrameLayout, cursor: &Cursor, delta: u64, memory: &Memory<'_>) -> Option<(u64, u64)> {
     let sp = cursor.registers.get(layout.stack_pointer)?;
     let entry = sp.checked_add(delta)?;
     if layout.pushed_by_call > 0 {
         return Some((memory.word(entry)?, entry.checked_add(layout.pushed_by_call)?));
     }
-    // Where a frame is set up, the link register is stored at its lower end; before, it still has it. A caller's frame is
-    // always set up: its link register is not known.
+    // A complete frame has the return address at its lower end. Before the frame is set up, the link register still has
+    // it. A caller's frame is always set up, and its link register is unknown.
     let return_address = if delta == 0 { cursor.registers.get(layout.return_address)? } else { memory.word(sp)? };
     Some((return_address & layout.address_mask, entry))
 }

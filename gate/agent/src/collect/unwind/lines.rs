@@ -1,4 +1,4 @@
-//! Source lines of native code, where a module has DWARF.
+//! Source lines of native code, from a module's DWARF.
 
 use std::{fs::File, sync::Arc};
 
@@ -15,24 +15,25 @@ use super::{
 
 type Reader = EndianArcSlice<LittleEndian>;
 
-/// Most bytes of DWARF of one module, decompressed. One with more goes without source lines: that of a large Go service is below.
+/// The largest DWARF of one module, decompressed bytes. A module with more gets no source lines. Large Go services have
+/// less.
 const MAXIMUM_DWARF: u64 = 96 << 20;
-/// Most bytes of its `.debug_line`, of which each may become a row in memory.
+/// The largest `.debug_line`, bytes. Each byte may become a row in memory.
 const MAXIMUM_LINES: u64 = 16 << 20;
 
-/// The source lines of a module, read when they are first asked for.
+/// The source lines of a module, read when they are first needed.
 pub(super) enum Lines {
-    /// Not read yet, and from where.
+    /// Not read yet. They will be read from this file.
     Unread(File),
-    /// There are none to be had.
+    /// There are none.
     None,
     /// Read.
     Read(Box<Context<Reader>>),
 }
 
 impl Lines {
-    /// The calls at an address of the file, the innermost first. The last one is that of the function `outermost`, whose
-    /// name is known from the symbols.
+    /// The calls at an address of the file, the innermost first. The last one is the call of the function `outermost`,
+    /// whose name is known from the symbols.
     pub(super) fn frames(&mut self, address: u64, outermost: &str, most: usize, budget: &mut Budget) -> Vec<Frame> {
         if let Self::Unread(file) = self {
             *self = match file.try_clone().ok().and_then(|file| read(file, budget)) {
@@ -45,7 +46,7 @@ impl Lines {
             Self::Unread(_) | Self::None => Vec::new(),
         };
         match frames.last_mut() {
-            // A name from the symbols is whole, where DWARF may have the last part only.
+            // A name from the symbols is complete. DWARF may have only its last part.
             Some(last) => outermost.clone_into(&mut last.function),
             None => frames.push(native(outermost.to_owned(), String::new(), 0)),
         }

@@ -1,12 +1,12 @@
-//! Call stacks from a thread's registers and a copy of the top of its stack: native code and Go in one.
+//! Call stacks from a thread's registers and a copy of the top of its stack: native code and Go together.
 //!
-//! Native code is unwound by its call frame information, Go by its function table. Where C was called from Go, the C
-//! frames end on the stack of the operating system's thread, and the goroutine's own go on from where it made the call.
+//! Native code is unwound with its call frame information, and Go with its function table. If Go called C, the C frames
+//! end on the stack of the operating system's thread, and the goroutine's own frames continue from its call.
 //!
-//! The call frame information is evaluated with `gimli` alone, generically by DWARF register numbers, so that one unwinder
-//! serves the three architectures; the crates that offer more, such as `framehop`, do not know loong64.
+//! Only `gimli` evaluates the call frame information, by DWARF register numbers, so that one unwinder serves the three
+//! architectures. Crates with more functions, such as `framehop`, do not support loong64.
 //!
-//! The process's files may be anything: what is read of them, kept of them and done with them is bounded.
+//! The process's files may have any contents, so all reads, memory and work are limited.
 
 mod cfi;
 mod file;
@@ -41,30 +41,30 @@ use self::{
     registers::{Cursor, Memory},
 };
 
-/// Most frames of a stack.
+/// The most frames of a stack.
 const MAXIMUM_FRAMES: usize = 128;
-/// Most memory that the modules of one process take, bytes.
+/// The most memory for the modules of one process, bytes.
 const MAXIMUM_MEMORY: usize = 512 << 20;
 
-/// A thread at the moment of interest.
+/// A thread at the time of the capture.
 #[derive(Debug, Clone, Copy)]
 pub struct Capture<'a> {
-    /// Its registers in user mode, also where the kernel touched the page on the thread's behalf.
+    /// Its registers in user mode, even if the kernel touched the page for the thread.
     pub registers: Registers,
-    /// Its stack from the stack pointer upward, as much as was copied.
+    /// Its stack from the stack pointer upward, as far as it was copied.
     pub stack: &'a [u8],
-    /// The goroutine that called the C code in which the thread was.
+    /// The goroutine that called the thread's C code.
     pub go: Option<GoContinuation<'a>>,
 }
 
-/// Where a goroutine left off to call C.
+/// The place where a goroutine called C.
 #[derive(Debug, Clone, Copy)]
 pub struct GoContinuation<'a> {
-    /// `g.syscallpc`: where the call returns to.
+    /// `g.syscallpc`: the return address of the call.
     pub pc: u64,
-    /// `g.syscallsp`: the stack pointer then.
+    /// `g.syscallsp`: the stack pointer at the call.
     pub sp: u64,
-    /// The goroutine's stack from `sp` upward, as much as was copied.
+    /// The goroutine's stack from `sp` upward, as far as it was copied.
     pub stack: &'a [u8],
 }
 
@@ -77,11 +77,12 @@ pub struct Unwinder {
     named: Named,
 }
 
-/// What is left of the memory for modules.
+/// The rest of the memory for modules, bytes.
 struct Budget(usize);
 
 impl Unwinder {
-    /// An unwinder for the process, which has executed its program by now. It knows no code before [`Self::refresh`].
+    /// An unwinder for the process, which must already have executed its program. It knows no code before
+    /// [`Self::refresh`].
     pub fn new(pid: i32, platform: Platform) -> Self {
         Self {
             layout: frame_layout(platform),
@@ -92,25 +93,25 @@ impl Unwinder {
         }
     }
 
-    /// Takes the process's mappings as they are now: `/proc/PID/maps`. To be called before the first stack, and whenever
-    /// code was mapped. Files are read when an address in one is first met, and once.
+    /// Uses the process's current mappings, `/proc/PID/maps`. Call it before the first stack and whenever code was
+    /// mapped. A file is read once, when an address in it first appears.
     pub fn refresh(&mut self, maps: &[MemoryMap]) {
         if self.modules.refresh(maps) {
             self.named.clear();
         }
     }
 
-    /// The files of code that could not be read, each with the reason: frames in them have an address for a name, and
-    /// stacks may end there.
+    /// The files of code that could not be read, with the reasons. Frames in them have addresses as names, and stacks
+    /// may end there.
     pub fn skipped(&self) -> impl Iterator<Item = &str> {
         self.modules.skipped()
     }
 
-    /// The calls of a stack, the innermost first, at most 128. `functions` is the function table of the
-    /// process's executable where that is Go's, the same in every call.
+    /// The calls of a stack, the innermost first, at most 128. `functions` is the function table of the process's
+    /// executable if that is a Go program. It must be the same in every call.
     ///
-    /// The stack ends early where the copy does, or where nothing tells how to go on. Between C and the Go code that
-    /// called it the runtime's own frames are left out.
+    /// The stack ends early if the copy ends, or if nothing describes the next frame. The runtime's own frames between
+    /// C and its Go caller are left out.
     pub fn stack(&mut self, functions: Option<&FunctionTable>, capture: &Capture<'_>) -> Vec<Frame> {
         let sp = capture.registers.get(self.layout.stack_pointer).unwrap_or(0);
         let mut walk = Walk {
@@ -126,7 +127,7 @@ impl Unwinder {
         walk.frames
     }
 
-    /// Takes the frame that the walk stands in and goes to its caller; whether there is one.
+    /// Adds the walk's current frame and goes to its caller. Returns whether there is one.
     fn advance(&mut self, walk: &mut Walk<'_>) -> bool {
         let before = walk.cursor;
         let address = before.executing();
@@ -135,7 +136,8 @@ impl Unwinder {
             .as_ref()
             .and_then(|place| Some((place.functions(walk.functions)?, place.bias)))
             .filter(|(functions, bias)| functions.stack_delta(address.wrapping_sub(*bias)).is_some());
-        // C returns into Go here: what follows on this stack is the runtime's own. And the goroutine has none but Go's.
+        // C returns into Go here. The rest of this stack is the runtime's own. The goroutine's stack has only Go
+        // frames.
         if go.is_some() && walk.is_native() || go.is_none() && walk.resuming {
             return walk.resume();
         }
@@ -162,7 +164,7 @@ impl Unwinder {
         }
     }
 
-    /// Where nothing describes the frame: goes to its caller by the frame pointer, if that leads to code.
+    /// Goes to the caller by the frame pointer, if nothing describes the frame and the pointer leads to code.
     fn frame_record_step(&self, walk: &mut Walk<'_>) -> Step {
         let registers = &walk.cursor.registers;
         let caller =
@@ -181,8 +183,8 @@ impl Unwinder {
         }
     }
 
-    /// Whether the caller's frame lies above, so that unwinding comes to an end. A function that keeps nothing on the stack
-    /// may stand at the same place as its caller, once.
+    /// Whether the caller's frame is above this one, so that unwinding ends at some time. A function that stores
+    /// nothing on the stack may have the same stack pointer as its caller, once.
     fn makes_progress(&self, before: &Cursor, after: &Cursor) -> bool {
         let sp = |cursor: &Cursor| cursor.registers.get(self.layout.stack_pointer);
         match (sp(before), sp(after)) {
@@ -193,20 +195,20 @@ impl Unwinder {
 }
 
 impl Place<'_> {
-    /// The function table, where this is the executable that it describes.
+    /// The function table, if this place is in the executable that it describes.
     fn functions<'f>(&self, functions: Option<&'f FunctionTable>) -> Option<&'f FunctionTable> {
         functions.filter(|_| self.executable)
     }
 }
 
-/// One stack in the making.
+/// A stack that is being unwound.
 struct Walk<'a> {
     functions: Option<&'a FunctionTable>,
     memory: Memory<'a>,
     cursor: Cursor,
-    /// Where the goroutine goes on that called C, until that was used.
+    /// Where the goroutine that called C continues, until it is used.
     continuation: Option<Registers>,
-    /// Whether the goroutine's own frames follow, and only the runtime's were met.
+    /// Whether the goroutine's own frames follow, and so far only the runtime's have appeared.
     resuming: bool,
     frames: Vec<Frame>,
 }
@@ -217,7 +219,7 @@ impl Walk<'_> {
         self.frames.last().is_some_and(|frame| frame.language == Language::Native) && !self.resuming
     }
 
-    /// Goes on with the goroutine that called C; whether there is one.
+    /// Continues with the goroutine that called C. Returns whether there is one.
     fn resume(&mut self) -> bool {
         let Some(registers) = self.continuation.take() else { return false };
         self.cursor = Cursor { registers, stopped: false };
@@ -225,7 +227,7 @@ impl Walk<'_> {
         true
     }
 
-    /// Takes the calls of one frame; not those of the runtime between C and the Go code that called it.
+    /// Adds the calls of one frame, except the runtime's between C and its Go caller.
     fn push(&mut self, frames: &[Frame]) {
         for frame in frames {
             self.resuming = self.resuming && frame.function.starts_with("runtime.");
@@ -236,7 +238,7 @@ impl Walk<'_> {
     }
 }
 
-/// A frame of which nothing is known but its address.
+/// A frame with only an address.
 pub(super) fn unknown(address: u64, language: Language) -> Frame {
     Frame { function: format!("{address:#x}"), file: String::new(), line: 0, inlined: false, language }
 }
@@ -248,21 +250,19 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Takes so many bytes; false, and nothing taken, where there are not so many left.
+    /// Takes this many bytes. Returns false, and takes none, if fewer are left.
     fn take(&mut self, bytes: u64) -> bool {
         let left = usize::try_from(bytes).ok().and_then(|bytes| self.0.checked_sub(bytes));
         self.0 = left.unwrap_or(self.0);
         left.is_some()
     }
 
-    /// Takes so many bytes.
+    /// Takes this many bytes.
     ///
     /// # Errors
-    /// When there are not so many left.
+    /// Fails if fewer are left.
     fn charge(&mut self, bytes: usize) -> Result<(), String> {
         let taken = self.take(u64::try_from(bytes).unwrap_or(u64::MAX));
-        taken
-            .then_some(())
-            .ok_or_else(|| "the files of code before it took all memory that there is for them".to_owned())
+        taken.then_some(()).ok_or_else(|| "earlier files of code used all of the memory for them".to_owned())
     }
 }

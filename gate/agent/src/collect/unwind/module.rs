@@ -12,9 +12,9 @@ use super::{Budget, cfi::Cfi, file::BoundedFile, lines::Lines, names::Symbols};
 
 type Elf<'a> = ElfFile64<'a, LittleEndian, &'a BoundedFile>;
 
-/// What memgate keeps of a file of code.
+/// The parts of a file of code that memgate keeps.
 pub(super) struct Module {
-    /// The name without its directory: `libc.so.6`.
+    /// The name without its directory, such as `libc.so.6`.
     name: String,
     segments: Vec<Segment>,
     pub(super) cfi: Cfi,
@@ -22,7 +22,7 @@ pub(super) struct Module {
     lines: Lines,
 }
 
-/// A part of the file that is loaded and executable.
+/// A loaded executable part of the file.
 struct Segment {
     address: u64,
     offset: u64,
@@ -30,10 +30,10 @@ struct Segment {
 }
 
 impl Module {
-    /// Reads what unwinding and naming need of the file.
+    /// Reads the parts of the file that unwinding and naming need.
     ///
     /// # Errors
-    /// When it is not a 64-bit little-endian ELF file, or takes more memory than `budget` has.
+    /// Fails if it is not a 64-bit little-endian ELF file, or if it needs more memory than `budget` has.
     pub(super) fn read(name: String, file: File, budget: &mut Budget) -> Result<Self, String> {
         let lines = Lines::Unread(file.try_clone().map_err(|error| error.to_string())?);
         let data = BoundedFile::new(file);
@@ -48,8 +48,8 @@ impl Module {
         Ok(Self { name, segments: segments(&elf), cfi, symbols, lines })
     }
 
-    /// What has to be added to an address of the file for one of the process, which has mapped the file from `offset` on
-    /// at `start`; `None` when no executable segment lies there.
+    /// The number that is added to an address of the file to get one of the process, which has mapped the file from
+    /// `offset` at `start`; `None` if no executable segment is there.
     pub(super) fn bias(&self, start: u64, offset: u64) -> Option<u64> {
         let holds = |segment: &&Segment| segment.bytes().contains(&offset);
         let begins = |segment: &&Segment| segment.pages().contains(&offset);
@@ -58,7 +58,7 @@ impl Module {
         Some(file.wrapping_add(segment.offset).wrapping_sub(segment.address))
     }
 
-    /// The calls at an address of the file, the innermost first, at least one and at most `most` but for that one.
+    /// The calls at an address of the file, the innermost first: at most `most`, and always at least one.
     pub(super) fn frames(&mut self, address: u64, most: usize, budget: &mut Budget) -> Vec<Frame> {
         let name = self.symbols.at(address).unwrap_or_else(|| format!("{}+{address:#x}", self.name));
         self.lines.frames(address, &name, most, budget)
@@ -70,7 +70,7 @@ impl Segment {
         self.offset..self.offset.saturating_add(self.size)
     }
 
-    /// Where in the file the pages begin and end that it is loaded with. 64 KiB are the largest pages of the platforms.
+    /// The part of the file in the segment's pages. The largest pages of the platforms have 64 KiB.
     fn pages(&self) -> Range<u64> {
         const PAGE: u64 = 64 << 10;
         self.offset & !(PAGE - 1)..self.offset.saturating_add(self.size)
@@ -96,7 +96,7 @@ fn section<'a>(elf: &Elf<'a>, name: &str) -> Option<(u64, &'a [u8])> {
     Some((section.address(), section.data().ok()?))
 }
 
-/// The functions of a symbol table; none where there is no such table.
+/// The functions of a symbol table. Without a table there are none.
 fn symbols<'a>(elf: &Elf<'a>, table: &SymbolTable<'a, elf::FileHeader64<LittleEndian>, &'a BoundedFile>) -> Symbols {
     let strings = elf.elf_section_table().section(table.string_section());
     let strings = strings.and_then(|section| section.data(elf.endian(), elf.data())).unwrap_or_default();

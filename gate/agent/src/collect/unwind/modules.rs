@@ -1,4 +1,4 @@
-//! The files of code that a process has mapped, read when an address in one is first met.
+//! The files of code that a process has mapped. Each is read when an address in it first appears.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -9,7 +9,7 @@ use super::{Budget, file::open_mapped, module::Module};
 /// The files of code of one process.
 pub(super) struct Modules {
     pid: i32,
-    /// The path of the executable as the kernel writes it.
+    /// The path of the executable in the kernel's form.
     pub(super) executable: Option<String>,
     /// In order of address.
     mappings: Vec<Mapping>,
@@ -24,7 +24,7 @@ type FileId = ((i32, i32), u64);
 #[derive(PartialEq)]
 struct Mapping {
     range: Range<u64>,
-    /// Where in the file it begins.
+    /// The offset of its start in the file.
     offset: u64,
     file: FileId,
     path: String,
@@ -33,7 +33,7 @@ struct Mapping {
 /// An address in a module.
 pub(super) struct Place<'m> {
     pub(super) module: &'m mut Module,
-    /// What lies between an address of the file and the process's.
+    /// The number that is added to an address of the file to get one of the process.
     pub(super) bias: u64,
     /// Whether the module is the executable.
     pub(super) executable: bool,
@@ -52,7 +52,7 @@ impl Modules {
         }
     }
 
-    /// Takes what the process has mapped by now; whether that is something else. What was read of a file is kept.
+    /// Uses the process's current mappings. Returns whether they have changed. Files that were read stay in memory.
     pub(super) fn refresh(&mut self, maps: &[MemoryMap]) -> bool {
         let mut mappings: Vec<_> = maps.iter().filter_map(Mapping::of).collect();
         mappings.sort_unstable_by_key(|mapping| mapping.range.start);
@@ -61,7 +61,7 @@ impl Modules {
         changed
     }
 
-    /// The module at an address; `None` where there is none, or none that can be read.
+    /// The module at an address; `None` if there is none or it cannot be read.
     pub(super) fn at(&mut self, address: u64) -> Option<Place<'_>> {
         let mapping = mapping_at(&self.mappings, address)?;
         let (pid, budget) = (self.pid, &mut self.budget);
@@ -71,12 +71,12 @@ impl Modules {
         Some(Place { module, bias, executable, budget })
     }
 
-    /// Whether code lies at an address.
+    /// Whether there is code at an address.
     pub(super) fn has(&self, address: u64) -> bool {
         mapping_at(&self.mappings, address).is_some()
     }
 
-    /// The files that could not be read, with the reason.
+    /// The files that could not be read, with the reasons.
     pub(super) fn skipped(&self) -> impl Iterator<Item = &str> {
         self.read.values().filter_map(|module| module.as_ref().err()).map(String::as_str)
     }

@@ -1,4 +1,4 @@
-//! The names of addresses that were met: most stacks share most of theirs.
+//! The names of addresses that have appeared. Most stacks share most of their addresses.
 
 use std::collections::HashMap;
 
@@ -6,19 +6,19 @@ use memgate_evidence::Frame;
 
 use super::MAXIMUM_FRAMES;
 
-/// Most memory that names take, bytes, but for those of one address.
+/// The most memory for names, bytes, without those of the last address.
 const MAXIMUM_NAMED: usize = 16 << 20;
 
-/// The calls at each address that was met.
+/// The calls at each address that has appeared.
 #[derive(Default)]
 pub(super) struct Named {
     frames: HashMap<u64, Vec<Frame>>,
-    /// How much memory they take.
+    /// The size of the names in memory.
     bytes: usize,
 }
 
 impl Named {
-    /// The calls at an address of the process, which `find` finds where they are not known yet.
+    /// The calls at an address of the process. `find` finds them if they are not known yet.
     pub(super) fn at(&mut self, address: u64, find: impl FnOnce() -> Vec<Frame>) -> &[Frame] {
         if self.bytes > MAXIMUM_NAMED {
             self.clear();
@@ -33,7 +33,7 @@ impl Named {
         })
     }
 
-    /// Forgets them all: the addresses have another meaning.
+    /// Forgets all names, because the addresses have another meaning.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -51,7 +51,7 @@ mod tests {
     use crate::collect::unwind::unknown;
 
     #[test]
-    fn names_are_found_once_and_take_no_more_than_they_may() {
+    fn each_address_is_named_once_and_the_memory_is_limited() {
         let mut named = Named::default();
         let mut found = 0;
         let frame = unknown(1, Language::Native);

@@ -1,4 +1,4 @@
-//! Names of native functions: from the ELF symbols, written as in the source.
+//! Names of native functions from the ELF symbols, in the form of the source.
 
 use std::fmt::{self, Write as _};
 
@@ -8,26 +8,27 @@ use object::{
     read::elf::Sym as _,
 };
 
-/// Longest name that is read or written, bytes. C++ templates reach some thousand; a hostile symbol has no bound.
+/// The longest name that is read or written, bytes. C++ templates have some thousand; a hostile symbol may be of any
+/// length.
 pub(super) const MAXIMUM_NAME: usize = 4096;
-/// Deepest nesting of a mangled name that is followed; the default of LLVM's demangler is higher, that of stacks lower.
+/// The deepest nesting in a mangled name. LLVM's demangler follows more by default, and names in stacks need less.
 const MAXIMUM_NESTING: u32 = 96;
 
 /// The functions of a symbol table.
 #[derive(Debug, Default)]
 pub(super) struct Symbols {
-    /// In order of address, one an address.
+    /// In order of address, one for each address.
     functions: Vec<Symbol>,
-    /// The names, each ended by a zero.
+    /// The names, each with a zero at its end.
     strings: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Symbol {
     address: u64,
-    /// 0 where an assembler did not state it.
+    /// 0 if an assembler did not write it.
     size: u64,
-    /// Where in the strings its name is.
+    /// The offset of its name in the strings.
     name: u32,
     local: bool,
 }
@@ -47,7 +48,7 @@ impl Symbols {
             })
             .collect();
         let mut symbols = Self { functions: Vec::new(), strings: strings.to_vec() };
-        // Of several names of one function the one that people write comes first: `malloc`, not `__libc_malloc`.
+        // If a function has several names, the usual one in source code comes first: `malloc`, not `__libc_malloc`.
         functions.sort_by(|a, b| (a.address, symbols.rank(a)).cmp(&(b.address, symbols.rank(b))));
         functions.dedup_by_key(|symbol| symbol.address);
         functions.shrink_to_fit();
@@ -55,17 +56,16 @@ impl Symbols {
         symbols
     }
 
-    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.functions.is_empty()
     }
 
-    /// How much memory they take, bytes.
+    /// Their size in memory, bytes.
     pub(super) fn size(&self) -> usize {
         self.strings.len().saturating_add(self.functions.len().saturating_mul(size_of::<Symbol>()))
     }
 
-    /// The name, as in the source, of the function that holds an address.
+    /// The name, in the form of the source, of the function that contains an address.
     pub(super) fn at(&self, address: u64) -> Option<String> {
         let behind = self.functions.partition_point(|symbol| symbol.address <= address);
         let symbol = self.functions.get(behind.checked_sub(1)?)?;
@@ -79,7 +79,7 @@ impl Symbols {
         rest.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
-    /// Orders the names of one address, the best first.
+    /// Orders the names at one address, the best first.
     fn rank(&self, symbol: &Symbol) -> impl Ord + use<'_> {
         let name = self.name(symbol);
         let underscores = name.iter().take_while(|byte| **byte == b'_').count();
@@ -87,7 +87,7 @@ impl Symbols {
     }
 }
 
-/// A name as in the source: of C++ and Rust without parameters and hash, any other as it is.
+/// A name in the form of the source. C++ and Rust names lose their parameters and hash; others stay unchanged.
 pub(super) fn demangled(name: &[u8]) -> String {
     let plain = String::from_utf8_lossy(name.get(..MAXIMUM_NAME).unwrap_or(name));
     let mut text = Bounded(String::new());
@@ -105,7 +105,7 @@ fn demangle_cpp(name: &str, text: &mut Bounded) -> Option<()> {
     symbol.structured_demangle(text, &write).ok()
 }
 
-/// A text that refuses to grow beyond the longest name: mangled names can stand for exponentially long ones.
+/// A text that does not grow beyond the longest name. Mangled names can represent exponentially long ones.
 struct Bounded(String);
 
 impl fmt::Write for Bounded {
@@ -139,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_grows_without_bound_stays_as_it_is() {
-        // Each substitution doubles what the one before stands for.
+    fn a_name_that_grows_exponentially_stays_mangled() {
+        // Each substitution doubles the previous one.
         let mut bomb = "_Z1fI1aS_E".to_owned();
         bomb.push_str(&"SA_".repeat(1000));
         assert!(demangled(bomb.as_bytes()).len() <= MAXIMUM_NAME);

@@ -1,9 +1,9 @@
-//! Registers of a thread, and the bytes of its stack that were copied.
+//! Registers of a thread, and the copied bytes of its stack.
 
 use memgate_evidence::platform::Platform;
 use memgate_goexe::arch::{FrameLayout, frame_layout};
 
-/// How many registers have a DWARF number that unwinding can need, on every architecture.
+/// The number of registers with DWARF numbers that unwinding may need, on every architecture.
 const COUNT: usize = 32;
 
 /// A thread's registers in user mode.
@@ -11,22 +11,24 @@ const COUNT: usize = 32;
 pub struct Registers {
     /// The program counter.
     pub pc: u64,
-    /// The general registers by DWARF number ([`FrameLayout`] names those that matter); `None` where the value is not known.
+    /// The general registers by DWARF number ([`FrameLayout`] names the important ones); `None` if the value is not
+    /// known.
     pub general: [Option<u64>; COUNT],
 }
 
 impl Registers {
-    /// Registers of which only these two are known.
+    /// Registers with only these two values.
     pub fn of(platform: Platform, pc: u64, sp: u64) -> Self {
         let mut registers = Self { pc, general: [None; COUNT] };
         registers.set(frame_layout(platform).stack_pointer, Some(sp));
         registers
     }
 
-    /// The registers from the bytes of the kernel's `struct user_pt_regs` (arm64, loong64) or `struct pt_regs` (amd64),
-    /// which `bpf_user_pt_regs_t`, `bpf_task_pt_regs` and `PTRACE_GETREGSET` with `NT_PRSTATUS` give; longer is all right.
+    /// Reads the registers from the bytes of the kernel's `struct user_pt_regs` (arm64, loong64) or `struct pt_regs`
+    /// (amd64), from `bpf_user_pt_regs_t`, `bpf_task_pt_regs` or `PTRACE_GETREGSET` with `NT_PRSTATUS`. More bytes may
+    /// follow.
     ///
-    /// `None` when they end before the last register that is needed.
+    /// Returns `None` if the bytes end before the last register that is needed.
     pub fn from_user(platform: Platform, bytes: &[u8]) -> Option<Self> {
         let numbers = frame_layout(platform).user_registers;
         let words = bytes.as_chunks::<8>().0;
@@ -42,12 +44,12 @@ impl Registers {
         Some(registers)
     }
 
-    /// The register of this DWARF number; `None` where it is not known.
+    /// The register with this DWARF number; `None` if it is not known.
     pub fn get(&self, number: u16) -> Option<u64> {
         self.general.get(usize::from(number)).copied().flatten()
     }
 
-    /// Sets the register of this DWARF number; one that has no place here is not needed for unwinding.
+    /// Sets the register with this DWARF number. Registers without a place here are not needed for unwinding.
     pub fn set(&mut self, number: u16, value: Option<u64>) {
         if let Some(register) = self.general.get_mut(usize::from(number)) {
             *register = value;
@@ -55,17 +57,17 @@ impl Registers {
     }
 }
 
-/// The parts of the process's memory that were copied.
+/// The copied parts of the process's memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memory<'a> {
-    /// The stack that the thread ran on: address of the first byte, and the bytes.
+    /// The stack on which the thread ran: the address of its first byte, and the bytes.
     pub(super) stack: (u64, &'a [u8]),
-    /// The goroutine's stack, where there is one beside it.
+    /// The goroutine's stack, if it is another one.
     pub(super) go: Option<(u64, &'a [u8])>,
 }
 
 impl Memory<'_> {
-    /// The little-endian number of `size` bytes, at most 8, at an address; `None` when it was not copied.
+    /// The little-endian number of `size` bytes, at most 8, at an address; `None` if it was not copied.
     pub(super) fn number(&self, address: u64, size: usize) -> Option<u64> {
         std::iter::once(self.stack).chain(self.go).find_map(|(start, bytes)| {
             let offset = usize::try_from(address.checked_sub(start)?).ok()?;
@@ -82,17 +84,17 @@ impl Memory<'_> {
     }
 }
 
-/// Where the unwinding stands: the registers of one frame.
+/// The position of the unwinding: the registers of one frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
     pub(super) registers: Registers,
-    /// Whether the thread was stopped in this frame, by a fault or a signal. Otherwise its program counter is a return
-    /// address, which may lie behind the function's end.
+    /// Whether a fault or a signal stopped the thread in this frame. Otherwise its program counter is a return address,
+    /// which may be after the function's end.
     pub(super) stopped: bool,
 }
 
 impl Cursor {
-    /// An address in the instruction that the frame is executing.
+    /// An address in the instruction that the frame executes.
     pub(super) fn executing(&self) -> u64 {
         self.registers.pc.wrapping_sub(u64::from(!self.stopped))
     }

@@ -1,4 +1,5 @@
-//! Steps on stacks made by hand: those of the architectures that this machine is not, and those that nobody would make.
+//! Steps on hand-made stacks: of architectures that this machine does not have, and with contents that no compiler
+//! makes.
 
 use std::{fs::File, io::Write as _, os::unix::fs::MetadataExt as _, path::Path, process::Command};
 
@@ -14,7 +15,7 @@ const LENGTH: u64 = 0x100;
 /// Address of `.eh_frame`.
 const FRAMES: u64 = 0x9000;
 
-/// `.eh_frame` with one function. `augmentation` has the letters behind `zR`.
+/// `.eh_frame` with one function. `augmentation` has the letters after `zR`.
 fn frames(layout: &FrameLayout, augmentation: &str, initial: &[u8], rules: &[u8]) -> Cfi {
     let column = u8::try_from(layout.return_address).unwrap();
     // Version 1, code alignment 1, data alignment -8, absolute addresses.
@@ -43,7 +44,7 @@ fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// A cursor in the function, and the stack above `sp`.
+/// A step of the cursor, with these words on the stack from its stack pointer.
 fn step(cfi: &Cfi, platform: Platform, cursor: &mut Cursor, stack: &[u64], bias: u64) -> Step {
     let layout = frame_layout(platform);
     let bytes = words(stack);
@@ -62,7 +63,7 @@ const ADVANCE_1: u8 = 0x41;
 const UNDEFINED: u8 = 0x07;
 const DEF_CFA_EXPRESSION: u8 = 0x0f;
 
-/// DW_CFA_offset: the register is saved so many times 8 bytes below the frame's address.
+/// DW_CFA_offset: the register is saved at `below` times 8 bytes below the frame's address.
 fn saved(register: u8, below: u8) -> [u8; 2] {
     [0x80 | register, below]
 }
@@ -73,7 +74,7 @@ fn a_pushed_register_and_the_return_address_are_found() {
     let initial = [&[DEF_CFA, 7, 8][..], &saved(16, 1)].concat();
     let rules = [&[ADVANCE_1, DEF_CFA_OFFSET, 16][..], &saved(3, 2)].concat();
     let cfi = frames(frame_layout(platform), "", &initial, &rules);
-    // At the entry nothing is pushed yet; a bias moves everything.
+    // At the entry nothing is pushed yet. The bias shifts all addresses.
     let mut at_entry = cursor(platform, 0x40_0000, true);
     assert_eq!(step(&cfi, platform, &mut at_entry, &[0x2222], 0x40_0000), Step::Caller);
     assert_eq!((at_entry.registers.pc, at_entry.registers.get(7)), (0x2222, Some(0x7008)));
@@ -82,7 +83,7 @@ fn a_pushed_register_and_the_return_address_are_found() {
     let registers = inside.registers;
     assert_eq!((registers.pc, registers.get(7), registers.get(3)), (0x2222, Some(0x7010), Some(0xbb)));
     assert!(!inside.stopped);
-    // A return address just behind the function is a call at its end.
+    // A return address at the end of the function belongs to a call in its last instruction.
     assert_eq!(step(&cfi, platform, &mut cursor(platform, LENGTH, false), &[0xbb, 0x2222], 0), Step::Caller);
     assert_eq!(step(&cfi, platform, &mut cursor(platform, LENGTH, true), &[0xbb, 0x2222], 0), Step::Unknown);
     // The copy of the stack ends before the return address.
@@ -90,7 +91,7 @@ fn a_pushed_register_and_the_return_address_are_found() {
 }
 
 #[test]
-fn a_link_register_counts_in_the_innermost_frame_only() {
+fn only_the_innermost_frame_uses_the_link_register() {
     for (platform, link) in [(Platform::LinuxArm64, 30_u16), (Platform::LinuxLoong64, 1)] {
         let layout = frame_layout(platform);
         let sp = u8::try_from(layout.stack_pointer).unwrap();
@@ -122,7 +123,7 @@ fn a_signed_return_address_is_read_without_its_signature() {
 #[test]
 fn the_expression_of_a_procedure_linkage_table_is_evaluated() {
     let platform = Platform::LinuxAmd64;
-    // What GNU ld writes for .plt: sp + 8 + ((pc & 15) >= 11) << 3 (bfd/elfxx-x86.c, Binutils 2.40).
+    // The expression that GNU ld writes for .plt: sp + 8 + ((pc & 15) >= 11) << 3 (bfd/elfxx-x86.c, Binutils 2.40).
     let expression = [0x77, 8, 0x80, 0, 0x3f, 0x1a, 0x3b, 0x2a, 0x33, 0x24, 0x22];
     let initial = [&[DEF_CFA, 7, 8][..], &saved(16, 1)].concat();
     let rules = [&[DEF_CFA_EXPRESSION, 11][..], &expression].concat();
@@ -148,11 +149,11 @@ fn an_undefined_return_address_ends_the_stack_and_a_signal_frame_does_not() {
     let cfi = frames(layout, "S", &[&[DEF_CFA, 7, 8][..], &saved(16, 1)].concat(), &[]);
     let mut handler = cursor(platform, 4, false);
     assert_eq!(step(&cfi, platform, &mut handler, &[0x2222], 0), Step::Caller);
-    assert!(handler.stopped, "the signal came at this very instruction, not after a call");
+    assert!(handler.stopped, "the signal came at this instruction, not after a call");
 }
 
 #[test]
-fn an_expression_without_end_is_given_up() {
+fn an_endless_expression_stops() {
     let platform = Platform::LinuxAmd64;
     // DW_OP_skip -3.
     let cfi = frames(frame_layout(platform), "", &[DEF_CFA_EXPRESSION, 3, 0x2f, 0xfd, 0xff], &[]);
@@ -197,7 +198,7 @@ pub(in super::super) fn go_executable(platform: Platform, directory: &Path) -> s
     executable
 }
 
-/// An unwinder for an executable as if this process had mapped it, moved by `bias`.
+/// An unwinder for an executable, as if this process had mapped it with `bias`.
 fn unwinder_of(platform: Platform, executable: &Path, file: &object::File<'_>, bias: u64) -> Unwinder {
     let mut unwinder = Unwinder::new(std::process::id().cast_signed(), platform);
     unwinder.modules.executable = Some(executable.to_string_lossy().into_owned());
@@ -214,7 +215,7 @@ fn unwinder_of(platform: Platform, executable: &Path, file: &object::File<'_>, b
     unwinder
 }
 
-/// An address in the function at which its frame is set up, as a return address, and the frame's size.
+/// A return address in the function at which its frame is set up, and the frame's size.
 fn inside(functions: &FunctionTable, name: &str) -> (u64, u64) {
     let function = functions.named(name).unwrap();
     let within = (function.entry..function.end).step_by(4);
@@ -238,7 +239,7 @@ fn go_frames_are_followed_on_every_architecture() {
         let names = ["main.main", "runtime.main"];
         let leaf = functions.named("runtime.gosched_m").unwrap().entry;
         let pushed = usize::try_from(layout.pushed_by_call / 8).unwrap();
-        // A leaf at its entry, `main.main`, `runtime.main`, `runtime.goexit`, which is called by nobody.
+        // A leaf at its entry, `main.main`, `runtime.main`, and `runtime.goexit`, which has no caller.
         let mut stack = vec![];
         let goexit = functions.named("runtime.goexit").unwrap().entry + 4;
         let [(main, main_size), (runtime, runtime_size)] = names.map(|name| inside(&functions, name));
@@ -257,18 +258,18 @@ fn go_frames_are_followed_on_every_architecture() {
         assert_eq!(found, ["runtime.gosched_m", "main.main", "runtime.main", "runtime.goexit"], "{platform}");
         assert!(frames.iter().all(|frame| frame.language == Language::Go && frame.line > 0));
 
-        // On the thread's own stack, in a function that switches stacks, with a goroutine that waits for it.
+        // On the thread's own stack, in a function that switches stacks, while a goroutine waits for the thread.
         let at = |name: &str| Registers::of(platform, functions.named(name).unwrap().entry + 4 + BIAS, 0x1000);
         let waiting =
             Some(GoContinuation { pc: main + BIAS, sp: 0x7000 + 8 * pushed as u64, stack: &bytes[8 * pushed..] });
         let switching = Capture { registers: at("runtime.mcall"), stack: &[], go: waiting };
         let found = unwinder.stack(Some(&functions), &switching);
         assert_eq!((found[0].function.as_str(), &found[1..]), ("runtime.mcall", &frames[1..]), "{platform}");
-        // At the end of a goroutine nothing follows, whatever waits.
+        // Nothing follows the end of a goroutine, even if another one waits.
         let ended = unwinder.stack(Some(&functions), &Capture { registers: at("runtime.goexit"), ..switching });
         assert_eq!(ended.len(), 1, "{platform}: {ended:?}");
 
-        // The same, cut off within the frame of `main.main`: what is known is given.
+        // The same, cut off within the frame of `main.main`. The known frames remain.
         let cut = Capture { registers, stack: &bytes[..pushed * 8], go: None };
         let found = unwinder.stack(Some(&functions), &cut);
         assert_eq!(found[..], frames[..found.len()], "{platform}");
@@ -277,14 +278,14 @@ fn go_frames_are_followed_on_every_architecture() {
 }
 
 #[test]
-fn a_stack_in_a_circle_and_code_that_nobody_knows_come_to_an_end() {
+fn a_circular_stack_and_unknown_code_come_to_an_end() {
     let platform = Platform::host();
     let mut unwinder = Unwinder::new(std::process::id().cast_signed(), platform);
     let own = procfs::process::Process::myself().unwrap().maps().unwrap();
     unwinder.refresh(&own.0);
     let layout = frame_layout(platform);
     let here = go_frames_are_followed_on_every_architecture as *const () as u64;
-    // Frame records that lead to themselves and to each other, in code and out of it.
+    // Frame records that lead to themselves and to each other, in code and outside of it.
     let stack = words(&[0x7000, here, 0x7000, here, 0x7010, here, 0x7020, here]);
     for pc in [0, 1, here, u64::MAX, 0x1234_5678] {
         for fp in [0, 0x7000, 0x7010, 0x7020, u64::MAX, u64::MAX - 8] {
@@ -300,12 +301,12 @@ fn a_stack_in_a_circle_and_code_that_nobody_knows_come_to_an_end() {
 }
 
 #[test]
-fn frame_records_lead_through_code_that_nothing_describes() {
+fn frame_records_lead_through_undescribed_code() {
     let platform = Platform::host();
     let layout = frame_layout(platform);
     let mut unwinder = Unwinder::new(std::process::id().cast_signed(), platform);
     unwinder.refresh(&procfs::process::Process::myself().unwrap().maps().unwrap().0);
-    let here = frame_records_lead_through_code_that_nothing_describes as *const () as u64;
+    let here = frame_records_lead_through_undescribed_code as *const () as u64;
     for (return_address, followed) in [(here + 1, layout.frame_records), (0x1234, false)] {
         let mut registers = Registers::of(platform, 0x5678, 0x7000);
         registers.set(layout.frame_pointer, Some(0x7008));
@@ -318,12 +319,12 @@ fn frame_records_lead_through_code_that_nothing_describes() {
 }
 
 #[test]
-fn a_file_that_is_too_large_or_not_the_one_that_was_mapped_is_named() {
+fn a_file_that_is_too_large_or_was_not_mapped_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("library.so");
     std::fs::copy("/proc/self/exe", &path).unwrap();
     let inode = std::fs::metadata(&path).unwrap().ino();
-    // It takes no space: nothing is written.
+    // The file takes no space, because nothing is written.
     let huge = directory.path().join("huge.so");
     let huge_file = File::create(&huge).unwrap();
     huge_file.set_len((1 << 30) + 1).unwrap();
@@ -352,7 +353,7 @@ fn program(directory: &Path) -> Vec<u8> {
     std::fs::read(program).unwrap()
 }
 
-/// Does with the file what unwinding does; the names of a few frames.
+/// Uses the file as unwinding does. Returns the names of a few frames.
 fn look_into(bytes: &[u8]) -> Vec<String> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
@@ -373,15 +374,15 @@ fn look_into(bytes: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn what_modules_take_is_bounded() {
+fn the_memory_of_modules_is_limited() {
     let directory = tempfile::tempdir().unwrap();
     program(directory.path());
     let open = || File::open(directory.path().join("program")).unwrap();
     let read = |budget: &mut Budget| Module::read("program".to_owned(), open(), budget);
     let reason = read(&mut Budget(100)).err().unwrap();
-    assert!(reason.contains("all memory"), "{reason}");
+    assert!(reason.contains("used all of the memory"), "{reason}");
 
-    // Enough for the frames and the names, not for the source lines.
+    // There is enough for the frames and the names, but not for the source lines.
     let mut budget = Budget::default();
     read(&mut budget).unwrap();
     let taken = MAXIMUM_MEMORY - budget.0;
@@ -401,7 +402,7 @@ fn what_modules_take_is_bounded() {
 fn a_damaged_program_does_no_harm() {
     let directory = tempfile::tempdir().unwrap();
     let whole = program(directory.path());
-    assert!(look_into(&whole).iter().any(|name| name == "main"), "what is damaged is worth reading");
+    assert!(look_into(&whole).iter().any(|name| name == "main"), "the undamaged program can be read");
     let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
     let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..64);
     let length = prop_oneof![3 => Just(None), 1 => any::<prop::sample::Index>().prop_map(Some)];

@@ -1,4 +1,4 @@
-//! Allocations that the runtime samples, and its heap profile.
+//! The runtime's samples of allocations, and its heap profile.
 
 mod profile;
 mod rate;
@@ -25,28 +25,28 @@ use crate::collect::{
 const PROBE: &str = "uprobe on the call of setprofilebucket in mProf_Malloc";
 const PROFILE: &str = "runtime.mbuckets, read from the service's memory";
 
-/// From the start of the load to the setting of the rate of sampling, ns.
+/// From the start of the load until memgate sets the sampling rate, ns.
 const ADJUST_AFTER_NS: u64 = 1_000_000_000;
 
 /// Collects `alloc_samples` and `heap_profile`.
 pub(in crate::collect) struct Allocations {
-    /// Why there is no probe on samples.
+    /// Why samples have no probe.
     missing: Option<String>,
     rate: Result<SamplingRate, String>,
     profile: Result<HeapProfileReader, String>,
     spans: Option<SpanClasses>,
-    /// When the service was ready and idle, ns since launch, and what it had allocated by then, bytes.
+    /// When the service was ready and idle, ns since launch, and how much it had allocated until then, bytes.
     idle: Option<(u64, u64)>,
-    /// Whether the measuring phase is on: samples are taken for it alone.
+    /// Whether the measuring phase is running. Samples are used only from that phase.
     measuring: bool,
     /// `runtime.MemProfileRate`, or why nothing is sampled.
     rates: AtEnds<Result<u64, String>>,
-    /// Counts by the profile's buckets.
+    /// The counts of the profile's buckets.
     counts: AtEnds<Vec<Counts>>,
-    /// Sampled objects whose spans are still to be looked up.
+    /// Sampled objects whose spans have not been looked up yet.
     sampled: Vec<SampledObject>,
     samples: HashMap<Sample, u64>,
-    /// Why reading the profile, and setting or reading the rate, failed.
+    /// Why the profile could not be read, or why the rate could not be set or read.
     profile_failure: Option<String>,
     rate_failure: Option<String>,
 }
@@ -59,7 +59,7 @@ struct SampledObject {
     goroutine: u64,
 }
 
-/// What allocations are grouped by.
+/// The key by which allocations are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Sample {
     bucket: u64,
@@ -67,14 +67,14 @@ struct Sample {
     span_class: u8,
 }
 
-/// What it collects.
+/// The signals of this collector.
 pub(in crate::collect) struct AllocationSignals {
     pub(in crate::collect) alloc_samples: Signal<AllocSamples>,
     pub(in crate::collect) heap_profile: Signal<HeapProfile>,
 }
 
 impl Allocations {
-    /// Has the runtime sample allocations from now on.
+    /// Makes the runtime sample allocations from now on.
     pub(in crate::collect) fn new(
         runtime: &Runtime,
         memory: &ServiceMemory,
@@ -98,7 +98,7 @@ impl Allocations {
         }
     }
 
-    /// Takes the record of a sample in.
+    /// Adds the record of a sample.
     pub(in crate::collect) fn record(&mut self, record: Record) {
         if self.measuring {
             let Record { first: address, second: bucket, third: goroutine, .. } = record;
@@ -106,11 +106,12 @@ impl Allocations {
         }
     }
 
-    /// Groups the samples since the last call, shortly after their allocation: the spans are still theirs.
+    /// Groups the samples since the last call. It runs shortly after their allocation, while the objects still have
+    /// their spans.
     pub(in crate::collect) fn group(&mut self) {
         let objects = std::mem::take(&mut self.sampled);
         let unknown = || vec![SpanClasses::UNKNOWN; objects.len()];
-        // A process that has ended has no spans any more, and no harm is done.
+        // A process that has ended has no spans any more. Unknown classes do no harm then.
         let classes = self.spans.as_mut().and_then(|spans| spans.of(&objects).ok()).unwrap_or_else(unknown);
         for (object, span_class) in objects.iter().zip(classes) {
             let sample = Sample { bucket: object.bucket, goroutine: object.goroutine, span_class };
@@ -118,7 +119,7 @@ impl Allocations {
         }
     }
 
-    /// Sets the rate of sampling, once, if the load has lasted this long.
+    /// Sets the sampling rate, once, if the load has lasted this long.
     fn adjust(&mut self, after_ns: u64, scene: &Scene) {
         let (Ok(rate), Some((idle_ns, idle_bytes)), Some(totals)) = (&mut self.rate, self.idle, scene.totals) else {
             return;
@@ -130,11 +131,12 @@ impl Allocations {
         let allocated = u128::from(totals.alloc_bytes.saturating_sub(idle_bytes));
         let bytes_per_second = allocated * 1_000_000_000 / u128::from(loaded_ns);
         if let Err(error) = rate.adjust(u64::try_from(bytes_per_second).unwrap_or(u64::MAX)) {
-            note(&mut self.rate_failure, format!("the rate of sampling cannot be set: {error}"));
+            note(&mut self.rate_failure, format!("the sampling rate cannot be set: {error}"));
         }
     }
 
-    /// Reads rate and profile at an end of the measuring phase. A rate that changes in between gives samples of unknown weight.
+    /// Reads the rate and the profile at an end of the measuring phase. If the rate changes in between, the weight of
+    /// the samples is unknown.
     fn read_ends(&mut self, boundary: Boundary) {
         let rate = self.rate.as_ref().map_err(Clone::clone);
         let rate = rate.and_then(|rate| rate.rate().map_err(|error| error.to_string()));
@@ -153,7 +155,7 @@ impl Allocations {
         }
     }
 
-    /// The rate of sampling in the measuring phase, bytes, or why nothing was sampled.
+    /// The sampling rate in the measuring phase, bytes, or why nothing was sampled.
     fn sample_rate(&self) -> Result<u64, String> {
         match &self.rates.start {
             None => Err("the service ended before the measuring phase".to_owned()),
@@ -171,7 +173,8 @@ impl Allocations {
 
     fn alloc_samples(&mut self, ending: &Ending, scene: &mut Scene) -> Signal<AllocSamples> {
         if let Ok(reader) = &mut self.profile {
-            // The last samples may be of buckets that are newer than the last reading. A process that has ended has no more.
+            // The last samples may have buckets that are newer than the last reading. A process that has ended has no
+            // more of them.
             let _ = reader.find_buckets();
         }
         let (lost, unknown) = ending.lost_of(&[kind::ALLOC_SAMPLE]);
@@ -211,7 +214,7 @@ impl Allocations {
     }
 }
 
-/// Adds the samples, with size and stack of their buckets; gives the number of those whose bucket is unknown.
+/// Adds the samples, with the sizes and stacks of their buckets. Returns the number of samples with unknown buckets.
 fn push_samples(
     data: &mut AllocSamples,
     samples: Vec<(Sample, u64)>,
@@ -236,7 +239,7 @@ fn push_samples(
     nameless
 }
 
-/// Counts by what is counted, for the evidence: largest first, then by key.
+/// The counts in the evidence's order: the largest first, then by key.
 fn sorted(counts: &HashMap<Sample, u64>) -> Vec<(Sample, u64)> {
     let mut sorted: Vec<_> = counts.iter().map(|(key, count)| (*key, *count)).collect();
     sorted.sort_unstable_by_key(|(key, count)| (Reverse(*count), *key));
@@ -279,7 +282,7 @@ mod tests {
         testing::{Fake, attached, functions, nothing, record, totals},
     };
 
-    /// A service with the runtime's own rate and one bucket of 16-byte objects, at 0x1000.
+    /// A service with the runtime's default rate and one bucket of 16-byte objects, at 0x1000.
     fn service() -> (Fake, Allocations) {
         let mut fake = Fake::without_bias();
         fake.memory.put(0x200, &[(512_u64 << 10).to_le_bytes().as_slice(), &[0]].concat());

@@ -1,11 +1,11 @@
-//! The runtime's own heap profile, read from the service's memory without its help.
+//! The runtime's own heap profile, read from the service's memory without the service's help.
 //!
 //! The runtime samples allocations by bytes and counts them in buckets, one for each pair of object size and call stack
-//! (mprof.go, Go 1.21 to 1.27). Buckets are never freed and their stacks never change, so each is read once; what is read
-//! again are its counts.
+//! (mprof.go, Go 1.21 to 1.27). The runtime never frees a bucket or changes its stack, so memgate reads each bucket
+//! once and only its counts again.
 //!
-//! memgate reads only what the runtime has published, as `runtime.MemProfile` does: allocations and frees up to the same GC cycle,
-//! two back. What was allocated since then may be alive or dead, and would look like growth.
+//! memgate reads only what the runtime has published, as `runtime.MemProfile` does: allocations and frees up to the
+//! same GC cycle, two cycles back. Later allocations may be alive or dead, and would look like growth.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,11 @@ use memgate_goexe::{Field, HeapProfileLayout};
 
 use crate::collect::memory::{ServiceMemory, number};
 
-/// More buckets than any program has; a list that is longer is a loop.
+/// More buckets than any program has. A longer list is a loop.
 const MAXIMUM_BUCKETS: usize = 1 << 20;
-/// `maxProfStackDepth` (mprof.go, Go 1.27) is 1024; what says more cannot be a bucket.
+/// `maxProfStackDepth` (mprof.go, Go 1.27) is 1024. A structure with a greater depth is not a bucket.
 const MAXIMUM_DEPTH: u64 = 1024;
-/// How often the counts are read until the runtime has not moved them between cycles meanwhile.
+/// The most attempts at a reading of the counts during which the runtime does not move them between cycles.
 const ATTEMPTS: u32 = 3;
 
 /// Sampled objects of one size and call stack since the launch.
@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 3;
 pub(super) struct Counts {
     /// Allocated.
     pub(super) allocs: u64,
-    /// Of those, freed; the runtime counts them when it sweeps.
+    /// Freed ones among them. The runtime counts them when it sweeps.
     pub(super) frees: u64,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Bucket {
     address: u64,
     /// Size of its objects, bytes.
     pub(super) size: u64,
-    /// Its call stack as `runtime.Callers` gives it, innermost first.
+    /// Its call stack in the form of `runtime.Callers`, innermost first.
     pub(super) stack: Vec<u64>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Bucket {
 pub(super) struct HeapProfileReader {
     memory: ServiceMemory,
     layout: HeapProfileLayout,
-    /// In the order in which they were found; none is ever lost.
+    /// In the order in which they were found. Buckets are never removed.
     buckets: Vec<Bucket>,
     index: HashMap<u64, usize>,
     /// The list's head when it was last walked.
@@ -62,15 +62,15 @@ impl HeapProfileReader {
         &self.buckets
     }
 
-    /// The bucket at this address.
+    /// The index of the bucket at this address.
     pub(super) fn bucket(&self, address: u64) -> Option<usize> {
         self.index.get(&address).copied()
     }
 
-    /// Finds the buckets that are new.
+    /// Finds the new buckets.
     ///
     /// # Errors
-    /// Fails if the process is gone, or the list cannot be one: a loop, or an entry that cannot be read.
+    /// Fails if the process is gone or the list is invalid: a loop, or an entry that cannot be read.
     pub(super) fn find_buckets(&mut self) -> nix::Result<()> {
         let head = self.memory.global_word(self.layout.mbuckets)?;
         let mut found = Vec::new();
@@ -114,7 +114,7 @@ impl HeapProfileReader {
         for _ in 0..ATTEMPTS {
             let before = self.cycle()?;
             counts = self.counts_once()?;
-            // At a GC cycle's end the runtime moves counts from one cycle's record to the total.
+            // At the end of a GC cycle the runtime adds the counts of one cycle's record to the total.
             if self.cycle()? == before {
                 break;
             }
@@ -133,7 +133,7 @@ impl HeapProfileReader {
         Ok(bytes.chunks(length.max(1)).map(|record| self.published(record)).collect())
     }
 
-    /// What is published.
+    /// The published counts.
     fn published(&self, record: &[u8]) -> Counts {
         let layout = &self.layout;
         let at = |field: Field| to_usize(layout.active.offset.saturating_add(field.offset));
@@ -145,7 +145,7 @@ impl HeapProfileReader {
     }
 }
 
-/// Offsets and sizes of structures; every platform of memgate has 64-bit pointers.
+/// Converts offsets and sizes of structures. Every platform of memgate has 64-bit pointers.
 fn to_usize(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
@@ -155,7 +155,7 @@ pub(super) mod tests {
     use super::*;
     use crate::collect::testing::FakeMemory;
 
-    /// Two words of a bucket's link and size, its depth, the stack, and then one record of published counts.
+    /// Words for a bucket's link, size and depth, then the stack, then one record of published counts.
     pub(in crate::collect::sources::allocations) fn layout() -> HeapProfileLayout {
         let field = |offset, size| Field { offset, size };
         HeapProfileLayout {

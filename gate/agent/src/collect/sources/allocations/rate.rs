@@ -1,37 +1,39 @@
-//! How often the runtime samples allocations.
+//! The rate at which the runtime samples allocations.
 //!
-//! The linker switches sampling off in an executable that never asks for its heap profile (`runtime.disableMemoryProfiling`,
-//! applied in `schedinit`, proc.go, Go 1.21 to 1.27). Before the first instruction clearing that switch is enough to have it; in a
-//! process that already runs the rate itself was set to 0, and setting it helps.
+//! The linker switches sampling off in an executable that never asks for its heap profile
+//! (`runtime.disableMemoryProfiling`, applied in `schedinit`, proc.go, Go 1.21 to 1.27). Before the first instruction
+//! of the process it is enough to clear that switch. In a running process the rate itself was set to 0, so memgate sets
+//! the rate.
 //!
-//! The runtime's own rate, a sample each 512 KiB, is too coarse for a service that allocates little and costly for one that
-//! allocates much. Early in the warm-up memgate sets it, once, to a rate that gives a steady number of samples a second. It leaves
-//! a rate alone that the service or its environment chose.
+//! The runtime's default rate, one sample per 512 KiB, is too coarse for a service that allocates little and too costly
+//! for one that allocates much. Early in the warm-up memgate sets it, once, to a rate that gives a steady number of
+//! samples a second. It does not change a rate that the service or its environment chose.
 
 use memgate_goexe::{AllocSampleSite, Fact};
 
 use crate::collect::memory::ServiceMemory;
 
-/// `runtime.MemProfileRate` where nobody set another, bytes.
+/// The default of `runtime.MemProfileRate`, bytes.
 const DEFAULT_RATE: u64 = 512 << 10;
-/// A sample costs the service some tens of microseconds: it unwinds, takes locks, and marks the object for its sweeper.
+/// A sample costs the service some tens of microseconds: it unwinds, takes locks, and marks the object for the sweeper.
 const SAMPLES_PER_SECOND: u64 = 50;
-/// The least and the greatest rate that are set, bytes: most objects are smaller than the least.
+/// The range of rates that memgate sets, bytes. Most objects are smaller than the least rate.
 const RATES: std::ops::RangeInclusive<u64> = (8 << 10)..=(4 << 20);
 
-/// The rate of one process.
+/// The sampling rate of one process.
 pub(super) struct SamplingRate {
     memory: ServiceMemory,
-    /// Where the rate lies in the process.
+    /// The address of the rate in the process.
     address: u64,
     adjusted: bool,
 }
 
 impl SamplingRate {
-    /// Has the runtime sample allocations.
+    /// Makes the runtime sample allocations.
     ///
     /// # Errors
-    /// Fails if the executable does not say where the rate is, or the process's memory cannot be written; for a person.
+    /// Fails if the executable does not show where the rate is, or if the process's memory cannot be written. The error
+    /// is a text for the user.
     pub(super) fn switch_on(memory: &ServiceMemory, layout: &Fact<AllocSampleSite>) -> Result<Self, String> {
         let layout = layout.as_ref().map_err(Clone::clone)?;
         let (address, disabled) = (memory.global(layout.rate), memory.global(layout.disabled));
@@ -45,7 +47,7 @@ impl SamplingRate {
         Ok(Self { memory: memory.clone(), address, adjusted: false })
     }
 
-    /// Whether the rate has been set, or found to be somebody else's.
+    /// Whether memgate has set the rate, or found that somebody else did.
     pub(super) const fn is_adjusted(&self) -> bool {
         self.adjusted
     }
@@ -110,7 +112,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_rate_that_somebody_chose_is_left_alone() {
+    fn a_rate_that_the_service_chose_is_kept() {
         let (_fake, memory) = runtime(4096);
         let mut rate = SamplingRate::switch_on(&memory, &Ok(layout())).unwrap();
         rate.adjust(100 << 20).unwrap();

@@ -1,7 +1,7 @@
 //! The span class of an object, from the runtime's map of its heap.
 //!
-//! `spanOf` (mheap.go, Go 1.21 to 1.27): the heap lies in arenas of 64 MiB, whose structures are found through one table on
-//! every platform of memgate; an arena's structure has a pointer to the span of each of its pages of 8 KiB.
+//! `spanOf` (mheap.go, Go 1.21 to 1.27): the heap consists of arenas of 64 MiB. On every platform of memgate one table
+//! leads to the structures of the arenas. An arena's structure has a pointer to the span of each of its pages of 8 KiB.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ pub(super) struct SpanClasses {
     memory: ServiceMemory,
     layout: Spans,
     arena_base: u64,
-    /// `heapArena` by index of the arena; they never move.
+    /// `heapArena` by index of the arena. They never move.
     arenas: HashMap<u64, u64>,
 }
 
@@ -31,8 +31,8 @@ impl SpanClasses {
         Self { memory, layout, arena_base: arch::arena_base(platform), arenas: HashMap::new() }
     }
 
-    /// The class of each object's span, shortly after it was allocated; [`SpanClasses::UNKNOWN`] if it has no span any
-    /// more.
+    /// The class of each object's span, shortly after the object was allocated; [`SpanClasses::UNKNOWN`] if it no
+    /// longer has a span.
     ///
     /// # Errors
     /// Fails if the process is gone.
@@ -51,7 +51,7 @@ impl SpanClasses {
             .collect())
     }
 
-    /// Where the pointer to the object's span lies.
+    /// The address of the pointer to the object's span.
     fn slot(&mut self, object: u64) -> nix::Result<Option<u64>> {
         let place = object.wrapping_sub(self.arena_base);
         let (index, page) = (place / ARENA_BYTES, place % ARENA_BYTES / PAGE_BYTES);
@@ -86,7 +86,7 @@ mod tests {
             arena_spans: Field { offset: 8, size: 8 },
             span_class: Field { offset: 2, size: 1 },
         };
-        // The table of arenas, of which the second exists; its third page has a span of class 5.
+        // The table of arenas, of which only the second exists. Its third page has a span of class 5.
         fake.put(0x100, &words(&[0x1000]));
         fake.put(0x1000, &words(&[0, 0x2000]));
         fake.put(0x2000, &words(&[0, 0, 0, 0x3000]));

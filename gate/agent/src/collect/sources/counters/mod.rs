@@ -14,7 +14,7 @@ use crate::collect::{
     worth::{COUNTERS, Ending, Worth, note},
 };
 
-/// Collects `alloc_bytes`, `alloc_objects` and `goroutines`, and says how many GC cycles there are.
+/// Collects `alloc_bytes`, `alloc_objects` and `goroutines`, and reports the number of GC cycles.
 pub(in crate::collect) struct CounterCollector {
     reader: Result<CounterReader, String>,
     alloc_bytes: Series,
@@ -23,7 +23,7 @@ pub(in crate::collect) struct CounterCollector {
     failure: Option<String>,
 }
 
-/// What it collects.
+/// The signals of this collector.
 pub(in crate::collect) struct CounterSignals {
     pub(in crate::collect) alloc_bytes: Signal<Series>,
     pub(in crate::collect) alloc_objects: Signal<Series>,
@@ -41,10 +41,10 @@ impl CounterCollector {
         }
     }
 
-    /// Takes a reading in.
+    /// Adds a reading.
     ///
-    /// Totals do not go back. Where they seem to, one of the two readings is off by what moved between a P and the totals
-    /// meanwhile; a steady one is right.
+    /// Totals never decrease. If they seem to, one of the two readings is wrong by what moved between a P and the
+    /// totals meanwhile. A steady reading is right.
     fn take(&mut self, at_ns: u64, counters: Counters, last: Option<Counters>) -> Counters {
         let totals = [(&mut self.alloc_bytes, counters.alloc_bytes), (&mut self.alloc_objects, counters.alloc_objects)];
         let counters = if counters.steady {
@@ -66,7 +66,7 @@ impl CounterCollector {
         counters
     }
 
-    /// What is worth whatever is read together with the counters.
+    /// The worth of everything that is read together with the counters.
     pub(in crate::collect) fn worth(&self, ending: &Ending) -> Worth {
         Worth { missing: self.reader.as_ref().err().cloned(), ..ending.read(self.failure.clone()) }
     }
@@ -85,7 +85,7 @@ impl Collector for CounterCollector {
     fn read(&mut self, reading: Reading, scene: &mut Scene) {
         scene.new_cycles = None;
         let counters = self.reader.as_ref().map(|reader| reader.read(reading.attempts));
-        // The process is looked at after the reading: in another program the counters' addresses may not even be mapped.
+        // The process is examined after the reading. In another program the counters' addresses may not even be mapped.
         if !scene.service.look() {
             return;
         }
@@ -96,14 +96,14 @@ impl Collector for CounterCollector {
                 scene.new_cycles = Some(counters.gc_cycles.saturating_sub(before));
                 scene.totals = Some(counters);
             }
-            // The runtime is setting itself up, or there is no reader, which the signals say.
+            // The runtime is starting, or there is no reader. The signals report the latter.
             Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => note(&mut self.failure, error.to_string()),
         }
     }
 
     fn reach(&mut self, boundary: Boundary, _scene: &mut Scene) {
-        // The goroutines of the service's start are not those of its idleness.
+        // The goroutines of the service's start do not belong to the idle service.
         if boundary == Boundary::Idle {
             self.goroutines = Series::default();
         }
@@ -128,7 +128,7 @@ mod tests {
     const READING: Reading = Reading { at_ns: 5, attempts: 3 };
 
     #[test]
-    fn a_steady_reading_is_believed_and_another_is_not_before_it() {
+    fn a_steady_reading_corrects_earlier_totals_and_an_unsteady_one_does_not_decrease_them() {
         let mut collector = CounterCollector::new(&nothing(), &heap().memory);
         let readings = [(100, true), (90, false), (187, false), (187, false), (105, true), (103, false), (120, true)];
         let mut last = None;
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn readings_are_signals_and_tell_of_new_cycles() {
+    fn readings_are_signals_and_count_new_cycles() {
         let (mut fake, heap) = (Fake::new(), heap());
         let mut collector = collector(&heap);
         heap.set_cycles(2);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn idleness_forgets_the_goroutines_of_the_start_alone() {
+    fn idleness_drops_only_the_goroutines_of_the_start() {
         let (mut fake, heap) = (Fake::new(), heap());
         let mut collector = collector(&heap);
         collector.read(READING, &mut fake.scene);

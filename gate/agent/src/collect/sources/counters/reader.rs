@@ -1,17 +1,17 @@
 //! The runtime's own counters, read from the service's memory: allocated bytes and objects, goroutines, GC cycles.
 //!
-//! `readmemstats_m` (mstats.go, Go 1.27) stops the world to flush what each P has not yet accounted for. memgate adds that
-//! up itself: per P and span class, `allocCount - allocCountBeforeCache` objects of `elemsize` bytes.
+//! `readmemstats_m` (mstats.go, Go 1.27) stops the world to flush what each P has not yet accounted for. memgate sums
+//! that up itself: per P and span class, `allocCount - allocCountBeforeCache` objects of `elemsize` bytes.
 
 use memgate_goexe::{AllocCounters, Fact, Field, GcTotals, GoroutineCount, Runtime};
 use nix::errno::Errno;
 
 use crate::collect::memory::{ServiceMemory, number};
 
-/// Generations of `consistentHeapStats.stats`.
+/// The number of generations in `consistentHeapStats.stats`.
 const GENERATIONS: usize = 3;
-/// Most bytes that are read at once. A machine of a thousand processors has a megabyte of what is read; sizes beyond this come
-/// from a broken or hostile executable.
+/// The most bytes in one read. On a machine with a thousand processors a read needs a megabyte. Larger sizes come from
+/// a broken or hostile executable.
 const MAXIMUM_READ: usize = 64 << 20;
 
 /// The runtime's counters at one time.
@@ -27,13 +27,13 @@ pub(in crate::collect) struct Counters {
     pub(in crate::collect) pause_total_ns: u64,
     /// `MemStats.NumGC`.
     pub(in crate::collect) gc_cycles: u64,
-    /// The live heap as the last mark phase found it, bytes.
+    /// The live heap at the end of the last mark phase, bytes.
     pub(in crate::collect) live_heap: u64,
-    /// Whether the runtime's total stood still during the reading, so that it is exact.
+    /// Whether the runtime's total did not change during the reading, so that the reading is exact.
     pub(in crate::collect) steady: bool,
 }
 
-/// Where the counters are; addresses are those of the file.
+/// Where the counters are. Addresses are those of the file.
 #[derive(Debug, Clone)]
 pub(super) struct CounterLayout {
     /// Allocated bytes and objects.
@@ -45,10 +45,10 @@ pub(super) struct CounterLayout {
 }
 
 impl CounterLayout {
-    /// What all counters need.
+    /// The layout of all counters.
     ///
     /// # Errors
-    /// With the reason why one is not known, for a person.
+    /// The reason why a part is not known, as a text for the user.
     pub(super) fn of(runtime: &Runtime) -> Fact<Self> {
         Ok(Self {
             alloc: runtime.alloc_counters.clone()?,
@@ -64,7 +64,7 @@ pub(super) struct CounterReader {
     layout: CounterLayout,
 }
 
-/// What the Ps hold that the totals do not.
+/// What the Ps have and the totals do not.
 #[derive(Default)]
 struct Unflushed {
     bytes: u64,
@@ -78,11 +78,12 @@ impl CounterReader {
         Self { memory, layout }
     }
 
-    /// Reads the counters: exact when the process is quiet; under load as of some time during the call. It makes at most `attempts`
-    /// attempts and stops when the runtime's total stood still during one. A quiet process needs one attempt. Under a load of hundreds
-    /// of megabytes a second no number suffices, and a reading is then off by the spans refilled meanwhile.
+    /// Reads the counters. They are exact if the process is quiet; under load they are those of some time during the
+    /// call. The reader makes at most `attempts` attempts, and stops when the runtime's total did not change during
+    /// one. A quiet process needs one attempt. Under a load of hundreds of megabytes a second no number suffices, and a
+    /// reading is then wrong by the spans that were refilled meanwhile.
     ///
-    /// Returns `None` while the runtime sets up its Ps: at its start, and when `GOMAXPROCS` changes.
+    /// Returns `None` while the runtime sets up its Ps: when it starts, and when `GOMAXPROCS` changes.
     ///
     /// # Errors
     /// Fails if the process is gone.
@@ -91,7 +92,7 @@ impl CounterReader {
         for _ in 0..attempts {
             let before = self.memory.global_word(self.layout.alloc.total_alloc)?;
             let Some(counters) = self.read_once(before)? else { return Ok(None) };
-            // A refill between the two would count a span's objects twice or not at all.
+            // After a refill between the two reads, a span's objects would count twice or not at all.
             let steady = self.memory.global_word(self.layout.alloc.total_alloc)? == before;
             last = Some(Counters { steady, ..counters });
             if steady {
@@ -111,7 +112,7 @@ impl CounterReader {
         Ok(Some(Counters {
             alloc_bytes: total_alloc.wrapping_add(unflushed.bytes),
             alloc_objects: self.flushed_objects()?.wrapping_add(unflushed.objects),
-            // `gcount` (proc.go) does the same: the numbers are read one after the other.
+            // `gcount` (proc.go) does the same. The numbers are read one after the other.
             goroutines: self.memory.global_word(goroutines.allglen)?.saturating_sub(absent).max(1),
             pause_total_ns: self.memory.global_word(gc.pause_total_ns)?,
             gc_cycles: self.memory.global_int32(gc.numgc)?,
@@ -142,7 +143,8 @@ impl CounterReader {
             return Ok(None);
         }
         let ps = pointers(&self.memory.read([start], length(count.saturating_mul(8))?)?);
-        // `procresize` (proc.go, Go 1.21 to 1.27) lengthens the list before it makes the Ps, and takes a P's cache before it shortens it.
+        // `procresize` (proc.go, Go 1.21 to 1.27) lengthens the list before it makes the Ps, and takes a P's cache
+        // before it shortens the list.
         if ps.contains(&0) {
             return Ok(None);
         }
@@ -153,7 +155,7 @@ impl CounterReader {
         let free = self.read_each(&ps, self.layout.goroutines.p_free.offset, 4)?;
         let tiny = self.read_each(&caches, layout.mcache_tiny.offset, 8)?;
         let spans = self.read_each(&caches, layout.mcache_alloc.offset, length(layout.mcache_alloc.size)?)?;
-        // Most classes are unused and share the runtime's one empty span, which holds nothing.
+        // Most classes are unused and share the runtime's one empty span.
         let mut spans = pointers(&spans);
         spans.sort_unstable();
         spans.dedup();
@@ -200,7 +202,7 @@ fn pointers(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks(8).map(|pointer| number::<8>(pointer, 0)).collect()
 }
 
-/// The bytes of a field of a structure that was read.
+/// The bytes of a field of a structure.
 fn bytes_of(structure: &[u8], field: Field) -> nix::Result<&[u8]> {
     let start = usize::try_from(field.offset).map_err(|_| Errno::EFAULT)?;
     let bytes = structure.get(start..).and_then(|rest| rest.get(..usize::try_from(field.size).ok()?));
@@ -215,7 +217,7 @@ fn value(structure: &[u8], field: Field) -> nix::Result<u64> {
     Ok(u64::from_le_bytes(word))
 }
 
-/// How many bytes to read at one place.
+/// The number of bytes to read at one place.
 fn length(size: u64) -> nix::Result<usize> {
     usize::try_from(size).ok().filter(|size| *size <= MAXIMUM_READ).ok_or(Errno::EFAULT)
 }
@@ -227,7 +229,8 @@ pub(super) mod tests {
     use super::*;
     use crate::collect::{memory::ProcessMemory, testing::FakeMemory};
 
-    /// A runtime's counters in a fake memory: one P with one span of 5 objects of 16 bytes that the totals do not have yet.
+    /// A runtime's counters in a fake memory: one P, with one span of 5 objects of 16 bytes that are not in the totals
+    /// yet.
     pub(in crate::collect::sources::counters) struct Heap {
         fake: FakeMemory,
         pub(in crate::collect::sources::counters) memory: ServiceMemory,
@@ -282,7 +285,7 @@ pub(super) mod tests {
         fake.put(global(0x100), &words(&[1_000, 0, 0x1000, 1]));
         fake.put(global(0x200), &words(&[12_345, 0, 0, 65_536, 20]));
         fake.put(global(0x228), &[4_u32.to_le_bytes(), 3_u32.to_le_bytes()].concat());
-        // Three generations: tiny, large and two small counts each.
+        // Three generations, each with the counts of tiny and large objects and two small classes.
         fake.put(global(0x300), &words(&[10, 0, 0, 0, 0, 3, 0, 0, 0, 0, 3, 4]));
         // The list of Ps, the P, its cache, and the span.
         fake.put(0x1000, &words(&[0x2000]));
@@ -293,7 +296,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_the_ps_hold_is_added_to_the_totals() {
+    fn unflushed_objects_of_the_ps_are_added_to_the_totals() {
         let heap = heap();
         let read = CounterReader::new(heap.memory.clone(), heap.layout.clone()).read(3).unwrap().unwrap();
         let expected = Counters {
@@ -343,7 +346,7 @@ pub(super) mod tests {
     #[test]
     fn a_hostile_layout_is_an_error() {
         let memory = ProcessMemory::new(Pid::this());
-        // Every word is a count and a pointer beyond all memory.
+        // Every word is a count, and a pointer beyond all memory.
         let words = [u64::MAX; 64];
         let here = words.as_ptr() as u64;
         for bias in [0, here, u64::MAX] {
@@ -358,9 +361,9 @@ pub(super) mod tests {
         }
     }
 
-    /// `procresize` has made the list and none of what is in it, or not all of it.
+    /// `procresize` has made the list, but not or not completely its contents.
     #[test]
-    fn a_list_of_ps_that_is_being_filled_is_no_error() {
+    fn an_incomplete_list_of_ps_is_no_error() {
         let made = [0_u64; 64];
         let lists = [vec![0, 0], vec![made.as_ptr() as u64, 0], vec![made.as_ptr() as u64; 2]];
         for list in lists {
@@ -373,7 +376,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn spans_that_claim_everything_are_an_error_or_wrap() {
+    fn the_largest_counts_in_spans_are_an_error_or_wrap() {
         let memory = ProcessMemory::new(Pid::this());
         let words = [u64::MAX; 64];
         let here = words.as_ptr() as u64;

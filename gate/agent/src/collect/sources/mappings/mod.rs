@@ -12,7 +12,7 @@ use crate::collect::{collector::Mapped, programs::Attached, worth::Ending};
 
 const PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches behind them";
 
-/// Collects `mmap_latency`, and keeps the ranges that the off-heap memory leaves out.
+/// Collects `mmap_latency`, and keeps the ranges that do not belong to the off-heap memory.
 pub(in crate::collect) struct MappingCollector {
     missing: Option<String>,
     latency: Durations,
@@ -23,7 +23,7 @@ impl MappingCollector {
         Self { missing: attached.missing(ProbedSignal::Mappings), latency: Durations::default() }
     }
 
-    /// Takes a record of a mapping that was made or removed in.
+    /// Adds the record of a mapping that was made or removed.
     pub(in crate::collect) fn record(&mut self, at_ns: u64, record: Record, mapped: &mut Mapped) {
         let range = record.first..record.first.saturating_add(record.second);
         mapped.changes += 1;

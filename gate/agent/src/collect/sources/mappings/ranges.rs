@@ -10,7 +10,7 @@ pub(in crate::collect) struct RuntimeRanges {
 }
 
 impl RuntimeRanges {
-    /// The runtime has mapped this range.
+    /// Adds a range that the runtime has mapped.
     pub(in crate::collect) fn insert(&mut self, range: Range<u64>) {
         let Range { mut start, mut end } = range;
         if start >= end {
@@ -31,7 +31,7 @@ impl RuntimeRanges {
         self.ranges.insert(start, end);
     }
 
-    /// The range is no longer the runtime's.
+    /// Removes a range that is no longer the runtime's.
     pub(in crate::collect) fn remove(&mut self, range: Range<u64>) {
         let overlapping: Vec<_> = self
             .ranges
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_the_runtimes_is_outside() {
+    fn ranges_outside_are_those_between_the_runtimes() {
         let mut ranges = RuntimeRanges::default();
         ranges.insert(10..20);
         ranges.insert(30..40);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     proptest! {
-        /// The set agrees with a bit for each address.
+        /// The set agrees with a set of single addresses.
         #[test]
         fn ranges_agree_with_a_set_of_addresses(
             changes in prop::collection::vec((any::<bool>(), 0_u64..64, 0_u64..16), 0..40),

@@ -1,8 +1,9 @@
-//! Off-heap memory by the code that touched each page first.
+//! Off-heap memory by the code that first touched each page.
 //!
-//! A mapping's call site says who asked for address space. What counts is memory, which exists from the first touch on. Each page
-//! outside the Go heap belongs to the stack that touched it first, whether malloc, a driver or the service itself mapped it. What
-//! grew is the difference between the pages that are still resident at the measuring phase's end and those at its start.
+//! A mapping's call site shows who asked for address space. Memory exists only from the first touch. Each page outside
+//! the Go heap belongs to the stack that first touched it, whether malloc, a driver or the service itself mapped it.
+//! Growth is the difference between the pages that are still resident at the end of the measuring phase and those at
+//! its start.
 
 use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt as _};
 
@@ -16,19 +17,19 @@ use crate::collect::{
     unwind::{Capture, GoContinuation, Registers, Unwinder},
 };
 
-/// Pages remembered at most: 1 GiB of 4 KiB pages, in 5 MB of memory.
+/// The most pages that memgate remembers: 1 GiB of 4 KiB pages, in 5 MB of memory.
 const MAXIMUM_PAGES: usize = 1 << 18;
 
-/// The pages touched so far, with the stacks that did it.
+/// The pages touched so far, with the stacks that touched them.
 pub(super) struct FirstTouches {
     unwinder: Unwinder,
     platform: Platform,
     page_size: u64,
     /// Stack by page number.
     pages: HashMap<u64, u32>,
-    /// Touches that were not remembered because there were too many.
+    /// Touches that memgate did not remember because there were too many.
     pub(super) forgotten: u64,
-    /// Touches by the kernel on behalf of a system call, or with registers that cannot be read.
+    /// Touches by the kernel during a system call, or with registers that cannot be read.
     pub(super) without_stack: u64,
 }
 
@@ -37,15 +38,15 @@ impl FirstTouches {
         Self { unwinder, platform, page_size, pages: HashMap::new(), forgotten: 0, without_stack: 0 }
     }
 
-    /// The process's mappings have changed.
+    /// Follows a change of the process's mappings.
     pub(super) fn refresh(&mut self, maps: &[procfs::process::MemoryMap]) {
         self.unwinder.refresh(maps);
     }
 
-    /// Notes the stack that touched the page.
+    /// Stores the stack that touched the page.
     pub(super) fn take(&mut self, fault: &Fault, functions: Option<&FunctionTable>, code: &mut Symboliser) {
         let page = fault.address / self.page_size;
-        // A page that was given back and is touched anew belongs to whoever touched it last.
+        // A page that was given back and is touched again belongs to the stack that touched it last.
         if self.pages.len() >= MAXIMUM_PAGES && !self.pages.contains_key(&page) {
             self.forgotten += 1;
             return;
@@ -71,7 +72,7 @@ impl FirstTouches {
         (!frames.is_empty()).then(|| code.intern_stack(frames))
     }
 
-    /// Resident bytes by the stack that touched them first, of the pages in `ranges`; forgets the pages that have gone.
+    /// Resident bytes by the stack that first touched them, for the pages in `ranges`. Forgets the pages that are gone.
     ///
     /// # Errors
     /// Fails if the process is gone.
@@ -111,7 +112,7 @@ mod tests {
         FirstTouches::new(Unwinder::new(PID, Platform::host()), Platform::host(), PAGE)
     }
 
-    /// A touch whose registers hold `pc` everywhere.
+    /// A touch with `pc` in every register.
     fn fault(address: u64, pc: u64) -> Fault {
         Fault {
             at_ns: 0,
@@ -138,21 +139,21 @@ mod tests {
         let page_map = File::open(proc.path().join("pagemap")).unwrap();
         let everywhere = 0x1000_0000..0x1000_4000;
         let resident = touches.resident(&page_map, std::slice::from_ref(&everywhere)).unwrap();
-        assert_eq!(resident, [(0, PAGE), (1, PAGE)].into(), "the page that was given back belongs to nobody");
+        assert_eq!(resident, [(0, PAGE), (1, PAGE)].into(), "a page that was given back belongs to no stack");
         let outside = 0x2000_0000..0x2000_1000;
         assert!(touches.resident(&page_map, std::slice::from_ref(&outside)).unwrap().is_empty());
         assert!(touches.resident(&page_map, std::slice::from_ref(&everywhere)).unwrap().is_empty(), "forgotten");
     }
 
     #[test]
-    fn a_touch_without_a_stack_and_one_too_many_are_counted() {
+    fn touches_without_a_stack_and_touches_beyond_the_limit_are_counted() {
         let (mut touches, mut code) = (touches(), Symboliser::default());
         touches.take(&Fault { stack_length: 0, ..fault(0x1000, 0x7001) }, None, &mut code);
         touches.take(&Fault { stack_length: u32::MAX, ..fault(0x1000, 0x7001) }, None, &mut code);
         assert_eq!((touches.without_stack, touches.forgotten), (2, 0));
         touches.pages = (0..MAXIMUM_PAGES as u64).map(|page| (page, 0)).collect();
         touches.take(&fault(0x5000, 0x7001), None, &mut code);
-        assert_eq!(touches.forgotten, 0, "a page that is known is taken again");
+        assert_eq!(touches.forgotten, 0, "a known page is stored again");
         touches.take(&fault(MAXIMUM_PAGES as u64 * PAGE, 0x7001), None, &mut code);
         assert_eq!(touches.forgotten, 1);
     }

@@ -1,4 +1,4 @@
-//! Resident memory that is not the Go runtime's, and who touched it first.
+//! Resident memory outside the Go runtime, and the code that first touched it.
 
 mod first_touch;
 mod reader;
@@ -30,12 +30,12 @@ const FIRST_TOUCH: &str = "page faults outside the Go heap with the stacks that 
 /// Collects `offheap`, `huge_pages` and `offheap_sites`.
 pub(in crate::collect) struct OffHeapCollector {
     reader: Result<OffHeapReader, String>,
-    /// The runtime's threads: the C stacks of captures go on in Go.
+    /// The runtime's threads. With them a capture's C stack continues in Go.
     threads: Fact<Threads>,
     touches: FirstTouches,
     /// Why first touches are not captured, if they are not.
     no_captures: Option<String>,
-    /// The runtime's mappings that the BPF programs know.
+    /// The runtime's mappings, as the BPF programs know them.
     left_out: Vec<Range<u64>>,
     off_heap: Series,
     huge_pages: Series,
@@ -44,14 +44,14 @@ pub(in crate::collect) struct OffHeapCollector {
     failure: Option<String>,
 }
 
-/// What it collects.
+/// The signals of this collector.
 pub(in crate::collect) struct OffHeapSignals {
     pub(in crate::collect) offheap: Signal<Series>,
     pub(in crate::collect) huge_pages: Signal<Series>,
     pub(in crate::collect) offheap_sites: Signal<OffHeapSites>,
 }
 
-/// How an attempt to read the off-heap memory ended.
+/// The outcome of an attempt to read the off-heap memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::collect) enum Attempt {
     /// There is a value, or there will be none.
@@ -68,7 +68,7 @@ pub(in crate::collect) struct Unchecked {
 }
 
 impl OffHeapCollector {
-    /// `segments` is where the executable's segments are loaded, bss included.
+    /// `segments` are the executable's segments as loaded, including bss.
     pub(in crate::collect) fn new(
         service: &ServiceProcess,
         segments: Vec<Range<u64>>,
@@ -95,15 +95,15 @@ impl OffHeapCollector {
         }
     }
 
-    /// Takes a captured touch in.
+    /// Adds a captured touch.
     pub(in crate::collect) fn record(&mut self, fault: &Fault, scene: &mut Touched<'_>) {
-        // The programs do not know what the runtime has just mapped.
+        // The BPF programs do not know the runtime's latest mappings.
         if !scene.mapped.ranges.contains(fault.address) {
             self.touches.take(fault, scene.functions, scene.code);
         }
     }
 
-    /// Has the programs leave the runtime's mappings out of the captures.
+    /// Excludes the runtime's mappings from the captures of the BPF programs.
     pub(in crate::collect) fn leave_out(&mut self, mapped: &Mapped, programs: &mut dyn Programs) {
         let largest = mapped.ranges.largest(RANGES);
         if self.left_out != largest {
@@ -116,7 +116,7 @@ impl OffHeapCollector {
 
     /// Lets the BPF programs capture first touches until the next tick.
     pub(in crate::collect) fn allow_captures(&mut self, scene: &mut Scene) {
-        /// Captures of all CPUs between two ticks: each costs some microseconds there and some tens here.
+        /// The most captures on all CPUs between two ticks. Each costs some microseconds there and some tens here.
         const CAPTURES: u64 = 64;
         let Some(programs) = &mut scene.programs else { return };
         if let Err(error) = programs.allow_captures(CAPTURES) {
@@ -124,20 +124,21 @@ impl OffHeapCollector {
         }
     }
 
-    /// Tells the BPF programs the runtime's threads.
+    /// Passes the runtime's threads to the BPF programs.
     pub(in crate::collect) fn name_threads(&self, scene: &mut Scene) {
         let (Some(programs), Ok(threads)) = (&mut scene.programs, &self.threads) else { return };
         for (thread, m) in goroutines::threads(&scene.memory, threads).unwrap_or_default() {
-            // One thread too many loses the Go part of its stacks, nothing else.
+            // A thread beyond the limit loses only the Go part of its stacks.
             let _ = programs.name_thread(thread, m);
         }
     }
 
-    /// Reads the process's mappings and the pages of those that are not the runtime's; `None` if there is no reader.
+    /// Reads the process's mappings, and the pages of those that are not the runtime's. Returns `None` if there is no
+    /// reader.
     ///
-    /// Whoever calls drains the records and then calls [`Self::check`]: what the runtime maps while its mappings are read would
-    /// count as off-heap. It touches a mapping only when the probe behind its making has recorded it, so that the records of
-    /// then are all that can have been resident.
+    /// The caller must drain the records next and then call [`Self::check`], because what the runtime maps during the
+    /// reading would count as off-heap. The runtime touches a mapping only after the probe behind the call has recorded
+    /// it. So the records up to that time cover everything that can have been resident.
     pub(in crate::collect) fn read_once(&mut self, scene: &Scene) -> Option<Unchecked> {
         let (at_ns, changes) = (scene.clock.now_ns(), scene.mapped.changes);
         let maps = self.maps(scene)?;
@@ -149,7 +150,7 @@ impl OffHeapCollector {
         Some(Unchecked { at_ns, bytes, changes })
     }
 
-    /// Keeps a reading unless the runtime has mapped memory since.
+    /// Keeps a reading unless the runtime has mapped memory since then.
     pub(in crate::collect) fn check(&mut self, reading: Unchecked, scene: &Scene) -> Attempt {
         match reading.bytes {
             Ok(_) if scene.mapped.changes != reading.changes => return Attempt::Disturbed,
@@ -159,7 +160,8 @@ impl OffHeapCollector {
         Attempt::Ended
     }
 
-    /// Reads how much of the process lies in huge pages. The kernel walks over all of its page tables: some milliseconds.
+    /// Reads how much of the process is in huge pages. The kernel walks all of its page tables, which takes some
+    /// milliseconds.
     pub(in crate::collect) fn read_huge_pages(&mut self, scene: &Scene) {
         if self.reader.is_err() {
             return;
@@ -227,7 +229,7 @@ impl Collector for OffHeapCollector {
     }
 }
 
-/// What a captured touch needs of the scene.
+/// The parts of the scene that a captured touch needs.
 pub(in crate::collect) struct Touched<'a> {
     pub(in crate::collect) mapped: &'a Mapped,
     pub(in crate::collect) functions: Option<&'a memgate_goexe::FunctionTable>,
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn sites_are_those_of_both_ends_and_missing_without_both() {
+    fn sites_have_the_bytes_of_both_ends_and_are_missing_without_one() {
         let mut fake = with_maps();
         let mut collector = collector(&fake, &attached());
         collector.reach(Boundary::MeasureStart, &mut fake.scene);
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_programs_learn_the_runtimes_mappings_once_and_a_refusal_ends_the_captures() {
+    fn the_programs_get_the_runtimes_mappings_once_and_a_refusal_ends_the_captures() {
         let mut fake = with_maps();
         let mut collector = collector(&fake, &attached());
         fake.scene.mapped.ranges.insert(0x1000..0x3000);

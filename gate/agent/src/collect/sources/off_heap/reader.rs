@@ -1,7 +1,7 @@
-//! Whose memory is resident: the Go runtime's, the executable's or somebody else's.
+//! The owner of resident memory: the Go runtime, an executable, or something else.
 //!
-//! The runtime's own mappings are known from its calls of mmap. What is resident elsewhere and is not the executable or
-//! a shared library is off-heap: allocated by C, or mapped by a driver.
+//! The runtime's own mappings are known from its calls of mmap. Other resident memory that is not the executable or a
+//! shared library is off-heap: C allocated it, or a driver mapped it.
 
 use std::{collections::HashSet, fs::File, io, ops::Range, os::unix::fs::FileExt as _, path::PathBuf};
 
@@ -12,24 +12,24 @@ use procfs::{
 
 use crate::collect::{service::ServiceProcess, sources::RuntimeRanges};
 
-/// The bit of the last byte of an entry of `pagemap` that says that the page is resident
-/// (Documentation/admin-guide/mm/pagemap.rst, Linux 6.18).
+/// The bit for a resident page in the last byte of a `pagemap` entry (Documentation/admin-guide/mm/pagemap.rst, Linux
+/// 6.18).
 pub(super) const PAGE_PRESENT: u8 = 0x80;
 
-/// Address space whose pages are looked at one by one, bytes: at 4 KiB a page half a megabyte of `pagemap`, some hundred
-/// microseconds.
+/// The largest address space whose pages are read one by one, bytes. With pages of 4 KiB it has half a megabyte of
+/// `pagemap`, which takes some hundred microseconds.
 const MAXIMUM_WALK: u64 = 256 << 20;
 
-/// Finds the resident memory of one process that the Go runtime does not know of.
+/// Finds the resident memory of one process that does not belong to the Go runtime.
 pub(super) struct OffHeapReader {
     page_map: File,
     page_size: u64,
-    /// Where the executable's segments are loaded, bss included.
+    /// The executable's segments as loaded, including bss.
     executable: Vec<Range<u64>>,
 }
 
 impl OffHeapReader {
-    /// A reader for the service, whose executable lies at `executable`.
+    /// A reader for the service, whose executable is loaded at `executable`.
     ///
     /// # Errors
     /// Fails if the process is gone or its page map cannot be read.
@@ -37,8 +37,8 @@ impl OffHeapReader {
         Ok(Self { page_map: File::open(service.file("pagemap"))?, page_size, executable })
     }
 
-    /// The process's mappings. They say how much of each is resident if one that may be off-heap is so large that looking at
-    /// each of its pages takes longer than the kernel's walk over those that are there.
+    /// The process's mappings. They include how much of each is resident if a possible off-heap mapping is large:
+    /// reading each of its pages then takes longer than the kernel's walk over the resident ones.
     ///
     /// # Errors
     /// Fails if the process is gone.
@@ -57,7 +57,7 @@ impl OffHeapReader {
         maps.iter().filter(|map| !self.is_image(map, &images)).map(|map| self.resident_outside(map, runtime)).sum()
     }
 
-    /// Where off-heap memory may lie: mapped, no executable's, and not the runtime's.
+    /// The ranges that may have off-heap memory: mapped, and neither an executable's nor the runtime's.
     pub(super) fn ranges(&self, maps: &[MemoryMap], runtime: &RuntimeRanges) -> Vec<Range<u64>> {
         let images = images(maps);
         let others = maps.iter().filter(|map| !self.is_image(map, &images));
@@ -69,7 +69,7 @@ impl OffHeapReader {
         &self.page_map
     }
 
-    /// Whether the mapping is the executable, a shared library or the kernel's.
+    /// Whether the mapping is the executable's, a shared library's or the kernel's.
     fn is_image(&self, map: &MemoryMap, images: &HashSet<&PathBuf>) -> bool {
         match &map.pathname {
             MMapPath::Vdso | MMapPath::Vvar | MMapPath::Vsyscall | MMapPath::Rollup => true,
@@ -85,12 +85,13 @@ impl OffHeapReader {
         match map.extension.map.get("Rss") {
             Some(0) => Ok(0),
             Some(resident) if outside.first() == Some(&(start..end)) => Ok(*resident),
-            // The kernel merges neighbouring mappings of the runtime and of C into one: only the pages tell them apart.
+            // The kernel merges neighbouring mappings of the runtime and of C into one. Only the pages distinguish
+            // them.
             _ => outside.into_iter().map(|range| self.resident_pages(range)).sum(),
         }
     }
 
-    /// Resident memory of the range by its pages, bytes; Documentation/admin-guide/mm/pagemap.rst (Linux 6.18).
+    /// Resident memory of the range from its pages, bytes (Documentation/admin-guide/mm/pagemap.rst, Linux 6.18).
     fn resident_pages(&self, range: Range<u64>) -> ProcResult<u64> {
         const ENTRY: u64 = 8;
         const BATCH: u64 = 1 << 16;
@@ -108,7 +109,7 @@ impl OffHeapReader {
     }
 }
 
-/// The process's mappings with how much of each is resident. That costs a walk over all of its page tables.
+/// The process's mappings, with how much of each is resident. The kernel walks all of its page tables for that.
 ///
 /// # Errors
 /// Fails if the process is gone.
@@ -116,12 +117,12 @@ pub(super) fn maps_with_resident(process: &Process) -> ProcResult<Vec<MemoryMap>
     alive(process.smaps()?.0)
 }
 
-/// A process that has ended still has the file, with nothing in it.
+/// A process that has ended still has the file, but it is empty.
 fn alive(maps: Vec<MemoryMap>) -> ProcResult<Vec<MemoryMap>> {
     if maps.is_empty() { Err(procfs::ProcError::NotFound(None)) } else { Ok(maps) }
 }
 
-/// Files that are mapped executable somewhere: the executable itself and shared libraries.
+/// Files with an executable mapping: the executable itself and shared libraries.
 fn images(maps: &[MemoryMap]) -> HashSet<&PathBuf> {
     maps.iter()
         .filter(|map| map.perms.contains(MMPermissions::EXECUTE))
@@ -139,7 +140,7 @@ mod tests {
 
     const PAGE: u64 = 4096;
 
-    /// The executable, a mapping of the runtime's, one of C's, a library's data, and the kernel's.
+    /// The executable, a mapping of the runtime, one of C, a library with its data, and the kernel's.
     const MAPS: &str = "\
         00400000-00402000 r-xp 00000000 08:01 11 /bin/service\n\
         00402000-00404000 rw-p 00002000 08:01 11 /bin/service\n\
@@ -162,14 +163,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_the_runtimes_nor_an_executables_is_off_heap() {
+    fn memory_of_neither_the_runtime_nor_an_executable_is_off_heap() {
         let proc = FakeProc::new();
         proc.write("maps", MAPS);
         let service = proc.service();
         let reader = reader(&proc);
         let maps = reader.maps(service.process(), &runtime()).unwrap();
         assert_eq!(reader.ranges(&maps, &runtime()), [0x1000_2000..0x1000_4000, 0x2000_0000..0x2000_4000]);
-        // Resident: a page of the runtime's, one of each range of C's, and one of the executable.
+        // One page of the runtime, one in the first range of C, two in the second, and one of the executable are
+        // resident.
         proc.touch(PAGE, &[0x1000_0000, 0x1000_3000, 0x2000_1000, 0x2000_2000, 0x40_0000]);
         assert_eq!(reader.resident(&maps, &runtime()).unwrap(), 3 * PAGE);
     }

@@ -4,13 +4,13 @@ use memgate_goexe::PauseSites;
 
 use crate::collect::memory::{ServiceMemory, number};
 
-/// `timeHistMinBucketBits`, `timeHistNumSubBuckets` and what follows from them (histogram.go, Go 1.21 to 1.27): below 256 ns
-/// four buckets of 64 ns, from there on four to a power of two.
+/// `timeHistMinBucketBits`, `timeHistNumSubBuckets` and the values that follow from them (histogram.go, Go 1.21 to
+/// 1.27). Below 256 ns there are four buckets of 64 ns, and above four for each power of two.
 const MINIMUM_BITS: u32 = 9;
 const SUB_BUCKETS: usize = 4;
 const BUCKETS: usize = 40;
 
-/// Reads the histogram of the GC's pauses of one process.
+/// Reads the histogram of the GC pauses of one process.
 pub(super) struct PauseBuckets {
     memory: ServiceMemory,
     counts: u64,
@@ -30,11 +30,11 @@ impl PauseBuckets {
         }
     }
 
-    /// The pauses since the last reading: the upper end of the bucket of each, ns, which is at most a quarter above the pause
-    /// itself.
+    /// The pauses since the last reading. Each has the upper end of its bucket, ns, which is at most a quarter above
+    /// the pause itself.
     ///
     /// # Errors
-    /// When the process is gone, or a pause was longer than the histogram reaches (39 hours).
+    /// Fails if the process is gone, or if a pause was longer than the histogram's range (39 hours).
     pub(super) fn read(&mut self) -> nix::Result<Vec<u64>> {
         let bytes = self.memory.read([self.counts], self.last.len() * 8)?;
         if self.memory.word(self.overflow)? > 0 {
@@ -44,7 +44,7 @@ impl PauseBuckets {
         for (index, (last, count)) in self.last.iter_mut().zip(bytes.chunks(8)).enumerate() {
             let count = number::<8>(count, 0);
             let new = usize::try_from(count.saturating_sub(*last)).unwrap_or(usize::MAX);
-            // More than a pause each microsecond since the last reading is no histogram.
+            // More than one pause per microsecond since the last reading cannot be right.
             pauses.extend(std::iter::repeat_n(upper_end_ns(index), new.min(1 << 20)));
             *last = count;
         }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::collect::testing::FakeMemory;
 
-    /// `(*timeHistogram).record`, written anew.
+    /// A second implementation of `(*timeHistogram).record`.
     fn bucket_of(duration_ns: u64) -> usize {
         let length = u64::BITS - duration_ns.leading_zeros();
         let (bit, bucket) =
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_since_the_last_reading_is_given() {
+    fn a_reading_returns_only_new_pauses() {
         let fake = FakeMemory::default();
         let (counts, overflow) = (0x1000, 0x8000);
         fake.put(counts, &[0; 8 * SUB_BUCKETS * BUCKETS]);

@@ -21,33 +21,33 @@ const STOP_PROBE: &str = "uprobes on the calls of startTheWorldWithSema and of (
 
 /// Collects `gc_pauses`, `other_pauses` and `world_stops`.
 pub(in crate::collect) struct PauseCollector {
-    /// Why there are no probes for pauses, and for stops.
+    /// Why pauses and stops have no probes.
     missing: Option<String>,
     missing_stops: Option<String>,
     histograms: Option<Histograms>,
-    /// The runtime's own histogram of the GC's pauses, where there are no probes.
+    /// The runtime's own histogram of the GC pauses, if there are no probes.
     buckets: Option<PauseBuckets>,
     gc: Pauses,
     other: Pauses,
-    /// Pauses in neither of the runtime's histograms: memgate misreads the runtime.
+    /// Pauses in neither of the runtime's histograms. They show that memgate misreads the runtime.
     unknown: u64,
     stops: WorldStops,
-    /// Stops whose start and end do not belong together: records between them are missing.
+    /// Stops whose start and end do not match, because records between them are missing.
     unpaired: u64,
-    /// The stop that is about to end: its reason and when it began, ns of `CLOCK_MONOTONIC`.
+    /// The stop that is about to end: its reason, and its start in ns of `CLOCK_MONOTONIC`.
     stop: Option<(StopReason, u64)>,
     failure: Option<String>,
 }
 
-/// Addresses, in the process, of the histograms that the runtime records its pauses in.
+/// Addresses in the process of the histograms for the runtime's pauses.
 #[derive(Debug, Clone, Copy)]
 struct Histograms {
     gc: u64,
-    /// `None` in Go 1.21, which records the GC's pauses alone.
+    /// `None` in Go 1.21, which records only GC pauses.
     other: Option<u64>,
 }
 
-/// What it collects.
+/// The signals of this collector.
 pub(in crate::collect) struct PauseSignals {
     pub(in crate::collect) gc_pauses: Signal<Pauses>,
     pub(in crate::collect) other_pauses: Signal<Pauses>,
@@ -76,7 +76,7 @@ impl PauseCollector {
         }
     }
 
-    /// Takes the record of a pause in; times are ns, since launch and of `CLOCK_MONOTONIC`.
+    /// Adds the record of a pause. `at_ns` is since launch; the record's times are of `CLOCK_MONOTONIC`, ns.
     pub(in crate::collect) fn record_pause(&mut self, at_ns: u64, record: Record) {
         let Record { first: histogram, second: duration_ns, at_ns: monotonic_ns, .. } = record;
         match self.histograms {
@@ -94,28 +94,28 @@ impl PauseCollector {
         self.stops.tail_ns.push(monotonic_ns.saturating_sub(began_ns.saturating_add(duration_ns)));
     }
 
-    /// Takes the record of a start of the world in, which comes before that of the stop's pause.
+    /// Adds the record of a start of the world, which comes before that of the stop's pause.
     pub(in crate::collect) fn record_start(&mut self, record: Record) {
         if self.stop.replace((reason(record.first), record.second)).is_some() {
             self.unpaired += 1;
         }
     }
 
-    /// Whether there is a record for each pause.
+    /// Whether each pause has a record.
     pub(in crate::collect) const fn is_complete(&self) -> bool {
         self.buckets.is_none()
     }
 
-    /// The sum of the GC's pauses, ns, and the number of pauses in no known histogram.
+    /// The sum of the GC pauses, ns, and the number of pauses in unknown histograms.
     pub(in crate::collect) fn totals(&self) -> (u64, u64) {
         (self.gc.duration_ns.iter().sum(), self.unknown)
     }
 
     pub(in crate::collect) fn into_signals(self, ending: &Ending) -> PauseSignals {
         let probed = ending.probed(self.missing, &[kind::PAUSE]);
-        // A record of a pause that was lost may have been one of either kind.
+        // The record of a lost pause may have been of either kind.
         let only_gc = self.histograms.is_some_and(|histograms| histograms.other.is_none());
-        let unrecorded = only_gc.then(|| "Go 1.21 records no pauses but the GC's".to_owned());
+        let unrecorded = only_gc.then(|| "Go 1.21 records only GC pauses".to_owned());
         let other = Worth { missing: probed.missing.clone().or(unrecorded), ..probed.clone() };
         let mut stops = ending.probed(self.missing_stops, &[kind::PAUSE, kind::WORLD_START]);
         if self.unpaired > 0 {
@@ -143,7 +143,7 @@ impl Collector for PauseCollector {
     }
 }
 
-/// `stwReason` (proc.go): the constants are the same from Go 1.22 to 1.27.
+/// `stwReason` (proc.go). The constants are the same in Go 1.22 to 1.27.
 const fn reason(value: u64) -> StopReason {
     match value {
         1 => StopReason::GcMarkTermination,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn records_go_to_the_histogram_that_the_runtime_names() {
+    fn each_pause_belongs_to_the_histogram_of_its_record() {
         let fake = Fake::new();
         let at = |address| fake.scene.memory.global(address);
         let mut collector = PauseCollector::new(&runtime(Some(0x900)), &fake.scene.memory, &attached());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_without_its_start_makes_the_stops_doubtful_and_the_pauses_not() {
+    fn a_stop_without_its_start_makes_only_the_stops_doubtful() {
         let fake = Fake::new();
         let mut collector = PauseCollector::new(&runtime(None), &fake.scene.memory, &attached());
         let pause = record(kind::PAUSE, [fake.scene.memory.global(0x100), 40, 0]);
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tail_is_what_a_stop_lasts_beyond_its_duration() {
+    fn the_tail_is_the_time_of_a_stop_beyond_its_duration() {
         let fake = Fake::new();
         let mut collector = PauseCollector::new(&runtime(None), &fake.scene.memory, &attached());
         collector.record_start(record(kind::WORLD_START, [2, 1_000, 0]));
