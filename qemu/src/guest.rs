@@ -69,6 +69,7 @@ pub enum GuestError {
         /// The operation.
         what: String,
         /// The error.
+        #[source]
         error: io::Error,
     },
     /// The agent violates the protocol.

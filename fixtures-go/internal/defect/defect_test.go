@@ -2,6 +2,8 @@ package defect
 
 import (
 	"bytes"
+	"maps"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -67,12 +69,16 @@ func TestAllocAddsExactlyItsShare(t *testing.T) {
 		{20, 20_000, 4_000_000}, {1, 20_000, 200_000}, {0.5, 1000, 5000 / 16 * 16}, {400, 20_000, 80_000_000},
 	} {
 		leak := NewAlloc(test.percent)
-		before := allocated()
-		for i := 0; i < 1000; i++ {
-			leak.OnRequest(test.healthy)
+		// The runtime and other tests' goroutines allocate a little from time to time, and only ever add to it.
+		got := uint64(math.MaxUint64)
+		for attempt := 0; attempt < 5; attempt++ {
+			before := allocated()
+			for i := 0; i < 1000; i++ {
+				leak.OnRequest(test.healthy)
+			}
+			got = min(got, allocated()-before)
 		}
-		// The runtime itself allocates a little from time to time.
-		if got := allocated() - before; got < test.want || got > test.want+16<<10 {
+		if got < test.want || got > test.want+16<<10 {
 			t.Errorf("%v %% of %d bytes: allocated %d in 1000 requests, want %d", test.percent, test.healthy, got, test.want)
 		}
 	}
@@ -165,11 +171,19 @@ func TestWarmCacheFillsThenStays(t *testing.T) {
 		if full > size || full < size-size/fewestEntries {
 			t.Errorf("a cache of %d holds %d bytes", size, full)
 		}
-		before := allocated()
+		// The entries themselves are compared: what the process allocates is also other tests' goroutines'.
+		pages := func() map[uint64]*byte {
+			pages := make(map[uint64]*byte, len(cache.entries))
+			for key, entry := range cache.entries {
+				pages[key] = &entry[0]
+			}
+			return pages
+		}
+		before := pages()
 		for i := 0; i < 3000; i++ {
 			cache.OnRequest()
 		}
-		if held() != full || allocated()-before > 4096 {
+		if !maps.Equal(before, pages()) {
 			t.Errorf("a cache of %d has not come to rest after 1024 requests", size)
 		}
 	}

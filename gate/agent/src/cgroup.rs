@@ -14,6 +14,28 @@ use nix::{
 };
 use procfs::process::Process;
 
+/// Why a cgroup does not do what it is for.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// Neither version of cgroups has the controller.
+    #[error("there is no memory controller in cgroup v2 or v1")]
+    NoMemoryController,
+    /// One of its files cannot be read or written.
+    #[error("{file}")]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The kernel does not count OOM kills there.
+    #[error("{file} has no line `oom_kill`")]
+    NoOomKills {
+        /// The file that other kernels count them in.
+        file: PathBuf,
+    },
+}
+
 /// A service's cgroup, in each hierarchy that is there. Dropping it kills what is left in it and removes it.
 #[derive(Debug)]
 pub(super) struct Cgroup {
@@ -50,7 +72,7 @@ impl Cgroup {
     /// # Errors
     /// When a memory limit is asked for and there is no memory controller to hold it. Everything else that is missing is
     /// in [`Cgroup::notes`].
-    pub(super) fn create(memory_max: Option<u64>) -> io::Result<Self> {
+    pub(super) fn create(memory_max: Option<u64>) -> Result<Self, CgroupError> {
         let hierarchies = Hierarchies::find();
         hierarchies.remove_leftovers();
         let name = format!("{PREFIX}{}-{}", std::process::id(), serial());
@@ -82,17 +104,21 @@ impl Cgroup {
         }
     }
 
-    fn limit(&self, memory_max: Option<u64>) -> io::Result<()> {
+    fn limit(&self, memory_max: Option<u64>) -> Result<(), CgroupError> {
         let Some(bytes) = memory_max else { return Ok(()) };
+        let write = |file: PathBuf| {
+            let written = fs::write(&file, bytes.to_string());
+            written.map_err(|source| CgroupError::File { file, source })
+        };
         match &self.memory {
             Some(Memory::V2(folder)) => {
-                fs::write(folder.join("memory.max"), bytes.to_string())?;
+                write(folder.join("memory.max"))?;
                 // Without swap the limit means what it says; the file is absent where swap is not accounted.
                 let _ = fs::write(folder.join("memory.swap.max"), "0");
                 Ok(())
             }
-            Some(Memory::V1(folder)) => fs::write(folder.join("memory.limit_in_bytes"), bytes.to_string()),
-            None => Err(io::Error::other("there is no memory controller in cgroup v2 or v1")),
+            Some(Memory::V1(folder)) => write(folder.join("memory.limit_in_bytes")),
+            None => Err(CgroupError::NoMemoryController),
         }
     }
 
@@ -112,18 +138,20 @@ impl Cgroup {
         Some(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect())
     }
 
-    /// Processes of the cgroup that the kernel killed for want of memory, or why that is not known.
+    /// Processes of the cgroup that the kernel killed for want of memory.
     ///
     /// # Errors
-    /// The reason, as a clause.
-    pub(super) fn oom_kills(&self) -> Result<u64, String> {
+    /// When there is no memory controller, or it does not count them.
+    pub(super) fn oom_kills(&self) -> Result<u64, CgroupError> {
         let file = match &self.memory {
             Some(Memory::V2(folder)) => folder.join("memory.events"),
             Some(Memory::V1(folder)) => folder.join("memory.oom_control"),
-            None => return Err("there is no cgroup memory controller".to_owned()),
+            None => return Err(CgroupError::NoMemoryController),
         };
-        let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        oom_kill_line(&text).ok_or_else(|| format!("{} has no line `oom_kill`", file.display()))
+        match fs::read_to_string(&file) {
+            Ok(text) => oom_kill_line(&text).ok_or(CgroupError::NoOomKills { file }),
+            Err(source) => Err(CgroupError::File { file, source }),
+        }
     }
 
     /// Transparent huge pages of the cgroup's processes that were allocated at a fault or put together later, since it was made;
@@ -149,7 +177,7 @@ impl Cgroup {
     fn folders(&self) -> impl Iterator<Item = &Path> {
         let memory = match &self.memory {
             Some(Memory::V1(folder)) => Some(folder.as_path()),
-            _ => None,
+            Some(Memory::V2(_)) | None => None,
         };
         self.unified.as_deref().into_iter().chain(memory)
     }

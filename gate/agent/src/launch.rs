@@ -4,13 +4,13 @@ use std::{
     fs::{self, File},
     io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use memgate_evidence::{
-    error::{Error, Result, Stage},
+    error::{FailureKind, Result, Stage},
     plan::Plan,
 };
 use nix::{
@@ -23,15 +23,90 @@ use nix::{
 };
 use procfs::process::Process;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, CgroupError};
+
+/// Why a service is not launched, or does not live until it is ready.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum LaunchError {
+    /// There is no cgroup that could hold the memory limit.
+    #[error("the service's memory cannot be limited")]
+    #[diagnostic(help("remove `memory_max`, or run where cgroups have a memory controller"))]
+    Limit(#[from] CgroupError),
+    /// The executable does not become a process that memgate can watch.
+    #[error("{executable} cannot be started")]
+    #[diagnostic(help("run the executable by hand to see why; memgate needs ptrace access to it"))]
+    Start {
+        /// The service's executable.
+        executable: PathBuf,
+        /// The step that failed.
+        source: StartError,
+    },
+    /// Something else has killed it before its first instruction.
+    #[error("the service (process {pid}) cannot be let go")]
+    #[diagnostic(help("something else killed it; try again"))]
+    LetGo {
+        /// Its process.
+        pid: Pid,
+        /// What the kernel says.
+        source: nix::Error,
+    },
+    /// It has ended by itself.
+    #[error("{service}: {exit} before it was ready")]
+    #[diagnostic(help("see what the service printed in {}", log.display()))]
+    EndedEarly {
+        /// The service's name.
+        service: String,
+        /// How it ended.
+        exit: Exit,
+        /// The file that has what it printed.
+        log: PathBuf,
+    },
+}
+
+impl FailureKind for LaunchError {
+    fn stage(&self) -> Stage {
+        Stage::Launch
+    }
+}
+
+/// The step at which a service cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Opening the files of its cgroup.
+    #[error("its cgroup cannot be entered")]
+    Cgroup(#[source] io::Error),
+    /// Opening the file for what it prints.
+    #[error("its output cannot go to {log}")]
+    Output {
+        /// That file.
+        log: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Fork, or what the child does until it executes the service.
+    #[error("it cannot be executed")]
+    Execute(#[source] io::Error),
+    /// The stop before its first instruction.
+    #[error("it did not stop at its start: {0:?}")]
+    NotStopped(WaitStatus),
+    /// The wait for that stop.
+    #[error("it cannot be waited for")]
+    Wait(#[source] nix::Error),
+    /// Making the kernel kill it before memgate where memory runs out.
+    #[error("its oom_score_adj cannot be set")]
+    OomScore(#[source] io::Error),
+    /// Making the kernel kill it where memgate dies.
+    #[error("it cannot be traced")]
+    Trace(#[source] nix::Error),
+}
 
 /// A service that has executed nothing yet. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Stopped(Service);
+pub(super) struct Stopped(ServiceProcess);
 
 /// A running service. Dropping it kills it and every process in its cgroup.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct ServiceProcess {
     pid: Pid,
     cgroup: Cgroup,
     ended: Option<Exit>,
@@ -39,11 +114,20 @@ pub(super) struct Service {
 
 /// How the service's process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Exit {
+pub enum Exit {
     /// By itself, with this exit code.
     Code(i32),
     /// By this signal.
     Signal(Signal),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "it exited with code {code}"),
+            Self::Signal(signal) => write!(f, "it was ended by {}", signal.as_str()),
+        }
+    }
 }
 
 /// Starts the plan's executable in `cgroup`, its output appended to `log`, and stops it before its first instruction.
@@ -54,29 +138,25 @@ pub(super) enum Exit {
 /// # Errors
 /// When the executable cannot be started.
 pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| {
-        let message = format!("{}: {what}: {error}", plan.executable.display());
-        Error::infrastructure(
-            Stage::Launch,
-            message,
-            "run the executable by hand to see why; memgate needs ptrace access to it",
-        )
-    };
-    let entries = cgroup.entries().map_err(|error| failed("its cgroup cannot be entered", &error))?;
+    let started = start(plan, cgroup, log);
+    started.map_err(|source| LaunchError::Start { executable: plan.executable.clone(), source }.into())
+}
+
+fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError> {
+    let entries = cgroup.entries().map_err(StartError::Cgroup)?;
     let output = File::options().create(true).append(true).open(log);
-    let output = output.map_err(|error| failed(&format!("its output cannot go to {}", log.display()), &error))?;
+    let output = output.map_err(|source| StartError::Output { log: log.to_owned(), source })?;
     let pid = command(plan, entries, output).and_then(|mut command| command.spawn());
-    // From here on waiting for the process is `Service`'s business, not the standard library's.
-    let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed()));
-    let service = Service { pid: pid.map_err(|error| failed("it cannot be started", &error))?, cgroup, ended: None };
-    match waitpid(service.pid, None) {
-        Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
-        other => return Err(failed("it did not stop at its start", &format!("{other:?}"))),
+    // From here on waiting for the process is `ServiceProcess`'s business, not the standard library's.
+    let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(StartError::Execute)?;
+    let service = ServiceProcess { pid, cgroup, ended: None };
+    match waitpid(service.pid, None).map_err(StartError::Wait)? {
+        WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+        other => return Err(StartError::NotStopped(other)),
     }
-    make_expendable(service.pid).map_err(|error| failed("its oom_score_adj cannot be set", &error))?;
+    make_expendable(service.pid).map_err(StartError::OomScore)?;
     // Should memgate die before it lets the service go, the service dies too.
-    ptrace::setoptions(service.pid, ptrace::Options::PTRACE_O_EXITKILL)
-        .map_err(|error| failed("it cannot be traced", &error))?;
+    ptrace::setoptions(service.pid, ptrace::Options::PTRACE_O_EXITKILL).map_err(StartError::Trace)?;
     Ok(Stopped(service))
 }
 
@@ -130,18 +210,14 @@ impl Stopped {
     ///
     /// # Errors
     /// When it has been killed meanwhile.
-    pub(super) fn resume(self) -> Result<Service> {
-        match ptrace::detach(self.0.pid, None) {
-            Ok(()) => Ok(self.0),
-            Err(error) => {
-                let message = format!("the service (process {}) cannot be let go: {error}", self.0.pid);
-                Err(Error::infrastructure(Stage::Launch, message, "something else killed it; try again"))
-            }
-        }
+    pub(super) fn resume(self) -> Result<ServiceProcess> {
+        let pid = self.0.pid;
+        ptrace::detach(pid, None).map_err(|source| LaunchError::LetGo { pid, source })?;
+        Ok(self.0)
     }
 }
 
-impl Service {
+impl ServiceProcess {
     /// Its process id.
     pub(super) const fn pid(&self) -> Pid {
         self.pid
@@ -205,7 +281,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for ServiceProcess {
     fn drop(&mut self) {
         self.kill();
     }

@@ -5,12 +5,18 @@ mod cgroup;
 mod clock;
 pub mod collect;
 mod environment;
-pub mod guest;
+pub mod in_guest;
 mod launch;
 pub mod load;
 pub mod ready;
 pub mod rest;
 mod run;
 
+pub use cgroup::CgroupError;
 pub use clock::Clock;
-pub use run::{Files, Progress, give_memory_back, run};
+pub use launch::{Exit, LaunchError, StartError};
+pub use ready::ReadyError;
+pub use run::{ExecutableError, RunEvent, RunLogs, give_memory_back, run};
+
+#[cfg(test)]
+mod error_tests;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    memgate_agent::guest::main()
+    memgate_agent::in_guest::main()
 }

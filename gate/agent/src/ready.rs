@@ -9,11 +9,11 @@ use std::{
 
 use hyper::StatusCode;
 use memgate_evidence::{
-    error::{Error, Result, Stage},
+    error::{FailureKind, Result, Stage},
     plan::{Ready, Request},
 };
 
-use super::load::{Client, Failure, Kind, Target, Targets};
+use super::load::{Client, Endpoint, Endpoints, RequestFailure, RequestKind};
 
 /// How long to wait between two attempts.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -27,22 +27,56 @@ const BRIEF: Duration = Duration::from_secs(1);
 /// How long to try to reach somebody at a port that should be free.
 const CONNECT: Duration = Duration::from_millis(500);
 
+/// Why a service is not ready, or another one is in its place.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ReadyError {
+    /// It did not answer with success in time.
+    #[error("The service was not ready in time: at last {url} {}; it had {} s.", answer(.last), .timeout.as_secs_f64())]
+    #[diagnostic(help("Look at the service's log, or raise `ready.timeout`."))]
+    TimedOut {
+        /// What was asked for.
+        url: String,
+        /// The time that it had.
+        timeout: Duration,
+        /// What the last attempt came to.
+        last: RequestFailure,
+    },
+    /// Another process has the port.
+    #[error("Another process listens at {address}; memgate would measure the wrong one.")]
+    #[diagnostic(help(
+        "End it (`ss -ltnp 'sport = :{}'` names it), or let the service listen elsewhere.",
+        address.port()
+    ))]
+    PortTaken {
+        /// Where it listens.
+        address: SocketAddr,
+    },
+}
+
+impl FailureKind for ReadyError {
+    fn stage(&self) -> Stage {
+        Stage::Launch
+    }
+}
+
 /// Waits until the service answers with a status below 400; gives the time that it took.
 ///
 /// # Errors
-/// [`Error::Infrastructure`] with the last answer when time runs out; [`Error::Input`] for a URL that cannot be requested.
+/// [`ReadyError::TimedOut`] with the last answer when time runs out;
+/// [`Error::Input`](memgate_evidence::error::Error::Input) for a URL that cannot be requested.
 pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
     let start = Instant::now();
     let timeout = Duration::from_millis(ready.timeout_ms);
-    let mut targets = Targets::new();
-    let kind = Kind::new(&health_request(&ready.http), &mut targets)?;
+    let mut endpoints = Endpoints::new();
+    let kind = RequestKind::new(&health_request(&ready.http), &mut endpoints)?;
     let mut last = None;
     loop {
         let left = timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
-            return Err(not_ready(ready, last.unwrap_or(Failure::Timeout)));
+            let last = last.unwrap_or(RequestFailure::Timeout);
+            return Err(ReadyError::TimedOut { url: ready.http.clone(), timeout, last }.into());
         }
-        match tokio::time::timeout(left.min(ATTEMPT), probe(&kind, &targets)).await {
+        match tokio::time::timeout(left.min(ATTEMPT), probe(&kind, &endpoints)).await {
             Ok(Ok(_)) => return Ok(start.elapsed()),
             Ok(Err(failure)) => last = Some(failure),
             Err(_) => last = Some(unanswered(last, left)),
@@ -53,13 +87,13 @@ pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
 
 /// What is said of a service whose attempt, which had `left`, got no answer: one that was cut short by the end of the time says less than
 /// the answer `before`.
-fn unanswered(before: Option<Failure>, left: Duration) -> Failure {
-    before.filter(|_| left < BRIEF).unwrap_or(Failure::Timeout)
+fn unanswered(before: Option<RequestFailure>, left: Duration) -> RequestFailure {
+    before.filter(|_| left < BRIEF).unwrap_or(RequestFailure::Timeout)
 }
 
 /// A request on a new connection: what an earlier one stumbled over must not stand in its way.
-async fn probe(kind: &Kind, targets: &[Target]) -> Result<StatusCode, Failure> {
-    Client::new(targets.len()).exchange(kind, targets).await
+async fn probe(kind: &RequestKind, endpoints: &[Endpoint]) -> Result<StatusCode, RequestFailure> {
+    Client::new(endpoints.len()).exchange(kind, endpoints).await
 }
 
 fn health_request(url: &str) -> Request {
@@ -73,43 +107,40 @@ fn health_request(url: &str) -> Request {
     }
 }
 
-fn not_ready(ready: &Ready, last: Failure) -> Error {
-    let how = match last {
-        Failure::Status(status) => format!("answered {}", status.as_u16()),
-        Failure::Timeout => "did not answer".into(),
-        other => format!("gave `{other}`"),
-    };
-    let seconds = Duration::from_millis(ready.timeout_ms).as_secs_f64();
-    let message = format!("The service was not ready in time: at last {} {how}; it had {seconds} s.", ready.http);
-    Error::infrastructure(Stage::Launch, message, "Look at the service's log, or raise `ready.timeout`.")
+fn answer(last: &RequestFailure) -> String {
+    match last {
+        RequestFailure::Status(status) => format!("answered {}", status.as_u16()),
+        RequestFailure::Timeout => "did not answer".into(),
+        RequestFailure::Refused
+        | RequestFailure::Reset
+        | RequestFailure::Closed
+        | RequestFailure::Connection
+        | RequestFailure::Malformed
+        | RequestFailure::NotSent => format!("gave `{last}`"),
+    }
 }
 
 /// Makes sure that nobody listens where the URL points, so that the service measured is the one that was launched.
 ///
 /// # Errors
-/// [`Error::Infrastructure`] naming the address that is taken, or that the port may not be bound; [`Error::Input`] for a URL
+/// [`ReadyError::PortTaken`] names the address; [`Error::Input`](memgate_evidence::error::Error::Input) is for a URL
 /// that cannot be requested.
 pub fn port_is_free(url: &str) -> Result<()> {
-    let (target, _) = Target::of(url)?;
-    target.addresses.iter().try_for_each(address_is_free)
+    let (endpoint, _) = Endpoint::of(url)?;
+    endpoint.addresses.iter().try_for_each(address_is_free)
 }
 
 fn address_is_free(address: &SocketAddr) -> Result<()> {
     if TcpStream::connect_timeout(address, CONNECT).is_ok() {
-        return Err(taken(address));
+        return Err(ReadyError::PortTaken { address: *address }.into());
     }
     match TcpListener::bind(address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(taken(address)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(ReadyError::PortTaken { address: *address }.into())
+        }
         // Whether the service may use a port or an address is for the service to find out; here, nobody answers.
-        _ => Ok(()),
+        Ok(_) | Err(_) => Ok(()),
     }
-}
-
-fn taken(address: &SocketAddr) -> Error {
-    let message = format!("Another process listens at {address}; memgate would measure the wrong one.");
-    let help =
-        format!("End it (`ss -ltnp 'sport = :{}'` names it), or let the service listen elsewhere.", address.port());
-    Error::infrastructure(Stage::Launch, message, help)
 }
 
 #[cfg(test)]
@@ -162,9 +193,9 @@ mod tests {
     #[test]
     fn an_attempt_that_is_cut_short_is_not_the_last_answer() {
         let [short, long] = [BRIEF / 2, 2 * BRIEF];
-        assert_eq!(unanswered(Some(Failure::Refused), short), Failure::Refused);
-        assert_eq!(unanswered(Some(Failure::Refused), long), Failure::Timeout);
-        assert_eq!(unanswered(None, short), Failure::Timeout);
+        assert_eq!(unanswered(Some(RequestFailure::Refused), short), RequestFailure::Refused);
+        assert_eq!(unanswered(Some(RequestFailure::Refused), long), RequestFailure::Timeout);
+        assert_eq!(unanswered(None, short), RequestFailure::Timeout);
     }
 
     #[test]

@@ -6,18 +6,19 @@ use std::{
 };
 
 use memgate_evidence::{
-    Ending, Evidence, Phases, Requests, Span,
-    error::{Error, Result, Stage},
+    Ending, Evidence, Phases, Requests, TimeSpan,
+    error::{Error, FailureKind, Result, Stage, in_full},
     plan::{Load, Plan},
+    platform::Platform,
 };
-use memgate_goexe::GoExe;
+use memgate_goexe::{GoExe, GoExeError};
 
 use super::{
     cgroup::Cgroup,
     clock::Clock,
     collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler},
     environment,
-    launch::{self, Exit, Service},
+    launch::{self, Exit, LaunchError, ServiceProcess},
     load::{self, LoadCommand, LoadHandle, Schedule},
     ready, rest,
 };
@@ -30,18 +31,44 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// the same.
 const REST: Duration = Duration::from_secs(3);
 
-/// Files that a run writes besides its evidence.
+/// Why a run cannot be made of an executable.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ExecutableError {
+    /// It cannot be read, or it is no executable that memgate knows how to measure.
+    #[error(transparent)]
+    #[diagnostic(help("memgate measures ELF executables of its platforms"))]
+    Unfit(#[from] GoExeError),
+    /// It was built for another platform than the plan's.
+    #[error("{executable} was built for {found}, not for {wanted}")]
+    #[diagnostic(help("name one of that platform under `binary`"))]
+    OtherPlatform {
+        /// The executable.
+        executable: PathBuf,
+        /// What it was built for.
+        found: Platform,
+        /// What the plan is for.
+        wanted: Platform,
+    },
+}
+
+impl FailureKind for ExecutableError {
+    fn stage(&self) -> Stage {
+        Stage::Collect
+    }
+}
+
+/// The logs of a run: files that it writes besides its evidence.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub struct RunLogs {
     /// What the service prints.
     pub service_log: PathBuf,
     /// What a load command prints.
     pub load_log: PathBuf,
 }
 
-/// What a run has come to, for whoever waits.
+/// What happens in a run, for whoever waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Progress {
+pub enum RunEvent {
     /// A guest is starting.
     Booting,
     /// A guest that has booted before goes on.
@@ -65,26 +92,23 @@ pub enum Progress {
 /// # Errors
 /// When the run cannot be made. A service that ends early is no error but in the evidence; one that never becomes ready
 /// leaves nothing to judge and is.
-pub async fn run(plan: &Plan, files: &Files, progress: &dyn Fn(Progress), cancel: &Cancel) -> Result<Evidence> {
+pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: &Cancel) -> Result<Evidence> {
     ready::port_is_free(&plan.ready.http)?;
-    let exe = GoExe::open(&plan.executable).map_err(|error| {
-        Error::infrastructure(Stage::Collect, error.to_string(), "memgate measures ELF executables of its platforms")
-    })?;
+    let exe = GoExe::open(&plan.executable).map_err(ExecutableError::Unfit)?;
     if exe.platform != plan.platform {
-        let message =
-            format!("{} was built for {}, not for {}", plan.executable.display(), exe.platform, plan.platform);
-        return Err(Error::infrastructure(Stage::Collect, message, "name one of that platform under `binary`"));
+        let (found, wanted) = (exe.platform, plan.platform);
+        return Err(ExecutableError::OtherPlatform { executable: plan.executable.clone(), found, wanted }.into());
     }
-    progress(Progress::Launching);
+    event(RunEvent::Launching);
     let started_at = jiff::Timestamp::now().to_string();
-    let mut running = Running::launch(plan, &exe, files)?;
+    let mut running = Running::launch(plan, &exe, logs)?;
     let environment = environment::describe(&exe);
     // It is large, and the collectors have what they need of it.
     drop(exe);
     give_memory_back();
     let to_the_end = async {
-        let requests = running.phases(plan, files, progress).await?;
-        progress(Progress::Stopping);
+        let requests = running.phases(plan, logs, event).await?;
+        event(RunEvent::Stopping);
         running.finish(plan, requests, started_at, environment).await
     };
     // Dropping what runs ends the service, whatever it is at.
@@ -106,7 +130,7 @@ pub fn give_memory_back() {
 
 /// A launched service with its collectors.
 struct Running {
-    service: Service,
+    service: ServiceProcess,
     sampler: Sampler,
     clock: Clock,
     phases: Phases,
@@ -116,15 +140,12 @@ struct Running {
 }
 
 impl Running {
-    fn launch(plan: &Plan, exe: &GoExe, files: &Files) -> Result<Self> {
-        let cgroup = Cgroup::create(plan.memory_max).map_err(|error| {
-            let help = "remove `memory_max`, or run where cgroups have a memory controller";
-            Error::infrastructure(Stage::Launch, format!("the service's memory cannot be limited: {error}"), help)
-        })?;
+    fn launch(plan: &Plan, exe: &GoExe, logs: &RunLogs) -> Result<Self> {
+        let cgroup = Cgroup::create(plan.memory_max).map_err(LaunchError::Limit)?;
         let notes = cgroup.notes.clone();
-        let stopped = launch::spawn(plan, cgroup, &files.service_log)?;
+        let stopped = launch::spawn(plan, cgroup, &logs.service_log)?;
         let clock =
-            |_| Error::infrastructure(Stage::Collect, "the kernel has no monotonic clock", "use another kernel");
+            |error| Error::caused(Stage::Collect, "the kernel has no monotonic clock", error, "use another kernel");
         let options = collect::Options { collecting: plan.collecting, ..collect::Options::default() };
         let mut recorder = Recorder::attach(exe, stopped.pid(), Clock::start().map_err(clock)?, options)?;
         let clock = Clock::start().map_err(clock)?;
@@ -139,10 +160,10 @@ impl Running {
     async fn phases(
         &mut self,
         plan: &Plan,
-        files: &Files,
-        progress: &dyn Fn(Progress),
+        logs: &RunLogs,
+        event: &dyn Fn(RunEvent),
     ) -> Result<Result<Requests, String>> {
-        self.wait_until_ready(plan, files).await?;
+        self.wait_until_ready(plan, logs).await?;
         // The connection that asked whether the service is ready has a goroutine, which is to be gone first.
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
@@ -150,14 +171,14 @@ impl Running {
         let [warmup, measure, drain] =
             [plan.phases.warmup_ms, plan.phases.measure_ms, plan.phases.drain_ms].map(Duration::from_millis);
         let start = Instant::now();
-        let mut load = RunningLoad::start(plan, files, Schedule { start, warmup, measure })?;
+        let mut load = RunningLoad::start(plan, logs, Schedule { start, warmup, measure })?;
         if let Some(requests) = load.progress() {
             self.sampler.request(Requested::Requests(requests))?;
         }
-        progress(Progress::WarmingUp(warmup));
+        event(RunEvent::WarmingUp(warmup));
         self.phases.warmup = self.phase(start + warmup, &load, None).await?;
         if self.early_end.is_none() {
-            progress(Progress::Measuring(measure));
+            event(RunEvent::Measuring(measure));
             self.phases.measure = self.phase(start + warmup + measure, &load, Some(Boundary::MeasureStart)).await?;
         }
         if self.early_end.is_some() {
@@ -165,27 +186,30 @@ impl Running {
         }
         let requests = load.finish(&mut self.notes).await?;
         if self.early_end.is_none() {
-            progress(Progress::Draining(drain));
+            event(RunEvent::Draining(drain));
             self.phases.drain = self.phase(Instant::now() + drain, &RunningLoad::None, None).await?;
         }
         Ok(requests)
     }
 
-    async fn wait_until_ready(&mut self, plan: &Plan, files: &Files) -> Result<()> {
-        let log = files.service_log.display();
+    async fn wait_until_ready(&mut self, plan: &Plan, logs: &RunLogs) -> Result<()> {
+        let log = &logs.service_log;
         tokio::select! {
             ready = ready::wait_ready(&plan.ready) => ready.map(|_| ()),
-            exit = self.service.end() => Err(Error::infrastructure(
-                Stage::Launch,
-                format!("{}: {} before it was ready", plan.service, described(exit)),
-                format!("see what the service printed in {log}"),
-            )),
+            exit = self.service.end() => {
+                Err(LaunchError::EndedEarly { service: plan.service.clone(), exit, log: log.clone() }.into())
+            }
         }
     }
 
     /// A phase until `end` or the end of the service. Its span reaches from before the reading at its start until after
     /// the one at its end.
-    async fn phase(&mut self, end: Instant, load: &RunningLoad, at_start: Option<Boundary>) -> Result<Option<Span>> {
+    async fn phase(
+        &mut self,
+        end: Instant,
+        load: &RunningLoad,
+        at_start: Option<Boundary>,
+    ) -> Result<Option<TimeSpan>> {
         let measuring = at_start.is_some();
         let start_ns = self.clock.now_ns();
         if let Some(boundary) = at_start {
@@ -193,7 +217,7 @@ impl Running {
         }
         self.watch(end, load).await?;
         self.sampler.request(if measuring { Requested::Boundary(Boundary::MeasureEnd) } else { Requested::Reading })?;
-        Ok(Some(Span { start_ns, end_ns: self.clock.now_ns() }))
+        Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
     /// Watches service, processes and load until `end` or until the service has ended.
@@ -234,7 +258,7 @@ impl Running {
         let ending = self.early_end.map_or(Ending::Stopped, |(exit, at_ns)| early_ending(exit, at_ns));
         let recorder = self.sampler.finish()?;
         let tier = recorder.tier();
-        let oom_kills = self.service.cgroup().oom_kills();
+        let oom_kills = self.service.cgroup().oom_kills().map_err(|error| in_full(&error));
         let in_time = self.service.stop(Duration::from_millis(plan.stop_timeout_ms)).await;
         let ending = if in_time { ending } else { Ending::Killed { after_ms: plan.stop_timeout_ms } };
         if !in_time {
@@ -268,13 +292,13 @@ enum RunningLoad {
 }
 
 impl RunningLoad {
-    fn start(plan: &Plan, files: &Files, schedule: Schedule) -> Result<Self> {
+    fn start(plan: &Plan, logs: &RunLogs, schedule: Schedule) -> Result<Self> {
         match &plan.load {
             Load::Http(http) => load::start(http, plan.seed, schedule).map(Self::Http),
             Load::Command(argv) => {
                 // The user's own command gets the user's own environment.
                 let env = std::env::vars().collect();
-                load::command(argv, &plan.directory, &env, &files.load_log).map(Self::Command)
+                load::command(argv, &plan.directory, &env, &logs.load_log).map(Self::Command)
             }
         }
     }
@@ -325,12 +349,5 @@ fn early_ending(exit: Exit, at_ns: u64) -> Ending {
     match exit {
         Exit::Code(code) => Ending::Exited { code, at_ns },
         Exit::Signal(signal) => Ending::Signalled { signal: signal.as_str().to_owned(), at_ns },
-    }
-}
-
-fn described(exit: Exit) -> String {
-    match exit {
-        Exit::Code(code) => format!("it exited with code {code}"),
-        Exit::Signal(signal) => format!("it was ended by {}", signal.as_str()),
     }
 }

@@ -13,7 +13,7 @@ use memgate_evidence::{
 };
 
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
-use crate::yaml::{Kind, Place, Problem, Scalar, Source, Whole};
+use crate::yaml::{KeyPath, Kind, Problem, Scalar, Source, Whole};
 
 /// The methods that a request can have as a key for its URL.
 const METHODS: &str = "get, post, put, patch, delete";
@@ -25,7 +25,7 @@ pub(super) struct Validator<'a> {
 
 impl Validator<'_> {
     pub(super) fn config(&self, file: file::File) -> Result<Config> {
-        let root = Place::root();
+        let root = KeyPath::root();
         if file.services.is_empty() {
             let help = "add a service with `build` or `binary`, `run` and `load`";
             return Err(self.source.error(
@@ -48,7 +48,7 @@ impl Validator<'_> {
         })
     }
 
-    fn service(&self, name: String, service: file::Service, place: &Place) -> Result<Service> {
+    fn service(&self, name: String, service: file::Service, place: &KeyPath) -> Result<Service> {
         let seed = service.load.seed.map_or(1, |seed| seed.0);
         Ok(Service {
             executable: self.executable(service.build, service.binary, place)?,
@@ -70,7 +70,7 @@ impl Validator<'_> {
         &self,
         build: Option<file::Build>,
         binary: Option<BTreeMap<memgate_evidence::platform::Platform, Scalar<super::kinds::FilePath>>>,
-        place: &Place,
+        place: &KeyPath,
     ) -> Result<Executable> {
         let help = "write `build: { dir: DIR, package: ./PACKAGE }`, or `binary: { linux/amd64: FILE }` for an existing executable";
         match (build, binary) {
@@ -94,7 +94,7 @@ impl Validator<'_> {
         }
     }
 
-    fn build(&self, build: file::Build, place: &Place) -> Result<Build> {
+    fn build(&self, build: file::Build, place: &KeyPath) -> Result<Build> {
         let dir = self.resolve(build.dir.0.clone());
         if !dir.is_dir() {
             let what = format!("there is no directory `{}` relative to this file", build.dir.0.display());
@@ -121,7 +121,7 @@ impl Validator<'_> {
         }
     }
 
-    fn load(&self, load: file::Load, place: &Place) -> Result<Load> {
+    fn load(&self, load: file::Load, place: &KeyPath) -> Result<Load> {
         if let Some(command) = load.command {
             let others = [
                 ("rate", load.rate.is_some()),
@@ -158,7 +158,7 @@ impl Validator<'_> {
         }))
     }
 
-    fn command(&self, command: Vec<String>, place: &Place) -> Result<Load> {
+    fn command(&self, command: Vec<String>, place: &KeyPath) -> Result<Load> {
         if command.first().is_some_and(|program| !program.is_empty()) {
             return Ok(Load::Command(command));
         }
@@ -166,7 +166,7 @@ impl Validator<'_> {
         Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))
     }
 
-    fn request(&self, request: file::Request, place: &Place) -> Result<Request> {
+    fn request(&self, request: file::Request, place: &KeyPath) -> Result<Request> {
         let by_method = [
             ("GET", request.get),
             ("POST", request.post),
@@ -198,7 +198,7 @@ impl Validator<'_> {
     }
 
     /// Names of header fields do not depend on the case of their letters.
-    fn headers(&self, headers: BTreeMap<String, String>, place: &Place) -> Result<BTreeMap<String, String>> {
+    fn headers(&self, headers: BTreeMap<String, String>, place: &KeyPath) -> Result<BTreeMap<String, String>> {
         let mut seen = HashSet::new();
         match headers.keys().find(|name| !seen.insert(name.to_lowercase())) {
             None => Ok(headers),

@@ -2,9 +2,15 @@
 //!
 //! A verdict is not an error: exit codes 0, 1 and 3 come from `Verdict::exit_code` in the crate `memgate-verdict`.
 
+mod infrastructure;
+
+pub use infrastructure::{FailureKind, FailureText, InfrastructureError, causes, in_full};
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
 /// Every failure that ends a command without a verdict.
+///
+/// `{error}` is what happened, without its causes, which [`source`](std::error::Error::source) gives. `{error:#}` is all of
+/// it in one line.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum Error {
     /// The command line, a configuration, a baseline or an evidence file is wrong: exit code 2.
@@ -12,32 +18,44 @@ pub enum Error {
     #[diagnostic(transparent)]
     Input(#[from] Box<InputError>),
     /// Build, launch, collector, load generator or output failed: exit code 4.
-    #[error("{stage}: {message}")]
-    Infrastructure {
-        /// The step that failed.
-        stage: Stage,
-        /// What happened, as one or several full sentences.
-        message: String,
-        /// What the user can do about it.
-        #[help]
-        help: Option<String>,
-    },
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Infrastructure(Box<InfrastructureError>),
     /// Ctrl-C or SIGTERM: exit code 130.
     #[error("interrupted")]
     Interrupted,
 }
 
 impl Error {
-    /// An infrastructure failure.
+    /// An infrastructure failure that nothing else caused. `message` is one or several full sentences; `help` is what the
+    /// user can do.
     pub fn infrastructure(stage: Stage, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self::Infrastructure { stage, message: message.into(), help: Some(help.into()) }
+        infrastructure::Message::new(stage, message.into(), help.into(), None).into()
+    }
+
+    /// An infrastructure failure with what caused it. `message` does not repeat `source`, whose own causes are kept too.
+    pub fn caused(
+        stage: Stage,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+        help: impl Into<String>,
+    ) -> Self {
+        infrastructure::Message::new(stage, message.into(), help.into(), Some(source.into())).into()
+    }
+
+    /// The failure as the type that it was made of, to decide by; `None` where it is of another type.
+    pub fn kind<K: FailureKind>(&self) -> Option<&K> {
+        match self {
+            Self::Infrastructure(failure) => failure.kind(),
+            Self::Input(_) | Self::Interrupted => None,
+        }
     }
 
     /// The process exit code: 2, 4 or 130.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) => 2,
-            Self::Infrastructure { .. } => 4,
+            Self::Infrastructure(_) => 4,
             Self::Interrupted => 130,
         }
     }

@@ -81,24 +81,24 @@ pub struct Environment {
 #[serde(deny_unknown_fields)]
 pub struct Phases {
     /// The phase under load that is not judged.
-    pub warmup: Option<Span>,
+    pub warmup: Option<TimeSpan>,
     /// The phase under load that is judged.
-    pub measure: Option<Span>,
+    pub measure: Option<TimeSpan>,
     /// The phase without load.
-    pub drain: Option<Span>,
+    pub drain: Option<TimeSpan>,
 }
 
 /// A stretch of time, ns since launch, start inclusive, end exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Span {
+pub struct TimeSpan {
     /// Start, ns since launch.
     pub start_ns: u64,
     /// End, ns since launch.
     pub end_ns: u64,
 }
 
-impl Span {
+impl TimeSpan {
     /// Whether the time lies in the span.
     pub const fn contains(&self, at_ns: u64) -> bool {
         self.start_ns <= at_ns && at_ns < self.end_ns
@@ -140,7 +140,10 @@ pub enum Ending {
 impl Ending {
     /// Whether the service survived every phase.
     pub const fn is_complete(&self) -> bool {
-        matches!(self, Self::Stopped | Self::Killed { .. })
+        match self {
+            Self::Stopped | Self::Killed { .. } => true,
+            Self::Exited { .. } | Self::Signalled { .. } => false,
+        }
     }
 }
 
@@ -387,7 +390,7 @@ pub struct Durations {
 #[serde(deny_unknown_fields)]
 pub struct SpanRefills {
     /// The windows.
-    pub windows: Vec<Span>,
+    pub windows: Vec<TimeSpan>,
     /// Refills in each window (`(*mcentral).cacheSpan`, mcentral.go).
     pub refills: Vec<u64>,
     /// Refills for which no span could be used again (`(*mcentral).grow`).

@@ -12,13 +12,13 @@ use std::{
 
 use memgate_evidence::{
     Evidence,
-    error::{Error, InputError, Result, Stage},
+    error::{Error, InputError, Result},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{error::Category, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use crate::whole as atomic_file;
+use crate::{OutputError, whole as atomic_file};
 
 /// The schema version that this memgate writes, and the only one that it reads.
 pub const SCHEMA: u64 = 2;
@@ -68,46 +68,29 @@ pub fn schema() -> serde_json::Value {
 /// The bytes of an evidence file.
 ///
 /// # Errors
-/// [`Error::Infrastructure`] if the file would be larger than [`MAX_BYTES`], which [`decode`] refuses.
+/// [`OutputError::TooLarge`] if the file would be larger than [`MAX_BYTES`], which [`decode`] refuses.
 pub fn encode(evidence: &Evidence) -> Result<Vec<u8>> {
     encode_up_to(evidence, MAX_BYTES)
 }
 
 fn encode_up_to(evidence: &Evidence, max_bytes: u64) -> Result<Vec<u8>> {
-    let failed = |error: serde_json::Error| {
-        Error::infrastructure(
-            Stage::Output,
-            format!("The evidence cannot be written as JSON: {error}."),
-            "This is a bug in memgate; please report it.",
-        )
-    };
-    let evidence = serde_json::value::to_raw_value(evidence).map_err(failed)?;
+    let evidence = serde_json::value::to_raw_value(evidence).map_err(OutputError::Json)?;
     let wrapper = Wrapper { schema: SCHEMA, sha256: sha256(evidence.get()).into(), evidence: &evidence };
-    let mut bytes = serde_json::to_vec(&wrapper).map_err(failed)?;
+    let mut bytes = serde_json::to_vec(&wrapper).map_err(OutputError::Json)?;
     bytes.push(b'\n');
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes) {
         return Ok(bytes);
     }
-    Err(Error::infrastructure(
-        Stage::Output,
-        format!("The evidence takes {} bytes, more than the {max_bytes} that memgate reads back.", bytes.len()),
-        "Shorten the phases or lower the load's rate.",
-    ))
+    Err(OutputError::TooLarge { bytes: bytes.len(), limit: max_bytes }.into())
 }
 
 /// Writes an evidence file, whole or not at all. Makes missing parent directories.
 ///
 /// # Errors
-/// [`Error::Infrastructure`] at [`Stage::Output`] when the file cannot be written, for example on a full disk. No
-/// temporary file is left behind.
+/// [`OutputError`] when the file cannot be written, a full disk for instance; no temporary file is left.
 pub fn write(path: &Path, evidence: &Evidence) -> Result<()> {
-    atomic_file::write(path, &encode(evidence)?).map_err(|error| {
-        Error::infrastructure(
-            Stage::Output,
-            format!("The evidence cannot be written to {}: {error}.", path.display()),
-            "Make room there, or choose another directory with `--out`, and run again.",
-        )
-    })
+    let written = atomic_file::write(path, &encode(evidence)?);
+    Ok(written.map_err(|source| OutputError::Evidence { path: path.to_owned(), source })?)
 }
 
 /// Reads an evidence file.

@@ -1,6 +1,9 @@
 //! The files that memgate writes: their names, and evidence. Each is written whole or not at all.
 #![forbid(unsafe_code)]
 
+mod error;
 pub mod evidence_file;
 pub mod names;
 pub mod whole;
+
+pub use error::OutputError;

@@ -31,8 +31,8 @@ pub use globals::{GLOBALS, Global};
 pub use offsets::FIELDS;
 pub use pclntab::{Frame, Function, FunctionTable};
 pub use runtime::{
-    AllocCounters, AllocSamples, Fact, GcCpu, GcTotals, GoroutineCount, GoroutineList, HeapProfile, LiveHeap, MmapSite,
-    Mmaps, Pauses, Runtime, SpanRefills, Spans, Threads, WorldStarts,
+    AllocCounters, AllocSampleSite, Fact, GcCpuLayout, GcTotals, GoroutineCount, GoroutineList, HeapProfileLayout,
+    LiveHeap, MmapSite, Mmaps, PauseSites, RefillSites, Runtime, Spans, Threads, WorldStarts,
 };
 
 use code::Code;

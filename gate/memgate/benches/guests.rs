@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use clap::Parser;
-use memgate::guests::Guests;
+use memgate::guest_runner::GuestRunner;
 use memgate_config::PlatformOptions;
 use memgate_evidence::platform::Platform;
 use statrs::statistics::{Data, Max, Median, Min};
@@ -32,7 +32,7 @@ fn main() {
     for platform in options.platform {
         let [booted, resumed] = [false, true].map(|snapshots| {
             let mut say = |line: &str| eprintln!("{platform}: {line}");
-            let guests = Guests::prepare(platform, &PlatformOptions::default(), snapshots, &mut say);
+            let guests = GuestRunner::prepare(platform, &PlatformOptions::default(), snapshots, &mut say);
             guests.unwrap_or_else(|error| panic!("{error}"))
         });
         // The first guest boots and is saved.
@@ -47,7 +47,7 @@ fn main() {
 }
 
 /// Starts a guest and ends it. Returns how long it took until its agent began, s.
-async fn start(guests: &Guests) -> f64 {
+async fn start(guests: &GuestRunner) -> f64 {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let before = Instant::now();
     let started = guests.start(&directory.path().join("console.log"), &|_| ()).await;

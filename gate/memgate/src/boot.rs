@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use memgate_agent::{cancel::Cancel, guest::serve::Failure};
-use memgate_evidence::error::{Error, InputError, Result, Stage};
+use memgate_agent::cancel::Cancel;
+use memgate_evidence::error::{Error, FailureText, InputError, Result, Stage};
 use memgate_qemu::{
     channel::{FromAgent, Printer, ToAgent},
     emulator,
@@ -20,7 +20,7 @@ use memgate_qemu::{
 
 use crate::{
     architecture::architecture,
-    guests::{self, agent, cache, guest_failed, image_failed, kernel, protocol, receive, understood},
+    guest_runner::{self, GuestRunError, agent, cache, kernel, protocol, receive, understood},
     images::Which,
     narrator::Narrator,
     prepare::make_directory,
@@ -61,11 +61,12 @@ impl Booth {
         let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
         let (cache, mirror) = (cache()?, which.mirror.as_deref());
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
-        let emulator = emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(image_failed)?;
-        let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say).map_err(image_failed)?;
-        let shelled = image::with_shell(&cache, &image, mirror, &mut say).map_err(image_failed)?;
+        let emulator =
+            emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(GuestRunError::Image)?;
+        let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say).map_err(GuestRunError::Image)?;
+        let shelled = image::with_shell(&cache, &image, mirror, &mut say).map_err(GuestRunError::Image)?;
         make_directory(out)?;
-        let usual = Machine::of(&image, emulator, guests::MEMORY, guests::CPUS);
+        let usual = Machine::of(&image, emulator, guest_runner::MEMORY, guest_runner::CPUS);
         let machine = Machine { initramfs: shelled.path(), ..usual };
         let is_joined = words.is_empty();
         let patience = if is_joined { Patience { silence: NEVER, ..Patience::default() } } else { Patience::default() };
@@ -87,7 +88,7 @@ impl Booth {
                     ending: Ending::Lost(_) | Ending::NeverBooted(_),
                     ..
                 })) if self.start.is_joined => Ok(0),
-                Err(Outcome::Guest(error)) => Err(guest_failed(error)),
+                Err(Outcome::Guest(error)) => Err(GuestRunError::Guest(error).into()),
                 Err(Outcome::Other(error)) => Err(error),
                 Ok(code) => Ok(code),
             },
@@ -98,7 +99,7 @@ impl Booth {
     async fn boot(&self) -> Result<u8, Outcome> {
         let raw = self.start.is_joined.then(terminal::Raw::enter).transpose().map_err(|error| {
             let help = "give a command, or run memgate on a terminal";
-            Error::infrastructure(Stage::Preflight, format!("the terminal: {error}"), help)
+            Error::caused(Stage::Preflight, "the terminal cannot be joined to the guest's console", error, help)
         })?;
         let mut guest = Guest::boot(&self.start).await?;
         guest.begin().await?;
@@ -111,8 +112,8 @@ impl Booth {
                     print(printer, &bytes)?;
                 }
                 Spoken::Message(FromAgent::Failed(failure)) => {
-                    let Failure { stage, message, help } = understood(failure.get())?;
-                    return Err(Error::Infrastructure { stage, message, help }.into());
+                    let failure: FailureText = understood(failure.get())?;
+                    return Err(Error::from(failure).into());
                 }
                 Spoken::Message(FromAgent::CommandEnded(code)) => {
                     if self.start.is_joined {
@@ -121,7 +122,16 @@ impl Booth {
                     }
                     return Ok(code);
                 }
-                other => return Err(protocol(&format!("{other:?} was not expected")).into()),
+                other @ (Spoken::Data(_)
+                | Spoken::Message(
+                    FromAgent::Ready { .. }
+                    | FromAgent::Begun
+                    | FromAgent::Heartbeat
+                    | FromAgent::Stored
+                    | FromAgent::Progress(_)
+                    | FromAgent::File { .. }
+                    | FromAgent::Done,
+                )) => return Err(protocol(&format!("{other:?} was not expected")).into()),
             }
         }
     }
@@ -162,6 +172,6 @@ fn print(printer: Printer, bytes: &[u8]) -> Result<()> {
     };
     written.map_err(|error| {
         let help = "keep stdout and stderr open until memgate ends";
-        Error::infrastructure(Stage::Output, format!("what the command printed: {error}"), help)
+        Error::caused(Stage::Output, "what the command printed cannot be written", error, help)
     })
 }

@@ -8,7 +8,7 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::Build;
 use memgate_evidence::{
-    error::{Error, Result, Stage},
+    error::{Error, FailureKind, Result, Stage},
     platform::Platform,
 };
 use nix::{
@@ -16,6 +16,46 @@ use nix::{
     unistd::Pid,
 };
 use tokio::process::Command;
+
+/// Why there is no executable.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum BuildError {
+    /// There is no Go toolchain.
+    #[error("no `go` on PATH and none in .tools/go/bin beside or above {directory}")]
+    #[diagnostic(help("install Go 1.22 or later, or name an executable with `binary:`"))]
+    NoGo {
+        /// The module's directory.
+        directory: PathBuf,
+    },
+    /// The toolchain does not start.
+    #[error("{go} cannot be started")]
+    #[diagnostic(help("check the Go toolchain"))]
+    NotStarted {
+        /// The `go` command.
+        go: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The program does not compile.
+    #[error("`go build {package}` in {directory} failed:\n{output}")]
+    #[diagnostic(help("fix the build; the command was {command}"))]
+    Failed {
+        /// The package.
+        package: String,
+        /// The module's directory.
+        directory: PathBuf,
+        /// The last lines that the compiler printed.
+        output: String,
+        /// The whole command, as a shell would take it.
+        command: String,
+    },
+}
+
+impl FailureKind for BuildError {
+    fn stage(&self) -> Stage {
+        Stage::Build
+    }
+}
 
 /// How many lines of the compiler's output an error shows.
 const SHOWN_LINES: usize = 20;
@@ -36,17 +76,13 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
     }
     command.arg(&build.package).env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
     let output = output_unless_cancelled(&mut command, cancel).await?;
-    let failed = |message: String, help: String| Err(Error::infrastructure(Stage::Build, message, help));
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => failed(
-            format!("`go build {}` in {} failed:\n{}", build.package, build.dir.display(), last_lines(&output.stderr)),
-            format!("fix the build; the command was {:?}", command.as_std()),
-        ),
-        Err(error) => {
-            failed(format!("{} cannot be started: {error}", go.display()), "check the Go toolchain".to_owned())
-        }
+    let output = output.map_err(|source| BuildError::NotStarted { go, source })?;
+    if output.status.success() {
+        return Ok(());
     }
+    let command = format!("{:?}", command.as_std());
+    let (package, directory) = (build.package.clone(), build.dir.clone());
+    Err(BuildError::Failed { package, directory, output: last_lines(&output.stderr), command }.into())
 }
 
 /// Runs the command to its end. If memgate is interrupted, kills it together with the compilers that it started.
@@ -75,10 +111,8 @@ fn find_go(directory: &Path) -> Result<PathBuf> {
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("go"));
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_path_buf());
     let of_project = directory.ancestors().map(|folder| folder.join(".tools/go/bin/go")).collect::<Vec<_>>();
-    on_path.chain(of_project).find(|candidate| candidate.is_file()).ok_or_else(|| {
-        let message = format!("no `go` on PATH and none in .tools/go/bin beside or above {}", directory.display());
-        Error::infrastructure(Stage::Build, message, "install Go 1.22 or later, or name an executable with `binary:`")
-    })
+    let go = on_path.chain(of_project).find(|candidate| candidate.is_file());
+    go.ok_or_else(|| BuildError::NoGo { directory }.into())
 }
 
 fn last_lines(output: &[u8]) -> String {

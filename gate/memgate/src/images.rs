@@ -14,7 +14,7 @@ use memgate_verdict::units;
 
 use crate::{
     architecture::architecture,
-    guests::{agent, cache, image_failed, kernel},
+    guest_runner::{GuestRunError, agent, cache, kernel},
     narrator::Narrator,
     preflight,
 };
@@ -47,9 +47,9 @@ pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
         let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
         let mirror = which.mirror.as_deref();
-        emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(image_failed)?;
+        emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(GuestRunError::Image)?;
         let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say);
-        lines += &line(&image.map_err(image_failed)?);
+        lines += &line(&image.map_err(GuestRunError::Image)?);
     }
     Ok(lines)
 }
@@ -60,7 +60,7 @@ pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
 /// When the cache cannot be read.
 pub fn list() -> Result<String> {
     let cache = cache()?;
-    let images = image::list(&cache).map_err(image_failed)?;
+    let images = image::list(&cache).map_err(GuestRunError::Image)?;
     let mut text = format!("In {}:\n", cache.dir.display());
     if images.is_empty() {
         text += "  no image yet; `memgate image build` makes one, and so does a check that needs it\n";
@@ -100,7 +100,7 @@ fn line(image: &Image) -> String {
 /// When the directory is not memgate's, or when something cannot be removed.
 pub fn clean() -> Result<String> {
     let cache = cache()?;
-    let freed = image::clean(&cache).map_err(image_failed)?;
+    let freed = image::clean(&cache).map_err(GuestRunError::Image)?;
     Ok(format!("{}: {} MiB freed\n", cache.dir.display(), freed >> 20))
 }
 
@@ -122,7 +122,8 @@ pub fn lock(which: &Which, file: &Path, narrator: &Narrator) -> Result<String> {
     }
     let hosts = if kernels.len() == KERNELS.len() { &emulator::HOSTS[..] } else { &[] };
     let mut say = |line: &str| narrator.say(line);
-    let lock = image::relock(&cache()?, &kernels, hosts, which.mirror.as_deref(), &mut say).map_err(image_failed)?;
-    lock.write(file).map_err(image_failed)?;
+    let lock =
+        image::relock(&cache()?, &kernels, hosts, which.mirror.as_deref(), &mut say).map_err(GuestRunError::Image)?;
+    lock.write(file).map_err(GuestRunError::Image)?;
     Ok(format!("{}\n", file.display()))
 }

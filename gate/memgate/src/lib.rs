@@ -6,10 +6,10 @@
 pub mod architecture;
 pub mod boot;
 pub mod cli;
-pub mod command;
+pub mod dispatch;
 pub mod doctor;
 pub mod gobuild;
-pub mod guests;
+pub mod guest_runner;
 pub mod images;
 pub mod judging;
 pub mod measure;

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    memgate::command::run(memgate::cli::Cli::parse())
+    memgate::dispatch::run(memgate::cli::Cli::parse())
 }

@@ -3,11 +3,15 @@
 use std::path::PathBuf;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use memgate_agent::{self as agent, cancel::Cancel};
+use memgate_agent::{self as agent, RunLogs, cancel::Cancel};
 use memgate_evidence::{Evidence, error::Result};
 use memgate_files::{evidence_file, names::RunFiles};
 
-use crate::{guests, narrator::Narrator, prepare::Bench};
+use crate::{
+    guest_runner::{self, GuestLogs},
+    narrator::Narrator,
+    prepare::Bench,
+};
 
 /// Runs the work for each bench and returns the results in any order. Native runs go one after the other, because they
 /// would disturb each other's measurements. Then as many guests run at once as this machine has processors for.
@@ -21,7 +25,7 @@ pub(crate) async fn side_by_side<'run, T>(
         done.push(work(bench).await?);
     }
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let widest = guests.iter().map(|bench| guests::processors(&bench.target.options)).max().unwrap_or(1);
+    let widest = guests.iter().map(|bench| guest_runner::processors(&bench.target.options)).max().unwrap_or(1);
     let at_once = (processors / usize::try_from(widest).unwrap_or(usize::MAX).max(1)).max(1);
     // If one fails, the others are dropped, which ends their guests.
     let guests = stream::iter(guests).map(|bench| work(bench)).buffered(at_once).try_collect::<Vec<_>>().await?;
@@ -44,10 +48,10 @@ impl Bench<'_> {
         for run in runs {
             let plan = self.plan(run);
             let title = format!("{} run {run}", self.target.title());
-            let progress = |progress| narrator.progress(&title, progress);
+            let event = |event| narrator.event(&title, event);
             let mut evidence = match &self.guests {
-                None => agent::run(&plan, &self.files(run), &progress, cancel).await?,
-                Some(guests) => guests.run(&plan, &self.guest_files(run), &progress, cancel).await?,
+                None => agent::run(&plan, &self.logs(run), &event, cancel).await?,
+                Some(guests) => guests.run(&plan, &self.guest_logs(run), &event, cancel).await?,
             };
             evidence.options = self.options.to_vec();
             evidence_file::write(&self.file(run), &evidence)?;
@@ -67,13 +71,13 @@ impl Bench<'_> {
         self.names(run).evidence()
     }
 
-    fn files(&self, run: u32) -> agent::Files {
+    fn logs(&self, run: u32) -> RunLogs {
         let names = self.names(run);
-        agent::Files { service_log: names.log("service"), load_log: names.log("load") }
+        RunLogs { service_log: names.log("service"), load_log: names.log("load") }
     }
 
-    fn guest_files(&self, run: u32) -> guests::Files {
+    fn guest_logs(&self, run: u32) -> GuestLogs {
         let names = self.names(run);
-        guests::Files { service_log: names.log("service"), console_log: names.log("console") }
+        GuestLogs { service_log: names.log("service"), console_log: names.log("console") }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use memgate_agent::Progress;
+use memgate_agent::RunEvent;
 
 /// Shows what memgate is doing.
 #[derive(Debug)]
@@ -30,16 +30,16 @@ impl Narrator {
         }
     }
 
-    /// Shows the progress of the run that `run` names.
-    pub fn progress(&self, run: &str, progress: Progress) {
-        let (what, length) = match progress {
-            Progress::Booting => ("starting a guest", None),
-            Progress::Resuming => ("resuming a guest", None),
-            Progress::Launching => ("starting the service", None),
-            Progress::WarmingUp(length) => ("warming up", Some(length)),
-            Progress::Measuring(length) => ("measuring", Some(length)),
-            Progress::Draining(length) => ("draining", Some(length)),
-            Progress::Stopping => ("stopping the service", None),
+    /// Shows what happens in the run that `run` names.
+    pub fn event(&self, run: &str, event: RunEvent) {
+        let (what, length) = match event {
+            RunEvent::Booting => ("starting a guest", None),
+            RunEvent::Resuming => ("resuming a guest", None),
+            RunEvent::Launching => ("starting the service", None),
+            RunEvent::WarmingUp(length) => ("warming up", Some(length)),
+            RunEvent::Measuring(length) => ("measuring", Some(length)),
+            RunEvent::Draining(length) => ("draining", Some(length)),
+            RunEvent::Stopping => ("stopping the service", None),
         };
         match (&self.bar, length) {
             (Some(bar), Some(length)) => {

@@ -1,12 +1,42 @@
 //! Checks what a run needs of the machine, before anything is built or started.
 
 use memgate_evidence::{
-    error::{Error, Result, Stage},
+    error::{FailureKind, Result, Stage},
     platform::{Platform, Runner},
     tier::Tier,
 };
 
-/// The capabilities that the collectors need, by number (include/uapi/linux/capability.h, Linux 6.18).
+/// What a run lacks on this machine.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum PreflightError {
+    /// The platform is another machine's.
+    #[error("{platform} is not this machine's platform and cannot run natively")]
+    #[diagnostic(help(
+        "run memgate on a machine of that platform, or leave the runner out: memgate then starts a guest"
+    ))]
+    NotNative {
+        /// The platform.
+        platform: Platform,
+    },
+    /// What memgate may do is not known.
+    #[error("/proc/self/status cannot be read")]
+    #[diagnostic(help("mount procfs at /proc"))]
+    Status(#[source] procfs::ProcError),
+    /// memgate may not do what the collectors need.
+    #[error("memgate lacks {}, which BPF probes on a service need", .0.join(", "))]
+    #[diagnostic(help(
+        "run memgate as root (in a container: privileged), or with `--tier T0`, which does without BPF"
+    ))]
+    Capabilities(Vec<&'static str>),
+}
+
+impl FailureKind for PreflightError {
+    fn stage(&self) -> Stage {
+        Stage::Preflight
+    }
+}
+
+/// Capabilities that the collectors need, by number (include/uapi/linux/capability.h, Linux 6.18).
 const CAPABILITIES: [(u32, &str); 4] =
     [(38, "CAP_PERFMON"), (39, "CAP_BPF"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
 
@@ -18,13 +48,8 @@ const CAPABILITIES: [(u32, &str); 4] =
 pub fn place(platform: Platform, runner: Option<Runner>) -> Result<Runner> {
     let is_host = platform == Platform::host();
     match runner.unwrap_or(if is_host { Runner::Native } else { Runner::Qemu }) {
-        Runner::Native if !is_host => {
-            let message = format!("{platform} is not this machine's platform and cannot run natively");
-            let help =
-                "run memgate on a machine of that platform, or leave the runner out: memgate then starts a guest";
-            Err(Error::infrastructure(Stage::Preflight, message, help))
-        }
-        runner => Ok(runner),
+        Runner::Native if !is_host => Err(PreflightError::NotNative { platform }.into()),
+        runner @ (Runner::Native | Runner::Qemu) => Ok(runner),
     }
 }
 
@@ -37,19 +62,9 @@ pub fn collectors(tier: Option<Tier>) -> Result<()> {
     if tier == Some(Tier::T0) {
         return Ok(());
     }
-    let status = procfs::process::Process::myself().and_then(|process| process.status()).map_err(|error| {
-        Error::infrastructure(Stage::Preflight, format!("/proc/self/status: {error}"), "mount procfs at /proc")
-    })?;
-    let missing = missing_capabilities(status.capeff);
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let message = format!("memgate lacks {}, which BPF probes on a service need", missing.join(", "));
-    Err(Error::infrastructure(
-        Stage::Preflight,
-        message,
-        "run memgate as root (in a container: privileged), or with `--tier T0`, which does without BPF",
-    ))
+    let status = procfs::process::Process::myself().and_then(|process| process.status());
+    let missing = missing_capabilities(status.map_err(PreflightError::Status)?.capeff);
+    if missing.is_empty() { Ok(()) } else { Err(PreflightError::Capabilities(missing).into()) }
 }
 
 fn missing_capabilities(effective: u64) -> Vec<&'static str> {

@@ -9,15 +9,15 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::Executable;
 use memgate_evidence::{
-    error::{Error, InputError, Result, Stage},
+    error::{Error, InputError, Result},
     plan::{Collecting, Plan},
     platform::{Platform, Runner},
 };
-use memgate_files::names::RunFiles;
+use memgate_files::{OutputError, names::RunFiles};
 
 use crate::{
     gobuild,
-    guests::Guests,
+    guest_runner::GuestRunner,
     narrator::Narrator,
     preflight,
     select::{Selection, Target},
@@ -47,7 +47,7 @@ pub(crate) struct Bench<'run> {
     /// Of the command line; see [`Selection::options`].
     pub(crate) options: &'run [String],
     /// The guests, unless this machine itself runs the service.
-    pub(crate) guests: Option<Guests>,
+    pub(crate) guests: Option<GuestRunner>,
 }
 
 impl<'run> Bench<'run> {
@@ -70,7 +70,7 @@ impl<'run> Bench<'run> {
                 let directory = out.join("build").join(target.platform.folder());
                 make_directory(&directory)?;
                 let executable = std::path::absolute(directory.join(&target.service.name))
-                    .map_err(|error| cannot_write(out, &error))?;
+                    .map_err(|error| cannot_write(out, error))?;
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
                 gobuild::build(&build, target.platform, &executable, cancel).await?;
@@ -81,7 +81,9 @@ impl<'run> Bench<'run> {
         let mut say = |line: &str| narrator.say(&format!("{}: {line}", target.platform));
         let guests = match place {
             Runner::Native => None,
-            Runner::Qemu => Some(Guests::prepare(target.platform, &target.options, selection.snapshots, &mut say)?),
+            Runner::Qemu => {
+                Some(GuestRunner::prepare(target.platform, &target.options, selection.snapshots, &mut say)?)
+            }
         };
         let bench =
             Self { target, executable, out, collecting: selection.collecting, options: &selection.options, guests };
@@ -104,21 +106,20 @@ fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Resu
 }
 
 pub(crate) fn make_directory(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))
+    fs::create_dir_all(directory).map_err(|error| cannot_write(directory, error))
 }
 
-fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
-    let help = "give another directory with --out, or make room";
-    Error::infrastructure(Stage::Output, format!("{}: {error}", path.display()), help)
+fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+    OutputError::Path { path: path.to_owned(), option: "--out", source }.into()
 }
 
 /// Removes the files that an earlier command left for the same service and platform, so that nobody takes them for
 /// files of this command.
 fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
-    for entry in fs::read_dir(out).map_err(|error| cannot_write(out, &error))?.flatten() {
+    for entry in fs::read_dir(out).map_err(|error| cannot_write(out, error))?.flatten() {
         let name = entry.file_name();
         if RunFiles::are_of(&name.to_string_lossy(), &target.service.name, target.platform) {
-            fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), &error))?;
+            fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), error))?;
         }
     }
     Ok(())

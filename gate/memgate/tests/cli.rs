@@ -205,7 +205,7 @@ fn formats_go_to_files_and_one_to_stdout() {
     assert_fails(
         &recorded.judge(&["--format", "pdf"]),
         2,
-        &["pdf", "expected one of terminal, json, markdown, junit, github"],
+        &["pdf", &format!("expected one of {}", Format::ALL.map(Format::name).join(", "))],
     );
 }
 

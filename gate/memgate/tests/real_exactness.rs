@@ -11,7 +11,7 @@ use common::{
     uaa::{self, Truth, left, post},
 };
 use memgate::gobuild;
-use memgate_agent::{self as agent, Files, Progress, cancel::Cancel};
+use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
     Evidence, Exactness, Series,
@@ -85,13 +85,13 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
         .unwrap();
     let truth = RefCell::new(None);
     let progress = |progress| {
-        if progress == Progress::Stopping {
+        if progress == RunEvent::Stopping {
             act(port);
             truth.replace(Some(uaa::truth_at_rest(service(&plan.executable), port)));
         }
     };
     let files =
-        Files { service_log: directory.path().join("service.log"), load_log: directory.path().join("load.log") };
+        RunLogs { service_log: directory.path().join("service.log"), load_log: directory.path().join("load.log") };
     let evidence = runtime.block_on(agent::run(&plan, &files, &progress, &Cancel::never()));
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
 }

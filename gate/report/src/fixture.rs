@@ -8,7 +8,7 @@ use memgate_evidence::{
 use memgate_verdict::{
     metric::{Metric, Unit},
     results::{GateResult, Report, SCHEMA, ServiceResult, Verdict},
-    summarise::{Place, SignalNote, Site, SiteKind, Trust},
+    summarise::{SignalNote, Site, SiteKind, SourceLocation, Trust},
 };
 
 /// Text that a service could put into its name, its logs or its answers to break out of a report.
@@ -46,13 +46,13 @@ pub(super) fn gate(metric: Metric, verdict: Verdict, figures: [Option<f64>; 5], 
 }
 
 /// A place in the repository if its path is relative.
-pub(super) fn place(function: &str, file: &str, line: u32) -> Place {
+pub(super) fn place(function: &str, file: &str, line: u32) -> SourceLocation {
     let in_repository = !file.is_empty() && !file.starts_with('/');
-    Place { function: function.into(), file: file.into(), line, in_repository }
+    SourceLocation { function: function.into(), file: file.into(), line, in_repository }
 }
 
 /// A site of 1.5 MiB with 37 samples.
-pub(super) fn site(kind: SiteKind, at: Place, own: Option<Place>) -> Site {
+pub(super) fn site(kind: SiteKind, at: SourceLocation, own: Option<SourceLocation>) -> Site {
     let sampled = kind == SiteKind::Heap;
     Site {
         kind,
@@ -68,7 +68,7 @@ pub(super) fn site(kind: SiteKind, at: Place, own: Option<Place>) -> Site {
 }
 
 /// Goroutines that one `go` statement started.
-fn goroutines(at: Place, starts: &str) -> Site {
+fn goroutines(at: SourceLocation, starts: &str) -> Site {
     let site = site(SiteKind::Goroutines, at.clone(), Some(at));
     Site { starts: Some(starts.into()), amount: 12.0, unit: Unit::Count, share: 1.0, ..site }
 }
@@ -181,8 +181,8 @@ fn growth() -> GateResult {
 
 /// A gate that has this text wherever it can have any.
 pub(super) fn hostile_gate(text: &str) -> GateResult {
-    let place = Place { function: text.into(), file: text.into(), line: 7, in_repository: true };
-    let other = Place { line: 8, ..place.clone() };
+    let place = SourceLocation { function: text.into(), file: text.into(), line: 7, in_repository: true };
+    let other = SourceLocation { line: 8, ..place.clone() };
     let site = Site { starts: Some(text.into()), ..site(SiteKind::Heap, other, Some(place)) };
     let figures = [Some(1.0), Some(1.0), Some(1.0), Some(0.0), None];
     GateResult { sites: vec![site], ..gate(Metric::OomKills, Verdict::Regressed, figures, text) }

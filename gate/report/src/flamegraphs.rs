@@ -8,10 +8,10 @@ use std::{
 use inferno::flamegraph::{self, Options, Palette, color::MultiPalette};
 use memgate_evidence::{
     Evidence,
-    error::{Error, Result, Stage},
+    error::{Error, Result},
     platform::Platform,
 };
-use memgate_files::{names, whole as atomic_file};
+use memgate_files::{OutputError, names, whole as atomic_file};
 use memgate_verdict::summarise::{FlameGraph, Graph, flame_graphs};
 
 use super::text;
@@ -30,7 +30,7 @@ pub struct FlameGraphFiles {
 /// command.
 ///
 /// # Errors
-/// [`Error::Infrastructure`] at [`Stage::Output`] when a file cannot be written or removed.
+/// [`OutputError::Path`] when a file cannot be written or removed.
 pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<FlameGraphFiles> {
     let Some(first) = runs.first() else { return Ok(FlameGraphFiles::default()) };
     let made = flame_graphs(runs);
@@ -38,10 +38,7 @@ pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<FlameGr
     let mut files = Vec::new();
     for graph in &made.graphs {
         let [picture, stacks] = paths(directory, &first.service, first.platform, graph.graph);
-        write(
-            &picture,
-            &svg(graph, &title(first, runs.len(), graph.graph)).map_err(|error| failed(&picture, &error))?,
-        )?;
+        write(&picture, &svg(graph, &title(first, runs.len(), graph.graph)).map_err(|error| failed(&picture, error))?)?;
         write(&stacks, graph.folded.as_bytes())?;
         files.extend([picture, stacks]);
     }
@@ -58,9 +55,9 @@ fn remove_old(directory: &Path, service: &str, platform: Platform) -> Result<()>
     for file in Graph::ALL.into_iter().flat_map(|graph| paths(directory, service, platform, graph)) {
         match fs::remove_file(&file) {
             Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Err(failed(&file, &error));
+                return Err(failed(&file, error));
             }
-            _ => {}
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(())
@@ -85,12 +82,11 @@ fn svg(graph: &FlameGraph, title: &str) -> io::Result<Vec<u8>> {
 }
 
 fn write(path: &Path, contents: &[u8]) -> Result<()> {
-    atomic_file::write(path, contents).map_err(|error| failed(path, &error))
+    atomic_file::write(path, contents).map_err(|error| failed(path, error))
 }
 
-fn failed(path: &Path, error: &io::Error) -> Error {
-    let help = "give another directory with --out, or make room";
-    Error::infrastructure(Stage::Output, format!("{}: {error}", path.display()), help)
+fn failed(path: &Path, source: io::Error) -> Error {
+    OutputError::Path { path: path.to_owned(), option: "--out", source }.into()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use memgate_verdict::{
     results::{Report, ServiceResult, Verdict},
-    summarise::Place,
+    summarise::SourceLocation,
 };
 
 use super::{Style, markdown, text, view};
@@ -60,7 +60,7 @@ pub fn step_summary(report: &Report) -> String {
 struct Annotation<'a> {
     level: Level,
     /// Its place in the repository.
-    place: Option<&'a Place>,
+    place: Option<&'a SourceLocation>,
     title: String,
     message: String,
 }

@@ -69,7 +69,11 @@ fn gate_case(class: String, gate: &GateResult, result: &ServiceResult) -> TestCa
     let mut case = case(class, gate.metric.name(), gate.verdict, &reason, &details);
     case.set_system_out(match gate.verdict {
         Verdict::Pass => view::figures(gate),
-        verdict => format!("{}: {reason}\n{}", verdict.name(), view::figures(gate)),
+        verdict @ (Verdict::Improved
+        | Verdict::Advisory
+        | Verdict::NoBaseline
+        | Verdict::Inconclusive
+        | Verdict::Regressed) => format!("{}: {reason}\n{}", verdict.name(), view::figures(gate)),
     });
     case
 }

@@ -18,7 +18,7 @@ pub use format::{Format, Output, Style, render, validate};
 pub use github::step_summary;
 pub use repository::locate;
 pub use view::repeat_command;
-pub use write::{append_step_summary, write};
+pub use write::{FailedOutput, ReportError, append_step_summary, write};
 
 #[cfg(test)]
 mod fixture;

@@ -1,6 +1,6 @@
 //! Finds the report's source files that lie in the repository.
 
-use memgate_verdict::{results::ServiceResult, summarise::Place};
+use memgate_verdict::{results::ServiceResult, summarise::SourceLocation};
 
 /// Makes the paths of source files below the repository's root relative to the root, as CI systems need them.
 ///
@@ -10,7 +10,7 @@ pub fn locate(result: &mut ServiceResult, root: &str) {
     let sites = result.gates.iter_mut().flat_map(|gate| &mut gate.sites);
     for place in sites.flat_map(|site| [Some(&mut site.at), site.own.as_mut()]).flatten() {
         if let Some(file) = below(root, &place.file) {
-            *place = Place { file: file.to_owned(), in_repository: true, ..place.clone() };
+            *place = SourceLocation { file: file.to_owned(), in_repository: true, ..place.clone() };
         }
     }
 }

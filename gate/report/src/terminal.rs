@@ -100,10 +100,10 @@ const fn colour(verdict: Verdict) -> Color {
 /// The verdict's name in the colours of the table, as ANSI X3.64 (SGR) defines them.
 fn verdict(verdict: Verdict, style: Style) -> String {
     let name = verdict.name();
-    let code = match colour(verdict) {
-        Color::DarkGreen => 32,
-        Color::DarkYellow => 33,
-        _ => 31,
+    let code = match verdict {
+        Verdict::Pass | Verdict::Improved => 32,
+        Verdict::Advisory | Verdict::NoBaseline | Verdict::Inconclusive => 33,
+        Verdict::Regressed => 31,
     };
     if style.colour { format!("\x1b[1;{code}m{name}\x1b[0m") } else { name.to_owned() }
 }

@@ -1,13 +1,10 @@
 use std::io;
 
-use memgate_evidence::{
-    error::{Error, Stage},
-    platform::Platform,
-};
+use memgate_evidence::{error::Error, platform::Platform};
 use memgate_verdict::{
     metric::Metric,
     results::{GateResult, Report, ServiceResult, Verdict},
-    summarise::{Place, SiteKind, Trust},
+    summarise::{SiteKind, SourceLocation, Trust},
 };
 use proptest::prelude::*;
 
@@ -141,7 +138,7 @@ fn github_levels_follow_the_exit_code() {
 
 #[test]
 fn github_annotates_the_services_own_code_in_the_repository() {
-    let annotated = |own: Option<Place>| {
+    let annotated = |own: Option<SourceLocation>| {
         let sites = vec![site(SiteKind::Heap, place("bytes.growSlice", "go/src/bytes/buffer.go", 249), own)];
         let gate = GateResult { sites, ..gate(Metric::RssPeak, Verdict::Regressed, [None; 5], "why") };
         let text = render(&report_of(vec![result("s", Platform::LinuxAmd64, vec![gate], &[])]), Format::Github, wide());
@@ -219,7 +216,7 @@ fn formats_are_parsed() {
     for format in Format::ALL {
         assert_eq!(format.name().parse(), Ok(format));
     }
-    let list = "expected one of terminal, json, markdown, junit, github";
+    let list = format!("expected one of {}", Format::ALL.map(Format::name).join(", "));
     assert_eq!("xml".parse::<Format>(), Err(format!("`xml` is not a format; {list}")));
     assert_eq!(
         "html".parse::<Format>(),
@@ -279,7 +276,8 @@ fn one_failure_does_not_keep_the_others_from_being_written() {
     ];
     let mut stdout = Vec::new();
     let error = write(&outputs, &report(), &mut stdout, Style::default()).unwrap_err();
-    assert!(matches!(error, Error::Infrastructure { stage: Stage::Output, .. }));
+    assert!(matches!(error.kind(), Some(ReportError::Outputs { others, .. }) if others.len() == 1));
+    assert!(std::error::Error::source(&error).is_some());
     assert_eq!(error.exit_code(), 4);
     let text = error.to_string();
     assert!(text.contains(&format!("as junit cannot be written to {}: is a directory", taken.display())), "{text}");
@@ -294,7 +292,8 @@ fn a_closed_pipe_is_an_error() {
     let outputs = [Output { format: Format::Json, file: None }];
     let error = write(&outputs, &report(), &mut writer, Style::default()).unwrap_err();
     assert!(error.to_string().contains("standard output: Broken pipe"), "{error}");
-    let Error::Infrastructure { help: Some(help), .. } = error else { panic!("{error:?}") };
+    let Error::Infrastructure(failure) = error else { panic!("{error:?}") };
+    let help = failure.text().help.unwrap_or_default();
     assert!(help.contains("evidence is kept") && help.contains("memgate report"), "{help}");
 }
 

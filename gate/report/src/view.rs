@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use memgate_verdict::{
     metric::Unit,
     results::{GateResult, Report, ServiceResult, Verdict},
-    summarise::{Place, SignalNote, Site, SiteKind, Trust},
+    summarise::{SignalNote, Site, SiteKind, SourceLocation, Trust},
 };
 
 use super::text;
@@ -114,7 +114,7 @@ fn site(site: &Site) -> String {
 }
 
 /// `main.(*store).put, store/store.go:42`, as far as the place is known.
-fn place(place: &Place) -> String {
+fn place(place: &SourceLocation) -> String {
     let function = text::visible(&place.function);
     match (place.file.as_str(), place.line) {
         ("", _) => function,
@@ -136,10 +136,13 @@ fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
     let count = match (of_trust.len(), trust) {
         (0, _) => return None,
         (count, Trust::Exact) => format!("{} exact", counted(count, "signal")),
-        (count, _) => format!("{count} {}", trust.name()),
+        (count, Trust::Sampled | Trust::Bucketed | Trust::Inexact | Trust::Missing) => {
+            format!("{count} {}", trust.name())
+        }
     };
-    if matches!(trust, Trust::Exact | Trust::Sampled) {
-        return Some(count);
+    match trust {
+        Trust::Exact | Trust::Sampled => return Some(count),
+        Trust::Bucketed | Trust::Inexact | Trust::Missing => {}
     }
     // Missing signals mostly have the same reason.
     let why = of_trust.chunk_by(|one, next| one.reason == next.reason).map(|alike| {
@@ -151,7 +154,7 @@ fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
 }
 
 /// The place for the gate's annotation: the service's own code in the first call site, if that is in the repository.
-pub(super) fn annotated(gate: &GateResult) -> Option<&Place> {
+pub(super) fn annotated(gate: &GateResult) -> Option<&SourceLocation> {
     gate.sites.first()?.own.as_ref().filter(|own| own.in_repository && own.line > 0)
 }
 

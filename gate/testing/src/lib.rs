@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use memgate_evidence::{
     Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, Histogram, Pauses, Phases, RequestCounts,
-    Requests, Series, Signal, Signals, Span, SpanRefills, StopReason, WorldStops,
+    Requests, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
     platform::{Platform, Runner},
     tier::Tier,
 };
@@ -15,11 +15,11 @@ use memgate_evidence::{
 /// A second, ns.
 pub const SECOND: u64 = 1_000_000_000;
 /// The warm-up of the synthetic runs, up to the measuring phase.
-pub const WARMUP: Span = Span { start_ns: SECOND, end_ns: 10 * SECOND };
+pub const WARMUP: TimeSpan = TimeSpan { start_ns: SECOND, end_ns: 10 * SECOND };
 /// The measuring phase of the synthetic runs.
-pub const MEASURE: Span = Span { start_ns: 10 * SECOND, end_ns: 70 * SECOND };
+pub const MEASURE: TimeSpan = TimeSpan { start_ns: 10 * SECOND, end_ns: 70 * SECOND };
 /// The drain of the synthetic runs.
-pub const DRAIN: Span = Span { start_ns: 70 * SECOND, end_ns: 75 * SECOND };
+pub const DRAIN: TimeSpan = TimeSpan { start_ns: 70 * SECOND, end_ns: 75 * SECOND };
 
 /// Pseudo-random numbers with a fixed seed: SplitMix64 (G. L. Steele et al., OOPSLA 2014).
 #[derive(Debug)]
@@ -154,8 +154,8 @@ fn mappings() -> Durations {
 
 /// A window of a tenth of a second in every second, with a miss for every 50 refills.
 fn refills() -> SpanRefills {
-    let windows: Vec<Span> = (0..DRAIN.end_ns / SECOND)
-        .map(|second| Span { start_ns: second * SECOND, end_ns: second * SECOND + SECOND / 10 })
+    let windows: Vec<TimeSpan> = (0..DRAIN.end_ns / SECOND)
+        .map(|second| TimeSpan { start_ns: second * SECOND, end_ns: second * SECOND + SECOND / 10 })
         .collect();
     SpanRefills { refills: vec![50; windows.len()], misses: vec![1; windows.len()], windows }
 }

@@ -7,6 +7,7 @@
 pub mod baseline;
 pub mod judge;
 pub mod metric;
+pub mod profile;
 pub mod quoted;
 pub mod results;
 pub mod summarise;

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::summarise::Profile;
+use crate::profile::Profile;
 
 const MIB: f64 = 1024.0 * 1024.0;
 

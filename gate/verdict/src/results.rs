@@ -123,7 +123,18 @@ impl Verdict {
 
     /// Whether the gate passes or is improved.
     pub const fn is_good(self) -> bool {
-        matches!(self, Self::Pass | Self::Improved)
+        match self {
+            Self::Pass | Self::Improved => true,
+            Self::Advisory | Self::NoBaseline | Self::Inconclusive | Self::Regressed => false,
+        }
+    }
+
+    /// Whether somebody is to act, so that the report says where.
+    pub const fn asks_for_action(self) -> bool {
+        match self {
+            Self::Regressed | Self::Inconclusive | Self::Advisory => true,
+            Self::Pass | Self::Improved | Self::NoBaseline => false,
+        }
     }
 
     /// The process exit code: 0, 1 or 3.

@@ -17,7 +17,6 @@ mod worth;
 pub use collector::Boundary;
 pub use memory::{ProcessMemory, RemoteMemory};
 pub use options::Options;
-use programs::Programs;
 pub use programs::tier;
 pub use recorder::{Elsewhere, Recorder};
 pub use sampler::{Requested, Sampler};

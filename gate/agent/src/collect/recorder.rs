@@ -3,20 +3,15 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use memgate_ebpf::{Record, kind};
-use memgate_evidence::{
-    Code, Requests, Signals,
-    error::{Error, Result, Stage},
-    platform::Platform,
-    tier::Tier,
-};
+use memgate_evidence::{Code, Requests, Signals, error::Result, platform::Platform, tier::Tier};
 use memgate_goexe::{GoExe, Runtime};
 use nix::unistd::Pid;
 
 use super::{
-    Boundary, Options,
     code::Symboliser,
-    collector::{Collector, Mapped, Reading, Scene},
+    collector::{Boundary, Collector, Mapped, Reading, Scene},
     memory::{ProcessMemory, ServiceMemory},
+    options::Options,
     programs::{Attached, attach},
     service::ServiceProcess,
     sources::{
@@ -112,16 +107,10 @@ impl Recorder {
     /// # Errors
     /// Fails if the process's memory cannot be read. What the kernel refuses of BPF leaves signals missing, or lowers the tier.
     pub fn attach(exe: &GoExe, pid: Pid, clock: Clock, options: Options) -> Result<Self> {
-        let failed =
-            |what: String| Error::infrastructure(Stage::Collect, what, "mount procfs at /proc and run as root");
-        let service = ServiceProcess::open(format!("/proc/{pid}").into()).map_err(failed)?;
-        let bias = if exe.position_independent { service.load_bias(&exe.segments) } else { Ok(0) };
-        let bias = bias.map_err(|error| failed(format!("where the service is loaded: {error}")))?;
-        let is_same = exe.file.map_or(Ok(true), |file| service.runs(file));
-        if !is_same.map_err(|error| failed(format!("the service's executable: {error}")))? {
-            let message = format!("{} was replaced between its reading and its start", exe.path.display());
-            let help = "run memgate again when nothing builds it meanwhile";
-            return Err(Error::infrastructure(Stage::Collect, message, help));
+        let service = ServiceProcess::open(format!("/proc/{pid}").into())?;
+        let bias = if exe.position_independent { service.load_bias(&exe.segments)? } else { 0 };
+        if let Some(file) = exe.file {
+            service.must_run(file, &exe.path)?;
         }
         let scene = Scene {
             clock,

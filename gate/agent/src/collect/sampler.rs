@@ -11,7 +11,7 @@ use std::{
 
 use memgate_evidence::error::{Error, Result, Stage};
 
-use super::{Boundary, Recorder};
+use super::{collector::Boundary, recorder::Recorder};
 use crate::load::Progress;
 
 /// Between two ticks of the recorder.

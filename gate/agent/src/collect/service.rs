@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use memgate_evidence::error::{FailureKind, Stage};
 use memgate_goexe::FileIdentity;
 use procfs::{
     ProcResult,
@@ -27,6 +28,32 @@ pub(super) struct ServiceProcess {
     replaced: Option<String>,
     /// Names of processes that the service started.
     others: BTreeSet<String>,
+}
+
+/// Why the launched process cannot be watched.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub(super) enum ServiceError {
+    /// Its entry in /proc cannot be read.
+    #[error("the service's entry in /proc cannot be read")]
+    #[diagnostic(help("mount procfs at /proc and run as root"))]
+    Entry(#[source] procfs::ProcError),
+    /// Its executable cannot be looked at.
+    #[error("the executable that the service runs cannot be looked at")]
+    #[diagnostic(help("mount procfs at /proc and run as root"))]
+    Executable(#[source] io::Error),
+    /// It runs another file than the one that was read.
+    #[error("{path} was replaced between its reading and its start")]
+    #[diagnostic(help("run memgate again when nothing builds it meanwhile"))]
+    Replaced {
+        /// The executable.
+        path: PathBuf,
+    },
+}
+
+impl FailureKind for ServiceError {
+    fn stage(&self) -> Stage {
+        Stage::Collect
+    }
 }
 
 /// What a process executes: another execution of the same file has another stack.
@@ -49,21 +76,22 @@ impl ServiceProcess {
     /// The process whose entry in /proc is `entry`: `/proc/4242`.
     ///
     /// # Errors
-    /// Fails if the entry cannot be read, and says what of it; for a person.
-    pub(super) fn open(entry: PathBuf) -> Result<Self, String> {
-        let process = Process::new_with_root(entry.clone());
-        let process = process.map_err(|error| format!("the service's entry in /proc: {error}"))?;
-        let stat = process.stat().map_err(|error| format!("the service's status: {error}"))?;
-        let identity = Identity::of(&entry, &stat).map_err(|error| format!("the service's executable: {error}"))?;
+    /// Fails if the entry cannot be read.
+    pub(super) fn open(entry: PathBuf) -> Result<Self, ServiceError> {
+        let process = Process::new_with_root(entry.clone()).map_err(ServiceError::Entry)?;
+        let stat = process.stat().map_err(ServiceError::Entry)?;
+        let identity = Identity::of(&entry, &stat).map_err(ServiceError::Executable)?;
         Ok(Self { process, entry, identity, stat: Ok(stat), replaced: None, others: BTreeSet::new() })
     }
 
-    /// Whether it runs the very file that was read.
+    /// Checks that it runs the very file that was read at `path`.
     ///
     /// # Errors
-    /// Fails if the process is gone.
-    pub(super) fn runs(&self, file: FileIdentity) -> io::Result<bool> {
-        Ok(FileIdentity::of(&fs::metadata(self.entry.join("exe"))?) == file)
+    /// Fails if the process is gone or runs another file.
+    pub(super) fn must_run(&self, file: FileIdentity, path: &Path) -> Result<(), ServiceError> {
+        let metadata = fs::metadata(self.entry.join("exe")).map_err(ServiceError::Executable)?;
+        let same = FileIdentity::of(&metadata) == file;
+        if same { Ok(()) } else { Err(ServiceError::Replaced { path: path.to_owned() }) }
     }
 
     /// Its entry in /proc.
@@ -119,10 +147,10 @@ impl ServiceProcess {
     ///
     /// # Errors
     /// Fails if the process is gone.
-    pub(super) fn load_bias(&self, segments: &[Range<u64>]) -> ProcResult<u64> {
-        let loaded = self.process.exe()?;
+    pub(super) fn load_bias(&self, segments: &[Range<u64>]) -> Result<u64, ServiceError> {
+        let loaded = self.process.exe().map_err(ServiceError::Entry)?;
         let is_executable = |map: &&MemoryMap| map.pathname == MMapPath::Path(loaded.clone());
-        let maps = self.process.maps()?;
+        let maps = self.process.maps().map_err(ServiceError::Entry)?;
         let first = maps.0.iter().filter(is_executable).map(|map| map.address.0).min();
         let lowest = segments.iter().map(|segment| segment.start & !(environment::page_size() - 1)).min();
         Ok(first.unwrap_or(0).wrapping_sub(lowest.unwrap_or(0)))

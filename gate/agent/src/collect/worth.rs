@@ -2,7 +2,7 @@
 
 use memgate_evidence::{Exactness, Signal};
 
-use super::{Programs, programs::ProgramError};
+use super::programs::{ProgramError, Programs};
 
 pub(super) const COUNTERS: &str =
     "the runtime's counters, read from the service's memory at 5 Hz and at the phases' ends";
@@ -77,7 +77,7 @@ impl Default for Ending {
 impl Ending {
     pub(super) fn new(doubt: Option<String>, cross_check: Option<String>, programs: Option<&dyn Programs>) -> Self {
         let lost = programs.map_or(Ok(Vec::new()), Programs::lost);
-        Self { doubt, cross_check, lost: lost.map_err(|error: ProgramError| error.to_string()) }
+        Self { doubt, cross_check, lost: lost.map_err(|error: ProgramError| error.reason()) }
     }
 
     /// How many records of these kinds were lost, or why that is unknown.

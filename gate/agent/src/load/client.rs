@@ -1,4 +1,4 @@
-//! One client: a keep-alive connection and a cookie jar for each target.
+//! One client: a keep-alive connection and a cookie jar for each endpoint.
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -9,12 +9,12 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::JoinSet};
 
-use super::{Failure, Target, cookies::Jar, kind::Kind};
+use super::{Endpoint, RequestFailure, RequestKind, cookies::Jar};
 
 /// One client of the service, as a browser or another service would be.
 #[derive(Debug)]
 pub(crate) struct Client {
-    /// One for each target.
+    /// One for each endpoint.
     sessions: Vec<Session>,
 }
 
@@ -33,23 +33,27 @@ struct Connection {
 
 impl Client {
     /// A client without connections or cookies.
-    pub(crate) fn new(targets: usize) -> Self {
-        Self { sessions: std::iter::repeat_with(Session::default).take(targets).collect() }
+    pub(crate) fn new(endpoints: usize) -> Self {
+        Self { sessions: std::iter::repeat_with(Session::default).take(endpoints).collect() }
     }
 
     /// Sends a request and reads the whole answer, connecting first where there is no connection.
     ///
     /// When the future is dropped before its end, or fails, the connection is closed and the next request makes a new one.
-    pub(crate) async fn exchange(&mut self, kind: &Kind, targets: &[Target]) -> Result<StatusCode, Failure> {
-        let session = &mut self.sessions[kind.target];
+    pub(crate) async fn exchange(
+        &mut self,
+        kind: &RequestKind,
+        endpoints: &[Endpoint],
+    ) -> Result<StatusCode, RequestFailure> {
+        let session = &mut self.sessions[kind.endpoint];
         let mut request = kind.request().map(Full::new);
         session.jar.add_to(request.headers_mut());
-        let (connection, response) = send(session.connection.take(), request, &targets[kind.target]).await?;
+        let (connection, response) = send(session.connection.take(), request, &endpoints[kind.endpoint]).await?;
         session.jar.store(response.headers());
         let status = response.status();
         discard(response.into_body()).await?;
         session.connection = Some(connection);
-        if kind.expects(status) { Ok(status) } else { Err(Failure::Status(status)) }
+        if kind.expects(status) { Ok(status) } else { Err(RequestFailure::Status(status)) }
     }
 }
 
@@ -61,8 +65,8 @@ impl Client {
 async fn send(
     idle: Option<Connection>,
     request: Request<Full<Bytes>>,
-    target: &Target,
-) -> Result<(Connection, Response<Incoming>), Failure> {
+    endpoint: &Endpoint,
+) -> Result<(Connection, Response<Incoming>), RequestFailure> {
     let mut request = request;
     if let Some(mut connection) = idle
         && connection.sender.ready().await.is_ok()
@@ -71,22 +75,23 @@ async fn send(
             Ok(response) => return Ok((connection, response)),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
-                None => return Err(Failure::from_hyper(error.error())),
+                None => return Err(RequestFailure::from_hyper(error.error())),
             },
         }
     }
-    let mut connection = connect(target).await?;
+    let mut connection = connect(endpoint).await?;
     match connection.sender.send_request(request).await {
         Ok(response) => Ok((connection, response)),
-        Err(error) => Err(Failure::from_hyper(&error)),
+        Err(error) => Err(RequestFailure::from_hyper(&error)),
     }
 }
 
-async fn connect(target: &Target) -> Result<Connection, Failure> {
-    let stream = TcpStream::connect(&target.addresses[..]).await.map_err(|error| Failure::from_io(&error))?;
+async fn connect(endpoint: &Endpoint) -> Result<Connection, RequestFailure> {
+    let stream = TcpStream::connect(&endpoint.addresses[..]).await.map_err(|error| RequestFailure::from_io(&error))?;
     // Without it, the kernel holds back the end of a request until the peer has acknowledged its beginning.
-    stream.set_nodelay(true).map_err(|error| Failure::from_io(&error))?;
-    let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| Failure::from_hyper(&error))?;
+    stream.set_nodelay(true).map_err(|error| RequestFailure::from_io(&error))?;
+    let (sender, driver) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| RequestFailure::from_hyper(&error))?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         // What fails here also fails the request that is on its way, which counts it.
@@ -96,9 +101,9 @@ async fn connect(target: &Target) -> Result<Connection, Failure> {
 }
 
 /// Reads a body to its end, keeping nothing: it may be of any size.
-async fn discard(mut body: Incoming) -> Result<(), Failure> {
+async fn discard(mut body: Incoming) -> Result<(), RequestFailure> {
     while let Some(frame) = body.frame().await {
-        frame.map_err(|error| Failure::from_hyper(&error))?;
+        frame.map_err(|error| RequestFailure::from_hyper(&error))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memgate_evidence::error::{Error, Result, Stage};
+use memgate_evidence::error::Result;
 use nix::{
     sys::{
         prctl,
@@ -19,6 +19,8 @@ use nix::{
     },
     unistd::{Pid, getpid, getppid},
 };
+
+use super::LoadError;
 
 /// How long the command may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,22 +50,16 @@ pub struct LoadCommand {
 /// the thread that calls this ends (`PR_SET_PDEATHSIG`), so call it from one that lives as long as the load.
 ///
 /// # Errors
-/// [`Error::Infrastructure`] when the log cannot be opened or the command cannot be started.
+/// [`LoadError`] when the log cannot be opened or the command cannot be started.
 pub fn command(argv: &[String], directory: &Path, env: &BTreeMap<String, String>, log: &Path) -> Result<LoadCommand> {
     let Some((name, args)) = argv.split_first() else {
-        return Err(Error::infrastructure(
-            Stage::Load,
-            "The load command is empty.",
-            "Write `command: [k6, run, load.js]`.",
-        ));
+        return Err(LoadError::NoCommand.into());
     };
-    let (output, log_start) = open_log(log).map_err(|error| {
-        let message = format!("The log {} of the load command cannot be written: {error}.", log.display());
-        Error::infrastructure(Stage::Load, message, "Choose another `--out` directory.")
-    })?;
-    let child = spawn(name, args, directory, env, output).map_err(|error| {
-        let message = format!("The load command `{name}` cannot be started in {}: {error}.", directory.display());
-        Error::infrastructure(Stage::Load, message, "Install it, or correct `load.command`.")
+    let (output, log_start) = open_log(log).map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
+    let child = spawn(name, args, directory, env, output).map_err(|source| LoadError::CommandNotStarted {
+        name: name.clone(),
+        directory: directory.to_owned(),
+        source,
     })?;
     Ok(LoadCommand { name: name.clone(), child, log: log.to_owned(), log_start, reaped: false })
 }
@@ -101,10 +97,10 @@ impl LoadCommand {
     /// Makes sure that the command still runs. To be called now and then under load.
     ///
     /// # Errors
-    /// [`Error::Infrastructure`] when it has ended, even with exit code 0: the service was not under load for the whole
+    /// [`LoadError::CommandEnded`] when it has ended, even with exit code 0: the service was not under load for the whole
     /// time. The message has the end of its output.
     pub fn check(&self) -> Result<()> {
-        self.ended_as().map_err(|error| self.unwatchable(&error))?.map_or(Ok(()), |how| Err(self.ended_early(&how)))
+        self.ended_as()?.map_or(Ok(()), |how| Err(self.ended_early(how).into()))
     }
 
     /// Ends the command at the end of the measuring phase: SIGTERM to its group, after 5 s or as soon as it has ended
@@ -117,7 +113,7 @@ impl LoadCommand {
         self.signal(Signal::SIGTERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
-            if self.ended_as().map_err(|error| self.unwatchable(&error))?.is_some() {
+            if self.ended_as()?.is_some() {
                 break;
             }
             std::thread::sleep(POLL);
@@ -131,9 +127,10 @@ impl LoadCommand {
     }
 
     /// How the command ended, `None` while it runs. It is not reaped, so that its id stays its own.
-    fn ended_as(&self) -> nix::Result<Option<String>> {
+    fn ended_as(&self) -> Result<Option<String>, LoadError> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        Ok(match waitid(Id::Pid(self.pid()), flags)? {
+        let status = waitid(Id::Pid(self.pid()), flags);
+        Ok(match status.map_err(|source| LoadError::Unwatchable { name: self.name.clone(), source })? {
             WaitStatus::Exited(_, code) => Some(format!("with exit code {code}")),
             WaitStatus::Signaled(_, signal, _) => Some(format!("by {signal}")),
             _ => None,
@@ -156,20 +153,8 @@ impl LoadCommand {
         let _: io::Result<std::process::ExitStatus> = self.child.wait();
     }
 
-    fn ended_early(&self, how: &str) -> Error {
-        let mut message =
-            format!("The load command `{}` ended {how} before the end of the measuring phase.", self.name);
-        if let Some(tail) = self.tail() {
-            message.push_str(" Its last output:\n");
-            message.push_str(&tail);
-        }
-        let help = "Let the command run longer than warm-up and measuring phase together; memgate ends it.";
-        Error::infrastructure(Stage::Load, message, format!("{help} Its output is in {}.", self.log.display()))
-    }
-
-    fn unwatchable(&self, error: &nix::Error) -> Error {
-        let message = format!("The load command `{}` cannot be watched: {error}.", self.name);
-        Error::infrastructure(Stage::Load, message, "Check that nothing else waits for memgate's child processes.")
+    fn ended_early(&self, how: String) -> LoadError {
+        LoadError::CommandEnded { name: self.name.clone(), how, tail: self.tail(), log: self.log.clone() }
     }
 
     /// The end of the command's output, if it wrote anything that can be read.
@@ -246,7 +231,7 @@ mod tests {
             let (command, directory) = shell(script);
             eventually("the end", || command.check().is_err());
             let error = command.stop().unwrap_err();
-            assert!(matches!(error, Error::Infrastructure { stage: Stage::Load, .. }));
+            assert!(matches!(error.kind(), Some(LoadError::CommandEnded { .. })));
             let message = error.to_string();
             assert!(message.contains(how), "{message}");
             assert!(message.contains(log_of(&directory).trim()), "{message}");

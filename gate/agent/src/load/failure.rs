@@ -6,7 +6,7 @@ use hyper::StatusCode;
 
 /// Why a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Failure {
+pub enum RequestFailure {
     /// Nobody listens at the address.
     Refused,
     /// The peer reset the connection.
@@ -25,7 +25,21 @@ pub(crate) enum Failure {
     Status(StatusCode),
 }
 
-impl Failure {
+impl RequestFailure {
+    /// Whether there was a whole answer in time.
+    pub(super) const fn is_answered(self) -> bool {
+        match self {
+            Self::Status(_) => true,
+            Self::Refused
+            | Self::Reset
+            | Self::Closed
+            | Self::Connection
+            | Self::Malformed
+            | Self::Timeout
+            | Self::NotSent => false,
+        }
+    }
+
     /// The reason for a failure to make a connection.
     pub(super) fn from_io(error: &io::Error) -> Self {
         match error.kind() {
@@ -53,7 +67,7 @@ impl Failure {
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for RequestFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused => f.write_str("connection refused"),

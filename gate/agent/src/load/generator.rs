@@ -15,7 +15,7 @@ use std::{
 };
 
 use memgate_evidence::{
-    error::{Error, InputError, Result, Stage},
+    error::{Error, InputError, Result},
     plan::HttpLoad,
 };
 use nix::sys::resource::{Resource, getrlimit};
@@ -26,8 +26,7 @@ use tokio::{
 };
 
 use super::{
-    Client, Failure, LoadOutcome, Progress, Schedule, Targets,
-    kind::Kind,
+    Client, Endpoints, LoadError, LoadOutcome, Progress, RequestFailure, RequestKind, Schedule,
     meter::Meter,
     mix::Mix,
     schedule::{Pace, Phase},
@@ -56,8 +55,8 @@ pub struct LoadHandle {
 struct Shared {
     pace: Pace,
     mix: Mix,
-    kinds: Vec<Kind>,
-    targets: Targets,
+    kinds: Vec<RequestKind>,
+    endpoints: Endpoints,
     connections: u32,
     /// One permit for each request that is due and not taken.
     due: Semaphore,
@@ -72,22 +71,23 @@ struct Shared {
 /// `seed` decides the order of the kinds of requests.
 ///
 /// # Errors
-/// [`Error::Input`] for a load that cannot be sent; [`Error::Infrastructure`] when the machine does not allow that many
+/// [`Error::Input`] for a load that cannot be sent; [`LoadError`] when the machine does not allow that many
 /// connections, a host cannot be resolved, or the thread cannot be started.
 pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandle> {
     check(load)?;
-    let mut targets = Targets::new();
-    let kinds = load.requests.iter().map(|request| Kind::new(request, &mut targets)).collect::<Result<Vec<_>>>()?;
+    let mut endpoints = Endpoints::new();
+    let kinds =
+        load.requests.iter().map(|request| RequestKind::new(request, &mut endpoints)).collect::<Result<Vec<_>>>()?;
     let mix = Mix::new(seed, load.requests.iter().map(|request| request.weight)).ok_or_else(|| {
         InputError::new("The load has no requests.", "Give at least one request a weight of 1 or more.")
     })?;
-    check_file_limit(u64::from(load.connections).saturating_mul(targets.len() as u64))?;
+    check_file_limit(u64::from(load.connections).saturating_mul(endpoints.len() as u64))?;
     let progress = Arc::new(Progress::default());
     let shared = Arc::new(Shared {
         pace: Pace::new(schedule, load.rate_per_second, Duration::from_millis(load.timeout_ms)),
         mix,
         kinds,
-        targets,
+        endpoints,
         connections: load.connections,
         due: Semaphore::new(0),
         next: AtomicU64::new(0),
@@ -116,24 +116,16 @@ fn check(load: &HttpLoad) -> Result<()> {
 /// Finds out before the load, rather than from failing requests, that there are too few file descriptors.
 fn check_file_limit(connections: u64) -> Result<()> {
     let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
-    if connections.saturating_add(OTHER_FILES) <= soft {
-        return Ok(());
-    }
-    let message = format!("{connections} connections do not fit in the limit of {soft} open files.");
-    let help =
-        format!("Raise it with `ulimit -n {}`, or use fewer connections.", connections.saturating_add(OTHER_FILES));
-    Err(Error::infrastructure(Stage::Load, message, help))
+    let needed = connections.saturating_add(OTHER_FILES);
+    if needed <= soft { Ok(()) } else { Err(LoadError::TooFewFiles { connections, limit: soft, needed }.into()) }
 }
 
 fn spawn(shared: Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
-    let failed = |error| {
-        let message = format!("The load generator could not be started: {error}.");
-        Error::infrastructure(Stage::Load, message, "Check the limits on processes and open files (`ulimit -a`).")
-    };
     // With many tasks ready, tokio looks for events after 61 of them; the pacer must not wait that long.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().event_interval(16).build().map_err(failed)?;
-    std::thread::Builder::new().name("memgate-load".into()).spawn(move || drive(&runtime, &shared)).map_err(failed)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(16).build();
+    let runtime = runtime.map_err(LoadError::NotStarted)?;
+    let thread = std::thread::Builder::new().name("memgate-load".into()).spawn(move || drive(&runtime, &shared));
+    Ok(thread.map_err(LoadError::NotStarted)?)
 }
 
 /// Everything that the thread does.
@@ -153,15 +145,9 @@ fn drive(runtime: &Runtime, shared: &Arc<Shared>) -> Result<()> {
 
 /// Releases every request, then waits until each has ended: the last at the end of its timeout.
 async fn run(shared: &Shared, clients: &mut JoinSet<()>) -> Result<()> {
-    pace(shared).await.map_err(|error| {
-        let message = format!("The timer of the load generator failed: {error}.");
-        Error::infrastructure(Stage::Load, message, "Check the limit on open files (`ulimit -n`).")
-    })?;
+    pace(shared).await.map_err(LoadError::Timer)?;
     while let Some(ended) = clients.join_next().await {
-        ended.map_err(|error| {
-            let message = format!("The load generator failed: {error}.");
-            Error::infrastructure(Stage::Load, message, "This is a fault of memgate; please report it.")
-        })?;
+        ended.map_err(LoadError::Client)?;
     }
     Ok(())
 }
@@ -188,7 +174,7 @@ async fn pace(shared: &Shared) -> std::io::Result<()> {
 
 /// A client: takes one request after the other until there are none left.
 async fn serve(shared: Arc<Shared>) {
-    let mut client = Client::new(shared.targets.len());
+    let mut client = Client::new(shared.endpoints.len());
     loop {
         let free_since = Instant::now();
         match shared.due.acquire().await {
@@ -226,15 +212,15 @@ impl Shared {
         let taken = Instant::now();
         self.tally(|tally| tally.record_sending(phase, taken.saturating_duration_since(intended.max(free_since))));
         let outcome = if taken < deadline {
-            let exchange = client.exchange(&self.kinds[self.mix.kind(index)], &self.targets);
-            tokio::time::timeout_at(deadline.into(), exchange).await.unwrap_or(Err(Failure::Timeout))
+            let exchange = client.exchange(&self.kinds[self.mix.kind(index)], &self.endpoints);
+            tokio::time::timeout_at(deadline.into(), exchange).await.unwrap_or(Err(RequestFailure::Timeout))
         } else {
-            Err(Failure::NotSent)
+            Err(RequestFailure::NotSent)
         };
         let ended = Instant::now();
         // The runtime's timer is coarser than the clock.
-        let in_time = ended <= deadline || outcome == Err(Failure::NotSent);
-        let outcome = if in_time { outcome.map(|_| ()) } else { Err(Failure::Timeout) };
+        let in_time = ended <= deadline || outcome == Err(RequestFailure::NotSent);
+        let outcome = if in_time { outcome.map(|_| ()) } else { Err(RequestFailure::Timeout) };
         self.tally(|tally| tally.record(phase, outcome, ended.saturating_duration_since(intended)));
     }
 
@@ -267,7 +253,7 @@ impl LoadHandle {
     /// For each phase, `intended = succeeded + Σ failed`.
     ///
     /// # Errors
-    /// [`Error::Infrastructure`] when the generator itself failed.
+    /// [`LoadError`] when the generator itself failed.
     pub fn finish(mut self) -> Result<LoadOutcome> {
         self.join()?;
         let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -288,5 +274,5 @@ impl Drop for LoadHandle {
 }
 
 fn panicked() -> Error {
-    Error::infrastructure(Stage::Load, "The load generator panicked.", "This is a fault of memgate; please report it.")
+    LoadError::Panicked.into()
 }

@@ -1,6 +1,9 @@
 //! The kinds of requests, made ready to be sent, and the addresses they go to.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+};
 
 use hyper::{
     HeaderMap, Method, Request, StatusCode, Uri,
@@ -9,24 +12,26 @@ use hyper::{
     http::uri::{PathAndQuery, Scheme},
 };
 use memgate_evidence::{
-    error::{Error, InputError, Result, Stage},
+    error::{Error, InputError, Result},
     plan,
 };
 
+use super::LoadError;
+
 /// A host and port that requests go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct Endpoint {
     /// As in the `Host` field: `127.0.0.1:8080`.
     pub(crate) authority: String,
     /// What the host's name stands for; tried in this order, never empty.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
-impl Target {
+impl Endpoint {
     /// The host and port of an `http://` URL, and the rest of it.
     ///
     /// # Errors
-    /// [`Error::Input`] when the URL is not one that can be requested; [`Error::Infrastructure`] when its host is unknown.
+    /// [`Error::Input`] when the URL is not one that can be requested; [`LoadError::UnknownHost`] when its host has no address.
     pub(crate) fn of(url: &str) -> Result<(Self, PathAndQuery)> {
         let uri: Uri = url.parse().map_err(|error| bad_url(url, &error))?;
         if uri.scheme() != Some(&Scheme::HTTP) {
@@ -45,16 +50,9 @@ impl Target {
 
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
     let name = host.trim_start_matches('[').trim_end_matches(']');
-    let unknown = |reason: &dyn std::fmt::Display| {
-        let message = format!("The host `{host}` of a URL cannot be resolved: {reason}.");
-        Error::infrastructure(
-            Stage::Preflight,
-            message,
-            "Use an address such as 127.0.0.1, or a name that this machine knows.",
-        )
-    };
-    let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs().map_err(|error| unknown(&error))?.collect();
-    if addresses.is_empty() { Err(unknown(&"it has no address")) } else { Ok(addresses) }
+    let unknown = |source: io::Error| LoadError::UnknownHost { host: host.to_owned(), source };
+    let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs().map_err(unknown)?.collect();
+    if addresses.is_empty() { Err(unknown(io::Error::other("it has no address")).into()) } else { Ok(addresses) }
 }
 
 fn bad_url(url: &str, reason: &dyn std::fmt::Display) -> Error {
@@ -65,14 +63,14 @@ fn bad_url(url: &str, reason: &dyn std::fmt::Display) -> Error {
     .into()
 }
 
-/// The distinct targets of the kinds of requests.
-pub(crate) type Targets = Vec<Target>;
+/// The distinct endpoints of the kinds of requests.
+pub(crate) type Endpoints = Vec<Endpoint>;
 
 /// A kind of request, checked and ready to be copied and sent.
 #[derive(Debug)]
-pub(crate) struct Kind {
-    /// Position in the targets.
-    pub(super) target: usize,
+pub(crate) struct RequestKind {
+    /// Position in the endpoints.
+    pub(super) endpoint: usize,
     method: Method,
     path: Uri,
     headers: HeaderMap,
@@ -80,23 +78,23 @@ pub(crate) struct Kind {
     expect: Vec<u16>,
 }
 
-impl Kind {
-    /// Checks a request of a plan; adds its target to the targets if it is a new one.
+impl RequestKind {
+    /// Checks a request of a plan; adds its endpoint to the endpoints if it is a new one.
     ///
     /// # Errors
-    /// As [`Target::of`]; [`Error::Input`] also for a method or header field that HTTP does not allow.
-    pub(crate) fn new(request: &plan::Request, targets: &mut Targets) -> Result<Self> {
-        let (target, path) = Target::of(&request.url)?;
+    /// As [`Endpoint::of`]; [`Error::Input`] also for a method or header field that HTTP does not allow.
+    pub(crate) fn new(request: &plan::Request, endpoints: &mut Endpoints) -> Result<Self> {
+        let (endpoint, path) = Endpoint::of(&request.url)?;
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| {
             InputError::new(format!("`{}` is no HTTP method.", request.method), "Use GET, POST, PUT, PATCH or DELETE.")
         })?;
-        let headers = headers(request, &target.authority)?;
-        let index = targets.iter().position(|known| *known == target).unwrap_or_else(|| {
-            targets.push(target);
-            targets.len() - 1
+        let headers = headers(request, &endpoint.authority)?;
+        let index = endpoints.iter().position(|known| *known == endpoint).unwrap_or_else(|| {
+            endpoints.push(endpoint);
+            endpoints.len() - 1
         });
         let body = Bytes::from(request.body.clone());
-        Ok(Self { target: index, method, path: path.into(), headers, body, expect: request.expect.clone() })
+        Ok(Self { endpoint: index, method, path: path.into(), headers, body, expect: request.expect.clone() })
     }
 
     /// A new request of the kind.
@@ -153,13 +151,13 @@ mod tests {
 
     #[test]
     fn a_target_is_host_and_port() {
-        let (target, path) = Target::of("http://127.0.0.1:8080/a/b?c=d").unwrap();
-        assert_eq!(target.authority, "127.0.0.1:8080");
-        assert_eq!(target.addresses, ["127.0.0.1:8080".parse().unwrap()]);
+        let (endpoint, path) = Endpoint::of("http://127.0.0.1:8080/a/b?c=d").unwrap();
+        assert_eq!(endpoint.authority, "127.0.0.1:8080");
+        assert_eq!(endpoint.addresses, ["127.0.0.1:8080".parse().unwrap()]);
         assert_eq!(path.as_str(), "/a/b?c=d");
-        let (target, path) = Target::of("http://[::1]").unwrap();
-        assert_eq!((target.authority.as_str(), path.as_str()), ("[::1]", "/"));
-        assert_eq!(target.addresses, ["[::1]:80".parse().unwrap()]);
+        let (endpoint, path) = Endpoint::of("http://[::1]").unwrap();
+        assert_eq!((endpoint.authority.as_str(), path.as_str()), ("[::1]", "/"));
+        assert_eq!(endpoint.addresses, ["[::1]:80".parse().unwrap()]);
     }
 
     #[test]
@@ -170,7 +168,7 @@ mod tests {
             ("http://u:p@127.0.0.1/", "passwords"),
             ("http://a b/", "cannot be requested"),
         ] {
-            let error = Target::of(url).unwrap_err();
+            let error = Endpoint::of(url).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{url}");
             assert!(error.to_string().contains(reason) && error.to_string().contains(url), "{error}");
         }
@@ -178,37 +176,37 @@ mod tests {
 
     #[test]
     fn kinds_share_their_targets() {
-        let mut targets = Targets::new();
-        let kinds: Vec<Kind> = ["http://127.0.0.1:1/a", "http://127.0.0.1:2/", "http://127.0.0.1:1/b"]
+        let mut endpoints = Endpoints::new();
+        let kinds: Vec<RequestKind> = ["http://127.0.0.1:1/a", "http://127.0.0.1:2/", "http://127.0.0.1:1/b"]
             .iter()
-            .map(|url| Kind::new(&get(url), &mut targets).unwrap())
+            .map(|url| RequestKind::new(&get(url), &mut endpoints).unwrap())
             .collect();
-        assert_eq!(kinds.iter().map(|kind| kind.target).collect::<Vec<_>>(), [0, 1, 0]);
-        assert_eq!(targets.len(), 2);
+        assert_eq!(kinds.iter().map(|kind| kind.endpoint).collect::<Vec<_>>(), [0, 1, 0]);
+        assert_eq!(endpoints.len(), 2);
     }
 
     #[test]
     fn a_request_carries_its_own_fields_over_the_default_ones() {
         let mut plan = get("http://127.0.0.1:1/a");
         plan.headers = BTreeMap::from([("X-Tenant".into(), "7".into()), ("host".into(), "other".into())]);
-        let request = Kind::new(&plan, &mut Targets::new()).unwrap().request();
+        let request = RequestKind::new(&plan, &mut Endpoints::new()).unwrap().request();
         assert_eq!(request.headers()["host"], "other");
         assert_eq!(request.headers()["x-tenant"], "7");
         assert_eq!(request.uri(), "/a");
         plan.headers = BTreeMap::from([("X Tenant".into(), "7".into())]);
-        assert!(Kind::new(&plan, &mut Targets::new()).unwrap_err().to_string().contains("X Tenant"));
+        assert!(RequestKind::new(&plan, &mut Endpoints::new()).unwrap_err().to_string().contains("X Tenant"));
         plan.headers = BTreeMap::from([("X".into(), "a\nb".into())]);
-        assert_eq!(Kind::new(&plan, &mut Targets::new()).unwrap_err().exit_code(), 2);
+        assert_eq!(RequestKind::new(&plan, &mut Endpoints::new()).unwrap_err().exit_code(), 2);
     }
 
     #[test]
     fn success_is_what_was_expected() {
         let mut plan = get("http://127.0.0.1:1/");
-        let kind = Kind::new(&plan, &mut Targets::new()).unwrap();
+        let kind = RequestKind::new(&plan, &mut Endpoints::new()).unwrap();
         assert!(kind.expects(StatusCode::OK) && kind.expects(StatusCode::FOUND));
         assert!(!kind.expects(StatusCode::BAD_REQUEST) && !kind.expects(StatusCode::SWITCHING_PROTOCOLS));
         plan.expect = vec![404];
-        let kind = Kind::new(&plan, &mut Targets::new()).unwrap();
+        let kind = RequestKind::new(&plan, &mut Endpoints::new()).unwrap();
         assert!(kind.expects(StatusCode::NOT_FOUND) && !kind.expects(StatusCode::OK));
     }
 }

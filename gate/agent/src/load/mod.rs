@@ -10,6 +10,7 @@
 mod client;
 mod command;
 mod cookies;
+mod error;
 mod failure;
 mod generator;
 mod kind;
@@ -26,8 +27,9 @@ pub(crate) mod testserver;
 
 pub(crate) use client::Client;
 pub use command::{LoadCommand, command};
-pub(crate) use failure::Failure;
+pub use error::LoadError;
+pub use failure::RequestFailure;
 pub use generator::{LoadHandle, start};
-pub(crate) use kind::{Kind, Target, Targets};
+pub(crate) use kind::{Endpoint, Endpoints, RequestKind};
 pub use schedule::Schedule;
 pub use tally::{LoadOutcome, Progress};

@@ -10,13 +10,10 @@ use std::{
 };
 
 use hdrhistogram::Histogram as Recorder;
-use memgate_evidence::{
-    Histogram, RequestCounts,
-    error::{Error, Result, Stage},
-};
+use memgate_evidence::{Histogram, RequestCounts, error::Result};
 
 use super::{
-    Failure,
+    LoadError, RequestFailure,
     schedule::{Pace, Phase},
 };
 
@@ -78,7 +75,7 @@ impl LoadOutcome {
 #[derive(Debug, Default)]
 struct Counts {
     succeeded: u64,
-    failed: BTreeMap<Failure, u64>,
+    failed: BTreeMap<RequestFailure, u64>,
 }
 
 impl Counts {
@@ -138,8 +135,9 @@ impl Tally {
     }
 
     /// Counts a request that ended `latency` after its intended start.
-    pub(super) fn record(&mut self, phase: Phase, outcome: Result<(), Failure>, latency: Duration) {
-        if phase == Phase::Measure && matches!(outcome, Ok(()) | Err(Failure::Status(_))) {
+    pub(super) fn record(&mut self, phase: Phase, outcome: Result<(), RequestFailure>, latency: Duration) {
+        let is_answered = outcome.map_or_else(RequestFailure::is_answered, |()| true);
+        if phase == Phase::Measure && is_answered {
             self.latency.saturating_record(nanoseconds(latency));
         }
         match outcome {
@@ -156,7 +154,7 @@ impl Tally {
         for phase in [Phase::Warmup, Phase::Measure] {
             let missing = pace.length(phase).saturating_sub(self.counts(phase).recorded());
             if missing > 0 {
-                self.fail(phase, Failure::NotSent, missing);
+                self.fail(phase, RequestFailure::NotSent, missing);
             }
         }
         LoadOutcome {
@@ -168,7 +166,7 @@ impl Tally {
         }
     }
 
-    fn fail(&mut self, phase: Phase, reason: Failure, count: u64) {
+    fn fail(&mut self, phase: Phase, reason: RequestFailure, count: u64) {
         *self.counts(phase).failed.entry(reason).or_default() += count;
         self.progress.failed.fetch_add(count, Ordering::Relaxed);
     }
@@ -182,13 +180,7 @@ impl Tally {
 }
 
 fn recorder() -> Result<Recorder<u64>> {
-    Recorder::new_with_bounds(1, LONGEST_NS, 3).map_err(|error| {
-        Error::infrastructure(
-            Stage::Load,
-            format!("No histogram could be made: {error}."),
-            "This is a fault of memgate.",
-        )
-    })
+    Ok(Recorder::new_with_bounds(1, LONGEST_NS, 3).map_err(LoadError::Histogram)?)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -222,7 +214,7 @@ mod tests {
         let progress = Arc::new(Progress::default());
         let mut tally = Tally::new(Arc::clone(&progress)).unwrap();
         tally.record(Phase::Warmup, Ok(()), Duration::from_millis(1));
-        tally.record(Phase::Measure, Err(Failure::Refused), Duration::from_millis(1));
+        tally.record(Phase::Measure, Err(RequestFailure::Refused), Duration::from_millis(1));
         let outcome = tally.finish(&pace());
         assert_eq!((outcome.warmup.intended, outcome.warmup.succeeded), (100, 1));
         assert_eq!(outcome.warmup.failed, BTreeMap::from([("not sent".into(), 99)]));
@@ -238,8 +230,8 @@ mod tests {
         tally.record(Phase::Warmup, Ok(()), ms(1));
         tally.record(Phase::Measure, Ok(()), ms(2));
         tally.record(Phase::Measure, Ok(()), ms(2));
-        tally.record(Phase::Measure, Err(Failure::Status(StatusCode::BAD_GATEWAY)), ms(3));
-        tally.record(Phase::Measure, Err(Failure::Timeout), ms(4));
+        tally.record(Phase::Measure, Err(RequestFailure::Status(StatusCode::BAD_GATEWAY)), ms(3));
+        tally.record(Phase::Measure, Err(RequestFailure::Timeout), ms(4));
         let latency = tally.finish(&pace()).latency;
         assert_eq!(latency.count, [2, 1]);
         for (value, expected) in latency.value_ns.iter().zip([2e6, 3e6]) {

@@ -15,7 +15,7 @@ use memgate_verdict::{
 use super::file;
 use crate::{
     Name,
-    yaml::{Place, Problem, Scalar, Source},
+    yaml::{KeyPath, Problem, Scalar, Source},
 };
 
 /// The baseline file of a service on a platform: `DIRECTORY/linux-amd64/SERVICE.yaml`.
@@ -58,7 +58,7 @@ fn from_source(source: &Source, platform: Platform, service: &str) -> Result<Bas
     let file: file::File = source.parse()?;
     belongs(source, "service", &file.service.0, service)?;
     belongs(source, "platform", file.platform.name(), platform.name())?;
-    let place = Place::root().key("metrics");
+    let place = KeyPath::root().key("metrics");
     if file.metrics.is_empty() {
         let help = "add a metric: `gc_pause_p99: { limit: 50ms }`";
         return Err(source.error(&place.at_key(), Problem::new("there are no metrics", "at least one metric", help)));
@@ -91,14 +91,14 @@ fn belongs(source: &Source, key: &str, found: &str, expected: &str) -> Result<()
     }
     let what = format!("this is the baseline of {found}, but the file's place is that of {expected}");
     let help = "move the file to its place, or record a baseline for this one: `memgate baseline record`";
-    Err(source.error(&Place::root().key(key), Problem::new(what, format!("expected {expected}"), help)))
+    Err(source.error(&KeyPath::root().key(key), Problem::new(what, format!("expected {expected}"), help)))
 }
 
 /// Reads the expectation of one metric.
 struct Reader<'a> {
     source: &'a Source,
     metric: Metric,
-    place: Place,
+    place: KeyPath,
 }
 
 impl Reader<'_> {

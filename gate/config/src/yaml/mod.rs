@@ -15,7 +15,7 @@ mod scalar;
 mod structure;
 mod text;
 
-pub use place::Place;
+pub use place::KeyPath;
 pub use scalar::{Kind, Scalar, Text, Version, Whole};
 pub use text::is_printable;
 
@@ -101,7 +101,7 @@ impl Source {
     }
 
     /// The error for a problem with a value that was parsed without one.
-    pub fn error(&self, place: &Place, problem: Problem) -> Error {
+    pub fn error(&self, place: &KeyPath, problem: Problem) -> Error {
         let path = place.to_string();
         let what = if path.is_empty() { problem.what } else { format!("{path}: {}", problem.what) };
         self.error_at(place.find(&self.text), Problem { what, ..problem })

@@ -9,7 +9,7 @@ use serde::{
 
 /// The path to a value or to its key: `services.uaa.load.requests[0].post`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct KeyPath {
     steps: Vec<Step>,
     at_key: bool,
 }
@@ -20,7 +20,7 @@ enum Step {
     Index(usize),
 }
 
-impl Place {
+impl KeyPath {
     /// The whole document.
     pub fn root() -> Self {
         Self::default()
@@ -62,7 +62,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, step) in self.steps.iter().enumerate() {
             match step {

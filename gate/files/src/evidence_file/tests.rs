@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fs};
 
 use memgate_evidence::{
     Code, Ending, Environment, Exactness, Histogram, Pauses, Phases, RequestCounts, Requests, Series, Signal, Signals,
-    Span,
+    TimeSpan,
     platform::{Platform, Runner},
     tier::Tier,
 };
@@ -64,7 +64,7 @@ fn evidence() -> Evidence {
             runner: Runner::Qemu,
             memgate: "0.1.0".into(),
         },
-        phases: Phases { warmup: None, measure: Some(Span { start_ns: 1, end_ns: 2 }), drain: None },
+        phases: Phases { warmup: None, measure: Some(TimeSpan { start_ns: 1, end_ns: 2 }), drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },
         tier: Tier::T2,
         options: vec!["--tier".into(), "T2".into()],
@@ -237,10 +237,11 @@ fn a_failed_write_is_an_infrastructure_failure() {
     let path = directory.path().join("file/uaa.evidence.json");
     fs::write(directory.path().join("file"), b"").unwrap();
     let error = write(&path, &evidence()).unwrap_err();
-    assert!(matches!(error, Error::Infrastructure { stage: Stage::Output, .. }));
+    assert!(matches!(error.kind(), Some(OutputError::Evidence { .. })));
     assert_eq!(error.exit_code(), 4);
-    let text = error.to_string();
+    let text = format!("{error:#}");
     assert!(text.starts_with(&format!("output: The evidence cannot be written to {}: ", path.display())), "{text}");
+    assert!(std::error::Error::source(&error).unwrap().is::<io::Error>());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 

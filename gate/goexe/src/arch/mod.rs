@@ -79,7 +79,7 @@ enum Effect {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MemoryAccess {
-    place: Place,
+    place: Operand,
     /// Bytes of one element.
     size: u8,
     /// One, or two for a pair of registers.
@@ -90,7 +90,7 @@ struct MemoryAccess {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Operand {
     Absolute(u64),
     Based { base: Register, offset: i64 },
 }

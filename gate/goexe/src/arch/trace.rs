@@ -2,7 +2,7 @@
 
 use memgate_evidence::platform::Platform;
 
-use super::{ArgumentLocation, Effect, MemoryAccess, Place, Register, RegisterSet, argument, bit, decode, registers};
+use super::{ArgumentLocation, Effect, MemoryAccess, Operand, Register, RegisterSet, argument, bit, decode, registers};
 
 /// How a function uses a place in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +53,7 @@ pub enum Event {
 pub fn trace(platform: Platform, code: &[u8], address: u64, go_minor: Option<u32>) -> Vec<Event> {
     let on_stack = match go_minor.and_then(|minor| argument(platform, minor, 0)) {
         Some(ArgumentLocation::Stack(offset)) => Some(offset.cast_signed()),
-        _ => None,
+        Some(ArgumentLocation::Register(_)) | None => None,
     };
     let mut tracer = Tracer { platform, known: [None; 32], on_stack, pushed: None, events: Vec::new() };
     for instruction in decode(platform, code, address) {
@@ -103,8 +103,8 @@ impl Tracer {
 
     fn access(&mut self, at: u64, access: MemoryAccess) {
         let start = match access.place {
-            Place::Absolute(address) => Some(address),
-            Place::Based { base, offset } => {
+            Operand::Absolute(address) => Some(address),
+            Operand::Based { base, offset } => {
                 if access.access == Access::Store && self.is_argument(base, offset) {
                     self.pushed = access.register.and_then(|register| self.get(register));
                 }

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use memgate_evidence::{
     AllocSamples, Code, Ending, Environment, Evidence, Exactness, Frame, GoroutineSites, HeapProfile, Histogram,
-    Language, OffHeapSites, Pauses, Phases, RequestCounts, Requests, Series, Signal, Signals, Span,
+    Language, OffHeapSites, Pauses, Phases, RequestCounts, Requests, Series, Signal, Signals, TimeSpan,
     platform::{Platform, Runner},
     tier::Tier,
 };
 
 const SECOND: u64 = 1_000_000_000;
-const WARMUP: Span = Span { start_ns: SECOND, end_ns: 10 * SECOND };
-const MEASURE: Span = Span { start_ns: 10 * SECOND, end_ns: 70 * SECOND };
-const DRAIN: Span = Span { start_ns: 70 * SECOND, end_ns: 75 * SECOND };
+const WARMUP: TimeSpan = TimeSpan { start_ns: SECOND, end_ns: 10 * SECOND };
+const MEASURE: TimeSpan = TimeSpan { start_ns: 10 * SECOND, end_ns: 70 * SECOND };
+const DRAIN: TimeSpan = TimeSpan { start_ns: 70 * SECOND, end_ns: 75 * SECOND };
 
 /// A run of the service `uaa`. A request allocates `bytes`.
 pub fn healthy(run: u32, bytes: u64) -> Evidence {

@@ -84,8 +84,7 @@ fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>, c
 
 /// The call sites behind the gate's figure, if it has a figure and someone should act on it.
 fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
-    let to_act = matches!(gate.verdict, Verdict::Regressed | Verdict::Inconclusive | Verdict::Advisory);
-    if !to_act || gate.measured.is_none() {
+    if !gate.verdict.asks_for_action() || gate.measured.is_none() {
         return Vec::new();
     }
     summary.sites.get(&gate.metric).into_iter().flatten().take(SITES).cloned().collect()

@@ -93,7 +93,7 @@ pub fn flame_graphs(runs: &[Evidence]) -> FlameGraphs {
                 Err(NoTable::Missing(reason) | NoTable::Broken(reason)) if graph.is_expected(run.signals()) => {
                     missed.push((run.0.run, reason));
                 }
-                Err(_) => {}
+                Err(NoTable::Missing(_) | NoTable::Broken(_)) => {}
             }
         }
         all.notes.extend(notes(graph, &missed, runs.len()));

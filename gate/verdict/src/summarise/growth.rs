@@ -1,6 +1,6 @@
 //! Slopes of the live heap, the resident set and the resident off-heap memory.
 
-use memgate_evidence::{Series, Signal, Span};
+use memgate_evidence::{Series, Signal, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
@@ -24,7 +24,7 @@ const BLOCK_S: u64 = 5;
 pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let cycles = live_heap(run, span)?;
-    let points = |part: Span| -> Vec<(f64, f64)> {
+    let points = |part: TimeSpan| -> Vec<(f64, f64)> {
         cycles.within(part).iter().map(|(at, bytes)| (minutes_into(span, at), bytes as f64)).collect()
     };
     growth(span, |part| slope(&points(part))).ok_or_else(|| {
@@ -76,11 +76,11 @@ pub(super) fn per_minute(runs: &[Growth]) -> Measurement {
 
 /// The slope of the whole span, or of its second half if the growth slows down: a working set that grows and then stays
 /// constant is not a leak.
-fn growth(span: Span, slope_of: impl Fn(Span) -> Option<Slope>) -> Option<Growth> {
+fn growth(span: TimeSpan, slope_of: impl Fn(TimeSpan) -> Option<Slope>) -> Option<Growth> {
     let whole = Growth { slope: slope_of(span)?, second_half: false };
     let middle_ns = span.start_ns.midpoint(span.end_ns);
-    let first = slope_of(Span { start_ns: span.start_ns, end_ns: middle_ns });
-    let second = slope_of(Span { start_ns: middle_ns, end_ns: span.end_ns });
+    let first = slope_of(TimeSpan { start_ns: span.start_ns, end_ns: middle_ns });
+    let second = slope_of(TimeSpan { start_ns: middle_ns, end_ns: span.end_ns });
     Some(match (first, second) {
         (Some(first), Some(second)) if slows_down(first.interval, second.interval) => {
             Growth { slope: second, second_half: true }
@@ -103,7 +103,7 @@ fn slows_down(first: Interval, second: Interval) -> bool {
 }
 
 /// The least value of each block, at the block's centre; `None` if a block has no sample.
-fn minima(samples: Entries<'_>, span: Span) -> Option<Vec<(f64, f64)>> {
+fn minima(samples: Entries<'_>, span: TimeSpan) -> Option<Vec<(f64, f64)>> {
     blocks(span, BLOCK_S)
         .into_iter()
         .map(|block| {

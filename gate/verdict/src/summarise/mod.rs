@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 
 pub use collate::summarise;
 pub use flames::{FlameGraph, FlameGraphs, Graph, flame_graphs};
-pub use sites::{Place, Profile, Site, SiteKind};
+pub use sites::{Site, SiteKind, SourceLocation};
 pub use trust::{SignalNote, Trust};
 
 use memgate_evidence::{Environment, platform::Platform, tier::Tier};

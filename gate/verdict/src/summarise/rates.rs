@@ -1,6 +1,6 @@
 //! Rates and ratios from running totals.
 
-use memgate_evidence::{Series, Signal, Span};
+use memgate_evidence::{Series, Signal, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
@@ -97,7 +97,7 @@ pub(super) fn cycles_per_minute(runs: &[Events]) -> Measurement {
 }
 
 /// The live heap after the mark phase of each cycle in the measuring phase, at least one.
-pub(super) fn live_heap(run: Run<'_>, span: Span) -> Result<Entries<'_>, Unavailable> {
+pub(super) fn live_heap(run: Run<'_>, span: TimeSpan) -> Result<Entries<'_>, Unavailable> {
     let cycles = Entries::of(&run.signals().live_heap, "live-heap readings")?.within(span);
     if cycles.len() == 0 {
         return Err(Unavailable::because("no GC cycle in the measuring phase"));
@@ -122,15 +122,15 @@ fn check_against_pauses(cycles: Entries<'_>, run: Run<'_>) -> Result<(), Unavail
 }
 
 /// The number of completed requests at each reading.
-fn completed_requests(run: Run<'_>, span: Span) -> Result<Entries<'_>, Unavailable> {
+fn completed_requests(run: Run<'_>, span: TimeSpan) -> Result<Entries<'_>, Unavailable> {
     let what = "completed requests";
     let series = &usable(&run.signals().requests, "requests")?.completed;
     Entries::new(&series.at_ns, &series.value, what)?.into_total(what)?.covering(span, what)
 }
 
-fn known(entries: Entries<'_>) -> Span {
+fn known(entries: Entries<'_>) -> TimeSpan {
     let first = entries.at_ns.first().copied().unwrap_or(0);
-    Span { start_ns: first, end_ns: entries.at_ns.last().copied().unwrap_or(first) }
+    TimeSpan { start_ns: first, end_ns: entries.at_ns.last().copied().unwrap_or(first) }
 }
 
 fn growth(total: Entries<'_>, edge: &[usize]) -> f64 {
@@ -139,7 +139,7 @@ fn growth(total: Entries<'_>, edge: &[usize]) -> f64 {
 
 /// The entries that begin and end windows. A window is a second long, or an eighth of the phase if that is shorter than
 /// 8 s. It is longer if the next reading comes later, and the last one includes the remainder of the phase.
-fn edges(entries: Entries<'_>, span: Span) -> Vec<usize> {
+fn edges(entries: Entries<'_>, span: TimeSpan) -> Vec<usize> {
     let window_s = (seconds(span.start_ns, span.end_ns) / 8.0).min(1.0);
     let mut edges = vec![0];
     let mut from = entries.at_ns.first().copied().unwrap_or(0);

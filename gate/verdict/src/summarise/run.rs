@@ -1,6 +1,6 @@
 //! One run's evidence, with the checks that all figures from it must pass.
 
-use memgate_evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, Span, platform::Runner};
+use memgate_evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, TimeSpan, platform::Runner};
 
 use super::Unavailable;
 use crate::{metric::Unit, units};
@@ -19,13 +19,13 @@ impl<'a> Run<'a> {
     }
 
     /// The measuring phase, if the service survived it.
-    pub(super) fn measure(self) -> Result<Span, Unavailable> {
+    pub(super) fn measure(self) -> Result<TimeSpan, Unavailable> {
         self.complete()?;
         checked(self.0.phases.measure, "measuring phase")
     }
 
     /// The drain, if the service survived it.
-    pub(super) fn drain(self) -> Result<Span, Unavailable> {
+    pub(super) fn drain(self) -> Result<TimeSpan, Unavailable> {
         self.complete()?;
         checked(self.0.phases.drain, "drain")
     }
@@ -91,7 +91,7 @@ pub(super) fn clause(reason: &str) -> &str {
     reason.trim().trim_end_matches('.')
 }
 
-fn checked(span: Option<Span>, what: &str) -> Result<Span, Unavailable> {
+fn checked(span: Option<TimeSpan>, what: &str) -> Result<TimeSpan, Unavailable> {
     match span {
         None => Err(Unavailable::because(format!("the {what} is missing in the evidence"))),
         Some(span) if span.end_ns <= span.start_ns => {
@@ -102,7 +102,7 @@ fn checked(span: Option<Span>, what: &str) -> Result<Span, Unavailable> {
 }
 
 fn phase_at(phases: &Phases, at_ns: u64) -> &'static str {
-    let begun = |span: Option<Span>| span.is_some_and(|span| span.start_ns <= at_ns);
+    let begun = |span: Option<TimeSpan>| span.is_some_and(|span| span.start_ns <= at_ns);
     if begun(phases.drain) {
         "in the drain"
     } else if begun(phases.measure) {

@@ -1,6 +1,6 @@
 //! Checks series and cuts them to spans.
 
-use memgate_evidence::{Series, Signal, Span};
+use memgate_evidence::{Series, Signal, TimeSpan};
 
 use super::{Unavailable, run::usable};
 
@@ -10,7 +10,7 @@ pub(super) const fn seconds(from_ns: u64, to_ns: u64) -> f64 {
 }
 
 /// A time in minutes from the start of a span.
-pub(super) const fn minutes_into(span: Span, at_ns: u64) -> f64 {
+pub(super) const fn minutes_into(span: TimeSpan, at_ns: u64) -> f64 {
     seconds(span.start_ns, at_ns) / 60.0
 }
 
@@ -65,12 +65,12 @@ impl<'a> Entries<'a> {
     }
 
     /// The entries in a span.
-    pub(super) fn within(self, span: Span) -> Self {
+    pub(super) fn within(self, span: TimeSpan) -> Self {
         self.between(span.start_ns, self.at_ns.partition_point(|&at| at < span.end_ns))
     }
 
     /// The entries in a span, including its very end: a phase ends with its last reading.
-    pub(super) fn within_closed(self, span: Span) -> Self {
+    pub(super) fn within_closed(self, span: TimeSpan) -> Self {
         self.between(span.start_ns, self.at_ns.partition_point(|&at| at <= span.end_ns))
     }
 
@@ -84,7 +84,7 @@ impl<'a> Entries<'a> {
     ///
     /// The tolerance is 5 % of the span at either end and 10 % within it, but at least one second and two seconds. In a
     /// short span these seconds are cut to a quarter and a half of the span. A slow guest may read late.
-    pub(super) fn covering(self, span: Span, what: &str) -> Result<Self, Unavailable> {
+    pub(super) fn covering(self, span: TimeSpan, what: &str) -> Result<Self, Unavailable> {
         let inside = self.within_closed(span);
         let length = seconds(span.start_ns, span.end_ns);
         let at_the_ends = (0.05 * length).max((0.25 * length).min(1.0));
@@ -122,7 +122,7 @@ impl<'a> Entries<'a> {
 
 /// Checks events that an even load produces steadily. If they stop long before the end of the span, or start long after
 /// its beginning, records are missing. Fewer than three events prove nothing.
-pub(super) fn check_steady(at_ns: &[u64], span: Span, what: &str) -> Result<(), Unavailable> {
+pub(super) fn check_steady(at_ns: &[u64], span: TimeSpan, what: &str) -> Result<(), Unavailable> {
     let (Some(&first), Some(&last)) = (at_ns.first(), at_ns.last()) else { return Ok(()) };
     if at_ns.len() < 3 {
         return Ok(());
@@ -144,12 +144,12 @@ const MAX_BLOCKS: u64 = 120_960;
 
 /// A span in equal blocks: of `block_s` seconds or slightly more if the span has room for 8 of them, or else of an
 /// eighth of the span.
-pub(super) fn blocks(span: Span, block_s: u64) -> Vec<Span> {
+pub(super) fn blocks(span: TimeSpan, block_s: u64) -> Vec<TimeSpan> {
     let length = span.end_ns.saturating_sub(span.start_ns);
     let count = (length / (block_s * 1_000_000_000)).clamp(8, MAX_BLOCKS);
     let edge = |block: u64| {
         let offset = u128::from(length) * u128::from(block) / u128::from(count);
         span.start_ns + u64::try_from(offset).unwrap_or(length)
     };
-    (0..count).map(|block| Span { start_ns: edge(block), end_ns: edge(block + 1) }).collect()
+    (0..count).map(|block| TimeSpan { start_ns: edge(block), end_ns: edge(block + 1) }).collect()
 }

@@ -11,7 +11,10 @@ use super::{
     run::Run,
     tables::{NoTable, Of, Part, Table, When, allocated, goroutines, heap_growth, off_heap_growth},
 };
-use crate::metric::{Metric, Unit};
+use crate::{
+    metric::{Metric, Unit},
+    profile::Profile,
+};
 
 /// A call site behind a metric, with its amount in all runs together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -19,9 +22,9 @@ pub struct Site {
     /// What it allocated, kept, touched or started.
     pub kind: SiteKind,
     /// The innermost frame that is not the runtime's, the C library's or cgo's own.
-    pub at: Place,
+    pub at: SourceLocation,
     /// The innermost frame of the service's own code; `null` if there is none. Often the same as `at`.
-    pub own: Option<Place>,
+    pub own: Option<SourceLocation>,
     /// For goroutines, the function that the `go` statement starts; otherwise `null`.
     pub starts: Option<String>,
     /// The amount in `unit`, above 0.
@@ -51,7 +54,7 @@ pub enum SiteKind {
 
 /// A place in the code.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Place {
+pub struct SourceLocation {
     /// The function, such as `main.(*store).put` or `malloc`; `unknown` if the stack is not known.
     pub function: String,
     /// The source file: relative to the repository's root if `in_repository`, or else as the compiler recorded it;
@@ -63,37 +66,20 @@ pub struct Place {
     pub in_repository: bool,
 }
 
-/// The profiles that have call sites.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    /// Bytes allocated on the Go heap in the measuring phase.
-    AllocatedBytes,
-    /// Objects allocated on the Go heap in the measuring phase.
-    AllocatedObjects,
-    /// Growth of the live heap in the measuring phase.
-    LiveHeapGrowth,
-    /// Growth of the off-heap memory in the measuring phase.
-    OffheapGrowth,
-    /// Goroutines under load.
-    GoroutinesUnderLoad,
-    /// Goroutines that remain after the drain.
-    GoroutinesLeft,
+/// What the call sites of a profile are.
+const fn kind(profile: Profile) -> SiteKind {
+    match profile {
+        Profile::AllocatedBytes | Profile::AllocatedObjects | Profile::LiveHeapGrowth => SiteKind::Heap,
+        Profile::OffheapGrowth => SiteKind::OffHeap,
+        Profile::GoroutinesUnderLoad | Profile::GoroutinesLeft => SiteKind::Goroutines,
+    }
 }
 
-impl Profile {
-    const fn kind(self) -> SiteKind {
-        match self {
-            Self::AllocatedBytes | Self::AllocatedObjects | Self::LiveHeapGrowth => SiteKind::Heap,
-            Self::OffheapGrowth => SiteKind::OffHeap,
-            Self::GoroutinesUnderLoad | Self::GoroutinesLeft => SiteKind::Goroutines,
-        }
-    }
-
-    const fn unit(self) -> Unit {
-        match self {
-            Self::AllocatedBytes | Self::LiveHeapGrowth | Self::OffheapGrowth => Unit::Bytes,
-            Self::AllocatedObjects | Self::GoroutinesUnderLoad | Self::GoroutinesLeft => Unit::Count,
-        }
+/// The unit of a profile's values.
+const fn unit(profile: Profile) -> Unit {
+    match profile {
+        Profile::AllocatedBytes | Profile::LiveHeapGrowth | Profile::OffheapGrowth => Unit::Bytes,
+        Profile::AllocatedObjects | Profile::GoroutinesUnderLoad | Profile::GoroutinesLeft => Unit::Count,
     }
 }
 
@@ -176,11 +162,11 @@ pub(super) fn by_metric(runs: &[Profiles<'_>]) -> BTreeMap<Metric, Vec<Site>> {
 /// nothing grew.
 fn sites(metric: Metric, runs: &[Profiles<'_>]) -> Vec<Site> {
     // All profiles behind one metric have the same unit; a test checks it.
-    let unit = metric.profiles().first().map_or(Unit::Bytes, |profile| profile.unit());
+    let unit = metric.profiles().first().map_or(Unit::Bytes, |profile| unit(*profile));
     let mut sums: BTreeMap<Key, Sum> = BTreeMap::new();
     for profiles in runs {
         for profile in metric.profiles() {
-            let (kind, table) = (profile.kind(), profiles.table(*profile));
+            let (kind, table) = (kind(*profile), profiles.table(*profile));
             for ((stack, started), sum) in by_stack(table.as_ref().map_or(&[][..], |table| &table.parts)) {
                 sums.entry(Key::of(kind, profiles.code, stack, started)).or_default().add(&sum);
             }
@@ -207,8 +193,8 @@ fn by_stack(parts: &[Part]) -> BTreeMap<(u32, Option<u32>), Sum> {
 /// The key of a site: parts with the same key belong to the same site.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    at: Place,
-    own: Option<Place>,
+    at: SourceLocation,
+    own: Option<SourceLocation>,
     starts: Option<String>,
     kind: SiteKind,
 }
@@ -222,8 +208,8 @@ impl Key {
             first.map_or_else(|| UNKNOWN.to_owned(), |frame| name(frame).to_owned())
         });
         Self {
-            at: at.map_or_else(Place::unknown, Place::of),
-            own: frames().find(|frame| is_own(frame)).map(Place::of),
+            at: at.map_or_else(SourceLocation::unknown, SourceLocation::of),
+            own: frames().find(|frame| is_own(frame)).map(SourceLocation::of),
             starts,
             kind,
         }
@@ -248,7 +234,7 @@ impl Key {
 /// What stands for a function without a name.
 const UNKNOWN: &str = "unknown";
 
-impl Place {
+impl SourceLocation {
     fn of(frame: &Frame) -> Self {
         let Frame { file, line, .. } = frame;
         Self { function: name(frame).to_owned(), file: file.clone(), line: *line, in_repository: false }
@@ -287,7 +273,7 @@ mod tests {
     #[test]
     fn the_profiles_behind_a_metric_are_in_one_unit() {
         for metric in Metric::ALL {
-            let units: Vec<Unit> = metric.profiles().iter().map(|profile| profile.unit()).collect();
+            let units: Vec<Unit> = metric.profiles().iter().map(|profile| unit(*profile)).collect();
             assert!(units.windows(2).all(|pair| pair[0] == pair[1]), "{metric}: {units:?}");
         }
     }

@@ -1,6 +1,6 @@
 //! How the allocator gets its memory: refills of span caches, and mappings.
 
-use memgate_evidence::Span;
+use memgate_evidence::TimeSpan;
 
 use super::{
     Estimate, Measurement, Unavailable,
@@ -30,7 +30,7 @@ pub(super) fn refills(run: Run<'_>) -> Result<Refills, Unavailable> {
     if !in_order {
         return Err(Unavailable::because(format!("the windows of the {what} are not one after the other")));
     }
-    let inside = |window: &Span| span.start_ns <= window.start_ns && window.end_ns <= span.end_ns;
+    let inside = |window: &TimeSpan| span.start_ns <= window.start_ns && window.end_ns <= span.end_ns;
     let counts =
         || windows.iter().zip(counted.refills.iter().zip(&counted.misses)).filter(|(window, _)| inside(window));
     let ends: Vec<u64> = counts().map(|(window, _)| window.end_ns).collect();

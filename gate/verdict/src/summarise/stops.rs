@@ -64,6 +64,22 @@ pub(super) fn p99(runs: &[Tally], noun: &str) -> Measurement {
     Estimate::of(interval, tally.total(), remark)
 }
 
+const fn is_for_gc(reason: StopReason) -> bool {
+    match reason {
+        StopReason::GcSweepTermination | StopReason::GcMarkTermination => true,
+        StopReason::WriteHeapDump
+        | StopReason::GoroutineProfile
+        | StopReason::GoroutineProfileCleanup
+        | StopReason::AllGoroutinesStack
+        | StopReason::ReadMemStats
+        | StopReason::AllThreadsSyscall
+        | StopReason::Gomaxprocs
+        | StopReason::Trace
+        | StopReason::Test
+        | StopReason::Unknown => false,
+    }
+}
+
 /// Every stop for the GC, if those of the measuring phase were recorded all through it. At least one lies in the phase.
 fn gc_stops(run: Run<'_>) -> Result<Vec<Stop>, Unavailable> {
     let span = run.measure()?;
@@ -72,12 +88,11 @@ fn gc_stops(run: Run<'_>) -> Result<Vec<Stop>, Unavailable> {
     if stops.reason.len() != durations.len() || stops.tail_ns.len() != durations.len() {
         return Err(Unavailable::because(format!("the {WHAT} have columns of different length")));
     }
-    let of_gc = |reason| matches!(reason, StopReason::GcSweepTermination | StopReason::GcMarkTermination);
     let rest = stops.reason.iter().zip(&stops.tail_ns);
     let stops: Vec<Stop> = durations
         .iter()
         .zip(rest)
-        .filter(|(_, (reason, _))| of_gc(**reason))
+        .filter(|(_, (reason, _))| is_for_gc(**reason))
         .map(|((end_ns, duration), (&reason, &tail_ns))| Stop {
             reason,
             start_ns: end_ns.saturating_sub(duration).saturating_sub(tail_ns),

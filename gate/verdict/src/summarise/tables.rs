@@ -95,7 +95,9 @@ pub(super) fn allocated(run: Run<'_>, of: Of) -> Result<Table, NoTable> {
     let signals = run.signals();
     match data(&signals.alloc_samples, "sampled allocations") {
         Ok(samples) if samples.rate > 0 => allocated_by_samples(samples, of),
-        _ => allocated_by_profile(data(&signals.heap_profile, "heap profile")?, of),
+        Ok(_) | Err(NoTable::Missing(_) | NoTable::Broken(_)) => {
+            allocated_by_profile(data(&signals.heap_profile, "heap profile")?, of)
+        }
     }
 }
 

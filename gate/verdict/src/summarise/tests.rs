@@ -5,7 +5,7 @@ mod fuzz;
 mod simulation;
 mod sites;
 
-use memgate_evidence::{Ending, Evidence, Exactness, Pauses, RequestCounts, Series, Span, StopReason};
+use memgate_evidence::{Ending, Evidence, Exactness, Pauses, RequestCounts, Series, StopReason, TimeSpan};
 
 use memgate_evidence::platform::Runner;
 use memgate_testing::*;
@@ -234,7 +234,7 @@ fn missing_and_empty_phases_leave_no_figure() {
     run.phases.drain = None;
     assert_eq!(reason(&run, Metric::GoroutinesLeaked), "the drain is missing in the evidence");
     assert!(figure(&run, Metric::GoroutinesMax).is_ok());
-    run.phases.measure = Some(Span { start_ns: 5, end_ns: 4 });
+    run.phases.measure = Some(TimeSpan { start_ns: 5, end_ns: 4 });
     assert_eq!(reason(&run, Metric::RequestErrors), "the measuring phase has no length in the evidence");
     run.phases.measure = None;
     assert_eq!(reason(&run, Metric::GcPauseP99), "the measuring phase is missing in the evidence");

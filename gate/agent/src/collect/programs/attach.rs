@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use memgate_evidence::{
-    error::{Error, Result, Stage},
+    error::{FailureKind, Result, Stage},
     tier::Tier,
 };
 use memgate_goexe::{
@@ -14,11 +14,11 @@ use memgate_goexe::{
 use nix::unistd::Pid;
 
 use super::{
-    Links, ProgramError, Programs,
+    Links, Programs,
     bpf::{self, Bpf, Constants},
     tier,
 };
-use crate::collect::Options;
+use crate::collect::options::Options;
 
 /// The BPF programs on a process.
 pub(in crate::collect) struct Attached {
@@ -68,7 +68,7 @@ impl Attached {
                 refill_probes = probes;
                 continue;
             }
-            match probes.and_then(|probes| programs.attach(&probes).map_err(|error| error.to_string())) {
+            match probes.and_then(|probes| programs.attach(&probes).map_err(|error| error.reason())) {
                 Ok(attached) => links.push(attached),
                 Err(reason) => {
                     missing.insert(signal, reason);
@@ -78,7 +78,7 @@ impl Attached {
         let no_captures = match (tier, missing.get(&ProbedSignal::Mappings)) {
             (Tier::T0 | Tier::T1, _) => Some(format!("tier {tier} has no captures of first touches")),
             (_, Some(reason)) => Some(format!("the runtime's own mappings are not known: {reason}")),
-            _ => programs.attach_first_touch(first_touch).err().map(|error| error.to_string()),
+            _ => programs.attach_first_touch(first_touch).err().map(|error| error.reason()),
         };
         Self { tier, programs: Some(programs), links, missing, refill_probes, no_captures }
     }
@@ -100,8 +100,24 @@ pub(in crate::collect) fn attach(exe: &GoExe, pid: Pid, options: Options) -> Res
             let plans = probes::plan(exe, options.collecting.force_probes);
             Ok(Attached::put_on(tier, Box::new(programs), plans, first_touch_program(exe.platform)))
         }
-        Err(error) if wanted.is_some() => Err(failed(&error)),
-        Err(error) => Ok(Attached::without_programs(&error.to_string())),
+        Err(error) if wanted.is_some() => Err(error.into()),
+        Err(error) => Ok(Attached::without_programs(&error.reason())),
+    }
+}
+
+/// A tier that cannot be had here.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("tier {wanted} was asked for, and {highest} is the highest here: {obstacle}")]
+#[diagnostic(help("leave `--tier` out, or ask for a lower one"))]
+struct TierError {
+    wanted: Tier,
+    highest: Tier,
+    obstacle: String,
+}
+
+impl FailureKind for TierError {
+    fn stage(&self) -> Stage {
+        Stage::Collect
     }
 }
 
@@ -110,16 +126,11 @@ fn choose(wanted: Option<Tier>, (highest, obstacle): (Tier, Option<String>)) -> 
     match wanted {
         Some(wanted) if wanted > highest => {
             let obstacle = obstacle.unwrap_or_else(|| "the kernel has no more".to_owned());
-            let message = format!("tier {wanted} was asked for, and {highest} is the highest here: {obstacle}");
-            Err(Error::infrastructure(Stage::Collect, message, "leave `--tier` out, or ask for a lower one"))
+            Err(TierError { wanted, highest, obstacle }.into())
         }
         Some(wanted) => Ok((wanted, format!("tier {wanted} was asked for"))),
         None => Ok((highest, obstacle.unwrap_or_default())),
     }
-}
-
-fn failed(error: &ProgramError) -> Error {
-    Error::infrastructure(Stage::Collect, error.to_string(), error.help())
 }
 
 /// What the programs must know of the executable and its architecture. A value that is not known is 0, and its signal is missing.

@@ -2,16 +2,21 @@
 
 use std::error::Error;
 
+use memgate_evidence::error::{FailureKind, Stage, in_full};
+use miette::Diagnostic;
+
 /// A failure of the BPF programs.
-///
-/// The message holds the whole chain of causes, and with it the verifier's log: the evidence keeps reasons as text.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Diagnostic)]
 pub(in crate::collect) enum ProgramError {
     /// The object does not fit memgate: it was built from other sources.
     #[error("the BPF object {0}")]
+    #[diagnostic(help("rebuild it with `cargo xtask ebpf`"))]
     Object(String),
     /// The kernel refuses to load or attach something.
-    #[error("{what}: {}", chain(source.as_ref()))]
+    #[error("{what}")]
+    #[diagnostic(help(
+        "run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE) on a kernel with BPF and uprobes, or ask for `--tier T0`"
+    ))]
     Refused {
         /// What it refuses.
         what: String,
@@ -19,7 +24,8 @@ pub(in crate::collect) enum ProgramError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// The kernel fails at what it has allowed before.
-    #[error("{what}: {}", chain(source.as_ref()))]
+    #[error("{what}")]
+    #[diagnostic(help("please report this with the kernel's version and the output above"))]
     Unexpected {
         /// What it fails at.
         what: String,
@@ -27,7 +33,8 @@ pub(in crate::collect) enum ProgramError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// The PID namespace is unknown.
-    #[error("/proc/self/ns/pid: {0}")]
+    #[error("/proc/self/ns/pid cannot be read")]
+    #[diagnostic(help("mount procfs at /proc"))]
     Namespace(#[source] nix::Error),
 }
 
@@ -46,35 +53,26 @@ impl ProgramError {
         Self::Unexpected { what: what.into(), source: source.into() }
     }
 
-    /// What the user can do about it.
-    pub(super) const fn help(&self) -> &'static str {
-        match self {
-            Self::Object(_) => "rebuild it with `cargo xtask ebpf`",
-            Self::Refused { .. } => {
-                "run as root (or with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE) on a kernel with BPF and uprobes, or ask for `--tier T0`"
-            }
-            Self::Unexpected { .. } => "please report this with the kernel's version and the output above",
-            Self::Namespace(_) => "mount procfs at /proc",
-        }
+    /// The failure with its causes, and with them the verifier's log: evidence keeps reasons as text.
+    pub(in crate::collect) fn reason(&self) -> String {
+        in_full(self)
+    }
+}
+
+impl FailureKind for ProgramError {
+    fn stage(&self) -> Stage {
+        Stage::Collect
     }
 }
 
 /// A program that the kernel does not load.
 #[derive(Debug, thiserror::Error)]
-#[error("the kernel does not load the program `{program}`: {source}. Verifier output: {log}")]
+#[error("the kernel does not load the program `{program}`: {source}. The verifier says: {log}")]
 pub(super) struct LoadError {
     pub(super) program: String,
     pub(super) source: std::io::Error,
     /// What the verifier says; empty if it was not asked.
     pub(super) log: String,
-}
-
-/// The error with what caused it: aya keeps the kernel's reason in the cause.
-pub(super) fn chain(error: &dyn Error) -> String {
-    std::iter::successors(Some(error), |error| (*error).source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 #[cfg(test)]
@@ -86,7 +84,7 @@ mod tests {
         let source = std::io::Error::from_raw_os_error(13);
         let load = LoadError { program: "pause".to_owned(), source, log: "R1 invalid mem access 'scalar'".to_owned() };
         let error = ProgramError::refused("the probes `pause`", load);
-        let message = error.to_string();
+        let message = error.reason();
         assert!(message.starts_with("the probes `pause`: the kernel does not load the program `pause`: "), "{message}");
         assert!(message.contains("R1 invalid mem access 'scalar'"), "{message}");
         let load = error.source().unwrap().downcast_ref::<LoadError>().unwrap();

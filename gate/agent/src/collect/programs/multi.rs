@@ -16,12 +16,10 @@ use aya_obj::{
         bpf_attach_type::BPF_TRACE_UPROBE_MULTI, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type::BPF_PROG_TYPE_KPROBE,
     },
 };
+use memgate_evidence::error::in_full;
 use nix::libc;
 
-use super::{
-    ProgramError,
-    error::{LoadError, chain},
-};
+use super::{ProgramError, error::LoadError};
 
 /// The programs of an object whose maps aya has made.
 pub(super) struct MultiPrograms {
@@ -37,7 +35,7 @@ impl MultiPrograms {
     /// # Errors
     /// When the object is damaged, or has a map of a kind that is not known here.
     pub(super) fn read(object: &[u8], ebpf: &Ebpf) -> Result<Self, ProgramError> {
-        let damaged = |error: &dyn std::error::Error| ProgramError::Object(format!("is damaged: {}", chain(error)));
+        let damaged = |error: &dyn std::error::Error| ProgramError::Object(format!("is damaged: {}", in_full(error)));
         let mut object = Object::parse(object).map_err(|error| damaged(&error))?;
         let definitions = std::mem::take(&mut object.maps);
         let mut maps = Vec::new();

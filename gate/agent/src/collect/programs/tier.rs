@@ -5,14 +5,14 @@ use aya::{
     programs::ProgramType,
     sys::{is_helper_supported, is_map_supported, is_program_supported},
 };
-use memgate_evidence::tier::Tier;
+use memgate_evidence::{error::in_full, tier::Tier};
 
 /// The highest tier that works here, and why no higher one does.
 pub fn probe() -> (Tier, Option<String>) {
     match is_program_supported(ProgramType::KProbe) {
         Ok(true) => {}
         Ok(false) => return (Tier::T0, Some("the kernel has no BPF programs for probes".to_owned())),
-        Err(error) => return (Tier::T0, Some(format!("BPF cannot be used: {}", super::error::chain(&error)))),
+        Err(error) => return (Tier::T0, Some(format!("BPF cannot be used: {}", in_full(&error)))),
     }
     match is_map_supported(MapType::RingBuf) {
         Ok(true) => {}

@@ -1,7 +1,7 @@
 //! The recorder over fakes: which reading is due when, and what the records are compared with.
 
 use memgate_evidence::Exactness;
-use memgate_goexe::{Field, Pauses, arch::ArgumentLocation};
+use memgate_goexe::{Field, PauseSites, arch::ArgumentLocation};
 
 use super::*;
 use crate::collect::{
@@ -13,7 +13,7 @@ use crate::collect::{
 fn recorder() -> (Recorder, Fake) {
     let fake = Fake::new();
     let (field, argument) = (Field { offset: 0, size: 8 }, ArgumentLocation::Register(0));
-    let pauses = Ok(Pauses {
+    let pauses = Ok(PauseSites {
         sites: Vec::new(),
         histogram: argument,
         duration: argument,

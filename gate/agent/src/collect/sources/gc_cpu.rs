@@ -1,7 +1,7 @@
 //! CPU time of the GC by the runtime's own account.
 
 use memgate_evidence::{GcCpu, Signal};
-use memgate_goexe::{Fact, GcCpu as Layout, Runtime};
+use memgate_goexe::{Fact, GcCpuLayout as Layout, Runtime};
 
 use crate::collect::{
     collector::{Collector, Reading, Scene},

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use memgate_ebpf::count;
-use memgate_evidence::{Exactness, Signal, Span, SpanRefills};
+use memgate_evidence::{Exactness, Signal, SpanRefills, TimeSpan};
 use memgate_goexe::probes::Probe;
 
 use crate::collect::{
@@ -91,7 +91,7 @@ impl RefillCollector {
 impl Collector for RefillCollector {
     fn tick(&mut self, scene: &mut Scene) {
         if let Err(error) = self.try_tick(scene) {
-            note(&mut self.failure, error.to_string());
+            note(&mut self.failure, error.reason());
         }
     }
 
@@ -107,7 +107,7 @@ impl Window {
             let index = what as usize;
             counts[index].saturating_sub(self.counts[index])
         };
-        refills.windows.push(Span { start_ns: self.start_ns, end_ns: now_ns });
+        refills.windows.push(TimeSpan { start_ns: self.start_ns, end_ns: now_ns });
         refills.refills.push(since(count::REFILLS));
         refills.misses.push(since(count::MISSES));
         self.links.take_off();

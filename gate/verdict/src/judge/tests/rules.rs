@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     metric::Unit,
-    summarise::{Place, Site, SiteKind},
+    summarise::{Site, SiteKind, SourceLocation},
 };
 
 const BYTES: Metric = Metric::AllocBytesPerRequest;
@@ -337,7 +337,8 @@ fn the_worst_verdict_counts_and_of_none_nothing_is_known() {
 
 #[test]
 fn a_gate_that_asks_for_action_names_the_first_call_sites() {
-    let place = |line| Place { function: "main.put".to_owned(), file: String::new(), line, in_repository: false };
+    let place =
+        |line| SourceLocation { function: "main.put".to_owned(), file: String::new(), line, in_repository: false };
     let site = |line| Site {
         kind: SiteKind::Heap,
         at: place(line),

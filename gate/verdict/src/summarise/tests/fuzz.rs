@@ -69,10 +69,10 @@ fn signal<T: std::fmt::Debug + 'static>(data: impl Strategy<Value = T> + 'static
         .boxed()
 }
 
-fn span() -> impl Strategy<Value = Option<Span>> {
+fn span() -> impl Strategy<Value = Option<TimeSpan>> {
     prop_oneof![
         6 => Just(Some(MEASURE)),
-        3 => (number(), number()).prop_map(|(start_ns, end_ns)| Some(Span { start_ns, end_ns })),
+        3 => (number(), number()).prop_map(|(start_ns, end_ns)| Some(TimeSpan { start_ns, end_ns })),
         1 => Just(None),
     ]
 }
@@ -123,7 +123,10 @@ fn gc_cpu() -> impl Strategy<Value = GcCpu> {
 fn span_refills() -> impl Strategy<Value = SpanRefills> {
     (columns(), 1..2 * SECOND, prop_oneof![3 => Just(None), 1 => column().prop_map(Some)]).prop_map(
         |((at_ns, refills), length, misses)| SpanRefills {
-            windows: at_ns.iter().map(|&start_ns| Span { start_ns, end_ns: start_ns.saturating_add(length) }).collect(),
+            windows: at_ns
+                .iter()
+                .map(|&start_ns| TimeSpan { start_ns, end_ns: start_ns.saturating_add(length) })
+                .collect(),
             misses: misses.unwrap_or_else(|| refills.iter().map(|refills| refills / 3).collect()),
             refills,
         },

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use memgate_goexe::{Field, HeapProfile};
+use memgate_goexe::{Field, HeapProfileLayout};
 
 use crate::collect::memory::{ServiceMemory, number};
 
@@ -43,7 +43,7 @@ pub(super) struct Bucket {
 /// Reads the heap profile of one process.
 pub(super) struct HeapProfileReader {
     memory: ServiceMemory,
-    layout: HeapProfile,
+    layout: HeapProfileLayout,
     /// In the order in which they were found; none is ever lost.
     buckets: Vec<Bucket>,
     index: HashMap<u64, usize>,
@@ -53,7 +53,7 @@ pub(super) struct HeapProfileReader {
 
 impl HeapProfileReader {
     /// A reader for a process that runs the executable of this layout.
-    pub(super) fn new(memory: ServiceMemory, layout: HeapProfile) -> Self {
+    pub(super) fn new(memory: ServiceMemory, layout: HeapProfileLayout) -> Self {
         Self { memory, layout, buckets: Vec::new(), index: HashMap::new(), head: 0 }
     }
 
@@ -156,9 +156,9 @@ pub(super) mod tests {
     use crate::collect::testing::FakeMemory;
 
     /// Two words of a bucket's link and size, its depth, the stack, and then one record of published counts.
-    pub(in crate::collect::sources::allocations) fn layout() -> HeapProfile {
+    pub(in crate::collect::sources::allocations) fn layout() -> HeapProfileLayout {
         let field = |offset, size| Field { offset, size };
-        HeapProfile {
+        HeapProfileLayout {
             mbuckets: 0x100,
             cycle: 0x108,
             bucket_size: 24,

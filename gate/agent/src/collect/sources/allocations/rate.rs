@@ -8,7 +8,7 @@
 //! allocates much. Early in the warm-up memgate sets it, once, to a rate that gives a steady number of samples a second. It leaves
 //! a rate alone that the service or its environment chose.
 
-use memgate_goexe::{AllocSamples, Fact};
+use memgate_goexe::{AllocSampleSite, Fact};
 
 use crate::collect::memory::ServiceMemory;
 
@@ -32,7 +32,7 @@ impl SamplingRate {
     ///
     /// # Errors
     /// Fails if the executable does not say where the rate is, or the process's memory cannot be written; for a person.
-    pub(super) fn switch_on(memory: &ServiceMemory, layout: &Fact<AllocSamples>) -> Result<Self, String> {
+    pub(super) fn switch_on(memory: &ServiceMemory, layout: &Fact<AllocSampleSite>) -> Result<Self, String> {
         let layout = layout.as_ref().map_err(Clone::clone)?;
         let (address, disabled) = (memory.global(layout.rate), memory.global(layout.disabled));
         let switch_on = || -> nix::Result<()> {
@@ -73,8 +73,8 @@ pub(super) mod tests {
     use super::*;
     use crate::collect::testing::FakeMemory;
 
-    pub(in crate::collect::sources::allocations) fn layout() -> AllocSamples {
-        AllocSamples {
+    pub(in crate::collect::sources::allocations) fn layout() -> AllocSampleSite {
+        AllocSampleSite {
             site: CallSite { address: 0, file_offset: 0 },
             object: ArgumentLocation::Register(0),
             bucket: ArgumentLocation::Register(0),

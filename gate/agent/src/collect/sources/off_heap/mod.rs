@@ -108,7 +108,7 @@ impl OffHeapCollector {
         let largest = mapped.ranges.largest(RANGES);
         if self.left_out != largest {
             if let Err(error) = programs.leave_out(&largest) {
-                note(&mut self.no_captures, error.to_string());
+                note(&mut self.no_captures, error.reason());
             }
             self.left_out = largest;
         }
@@ -120,7 +120,7 @@ impl OffHeapCollector {
         const CAPTURES: u64 = 64;
         let Some(programs) = &mut scene.programs else { return };
         if let Err(error) = programs.allow_captures(CAPTURES) {
-            note(&mut self.no_captures, error.to_string());
+            note(&mut self.no_captures, error.reason());
         }
     }
 

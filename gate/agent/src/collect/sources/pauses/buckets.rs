@@ -1,6 +1,6 @@
 //! Pauses without probes: the runtime's own histogram, read from the service's memory.
 
-use memgate_goexe::Pauses;
+use memgate_goexe::PauseSites;
 
 use crate::collect::memory::{ServiceMemory, number};
 
@@ -19,7 +19,7 @@ pub(super) struct PauseBuckets {
 }
 
 impl PauseBuckets {
-    pub(super) fn new(memory: ServiceMemory, layout: &Pauses) -> Self {
+    pub(super) fn new(memory: ServiceMemory, layout: &PauseSites) -> Self {
         let histogram = memory.global(layout.gc);
         let at = |offset: u64| histogram.wrapping_add(offset);
         Self {

@@ -163,7 +163,7 @@ const fn reason(value: u64) -> StopReason {
 
 #[cfg(test)]
 mod tests {
-    use memgate_goexe::{Field, Pauses as Layout, arch::ArgumentLocation};
+    use memgate_goexe::{Field, PauseSites as Layout, arch::ArgumentLocation};
 
     use super::*;
     use crate::collect::testing::{Fake, attached, nothing, record};

@@ -11,24 +11,24 @@ use std::{
 };
 
 use memgate_agent::{
-    Progress,
+    RunEvent,
     cancel::Cancel,
-    guest::serve::{EVIDENCE, Failure, SERVICE_LOG, SERVICE_LOG_THERE},
+    in_guest::serve::{EVIDENCE, SERVICE_LOG, SERVICE_LOG_THERE},
 };
 use memgate_config::PlatformOptions;
 use memgate_evidence::{
     Evidence,
-    error::{Error, InputError, Result, Stage},
+    error::{Error, FailureKind, FailureText, InputError, Result, Stage, in_full},
     plan::{Load, Plan},
     platform::{Platform, Runner},
 };
-use memgate_goexe::GoExe;
+use memgate_goexe::{GoExe, GoExeError};
 use memgate_qemu::{
     channel::{FromAgent, ToAgent},
     emulator,
     ending::{Ending, Patience},
     guest::{Guest, GuestError, Spoken, Start},
-    image::{self, Cache, Image, Kernel},
+    image::{self, Cache, Image, ImageError, Kernel},
     machine::Machine,
     snapshot::Snapshot,
 };
@@ -47,9 +47,99 @@ const BROKEN: &str = "the emulated processor failed the Go runtime's own check o
 /// The service's path in the guest.
 const DIRECTORY: &str = "/srv";
 
+/// Why a service is not measured in a guest.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum GuestRunError {
+    /// The executable cannot be read, or is none that memgate knows how to measure.
+    #[error(transparent)]
+    #[diagnostic(help("{UNFIT}"))]
+    Unfit(#[from] GoExeError),
+    /// The executable was built for another platform.
+    #[error("{executable} was built for {found}, not for {wanted}")]
+    #[diagnostic(help("{UNFIT}"))]
+    OtherPlatform {
+        /// The executable.
+        executable: PathBuf,
+        /// What it was built for.
+        found: Platform,
+        /// The guests' platform.
+        wanted: Platform,
+    },
+    /// What the executable needs of the system is not known.
+    #[error("{executable}: {reason}")]
+    #[diagnostic(help("{UNFIT}"))]
+    UnknownNeeds {
+        /// The executable.
+        executable: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The guest lacks the executable's loader or its libraries.
+    #[error("{executable} is dynamically linked, and the guests of {platform} lack {}", .missing.join(", "))]
+    #[diagnostic(help(
+        "build it with CGO_ENABLED=0, or add the files to `platforms.{platform}.files`: {{ {}: FILE }}",
+        missing.join(": FILE, ")
+    ))]
+    MissingFiles {
+        /// The executable.
+        executable: PathBuf,
+        /// The guests' platform.
+        platform: Platform,
+        /// The files, by their paths there.
+        missing: Vec<String>,
+    },
+    /// The emulator is one that computes wrongly.
+    #[error("{BROKEN}, {ATTEMPTS} times in a row")]
+    #[diagnostic(help("use QEMU 10.0.13 or later; docs/explanation/guests.md says what older ones do wrong"))]
+    BrokenProcessor,
+    /// The guest ended, or cannot be spoken with.
+    #[error(transparent)]
+    #[diagnostic(help("{}", guest_help(_0)))]
+    Guest(#[from] GuestError),
+    /// There is no image or no emulator for it.
+    #[error(transparent)]
+    #[diagnostic(help("{}", _0.help()))]
+    Image(#[from] ImageError),
+    /// There is no agent for it.
+    #[error("{name}, which guests of {platform} run, is not in {}", .places.join(" or "))]
+    #[diagnostic(help("build it with `cargo xtask dist`, or name its directory in MEMGATE_AGENTS"))]
+    NoAgent {
+        /// The agent's file name.
+        name: String,
+        /// The guests' platform.
+        platform: Platform,
+        /// The directories where it could be.
+        places: Vec<String>,
+    },
+}
+
+const UNFIT: &str = "memgate measures ELF executables of its platforms; name one of this platform under `binary`";
+
+impl FailureKind for GuestRunError {
+    fn stage(&self) -> Stage {
+        match self {
+            Self::Unfit(_) | Self::OtherPlatform { .. } | Self::UnknownNeeds { .. } | Self::MissingFiles { .. } => {
+                Stage::Preflight
+            }
+            Self::BrokenProcessor | Self::Guest(_) | Self::Image(_) | Self::NoAgent { .. } => Stage::Guest,
+        }
+    }
+}
+
+fn guest_help(error: &GuestError) -> String {
+    match error {
+        GuestError::Ended { ending: Ending::Unkept(_), console, .. } => {
+            format!("make room for {}, or give another directory with --out", console.display())
+        }
+        GuestError::Ended { console, .. } => format!("what the guest printed is in {}", console.display()),
+        GuestError::Host { .. } => "make room, or raise the limits on files and memory".to_owned(),
+        GuestError::Protocol(_) => "build the agents and memgate from the same source".to_owned(),
+    }
+}
+
 /// What the runs on one platform start their guests from.
 #[derive(Debug)]
-pub struct Guests {
+pub struct GuestRunner {
     platform: Platform,
     /// Keeps its files in place until it is dropped.
     _image: Image,
@@ -61,16 +151,16 @@ pub struct Guests {
     snapshot: Option<Snapshot>,
 }
 
-/// The files that a run writes besides its evidence.
+/// The logs of a run in a guest: files that it writes besides its evidence.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub struct GuestLogs {
     /// What the service printed.
     pub service_log: PathBuf,
     /// The guest's console.
     pub console_log: PathBuf,
 }
 
-impl Guests {
+impl GuestRunner {
     /// Makes the image that the platform's guests start from, and QEMU, unless they are in the cache or the system has
     /// them. With `snapshots`, memgate boots one guest and resumes it for later runs.
     ///
@@ -86,8 +176,8 @@ impl Guests {
         let kernel =
             kernel(&format!("platforms.{platform}.kernel"), platform, options.kernel.as_deref(), options.page_size)?;
         let cache = cache()?;
-        let emulator = emulator::find(&cache, architecture, None, say).map_err(image_failed)?;
-        let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(image_failed)?;
+        let emulator = emulator::find(&cache, architecture, None, say).map_err(GuestRunError::Image)?;
+        let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(GuestRunError::Image)?;
         let memory = options.memory.unwrap_or(MEMORY);
         let cpus = processors(options);
         let machine = Machine::of(&image, emulator, memory, cpus);
@@ -110,9 +200,13 @@ impl Guests {
     /// that the guest lacks.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let at = format!("services.{}", plan.service);
-        if matches!(plan.load, Load::Command(_)) {
-            let message = format!("{at}.load.command: a guest cannot run this machine's programs to load the service");
-            return Err(InputError::new(message, "write `rate` and `requests`, the built-in load").into());
+        match plan.load {
+            Load::Http(_) => {}
+            Load::Command(_) => {
+                let message =
+                    format!("{at}.load.command: a guest cannot run this machine's programs to load the service");
+                return Err(InputError::new(message, "write `rate` and `requests`, the built-in load").into());
+            }
         }
         if let Some(wanted) = plan.memory_max.filter(|wanted| *wanted > self.machine.memory) {
             let platform = self.platform;
@@ -121,26 +215,16 @@ impl Guests {
             let help = format!("raise `platforms.{platform}.memory`, or lower `memory_max`");
             return Err(InputError::new(message, help).into());
         }
-        let exe = GoExe::open(&plan.executable).map_err(|error| unfit(error.to_string()))?;
-        if exe.platform != self.platform {
-            let path = exe.path.display();
-            return Err(unfit(format!("{path} was built for {}, not for {}", exe.platform, self.platform)));
+        let exe = GoExe::open(&plan.executable).map_err(GuestRunError::Unfit)?;
+        let (executable, platform) = (plan.executable.clone(), self.platform);
+        if exe.platform != platform {
+            return Err(GuestRunError::OtherPlatform { executable, found: exe.platform, wanted: platform }.into());
         }
         let missing = missing_files(exe, &self.files)?;
         if missing.is_empty() {
             return Ok(());
         }
-        let message = format!(
-            "{} is dynamically linked, and the guests of {} lack {}",
-            plan.executable.display(),
-            self.platform,
-            missing.join(", ")
-        );
-        let help = format!(
-            "build it with CGO_ENABLED=0, or add the files to `platforms.{}.files`: {{ {}: FILE }}",
-            self.platform, missing[0]
-        );
-        Err(Error::infrastructure(Stage::Preflight, message, help))
+        Err(GuestRunError::MissingFiles { executable, platform, missing }.into())
     }
 
     /// Runs the plan in a fresh guest, which has ended when this returns. Tries again in another guest if the emulated
@@ -151,44 +235,42 @@ impl Guests {
     pub async fn run(
         &self,
         plan: &Plan,
-        files: &Files,
-        progress: &dyn Fn(Progress),
+        logs: &GuestLogs,
+        event: &dyn Fn(RunEvent),
         cancel: &Cancel,
     ) -> Result<Evidence> {
         for failed in 0..ATTEMPTS {
-            let run = self.attempt(plan, files, progress, cancel).await;
-            if run.is_ok() || !processor_failed(&files.service_log) {
+            let run = self.attempt(plan, logs, event, cancel).await;
+            if run.is_ok() || !processor_failed(&logs.service_log) {
                 return run.map(|mut evidence| {
                     evidence.notes.extend((failed > 0).then(|| format!("attempt {} in a guest: {BROKEN}", failed + 1)));
                     evidence
                 });
             }
-            fs::remove_file(&files.service_log)
-                .map_err(|error| GuestError::Host { what: files.service_log.display().to_string(), error })
-                .map_err(guest_failed)?;
+            fs::remove_file(&logs.service_log)
+                .map_err(|error| GuestError::Host { what: logs.service_log.display().to_string(), error })
+                .map_err(GuestRunError::Guest)?;
         }
-        let message = format!("{BROKEN}, {ATTEMPTS} times in a row");
-        let help = "use QEMU 10.0.13 or later; docs/explanation/guests.md says what older ones do wrong";
-        Err(Error::infrastructure(Stage::Guest, message, help))
+        Err(GuestRunError::BrokenProcessor.into())
     }
 
     async fn attempt(
         &self,
         plan: &Plan,
-        files: &Files,
-        progress: &dyn Fn(Progress),
+        logs: &GuestLogs,
+        event: &dyn Fn(RunEvent),
         cancel: &Cancel,
     ) -> Result<Evidence> {
         let run = async {
-            let (mut guest, notes) = self.start(&files.console_log, progress).await?;
-            let evidence = self.carry_out(&mut guest, plan, files, progress).await?;
+            let (mut guest, notes) = self.start(&logs.console_log, event).await?;
+            let evidence = self.carry_out(&mut guest, plan, logs, event).await?;
             Ok::<_, GuestError>(evidence.map(|mut evidence| {
                 evidence.notes.extend(notes);
                 evidence
             }))
         };
         tokio::select! {
-            outcome = run => outcome.map_err(guest_failed)?,
+            outcome = run => outcome.map_err(GuestRunError::Guest)?,
             () = cancel.cancelled() => Err(Error::Interrupted),
         }
     }
@@ -198,7 +280,7 @@ impl Guests {
     ///
     /// # Errors
     /// When the guest cannot be started, or ends before its agent begins.
-    pub async fn start(&self, console: &Path, progress: &dyn Fn(Progress)) -> Result<(Guest, Vec<String>), GuestError> {
+    pub async fn start(&self, console: &Path, event: &dyn Fn(RunEvent)) -> Result<(Guest, Vec<String>), GuestError> {
         let start = &Start {
             machine: self.machine.clone(),
             console: console.to_owned(),
@@ -207,13 +289,13 @@ impl Guests {
         };
         let mut notes = Vec::new();
         let Some(snapshot) = &self.snapshot else {
-            progress(Progress::Booting);
+            event(RunEvent::Booting);
             let mut guest = Guest::boot(start).await?;
             guest.begin().await?;
             return Ok((guest, notes));
         };
         if snapshot.exists() {
-            progress(Progress::Resuming);
+            event(RunEvent::Resuming);
             let resumed = async {
                 let mut guest = Guest::resume(start, snapshot).await?;
                 guest.begin().await?;
@@ -222,19 +304,22 @@ impl Guests {
             match resumed.await {
                 Ok(guest) => return Ok((guest, notes)),
                 // If the snapshot is broken, a boot still shows whether the guest works.
-                Err(error) => notes.push(format!("a snapshot could not be resumed, so the guest was booted: {error}")),
+                Err(error) => {
+                    notes
+                        .push(format!("a snapshot could not be resumed, so the guest was booted: {}", in_full(&error)));
+                }
             }
             if let Err(error) = snapshot.remove() {
                 notes.push(format!("the snapshot cannot be removed: {error}"));
             }
         }
-        progress(Progress::Booting);
+        event(RunEvent::Booting);
         let mut guest = Guest::boot(start).await?;
         match guest.save(snapshot).await {
             Ok(()) => {}
             // Without a snapshot, the next run boots too.
-            Err(error @ GuestError::Host { .. }) => notes.push(error.to_string()),
-            Err(error) => return Err(error),
+            Err(error @ GuestError::Host { .. }) => notes.push(in_full(&error)),
+            Err(error @ (GuestError::Ended { .. } | GuestError::Protocol(_))) => return Err(error),
         }
         guest.begin().await?;
         Ok((guest, notes))
@@ -244,8 +329,8 @@ impl Guests {
         &self,
         guest: &mut Guest,
         plan: &Plan,
-        files: &Files,
-        progress: &dyn Fn(Progress),
+        logs: &GuestLogs,
+        event: &dyn Fn(RunEvent),
     ) -> Result<Result<Evidence>, GuestError> {
         for (to, from) in &self.files {
             guest.store(from, to).await?;
@@ -258,20 +343,17 @@ impl Guests {
         let mut evidence = None;
         loop {
             match guest.next().await? {
-                Spoken::Message(FromAgent::Progress(said)) => progress(understood(said.get())?),
+                Spoken::Message(FromAgent::Progress(said)) => event(understood(said.get())?),
                 Spoken::Message(FromAgent::File { name, length }) => {
                     let bytes = receive(guest, length).await?;
                     match name.as_str() {
                         EVIDENCE => evidence = Some(bytes),
-                        SERVICE_LOG => keep(&files.service_log, &bytes)?,
+                        SERVICE_LOG => keep(&logs.service_log, &bytes)?,
                         _ => {}
                     }
                 }
                 Spoken::Message(FromAgent::Failed(failure)) => {
-                    let Failure { stage, message, help } = understood(failure.get())?;
-                    let here = |text: String| text.replace(SERVICE_LOG_THERE, &files.service_log.display().to_string());
-                    let (message, help) = (here(message), help.map(here));
-                    return Ok(Err(Error::Infrastructure { stage, message, help }));
+                    return Ok(Err(here(understood(failure.get())?, &logs.service_log).into()));
                 }
                 Spoken::Message(FromAgent::Done) => {
                     let evidence = evidence.ok_or_else(|| protocol("it was done without evidence"))?;
@@ -280,7 +362,15 @@ impl Guests {
                     evidence.environment.runner = Runner::Qemu;
                     return Ok(Ok(evidence));
                 }
-                other => return Err(protocol(&format!("{other:?} was not expected"))),
+                other @ (Spoken::Data(_)
+                | Spoken::Message(
+                    FromAgent::Ready { .. }
+                    | FromAgent::Begun
+                    | FromAgent::Heartbeat
+                    | FromAgent::Stored
+                    | FromAgent::Printed { .. }
+                    | FromAgent::CommandEnded(_),
+                )) => return Err(protocol(&format!("{other:?} was not expected"))),
             }
         }
     }
@@ -306,30 +396,19 @@ pub fn kernel(
     })
 }
 
-/// Turns a guest's failure into memgate's error, with advice.
-pub fn guest_failed(error: GuestError) -> Error {
-    let help = match &error {
-        GuestError::Ended { ending: Ending::Unkept(_), console, .. } => {
-            format!("make room for {}, or give another directory with --out", console.display())
-        }
-        GuestError::Ended { console, .. } => format!("what the guest printed is in {}", console.display()),
-        GuestError::Host { .. } => "make room, or raise the limits on files and memory".to_owned(),
-        GuestError::Protocol(_) => "build the agents and memgate from the same source".to_owned(),
-    };
-    Error::infrastructure(Stage::Guest, error.to_string(), help)
+/// A run that failed in the guest, with the service's log where a person finds it.
+fn here(failure: FailureText, service_log: &Path) -> FailureText {
+    let here = |text: String| text.replace(SERVICE_LOG_THERE, &service_log.display().to_string());
+    let FailureText { stage, message, causes, help } = failure;
+    FailureText { stage, message: here(message), causes: causes.into_iter().map(here).collect(), help: help.map(here) }
 }
 
 /// The directory for images, their packages, and snapshots.
 ///
 /// # Errors
 /// When the environment names no such directory.
-pub fn cache() -> Result<Cache> {
-    Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(image_failed)
-}
-
-/// Turns an image's failure into an error of memgate's.
-pub fn image_failed(error: image::ImageError) -> Error {
-    Error::infrastructure(Stage::Guest, error.message(), error.help())
+pub fn cache() -> Result<Cache, GuestRunError> {
+    Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(GuestRunError::Image)
 }
 
 pub(crate) fn protocol(what: &str) -> GuestError {
@@ -396,29 +475,14 @@ pub fn agent(platform: Platform) -> Result<PathBuf> {
         None => beside.into_iter().chain(dist).collect(),
     };
     let found = places.iter().map(|place| place.join(&name)).find(|path| path.is_file());
-    found.ok_or_else(|| {
-        let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
-        let message = format!("{name}, which guests of {platform} run, is not in {}", places.join(" or "));
-        Error::infrastructure(
-            Stage::Guest,
-            message,
-            "build it with `cargo xtask dist`, or name its directory in MEMGATE_AGENTS",
-        )
-    })
-}
-
-fn unfit(what: String) -> Error {
-    Error::infrastructure(
-        Stage::Preflight,
-        what,
-        "memgate measures ELF executables of its platforms; name one of this platform under `binary`",
-    )
+    let places = || places.iter().map(|place| place.display().to_string()).collect();
+    found.ok_or_else(|| GuestRunError::NoAgent { name: name.clone(), platform, places: places() }.into())
 }
 
 /// The paths that a dynamically linked executable needs in the guest and that are not in `files`: its loader, and the
 /// libraries that it names, whatever their directory.
-fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
-    let needs = exe.needs.map_err(|reason| unfit(format!("{}: {reason}", exe.path.display())))?;
+fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<String>, GuestRunError> {
+    let needs = exe.needs.map_err(|reason| GuestRunError::UnknownNeeds { executable: exe.path.clone(), reason })?;
     let has = |name: &str| {
         files.keys().any(|path| path == name || Path::new(path).file_name().is_some_and(|file| *file == *name))
     };
@@ -428,6 +492,15 @@ fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_names_the_log_where_a_person_finds_it() {
+        let there = || SERVICE_LOG_THERE.to_owned();
+        let failure =
+            FailureText { stage: Stage::Launch, message: there(), causes: vec![there()], help: Some(there()) };
+        let FailureText { message, causes, help, .. } = here(failure, Path::new("/out/x.log"));
+        assert_eq!([message, causes.concat(), help.unwrap()], ["/out/x.log"; 3]);
+    }
 
     #[test]
     fn a_processor_that_fails_is_told_by_the_first_line() {

@@ -4,12 +4,13 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     os::fd::AsRawFd as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use memgate_evidence::error::in_full;
 use memgate_qemu::channel::{AgentEnd, FromInit, INIT_PORT, Outgoing, StreamError};
 use nix::{
     libc,
@@ -22,7 +23,34 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Host, command::BUSYBOX};
+use super::{Host, shell::BUSYBOX};
+
+/// Why the guest is not usable, or the agent's end not known.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    #[error("{kind} cannot be mounted at {at}")]
+    Mount { kind: &'static str, at: &'static str, source: io::Error },
+    #[error("the signals that switch the guest off cannot be heeded")]
+    Signals(#[source] nix::Error),
+    #[error("{module} cannot be loaded")]
+    Module { module: PathBuf, source: io::Error },
+    #[error("the channel to the host cannot be opened")]
+    Port(#[source] io::Error),
+    #[error("the host cannot be told")]
+    Message(#[from] StreamError),
+    #[error("the loopback interface cannot be raised")]
+    Loopback(#[source] io::Error),
+    #[error("the limit on files cannot be raised")]
+    FileLimit(#[source] nix::Error),
+    #[error("the agent cannot be started")]
+    Agent(#[source] io::Error),
+    #[error("the agent cannot be kept from the kernel's want of memory")]
+    OomScore(#[source] io::Error),
+    #[error("a thread cannot be started")]
+    Thread(#[source] io::Error),
+    #[error("the agent's end is not known")]
+    AgentEnd(#[source] nix::Error),
+}
 
 /// The argument with which the agent is started.
 pub(super) const AGENT: &str = "agent";
@@ -30,7 +58,7 @@ pub(super) const AGENT: &str = "agent";
 /// Never returns: the kernel panics when its first process ends.
 pub(super) fn run() -> ExitCode {
     if let Err(problem) = boot_and_wait() {
-        eprintln!("memgate: {problem}");
+        eprintln!("memgate: {}", in_full(&problem));
     }
     let error = reboot(RebootMode::RB_POWER_OFF).err();
     eprintln!("memgate: the guest cannot be powered off: {error:?}");
@@ -39,36 +67,36 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
-fn boot_and_wait() -> Result<(), String> {
+fn boot_and_wait() -> Result<(), InitError> {
     mount_all()?;
     if Path::new(BUSYBOX).exists() {
-        heed_power_off().map_err(|error| format!("signals: {error}"))?;
+        heed_power_off().map_err(InitError::Signals)?;
     }
     load_modules()?;
-    let port = super::ports::open(INIT_PORT).map_err(|error| error.to_string())?;
+    let port = super::ports::open(INIT_PORT).map_err(InitError::Port)?;
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
     tell(&host, &FromInit::Up)?;
     let outcome = work(&host);
     if let Err(problem) = &outcome {
-        tell(&host, &FromInit::Broken(problem.clone()))?;
+        tell(&host, &FromInit::Broken(in_full(problem)))?;
     }
     outcome
 }
 
-fn work(host: &Host) -> Result<(), String> {
-    raise_loopback().map_err(|error| format!("the loopback interface: {error}"))?;
+fn work(host: &Host) -> Result<(), InitError> {
+    raise_loopback().map_err(InitError::Loopback)?;
     // A file of a service may be as large as it likes, and it may open as many.
     let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
-    nix::sys::resource::setrlimit(limit, 1 << 20, 1 << 20).map_err(|error| format!("the limit on files: {error}"))?;
+    nix::sys::resource::setrlimit(limit, 1 << 20, 1 << 20).map_err(InitError::FileLimit)?;
     let agent = Command::new("/proc/self/exe").arg(AGENT).current_dir("/").spawn();
-    let agent = agent.map_err(|error| format!("the agent cannot be started: {error}"))?;
+    let agent = agent.map_err(InitError::Agent)?;
     let agent = Pid::from_raw(agent.id().cast_signed());
     // Where memory runs out, the agent must live to tell of it.
     let spare = fs::write(format!("/proc/{agent}/oom_score_adj"), "-1000");
-    spare.map_err(|error| format!("the agent cannot be kept from the kernel's want of memory: {error}"))?;
+    spare.map_err(InitError::OomScore)?;
     beat(host)?;
     let end = reap_until_end_of(agent)?;
-    tell(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })
+    Ok(tell(host, &FromInit::AgentEnded { end, oom_kills: oom_kills() })?)
 }
 
 /// Busybox's `halt`, `poweroff` and `reboot` ask the first process by a signal, which would otherwise not heed it. A guest that
@@ -86,20 +114,19 @@ fn heed_power_off() -> nix::Result<()> {
     Ok(())
 }
 
-fn tell(host: &Host, message: &FromInit) -> Result<(), String> {
-    let mut host = host.lock().map_err(|_| "a thread panicked".to_owned())?;
-    host.message(message).map_err(|error: StreamError| error.to_string())
+fn tell(host: &Host, message: &FromInit) -> Result<(), StreamError> {
+    host.lock().map_err(|_| io::Error::other("a thread panicked"))?.message(message)
 }
 
 /// Says each second that the guest lives.
-fn beat(host: &Host) -> Result<(), String> {
+fn beat(host: &Host) -> Result<(), InitError> {
     let host = Arc::clone(host);
     let beating = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
         while tell(&host, &FromInit::Heartbeat).is_ok() {
             std::thread::sleep(Duration::from_secs(1));
         }
     });
-    beating.map(|_| ()).map_err(|error| format!("a thread cannot be started: {error}"))
+    beating.map(|_| ()).map_err(InitError::Thread)
 }
 
 /// How often the first process looks after the others.
@@ -107,7 +134,7 @@ const ROUND: Duration = Duration::from_millis(250);
 
 /// Waits for whatever ends, which as the first process it must, until the agent has, or is about to: taking its probes away can take an
 /// emulated processor seconds, before which nobody can wait for it.
-fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, String> {
+fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, InitError> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Ok(AgentEnd::Exited(code)),
@@ -122,7 +149,7 @@ fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, String> {
                 std::thread::sleep(ROUND);
             }
             Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(format!("the agent's end is not known: {error}")),
+            Err(error) => return Err(InitError::AgentEnd(error)),
         }
     }
 }
@@ -146,7 +173,7 @@ fn end_by(stat: &str) -> Option<AgentEnd> {
 }
 
 /// The file systems that a service and the collectors expect.
-fn mount_all() -> Result<(), String> {
+fn mount_all() -> Result<(), InitError> {
     let mounts = [
         ("devtmpfs", "/dev"),
         ("proc", "/proc"),
@@ -159,18 +186,18 @@ fn mount_all() -> Result<(), String> {
     for (kind, at) in mounts {
         let mounted = fs::create_dir_all(at)
             .and_then(|()| mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>).map_err(io::Error::from));
-        mounted.map_err(|error| format!("{kind} cannot be mounted at {at}: {error}"))?;
+        mounted.map_err(|source| InitError::Mount { kind, at, source })?;
     }
     Ok(())
 }
 
 /// Loads the modules of the image, in the order of their names.
-fn load_modules() -> Result<(), String> {
+fn load_modules() -> Result<(), InitError> {
     let Ok(entries) = fs::read_dir("/lib/modules") else { return Ok(()) };
     let mut modules: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     modules.sort();
     for module in modules {
-        load(&module).map_err(|error| format!("{} cannot be loaded: {error}", module.display()))?;
+        load(&module).map_err(|source| InitError::Module { module, source })?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use memgate_evidence::{
     error::{Error, InputError, Result, Stage},
     platform::Platform,
 };
-use memgate_files::{evidence_file, whole as atomic_file};
+use memgate_files::{OutputError, evidence_file, whole as atomic_file};
 use memgate_goexe::{GoExe, GoExeError};
 use memgate_report::{self as report, Format, Output, Style};
 use memgate_verdict::{
@@ -50,8 +50,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema { of } => print_schema(of).map(|()| 0),
     };
     ExitCode::from(outcome.unwrap_or_else(|error| {
-        print_error(&error);
-        error.exit_code()
+        let code = error.exit_code();
+        print_error(error);
+        code
     }))
 }
 
@@ -69,7 +70,8 @@ fn measure(measured: &Measured, formats: Option<&Formats>) -> Result<u8> {
 /// Runs the work on this thread and cancels it on Ctrl-C and SIGTERM.
 fn until_cancelled(work: impl AsyncFnOnce(&Cancel) -> Result<u8>) -> Result<u8> {
     let failed = |error: std::io::Error| {
-        Error::infrastructure(Stage::Preflight, error.to_string(), "raise the limits on files and threads")
+        let help = "raise the limits on files and threads";
+        Error::caused(Stage::Preflight, "memgate cannot wait for signals and events", error, help)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     runtime.block_on(async {
@@ -155,10 +157,8 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
             return Err(InputError::new(format!("{}: this baseline already exists", file.display()), help).into());
         }
         let text = baseline::render(&summary, &today())?;
-        atomic_file::write(&file, text.as_bytes()).map_err(|error| {
-            let help = "give another directory with --baselines, or make room";
-            Error::infrastructure(Stage::Output, format!("{}: {error}", file.display()), help)
-        })?;
+        let written = atomic_file::write(&file, text.as_bytes());
+        written.map_err(|source| OutputError::Path { path: file.clone(), option: "--baselines", source })?;
         print(&format!("{}\n", file.display()))?;
     }
     Ok(())
@@ -211,19 +211,70 @@ fn print_schema(of: SchemaOf) -> Result<()> {
 fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
-        Error::infrastructure(Stage::Output, format!("stdout: {error}"), "keep stdout open until memgate ends")
+        Error::caused(Stage::Output, "stdout cannot be written", error, "keep stdout open until memgate ends")
     })
 }
 
 /// Prints the error on stderr. Ignores a closed stderr.
-fn print_error(error: &Error) {
+fn print_error(error: Error) {
     let stderr = std::io::stderr();
     let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-    let mut text = String::new();
-    let rendered = GraphicalReportHandler::new_themed(theme).with_width(120).render_report(&mut text, error);
-    let _ = match rendered {
-        Ok(()) => stderr.lock().write_all(text.as_bytes()),
-        Err(_) => writeln!(stderr.lock(), "{error}"),
+    let _ = stderr.lock().write_all(rendered(error, theme).as_bytes());
+}
+
+/// The error for a person: what happened, a line for each cause that says something new, and what to do.
+fn rendered(error: Error, theme: GraphicalTheme) -> String {
+    let error = match error {
+        Error::Infrastructure(failure) => failure.text().into(),
+        error @ (Error::Input(_) | Error::Interrupted) => error,
     };
+    let mut text = String::new();
+    match GraphicalReportHandler::new_themed(theme).with_width(120).render_report(&mut text, &error) {
+        Ok(()) => text,
+        Err(_) => format!("{error:#}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{error::Error as _, io};
+
+    use memgate_evidence::error::Stage;
+    use memgate_qemu::guest::GuestError;
+
+    use super::*;
+    use crate::{gobuild::BuildError, guest_runner::GuestRunError, preflight::PreflightError};
+
+    fn refused() -> io::Error {
+        io::Error::other("the system refuses")
+    }
+
+    #[test]
+    fn the_failures_of_each_stage_keep_what_the_system_said() {
+        let status = procfs::ProcError::Io(refused(), None);
+        let errors: [(Stage, Error); 4] = [
+            (Stage::Preflight, PreflightError::Status(status).into()),
+            (Stage::Build, BuildError::NotStarted { go: "/go".into(), source: refused() }.into()),
+            (Stage::Guest, GuestRunError::from(GuestError::Host { what: "a socket".into(), error: refused() }).into()),
+            (Stage::Output, OutputError::Path { path: "/x".into(), option: "--out", source: refused() }.into()),
+        ];
+        for (stage, error) in errors {
+            assert!(error.source().is_some(), "{stage}");
+            let text = rendered(error, GraphicalTheme::unicode_nocolor());
+            assert!(text.contains(&format!("× {stage}: ")), "{text}");
+            assert_eq!(text.matches("the system refuses").count(), 1, "once, and no more: {text}");
+            assert!(text.contains("help: "), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_cause_has_a_line_of_its_own() {
+        let cause = OutputError::Evidence { path: "/run/x".into(), source: refused() };
+        let error = Error::caused(Stage::Collect, "the run was not kept", cause, "try again");
+        assert_eq!(
+            rendered(error, GraphicalTheme::unicode_nocolor()),
+            "  × collect: the run was not kept\n  ├─▶ The evidence cannot be written to /run/x.\n  ╰─▶ the system refuses\n  help: try again\n"
+        );
+    }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use memgate_evidence::{
     Evidence,
-    error::{Error, Stage},
+    error::{Error, FailureText, Stage, in_full},
     plan::Plan,
 };
 use memgate_qemu::channel::{AGENT_PORT, FromAgent, Incoming, Outgoing, StreamError, ToAgent, VERSION};
@@ -24,11 +24,10 @@ use nix::{
     time::{ClockId, ClockNanosleepFlags, clock_nanosleep, clock_settime},
     unistd::{Pid, gettid},
 };
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Host, command};
-use crate::{self as agent, Files, cancel::Cancel};
+use super::{Host, shell};
+use crate::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 
 /// The names under which the host gets the files of a run.
 pub const EVIDENCE: &str = "evidence";
@@ -40,22 +39,12 @@ pub const SERVICE_LOG_THERE: &str = "/run/service.log";
 /// The most of a log that is handed over, bytes: its end, which tells why a service failed.
 const LOG_BYTES: u64 = 16 << 20;
 
-/// A run that could not be made: an [`Error::Infrastructure`] on its way to the host.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Failure {
-    /// The step that failed.
-    pub stage: Stage,
-    /// What happened.
-    pub message: String,
-    /// What the user can do about it.
-    pub help: Option<String>,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Infrastructure { stage, message, help } => Self { stage, message, help },
-            other => Self { stage: Stage::Launch, message: other.to_string(), help: None },
+/// A run that could not be made, as the host gets it.
+fn text(error: &Error) -> FailureText {
+    match error {
+        Error::Infrastructure(failure) => failure.text(),
+        Error::Input(_) | Error::Interrupted => {
+            FailureText { stage: Stage::Launch, message: error.to_string(), causes: Vec::new(), help: None }
         }
     }
 }
@@ -65,7 +54,7 @@ pub(super) fn run() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("memgate: the agent: {problem}");
+            eprintln!("memgate: the agent: {}", in_full(&problem));
             ExitCode::FAILURE
         }
     }
@@ -92,9 +81,9 @@ fn serve() -> Result<(), StreamError> {
             }
             ToAgent::Run(plan) => return carry_out(&host, &plan),
             ToAgent::Command { words, terminal } => {
-                return match command::run(&host, &words, terminal.as_ref()) {
+                return match shell::run(&host, &words, terminal.as_ref()) {
                     Ok(code) => say(&host, &FromAgent::CommandEnded(code)),
-                    Err(error) => fail(&host, error),
+                    Err(error) => fail(&host, &error.into()),
                 };
             }
         }
@@ -206,40 +195,42 @@ fn store(incoming: &mut Incoming<File>, path: &Path, mode: u32, length: u64) -> 
 
 fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
     let plan: Plan = serde_json::from_str(plan.get())?;
-    let files = Files { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
-    let outcome = measure(host, &plan, &files);
-    if files.service_log.exists() {
-        send_end_of(host, SERVICE_LOG, &files.service_log)?;
+    let logs = RunLogs { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
+    let outcome = measure(host, &plan, &logs);
+    if logs.service_log.exists() {
+        send_end_of(host, SERVICE_LOG, &logs.service_log)?;
     }
     match outcome {
         Ok(evidence) => {
             send(host, EVIDENCE, &serde_json::to_vec(&evidence)?)?;
             say(host, &FromAgent::Done)
         }
-        Err(error) => fail(host, error),
+        Err(error) => fail(host, &error),
     }
 }
 
-fn fail(host: &Host, error: Error) -> Result<(), StreamError> {
-    say(host, &FromAgent::Failed(serde_json::value::to_raw_value(&Failure::from(error))?))
+fn fail(host: &Host, error: &Error) -> Result<(), StreamError> {
+    say(host, &FromAgent::Failed(serde_json::value::to_raw_value(&text(error))?))
 }
 
 /// On this thread, with which the service would end.
-fn measure(host: &Host, plan: &Plan, files: &Files) -> Result<Evidence, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Error::infrastructure(Stage::Launch, format!("the agent cannot run: {error}"), "please report this")
-    })?;
+fn measure(host: &Host, plan: &Plan, logs: &RunLogs) -> Result<Evidence, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Error::caused(Stage::Launch, "the agent cannot run", error, "please report this"))?;
     let unsaid = RefCell::new(None);
-    let progress = |progress: agent::Progress| {
-        let said = serde_json::value::to_raw_value(&progress).map_err(StreamError::from);
-        if let Err(error) = said.and_then(|progress| say(host, &FromAgent::Progress(progress))) {
-            unsaid.replace(Some(error.to_string()));
+    let event = |event: RunEvent| {
+        let said = serde_json::value::to_raw_value(&event).map_err(StreamError::from);
+        if let Err(error) = said.and_then(|event| say(host, &FromAgent::Progress(event))) {
+            unsaid.replace(Some(error));
         }
     };
-    let evidence = runtime.block_on(agent::run(plan, files, &progress, &Cancel::never()))?;
+    let evidence = runtime.block_on(agent::run(plan, logs, &event, &Cancel::never()))?;
     match unsaid.take() {
         None => Ok(evidence),
-        Some(error) => Err(Error::infrastructure(Stage::Collect, error, "please report this")),
+        Some(error) => {
+            Err(Error::caused(Stage::Guest, "the host cannot be told what happens", error, "please report this"))
+        }
     }
 }
 

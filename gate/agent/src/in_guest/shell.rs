@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use memgate_evidence::error::{Error, Stage};
+use memgate_evidence::error::{FailureKind, Stage};
 use memgate_qemu::channel::{FromAgent, Printer, StreamError, Terminal};
 use nix::{
     libc,
@@ -20,13 +20,42 @@ use super::Host;
 /// The program that is a shell and the usual commands, which the guest's second archive has.
 pub(super) const BUSYBOX: &str = "/bin/busybox";
 
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Why there is no exit code.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[diagnostic(help("please report this"))]
+pub(super) enum ShellError {
+    /// The program that is a shell does not start.
+    #[error("{BUSYBOX} cannot be run")]
+    Busybox(#[source] io::Error),
+    /// It does not become the usual commands.
+    #[error("{BUSYBOX} cannot make links to itself: {0}")]
+    Links(ExitStatus),
+    /// A file system that a person expects is missing.
+    #[error("tracefs cannot be mounted at {TRACEFS}")]
+    Tracefs(#[source] nix::Error),
+    /// The command does not run to its end.
+    #[error("the command in the guest cannot be run")]
+    Run(#[source] io::Error),
+    /// The host does not take what is printed.
+    #[error("the host does not take what is printed")]
+    Print(#[from] StreamError),
+}
+
+impl FailureKind for ShellError {
+    fn stage(&self) -> Stage {
+        Stage::Guest
+    }
+}
+
 /// Runs the command, or a shell where there are no words, and gives its exit code, or 128 and the number of the signal that ended it. A
 /// command that is not there has 127, and one that cannot be run 126, as with a shell.
 ///
 /// # Errors
 /// When the guest has no shell, or no console for it.
-pub(super) fn run(host: &Host, words: &[String], terminal: Option<&Terminal>) -> Result<u8, Error> {
-    furnish().map_err(|problem| failed(&problem))?;
+pub(super) fn run(host: &Host, words: &[String], terminal: Option<&Terminal>) -> Result<u8, ShellError> {
+    furnish()?;
     let mut command = match words {
         [] => {
             let mut shell = Command::new("/bin/sh");
@@ -50,23 +79,20 @@ pub(super) fn run(host: &Host, words: &[String], terminal: Option<&Terminal>) ->
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
             let program = words.first().map_or("/bin/sh", String::as_str);
             let message = format!("memgate: {program}: {error}\n");
-            print(host, Printer::Stderr, message.as_bytes()).map_err(|error| failed(&error.to_string()))?;
+            print(host, Printer::Stderr, message.as_bytes())?;
             Ok(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
         }
-        Err(error) => Err(failed(&error.to_string())),
+        Err(error) => Err(ShellError::Run(error)),
     }
 }
 
 /// What a person expects beside what every guest has.
-fn furnish() -> Result<(), String> {
-    let linked = Command::new(BUSYBOX).args(["--install", "-s"]).status();
-    let linked = linked.map_err(|error| format!("{BUSYBOX} cannot be run: {error}"))?;
+fn furnish() -> Result<(), ShellError> {
+    let linked = Command::new(BUSYBOX).args(["--install", "-s"]).status().map_err(ShellError::Busybox)?;
     if !linked.success() {
-        return Err(format!("{BUSYBOX} cannot make links to itself: {linked}"));
+        return Err(ShellError::Links(linked));
     }
-    let at = "/sys/kernel/tracing";
-    mount(Some("tracefs"), at, Some("tracefs"), MsFlags::empty(), None::<&str>)
-        .map_err(|error| format!("tracefs cannot be mounted at {at}: {error}"))
+    mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), None::<&str>).map_err(ShellError::Tracefs)
 }
 
 /// With the guest's console as the terminal that controls it.
@@ -143,10 +169,6 @@ fn may_be_killed(child: &Child) -> io::Result<()> {
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
-}
-
-fn failed(problem: &str) -> Error {
-    Error::infrastructure(Stage::Guest, problem, "please report this")
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 //!
 //! They are two so that the one can tell how the other ended. Both are the same static executable.
 
-mod command;
 mod init;
 mod ports;
 pub mod serve;
+mod shell;
 
 use std::{
     fs::File,

@@ -1,0 +1,215 @@
+//! Infrastructure failures: a kind beside the code that fails, the step of the pipeline, and the causes.
+
+use std::{error::Error as StdError, fmt};
+
+use miette::Diagnostic;
+
+use super::{Error, Stage};
+
+/// A kind of infrastructure failure: an enum beside the code that fails. `Display` says what happened and leaves the cause to
+/// `source`; `help` of [`Diagnostic`] says what the user can do. It becomes an [`Error`] by `?` or `into`.
+pub trait FailureKind: Diagnostic + Send + Sync + 'static {
+    /// The step of the pipeline that fails so.
+    fn stage(&self) -> Stage;
+}
+
+impl<K: FailureKind> From<K> for Error {
+    fn from(kind: K) -> Self {
+        Self::Infrastructure(Box::new(InfrastructureError { kind: Box::new(kind) }))
+    }
+}
+
+/// A step that failed: "STAGE: what happened". `{error:#}` appends the causes.
+#[derive(Debug)]
+pub struct InfrastructureError {
+    kind: Box<dyn FailureKind>,
+}
+
+impl InfrastructureError {
+    /// The step that failed.
+    pub fn stage(&self) -> Stage {
+        self.kind.stage()
+    }
+
+    /// The failure as the type that it was made of.
+    pub fn kind<K: FailureKind>(&self) -> Option<&K> {
+        let kind: &(dyn StdError + 'static) = &*self.kind;
+        kind.downcast_ref()
+    }
+
+    /// The failure as text.
+    pub fn text(&self) -> FailureText {
+        FailureText {
+            stage: self.stage(),
+            message: self.kind.to_string(),
+            causes: causes(&*self.kind),
+            help: self.kind.help().map(|help| help.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for InfrastructureError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.stage())?;
+        if f.alternate() { f.write_str(&in_full(&*self.kind)) } else { write!(f, "{}", self.kind) }
+    }
+}
+
+impl StdError for InfrastructureError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.kind.source()
+    }
+}
+
+impl Diagnostic for InfrastructureError {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.kind.help()
+    }
+}
+
+/// An infrastructure failure as text: what crosses the channel from a guest, and what a person reads.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FailureText {
+    /// The step that failed.
+    pub stage: Stage,
+    /// What happened.
+    pub message: String,
+    /// What caused it, the nearest cause first; none says what stands before it.
+    pub causes: Vec<String>,
+    /// What the user can do about it.
+    pub help: Option<String>,
+}
+
+impl From<FailureText> for Error {
+    fn from(text: FailureText) -> Self {
+        let FailureText { stage, message, causes, help } = text;
+        let source = causes.into_iter().rev().fold(None, |source, text| Some(Box::new(Cause { text, source })));
+        Message { stage, message, help, source: source.map(|cause| cause as Box<dyn StdError + Send + Sync>) }.into()
+    }
+}
+
+/// What caused an error, the nearest cause first. A cause whose text stands before it already is left out: many errors print their
+/// source themselves.
+pub fn causes(error: &dyn StdError) -> Vec<String> {
+    let mut said = error.to_string();
+    let mut causes = Vec::new();
+    for cause in std::iter::successors(error.source(), |&error| error.source()) {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            said.push('\n');
+            said.push_str(&text);
+            causes.push(text);
+        }
+    }
+    causes
+}
+
+/// An error with what caused it: `the service's memory cannot be limited: memory.max: Permission denied (os error 13)`.
+pub fn in_full(error: &dyn StdError) -> String {
+    causes(error).iter().fold(error.to_string(), |mut text, cause| {
+        // A full sentence goes on.
+        text.truncate(text.trim_end_matches('.').len());
+        text + ": " + cause
+    })
+}
+
+/// A failure that nobody decides by.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error("{message}")]
+pub(super) struct Message {
+    stage: Stage,
+    message: String,
+    #[help]
+    help: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Message {
+    pub(super) fn new(
+        stage: Stage,
+        message: String,
+        help: String,
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { stage, message, help: Some(help), source }
+    }
+}
+
+impl FailureKind for Message {
+    fn stage(&self) -> Stage {
+        self.stage
+    }
+}
+
+/// A cause of which only the text is known.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct Cause {
+    text: String,
+    source: Option<Box<Cause>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error, Diagnostic)]
+    enum Kind {
+        #[error("/x cannot be written.")]
+        #[diagnostic(help("make room"))]
+        Full(#[source] io::Error),
+        #[error("/x: {0}")]
+        Repeats(#[source] io::Error),
+    }
+
+    impl FailureKind for Kind {
+        fn stage(&self) -> Stage {
+            Stage::Output
+        }
+    }
+
+    fn full() -> io::Error {
+        io::Error::other("no space left")
+    }
+
+    #[test]
+    fn a_kind_keeps_its_source_and_can_be_decided_by() {
+        let error = Error::from(Kind::Full(full()));
+        assert!(matches!(error.kind(), Some(Kind::Full(_))));
+        assert!(Error::infrastructure(Stage::Output, "m", "h").kind::<Kind>().is_none());
+        assert!(error.source().unwrap().is::<io::Error>());
+        assert_eq!(error.to_string(), "output: /x cannot be written.");
+        assert_eq!(format!("{error:#}"), "output: /x cannot be written: no space left");
+        assert_eq!(error.help().unwrap().to_string(), "make room");
+        assert_eq!(error.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_source_that_is_printed_already_is_not_printed_again() {
+        let error = Error::from(Kind::Repeats(full()));
+        assert!(error.source().is_some());
+        assert_eq!(format!("{error:#}"), "output: /x: no space left");
+    }
+
+    #[test]
+    fn a_message_has_the_source_that_caused_it() {
+        let error = Error::caused(Stage::Collect, "a probe was refused", Kind::Full(full()), "run as root");
+        assert_eq!(format!("{error:#}"), "collect: a probe was refused: /x cannot be written: no space left");
+        assert!(error.source().unwrap().is::<Kind>());
+        assert!(Error::infrastructure(Stage::Collect, "m", "h").source().is_none());
+    }
+
+    #[test]
+    fn causes_survive_as_text() {
+        let error = Error::caused(Stage::Collect, "a probe was refused", Kind::Full(full()), "run as root");
+        let Error::Infrastructure(failure) = &error else { panic!("{error:?}") };
+        let text = failure.text();
+        assert_eq!(text.causes, ["/x cannot be written.", "no space left"]);
+        let again = Error::from(text.clone());
+        assert_eq!(format!("{again:#}"), format!("{error:#}"));
+        let Error::Infrastructure(again) = again else { panic!("{error:?}") };
+        assert_eq!(again.text(), text);
+    }
+}
