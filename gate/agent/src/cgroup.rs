@@ -93,6 +93,13 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Whether there is a memory controller that could hold a limit.
+    pub(super) fn has_memory_controller() -> bool {
+        let Hierarchies { unified, memory_v1 } = Hierarchies::find();
+        let controllers = unified.and_then(|root| fs::read_to_string(root.join("cgroup.controllers")).ok());
+        memory_v1.is_some() || controllers.is_some_and(|names| names.split_whitespace().any(|name| name == "memory"))
+    }
+
     fn make(&mut self, root: Option<&Path>, name: &str) -> Option<PathBuf> {
         let folder = root?.join(name);
         match fs::create_dir(&folder) {

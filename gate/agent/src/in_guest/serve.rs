@@ -24,10 +24,11 @@ use nix::{
     time::{ClockId, ClockNanosleepFlags, clock_nanosleep, clock_settime},
     unistd::{Pid, gettid},
 };
+use procfs::Current as _;
 use serde_json::value::RawValue;
 
 use super::{Host, shell};
-use crate::{self as agent, RunEvent, RunLogs, cancel::Cancel};
+use crate::{self as agent, RunEvent, RunLogs, cancel::Cancel, cgroup::Cgroup};
 
 /// The name of the evidence as a file for the host.
 pub const EVIDENCE: &str = "evidence";
@@ -195,7 +196,8 @@ fn store(incoming: &mut Incoming<File>, path: &Path, mode: u32, length: u64) -> 
 }
 
 fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
-    let plan: Plan = serde_json::from_str(plan.get())?;
+    let mut plan: Plan = serde_json::from_str(plan.get())?;
+    plan.memory_max = plan.memory_max.or_else(memory_for_the_service);
     let logs = RunLogs { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
     let outcome = measure(host, &plan, &logs);
     if logs.service_log.exists() {
@@ -208,6 +210,18 @@ fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
         }
         Err(error) => fail(host, &error),
     }
+}
+
+/// The limit of a service that has none, bytes: the guest's free memory but for what the kernel and the agent need.
+///
+/// Without it a service that uses up the guest's memory is killed by the kernel as the only process that may be. If its
+/// memory is not free soon enough, the kernel finds no other and panics: "System is deadlocked on memory"
+/// (`out_of_memory`, mm/oom_kill.c, Linux 6.18). A cgroup that reaches its limit has no such end.
+fn memory_for_the_service() -> Option<u64> {
+    /// The least that the kernel and the agent keep, bytes.
+    const RESERVE: u64 = 32 << 20;
+    let free = procfs::Meminfo::current().ok()?.mem_available.filter(|_| Cgroup::has_memory_controller())?;
+    free.checked_sub(RESERVE.max(free / 16)).filter(|limit| *limit > 0)
 }
 
 fn fail(host: &Host, error: &Error) -> Result<(), StreamError> {

@@ -138,7 +138,7 @@ pub const FAULTS: [Fault; 14] = [
         // The verdict is on stdout. The gate is compared with the report.
         said: &["measuring"],
         code: 1,
-        console: Some("Out of memory"),
+        console: Some("cgroup out of memory"),
         bring: service_out_of_memory,
     },
     Fault {
