@@ -11,7 +11,6 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 ///
 /// `{error}` shows what happened, without the causes in [`source`](std::error::Error::source). `{error:#}` shows all of
 /// it on one line.
-/// it in one line.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum Error {
     /// The command line, a configuration, a baseline or an evidence file is wrong: exit code 2.

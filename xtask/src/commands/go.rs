@@ -97,6 +97,8 @@ fn report(workspace: &Workspace, before: &GoLock, pin: &Pin, offsets_changed: bo
     }
     if pin.version.minor > newest {
         text += &list(&format!("\nThese documents name Go 1.{newest}:\n"), &documents);
+        text += "\nFigures of another minor version are not compared. Record the baselines of every platform anew: \
+                 docs/how-to/baselines.md says how.\n";
     }
     text += "\nThen run, as root:\n  cargo nextest run --package memgate-goexe\n  \
              cargo nextest run --package memgate --test goexe --test real_versions\n  cargo xtask test\n";
