@@ -70,7 +70,7 @@ struct Collectors {
 impl Collectors {
     /// Each collector, in the order of the calls. The counters come first, because they check the process, and others
     /// use their cycles and totals.
-    fn each(&mut self) -> [&mut dyn Collector; 11] {
+    fn each(&mut self) -> [&mut dyn Collector; 10] {
         let Self {
             counters,
             gc_cpu,
@@ -79,14 +79,14 @@ impl Collectors {
             requests,
             resident,
             allocations,
-            // It has only records.
+            // They read nothing by themselves: they get records, and readings of the cgroup.
             mappings: _,
+            cgroup: _,
             off_heap,
             goroutines,
             refills,
-            cgroup,
         } = self;
-        [counters, gc_cpu, pauses, live_heap, requests, resident, allocations, off_heap, goroutines, refills, cgroup]
+        [counters, gc_cpu, pauses, live_heap, requests, resident, allocations, off_heap, goroutines, refills]
     }
 
     /// Passes a record to its collector.

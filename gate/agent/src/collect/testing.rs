@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memgate_ebpf::{Fault, KINDS, Record};
+use memgate_ebpf::{Fault, GO_STACK, KINDS, REGISTERS, Record, STACK};
 use memgate_evidence::{platform::Platform, tier::Tier};
 use memgate_goexe::{
     FunctionTable, Runtime,
@@ -251,6 +251,7 @@ pub(super) struct FakePrograms(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     records: Vec<Record>,
+    faults: Vec<Fault>,
     attached: Vec<&'static str>,
     refused: Vec<&'static str>,
     lost: Option<Result<Vec<u64>, String>>,
@@ -287,6 +288,11 @@ impl FakePrograms {
     /// Adds a record to the next drain.
     pub(super) fn push(&self, record: Record) {
         self.state().records.push(record);
+    }
+
+    /// The next drain returns this touch.
+    pub(super) fn touch(&self, fault: Fault) {
+        self.state().faults.push(fault);
     }
 
     pub(super) fn attached(&self) -> Vec<&'static str> {
@@ -353,7 +359,10 @@ impl Programs for FakePrograms {
         records.into_iter().for_each(each);
     }
 
-    fn drain_faults(&mut self, _each: &mut dyn FnMut(&Fault)) {}
+    fn drain_faults(&mut self, each: &mut dyn FnMut(&Fault)) {
+        let faults = std::mem::take(&mut self.state().faults);
+        faults.iter().for_each(each);
+    }
 
     fn allow_captures(&mut self, captures: u64) -> Result<(), ProgramError> {
         self.allows("captures")?;
@@ -407,6 +416,21 @@ pub(super) fn attached() -> Attached {
 /// A record with these values, from the time of the launch.
 pub(super) fn record(kind: u32, [first, second, third]: [u64; 3]) -> Record {
     Record { kind, thread: 1, at_ns: 0, first, second, third }
+}
+
+/// A touch with `pc` in every register.
+pub(super) fn fault(address: u64, pc: u64) -> Fault {
+    Fault {
+        at_ns: 0,
+        address,
+        go_pc: 0,
+        go_sp: 0,
+        stack_length: 64,
+        go_stack_length: 0,
+        registers: [pc; REGISTERS],
+        stack: [0; STACK],
+        go_stack: [0; GO_STACK],
+    }
 }
 
 /// Counters of a runtime that has done nothing.

@@ -71,18 +71,17 @@ pub(super) trait Programs: Send {
 }
 
 /// Attached probes. Dropping them detaches them.
-pub(super) struct Links(Option<Box<dyn Send>>);
+pub(super) struct Links(Box<dyn Send>);
 
 impl Links {
     pub(super) fn new(links: impl Send + 'static) -> Self {
-        Self(Some(Box::new(links)))
+        Self(Box::new(links))
     }
 
     /// Detaches the probes in the background. For each link the kernel waits until nothing can still run its program.
     /// That takes a tenth of a second, or seconds on a busy machine, and no reading may wait for it.
-    pub(super) fn take_off(mut self) {
-        let links = self.0.take();
+    pub(super) fn take_off(self) {
         // Without a thread they are detached here.
-        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(links));
+        let _ = std::thread::Builder::new().name("detach".to_owned()).spawn(move || drop(self.0));
     }
 }

@@ -6,7 +6,7 @@ use memgate_goexe::{Field, PauseSites, arch::ArgumentLocation};
 use super::*;
 use crate::collect::{
     sources::Counters,
-    testing::{Fake, attached_to, nothing, record, totals},
+    testing::{Fake, attached_to, fault, nothing, record, totals},
 };
 
 /// A recorder with its fakes. Its service's runtime has only pauses, with histograms at 0x100 and 0x900.
@@ -61,10 +61,24 @@ fn a_reading_of_the_off_heap_memory_is_repeated_while_the_runtime_maps() {
 
 #[test]
 fn a_touch_in_a_mapping_of_the_runtime_is_not_off_heap() {
+    const PAGE: u64 = 4096;
     let (mut recorder, fake) = recorder();
-    fake.programs.push(record(kind::MAPPED, [0x1000_0000, 0x1000, 5]));
+    fake.proc.write("maps", "10000000-10004000 rw-p 00000000 00:00 0 \n");
+    recorder.reach(Boundary::MeasureStart);
+    let (of_the_runtime, other) = (0x1000_0000, 0x1000_2000);
+    fake.programs.push(record(kind::MAPPED, [of_the_runtime, PAGE, 5]));
+    fake.programs.touch(fault(of_the_runtime, 0x7001));
+    fake.programs.touch(fault(other, 0x8001));
+    fake.proc.touch(PAGE, &[of_the_runtime, other]);
     recorder.drain();
-    assert_eq!(fake.programs.left_out(), [vec![(0x1000_0000, 0x1000_1000)]]);
+    assert_eq!(fake.programs.left_out(), [vec![(of_the_runtime, of_the_runtime + PAGE)]]);
+    // The page is no longer the runtime's. It would count now if its touch had been kept.
+    fake.programs.push(record(kind::UNMAPPED, [of_the_runtime, PAGE, 0]));
+    recorder.reach(Boundary::MeasureEnd);
+    let (signals, code) = recorder.into_signals(nothing_elsewhere());
+    let sites = &signals.offheap_sites.data;
+    assert_eq!((&sites.start_bytes, &sites.end_bytes), (&vec![0], &vec![PAGE]));
+    assert_eq!(code.stack(sites.stack[0]).next().unwrap().function, "0x8001");
 }
 
 #[test]

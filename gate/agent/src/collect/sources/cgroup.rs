@@ -4,7 +4,7 @@ use memgate_evidence::{Series, Signal};
 use nix::unistd::Pid;
 
 use crate::collect::{
-    collector::{Collector, Scene},
+    collector::Scene,
     worth::{CGROUP, exact},
 };
 
@@ -40,8 +40,6 @@ impl CgroupCollector {
         CgroupSignals { thp_events: exact(CGROUP, counted, None), oom_kills: exact(CGROUP, oom_kills, None) }
     }
 }
-
-impl Collector for CgroupCollector {}
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ mod spans;
 use std::{cmp::Reverse, collections::HashMap};
 
 use memgate_ebpf::{Record, kind};
-use memgate_evidence::{AllocSamples, HeapProfile, Signal, platform::Platform};
+use memgate_evidence::{AllocSamples, Exactness, HeapProfile, Signal, platform::Platform};
 use memgate_goexe::{Runtime, probes::ProbedSignal};
 
 use self::{
@@ -19,7 +19,7 @@ use crate::collect::{
     collector::{AtEnds, Boundary, Collector, Reading, Scene},
     memory::ServiceMemory,
     programs::Attached,
-    worth::{Ending, NOT_REACHED, exact, note},
+    worth::{Ending, NOT_REACHED, Worth, exact, note},
 };
 
 const PROBE: &str = "uprobe on the call of setprofilebucket in mProf_Malloc";
@@ -178,8 +178,8 @@ impl Allocations {
             let _ = reader.find_buckets();
         }
         let (lost, unknown) = ending.lost_of(&[kind::ALLOC_SAMPLE]);
-        let mut worth = ending.probed(self.missing.clone(), &[kind::ALLOC_SAMPLE]);
-        worth.doubt = ending.doubt.clone().or(unknown).or_else(|| self.rate_failure.clone());
+        let doubt = ending.doubt.clone().or(unknown).or_else(|| self.rate_failure.clone());
+        let mut worth = Worth { missing: self.missing.clone(), doubt, lost, otherwise: Exactness::Exact };
         let mut data = AllocSamples::default();
         let reader = self.profile.as_ref().map_err(Clone::clone);
         match self.sample_rate().and_then(|rate| Ok((rate, reader?))) {
@@ -187,7 +187,7 @@ impl Allocations {
             Ok((rate, reader)) => {
                 data.rate = rate;
                 let nameless = push_samples(&mut data, sorted(&self.samples), reader, scene);
-                worth.lost = lost + nameless;
+                worth.lost += nameless;
             }
         }
         worth.of(PROBE, data)
@@ -270,8 +270,6 @@ impl Collector for Allocations {
 
 #[cfg(test)]
 mod tests {
-    use memgate_evidence::Exactness;
-
     use super::{
         profile::tests::{layout as profile_layout, put, put_head},
         rate::tests::layout as rate_layout,

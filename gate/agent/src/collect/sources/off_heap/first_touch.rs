@@ -101,30 +101,13 @@ impl FirstTouches {
 
 #[cfg(test)]
 mod tests {
-    use memgate_ebpf::{GO_STACK, REGISTERS, STACK};
-
     use super::*;
-    use crate::collect::testing::{FakeProc, PID};
+    use crate::collect::testing::{FakeProc, PID, fault};
 
     const PAGE: u64 = 4096;
 
     fn touches() -> FirstTouches {
         FirstTouches::new(Unwinder::new(PID, Platform::host()), Platform::host(), PAGE)
-    }
-
-    /// A touch with `pc` in every register.
-    fn fault(address: u64, pc: u64) -> Fault {
-        Fault {
-            at_ns: 0,
-            address,
-            go_pc: 0,
-            go_sp: 0,
-            stack_length: 64,
-            go_stack_length: 0,
-            registers: [pc; REGISTERS],
-            stack: [0; STACK],
-            go_stack: [0; GO_STACK],
-        }
     }
 
     #[test]
