@@ -261,9 +261,10 @@ impl Measured {
         }
     }
 
-    /// What decides how a service is measured, beside the service and the platform: with these words `memgate check` does it again.
+    /// The options that decide how a service is measured, except service and platform. With them `memgate check`
+    /// repeats the measurement.
     fn options(&self) -> Vec<String> {
-        // Every field is named, so that none that is added is forgotten here.
+        // Every field is named, so a new one does not compile until it is handled here.
         let Self { config, services: _, platforms: _, runner, runs, tier, force_probes, no_snapshot, out: _ } = self;
         let config = (config.as_path() != Path::new(CONFIG)).then(|| config.display().to_string());
         let with_values = [
@@ -278,7 +279,7 @@ impl Measured {
     }
 }
 
-/// The configuration where none is named.
+/// The default configuration file.
 const CONFIG: &str = "memgate.yaml";
 
 /// What was recorded.
@@ -380,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_told_in_the_same_words() {
+    fn the_options_are_repeated_as_they_were_given() {
         let all = ["--config", "ci/memgate.yaml", "--runner", "qemu", "--runs", "2", "--tier", "T0"];
         let all: Vec<_> = all.into_iter().chain(["--force-probes", "--no-snapshot"]).collect();
         assert_eq!(options(&all), all);

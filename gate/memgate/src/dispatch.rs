@@ -137,8 +137,7 @@ fn plan(measured: &Measured) -> Result<()> {
 #[expect(clippy::disallowed_methods, reason = "a report is a result")]
 fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Result<()> {
     let stdout = std::io::stdout();
-    let colour = stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let style = Style { colour, width: None };
+    let style = Style { colour: stdout.is_terminal() && colour_is_allowed(), width: None };
     let kept = out.map(|out| Output::to_file(Format::Json, out.join(Format::Json.file_name())));
     let outputs: Vec<_> = kept.into_iter().chain(outputs.iter().cloned()).collect();
     report::write(&outputs, report, &mut stdout.lock(), style)?;
@@ -215,11 +214,19 @@ fn print(text: &str) -> Result<()> {
     })
 }
 
+/// Whether the user allows colour (<https://no-color.org>).
+fn colour_is_allowed() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Prints the error on stderr. Ignores a closed stderr.
 fn print_error(error: Error) {
     let stderr = std::io::stderr();
-    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+    let theme = if stderr.is_terminal() && colour_is_allowed() {
+        GraphicalTheme::unicode()
+    } else {
+        GraphicalTheme::unicode_nocolor()
+    };
     let _ = stderr.lock().write_all(rendered(error, theme).as_bytes());
 }
 

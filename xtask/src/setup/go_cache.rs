@@ -22,8 +22,8 @@ const PLATFORMS: [&str; 3] = ["amd64", "arm64", "loong64"];
 /// The versions that services in guests of other platforms are built with, beside the newest: those of
 /// `gate/memgate/tests/real_guest_exactness.rs`.
 const IN_GUESTS: [(&str, &[u32]); 2] = [("arm64", &[22, 25]), ("loong64", &[21, 22, 25])];
-/// Go removes what was not used for five days (`trimLimit`, cmd/go/internal/cache/cache.go). Before, the builds are run again,
-/// which finds and thereby uses everything.
+/// How long the stamp holds. Go removes what was not used for five days (`trimLimit`, cmd/go/internal/cache/cache.go).
+/// Running the builds again counts as use.
 const FRESH: Duration = Duration::from_hours(24);
 
 /// How a program is linked, which decides how its packages are compiled.
@@ -89,7 +89,7 @@ fn standard(listed: &str) -> String {
     packages.join(" ")
 }
 
-/// What tests build on a host of this platform.
+/// The builds that tests need on a host of this platform.
 fn builds(lock: &GoLock, host: &'static str, services: &str) -> Vec<Build> {
     lock.pins().flat_map(|pin| of_version(pin, pin == lock.newest(), host, services)).collect()
 }

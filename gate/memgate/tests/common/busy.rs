@@ -25,8 +25,6 @@ pub enum HeldUp {
     /// The service's figures before and after a reading differ by so large a share that nothing can be compared with
     /// the reading.
     Bounds { apart: f64, bearable: f64 },
-    /// memgate decides nothing by these gates, or a busy machine made the service slow.
-    Undecided { metrics: Vec<String> },
 }
 
 impl HeldUp {
@@ -50,12 +48,6 @@ impl HeldUp {
     pub fn bounds(apart: f64, bearable: f64) -> Option<Self> {
         (apart > bearable).then_some(Self::Bounds { apart, bearable })
     }
-
-    /// Whether there are such gates.
-    pub fn undecided(metrics: &[&str]) -> Option<Self> {
-        let metrics: Vec<_> = metrics.iter().map(|&metric| metric.to_owned()).collect();
-        (!metrics.is_empty()).then_some(Self::Undecided { metrics })
-    }
 }
 
 impl fmt::Display for HeldUp {
@@ -68,7 +60,6 @@ impl fmt::Display for HeldUp {
             Self::Thread { before, after } => {
                 write!(f, "the service had {before} threads before its answer, and {after} after")
             }
-            Self::Undecided { metrics } => write!(f, "memgate decides nothing by {}", metrics.join(", ")),
             Self::Bounds { apart, bearable } => write!(f, "the bounds are {apart:e} apart, more than {bearable:e}"),
         }
     }
