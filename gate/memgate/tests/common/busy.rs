@@ -25,6 +25,8 @@ pub enum HeldUp {
     /// The service's figures before and after a reading differ by so large a share that nothing can be compared with
     /// the reading.
     Bounds { apart: f64, bearable: f64 },
+    /// memgate is inconclusive about these gates of a healthy service, or its pauses were long.
+    Undecided { metrics: Vec<String> },
 }
 
 impl HeldUp {
@@ -60,6 +62,7 @@ impl fmt::Display for HeldUp {
             Self::Thread { before, after } => {
                 write!(f, "the service had {before} threads before its answer, and {after} after")
             }
+            Self::Undecided { metrics } => write!(f, "undecided: {}", metrics.join(", ")),
             Self::Bounds { apart, bearable } => write!(f, "the bounds are {apart:e} apart, more than {bearable:e}"),
         }
     }
