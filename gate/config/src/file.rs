@@ -52,8 +52,10 @@ pub(super) struct Service {
     /// The lengths of the phases.
     #[serde(default)]
     pub(super) phases: Phases,
-    /// The number of fresh processes to measure; 3 by default.
+    /// The number of fresh processes to measure at first; 2 by default.
     pub(super) runs: Option<Whole<1, 20>>,
+    /// The most fresh processes to measure if a gate cannot be decided. 6 by default.
+    pub(super) max_runs: Option<Whole<1, 20>>,
 }
 
 /// How `go build` makes the executable.

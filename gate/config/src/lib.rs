@@ -53,8 +53,10 @@ pub struct Service {
     pub seed: u64,
     /// The lengths of the phases.
     pub phases: PhaseLengths,
-    /// The number of fresh processes to measure, 1 to 20.
+    /// The number of fresh processes to measure at first, 1 to 20.
     pub runs: u32,
+    /// The most fresh processes to measure if a gate cannot be decided. If it is less than `runs`, `runs` counts.
+    pub max_runs: u32,
 }
 
 /// The source of a service's executable.

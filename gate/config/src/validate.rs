@@ -61,7 +61,8 @@ impl Validator<'_> {
                 measure_ms: or(service.phases.measure, 60_000),
                 drain_ms: or(service.phases.drain, 10_000),
             },
-            runs: service.runs.map_or(3, Whole::as_u32),
+            runs: service.runs.map_or(2, Whole::as_u32),
+            max_runs: service.max_runs.map_or(6, Whole::as_u32),
             name,
         })
     }

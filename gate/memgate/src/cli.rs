@@ -16,6 +16,7 @@ use memgate_evidence::{
     tier::Tier,
 };
 use memgate_report::{Format, Output};
+use memgate_verdict::metric::Limits;
 
 use crate::{images::Which, select::Selection};
 
@@ -130,7 +131,28 @@ pub enum BaselineCommand {
         /// What was recorded.
         #[command(flatten)]
         recorded: Recorded,
+        /// The default limits of the baselines.
+        #[arg(long, value_name = "SET", value_enum, default_value_t = LimitSet::General)]
+        limits: LimitSet,
     },
+}
+
+/// A set of default limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LimitSet {
+    /// The limits that hold for every service.
+    General,
+    /// These, and the four limits of the 信创 case: GC pause p99, allocation rate, goroutines and RSS growth.
+    Xinchuang,
+}
+
+impl From<LimitSet> for Limits {
+    fn from(set: LimitSet) -> Self {
+        match set {
+            LimitSet::General => Self::General,
+            LimitSet::Xinchuang => Self::Xinchuang,
+        }
+    }
 }
 
 /// The commands for images.

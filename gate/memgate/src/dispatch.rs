@@ -16,6 +16,7 @@ use memgate_files::{OutputError, evidence_file, whole as atomic_file};
 use memgate_goexe::{GoExe, GoExeError};
 use memgate_report::{self as report, Format, Output, Style};
 use memgate_verdict::{
+    metric::Limits,
     results::{self, Report},
     summarise::summarise,
 };
@@ -42,7 +43,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Merge { measured, evidence, formats } => merge(&measured, &evidence, &formats),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
-        Command::Baseline(BaselineCommand::Record { recorded }) => record_baselines(&recorded).map(|()| 0),
+        Command::Baseline(BaselineCommand::Record { recorded, limits }) => {
+            record_baselines(&recorded, limits.into()).map(|()| 0)
+        }
         Command::Image(command) => image(&command),
         Command::Doctor { probes, twin, force_probes, json } => {
             doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
@@ -147,7 +150,7 @@ fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Resu
     }
 }
 
-fn record_baselines(recorded: &Recorded) -> Result<()> {
+fn record_baselines(recorded: &Recorded, limits: Limits) -> Result<()> {
     for runs in judging::read_evidence(&recorded.evidence)?.values() {
         let summary = summarise(runs)?;
         let file = baseline::path(&recorded.baselines, summary.platform, &summary.baseline);
@@ -155,7 +158,7 @@ fn record_baselines(recorded: &Recorded) -> Result<()> {
             let help = "edit it, or remove it and record again; a baseline is reviewed like code";
             return Err(InputError::new(format!("{}: this baseline already exists", file.display()), help).into());
         }
-        let text = baseline::render(&summary, &today())?;
+        let text = baseline::render(&summary, &today(), limits)?;
         let written = atomic_file::write(&file, text.as_bytes());
         written.map_err(|source| OutputError::Path { path: file.clone(), option: "--baselines", source })?;
         print(&format!("{}\n", file.display()))?;

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use memgate_agent::cancel::Cancel;
 use memgate_config::{Config, baseline};
 use memgate_evidence::error::{Error, Result, Stage};
-use memgate_verdict::{judge, results::Report};
+use memgate_verdict::{
+    judge,
+    results::{Need, Report, ServiceResult},
+};
 
 use crate::{
     judging::{compared, flame_graphs, judge_runs, read_evidence, report},
@@ -16,7 +19,7 @@ use crate::{
     select::{Selection, targets},
 };
 
-/// Measures and judges. If a single run looks like a regression, measures one more fresh process to confirm it.
+/// Measures and judges. If a gate cannot be decided, measures more fresh processes, up to the service's `max_runs`.
 ///
 /// # Errors
 /// When a run cannot be made, or when a file cannot be written.
@@ -27,18 +30,28 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
         baseline::load(&config.baselines, target.platform, &target.service.baseline)?;
     }
     let check = async |bench: &Bench<'_>| {
-        let runs = bench.target.runs;
+        let mut runs = bench.target.runs;
         let mut evidence = bench.measure(1..=runs, narrator, cancel).await?;
-        let (summary, baseline) = compared(&evidence, &config.baselines)?;
-        if judge::needs_confirmation(&summary, baseline.as_ref()) {
-            narrator
-                .say(&format!("{}: a gate looks bad; measuring a fresh process to confirm it", bench.target.title()));
-            evidence.extend(bench.measure(runs + 1..=runs + 1, narrator, cancel).await?);
+        loop {
+            let (summary, baseline) = compared(&evidence, &config.baselines)?;
+            let result = judge::judge(&summary, baseline.as_ref());
+            let Some(more) = judge::more_runs(&result).filter(|more| *more <= bench.target.max_runs()) else { break };
+            narrator.say(&format!("{}: measuring {}", bench.target.title(), undecided(&result, more - runs)));
+            evidence.extend(bench.measure(runs + 1..=more, narrator, cancel).await?);
+            runs = more;
         }
         judge_runs(&evidence, &config.baselines, &selection.out)
     };
     let benches = prepare(&targets, selection, narrator, cancel).await?;
     Ok(report(side_by_side(&benches, check).await?))
+}
+
+/// `2 more fresh processes, which may decide heap_live_growth and rss_peak`.
+fn undecided(result: &ServiceResult, more: u32) -> String {
+    let open = result.gates.iter().filter(|gate| gate.needs == Some(Need::MoreRuns));
+    let names: Vec<_> = open.map(|gate| gate.metric.name()).collect();
+    let noun = if more == 1 { "process" } else { "processes" };
+    format!("{more} more fresh {noun}, which may decide {}", names.join(", "))
 }
 
 /// Measures, draws flame graphs, and returns the evidence files.

@@ -45,6 +45,11 @@ pub(crate) struct Target<'config> {
 }
 
 impl Target<'_> {
+    /// The most runs that memgate makes to decide every gate.
+    pub(crate) fn max_runs(&self) -> u32 {
+        self.service.max_runs.max(self.runs)
+    }
+
     pub(crate) fn title(&self) -> String {
         format!("{} {}", self.service.name, self.platform)
     }

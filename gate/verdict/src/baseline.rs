@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use memgate_evidence::platform::{Platform, Runner};
 
-use crate::metric::Metric;
+use crate::metric::{Limits, Metric};
 
 /// A baseline file, parsed and validated.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,8 @@ pub struct Baseline {
     pub platform: Platform,
     /// Where it was recorded.
     pub environment: BaselineEnvironment,
+    /// The default limits of the metrics without one.
+    pub limits: Limits,
     /// The expectation of each metric.
     pub metrics: BTreeMap<Metric, Expectation>,
 }
@@ -46,7 +48,7 @@ pub struct BaselineEnvironment {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Expectation {
     /// Absolute limit.
-    pub limit: Option<f64>,
+    pub limit: Limit,
     /// The recorded figure: the mean of the recorded runs.
     pub baseline: Option<f64>,
     /// The noise of the recorded figure: the standard deviation between the recorded runs.
@@ -55,6 +57,21 @@ pub struct Expectation {
     pub tolerance: Option<f64>,
     /// Absolute floor: differences up to this do not matter.
     pub floor: Option<f64>,
+    /// The worsening that a gate which holds must be able to notice, in the metric's unit: a figure above the recorded
+    /// one by this much, or a growth of this much.
+    pub must_notice: Option<f64>,
     /// Reported, never failed.
     pub advisory: bool,
+}
+
+/// The absolute limit of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Limit {
+    /// The default one, if the metric has one.
+    #[default]
+    Default,
+    /// None, although the metric has a default one.
+    None,
+    /// This one, in the metric's unit.
+    At(f64),
 }

@@ -69,20 +69,40 @@ pub struct GateResult {
     pub unit: Unit,
     /// The point estimate over all runs.
     pub measured: Option<f64>,
-    /// Lower end of its 95 % interval.
+    /// Lower end of its 95 % interval, or the least figure of a run if each is an exact count.
     pub low: Option<f64>,
-    /// Upper end of its 95 % interval.
+    /// Upper end of its 95 % interval, or the largest figure of a run if each is an exact count.
     pub high: Option<f64>,
     /// The absolute limit.
     pub limit: Option<f64>,
     /// The recorded figure to compare with.
     pub baseline: Option<f64>,
+    /// The smallest figure that would have been noticed, if the gate holds: it would not have passed in 95 of 100 checks.
+    #[serde(default)]
+    pub noticed: Option<f64>,
     /// The verdict.
     pub verdict: Verdict,
+    /// What would decide the gate, if it is inconclusive.
+    #[serde(default)]
+    pub needs: Option<Need>,
     /// The reason, one sentence: what was compared with what. For `inconclusive` it also says what would decide.
     pub reason: String,
     /// The call sites behind the figure in all runs together, largest first, at most five; none if the gate holds.
     pub sites: Vec<Site>,
+}
+
+/// What would decide an inconclusive gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Need {
+    /// More fresh processes.
+    MoreRuns,
+    /// A longer measuring phase.
+    LongerPhase,
+    /// A new baseline, or one of more runs.
+    Baseline,
+    /// Data that is missing, lost or unfit. The reason says which and why.
+    Data,
 }
 
 /// The verdict of a gate, of a service or of a whole run. Verdicts are ordered from best to worst. The worst of several

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use memgate_evidence::platform::{Platform, Runner};
-use memgate_verdict::{metric::Metric, quoted, units};
+use memgate_verdict::{
+    metric::{Limits, Metric},
+    quoted, units,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
@@ -24,6 +27,9 @@ pub(super) struct File {
     pub(super) service: Scalar<Name>,
     /// The platform, which is the name of this file's folder.
     pub(super) platform: Platform,
+    /// The default limits of the metrics that name none: `general`, or `xinchuang` for those of the 信创 case as well.
+    /// `general` by default.
+    pub(super) limits: Option<Scalar<LimitSet>>,
     /// Where the baseline was recorded.
     pub(super) environment: Environment,
     /// The expectation of each metric.
@@ -59,7 +65,7 @@ pub(super) struct Environment {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Expectation {
-    /// Absolute limit.
+    /// Absolute limit; `none` switches the default limit off.
     pub(super) limit: Option<Scalar<Quantity>>,
     /// The recorded figure: the mean of the recorded runs.
     pub(super) baseline: Option<Scalar<Quantity>>,
@@ -69,9 +75,32 @@ pub(super) struct Expectation {
     pub(super) tolerance: Option<Scalar<Quantity>>,
     /// Absolute floor: differences up to this do not matter.
     pub(super) floor: Option<Scalar<Quantity>>,
+    /// The worsening that the gate must be able to notice when it holds. If the runs are too noisy for that, the gate is
+    /// inconclusive.
+    pub(super) must_notice: Option<Scalar<Quantity>>,
     /// If true, the metric is reported and never fails. False by default.
     #[serde(default)]
     pub(super) advisory: bool,
+}
+
+/// A set of default limits.
+#[derive(Debug)]
+pub(super) struct LimitSet;
+
+impl Kind for LimitSet {
+    type Value = Limits;
+    const EXPECTED: &'static str = "`general` or `xinchuang`";
+
+    fn read(text: &str) -> Result<Limits, Problem> {
+        Limits::ALL.into_iter().find(|limits| limits.name() == text).ok_or_else(|| {
+            let what = format!("`{}` is no set of limits", quoted::shorten(text));
+            Problem::new(what, "expected `general` or `xinchuang`", "write `limits: xinchuang`, or leave it out")
+        })
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "enum": Limits::ALL.map(Limits::name) })
+    }
 }
 
 /// Text that is not empty.

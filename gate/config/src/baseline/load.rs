@@ -6,9 +6,9 @@ use memgate_evidence::{
     error::{Error, InputError, Result},
     platform::Platform,
 };
-use memgate_verdict::baseline::{Baseline, BaselineEnvironment, Expectation};
+use memgate_verdict::baseline::{Baseline, BaselineEnvironment, Expectation, Limit};
 use memgate_verdict::{
-    metric::{Metric, Unit},
+    metric::{Limits, Metric, Unit},
     quoted, units,
 };
 
@@ -69,6 +69,7 @@ fn from_source(source: &Source, platform: Platform, service: &str) -> Result<Bas
     Ok(Baseline {
         service: file.service.0,
         platform: file.platform,
+        limits: file.limits.map_or_else(Limits::default, |limits| limits.0),
         metrics: metrics.collect::<Result<_, Error>>()?,
         environment: BaselineEnvironment {
             go: file.environment.go.0,
@@ -119,13 +120,23 @@ impl Reader<'_> {
         }
         let unit = self.metric.unit();
         Ok(Expectation {
-            limit: self.size("limit", file.limit.as_ref(), unit)?,
+            limit: self.limit(file.limit.as_ref(), unit)?,
             baseline: self.quantity("baseline", file.baseline.as_ref(), unit)?,
             noise: self.size("noise", file.noise.as_ref(), unit)?,
             tolerance: self.size("tolerance", file.tolerance.as_ref(), Unit::Ratio)?,
             floor: self.size("floor", file.floor.as_ref(), unit)?,
+            must_notice: self.size("must_notice", file.must_notice.as_ref(), unit)?,
             advisory: file.advisory,
         })
+    }
+
+    /// An absolute limit, or `none`.
+    fn limit(&self, text: Option<&Scalar<file::Quantity>>, unit: Unit) -> Result<Limit> {
+        match text {
+            None => Ok(Limit::Default),
+            Some(Scalar(text)) if text == "none" => Ok(Limit::None),
+            Some(_) => Ok(self.size("limit", text, unit)?.map_or(Limit::Default, Limit::At)),
+        }
     }
 
     /// A quantity with a sign if its unit allows one: the growth that was recorded.

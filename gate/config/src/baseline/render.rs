@@ -7,7 +7,8 @@ use memgate_evidence::{
     platform::Runner,
 };
 use memgate_verdict::{
-    metric::{Metric, Quantity, Unit},
+    judge::{LimitForRuns, limit_for_runs},
+    metric::{Limits, Metric, Quantity, Unit},
     summarise::Summary,
     units::{format, format_exact},
 };
@@ -18,7 +19,7 @@ use crate::yaml::is_printable;
 
 const HEAD: &str = "\
 # What the service is allowed on this platform. memgate compares every run with it: review changes like code.
-#   limit      absolute; holds whatever was recorded
+#   limit      absolute; holds whatever was recorded; `none` switches a default limit off
 #   baseline   mean of the recorded runs; noise is the standard deviation between them
 #   tolerance  relative and floor absolute: how far from the baseline a run may be
 #   advisory   reported, never failed
@@ -33,19 +34,27 @@ const TAIL: &str = "\
 /// `baselines/<platform>/<summary.baseline>.yaml`. `recorded` is the day, such as `2026-11-23`.
 ///
 /// A figure is the mean of the runs' estimates, with seven significant digits. If a run lacks a metric, the file has no
-/// baseline for it, only its limit and a comment with the reason.
+/// baseline for it, only a comment with the reason. Default limits hold without a line. If the recorded runs do not hold
+/// one, the file has a limit with room for them, and asks for a review.
 ///
 /// # Errors
 /// When there is no run, or when the summary or the day cannot be written in a baseline file.
-pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
+pub fn render(summary: &Summary, recorded: &str, limits: Limits) -> Result<String> {
     if summary.runs.is_empty() {
         let message = format!("no run of {} on {}: there is nothing to record", summary.service, summary.platform);
         return Err(InputError::new(message, "record at least one run").into());
     }
-    let mut text =
-        format!("{HEAD}version: 1\nservice: {}\nplatform: {}\nmetrics:\n", quoted(&summary.baseline), summary.platform);
+    let limit_set = match limits {
+        Limits::General => String::new(),
+        Limits::Xinchuang => format!("limits: {}\n", limits.name()),
+    };
+    let mut text = format!(
+        "{HEAD}version: 1\nservice: {}\nplatform: {}\n{limit_set}metrics:\n",
+        quoted(&summary.baseline),
+        summary.platform
+    );
     for metric in Metric::ALL {
-        text.push_str(&metric_line(summary, metric));
+        text.push_str(&metric_line(summary, metric, limits));
     }
     let environment = &summary.environment;
     // Writing to a string cannot fail.
@@ -69,34 +78,41 @@ pub fn render(summary: &Summary, recorded: &str) -> Result<String> {
 
 const ADVISORY: &str = "advisory: true";
 
-/// The line of a metric: a comment if it has neither figure nor limit, and empty if it is not recorded at all. Emulated
-/// times are advisory.
-fn metric_line(summary: &Summary, metric: Metric) -> String {
+/// The line of a metric: a comment if it has neither figure nor limit of its own, and empty if it is not recorded at
+/// all. Emulated times are advisory.
+fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     let unit = metric.unit();
-    let mut fields = Vec::new();
-    if let Some(limit) = metric.default_limit() {
-        fields.push(format!("limit: {}", format_exact(limit, unit)));
-    }
     let comparison = metric.comparison();
-    if fields.is_empty() && comparison.is_none() {
+    let has_limit = metric.default_limit(limits).is_some();
+    if !has_limit && comparison.is_none() {
         return String::new();
     }
-    let comment = match (figures(summary, metric), comparison) {
-        (Err(reason), _) => format!("no figure: {}", one_line(&reason)),
-        (Ok(figures), None) => format!("measured {}", format(figures.iter().mean(), unit)),
-        (Ok(figures), Some(comparison)) => {
-            fields.push(format!("baseline: {}", format_exact(figures.iter().mean(), unit)));
-            if figures.len() > 1 {
-                fields.push(format!("noise: {}", format_exact(figures.iter().std_dev(), unit)));
-            }
-            fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
-            fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
-            if comparison.advisory {
-                fields.push(ADVISORY.to_owned());
-            }
-            String::new()
-        }
+    let figures = match figures(summary, metric) {
+        Ok(figures) => figures,
+        Err(reason) => return format!("  # {metric}: no figure: {}\n", one_line(&reason)),
     };
+    let mean = figures.iter().mean();
+    let (mut fields, mut comment) = (Vec::new(), String::new());
+    if let Some(LimitForRuns { limit, instead }) = limit_for_runs(metric, summary, limits) {
+        let (limit, measured) = (format(limit, unit), format(mean, unit));
+        if let Some(instead) = instead {
+            fields.push(format!("limit: {}", format_exact(instead, unit)));
+            comment = format!("REVIEW: measured {measured}, which the default limit of {limit} does not allow");
+        } else {
+            comment = format!("measured {measured}, default limit {limit}");
+        }
+    }
+    if let Some(comparison) = comparison {
+        fields.push(format!("baseline: {}", format_exact(mean, unit)));
+        if figures.len() > 1 {
+            fields.push(format!("noise: {}", format_exact(figures.iter().std_dev(), unit)));
+        }
+        fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
+        fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
+        if comparison.advisory {
+            fields.push(ADVISORY.to_owned());
+        }
+    }
     let is_emulated_time = metric.quantity() == Quantity::Time && summary.environment.runner == Runner::Qemu;
     if is_emulated_time && !fields.is_empty() && fields.last().is_none_or(|field| field != ADVISORY) {
         fields.push(ADVISORY.to_owned());

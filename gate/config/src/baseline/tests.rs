@@ -7,8 +7,9 @@ use memgate_evidence::{
     tier::Tier,
 };
 use memgate_verdict::{
-    baseline::{Baseline, Expectation},
-    metric::Metric,
+    baseline::{Baseline, Expectation, Limit},
+    metric::{Limits, Metric},
+    results::Verdict,
     summarise::{Estimate, RunSummary, Summary, Unavailable},
 };
 use proptest::prelude::*;
@@ -61,6 +62,8 @@ refused! {
     negative_noise: changed("noise: 30B", "noise: -30B");
     negative_floor_of_a_growth: changed("floor: 2MB/min", "floor: -2MB/min");
     duplicate_metric: changed("gc_pause_p99: { limit: 50ms }", "gc_pause_p99: { limit: 50ms }\n  gc_pause_p99: { limit: 90ms }");
+    wrong_set_of_limits: changed("metrics:\n", "limits: strict\nmetrics:\n");
+    must_notice_without_limit_or_baseline: changed("limit: 50ms", "must_notice: 5ms");
     duplicate_limit: changed("limit: 50ms", "limit: 50ms, limit: 90ms");
     neither_limit_nor_baseline: changed("limit: 50ms", "advisory: true");
     tolerance_without_baseline: changed("limit: 50ms", "limit: 50ms, tolerance: 5%");
@@ -102,7 +105,7 @@ fn files_are_found_by_platform_and_name() {
 }
 
 fn estimate(measured: f64) -> Estimate {
-    Estimate { measured, low: measured, high: measured, n: 10, remark: String::new() }
+    Estimate { measured, low: measured, high: measured, n: 10, level: None, remark: String::new() }
 }
 
 /// A summary of runs. Every metric has the same figure, which each run scales.
@@ -127,7 +130,6 @@ fn summary(runs: &[f64]) -> Summary {
             .zip(1..)
             .map(|(figure, run)| RunSummary { run, metrics: metrics(*figure), sites: BTreeMap::new() })
             .collect(),
-        pooled: metrics(0.0),
         sites: BTreeMap::new(),
         tier: Tier::T2,
         options: vec![],
@@ -137,7 +139,7 @@ fn summary(runs: &[f64]) -> Summary {
 }
 
 fn read_back(summary: &Summary) -> Baseline {
-    let text = render(summary, "2026-11-23").unwrap();
+    let text = render(summary, "2026-11-23", Limits::Xinchuang).unwrap();
     parse(Path::new("x.yaml"), &text, summary.platform, &summary.baseline).unwrap()
 }
 
@@ -177,7 +179,7 @@ fn recorded() -> Summary {
 
 #[test]
 fn a_recorded_baseline_reads_well() {
-    insta::assert_snapshot!(render(&recorded(), "2026-11-23").unwrap());
+    insta::assert_snapshot!(render(&recorded(), "2026-11-23", Limits::General).unwrap());
     insta::assert_debug_snapshot!("recorded_read_back", read_back(&recorded()));
 }
 
@@ -192,8 +194,9 @@ fn one_run_has_no_noise() {
 #[test]
 fn what_any_run_went_without_has_no_baseline() {
     let baseline = read_back(&recorded());
-    assert_eq!(baseline.metrics.get(&Metric::OffheapGrowth), None);
-    assert_eq!(baseline.metrics[&Metric::OomKills], Expectation { limit: Some(0.0), ..Expectation::default() });
+    for metric in [Metric::OffheapGrowth, Metric::OomKills] {
+        assert_eq!(baseline.metrics.get(&metric), None, "its default limit holds without a line");
+    }
     for bad in [f64::NAN, f64::INFINITY, -1.0] {
         let mut summary = recorded();
         set(&mut summary, Metric::RssPeak, &[1.0, bad, 2.0]);
@@ -202,41 +205,67 @@ fn what_any_run_went_without_has_no_baseline() {
 }
 
 #[test]
-fn every_metric_is_recorded_but_the_longest_pause_and_those_whose_spread_is_not_known() {
-    let baseline = read_back(&summary(&[1.0, 2.0]));
-    let missing: Vec<Metric> =
-        Metric::ALL.into_iter().filter(|metric| !baseline.metrics.contains_key(metric)).collect();
-    let expected = [
-        Metric::GcPauseMax,
-        Metric::GcPauseHiddenTailP99,
-        Metric::GcMarkP99,
-        Metric::GcCpuFraction,
-        Metric::SpanRefillMissRate,
-        Metric::MmapLatencyP99,
-    ];
-    assert_eq!(missing, expected);
-    for (metric, expectation) in &baseline.metrics {
-        assert_eq!(expectation.limit, metric.default_limit(), "{metric}");
+fn only_figures_that_are_compared_and_limits_of_their_own_have_a_line() {
+    let baseline = read_back(&recorded());
+    for metric in Metric::ALL {
+        let expectation = baseline.metrics.get(&metric);
+        assert_eq!(expectation.is_some(), metric.comparison().is_some(), "{metric}");
+        let Some(expectation) = expectation else { continue };
+        assert_eq!(expectation.limit, Limit::Default, "{metric}: the runs hold the default limit");
         // Recorded in a guest, where times mean little.
-        let advisory = [Metric::GcPauseP99, Metric::GcPauseP90, Metric::GcStwFraction, Metric::RequestLatencyP99];
-        assert_eq!(expectation.advisory, advisory.contains(metric), "{metric}");
+        let advisory = [Metric::GcPauseP90, Metric::GcStwFraction, Metric::RequestLatencyP99];
+        assert_eq!(expectation.advisory, advisory.contains(&metric), "{metric}");
+    }
+}
+
+/// A service that fails on the evidence that its own baseline was recorded from could never be green.
+#[test]
+fn limits_that_the_runs_do_not_hold_are_written_with_room_and_ask_for_a_review() {
+    let mut summary = recorded();
+    set(&mut summary, Metric::HeapLiveGrowth, &[9e6, 10e6, 11e6]);
+    set(&mut summary, Metric::GoroutinesLeaked, &[0.0, 3.0, 0.0]);
+    let text = render(&summary, "2026-11-23", Limits::General).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("REVIEW")).collect();
+    assert_eq!(
+        lines,
+        [
+            "  heap_live_growth: { limit: 22MB/min } # REVIEW: measured 10MB/min, which the default limit of 0.50MB/min does not allow",
+            "  goroutines_leaked: { limit: 6 } # REVIEW: measured 1, which the default limit of 0 does not allow",
+        ]
+    );
+    let baseline = parse(Path::new("x.yaml"), &text, summary.platform, &summary.baseline).unwrap();
+    let result = memgate_verdict::judge::judge(&summary, Some(&baseline));
+    for gate in result.gates.iter().filter(|gate| baseline.metrics.contains_key(&gate.metric)) {
+        assert!(gate.verdict.is_good() || gate.verdict == Verdict::Advisory, "{gate:?}");
     }
 }
 
 #[test]
+fn a_set_of_limits_and_none_are_read() {
+    let text = EXAMPLE.replace("metrics:\n", "limits: xinchuang\nmetrics:\n  gc_cpu_fraction: { limit: none }\n");
+    let baseline = read(&text).unwrap();
+    assert_eq!(baseline.limits, Limits::Xinchuang);
+    assert_eq!(baseline.metrics[&Metric::GcCpuFraction].limit, Limit::None);
+    let none = Expectation { must_notice: Some(1e6), ..Expectation::default() };
+    let text = EXAMPLE.replace("metrics:\n", "metrics:\n  heap_live_growth: { limit: 0.5MB/min, must_notice: 1MB/min }\n");
+    let found = read(&text).map(|baseline| baseline.metrics[&Metric::HeapLiveGrowth].clone());
+    assert_eq!(found.ok(), Some(Expectation { limit: Limit::At(0.5e6), ..none }));
+}
+
+#[test]
 fn what_cannot_be_read_again_is_not_rendered() {
-    assert!(render(&summary(&[]), "2026-11-23").is_err());
-    assert!(render(&summary(&[1.0]), "yesterday").is_err());
+    assert!(render(&summary(&[]), "2026-11-23", Limits::General).is_err());
+    assert!(render(&summary(&[1.0]), "yesterday", Limits::General).is_err());
     let mut summary = summary(&[1.0]);
     summary.baseline = "../uaa".to_owned();
-    assert!(render(&summary, "2026-11-23").is_err());
+    assert!(render(&summary, "2026-11-23", Limits::General).is_err());
 }
 
 /// A baseline that is cut off would gate less than it should. Only a missing last line break goes unnoticed.
 #[test]
 fn a_recorded_baseline_that_was_cut_off_is_refused() {
     let summary = recorded();
-    let text = render(&summary, "2026-11-23").unwrap();
+    let text = render(&summary, "2026-11-23", Limits::General).unwrap();
     for length in (0..text.len() - 1).filter(|length| text.is_char_boundary(*length)) {
         let read = parse(Path::new("x.yaml"), &text[..length], summary.platform, &summary.baseline);
         assert!(read.is_err(), "cut off after {:?}", &text[..length]);

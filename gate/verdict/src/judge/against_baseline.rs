@@ -1,105 +1,163 @@
 //! Compares a figure with the recorded one.
 
 use super::{figures::Figures, ruling::Ruling};
-use crate::{baseline::Expectation, metric::Unit, results::Verdict, summarise::Estimate};
+use crate::{
+    baseline::Expectation,
+    metric::Unit,
+    results::{Need, Verdict},
+    summarise::{Pooled, pooled_deviation, t_quantile},
+};
 
-/// How far a figure may differ from the recorded one before the difference matters.
-struct Band {
-    width: f64,
-    /// What determines this width.
+/// The normal quantile of 95 %, for what would have been noticed.
+const Z_95: f64 = 1.645;
+
+/// A difference that matters.
+struct Effect {
+    size: f64,
+    /// What determines it.
     source: String,
 }
 
-/// How many standard deviations between the recorded runs count as the gate's own noise.
-const NOISE_FACTOR: f64 = 3.0;
+/// The noise of one run: its standard deviation, and the degrees of freedom behind it.
+struct Noise {
+    deviation: f64,
+    freedom: f64,
+    /// The number of recorded runs.
+    recorded: f64,
+}
 
-/// Regressed if there are at least two runs and in every run the figure is beyond the band and its lower end is above
-/// the baseline.
+/// Regressed if each of two sets of runs, by itself, exceeds the baseline by more than the difference that matters, and
+/// by more than noise.
 ///
-/// Each run is a test at 2.5 %. Two fresh processes both raise a false alarm with a probability of at most 0.025² =
-/// 0.000625. This is below the strictest step of S. Holm's procedure (Scand. J. Stat. 6, 1979), 0.05 / m, for any m up
-/// to 80 gates, so the family of all gates keeps its 5 %. docs/explanation/judging.md has the argument.
-pub(super) fn rule(baseline: f64, expectation: &Expectation, figures: &Figures<'_>) -> Ruling {
-    let band = band(baseline, expectation, figures.metric.unit());
-    let width = band.as_ref().map_or(0.0, |band| band.width);
-    let is_beyond = |estimate: &Estimate| estimate.measured > baseline + width;
-    let all_beyond = figures.runs.iter().all(|(_, estimate)| is_beyond(estimate));
-    let all_significant = figures.runs.iter().all(|(_, estimate)| estimate.low > baseline);
-    let (measured, base) = (figures.text(figures.pooled.measured), figures.text(baseline));
-    if !is_beyond(figures.pooled) && !all_beyond {
-        return not_beyond(baseline, band.as_ref(), figures);
-    }
-    let Some(band) = band else {
-        let clause = format!(
-            "{measured} exceeds the baseline of {base}, which names no tolerance, floor or noise to compare the difference \
-             with: record it again with `memgate baseline record`"
-        );
-        return Ruling::new(Verdict::Inconclusive, clause);
+/// *Noise* is the deviation of single runs, from the recorded runs and the present ones together, with their degrees of
+/// freedom: a deviation of three runs may be far off, and Student's t allows for it. The difference of two means has a
+/// standard error of s · √(1/K + 1/n). The *difference that matters* is a person's choice (`tolerance`, `floor`).
+pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Ruling {
+    let (measured, base) = (figures.text(figures.all.measured), figures.text(baseline));
+    let Some(effect) = Effect::of(baseline, expectation, figures.metric.unit()) else {
+        return without_effect(baseline, figures);
     };
-    let runs = figures.runs.len();
-    if !is_beyond(figures.pooled) {
+    let noise = Noise::of(expectation, recorded, figures);
+    let excess = |figure: &Pooled| figure.measured - baseline;
+    let band = |figure: &Pooled| noise.as_ref().map(|noise| noise.band(figure, figures.alpha()));
+    let by = effect.text(figures);
+    let beyond = |figure: &Pooled| excess(figure) > effect.size && band(figure).is_some_and(|band| excess(figure) > band);
+    if figures.both(beyond) {
+        let clause = format!("{measured} exceeds the baseline of {base} by more than {by}, {}", figures.in_both());
+        return Ruling::new(Verdict::Regressed, clause);
+    }
+    if excess(&figures.all) > effect.size {
+        let clause = format!("{measured} exceeds the baseline of {base} by more than {by}");
+        return undecided(clause, band(&figures.all), &effect, expectation, figures);
+    }
+    let noticed = baseline + effect.size + noise.as_ref().map_or(0.0, |noise| Z_95 * noise.std_error(&figures.all));
+    if let Some(must) = expectation.must_notice
+        && noticed - baseline > must
+    {
+        let (would, must) = (figures.text(noticed - baseline), figures.text(must));
         let clause = format!(
-            "each of {runs} runs exceeds the baseline of {base} by more than {}, but together, with {measured}, they do \
-             not: more runs decide",
-            band.text(figures)
+            "{measured} does not exceed the baseline of {base} by {by}, but the gate must notice {must} more, and would \
+             have noticed {would} more"
         );
-        return Ruling::new(Verdict::Inconclusive, clause);
+        let more_runs = figures.more_runs() && effect.size < expectation.must_notice.unwrap_or(0.0);
+        let (needs, advice) = match more_runs {
+            true => (Need::MoreRuns, "more runs decide"),
+            false => (Need::Baseline, "a lower tolerance and floor, or a baseline of more runs, decide"),
+        };
+        return Ruling::undecided(needs, format!("{clause}: {advice}"));
     }
-    let (verdict, why) = match () {
-        () if !all_beyond => {
-            let beyond = figures.runs.iter().filter(|(_, estimate)| is_beyond(estimate)).count();
-            (Verdict::Inconclusive, format!(", but alone only {beyond} of {runs} runs do: more runs decide"))
-        }
-        () if !all_significant => (
-            Verdict::Inconclusive,
-            ", but its interval reaches down to the baseline: measuring longer decides".to_owned(),
-        ),
-        () if !figures.confirmed => (Verdict::Inconclusive, " in the only run: `runs: 2` decides".to_owned()),
-        () => (Verdict::Regressed, format!(", significantly and in each of {runs} runs")),
+    let better = -excess(&figures.all);
+    if better > effect.size && band(&figures.all).is_some_and(|band| better > band) {
+        let clause =
+            format!("{measured} is less than the baseline of {base} by more than {by}: accept a new baseline to keep the gain");
+        return Ruling::holds(Verdict::Improved, noticed, clause);
+    }
+    let clause = if better < 0.0 {
+        format!("{measured} exceeds the baseline of {base} by no more than {by}")
+    } else {
+        format!("{measured} does not exceed the baseline of {base}")
     };
-    let clause = format!("{measured} exceeds the baseline of {base} by more than {}{why}", band.text(figures));
-    Ruling::new(verdict, clause)
+    Ruling::holds(Verdict::Pass, noticed, clause)
 }
 
-/// A figure within the band, near the baseline, or better than it by more than the band.
-fn not_beyond(baseline: f64, band: Option<&Band>, figures: &Figures<'_>) -> Ruling {
-    let pooled = figures.pooled;
-    let (measured, base) = (figures.text(pooled.measured), figures.text(baseline));
-    match band {
-        Some(band)
-            if pooled.measured < baseline - band.width
-                && figures.runs.iter().all(|(_, estimate)| estimate.high < baseline) =>
-        {
-            let clause = format!(
-                "{measured} is less than the baseline of {base} by more than {}: accept a new baseline to keep the gain",
-                band.text(figures)
-            );
-            Ruling::new(Verdict::Improved, clause)
+/// A recorded figure with nothing to say which difference matters.
+fn without_effect(baseline: f64, figures: &Figures) -> Ruling {
+    let (measured, base) = (figures.text(figures.all.measured), figures.text(baseline));
+    if figures.all.measured <= baseline {
+        return Ruling::holds(Verdict::Pass, baseline, format!("{measured} does not exceed the baseline of {base}"));
+    }
+    let clause = format!(
+        "{measured} exceeds the baseline of {base}, which names no tolerance, floor or noise to compare the difference \
+         with: record it again with `memgate baseline record`"
+    );
+    Ruling::undecided(Need::Baseline, clause)
+}
+
+/// A difference that matters, if it is one.
+fn undecided(
+    clause: String,
+    band: Option<f64>,
+    effect: &Effect,
+    expectation: &Expectation,
+    figures: &Figures,
+) -> Ruling {
+    let (needs, why) = match band {
+        _ if figures.sets.is_none() => (Need::MoreRuns, " in the only run".to_owned()),
+        Some(band) if band > effect.size => {
+            let needs = if figures.more_runs() { Need::MoreRuns } else { Need::Baseline };
+            (needs, format!(", but noise alone may exceed it by {}", figures.text(band)))
         }
-        Some(band) if pooled.measured > baseline => {
-            let clause = format!("{measured} exceeds the baseline of {base} by no more than {}", band.text(figures));
-            Ruling::new(Verdict::Pass, clause)
-        }
-        _ => Ruling::new(Verdict::Pass, format!("{measured} does not exceed the baseline of {base}")),
+        _ => (Need::MoreRuns, format!(", but not {}", figures.in_both())),
+    };
+    let advice = match needs {
+        Need::MoreRuns if figures.more_runs() => "more runs decide",
+        Need::Baseline if expectation.noise.is_none() => "a baseline of several runs decides",
+        Need::Baseline => "a baseline of more runs decides",
+        Need::MoreRuns | Need::LongerPhase | Need::Data => "a longer measuring phase decides",
+    };
+    let needs = if needs == Need::MoreRuns && !figures.more_runs() { Need::LongerPhase } else { needs };
+    Ruling::undecided(needs, format!("{clause}{why}: {advice}"))
+}
+
+impl Effect {
+    /// The larger of tolerance and floor. A baseline that names neither means three times its noise.
+    fn of(baseline: f64, expectation: &Expectation, unit: Unit) -> Option<Self> {
+        let of_tolerance = expectation.tolerance.map(|tolerance| Self {
+            size: tolerance * baseline.abs(),
+            source: format!("tolerance {}", crate::units::format(tolerance, Unit::Ratio)),
+        });
+        let of_floor = expectation.floor.map(|floor| Self { size: floor, source: "floor".to_owned() });
+        let of_noise = || {
+            let noise = expectation.noise?;
+            Some(Self { size: 3.0 * noise, source: format!("3 × noise of {}", crate::units::format(noise, unit)) })
+        };
+        let chosen = [of_tolerance, of_floor].into_iter().flatten().max_by(|a, b| a.size.total_cmp(&b.size));
+        chosen.or_else(of_noise)
+    }
+
+    fn text(&self, figures: &Figures) -> String {
+        format!("{} ({})", figures.text(self.size), self.source)
     }
 }
 
-/// The widest band that the expectation names; `None` if it names none.
-fn band(baseline: f64, expectation: &Expectation, unit: Unit) -> Option<Band> {
-    let of_tolerance = expectation.tolerance.map(|tolerance| Band {
-        width: tolerance * baseline.abs(),
-        source: format!("tolerance {}", crate::units::format(tolerance, Unit::Ratio)),
-    });
-    let of_floor = expectation.floor.map(|floor| Band { width: floor, source: "floor".to_owned() });
-    let of_noise = expectation.noise.map(|noise| Band {
-        width: NOISE_FACTOR * noise,
-        source: format!("3 × noise of {}", crate::units::format(noise, unit)),
-    });
-    [of_tolerance, of_floor, of_noise].into_iter().flatten().max_by(|a, b| a.width.total_cmp(&b.width))
-}
+impl Noise {
+    /// The noise of the recorded runs and the present ones; `None` if there is only one of each.
+    fn of(expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<Self> {
+        let recorded = f64::from(recorded.max(1));
+        let of_baseline = expectation.noise.map(|noise| (noise, recorded - 1.0));
+        let of_runs = figures.deviation.map(|deviation| (deviation, figures.runs() as f64 - 1.0));
+        let (deviation, freedom) = pooled_deviation(of_baseline.into_iter().chain(of_runs))?;
+        Some(Self { deviation, freedom, recorded })
+    }
 
-impl Band {
-    fn text(&self, figures: &Figures<'_>) -> String {
-        format!("{} ({})", figures.text(self.width), self.source)
+    /// The standard error of the difference of the figure and the recorded one.
+    fn std_error(&self, figure: &Pooled) -> f64 {
+        let of_runs = (self.deviation / (figure.runs as f64).sqrt()).max(figure.std_error());
+        of_runs.hypot(self.deviation / self.recorded.sqrt())
+    }
+
+    /// The difference that noise alone exceeds with a probability of at most `alpha`.
+    fn band(&self, figure: &Pooled, alpha: f64) -> f64 {
+        t_quantile(1.0 - alpha, self.freedom) * self.std_error(figure)
     }
 }

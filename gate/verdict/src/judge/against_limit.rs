@@ -1,72 +1,131 @@
 //! Compares a figure with an absolute limit.
 
 use super::{figures::Figures, ruling::Ruling};
-use crate::{metric::Metric, results::Verdict, summarise::Estimate};
+use crate::{
+    metric::{Metric, Pooling, Unit},
+    results::{Need, Verdict},
+    summarise::Pooled,
+};
 
-/// Passes if the upper end over all runs is within the limit. Fails if the lower end of every run exceeds it and a
-/// second, fresh process has confirmed it. Is inconclusive in between.
+/// A figure that holds its limit must exclude this multiple of the limit, unless the baseline asks for more.
 ///
-/// A *fact* needs no second process. It is an exact count of something that must not happen, such as a kill by the
-/// kernel or the requests that a crash left unanswered. One occurrence in two runs is still an occurrence.
-pub(super) fn rule(limit: f64, figures: &Figures<'_>) -> Ruling {
-    let pooled = figures.pooled;
-    let (measured, limit_text) = (figures.text(pooled.measured), figures.text(limit));
-    if let Some(where_found) = fact_beyond(limit, figures) {
+/// A growth is a small difference of large figures, and a share of failures is of few events. To show that a leak of
+/// exactly the limit is not there takes many runs, and that one of twice the limit is not there takes few.
+const PROMISE_FOR_SMALL: f64 = 2.0;
+/// The same for other figures.
+const PROMISE: f64 = 1.1;
+
+/// The chance that a figure's upper bound is too low.
+const ALPHA_OF_PROMISE: f64 = 0.025;
+
+/// The normal quantile of 95 %, for what would have been noticed.
+const Z_95: f64 = 1.645;
+
+/// Passes if the figure is within the limit, and its upper bound excludes what the gate promises to notice
+/// (`must_notice`, or else a multiple of the limit). Fails if both sets of runs, each by itself, are significantly
+/// beyond: a growth is significant if it is no noise, another figure if the limit lies below its lower bound.
+///
+/// A *fact* needs no second run. It is an exact count of something that must not happen, such as a kill by the kernel
+/// or the requests that a crash left unanswered.
+pub(super) fn rule(limit: f64, must_notice: Option<f64>, figures: &Figures) -> Ruling {
+    let (measured, limit_text) = (figures.text(figures.all.measured), figures.text(limit));
+    if is_fact_beyond(limit, figures) {
         return Ruling::new(
             Verdict::Regressed,
-            format!("{measured} exceeds the limit of {limit_text}, {where_found}: a fact, which needs no second run"),
+            format!("{measured} exceeds the limit of {limit_text}: a fact, which needs no second run"),
         );
     }
-    let runs = figures.runs.len();
-    let over = figures.runs.iter().filter(|(_, estimate)| estimate.low > limit).count();
-    if over == runs {
-        let least = at_least(figures);
-        return if figures.confirmed {
-            let clause = format!("{measured}{least} exceeds the limit of {limit_text} in each of {runs} runs");
-            Ruling::new(Verdict::Regressed, clause)
-        } else {
-            let clause =
-                format!("{measured}{least} exceeds the limit of {limit_text} in the only run: `runs: 2` decides");
-            Ruling::new(Verdict::Inconclusive, clause)
-        };
+    let alpha = figures.alpha();
+    let beyond = |figure: &Pooled| figure.measured > limit && is_significant(figure, limit, alpha, figures.metric);
+    if figures.both(beyond) {
+        let clause = format!("{measured}{} exceeds the limit of {limit_text} {}", at_least(figures), figures.in_both());
+        return Ruling::new(Verdict::Regressed, clause);
     }
-    if over > 0 {
-        let clause = format!("the limit of {limit_text} is exceeded in {over} of {runs} runs: more runs decide");
-        return Ruling::new(Verdict::Inconclusive, clause);
+    if figures.all.measured > limit {
+        return too_much(limit, figures);
     }
-    if pooled.high <= limit {
-        return Ruling::new(
+    let promise = must_notice.unwrap_or_else(|| promise(limit, figures.metric));
+    let high = figures.all.upper(ALPHA_OF_PROMISE);
+    if high <= promise.max(limit) || is_without_any(&figures.all, figures.metric) {
+        let noticed = limit + Z_95 * figures.all.std_error();
+        let at_most = if high > figures.all.measured { format!(" (at most {})", figures.text(high)) } else { String::new() };
+        return Ruling::holds(
             Verdict::Pass,
-            format!("{measured}{} is within the limit of {limit_text}", at_most(figures)),
+            noticed,
+            format!("{measured}{at_most} is within the limit of {limit_text}"),
         );
     }
-    Ruling::new(
-        Verdict::Inconclusive,
-        format!(
-            "{measured} lies between {} and {}, on both sides of the limit of {limit_text}: measuring longer decides",
-            figures.text(pooled.low),
-            figures.text(pooled.high)
-        ),
-    )
+    let clause = format!(
+        "{measured} is within the limit of {limit_text}, but may be up to {}, and the gate must notice {}",
+        figures.text(high),
+        figures.text(promise)
+    );
+    undecided(clause, figures)
 }
 
-fn at_least(figures: &Figures<'_>) -> String {
-    let least = figures.runs.iter().map(|(_, estimate)| estimate.low).fold(f64::INFINITY, f64::min);
-    if least < figures.pooled.measured { format!(" (at least {})", figures.text(least)) } else { String::new() }
+/// A figure above its limit that is not shown to be a failure.
+fn too_much(limit: f64, figures: &Figures) -> Ruling {
+    let (measured, limit_text) = (figures.text(figures.all.measured), figures.text(limit));
+    let clause = match &figures.sets {
+        None => format!("{measured} exceeds the limit of {limit_text} in the only run"),
+        Some((first, fresh)) if (first.measured > limit) != (fresh.measured > limit) => {
+            format!("{measured} exceeds the limit of {limit_text}, but not {}", figures.in_both())
+        }
+        Some(_) => {
+            let (low, high) = figures.all.interval();
+            let (low, high) = (figures.text(low), figures.text(high));
+            format!("{measured} exceeds the limit of {limit_text}, but lies between {low} and {high}")
+        }
+    };
+    undecided(clause, figures)
 }
 
-fn at_most(figures: &Figures<'_>) -> String {
-    let Estimate { measured, high, .. } = *figures.pooled;
-    if high > measured { format!(" (at most {})", figures.text(high)) } else { String::new() }
-}
-
-/// Where a fact exceeds the limit. `request_errors` are exact only if the service ended by itself.
-fn fact_beyond(limit: f64, figures: &Figures<'_>) -> Option<String> {
-    if !matches!(figures.metric, Metric::OomKills | Metric::RequestErrors) {
-        return None;
+fn undecided(clause: String, figures: &Figures) -> Ruling {
+    if figures.more_runs() {
+        Ruling::undecided(Need::MoreRuns, format!("{clause}: more runs decide"))
+    } else {
+        Ruling::undecided(Need::LongerPhase, format!("{clause}: a longer measuring phase decides"))
     }
-    let is_beyond = |estimate: &Estimate| estimate.low == estimate.high && estimate.measured > limit;
-    let in_run = figures.runs.iter().find(|(_, estimate)| is_beyond(estimate));
-    let in_run = in_run.map(|(run, _)| format!("in run {run}"));
-    in_run.or_else(|| is_beyond(figures.pooled).then(|| "over all runs".to_owned()))
+}
+
+fn is_significant(figure: &Pooled, limit: f64, alpha: f64, metric: Metric) -> bool {
+    let low = figure.lower(alpha);
+    if is_growth(metric) { low > 0.0 } else { low > limit || figure.is_exact() }
+}
+
+/// Whether nothing of a share happened at all: no request failed. A few requests cannot bound their share.
+fn is_without_any(figure: &Pooled, metric: Metric) -> bool {
+    metric.pooling() == Pooling::Share && figure.measured == 0.0
+}
+
+fn promise(limit: f64, metric: Metric) -> f64 {
+    let is_rare = is_growth(metric) || metric.pooling() == Pooling::Share;
+    limit * if is_rare { PROMISE_FOR_SMALL } else { PROMISE }
+}
+
+/// Whether the metric is a slope, which has a natural zero.
+pub(super) fn is_growth(metric: Metric) -> bool {
+    match metric.unit() {
+        Unit::BytesPerMinute => true,
+        Unit::Nanoseconds
+        | Unit::Ratio
+        | Unit::Count
+        | Unit::CountPerRequest
+        | Unit::CountPerMinute
+        | Unit::Bytes
+        | Unit::BytesPerRequest
+        | Unit::BytesPerSecond => false,
+    }
+}
+
+fn at_least(figures: &Figures) -> String {
+    let least = figures.all.interval().0;
+    if least < figures.all.measured { format!(" (at least {})", figures.text(least)) } else { String::new() }
+}
+
+/// Whether a fact exceeds the limit. The share of failed requests is a fact only if the service ended by itself.
+fn is_fact_beyond(limit: f64, figures: &Figures) -> bool {
+    let is_kill = figures.metric == Metric::OomKills;
+    let is_crash = figures.metric.pooling() == Pooling::Share && figures.all.is_exact();
+    (is_kill || is_crash) && figures.all.measured > limit
 }

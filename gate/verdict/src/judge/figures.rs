@@ -1,19 +1,65 @@
 //! The figures of a metric, as the rules use them.
 
-use crate::{metric::Metric, summarise::Estimate, units};
+use super::looks;
+use crate::{
+    metric::Metric,
+    summarise::{Pooled, Summary, Unavailable, deviation},
+    units,
+};
 
 /// The figures of a metric.
-pub(super) struct Figures<'a> {
+pub(super) struct Figures {
     pub(super) metric: Metric,
-    /// The runs' numbers and estimates, at least one.
-    pub(super) runs: Vec<(u32, &'a Estimate)>,
-    /// The estimate of all runs together.
-    pub(super) pooled: &'a Estimate,
-    /// Whether a second, fresh process was measured.
-    pub(super) confirmed: bool,
+    /// The figure of all runs together.
+    pub(super) all: Pooled,
+    /// The figures of two sets of runs, of which the second is fresh; `None` if there is only one run.
+    pub(super) sets: Option<(Pooled, Pooled)>,
+    /// The standard deviation between the runs; `None` if there is only one.
+    pub(super) deviation: Option<f64>,
 }
 
-impl Figures<'_> {
+impl Figures {
+    /// The figures, if every run has one.
+    ///
+    /// # Errors
+    /// When a run has no finite figure.
+    pub(super) fn of(metric: Metric, summary: &Summary) -> Result<Self, Unavailable> {
+        let runs = summary.of_each_run(metric);
+        let sets = match looks::sets(&runs) {
+            Some((first, fresh)) => Some((Pooled::of(metric, first)?, Pooled::of(metric, fresh)?)),
+            None => None,
+        };
+        Ok(Self { metric, all: Pooled::of(metric, &runs)?, sets, deviation: deviation(&runs) })
+    }
+
+    /// The number of runs.
+    pub(super) const fn runs(&self) -> usize {
+        self.all.runs
+    }
+
+    /// The chance of a false failure that each set of runs may have.
+    pub(super) const fn alpha(&self) -> f64 {
+        looks::alpha(self.all.runs)
+    }
+
+    /// Whether more runs may still decide.
+    pub(super) fn more_runs(&self) -> bool {
+        looks::next(self.all.runs).is_some()
+    }
+
+    /// Whether each of the two sets of runs says so by itself.
+    pub(super) fn both(&self, says: impl Fn(&Pooled) -> bool) -> bool {
+        self.sets.as_ref().is_some_and(|(first, fresh)| says(first) && says(fresh))
+    }
+
+    /// `in both halves of 4 runs`.
+    pub(super) fn in_both(&self) -> String {
+        match self.runs() {
+            2 => "in each of 2 runs".to_owned(),
+            runs => format!("in both halves of {runs} runs"),
+        }
+    }
+
     /// A figure of this metric as text, with its unit.
     pub(super) fn text(&self, value: f64) -> String {
         units::format(value, self.metric.unit())

@@ -1,24 +1,49 @@
 //! One gate: the expectation of a metric, and the ruling on it.
 
+use memgate_evidence::platform::Runner;
+
 use super::{against_baseline, against_limit, figures::Figures, ruling::Ruling};
 use crate::{
-    baseline::{Baseline, Expectation},
-    metric::{Metric, Quantity},
-    results::{GateResult, Verdict},
-    summarise::{Estimate, Summary},
+    baseline::{Baseline, Expectation, Limit},
+    metric::{Limits, Metric, Quantity},
+    results::{GateResult, Need, Verdict},
+    summarise::{Pooled, Summary},
 };
 
 /// The expectation of a metric.
 pub(super) struct Gate {
     pub(super) metric: Metric,
     /// The limit: the baseline's own, or else the default.
-    pub(super) limit: Option<f64>,
+    limit: Option<f64>,
     /// The baseline's expectation, if any.
     pub(super) expectation: Expectation,
+    /// The number of runs behind the recorded figure.
+    recorded: u32,
     /// Why the recorded figure cannot be compared.
     misfit: Option<String>,
     /// Whether there is no baseline at all, so that this gate stands for all its gates.
     stands_for_baseline: bool,
+    /// The figures, or why there are none.
+    figures: Result<Figures, String>,
+}
+
+/// A default limit beside the runs that a baseline is made of, in the metric's unit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LimitForRuns {
+    /// The default limit.
+    pub limit: f64,
+    /// A limit that the runs do not hold gets this one instead: twice what they show at most.
+    pub instead: Option<f64>,
+}
+
+/// The default limit of a metric for these runs; `None` if it has none, or if a run lacks the metric.
+pub fn limit_for_runs(metric: Metric, summary: &Summary, limits: Limits) -> Option<LimitForRuns> {
+    let limit = metric.default_limit(limits)?;
+    let figures = Figures::of(metric, summary).ok()?;
+    let limit = limit.at(figures.all.level);
+    let holds = against_limit::rule(limit, None, &figures).verdict.is_good();
+    let most = figures.all.interval().1.max(figures.all.upper(0.025));
+    Some(LimitForRuns { limit, instead: (!holds).then(|| 2.0 * most.max(limit)) })
 }
 
 impl Gate {
@@ -26,61 +51,102 @@ impl Gate {
     /// advisory.
     pub(super) fn of(
         metric: Metric,
-        in_guest: bool,
+        summary: &Summary,
         baseline: Option<&Baseline>,
         misfit: Option<&str>,
     ) -> Option<Self> {
         let entry = baseline.and_then(|baseline| baseline.metrics.get(&metric));
+        let in_guest = summary.environment.runner == Runner::Qemu;
         let unnamed =
             Expectation { advisory: in_guest && metric.quantity() == Quantity::Time, ..Expectation::default() };
         let expectation = entry.cloned().unwrap_or(unnamed);
-        let limit = expectation.limit.or_else(|| metric.default_limit());
+        let limits = baseline.map_or_else(Limits::default, |baseline| baseline.limits);
         // An empty baseline counts as none: emptying the file must not turn a gate green.
         let without = baseline.is_none_or(|baseline| baseline.metrics.is_empty());
         let stands_for_baseline = without && metric == Metric::AllocBytesPerRequest;
-        let asked = entry.is_some() || limit.is_some() || stands_for_baseline;
-        asked.then(|| Self { metric, limit, expectation, misfit: misfit.map(str::to_owned), stands_for_baseline })
+        let default = metric.default_limit(limits);
+        let has_limit = match expectation.limit {
+            Limit::At(_) => true,
+            Limit::None => false,
+            Limit::Default => default.is_some(),
+        };
+        // `limit: none` alone says that nothing is expected.
+        let asked = has_limit || expectation.baseline.is_some() || stands_for_baseline;
+        let is_empty_entry = entry.is_some() && expectation.limit == Limit::Default;
+        if !asked && !is_empty_entry {
+            return None;
+        }
+        let figures = Figures::of(metric, summary).map_err(|unavailable| unavailable.reason);
+        let level = figures.as_ref().ok().and_then(|figures| figures.all.level);
+        let limit = match expectation.limit {
+            Limit::At(limit) => Some(limit),
+            Limit::None => None,
+            Limit::Default => default.map(|limit| limit.at(level)),
+        };
+        Some(Self {
+            metric,
+            limit,
+            expectation,
+            recorded: baseline.map_or(0, |baseline| baseline.environment.runs),
+            misfit: misfit.map(str::to_owned),
+            stands_for_baseline,
+            figures,
+        })
     }
 
     /// The outcome of the gate.
-    pub(super) fn judge(&self, summary: &Summary, confirmed: bool) -> GateResult {
-        let pooled = summary.pooled.get(&self.metric).and_then(|measurement| measurement.as_ref().ok());
-        let ruling = match self.figures(summary, confirmed) {
-            Ok(figures) => self.rule(&figures),
-            Err(reason) => Ruling::new(Verdict::Inconclusive, format!("no figure: {reason}")),
+    pub(super) fn judge(&self) -> GateResult {
+        let ruling = match &self.figures {
+            Ok(figures) => self.rule(figures),
+            Err(reason) => Ruling::undecided(Need::Data, format!("no figure: {reason}")),
         };
         let ruling = if self.expectation.advisory { ruling.advisory() } else { ruling };
+        let pooled = self.figures.as_ref().ok().map(|figures| &figures.all);
+        let interval = pooled.map(Pooled::interval);
         GateResult {
             metric: self.metric,
             unit: self.metric.unit(),
-            measured: pooled.map(|estimate| estimate.measured),
-            low: pooled.map(|estimate| estimate.low),
-            high: pooled.map(|estimate| estimate.high),
+            measured: pooled.map(|figure| figure.measured),
+            low: interval.map(|(low, _)| low),
+            high: interval.map(|(_, high)| high),
             limit: self.limit,
             baseline: self.expectation.baseline,
+            noticed: ruling.noticed,
             verdict: ruling.verdict,
+            needs: ruling.needs,
             reason: ruling.sentence(),
             sites: Vec::new(),
         }
     }
 
-    fn rule(&self, figures: &Figures<'_>) -> Ruling {
+    fn rule(&self, figures: &Figures) -> Ruling {
         if let Some(reason) = self.unfit() {
-            return Ruling::new(Verdict::Inconclusive, reason);
+            return Ruling::undecided(Need::Baseline, reason);
         }
         let relative = self.expectation.baseline.map(|baseline| match &self.misfit {
-            Some(misfit) => Ruling::new(Verdict::Inconclusive, misfit.clone()),
-            None => against_baseline::rule(baseline, &self.expectation, figures),
+            Some(misfit) => Ruling::undecided(Need::Baseline, misfit.clone()),
+            None => against_baseline::rule(baseline, &self.expectation, self.recorded, figures),
         });
-        let absolute = self.limit.map(|limit| against_limit::rule(limit, figures));
+        let absolute = self.limit.map(|limit| against_limit::rule(limit, self.expectation.must_notice, figures));
         let ruling = match (relative, absolute) {
             (Some(relative), Some(absolute)) => relative.and(absolute),
             (Some(ruling), None) | (None, Some(ruling)) => ruling,
             (None, None) => Ruling::new(Verdict::NoBaseline, self.nothing_to_compare()),
         };
-        match figures.pooled.remark.as_str() {
-            "" => ruling,
-            remark => Ruling { clause: format!("{}; {remark}", ruling.clause), ..ruling },
+        let clause = [figures.all.remark.clone(), self.power(&ruling, figures)]
+            .into_iter()
+            .filter(|more| !more.is_empty())
+            .fold(ruling.clause, |clause, more| format!("{clause}; {more}"));
+        Ruling { clause, ..ruling }
+    }
+
+    /// What a gate that holds would have noticed, if that is not the limit itself.
+    fn power(&self, ruling: &Ruling, figures: &Figures) -> String {
+        match ruling.noticed {
+            Some(noticed) if self.limit.is_none_or(|limit| figures.text(limit) != figures.text(noticed)) => {
+                format!("{} would have been noticed", figures.text(noticed))
+            }
+            _ => String::new(),
         }
     }
 
@@ -94,8 +160,8 @@ impl Gate {
 
     /// Why nothing can be compared with the expectation: comparisons with NaN would pass.
     fn unfit(&self) -> Option<String> {
-        let Expectation { limit: _, baseline, noise, tolerance, floor, advisory: _ } = self.expectation;
-        let sizes = [("noise", noise), ("tolerance", tolerance), ("floor", floor)];
+        let Expectation { limit: _, baseline, noise, tolerance, floor, must_notice, advisory: _ } = self.expectation;
+        let sizes = [("noise", noise), ("tolerance", tolerance), ("floor", floor), ("must_notice", must_notice)];
         let wrong_size =
             sizes.into_iter().find(|(_, size)| size.is_some_and(|size| !(size.is_finite() && size >= 0.0)));
         if let Some((name, _)) = wrong_size {
@@ -104,29 +170,5 @@ impl Gate {
         let figures = [("limit", self.limit), ("figure", baseline)];
         let wrong = figures.into_iter().find(|(_, figure)| figure.is_some_and(|figure| !figure.is_finite()));
         wrong.map(|(name, _)| format!("the baseline's {name} is not a finite number"))
-    }
-
-    /// The figures, if every run has one.
-    fn figures<'a>(&self, summary: &'a Summary, confirmed: bool) -> Result<Figures<'a>, String> {
-        let metric = self.metric;
-        let pooled = usable(summary.pooled.get(&metric))?;
-        let runs: Result<Vec<_>, _> =
-            summary.runs.iter().map(|run| Ok::<_, String>((run.run, usable(run.metrics.get(&metric))?))).collect();
-        let runs = runs?;
-        if runs.is_empty() {
-            return Err("no run was measured".to_owned());
-        }
-        Ok(Figures { metric, runs, pooled, confirmed })
-    }
-}
-
-fn usable(measurement: Option<&crate::summarise::Measurement>) -> Result<&Estimate, String> {
-    match measurement {
-        None => Err("it was not measured".to_owned()),
-        Some(Err(unavailable)) => Err(unavailable.reason.clone()),
-        Some(Ok(estimate)) if [estimate.measured, estimate.low, estimate.high].into_iter().all(f64::is_finite) => {
-            Ok(estimate)
-        }
-        Some(Ok(_)) => Err("it is not a finite number".to_owned()),
     }
 }

@@ -5,9 +5,12 @@ mod against_limit;
 mod figures;
 mod fit;
 mod gate;
+mod looks;
 mod ruling;
 mod service;
 #[cfg(test)]
 mod tests;
 
-pub use service::{judge, needs_confirmation};
+pub use gate::{LimitForRuns, limit_for_runs};
+pub use looks::MOST_RUNS;
+pub use service::{judge, more_runs};

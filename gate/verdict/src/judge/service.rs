@@ -1,21 +1,16 @@
 //! Judges all gates of one service on one platform.
 
-use memgate_evidence::platform::Runner;
-
-use super::{fit::misfit, gate::Gate, ruling::Ruling};
+use super::{fit::misfit, gate::Gate, looks, ruling::Ruling};
 use crate::{
     baseline::Baseline,
     metric::Metric,
-    results::{GateResult, ServiceResult, Verdict, worst},
+    results::{GateResult, Need, ServiceResult, Verdict, worst},
     summarise::{Site, Summary},
     units,
 };
 
 /// If a larger share of requests fails, the figures of the others mean nothing.
 const FAILURES_THAT_SPOIL: f64 = 0.01;
-
-/// From this many runs on, a second, fresh process has confirmed every difference.
-const RUNS_THAT_CONFIRM: usize = 2;
 
 /// The number of call sites that a gate names.
 const SITES: usize = 5;
@@ -26,7 +21,7 @@ const SITES: usize = 5;
 /// latter are judged by their limits, and the verdict is at best `no-baseline`.
 pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
     let misfit = baseline.and_then(|baseline| misfit(summary, baseline));
-    let mut gates = gates(summary, baseline, misfit.as_deref(), summary.runs.len() >= RUNS_THAT_CONFIRM);
+    let mut gates = gates(summary, baseline, misfit.as_deref());
     for gate in &mut gates {
         gate.sites = sites(summary, gate);
     }
@@ -50,31 +45,28 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
     }
 }
 
-/// Whether one more fresh process would decide something: there is a single run, and some gate would have regressed if
-/// this run counted as confirmed.
-pub fn needs_confirmation(summary: &Summary, baseline: Option<&Baseline>) -> bool {
-    if summary.runs.len() != 1 {
-        return false;
-    }
-    let misfit = baseline.and_then(|baseline| misfit(summary, baseline));
-    let regressed = |confirmed| {
-        let gates = gates(summary, baseline, misfit.as_deref(), confirmed);
-        gates.iter().filter(|gate| gate.verdict == Verdict::Regressed).count()
-    };
-    regressed(true) > regressed(false)
+/// The number of runs after which every gate may be decided, if more runs than the present ones may decide one.
+///
+/// Runs are added after 2, 3 and 4 runs, up to 6 ([`MOST_RUNS`]).
+pub fn more_runs(result: &ServiceResult) -> Option<u32> {
+    // Gates that no run decides leave the service inconclusive, but others may still fail.
+    let undecided = |gate: &GateResult| gate.verdict == Verdict::Inconclusive && gate.needs == Some(Need::MoreRuns);
+    let next = looks::next(usize::try_from(result.runs).ok()?)?;
+    result.gates.iter().any(undecided).then(|| u32::try_from(next).ok())?
 }
 
-fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>, confirmed: bool) -> Vec<GateResult> {
-    let in_guest = summary.environment.runner == Runner::Qemu;
-    let gate = |metric| Gate::of(metric, in_guest, baseline, misfit);
+fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>) -> Vec<GateResult> {
+    let gate = |metric| Gate::of(metric, summary, baseline, misfit);
     let gates: Vec<Gate> = Metric::ALL.into_iter().filter_map(gate).collect();
-    let mut results: Vec<GateResult> = gates.iter().map(|gate| gate.judge(summary, confirmed)).collect();
+    let mut results: Vec<GateResult> = gates.iter().map(Gate::judge).collect();
     if let Some(reason) = spoiled(summary, &results) {
         for (gate, result) in gates.iter().zip(&mut results) {
             if gate.metric != Metric::RequestErrors && result.verdict.is_good() {
-                let ruling = Ruling::new(Verdict::Inconclusive, reason.clone());
+                let ruling = Ruling::undecided(Need::Data, reason.clone());
                 let ruling = if gate.expectation.advisory { ruling.advisory() } else { ruling };
                 result.verdict = ruling.verdict;
+                result.needs = ruling.needs;
+                result.noticed = None;
                 result.reason = ruling.sentence();
             }
         }
@@ -92,7 +84,7 @@ fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
 
 /// Why the figures of a service mean nothing: it fails its requests.
 fn spoiled(summary: &Summary, results: &[GateResult]) -> Option<String> {
-    let errors = summary.pooled.get(&Metric::RequestErrors)?.as_ref().ok()?;
+    let errors = summary.pooled(Metric::RequestErrors).ok()?;
     let gate = results.iter().find(|result| result.metric == Metric::RequestErrors);
     let regressed = gate.is_some_and(|gate| gate.verdict == Verdict::Regressed);
     (regressed || errors.measured > FAILURES_THAT_SPOIL).then(|| {

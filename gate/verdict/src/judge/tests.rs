@@ -1,6 +1,7 @@
 //! Tests of whole verdicts.
 
 mod evidence;
+mod power;
 mod properties;
 mod rules;
 
@@ -14,15 +15,15 @@ use memgate_testing::environment;
 
 use super::*;
 use crate::{
-    baseline::{Baseline, BaselineEnvironment, Expectation},
-    metric::Metric,
-    results::{GateResult, ServiceResult, Verdict, worst},
+    baseline::{Baseline, BaselineEnvironment, Expectation, Limit},
+    metric::{Limits, Metric},
+    results::{GateResult, Need, ServiceResult, Verdict, worst},
     summarise::{Estimate, Measurement, RunSummary, Summary, Unavailable},
 };
 
 /// An estimate whose interval extends by `half` to either side.
 fn around(measured: f64, half: f64) -> Measurement {
-    Ok(Estimate { measured, low: measured - half, high: measured + half, n: 100, remark: String::new() })
+    Ok(Estimate { measured, low: measured - half, high: measured + half, n: 100, level: None, remark: String::new() })
 }
 
 /// An exact figure.
@@ -41,14 +42,15 @@ fn good_figures() -> BTreeMap<Metric, Measurement> {
         .map(|metric| match metric {
             Metric::HeapLiveGrowth | Metric::RssGrowth | Metric::OffheapGrowth => (metric, around(0.0, 1e5)),
             Metric::GoroutinesLeaked | Metric::OomKills => (metric, exactly(0.0)),
-            Metric::RequestErrors => (metric, around(0.0001, 0.0001)),
+            Metric::RequestErrors => (metric, around(0.0001, 0.0001).map(|errors| Estimate { n: 30_000, ..errors })),
+            Metric::GcCpuFraction => (metric, around(0.05, 0.01)),
             _ => (metric, around(1000.0, 10.0)),
         })
         .collect()
 }
 
-/// A summary in which one metric has the given figures for each run and for all runs together.
-fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summary {
+/// A summary in which one metric has the given figures in each run.
+fn summary_of(metric: Metric, runs: &[Measurement]) -> Summary {
     let with = |measurement: &Measurement| {
         let mut metrics = good_figures();
         metrics.insert(metric, measurement.clone());
@@ -63,7 +65,6 @@ fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summ
             .zip(runs)
             .map(|(run, measurement)| RunSummary { run, metrics: with(measurement), sites: BTreeMap::new() })
             .collect(),
-        pooled: with(&pooled),
         sites: BTreeMap::new(),
         tier: Tier::T2,
         options: vec![],
@@ -72,9 +73,9 @@ fn summary_of(metric: Metric, runs: &[Measurement], pooled: Measurement) -> Summ
     }
 }
 
-/// The same figure in each of `runs` runs and in all of them together.
+/// The same figure in each of `runs` runs.
 fn alike(metric: Metric, runs: usize, figure: &Measurement) -> Summary {
-    summary_of(metric, &vec![figure.clone(); runs], figure.clone())
+    summary_of(metric, &vec![figure.clone(); runs])
 }
 
 fn baseline_of(metrics: impl IntoIterator<Item = (Metric, Expectation)>) -> Baseline {
@@ -82,6 +83,7 @@ fn baseline_of(metrics: impl IntoIterator<Item = (Metric, Expectation)>) -> Base
     Baseline {
         service: "uaa".to_owned(),
         platform: Platform::LinuxAmd64,
+        limits: Limits::Xinchuang,
         environment: BaselineEnvironment {
             go: "go1.27.1".to_owned(),
             kernel: environment.kernel,

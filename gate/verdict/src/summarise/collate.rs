@@ -1,8 +1,6 @@
 //! Turns the evidence of several runs into one summary.
 
-use std::collections::BTreeMap;
-
-use memgate_evidence::{Environment, Evidence, error::InputError};
+use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError};
 
 use super::{
     Estimate, Measurement, RunSummary, Summary, Unavailable, growth, pauses, rates, requests,
@@ -27,25 +25,16 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let profiles: Vec<Profiles<'_>> = sorted.iter().map(|run| Profiles::of(*run)).collect();
     let alone = |(run, profiles): (&Run<'_>, &Profiles<'_>)| RunSummary {
         run: run.0.run,
-        metrics: BTreeMap::new(),
+        metrics: Metric::ALL.into_iter().map(|metric| (metric, measure(metric, *run))).collect(),
         sites: sites::by_metric(std::slice::from_ref(profiles)),
     };
-    let mut summaries: Vec<RunSummary> = sorted.iter().zip(&profiles).map(alone).collect();
-    let mut pooled = BTreeMap::new();
-    for metric in Metric::ALL {
-        let (each, together) = measure(metric, &sorted);
-        for (summary, measurement) in summaries.iter_mut().zip(each) {
-            summary.metrics.insert(metric, measurement);
-        }
-        pooled.insert(metric, together);
-    }
+    let summaries: Vec<RunSummary> = sorted.iter().zip(&profiles).map(alone).collect();
     Ok(Summary {
         service: first.service.clone(),
         platform: first.platform,
         baseline: first.baseline.clone(),
         environment: first.environment.clone(),
         runs: summaries,
-        pooled,
         sites: sites::by_metric(&profiles),
         options: first.options.clone(),
         tier: sorted.iter().map(|run| run.0.tier).min().unwrap_or(first.tier),
@@ -54,79 +43,51 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     })
 }
 
-/// One metric for each run, and for all runs together.
-fn measure(metric: Metric, runs: &[Run<'_>]) -> (Vec<Measurement>, Measurement) {
+/// One metric of one run.
+fn measure(metric: Metric, run: Run<'_>) -> Measurement {
+    let signals = run.signals();
     match metric {
         Metric::GcPauseP99 => {
-            pauses::bucketed(runs, over(runs, pauses::durations, |parts| pauses::pause_percentile(parts, 99)))
+            pauses::bucketed(run, pauses::durations(run).and_then(|all| pauses::pause_percentile(&all, 99)))
         }
         Metric::GcPauseP90 => {
-            pauses::bucketed(runs, over(runs, pauses::durations, |parts| pauses::pause_percentile(parts, 90)))
+            pauses::bucketed(run, pauses::durations(run).and_then(|all| pauses::pause_percentile(&all, 90)))
         }
-        Metric::GcPauseMax => pauses::bucketed(runs, over(runs, pauses::durations, pauses::longest)),
-        Metric::GcStwFraction => pauses::bucketed(runs, over(runs, pauses::stopped_blocks, pauses::stopped_share)),
-        Metric::GcPauseHiddenTailP99 => over(runs, stops::hidden_tails, |parts| stops::p99(parts, "stops")),
-        Metric::GcMarkP99 => over(runs, stops::mark_phases, |parts| stops::p99(parts, "mark phases")),
-        Metric::GcCpuFraction => over(runs, rates::gc_cpu, rates::share_of_totals),
-        Metric::GcCycles => over(runs, rates::cycles, rates::cycles_per_minute),
-        Metric::HeapAllocRate => over(runs, rates::alloc_per_second, rates::ratio_of_totals),
-        Metric::AllocBytesPerRequest => over(
-            runs,
-            |run| rates::per_request(run, &run.signals().alloc_bytes, "allocated bytes"),
-            rates::ratio_of_totals,
-        ),
-        Metric::AllocsPerRequest => over(
-            runs,
-            |run| rates::per_request(run, &run.signals().alloc_objects, "allocated objects"),
-            rates::ratio_of_totals,
-        ),
-        Metric::PageFaultsPerRequest => {
-            over(runs, |run| rates::per_request(run, &run.signals().page_faults, "page faults"), rates::ratio_of_totals)
+        Metric::GcPauseMax => pauses::bucketed(run, pauses::durations(run).and_then(|all| pauses::longest(&all))),
+        Metric::GcStwFraction => {
+            pauses::bucketed(run, pauses::stopped_blocks(run).and_then(|blocks| pauses::stopped_share(&blocks)))
         }
-        Metric::SpanRefillMissRate => over(runs, spans::refills, spans::miss_rate),
-        Metric::MmapLatencyP99 => over(runs, spans::mappings, |parts| stops::p99(parts, "mappings")),
-        Metric::HeapLiveGrowth => over(runs, growth::of_live_heap, growth::per_minute),
-        Metric::RssGrowth => over(runs, growth::of_resident_set, growth::per_minute),
-        Metric::OffheapGrowth => over(runs, growth::of_off_heap, growth::per_minute),
-        Metric::GoroutinesMax => {
-            over(runs, |run| totals::most(run, &run.signals().goroutines, "goroutine counts", 1), totals::largest)
+        Metric::GcPauseHiddenTailP99 => stops::hidden_tails(run).and_then(|tails| stops::p99(&tails, "stops")),
+        Metric::GcMarkP99 => stops::mark_phases(run).and_then(|phases| stops::p99(&phases, "mark phases")),
+        Metric::GcCpuFraction => rates::gc_cpu(run).and_then(|windows| rates::share_of_totals(&windows)),
+        Metric::GcCycles => rates::cycles(run).and_then(|cycles| rates::cycles_per_minute(&cycles)),
+        Metric::HeapAllocRate => rates::alloc_per_second(run).and_then(|windows| rates::ratio_of_totals(&windows)),
+        Metric::AllocBytesPerRequest => per_request(run, &signals.alloc_bytes, "allocated bytes"),
+        Metric::AllocsPerRequest => per_request(run, &signals.alloc_objects, "allocated objects"),
+        Metric::PageFaultsPerRequest => per_request(run, &signals.page_faults, "page faults"),
+        Metric::SpanRefillMissRate => spans::refills(run).and_then(|refills| spans::miss_rate(&refills)),
+        Metric::MmapLatencyP99 => spans::mappings(run).and_then(|mappings| stops::p99(&mappings, "mappings")),
+        Metric::HeapLiveGrowth => growth::of_live_heap(run).and_then(|growth| growth::per_minute(&growth)),
+        Metric::RssGrowth => growth::of_resident_set(run).and_then(|growth| growth::per_minute(&growth)),
+        Metric::OffheapGrowth => growth::of_off_heap(run).and_then(|growth| growth::per_minute(&growth)),
+        Metric::GoroutinesMax => most(run, &signals.goroutines, "goroutine counts", 1),
+        Metric::GoroutinesLeaked => totals::goroutines_left(run).and_then(|left| totals::figure(&left)),
+        Metric::RssPeak => totals::rss_peak(run).and_then(|peak| totals::figure(&peak)),
+        Metric::OffheapPeak => most(run, &signals.offheap, "off-heap samples", 0),
+        Metric::OomKills => totals::oom_kills(run).and_then(|kills| totals::figure(&kills)),
+        Metric::RequestLatencyP99 => {
+            requests::latencies(run).and_then(|latencies| requests::latency_p99(&latencies))
         }
-        Metric::GoroutinesLeaked => over(runs, totals::goroutines_left, totals::largest),
-        Metric::RssPeak => over(runs, totals::rss_peak, totals::largest),
-        Metric::OffheapPeak => {
-            over(runs, |run| totals::most(run, &run.signals().offheap, "off-heap samples", 0), totals::largest)
-        }
-        Metric::OomKills => over(runs, totals::oom_kills, totals::sum),
-        Metric::RequestLatencyP99 => over(runs, requests::latencies, requests::latency_p99),
-        Metric::RequestErrors => over(runs, requests::failures, requests::failed_share),
+        Metric::RequestErrors => requests::failures(run).and_then(|failures| requests::failed_share(&failures)),
     }
 }
 
-/// Estimates for each run alone and for all runs together. If one run has none, there is none together, because leaving
-/// the run out would hide the gap.
-fn over<'a, T>(
-    runs: &[Run<'a>],
-    extract: impl Fn(Run<'a>) -> Result<T, Unavailable>,
-    estimate: impl Fn(&[T]) -> Measurement,
-) -> (Vec<Measurement>, Measurement) {
-    let mut each = Vec::with_capacity(runs.len());
-    let mut parts = Vec::with_capacity(runs.len());
-    for run in runs {
-        match extract(*run) {
-            Ok(part) => {
-                each.push(estimate(std::slice::from_ref(&part)));
-                parts.push(part);
-            }
-            Err(unavailable) => each.push(Err(unavailable)),
-        }
-    }
-    let missing = runs.iter().zip(&each).find_map(|(run, measurement)| Some((run, measurement.as_ref().err()?)));
-    let together = match missing {
-        Some((_, unavailable)) if runs.len() == 1 => Err(unavailable.clone()),
-        Some((run, Unavailable { reason })) => Err(Unavailable::because(format!("run {}: {reason}", run.0.run))),
-        None => estimate(&parts),
-    };
-    (each, together)
+fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> Measurement {
+    rates::per_request(run, total, what).and_then(|windows| rates::ratio_of_totals(&windows))
+}
+
+fn most(run: Run<'_>, signal: &Signal<Series>, what: &str, least: u64) -> Measurement {
+    totals::most(run, signal, what, least).and_then(|most| totals::figure(&most))
 }
 
 impl Estimate {
@@ -136,7 +97,7 @@ impl Estimate {
         if !(measured.is_finite() && low.is_finite() && high.is_finite()) {
             return Err(Unavailable::because("the values are too large or too few for a figure"));
         }
-        Ok(Self { measured, low: low.min(measured), high: high.max(measured), n, remark })
+        Ok(Self { measured, low: low.min(measured), high: high.max(measured), n, level: None, remark })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Slopes of the live heap, the resident set and the resident off-heap memory.
+//! Growth: slopes of the live heap, the resident set and other memory, and what their shape says.
 
 use memgate_evidence::{Series, Signal, TimeSpan};
 
@@ -7,27 +7,43 @@ use super::{
     rates::live_heap,
     run::Run,
     series::{Entries, blocks, minutes_into},
-    stats::{Interval, MIN_POINTS, Slope, combine, slope, slope_of_stairs},
+    stats::{Interval, MIN_POINTS, Slope, mean, slope, slope_of_stairs, smoothed},
 };
 
-/// A slope in bytes per minute, and whether it covers only the second half of the phase.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A growth in bytes per minute.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Growth {
     slope: Slope,
-    second_half: bool,
+    /// The mean of what grows, bytes.
+    level: f64,
+    /// What the shape of the series says; empty if it is even.
+    shape: String,
 }
 
 /// The length of the blocks whose minima represent a sampled series, seconds.
 const BLOCK_S: u64 = 5;
 
+/// The series falls by at least this share of its range if it falls back.
+const FALLS_BACK: f64 = 0.5;
+
+/// The fall is at least this many times the median difference between neighbours.
+const FALLS_AT_ONCE: f64 = 5.0;
+
+/// The number of blocks in which falls are looked for.
+const SMOOTH_BLOCKS: usize = 16;
+
+/// A series that never falls by more than this share of its rise only rises.
+const ONLY_RISES: f64 = 0.1;
+
+/// Each half of a series that rises throughout has at least this share of the whole rise.
+const RISES_THROUGHOUT: f64 = 0.2;
+
 /// The growth of the live heap.
 pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let cycles = live_heap(run, span)?;
-    let points = |part: TimeSpan| -> Vec<(f64, f64)> {
-        cycles.within(part).iter().map(|(at, bytes)| (minutes_into(span, at), bytes as f64)).collect()
-    };
-    growth(span, |part| slope(&points(part))).ok_or_else(|| {
+    let points: Vec<(f64, f64)> = cycles.iter().map(|(at, bytes)| (minutes_into(span, at), bytes as f64)).collect();
+    growth(&points, slope).ok_or_else(|| {
         let found = cycles.len();
         let cycles = if found == 1 { "cycle" } else { "cycles" };
         Unavailable::because(format!(
@@ -55,41 +71,45 @@ fn of_minima(
 ) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let samples = Entries::of(signal, what)?.covering(span, what)?;
-    growth(span, |part| slope(&minima(samples, part)?))
-        .ok_or_else(|| Unavailable::because(format!("too few {what} in the measuring phase: measure longer")))
+    let growth = minima(samples, span).and_then(|points| growth(&points, slope));
+    growth.ok_or_else(|| Unavailable::because(format!("too few {what} in the measuring phase: measure longer")))
 }
 
-/// The growth over all runs together.
-pub(super) fn per_minute(runs: &[Growth]) -> Measurement {
-    let slopes: Vec<Slope> = runs.iter().map(|growth| growth.slope).collect();
-    let slope = combine(&slopes).ok_or_else(|| Unavailable::because("no run"))?;
-    let halves = runs.iter().filter(|growth| growth.second_half).count();
-    let remark = match (halves, runs.len()) {
-        (0, _) => String::new(),
-        (1, 1) => "growth slowed down: slope of the second half of the measuring phase".to_owned(),
-        (halves, runs) => {
-            format!("growth slowed down in {halves} of {runs} runs: slope of the second half of their measuring phase")
-        }
-    };
-    Estimate::of(slope.interval, u64::try_from(slope.points).unwrap_or(u64::MAX), remark)
+/// The growth as a figure.
+pub(super) fn per_minute(growth: &Growth) -> Measurement {
+    let points = u64::try_from(growth.slope.points).unwrap_or(u64::MAX);
+    Estimate::of(growth.slope.interval, points, growth.shape.clone())
+        .map(|estimate| Estimate { level: Some(growth.level), ..estimate })
 }
 
-/// The slope of the whole span, or of its second half if the growth slows down: a working set that grows and then stays
-/// constant is not a leak.
-fn growth(span: TimeSpan, slope_of: impl Fn(TimeSpan) -> Option<Slope>) -> Option<Growth> {
-    let whole = Growth { slope: slope_of(span)?, second_half: false };
-    let middle_ns = span.start_ns.midpoint(span.end_ns);
-    let first = slope_of(TimeSpan { start_ns: span.start_ns, end_ns: middle_ns });
-    let second = slope_of(TimeSpan { start_ns: middle_ns, end_ns: span.end_ns });
-    Some(match (first, second) {
-        (Some(first), Some(second)) if slows_down(first.interval, second.interval) => {
-            Growth { slope: second, second_half: true }
-        }
-        _ => whole,
-    })
+/// The slope of the points, minutes and bytes, as their shape demands:
+///
+/// - A series that slows down has the slope of its second half: a working set that grows and then stays is no leak.
+/// - A series that falls back to where it was, a sawtooth, may not have grown at all.
+/// - A series that only rises, in both halves, has grown, whatever its autocorrelation.
+fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -> Option<Growth> {
+    let whole = slope_of(points)?;
+    let level = mean(&points.iter().map(|point| point.1).collect::<Vec<_>>())?;
+    let (first_at, last_at) = (points.first()?.0, points.last()?.0);
+    let halves = points.split_at(points.partition_point(|point| point.0 < f64::midpoint(first_at, last_at)));
+    let slopes = (slope_of(halves.0), slope_of(halves.1));
+    if let (Some(first), Some(second)) = slopes
+        && slows_down(first.interval, second.interval)
+    {
+        let shape = "growth slowed down: slope of the second half of the measuring phase".to_owned();
+        return Some(Growth { slope: second, level, shape });
+    }
+    if let Some(fall) = falls_back(points) {
+        let interval = whole.interval;
+        let slope = Slope { interval: Interval { low: interval.low.min(0.0), ..interval }, ..whole };
+        return Some(Growth { slope, level, shape: fall });
+    }
+    let slope = Slope { interval: rises_throughout(halves, whole.interval), ..whole };
+    Some(Growth { slope, level, shape: String::new() })
 }
 
-/// Whether the second slope is significantly less than the first. Either of two criteria suffices:
+/// Whether the second slope is at most half of the first, and significantly less. Either of two criteria suffices for
+/// the latter:
 ///
 /// - their difference exceeds its 95 % half-width, that of the two intervals in quadrature (G. Y. Zou and A. Donner,
 ///   Statistics in Medicine 27, 2008);
@@ -99,7 +119,55 @@ fn growth(span: TimeSpan, slope_of: impl Fn(TimeSpan) -> Option<Slope>) -> Optio
 /// docs/explanation/slopes.md gives, by simulation, the false alarms that this prevents and the power that it costs.
 fn slows_down(first: Interval, second: Interval) -> bool {
     let half_width = (first.measured - first.low).hypot(second.high - second.measured);
-    first.measured - second.measured > half_width || second.high < first.measured / 2.0
+    let is_less = first.measured - second.measured > half_width || second.high < first.measured / 2.0;
+    is_less && second.measured <= first.measured / 2.0
+}
+
+/// Says so if the series falls at once to where it began, and has not risen above that again: a sawtooth with a period
+/// that the phase does not show to be shorter. The fall is far larger than the other differences between neighbours.
+fn falls_back(points: &[(f64, f64)]) -> Option<String> {
+    let blocks = smoothed(points, SMOOTH_BLOCKS);
+    let falls: Vec<f64> = blocks.array_windows().map(|[one, next]| one.1 - next.1).collect();
+    let mut sizes: Vec<f64> = falls.iter().map(|fall| fall.abs()).collect();
+    sizes.sort_unstable_by(f64::total_cmp);
+    let usual = sizes.get(sizes.len() / 2)?;
+    let (low, high) = range(&blocks.iter().map(|block| block.1).collect::<Vec<_>>());
+    let (index, fall) = falls.iter().enumerate().max_by(|one, other| one.1.total_cmp(other.1))?;
+    let (before, last) = (blocks.get(index)?, blocks.last()?);
+    (*fall >= FALLS_BACK * (high - low) && *fall >= FALLS_AT_ONCE * usual && *fall > 0.0 && before.1 >= last.1).then(|| {
+        let at_s = before.0 * 60.0;
+        format!("a sawtooth: it fell {at_s:.0} s into the measuring phase, which must last several teeth")
+    })
+}
+
+/// The interval of a series that only rises, in both halves. Noise falls as often as it rises, however long it
+/// remembers, so such a series has grown. The interval is then that of the halves: half of the slower one to twice the
+/// faster one.
+fn rises_throughout(halves: (&[(f64, f64)], &[(f64, f64)]), interval: Interval) -> Interval {
+    let (Some(start), Some(middle), Some(end)) = (halves.0.first(), halves.1.first(), halves.1.last()) else {
+        return interval;
+    };
+    let rise = end.1 - start.1;
+    let (mut peak, mut deepest) = (f64::NEG_INFINITY, 0.0f64);
+    for &(_, value) in halves.0.iter().chain(halves.1) {
+        peak = peak.max(value);
+        deepest = deepest.max(peak - value);
+    }
+    let parts = [middle.1 - start.1, end.1 - middle.1];
+    if rise <= 0.0 || deepest > ONLY_RISES * rise || parts.iter().any(|part| *part < RISES_THROUGHOUT * rise) {
+        return interval;
+    }
+    let rates = [parts[0] / (middle.0 - start.0), parts[1] / (end.0 - middle.0)];
+    let (slower, faster) = (rates[0].min(rates[1]), rates[0].max(rates[1]));
+    Interval {
+        measured: interval.measured,
+        low: interval.low.max((slower / 2.0).min(interval.measured)),
+        high: interval.high.min((faster * 2.0).max(interval.measured)),
+    }
+}
+
+fn range(values: &[f64]) -> (f64, f64) {
+    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
 }
 
 /// The least value of each block, at the block's centre; `None` if a block has no sample.

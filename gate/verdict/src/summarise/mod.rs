@@ -5,6 +5,7 @@ mod flames;
 mod frames;
 mod growth;
 mod pauses;
+mod pool;
 mod rates;
 mod requests;
 mod run;
@@ -22,7 +23,9 @@ mod trust;
 use std::collections::BTreeMap;
 
 pub use collate::summarise;
+pub use pool::{Pooled, deviation, pooled_deviation};
 pub use flames::{FlameGraph, FlameGraphs, Graph, flame_graphs};
+pub use stats::t_quantile;
 pub use sites::{Site, SiteKind, SourceLocation};
 pub use trust::{SignalNote, Trust};
 
@@ -43,8 +46,6 @@ pub struct Summary {
     pub environment: Environment,
     /// The metrics of each run, in the order of the runs.
     pub runs: Vec<RunSummary>,
-    /// The metrics of all runs together. Every metric has an entry.
-    pub pooled: BTreeMap<Metric, Measurement>,
     /// The call sites behind each metric in all runs together, largest first. Metrics without call sites have no entry.
     pub sites: BTreeMap<Metric, Vec<Site>>,
     /// The lowest tier of the runs.
@@ -55,6 +56,21 @@ pub struct Summary {
     pub signals: Vec<SignalNote>,
     /// Notes on what the runs lacked, each once.
     pub notes: Vec<String>,
+}
+
+impl Summary {
+    /// A metric over all runs.
+    ///
+    /// # Errors
+    /// When a run has no figure; the reason names the run.
+    pub fn pooled(&self, metric: Metric) -> Result<Pooled, Unavailable> {
+        Pooled::of(metric, &self.of_each_run(metric))
+    }
+
+    /// A metric of each run, with the run's number.
+    pub fn of_each_run(&self, metric: Metric) -> Vec<(u32, Option<&Measurement>)> {
+        self.runs.iter().map(|run| (run.run, run.metrics.get(&metric))).collect()
+    }
 }
 
 /// The metrics of one run.
@@ -82,6 +98,8 @@ pub struct Estimate {
     pub high: f64,
     /// The number of values behind it: pauses, cycles, requests.
     pub n: u64,
+    /// The mean of what grows, bytes; `None` if the figure is not a growth.
+    pub level: Option<f64>,
     /// A remark on how the figure was made, such as `max of 57 pauses`. Empty if the metric's name says it all.
     pub remark: String,
 }

@@ -5,12 +5,12 @@ use memgate_evidence::{Exactness, Pauses, Signal};
 use super::{
     Estimate, Measurement, Unavailable,
     run::{Run, usable},
+    rates::{NO_CYCLE, cycles_within},
     series::{Entries, blocks, check_steady, seconds},
     stats::{Interval, Tally, percentile, ratio},
 };
 
 const WHAT: &str = "GC pauses";
-const NO_CYCLE: &str = "no GC cycle in the measuring phase";
 
 /// The durations of the pauses in the measuring phase.
 pub(super) fn durations(run: Run<'_>) -> Result<Tally, Unavailable> {
@@ -19,16 +19,25 @@ pub(super) fn durations(run: Run<'_>) -> Result<Tally, Unavailable> {
 }
 
 /// A percentile of the durations.
-pub(super) fn pause_percentile(runs: &[Tally], percent: u32) -> Measurement {
-    let tally = Tally::merged(runs).ok_or_else(too_many)?;
-    let (interval, remark) = percentile(&tally, percent, "pauses");
+pub(super) fn pause_percentile(tally: &Tally, percent: u32) -> Measurement {
+    if tally.total() == 0 {
+        return none();
+    }
+    let (interval, remark) = percentile(tally, percent, "pauses");
     Estimate::of(interval, tally.total(), remark)
 }
 
 /// The longest pause. It is a fact and has no interval.
-pub(super) fn longest(runs: &[Tally]) -> Measurement {
-    let tally = Tally::merged(runs).ok_or_else(too_many)?;
+pub(super) fn longest(tally: &Tally) -> Measurement {
+    if tally.total() == 0 {
+        return none();
+    }
     Estimate::of(Interval::exact(tally.max() as f64), tally.total(), String::new())
+}
+
+/// The figure of a phase without a pause.
+fn none() -> Measurement {
+    Estimate::of(Interval::exact(0.0), 0, NO_CYCLE.to_owned())
 }
 
 /// Blocks of a second of the measuring phase: the length of each, and for how long the world was stopped in it,
@@ -48,50 +57,41 @@ pub(super) fn stopped_blocks(run: Run<'_>) -> Result<Vec<(f64, f64)>, Unavailabl
 }
 
 /// The share of the measuring phase in which the world was stopped.
-pub(super) fn stopped_share(runs: &[Vec<(f64, f64)>]) -> Measurement {
-    let blocks = runs.concat();
-    let of_each: Vec<f64> = runs.iter().filter_map(|run| ratio(run)).map(|interval| interval.measured).collect();
-    let interval = ratio(&blocks).ok_or_else(|| Unavailable::because("the measuring phase is too short"))?;
+pub(super) fn stopped_share(blocks: &[(f64, f64)]) -> Measurement {
+    let interval = ratio(blocks).ok_or_else(|| Unavailable::because("the measuring phase is too short"))?;
     let n = u64::try_from(blocks.len()).unwrap_or(u64::MAX);
-    Estimate::of(interval.widened_to_spread(&of_each).within(0.0, 1.0), n, String::new())
+    Estimate::of(interval.within(0.0, 1.0), n, String::new())
 }
 
-/// Extends the intervals of figures from buckets down to the lowest value that may be true.
-pub(super) fn bucketed(
-    runs: &[Run<'_>],
-    (each, together): (Vec<Measurement>, Measurement),
-) -> (Vec<Measurement>, Measurement) {
+/// Extends the interval of a figure from buckets down to the lowest value that may be true.
+pub(super) fn bucketed(run: Run<'_>, measurement: Measurement) -> Measurement {
     /// A bucket's upper end is at most a quarter above its lower end (histogram.go, Go 1.21 to 1.27).
     const WIDEST: f64 = 1.25;
-    let is_bucketed = |run: &Run<'_>| run.signals().gc_pauses.exactness == Exactness::Bucketed;
-    let widen = |measurement: Measurement| {
-        measurement.map(|estimate| {
-            let remark = match estimate.remark.as_str() {
-                "" => "from buckets, at most 25 % too high".to_owned(),
-                remark => format!("{remark}; from buckets, at most 25 % too high"),
-            };
-            Estimate { low: estimate.low / WIDEST, remark, ..estimate }
-        })
-    };
-    let any = runs.iter().any(is_bucketed);
-    let each =
-        runs.iter().zip(each).map(|(run, measurement)| if is_bucketed(run) { widen(measurement) } else { measurement });
-    (each.collect(), if any { widen(together) } else { together })
+    if run.signals().gc_pauses.exactness != Exactness::Bucketed {
+        return measurement;
+    }
+    measurement.map(|estimate| {
+        let remark = match estimate.remark.as_str() {
+            "" => "from buckets, at most 25 % too high".to_owned(),
+            remark => format!("{remark}; from buckets, at most 25 % too high"),
+        };
+        Estimate { low: estimate.low / WIDEST, remark, ..estimate }
+    })
 }
 
 fn too_many() -> Unavailable {
     Unavailable::because("more GC pauses than can be counted")
 }
 
-/// The pauses that ended in the measuring phase, at least one.
+/// The pauses that ended in the measuring phase. There are none only if there was no cycle either.
 fn in_measure(run: Run<'_>) -> Result<Entries<'_>, Unavailable> {
     let span = run.measure()?;
     let signal: &Signal<Pauses> = &run.signals().gc_pauses;
     let pauses = usable(signal, WHAT)?;
     let all = Entries::new(&pauses.at_ns, &pauses.duration_ns, WHAT)?;
     let inside = all.within(span);
-    if inside.len() == 0 {
-        return Err(Unavailable::because(NO_CYCLE));
+    if inside.len() == 0 && cycles_within(run, span)?.len() == 0 {
+        return Ok(inside);
     }
     check_steady(inside.at_ns, span, WHAT)?;
     check_against_cycles(inside, run)?;
@@ -100,9 +100,9 @@ fn in_measure(run: Run<'_>) -> Result<Entries<'_>, Unavailable> {
 
 /// Every cycle pauses twice, so two cycles after the last pause mean that pauses are missing.
 fn check_against_cycles(pauses: Entries<'_>, run: Run<'_>) -> Result<(), Unavailable> {
-    let Ok(cycles) = Entries::of(&run.signals().live_heap, "live heap") else { return Ok(()) };
+    let Ok(cycles) = cycles_within(run, run.measure()?) else { return Ok(()) };
     let last = pauses.at_ns.last().copied().unwrap_or(0);
-    let after = cycles.within(run.measure()?).at_ns.iter().filter(|&&at| at > last).count();
+    let after = cycles.at_ns.iter().filter(|&&at| at > last).count();
     if after >= 2 {
         return Err(Unavailable::because(format!(
             "{after} GC cycles follow the last recorded pause: pauses are missing"

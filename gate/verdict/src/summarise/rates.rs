@@ -6,7 +6,7 @@ use super::{
     Estimate, Measurement, Unavailable,
     run::{Run, usable},
     series::{Entries, check_steady, minutes_into, seconds},
-    stats::{Events, Interval, rate_of_events, ratio},
+    stats::{Events, Interval, MIN_WINDOWS, rate_of_events, ratio},
 };
 
 /// Windows of the measuring phase: the growth of the denominator and of the numerator.
@@ -42,18 +42,27 @@ pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> R
     Ok(windows)
 }
 
-/// CPU time of the GC and of the process, from the first GC cycle of the measuring phase to the last.
+/// CPU time of the GC and of the process, from the last GC cycle before the measuring phase to the last one in it; empty
+/// if there was none.
 pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     let what = "readings of the CPU time";
     let span = run.measure()?;
     let cpu = usable(&run.signals().gc_cpu, what)?;
-    let gc = Entries::new(&cpu.at_ns, &cpu.gc_ns, what)?.into_total(what)?.within(span);
-    let total = Entries::new(&cpu.at_ns, &cpu.total_ns, what)?.into_total(what)?.within(span);
-    if gc.len() == 0 {
-        return Err(Unavailable::because("no GC cycle in the measuring phase"));
+    let gc = Entries::new(&cpu.at_ns, &cpu.gc_ns, what)?.into_total(what)?;
+    let total = Entries::new(&cpu.at_ns, &cpu.total_ns, what)?.into_total(what)?;
+    let inside = gc.within(span);
+    if inside.len() == 0 {
+        return if cycles_within(run, span)?.len() == 0 { Ok(Vec::new()) } else { Err(Unavailable::because(NO_CYCLE)) };
     }
-    check_steady(gc.at_ns, span, what)?;
-    let windows: Windows = edges(gc, span).windows(2).map(|edge| (growth(total, edge), growth(gc, edge))).collect();
+    check_steady(inside.at_ns, span, what)?;
+    let before = gc.at_ns.partition_point(|&at| at < span.start_ns);
+    // The runtime's totals are 0 at the launch.
+    let value = |entries: Entries<'_>, index: usize| index.checked_sub(1).map_or(0, |index| entries.value[index]) as f64;
+    let edges: Vec<usize> = (before..=before + inside.len()).collect();
+    let windows: Windows = edges
+        .windows(2)
+        .map(|edge| (value(total, edge[1]) - value(total, edge[0]), value(gc, edge[1]) - value(gc, edge[0])))
+        .collect();
     let sum = |of: fn(&(f64, f64)) -> f64| windows.iter().map(of).sum::<f64>();
     if sum(|window| window.1) > sum(|window| window.0) {
         return Err(Unavailable::because("the GC has more CPU time than the process, which is impossible"));
@@ -61,24 +70,29 @@ pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     Ok(windows)
 }
 
-/// As [`ratio_of_totals`], for a share of 1.
-pub(super) fn share_of_totals(runs: &[Windows]) -> Measurement {
-    ratio_up_to(runs, 1.0)
-}
-
-/// Σ growth / Σ denominator over all windows of all runs.
-pub(super) fn ratio_of_totals(runs: &[Windows]) -> Measurement {
-    ratio_up_to(runs, f64::MAX)
-}
-
-fn ratio_up_to(runs: &[Windows], most: f64) -> Measurement {
-    let windows = runs.concat();
-    let of_each: Vec<f64> = runs.iter().filter_map(|run| ratio(run)).map(|interval| interval.measured).collect();
+/// As [`ratio_of_totals`], for a share of 1. A few windows give the share without an interval, and none give 0.
+pub(super) fn share_of_totals(windows: &Windows) -> Measurement {
     let n = u64::try_from(windows.len()).unwrap_or(u64::MAX);
-    let interval: Interval = ratio(&windows).ok_or_else(|| {
+    match windows.iter().fold((0.0, 0.0), |(whole, part), window| (whole + window.0, part + window.1)) {
+        _ if windows.is_empty() => Estimate::of(Interval::exact(0.0), 0, NO_CYCLE.to_owned()),
+        (whole, part) if windows.len() < MIN_WINDOWS && whole > 0.0 => {
+            Estimate::of(Interval::exact(part / whole), n, String::new())
+        }
+        _ => ratio_up_to(windows, 1.0),
+    }
+}
+
+/// Σ growth / Σ denominator over all windows.
+pub(super) fn ratio_of_totals(windows: &Windows) -> Measurement {
+    ratio_up_to(windows, f64::MAX)
+}
+
+fn ratio_up_to(windows: &[(f64, f64)], most: f64) -> Measurement {
+    let n = u64::try_from(windows.len()).unwrap_or(u64::MAX);
+    let interval: Interval = ratio(windows).ok_or_else(|| {
         Unavailable::because(format!("only {n} windows in the measuring phase: read more often or measure longer"))
     })?;
-    Estimate::of(interval.widened_to_spread(&of_each).within(0.0, most), n, String::new())
+    Estimate::of(interval.within(0.0, most), n, String::new())
 }
 
 /// The GC cycles of the measuring phase.
@@ -91,17 +105,21 @@ pub(super) fn cycles(run: Run<'_>) -> Result<Events, Unavailable> {
 }
 
 /// GC cycles per minute.
-pub(super) fn cycles_per_minute(runs: &[Events]) -> Measurement {
-    let n = runs.iter().fold(0u64, |sum, events| sum.saturating_add(events.count));
-    Estimate::of(rate_of_events(runs), n, String::new())
+pub(super) fn cycles_per_minute(events: &Events) -> Measurement {
+    Estimate::of(rate_of_events(events), events.count, String::new())
 }
 
-/// The live heap after the mark phase of each cycle in the measuring phase, at least one.
+/// A phase in which the GC never ran.
+pub(super) const NO_CYCLE: &str = "no GC cycle in the measuring phase";
+
+/// The cycles of a span, unchecked.
+pub(super) fn cycles_within(run: Run<'_>, span: TimeSpan) -> Result<Entries<'_>, Unavailable> {
+    Ok(Entries::of(&run.signals().live_heap, "live-heap readings")?.within(span))
+}
+
+/// The live heap after the mark phase of each cycle in the measuring phase.
 pub(super) fn live_heap(run: Run<'_>, span: TimeSpan) -> Result<Entries<'_>, Unavailable> {
-    let cycles = Entries::of(&run.signals().live_heap, "live-heap readings")?.within(span);
-    if cycles.len() == 0 {
-        return Err(Unavailable::because("no GC cycle in the measuring phase"));
-    }
+    let cycles = cycles_within(run, span)?;
     check_steady(cycles.at_ns, span, "live-heap readings")?;
     check_against_pauses(cycles, run)?;
     Ok(cycles)

@@ -32,15 +32,12 @@ pub(super) fn failures(run: Run<'_>) -> Result<Failures, Unavailable> {
 }
 
 /// The share of the requests that failed.
-pub(super) fn failed_share(runs: &[Failures]) -> Measurement {
-    let sum = |of: fn(&Failures) -> u64| runs.iter().try_fold(0u64, |sum, run| sum.checked_add(of(run)));
-    let (Some(failed), Some(intended)) = (sum(|run| run.failed), sum(|run| run.intended)) else {
-        return Err(Unavailable::because("more requests than can be counted"));
-    };
-    let interval = share(failed, intended);
-    match runs.iter().find_map(|run| run.early_end.clone()) {
-        Some(early_end) => Estimate::of(Interval::exact(interval.measured), intended, early_end),
-        None => Estimate::of(interval, intended, String::new()),
+pub(super) fn failed_share(failures: &Failures) -> Measurement {
+    let Failures { failed, intended, early_end } = failures;
+    let interval = share(*failed, *intended);
+    match early_end {
+        Some(early_end) => Estimate::of(Interval::exact(interval.measured), *intended, early_end.clone()),
+        None => Estimate::of(interval, *intended, String::new()),
     }
 }
 
@@ -68,9 +65,8 @@ pub(super) fn latencies(run: Run<'_>) -> Result<Tally, Unavailable> {
 }
 
 /// The 99th percentile of the latencies.
-pub(super) fn latency_p99(runs: &[Tally]) -> Measurement {
-    let tally = Tally::merged(runs).ok_or_else(|| Unavailable::because("more latencies than can be counted"))?;
-    let (interval, remark) = percentile(&tally, 99, "requests");
+pub(super) fn latency_p99(tally: &Tally) -> Measurement {
+    let (interval, remark) = percentile(tally, 99, "requests");
     Estimate::of(interval, tally.total(), remark)
 }
 

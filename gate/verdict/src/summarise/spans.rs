@@ -49,14 +49,8 @@ pub(super) fn refills(run: Run<'_>) -> Result<Refills, Unavailable> {
 }
 
 /// The share of the refills for which no span could be used again.
-pub(super) fn miss_rate(runs: &[Refills]) -> Measurement {
-    let sum = |of: fn(&Refills) -> u64| runs.iter().try_fold(0u64, |sum, run| sum.checked_add(of(run)));
-    let (Some(refills), Some(misses)) = (sum(|run| run.refills), sum(|run| run.misses)) else {
-        return Err(Unavailable::because("more span refills than can be counted"));
-    };
-    let of_each: Vec<f64> = runs.iter().map(|run| run.misses as f64 / run.refills as f64).collect();
-    let interval = share(misses, refills).widened_to_spread(&of_each).within(0.0, 1.0);
-    Estimate::of(interval, refills, String::new())
+pub(super) fn miss_rate(counted: &Refills) -> Measurement {
+    Estimate::of(share(counted.misses, counted.refills), counted.refills, String::new())
 }
 
 /// The durations of the mappings that ended in the measuring phase.

@@ -57,10 +57,9 @@ pub(super) fn mark_phases(run: Run<'_>) -> Result<Tally, Unavailable> {
     Tally::new(phases).ok_or_else(too_many)
 }
 
-/// The 99th percentile of the durations of all runs.
-pub(super) fn p99(runs: &[Tally], noun: &str) -> Measurement {
-    let tally = Tally::merged(runs).ok_or_else(too_many)?;
-    let (interval, remark) = percentile(&tally, 99, noun);
+/// The 99th percentile of the durations.
+pub(super) fn p99(tally: &Tally, noun: &str) -> Measurement {
+    let (interval, remark) = percentile(tally, 99, noun);
     Estimate::of(interval, tally.total(), remark)
 }
 

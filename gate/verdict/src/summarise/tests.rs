@@ -2,7 +2,7 @@
 
 pub(crate) mod broken;
 mod fuzz;
-mod simulation;
+pub(crate) mod simulation;
 mod sites;
 
 use memgate_evidence::{Ending, Evidence, Exactness, Pauses, RequestCounts, Series, StopReason, TimeSpan};
@@ -15,7 +15,7 @@ use crate::metric::Unit;
 
 /// The figure of one run.
 fn figure(evidence: &Evidence, metric: Metric) -> Measurement {
-    summarise(std::slice::from_ref(evidence)).unwrap().pooled[&metric].clone()
+    summarise(std::slice::from_ref(evidence)).unwrap().runs[0].metrics[&metric].clone()
 }
 
 fn measured(evidence: &Evidence, metric: Metric) -> f64 {
@@ -172,7 +172,7 @@ fn a_guest_that_is_too_slow_for_its_load_tells_nothing_of_the_service() {
         counts.failed = [("timeout", late / 2), ("not sent", late - late / 2), ("status 500", 1)]
             .map(|(reason, count)| (reason.to_owned(), count))
             .into();
-        summarise(&[run]).unwrap().pooled
+        summarise(&[run]).unwrap().runs[0].metrics.clone()
     };
     for (metric, measurement) in late(Runner::Qemu, 60) {
         match measurement {
@@ -201,7 +201,7 @@ fn a_service_that_ended_early_has_no_figures_but_its_failures_and_kills() {
     run.signals.requests.data.measure = RequestCounts { intended: 30_000, succeeded: 1_600, failed };
     let summary = summarise(&[run]).unwrap();
     let end = "the service was ended by SIGSEGV 13.2 s after launch, in the measuring phase";
-    for (metric, measurement) in &summary.pooled {
+    for (metric, measurement) in &summary.runs[0].metrics {
         match metric {
             Metric::OomKills => assert_eq!(measurement.as_ref().unwrap().measured, 0.0),
             Metric::RequestErrors => {
@@ -241,15 +241,32 @@ fn missing_and_empty_phases_leave_no_figure() {
 }
 
 #[test]
-fn without_collections_there_is_no_figure_of_them() {
+fn a_phase_without_collections_has_no_pause_and_no_slope() {
     let mut run = healthy(1);
     run.signals.gc_pauses.data = Pauses::default();
     run.signals.live_heap.data = Series::default();
-    for metric in
-        [Metric::GcPauseP99, Metric::GcPauseMax, Metric::GcStwFraction, Metric::GcCycles, Metric::HeapLiveGrowth]
-    {
-        assert_eq!(reason(&run, metric), "no GC cycle in the measuring phase", "{metric}");
+    run.signals.gc_cpu.data = Default::default();
+    let without = [
+        Metric::GcPauseP99,
+        Metric::GcPauseP90,
+        Metric::GcPauseMax,
+        Metric::GcStwFraction,
+        Metric::GcCycles,
+        Metric::GcCpuFraction,
+    ];
+    for metric in without {
+        assert_eq!(measured(&run, metric), 0.0, "{metric}");
     }
+    let expected = "only 0 GC cycles in the measuring phase, and a slope needs 4: measure longer";
+    assert_eq!(reason(&run, Metric::HeapLiveGrowth), expected);
+    // Pauses without cycles, and cycles without pauses, are not believed.
+    let mut half = healthy(1);
+    half.signals.live_heap.data = Series::default();
+    assert!(figure(&half, Metric::GcCycles).is_err() && figure(&half, Metric::GcPauseP99).is_ok());
+    let mut half = healthy(1);
+    half.signals.gc_pauses.data = Pauses::default();
+    half.signals.gc_cpu.data = Default::default();
+    assert!(figure(&half, Metric::GcPauseP99).is_err() && figure(&half, Metric::GcCpuFraction).is_err());
 }
 
 /// Pauses reveal that cycles are cut short, and the other way round. If a collector dies, both are cut short.
@@ -282,10 +299,10 @@ fn goroutines_first_counted_under_load_tell_nothing_of_leaks() {
 #[test]
 fn few_collections_have_no_slope_and_the_reason_helps() {
     let mut run = healthy(1);
-    run.signals.live_heap.data = every(10 * SECOND, |_| 20_000_000);
+    run.signals.live_heap.data = every(25 * SECOND, |_| 20_000_000);
     let at_ns = run.signals.live_heap.data.at_ns.clone();
     run.signals.gc_pauses.data = Pauses { duration_ns: vec![50_000; at_ns.len()], at_ns };
-    let expected = "only 6 GC cycles in the measuring phase, and a slope needs 8: measure longer";
+    let expected = "only 2 GC cycles in the measuring phase, and a slope needs 4: measure longer";
     assert_eq!(reason(&run, Metric::HeapLiveGrowth), expected);
 }
 
@@ -321,14 +338,16 @@ fn runs_are_sorted_and_pooled() {
     let summary = summarise(&[third, healthy(1), second]).unwrap();
     assert_eq!(summary.runs.iter().map(|run| run.run).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(summary.notes, ["no memory controller"], "each once");
-    let pooled = |metric| summary.pooled[&metric].clone().unwrap();
+    let pooled = |metric| summary.pooled(metric).unwrap();
     assert_eq!(pooled(Metric::OomKills).measured, 2.0);
-    assert_eq!(pooled(Metric::RssPeak).measured, 70_000_000.0);
+    assert_eq!(pooled(Metric::RssPeak).measured, (70_000_000.0 + 2.0 * 50_060_000.0) / 3.0);
+    assert_eq!(pooled(Metric::RssPeak).interval(), (50_060_000.0, 70_000_000.0));
     assert_eq!(pooled(Metric::GcPauseP99).n, 3 * 600);
     assert_eq!(pooled(Metric::RequestErrors).n, 90_000);
     let of_first = summary.runs[0].metrics[&Metric::HeapLiveGrowth].clone().unwrap();
     let together = pooled(Metric::HeapLiveGrowth);
-    assert!(together.high - together.low < of_first.high - of_first.low, "three runs know more than one");
+    let (low, high) = together.interval();
+    assert!(high - low < of_first.high - of_first.low, "three runs know more than one");
 }
 
 #[test]
@@ -336,7 +355,7 @@ fn what_one_run_lacks_the_runs_together_lack() {
     let mut second = healthy(2);
     second.signals.rss.lost = 3;
     let summary = summarise(&[healthy(1), second]).unwrap();
-    let reason = &summary.pooled[&Metric::RssGrowth].as_ref().unwrap_err().reason;
+    let reason = summary.pooled(Metric::RssGrowth).unwrap_err().reason;
     assert_eq!(reason, "run 2: 3 records were lost of the resident-set samples");
     assert!(summary.runs[0].metrics[&Metric::RssGrowth].is_ok());
 }
@@ -361,7 +380,8 @@ fn pauses_from_buckets_may_be_a_quarter_lower_and_are_never_higher() {
     run.signals.gc_pauses.exactness = Exactness::Bucketed;
     let bucketed = summarise(std::slice::from_ref(&run)).unwrap();
     for metric in [Metric::GcPauseP99, Metric::GcPauseMax, Metric::GcStwFraction] {
-        let [exact, bucketed] = [&exact, &bucketed].map(|summary| summary.pooled[&metric].clone().unwrap());
+        let [exact, bucketed] =
+            [&exact, &bucketed].map(|summary| summary.runs[0].metrics[&metric].clone().unwrap());
         assert_eq!((exact.measured, exact.high), (bucketed.measured, bucketed.high), "{metric}");
         assert!((bucketed.low * 1.25 - exact.low).abs() < 1e-6 * exact.low, "{metric}");
         assert!(bucketed.remark.contains("from buckets"), "{metric}: {}", bucketed.remark);

@@ -66,21 +66,9 @@ pub(super) fn oom_kills(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value: *usable(&run.signals().oom_kills, "count of OOM kills")?, n: 1, sampled: false })
 }
 
-/// The largest of the runs' values.
-pub(super) fn largest(runs: &[Value]) -> Measurement {
-    let value = runs.iter().map(|run| run.value).max().unwrap_or(0);
-    estimate(value, runs)
-}
-
-/// The sum of the runs' values.
-pub(super) fn sum(runs: &[Value]) -> Measurement {
-    let value = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.value));
-    estimate(value, runs)
-}
-
-fn estimate(value: u64, runs: &[Value]) -> Measurement {
-    let n = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.n));
-    let sampled = runs.iter().any(|run| run.sampled);
+/// The value as a figure. It has no interval.
+pub(super) fn figure(value: &Value) -> Measurement {
+    let Value { value, n, sampled } = *value;
     let remark = match n {
         _ if !sampled => String::new(),
         1 => "sampled: a shorter peak may have been missed".to_owned(),

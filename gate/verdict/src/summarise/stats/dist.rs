@@ -1,9 +1,9 @@
 //! Quantiles of the distributions that the estimators use.
 
-use statrs::distribution::{Beta, Binomial, ContinuousCDF, DiscreteCDF, Gamma, StudentsT};
+use statrs::distribution::{Beta, Binomial, ContinuousCDF, DiscreteCDF, Gamma, Normal, StudentsT};
 
 /// The 97.5 % point of the standard normal distribution.
-pub(super) const Z_975: f64 = 1.959_963_984_540_054;
+pub(in crate::summarise) const Z_975: f64 = 1.959_963_984_540_054;
 
 /// Above this many values the normal approximation of the binomial distribution is off by far less than one rank in a
 /// hundred, and the exact one is not worth its cost.
@@ -14,11 +14,15 @@ const NORMAL_FROM: f64 = 1000.0;
 
 /// The 97.5 % point of Student's t distribution with `freedom` degrees of freedom, at least 1.
 pub(super) fn t_975(freedom: f64) -> f64 {
-    if freedom >= NORMAL_FROM {
-        return Z_975;
-    }
-    // With one degree of freedom, the least possible, the point is 12.706.
-    StudentsT::new(0.0, 1.0, freedom.max(1.0)).map_or(f64::NAN, |t| bisect(|x| t.cdf(x), 0.975, 0.0, 16.0))
+    if freedom >= NORMAL_FROM { Z_975 } else { t_quantile(0.975, freedom) }
+}
+
+/// The quantile of Student's t distribution with `freedom` degrees of freedom, at least 1, for a probability from 0.5
+/// to 0.9999.
+pub fn t_quantile(probability: f64, freedom: f64) -> f64 {
+    // With one degree of freedom, the least possible, the point of 99.99 % is 3183.1.
+    let freedom = freedom.clamp(1.0, NORMAL_FROM);
+    StudentsT::new(0.0, 1.0, freedom).map_or(f64::NAN, |t| bisect(|x| t.cdf(x), probability, 0.0, 4096.0))
 }
 
 /// The smallest `x` with P(X ≤ x) ≥ `probability`, for X binomial with `n` trials of chance `p`.
@@ -63,6 +67,11 @@ fn bisect(function: impl Fn(f64) -> f64, target: f64, mut low: f64, mut high: f6
     }
 }
 
+/// The quantile of the standard normal distribution.
+pub(super) fn normal_quantile(probability: f64) -> f64 {
+    Normal::standard().inverse_cdf(probability)
+}
+
 /// The quantile of the gamma distribution with rate 1.
 pub(super) fn gamma_quantile(shape: f64, probability: f64) -> f64 {
     Gamma::new(shape, 1.0).map_or(f64::NAN, |gamma| gamma.inverse_cdf(probability))
@@ -70,16 +79,15 @@ pub(super) fn gamma_quantile(shape: f64, probability: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use statrs::distribution::Normal;
-
     use super::*;
 
     #[test]
     fn quantiles_are_those_of_the_printed_tables() {
-        assert!((Normal::standard().inverse_cdf(0.975) - Z_975).abs() < 1e-9);
+        assert!((normal_quantile(0.975) - Z_975).abs() < 1e-9);
         for (freedom, expected) in [(1.0, 12.706), (2.0, 4.303), (10.0, 2.228), (30.0, 2.042), (1e6, 1.960)] {
             assert!((t_975(freedom) - expected).abs() < 1e-3, "t with {freedom} degrees of freedom");
         }
+        assert!((t_quantile(0.999, 5.0) - 5.893).abs() < 1e-3 && (t_quantile(0.9995, 1.0) - 636.6).abs() < 0.1);
         // 0.025 and 0.975 points of the chi-squared distribution with 20 degrees of freedom: 9.591 and 34.170.
         assert!((2.0 * gamma_quantile(10.0, 0.025) - 9.591).abs() < 1e-3);
         assert!((2.0 * gamma_quantile(10.0, 0.975) - 34.170).abs() < 1e-3);

@@ -7,12 +7,12 @@ mod quantile;
 mod ratio;
 mod slope;
 
-pub(super) use counts::{Events, rate_of_events, share};
+pub(super) use counts::{Events, rate_of_events, share, share_within};
+pub use dist::t_quantile;
+pub(super) use dist::Z_975;
 pub(super) use quantile::{Tally, percentile};
-pub(super) use ratio::ratio;
-pub(super) use slope::{MIN_POINTS, Slope, combine, slope, slope_of_stairs};
-
-use dist::Z_975;
+pub(super) use ratio::{MIN_WINDOWS, ratio};
+pub(super) use slope::{MIN_POINTS, Slope, slope, slope_of_stairs, smoothed};
 
 /// A figure with the ends of its two-sided 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,35 +36,37 @@ impl Interval {
         Self { measured, low: measured - half, high: measured + half }
     }
 
-    /// The same interval, cut to the range of possible values.
+    /// The interval and its point, cut to what is possible.
+    pub(super) fn cut(self, least: f64, most: f64) -> Self {
+        Self {
+            measured: self.measured.clamp(least, most),
+            low: self.low.clamp(least, most),
+            high: self.high.clamp(least, most),
+        }
+    }
+
+    /// The same interval, cut to the range of possible values. The point stays as it is.
     pub(super) fn within(self, least: f64, most: f64) -> Self {
         let low = self.low.max(least).min(self.measured);
         Self { measured: self.measured, low, high: self.high.min(most).max(self.measured) }
     }
-
-    /// The interval, widened if the runs differ by more than it allows for.
-    ///
-    /// Windows of one process do not show how processes differ from each other. This is the Birge ratio with equal
-    /// weights (R. T. Birge, Phys. Rev. 40, 207, 1932; the scale factor S of the Particle Data Group): the half-width
-    /// is at least 1.96 standard errors of the mean of the runs' own figures.
-    pub(super) fn widened_to_spread(self, of_each_run: &[f64]) -> Self {
-        let Some(sd) = standard_deviation(of_each_run) else { return self };
-        let half = Z_975 * sd / count_f64(of_each_run.len()).sqrt();
-        Self {
-            measured: self.measured,
-            low: self.low.min(self.measured - half),
-            high: self.high.max(self.measured + half),
-        }
-    }
 }
 
 /// The arithmetic mean; `None` for no values.
-fn mean(values: &[f64]) -> Option<f64> {
+pub(super) fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / count_f64(values.len()))
 }
 
+/// The median; `None` for no values.
+pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[values.len().div_ceil(2) - 1];
+    Some(f64::midpoint(lower, upper))
+}
+
 /// The sample standard deviation; `None` for fewer than two values.
-fn standard_deviation(values: &[f64]) -> Option<f64> {
+pub(super) fn standard_deviation(values: &[f64]) -> Option<f64> {
     let mean = mean(values)?;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (values.len() >= 2).then(|| (squares / (count_f64(values.len()) - 1.0)).sqrt())
@@ -88,17 +90,6 @@ const fn floor_index(value: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_interval_widens_to_the_spread_of_the_runs_and_never_narrows() {
-        let narrow = Interval::symmetric(10.0, 0.1);
-        let widened = narrow.widened_to_spread(&[9.0, 11.0]);
-        // The standard deviation of {9, 11} is √2, and √2 / √2 = 1.
-        assert!((widened.high - (10.0 + Z_975)).abs() < 1e-12);
-        assert!((widened.low - (10.0 - Z_975)).abs() < 1e-12);
-        assert_eq!(narrow.widened_to_spread(&[10.0, 10.0]), narrow);
-        assert_eq!(narrow.widened_to_spread(&[10.0]), narrow);
-    }
 
     #[test]
     fn bounds_never_exclude_the_figure_itself() {

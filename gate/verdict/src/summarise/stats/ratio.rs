@@ -3,7 +3,7 @@
 use super::{Interval, count_f64, dist::t_975};
 
 /// The least number of windows, for three degrees of freedom.
-const MIN_WINDOWS: usize = 4;
+pub(in crate::summarise) const MIN_WINDOWS: usize = 4;
 
 /// Σy / Σx over windows `(x, y)`, with the interval of the ratio estimator (W. G. Cochran, *Sampling Techniques*, 3rd
 /// ed., 1977, section 6.3) by Student's t. The windows count as independent. `None` for fewer than four windows or if

@@ -3,15 +3,25 @@
 use super::{
     Interval, count_f64,
     dist::{Z_975, binomial_quantile, t_975},
-    floor_index, mean,
+    floor_index, mean, standard_deviation,
 };
 
 /// The least number of points for a slope.
-pub(in crate::summarise) const MIN_POINTS: usize = 8;
+pub(in crate::summarise) const MIN_POINTS: usize = 4;
 
-/// More points than this are first averaged in groups. The number of pairs grows with the square of the number of
-/// points, and averages carry as much information.
-const MAX_POINTS: usize = 64;
+/// From this many points on, the slope is that of Theil and Sen.
+const ROBUST_FROM: usize = 8;
+
+/// Points are averaged in at most this many blocks of equal length. The number of pairs grows with the square of the
+/// number of points, and averages carry as much information.
+const MAX_BLOCKS: usize = 64;
+
+/// If some gaps between the points are much wider than most, there are at most this many blocks, so that a block is no
+/// shorter than the wide gaps.
+const MAX_UNEVEN_BLOCKS: usize = 12;
+
+/// A gap is wide if it is this many times the median one.
+const WIDE_GAP: f64 = 4.0;
 
 /// The largest autocorrelation that the interval is corrected for. Above it there is hardly more than one independent
 /// value.
@@ -26,31 +36,69 @@ pub(in crate::summarise) struct Slope {
     pub(in crate::summarise) points: usize,
 }
 
-/// The Theil–Sen slope of points `(x, y)` in ascending order of x, with its 95 % interval. `None` for fewer than
-/// [`MIN_POINTS`] points or if they all have the same x.
+/// The slope of points `(x, y)` in ascending order of x, with its 95 % interval. `None` if the points fill fewer than
+/// [`MIN_POINTS`] blocks.
 ///
-/// The point estimate is the median of the slopes of all pairs. The interval is that of P. K. Sen (J. Am. Stat. Assoc.
-/// 63, 1968), which assumes independent values. A service's values are not independent: sessions live for seconds. So
-/// the interval is widened about the point by √((1 + ρ) / (1 − ρ)) · t / z. Here ρ is the residuals' autocorrelation at
-/// lag one, corrected for its bias after the removal of a trend, (nρ̂ + 2) / (n − 4) (F. H. C. Marriott and J. A. Pope,
-/// Biometrika 41, 1954), and t has n(1 − ρ)/(1 + ρ) − 2 degrees of freedom. Strongly autocorrelated values, such as a
-/// resident set, hold little independent information, so the interval can become uselessly wide. But over these points
-/// nothing can have risen or fallen faster than from the least value to the greatest, so the interval is cut there.
-/// docs/explanation/slopes.md gives the false alarms by simulation.
+/// From 8 blocks on it is the slope of Theil and Sen: the median of the slopes of all pairs. The interval is that of P.
+/// K. Sen (J. Am. Stat. Assoc. 63, 1968), which assumes independent values. A service's values are not independent:
+/// sessions live for seconds. So the interval is widened about the point by √((1 + ρ) / (1 − ρ)) · t / z. Here ρ is the
+/// residuals' autocorrelation at lag one, corrected for its bias after the removal of a trend, (nρ̂ + 2) / (n − 4) (F.
+/// H. C. Marriott and J. A. Pope, Biometrika 41, 1954), and t has n(1 − ρ)/(1 + ρ) − 2 degrees of freedom.
+///
+/// With fewer blocks it is that of least squares, with Student's t. The deviation of the blocks' means is that of the
+/// residuals, or that within the blocks if the few residuals happen to be smaller.
+///
+/// Strongly autocorrelated values, such as a resident set, hold little independent information, so the interval can
+/// become uselessly wide. But over these points nothing can have risen or fallen faster than from the least value to
+/// the greatest, so point and interval are cut there. docs/explanation/slopes.md gives the false alarms by simulation.
 pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
-    if points.len() < MIN_POINTS {
+    let blocks = blocks(points, fitting(points));
+    if blocks.len() < MIN_POINTS {
         return None;
     }
-    let thinned = thin(points);
-    let sen = sen(&thinned)?;
-    let factor = widening(&thinned, sen.measured);
-    let steepest = steepest(&thinned);
-    let interval = Interval {
-        measured: sen.measured,
-        low: (sen.measured - (sen.measured - sen.low) * factor).max(-steepest),
-        high: (sen.measured + (sen.high - sen.measured) * factor).min(steepest),
+    let means = means(&blocks);
+    let interval = if means.len() >= ROBUST_FROM {
+        let sen = sen(&means)?;
+        let factor = widening(&means, sen.measured);
+        Interval {
+            measured: sen.measured,
+            low: sen.measured - (sen.measured - sen.low) * factor,
+            high: sen.measured + (sen.high - sen.measured) * factor,
+        }
+    } else {
+        least_squares(&means, within_blocks(&blocks))?
     };
-    Some(Slope { interval, points: points.len() })
+    let steepest = steepest(&means);
+    Some(Slope { interval: interval.cut(-steepest, steepest), points: points.len() })
+}
+
+/// The slope of least squares, with the interval of Student's t. `within` is the variance of a mean, from the values
+/// within the blocks.
+fn least_squares(means: &[(f64, f64)], within: f64) -> Option<Interval> {
+    let n = count_f64(means.len());
+    let (x, y): (Vec<f64>, Vec<f64>) = means.iter().copied().unzip();
+    let (centre_x, centre_y) = (mean(&x)?, mean(&y)?);
+    let spread: f64 = x.iter().map(|x| (x - centre_x).powi(2)).sum();
+    if spread <= 0.0 {
+        return None;
+    }
+    let slope = means.iter().map(|(x, y)| (x - centre_x) * (y - centre_y)).sum::<f64>() / spread;
+    let residuals: f64 = means.iter().map(|(x, y)| (y - centre_y - slope * (x - centre_x)).powi(2)).sum();
+    let variance = (residuals / (n - 2.0)).max(within);
+    Some(Interval::symmetric(slope, t_975(n - 2.0) * (variance / spread).sqrt()))
+}
+
+/// The variance of a block's mean, from the values within the blocks. Neighbours resemble each other, so a block counts
+/// as half as many values as it has.
+fn within_blocks(blocks: &[&[(f64, f64)]]) -> f64 {
+    let several = blocks.iter().filter(|block| block.len() >= 2);
+    let variances: Vec<f64> = several
+        .filter_map(|block| {
+            let values: Vec<f64> = block.iter().map(|point| point.1).collect();
+            Some(standard_deviation(&values)?.powi(2) * 2.0 / count_f64(values.len()))
+        })
+        .collect();
+    mean(&variances).unwrap_or(0.0)
 }
 
 /// As [`slope`], for values that seldom fall because nothing returns what they count, such as resident off-heap memory.
@@ -64,7 +112,7 @@ pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
 /// the slope from the first point to the last.
 pub(in crate::summarise) fn slope_of_stairs(points: &[(f64, f64)]) -> Option<Slope> {
     let mut slope = slope(points)?;
-    let thinned = thin(points);
+    let thinned = smoothed(points, fitting(points));
     let (first, last) = (thinned.first()?, thinned.last()?);
     let step = |one: &(f64, f64), other: &(f64, f64)| (other.1 - one.1) / (other.0 - one.0);
     let mut steps: Vec<f64> = thinned.array_windows().map(|[one, other]| step(one, other)).collect();
@@ -78,40 +126,41 @@ pub(in crate::summarise) fn slope_of_stairs(points: &[(f64, f64)]) -> Option<Slo
     Some(slope)
 }
 
-/// The mean of the slopes of several runs.
-///
-/// All runs have the same weight, because weights by estimated variances favour the runs whose noise happens to look
-/// small. The half-widths combine as independent errors do. The interval widens if the runs differ by more than their
-/// intervals allow for.
-pub(in crate::summarise) fn combine(slopes: &[Slope]) -> Option<Slope> {
-    let measured: Vec<f64> = slopes.iter().map(|slope| slope.interval.measured).collect();
-    let centre = mean(&measured)?;
-    let n = count_f64(slopes.len());
-    let quadrature = |half: &dyn Fn(&Interval) -> f64| {
-        slopes.iter().map(|slope| half(&slope.interval).powi(2)).sum::<f64>().sqrt() / n
-    };
-    let interval = Interval {
-        measured: centre,
-        low: centre - quadrature(&|interval| interval.measured - interval.low),
-        high: centre + quadrature(&|interval| interval.high - interval.measured),
-    };
-    Some(Slope {
-        interval: interval.widened_to_spread(&measured),
-        points: slopes.iter().map(|slope| slope.points).sum(),
-    })
+/// The means of at most this many blocks of equal length, without empty ones.
+pub(in crate::summarise) fn smoothed(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
+    means(&blocks(points, most))
 }
 
-/// At most [`MAX_POINTS`] points, by averaging groups of neighbours.
-fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let groups = points.len().min(MAX_POINTS);
-    (0..groups)
-        .map(|group| {
-            let members = &points[group * points.len() / groups..(group + 1) * points.len() / groups];
-            let n = count_f64(members.len());
-            let (x, y) = members.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
-            (x / n, y / n)
-        })
-        .collect()
+/// The points in at most this many blocks of equal length, without empty ones.
+fn blocks(points: &[(f64, f64)], most: usize) -> Vec<&[(f64, f64)]> {
+    let (Some(first), Some(last)) = (points.first(), points.last()) else { return Vec::new() };
+    let length = (last.0 - first.0) / count_f64(most);
+    if length <= 0.0 {
+        return vec![points];
+    }
+    let block = |point: &(f64, f64)| floor_index((point.0 - first.0) / length).min(most - 1);
+    points.chunk_by(|one, next| block(one) == block(next)).collect()
+}
+
+/// The number of blocks for a slope.
+fn fitting(points: &[(f64, f64)]) -> usize {
+    if is_even(points) { MAX_BLOCKS } else { MAX_UNEVEN_BLOCKS }
+}
+
+fn is_even(points: &[(f64, f64)]) -> bool {
+    let mut gaps: Vec<f64> = points.array_windows().map(|[one, next]| next.0 - one.0).collect();
+    gaps.sort_unstable_by(f64::total_cmp);
+    let (Some(median), Some(widest)) = (gaps.get(gaps.len() / 2), gaps.last()) else { return true };
+    *widest <= WIDE_GAP * median
+}
+
+fn means(blocks: &[&[(f64, f64)]]) -> Vec<(f64, f64)> {
+    let mean_of = |block: &&[(f64, f64)]| {
+        let n = count_f64(block.len());
+        let (x, y) = block.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+        (x / n, y / n)
+    };
+    blocks.iter().map(mean_of).collect()
 }
 
 /// The slope from the least value to the greatest over the whole length. No average slope over the points is steeper.
@@ -222,16 +271,5 @@ mod tests {
     fn too_little_gives_nothing() {
         assert_eq!(slope(&[(0.0, 1.0); MIN_POINTS - 1]), None);
         assert_eq!(slope(&[(0.0, 1.0); 20]), None);
-        assert_eq!(combine(&[]), None);
-    }
-
-    #[test]
-    fn runs_together_have_the_mean_and_a_narrower_interval() {
-        let of = |measured, half| Slope { interval: Interval::symmetric(measured, half), points: 10 };
-        let both = combine(&[of(1.0, 3.0), of(1.0, 4.0)]).unwrap();
-        assert_eq!((both.interval, both.points), (Interval::symmetric(1.0, 2.5), 20));
-        // Two runs that differ by far more than their intervals allow for: the difference between the runs decides.
-        let apart = combine(&[of(0.0, 0.1), of(10.0, 0.1)]).unwrap();
-        assert!((apart.interval.high - (5.0 + Z_975 * 5.0)).abs() < 1e-9, "{apart:?}");
     }
 }

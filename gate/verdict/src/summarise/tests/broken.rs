@@ -231,7 +231,7 @@ fn nothing_that_depends_on_a_broken_signal_has_a_figure() {
         for (how, break_it) in &case.breaks {
             let mut run = healthy(1);
             break_it(&mut run.signals);
-            let figures = summarise(&[run]).unwrap().pooled;
+            let figures = summarise(&[run]).unwrap().runs.remove(0).metrics;
             for metric in &case.metrics {
                 let figure = &figures[metric];
                 assert!(figure.is_err(), "{} {how}: {metric} = {figure:?}", case.signal);
@@ -257,9 +257,9 @@ fn a_broken_signal_leaves_the_figures_of_the_others() {
         for (how, break_it) in &case.breaks {
             let mut run = healthy(1);
             break_it(&mut run.signals);
-            for (metric, figure) in summarise(&[run]).unwrap().pooled {
+            for (metric, figure) in summarise(&[run]).unwrap().runs.remove(0).metrics {
                 assert!(
-                    figure.is_err() || figure == whole.pooled[&metric],
+                    figure.is_err() || figure == whole.runs[0].metrics[&metric],
                     "{} {how}: {metric} changed to {figure:?}",
                     case.signal
                 );

@@ -164,7 +164,7 @@ prop_compose! {
 }
 
 fn check(summary: &Summary) -> Result<(), TestCaseError> {
-    for metrics in summary.runs.iter().map(|run| &run.metrics).chain([&summary.pooled]) {
+    for metrics in summary.runs.iter().map(|run| &run.metrics) {
         prop_assert_eq!(metrics.len(), Metric::ALL.len());
         for (metric, measurement) in metrics {
             match measurement {
@@ -196,7 +196,7 @@ fn some_of_that_evidence_has_each_metric_and_some_has_not() {
     let mut figures: BTreeMap<Metric, (u32, u32)> = BTreeMap::new();
     for _ in 0..300 {
         let run = evidence(1).new_tree(&mut runner).unwrap().current();
-        for (metric, figure) in summarise(&[run]).unwrap().pooled {
+        for (metric, figure) in summarise(&[run]).unwrap().runs.remove(0).metrics {
             let (with, without) = figures.entry(metric).or_default();
             *(if figure.is_ok() { with } else { without }) += 1;
         }
