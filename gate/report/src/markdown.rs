@@ -29,7 +29,7 @@ fn service(result: &ServiceResult, blocks: &mut Vec<String>) {
     if !result.gates.is_empty() {
         let rows: Vec<_> = result.gates.iter().map(row).collect();
         blocks.push(format!(
-            "| gate | limit | baseline | measured | verdict |\n| --- | ---: | ---: | ---: | --- |\n{}",
+            "| gate | limit | baseline | measured | notices | verdict |\n| --- | ---: | ---: | ---: | ---: | --- |\n{}",
             rows.join("\n")
         ));
     }
@@ -57,11 +57,12 @@ fn finding(finding: &view::Finding<'_>) -> String {
 fn row(gate: &GateResult) -> String {
     let verdict = gate.verdict.name();
     format!(
-        "| {} | {} | {} | {} | {} |",
+        "| {} | {} | {} | {} | {} | {} |",
         code(gate.metric.name()),
         escape(&view::figure(gate.limit, gate.unit)),
         escape(&view::figure(gate.baseline, gate.unit)),
         escape(&view::measured(gate)),
+        escape(&view::figure(gate.noticed, gate.unit)),
         if gate.verdict == Verdict::Pass { verdict.to_owned() } else { format!("**{verdict}**") }
     )
 }

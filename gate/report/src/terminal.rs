@@ -56,11 +56,11 @@ fn table(result: &ServiceResult, style: Style) -> Table {
     if style.colour {
         table.enforce_styling();
     }
-    table.set_header(["gate", "limit", "baseline", "measured", "verdict"]);
+    table.set_header(["gate", "limit", "baseline", "measured", "notices", "verdict"]);
     for gate in &result.gates {
         table.add_row(row(gate));
     }
-    for column in table.column_iter_mut().skip(1).take(3) {
+    for column in table.column_iter_mut().skip(1).take(4) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     if let Some(width) = style.width {
@@ -72,7 +72,7 @@ fn table(result: &ServiceResult, style: Style) -> Table {
 /// Wraps figures before names if the width is too small for both.
 fn fit(table: &mut Table, width: u16) {
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width).set_truncation_indicator("...");
-    for (column, least) in [(4, 40), (0, 70)] {
+    for (column, least) in [(5, 40), (0, 80)] {
         if let Some(column) = table.column_mut(column).filter(|_| width >= least) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
@@ -85,6 +85,7 @@ fn row(gate: &GateResult) -> Vec<Cell> {
         Cell::new(view::figure(gate.limit, gate.unit)),
         Cell::new(view::figure(gate.baseline, gate.unit)),
         Cell::new(view::measured(gate)),
+        Cell::new(view::figure(gate.noticed, gate.unit)),
         Cell::new(gate.verdict.name()).fg(colour(gate.verdict)),
     ]
 }

@@ -68,13 +68,15 @@ pub(super) fn measured(gate: &GateResult) -> String {
     format!("{measured} ({low} to {high})")
 }
 
-/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`.
+/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, notices 55ms` follows if the gate holds.
 pub(super) fn figures(gate: &GateResult) -> String {
+    let noticed = gate.noticed.map(|noticed| format!(", notices {}", figure(Some(noticed), gate.unit)));
     format!(
-        "measured {}, limit {}, baseline {}",
+        "measured {}, limit {}, baseline {}{}",
         measured(gate),
         figure(gate.limit, gate.unit),
-        figure(gate.baseline, gate.unit)
+        figure(gate.baseline, gate.unit),
+        noticed.unwrap_or_default()
     )
 }
 
