@@ -1,9 +1,11 @@
 //! Turns the evidence of several runs into one summary.
 
+use std::collections::BTreeMap;
+
 use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError};
 
 use super::{
-    Estimate, Measurement, RunSummary, Summary, Unavailable, growth, pauses, rates, requests,
+    Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions, growth, pauses, rates, requests,
     run::Run,
     sites::{self, Profiles},
     spans,
@@ -25,7 +27,7 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let profiles: Vec<Profiles<'_>> = sorted.iter().map(|run| Profiles::of(*run)).collect();
     let alone = |(run, profiles): (&Run<'_>, &Profiles<'_>)| RunSummary {
         run: run.0.run,
-        metrics: Metric::ALL.into_iter().map(|metric| (metric, measure(metric, *run))).collect(),
+        metrics: metrics(*run),
         sites: sites::by_metric(std::slice::from_ref(profiles)),
     };
     let summaries: Vec<RunSummary> = sorted.iter().zip(&profiles).map(alone).collect();
@@ -41,6 +43,16 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
         signals: trust::notes(&sorted),
         notes: notes(&sorted, &profiles),
     })
+}
+
+/// Every metric of one run. Metrics of signals that contradict each other have no figure.
+fn metrics(run: Run<'_>) -> BTreeMap<Metric, Measurement> {
+    let contradictions = contradictions::find(run);
+    let metric = |metric| {
+        let spoilt = contradictions.iter().find_map(|contradiction| contradiction.spoils(metric));
+        (metric, spoilt.map_or_else(|| measure(metric, run), Err))
+    };
+    Metric::ALL.into_iter().map(metric).collect()
 }
 
 /// One metric of one run.

@@ -1,6 +1,7 @@
 //! Evidence → metrics with intervals. Pure: uses no process, clock, file or network, and knows no threshold.
 
 mod collate;
+mod contradictions;
 mod flames;
 mod frames;
 mod growth;

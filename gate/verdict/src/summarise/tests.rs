@@ -101,6 +101,43 @@ fn figures_that_contradict_themselves_are_none() {
     assert_eq!(reason(&run, Metric::GcMarkP99), "the stops of the world overlap, which is impossible");
 }
 
+/// A way to make signals contradict each other, and what is then said of a metric.
+type Contradiction = (fn(&mut Evidence), Metric, &'static str);
+
+#[test]
+fn signals_that_contradict_each_other_have_no_figures() {
+    let contradictions: [Contradiction; 9] = [
+        (|run| run.signals.alloc_bytes.data.value.fill(7), Metric::HeapLiveGrowth, "300 GC cycles in the measuring phase"),
+        (|run| run.signals.alloc_objects.data.value.fill(7), Metric::AllocsPerRequest, "but no object"),
+        (
+            |run| run.signals.alloc_objects.data = run.signals.alloc_bytes.data.clone(),
+            Metric::AllocBytesPerRequest,
+            "",
+        ),
+        (|run| run.signals.live_heap.data.value[200] = 0, Metric::HeapLiveGrowth, "a live heap of 0 bytes"),
+        (|run| run.signals.rss_peak.data = 20_000_000, Metric::RssPeak, "above its own peak of 20000000 bytes"),
+        (|run| run.signals.rss.data.value.fill(0), Metric::RssGrowth, "a resident set of 0 bytes"),
+        (|run| run.signals.gc_cpu.data.gc_ns.fill(7), Metric::GcCpuFraction, "but no CPU time of the GC"),
+        (|run| run.signals.gc_pauses.data.duration_ns.fill(SECOND), Metric::GcStwFraction, "GC pauses of 600000000000 ns"),
+        (
+            |run| run.signals.requests.data.completed.value.iter_mut().for_each(|value| *value *= 3),
+            Metric::RequestErrors,
+            "90000 requests were completed in the measuring phase, but 30000",
+        ),
+    ];
+    for (contradict, metric, expected) in contradictions {
+        let mut run = healthy(1);
+        contradict(&mut run);
+        if expected.is_empty() {
+            run.signals.alloc_objects.data.value.iter_mut().for_each(|objects| *objects *= 2);
+            assert!(reason(&run, metric).contains(" objects of "), "{}", reason(&run, metric));
+        } else {
+            assert!(reason(&run, metric).contains(expected), "{metric}: {}", reason(&run, metric));
+        }
+        assert!(figure(&run, Metric::GoroutinesMax).is_ok(), "other signals keep their figures");
+    }
+}
+
 #[test]
 fn pauses_outside_the_measuring_phase_do_not_count() {
     let mut run = healthy(1);
@@ -321,6 +358,8 @@ fn a_load_command_has_no_figures_per_request() {
 fn nothing_completed_and_nothing_intended_leave_no_ratio() {
     let mut run = healthy(1);
     run.signals.requests.data.completed.value.fill(0);
+    let failed = [("timeout".to_owned(), 30_000)].into();
+    run.signals.requests.data.measure = RequestCounts { intended: 30_000, succeeded: 0, failed };
     let expected = "no request was completed in the measuring phase";
     assert_eq!(reason(&run, Metric::AllocsPerRequest), expected);
     run.signals.requests.data.measure = RequestCounts::default();

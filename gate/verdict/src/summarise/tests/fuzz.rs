@@ -1,6 +1,8 @@
 //! Whatever the evidence is, its summary has figures or reasons, and no figure is NaN or infinite.
 
-use memgate_evidence::{Durations, GcCpu, Histogram, Phases, Signal, SpanRefills, StopReason, WorldStops};
+use memgate_evidence::{
+    Durations, GcCpu, Histogram, Phases, Signal, Signals, SpanRefills, StopReason, WorldStops,
+};
 use proptest::{prelude::*, strategy::ValueTree};
 
 use super::*;
@@ -144,6 +146,7 @@ prop_compose! {
         runtime in (signal(world_stops()), signal(gc_cpu()), signal(span_refills())),
         mappings in signal(columns().prop_map(|(at_ns, duration_ns)| Durations { at_ns, duration_ns })),
         requests in (signal(series()), counts(), columns()),
+        agreeing in prop::bool::weighted(0.75),
     ) -> Evidence {
         let mut run = healthy(run);
         let (warmup, measure, drain) = spans;
@@ -159,8 +162,25 @@ prop_compose! {
         run.signals.requests.data.completed = completed.data;
         run.signals.requests.data.measure = measure;
         run.signals.requests.data.latency = Histogram { value_ns, count };
+        if agreeing {
+            agree(&mut run.signals);
+        }
         run
     }
+}
+
+/// Makes the signals agree with each other.
+fn agree(signals: &mut Signals) {
+    let of_bytes = &signals.alloc_bytes.data;
+    let objects = of_bytes.value.iter().map(|bytes| bytes / 8).collect();
+    signals.alloc_objects.data = Series { at_ns: of_bytes.at_ns.clone(), value: objects };
+    signals.rss_peak.data = signals.rss.data.value.iter().copied().max().unwrap_or(0);
+    let requests = &mut signals.requests.data;
+    let inside = requests.completed.at_ns.iter().zip(&requests.completed.value);
+    let inside: Vec<u64> =
+        inside.filter(|(at, _)| MEASURE.start_ns <= **at && **at <= MEASURE.end_ns).map(|(_, value)| *value).collect();
+    let succeeded = inside.last().zip(inside.first()).map_or(0, |(last, first)| last.saturating_sub(*first));
+    requests.measure = RequestCounts { intended: succeeded, succeeded, failed: BTreeMap::new() };
 }
 
 fn check(summary: &Summary) -> Result<(), TestCaseError> {
