@@ -4,6 +4,7 @@ pub mod cancel;
 mod cgroup;
 mod clock;
 pub mod collect;
+mod drain;
 mod environment;
 pub mod in_guest;
 mod launch;

@@ -84,6 +84,9 @@ pub struct Phases {
     pub warmup: Option<TimeSpan>,
     /// The phase under load that is judged.
     pub measure: Option<TimeSpan>,
+    /// The phase after it under the same load, in which memgate makes the runtime collect. A run in which memgate
+    /// cannot do that has none.
+    pub tail: Option<TimeSpan>,
     /// The phase without load.
     pub drain: Option<TimeSpan>,
 }
@@ -177,6 +180,10 @@ signals! {
     gc_cpu: GcCpu,
     /// Live heap in bytes at the end of each GC cycle's mark phase, one entry a cycle.
     live_heap: Series,
+    /// GC cycles that memgate made the runtime do, before and after the measuring phase.
+    forced_collections: ForcedCollections,
+    /// Memory of the Go runtime by use, and the GC's goal.
+    go_memory: GoMemory,
     /// Bytes allocated on the Go heap since the launch (`MemStats.TotalAlloc`).
     alloc_bytes: Series,
     /// Objects allocated on the Go heap since the launch (`MemStats.Mallocs`).
@@ -361,6 +368,44 @@ pub struct GcCpu {
     pub total_ns: Vec<u64>,
 }
 
+/// GC cycles that memgate made the runtime do. They lie outside of the measuring phase, so that its cycles and pauses are
+/// the service's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForcedCollections {
+    /// The windows in which memgate asked for cycles: the end of the warm-up, and the tail. Cycles that end in them may
+    /// be forced; all others are the service's own.
+    pub windows: Vec<TimeSpan>,
+    /// How many cycles memgate asked for in each window.
+    pub asked: Vec<u64>,
+    /// The least time from the end of a cycle to the next request for one, ns.
+    pub period_ns: u64,
+}
+
+/// Memory of the Go runtime by use, bytes, in columns of equal length. It is memory that the runtime has mapped, whether
+/// or not it is resident.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GoMemory {
+    /// When, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Spans with objects (`MemStats.HeapInuse`).
+    pub heap_in_use: Vec<u64>,
+    /// Free spans that were not returned to the system (`/memory/classes/heap/free:bytes`).
+    pub heap_free: Vec<u64>,
+    /// The size of the heap at which the current or next GC cycle should end (`/gc/heap/goal:bytes`): the smaller of the
+    /// goals by GOGC and by GOMEMLIMIT. It is 2^64 − 1 if both are off.
+    pub heap_goal: Vec<u64>,
+    /// What the last GC cycle marked, and all spans that were handed out since (`gcController.heapLive`). The GC starts
+    /// shortly before this reaches the goal.
+    pub heap_live: Vec<u64>,
+    /// Spans with the stacks of goroutines, including stacks that are free (`MemStats.StackInuse`).
+    pub stacks: Vec<u64>,
+    /// Everything else: descriptions of spans, caches, the profile, the GC's own data (`MSpanSys + MCacheSys +
+    /// BuckHashSys + GCSys + OtherSys + StackSys − StackInuse` of `MemStats`).
+    pub runtime_other: Vec<u64>,
+}
+
 /// Resident set by kind, bytes, in columns of equal length (`RssAnon`, `RssFile`, `RssShmem` of /proc/PID/status).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -407,6 +452,8 @@ pub struct Requests {
     pub warmup: RequestCounts,
     /// Requests intended in the measuring phase.
     pub measure: RequestCounts,
+    /// Requests intended in the tail.
+    pub tail: RequestCounts,
     /// Latencies of the measuring phase's answered requests, from the intended start.
     pub latency: Histogram,
 }

@@ -4,20 +4,22 @@
 
 mod common;
 
-use std::{cell::RefCell, collections::BTreeMap, fs, path::Path};
+use std::{cell::RefCell, collections::BTreeMap, fs, path::Path, time::Duration};
 
 use common::{
-    can_attach, repository,
+    busy::{self, HeldUp},
+    can_attach, go, repository,
     uaa::{self, Truth, left, post},
 };
 use memgate::gobuild;
 use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
-    Evidence, Exactness, Series,
+    Evidence, Exactness, RequestCounts, Series, TimeSpan,
     plan::{Collecting, HttpLoad, Load, PhaseLengths, Plan, Ready, Request},
     platform::Platform,
 };
+use memgate_testing::go::newest;
 use nix::unistd::Pid;
 
 #[test]
@@ -30,6 +32,7 @@ fn figures_equal_the_runtimes_own() {
             post(port, "/debug/goroutines?n=37");
         });
         uaa::assert_equal(&evidence.signals, &truth);
+        uaa::assert_go_memory(&evidence.signals, &truth);
         assert!(truth.num_gc > 20 && truth.gc_pauses.total > 40);
         assert_eq!(left(&evidence.signals.goroutines.data), 37, "only the parked goroutines are left");
     }
@@ -64,6 +67,172 @@ fn memory_that_go_keeps_is_not_off_heap() {
     }
 }
 
+/// A service that allocates next to nothing, and therefore never collects by itself.
+fn small(port: u16, directory: &Path) -> Plan {
+    let mut plan = plan(port, directory);
+    plan.executable = uaa::uaa();
+    plan.phases = PhaseLengths { warmup_ms: 9000, measure_ms: 9000, drain_ms: 500, drain_max_ms: 500 };
+    plan.load = Load::Http(HttpLoad {
+        rate_per_second: 20.0,
+        connections: 2,
+        timeout_ms: 60_000,
+        requests: vec![request("GET", format!("http://127.0.0.1:{port}/healthz"))],
+    });
+    plan
+}
+
+/// The number of GC cycles that ended in each window, and in the measuring phase.
+fn cycles(evidence: &Evidence) -> ([usize; 2], usize) {
+    let within = |span: TimeSpan| evidence.signals.live_heap.data.at_ns.iter().filter(|at| span.contains(**at)).count();
+    let windows = &evidence.signals.forced_collections.data.windows;
+    let [first, second] = <[TimeSpan; 2]>::try_from(windows.clone()).unwrap();
+    let (warmup, tail) = (evidence.phases.warmup.unwrap(), evidence.phases.tail.unwrap());
+    assert!(warmup.start_ns < first.start_ns && first.end_ns <= warmup.end_ns, "{first:?} in {warmup:?}");
+    assert!(tail.start_ns <= second.start_ns && second.end_ns <= tail.end_ns, "{second:?} in {tail:?}");
+    ([first, second].map(within), within(evidence.phases.measure.unwrap()))
+}
+
+/// Carries the plan out until the machine holds nobody up, and compares the figures with the runtime's own.
+fn undisturbed(plan: &Plan, directory: &Path) -> Evidence {
+    busy::again(|| {
+        let (evidence, truth) = run(plan, directory, |_| {});
+        uaa::assert_equal(&evidence.signals, &truth);
+        let readings = &evidence.signals.alloc_bytes.data.at_ns;
+        let gaps = readings.iter().zip(&readings[1..]).map(|(one, next)| Duration::from_nanos(next - one));
+        let held_up = HeldUp::reader(gaps.max().unwrap(), Duration::from_millis(500))
+            .or_else(|| HeldUp::generator(&evidence.notes))
+            .or_else(|| match &evidence.signals.forced_collections.exactness {
+                Exactness::Inexact { reason } => Some(HeldUp::Collection { reason: reason.clone() }),
+                Exactness::Exact | Exactness::Sampled | Exactness::Bucketed | Exactness::Missing { .. } => None,
+            });
+        held_up.map_or(Ok(evidence), Err)
+    })
+}
+
+#[test]
+fn the_live_heap_is_read_at_both_ends_and_the_measuring_phase_is_the_services_own() {
+    if can_attach() {
+        let directory = tempfile::tempdir().unwrap();
+        let evidence = undisturbed(&small(18135, directory.path()), directory.path());
+        let forced = &evidence.signals.forced_collections;
+        assert_eq!(forced.exactness, Exactness::Exact);
+        let ([first, second], measuring) = cycles(&evidence);
+        assert!(first >= 4 && second >= 4, "{first} and {second} cycles; asked for {:?}", forced.data.asked);
+        assert_eq!(measuring, 0, "by itself, the service does not collect");
+        let requests = &evidence.signals.requests.data;
+        assert_eq!((requests.warmup.intended, requests.measure.intended, requests.tail.intended), (180, 180, 60));
+        assert_eq!(requests.tail.succeeded, 60);
+        assert_eq!(uaa::last(&requests.completed), 420, "the load goes on in the tail");
+    }
+}
+
+/// GOGC alone would allow 40 MiB.
+#[test]
+fn the_goal_under_a_memory_limit_is_the_runtimes_own() {
+    if can_attach() {
+        const LIMIT: u64 = 24 << 20;
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = small(18140, directory.path());
+        plan.phases = PhaseLengths { warmup_ms: 500, measure_ms: 1000, drain_ms: 500, drain_max_ms: 500 };
+        let limits = [("GOGC", "1000".to_owned()), ("GOMEMLIMIT", LIMIT.to_string())];
+        plan.env = limits.map(|(name, value)| (name.to_owned(), value)).into();
+        let (evidence, truth) = run(&plan, directory.path(), |port| post(port, "/debug/gc?n=2"));
+        uaa::assert_equal(&evidence.signals, &truth);
+        uaa::assert_go_memory(&evidence.signals, &truth);
+        assert!(truth.heap_goal < LIMIT, "{}", truth.heap_goal);
+    }
+}
+
+/// Nothing but memgate's own connections wakes the runtime.
+#[test]
+fn the_live_heap_of_an_idle_service_is_read_too() {
+    if can_attach() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = small(18136, directory.path());
+        plan.load = Load::Command(vec!["sleep".to_owned(), "3600".to_owned()]);
+        let evidence = undisturbed(&plan, directory.path());
+        let ([first, second], measuring) = cycles(&evidence);
+        assert!(first >= 3 && second >= 3 && measuring == 0, "{first}, {measuring} and {second} cycles");
+    }
+}
+
+#[test]
+fn a_service_without_gc_is_not_made_to_collect_and_has_no_tail() {
+    if can_attach() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = small(18137, directory.path());
+        plan.env = BTreeMap::from([("GOGC".to_owned(), "off".to_owned())]);
+        plan.phases = PhaseLengths { warmup_ms: 1500, measure_ms: 1000, drain_ms: 500, drain_max_ms: 500 };
+        let (evidence, truth) = run(&plan, directory.path(), |_| {});
+        assert_eq!(uaa::last(&evidence.signals.alloc_bytes.data), truth.total_alloc);
+        uaa::assert_missing(&evidence.signals.forced_collections, "GOGC is off");
+        assert_eq!((truth.num_gc, evidence.phases.tail), (0, None));
+        assert_eq!(evidence.signals.requests.data.tail, RequestCounts::default());
+    }
+}
+
+/// A load command that lasts as long as the measuring phase is no failure.
+#[test]
+fn a_load_command_may_end_in_the_tail() {
+    if can_attach() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = small(18138, directory.path());
+        let ending = directory.path().join("ending");
+        let script = format!("trap '' TERM; until [ -e {} ]; do sleep 0.05; done; echo done", ending.display());
+        plan.load = Load::Command(["sh", "-c", &script].map(str::to_owned).to_vec());
+        let files = logs(directory.path());
+        let progress = |progress| {
+            if matches!(progress, RunEvent::Collecting(_)) {
+                fs::write(&ending, "").unwrap();
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let evidence = runtime.block_on(agent::run(&plan, &files, &progress, &Cancel::never()));
+        let phases = evidence.unwrap_or_else(|error| panic!("{error:?}")).phases;
+        assert!(phases.tail.is_some() && phases.drain.is_some());
+        assert_eq!(fs::read_to_string(files.load_log).unwrap(), "done\n");
+    }
+}
+
+/// Goroutines that end by themselves, long after the configured drain.
+#[test]
+fn the_drain_lasts_while_goroutines_end() {
+    const HOLDS: &str = r#"package main
+
+import (
+	"net/http"
+	"os"
+	"time"
+)
+
+func main() {
+	http.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
+	http.HandleFunc("/hold", func(http.ResponseWriter, *http.Request) { go time.Sleep(6 * time.Second) })
+	panic(http.ListenAndServe(os.Args[1], nil))
+}
+"#;
+    if can_attach() {
+        let program = go::Program::new(HOLDS);
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = small(18139, directory.path());
+        plan.executable = program.build(&newest(), Platform::host(), go::Mode::Plain, "-w");
+        plan.args = vec!["127.0.0.1:18139".to_owned()];
+        plan.load = Load::Http(HttpLoad {
+            rate_per_second: 20.0,
+            connections: 2,
+            timeout_ms: 60_000,
+            requests: vec![request("GET", "http://127.0.0.1:18139/hold".to_owned())],
+        });
+        plan.phases = PhaseLengths { warmup_ms: 1000, measure_ms: 1000, drain_ms: 1000, drain_max_ms: 120_000 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let evidence = runtime.block_on(agent::run(&plan, &logs(directory.path()), &|_| {}, &Cancel::never()));
+        let evidence = evidence.unwrap_or_else(|error| panic!("{error:?}"));
+        let lasted = Duration::from_nanos(evidence.phases.drain.unwrap().length_ns());
+        assert!(lasted > Duration::from_secs(4), "the last goroutines ended 6 s after the load, and not {lasted:?}");
+        assert_eq!(left(&evidence.signals.goroutines.data), 0);
+    }
+}
+
 /// The entries from the start of the measuring phase.
 fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
     let start = evidence.phases.measure.unwrap().start_ns;
@@ -83,6 +252,13 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
     runtime
         .block_on(gobuild::build(&build(flags, tags), Platform::host(), &plan.executable, &Cancel::never()))
         .unwrap();
+    run(&plan, directory.path(), act)
+}
+
+/// Carries the plan out. Before the last reading, it calls `act`, asks the service for its figures, and then leaves the
+/// service alone.
+fn run(plan: &Plan, directory: &Path, act: impl Fn(u16)) -> (Evidence, Truth) {
+    let port = plan.ready.http.split([':', '/']).find_map(|part| part.parse().ok()).unwrap();
     let truth = RefCell::new(None);
     let progress = |progress| {
         if progress == RunEvent::Stopping {
@@ -90,10 +266,14 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
             truth.replace(Some(uaa::truth_at_rest(service(&plan.executable), port)));
         }
     };
-    let files =
-        RunLogs { service_log: directory.path().join("service.log"), load_log: directory.path().join("load.log") };
-    let evidence = runtime.block_on(agent::run(&plan, &files, &progress, &Cancel::never()));
+    let files = logs(directory);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let evidence = runtime.block_on(agent::run(plan, &files, &progress, &Cancel::never()));
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
+}
+
+fn logs(directory: &Path) -> RunLogs {
+    RunLogs { service_log: directory.join("service.log"), load_log: directory.join("load.log") }
 }
 
 /// The process that the agent started with this executable.
@@ -115,15 +295,19 @@ fn build(flags: &[&str], tags: &str) -> Build {
     }
 }
 
-fn plan(port: u16, directory: &Path) -> Plan {
-    let login = Request {
-        method: "POST".to_owned(),
-        url: format!("http://127.0.0.1:{port}/login"),
+fn request(method: &str, url: String) -> Request {
+    Request {
+        method: method.to_owned(),
+        url,
         headers: BTreeMap::new(),
         body: String::new(),
         weight: 1,
         expect: Vec::new(),
-    };
+    }
+}
+
+fn plan(port: u16, directory: &Path) -> Plan {
+    let login = request("POST", format!("http://127.0.0.1:{port}/login"));
     Plan {
         service: "uaa".to_owned(),
         platform: Platform::host(),
@@ -143,7 +327,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
             timeout_ms: 60_000,
             requests: vec![login],
         }),
-        phases: PhaseLengths { warmup_ms: 300, measure_ms: 500, drain_ms: 500 },
+        phases: PhaseLengths { warmup_ms: 300, measure_ms: 500, drain_ms: 500, drain_max_ms: 500 },
         seed: 1,
         stop_timeout_ms: 5000,
         collecting: Collecting::default(),

@@ -1,6 +1,6 @@
 //! The interface of the collectors, and the state that they share.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use memgate_goexe::FunctionTable;
 
@@ -24,6 +24,15 @@ pub enum Boundary {
     MeasureEnd,
     /// The drain has ended, and the service is about to be stopped.
     Drained,
+}
+
+/// A window in which memgate makes the runtime collect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its length.
+    pub length: Duration,
+    /// Where the service listens; `None` if memgate cannot wake it.
+    pub service: Option<SocketAddr>,
 }
 
 /// One reading of everything.

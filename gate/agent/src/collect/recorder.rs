@@ -13,14 +13,14 @@ use nix::unistd::Pid;
 
 use super::{
     code::Symboliser,
-    collector::{Boundary, Collector, Mapped, Reading, Scene},
+    collector::{Boundary, Collector, Mapped, Reading, Scene, Window},
     memory::{ProcessMemory, ServiceMemory},
     options::Options,
     programs::{Attached, attach},
     service::ServiceProcess,
     sources::{
-        Allocations, Attempt, CgroupCollector, CounterCollector, GcCpuCollector, GoroutineCollector, LiveHeapCollector,
-        MappingCollector, OffHeapCollector, PauseCollector, RefillCollector, RequestCollector, ResidentCollector,
+        Allocations, Attempt, CgroupCollector, CounterCollector, ForcedCollector, GcCpuCollector, GoMemoryCollector,
+        GoroutineCollector, LiveHeapCollector, MappingCollector, OffHeapCollector, PauseCollector, RefillCollector, RequestCollector, ResidentCollector,
         Touched,
     },
     worth::Ending,
@@ -57,6 +57,8 @@ struct Collectors {
     gc_cpu: GcCpuCollector,
     pauses: PauseCollector,
     live_heap: LiveHeapCollector,
+    forced: ForcedCollector,
+    go_memory: GoMemoryCollector,
     requests: RequestCollector,
     resident: ResidentCollector,
     allocations: Allocations,
@@ -70,12 +72,14 @@ struct Collectors {
 impl Collectors {
     /// Each collector, in the order of the calls. The counters come first, because they check the process, and others
     /// use their cycles and totals.
-    fn each(&mut self) -> [&mut dyn Collector; 10] {
+    fn each(&mut self) -> [&mut dyn Collector; 12] {
         let Self {
             counters,
             gc_cpu,
             pauses,
             live_heap,
+            forced,
+            go_memory,
             requests,
             resident,
             allocations,
@@ -86,7 +90,20 @@ impl Collectors {
             goroutines,
             refills,
         } = self;
-        [counters, gc_cpu, pauses, live_heap, requests, resident, allocations, off_heap, goroutines, refills]
+        [
+            counters,
+            gc_cpu,
+            pauses,
+            live_heap,
+            forced,
+            go_memory,
+            requests,
+            resident,
+            allocations,
+            off_heap,
+            goroutines,
+            refills,
+        ]
     }
 
     /// Passes a record to its collector.
@@ -151,6 +168,8 @@ impl Recorder {
             gc_cpu: GcCpuCollector::new(runtime),
             pauses: PauseCollector::new(runtime, memory, &attached),
             live_heap: LiveHeapCollector::new(&attached),
+            forced: ForcedCollector::new(runtime, memory),
+            go_memory: GoMemoryCollector::new(runtime),
             requests: RequestCollector::default(),
             resident: ResidentCollector::default(),
             allocations: Allocations::new(runtime, memory, platform, &attached),
@@ -167,6 +186,12 @@ impl Recorder {
     /// The tier that the collectors use.
     pub const fn tier(&self) -> Tier {
         self.attached.tier
+    }
+
+    /// When the goroutines were last counted, ns since launch, and their number (`runtime.NumGoroutine`); `None` before
+    /// the first reading.
+    pub fn goroutines(&self) -> Option<(u64, u64)> {
+        self.collectors.counters.goroutines()
     }
 
     /// Bytes allocated since the launch, at the last reading; `None` before the first one.
@@ -260,6 +285,21 @@ impl Recorder {
         }
     }
 
+    /// Whether the runtime collects when memgate asks for it, as far as memgate knows.
+    pub fn can_force_collections(&mut self) -> bool {
+        self.collectors.forced.is_possible(&self.scene)
+    }
+
+    /// Makes the runtime collect at intervals from now on, up to the window's end.
+    pub fn open(&mut self, window: Window) {
+        self.collectors.forced.open(window, &mut self.scene);
+    }
+
+    /// Closes the window. From now on the runtime collects only when it wants to.
+    pub fn close_window(&mut self) {
+        self.collectors.forced.close(&mut self.scene);
+    }
+
     /// Reads everything at once, as at a boundary.
     pub fn read_all(&mut self) {
         self.sample();
@@ -326,6 +366,8 @@ impl Recorder {
             other_pauses: pauses.other_pauses,
             world_stops: pauses.world_stops,
             gc_cpu: collectors.gc_cpu.into_signal(worth.clone()),
+            forced_collections: collectors.forced.into_signal(&ending),
+            go_memory: collectors.go_memory.into_signal(worth.clone()),
             live_heap: collectors.live_heap.into_signal(&ending, worth),
             alloc_bytes: counters.alloc_bytes,
             alloc_objects: counters.alloc_objects,

@@ -11,7 +11,10 @@ use std::{
 
 use memgate_evidence::error::{Error, Result, Stage};
 
-use super::{collector::Boundary, recorder::Recorder};
+use super::{
+    collector::{Boundary, Window},
+    recorder::Recorder,
+};
 use crate::load::Progress;
 
 /// The time between two ticks of the recorder.
@@ -28,6 +31,14 @@ pub enum Requested {
     Requests(Arc<Progress>),
     /// Adds the processes of the service's cgroup, and its transparent huge pages since the launch.
     Cgroup(Vec<nix::unistd::Pid>, Option<u64>),
+    /// Makes the runtime collect at intervals from now on.
+    Open(Window),
+    /// Ends that.
+    CloseWindow,
+    /// Asks whether the runtime can be made to collect.
+    CanForceCollections(SyncSender<bool>),
+    /// Asks for the goroutines at the last reading.
+    Goroutines(SyncSender<Option<(u64, u64)>>),
 }
 
 /// The running thread.
@@ -57,6 +68,28 @@ impl Sampler {
     pub fn request(&self, what: Requested) -> Result<()> {
         let (done, wait) = sync_channel(1);
         self.requests.send((what, done)).map_err(|_| failure("it ended early"))?;
+        wait.recv().map_err(|_| failure("it ended early"))
+    }
+
+    /// Whether the runtime can be made to collect.
+    ///
+    /// # Errors
+    /// Fails if the thread has died.
+    pub fn can_force_collections(&self) -> Result<bool> {
+        self.ask(Requested::CanForceCollections)
+    }
+
+    /// When the goroutines were last counted, ns since launch, and their number; `None` if it is not known.
+    ///
+    /// # Errors
+    /// Fails if the thread has died.
+    pub fn goroutines(&self) -> Result<Option<(u64, u64)>> {
+        self.ask(Requested::Goroutines)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(SyncSender<T>) -> Requested) -> Result<T> {
+        let (answer, wait) = sync_channel(1);
+        self.request(question(answer))?;
         wait.recv().map_err(|_| failure("it ended early"))
     }
 
@@ -101,6 +134,15 @@ fn perform(recorder: &mut Recorder, what: Requested) {
         Requested::Boundary(boundary) => recorder.reach(boundary),
         Requested::Requests(progress) => recorder.watch_requests(progress),
         Requested::Cgroup(processes, thp_events) => return recorder.see_cgroup(&processes, thp_events),
+        Requested::Open(window) => return recorder.open(window),
+        Requested::CloseWindow => return recorder.close_window(),
+        Requested::CanForceCollections(to) => return answer(&to, recorder.can_force_collections()),
+        Requested::Goroutines(to) => return answer(&to, recorder.goroutines()),
     }
     recorder.read_all();
+}
+
+/// Answers a question. The caller may no longer wait.
+fn answer<T>(to: &SyncSender<T>, answer: T) {
+    let _ = to.send(answer);
 }

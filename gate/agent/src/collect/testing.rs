@@ -452,6 +452,8 @@ pub(super) fn nothing() -> Runtime {
     Runtime {
         alloc_counters: Err(unknown()),
         gc_totals: Err(unknown()),
+        gc_trigger: Err(unknown()),
+        go_memory: Err(unknown()),
         gc_cpu: Err(unknown()),
         goroutine_count: Err(unknown()),
         goroutine_list: Err(unknown()),

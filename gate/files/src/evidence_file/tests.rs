@@ -24,6 +24,7 @@ fn requests() -> Requests {
         completed: series(&[10, 20]),
         warmup: RequestCounts { intended: 10, succeeded: 10, failed: BTreeMap::new() },
         measure: RequestCounts { intended: 12, succeeded: 10, failed },
+        tail: RequestCounts::default(),
         latency: Histogram { value_ns: vec![1_000, 2_000], count: vec![9, 1] },
     }
 }
@@ -64,7 +65,7 @@ fn evidence() -> Evidence {
             runner: Runner::Qemu,
             memgate: "0.1.0".into(),
         },
-        phases: Phases { warmup: None, measure: Some(TimeSpan { start_ns: 1, end_ns: 2 }), drain: None },
+        phases: Phases { warmup: None, measure: Some(TimeSpan { start_ns: 1, end_ns: 2 }), tail: None, drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },
         tier: Tier::T2,
         options: vec!["--tier".into(), "T2".into()],
