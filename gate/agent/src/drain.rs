@@ -46,9 +46,8 @@ impl Falling {
     /// Whether goroutines of the load are left and end, at the time of the last reading. On a busy machine that may be a
     /// while ago.
     pub(super) fn goes_on(&self) -> bool {
-        let falls = |(least, at_ns): (u64, u64)| {
-            least > self.idle && self.last_ns.saturating_sub(at_ns) < self.quiet_ns
-        };
+        let falls =
+            |(least, at_ns): (u64, u64)| least > self.idle && self.last_ns.saturating_sub(at_ns) < self.quiet_ns;
         self.has_fallen && self.least.is_some_and(falls)
     }
 }

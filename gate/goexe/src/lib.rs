@@ -32,7 +32,8 @@ pub use offsets::FIELDS;
 pub use pclntab::{Frame, Function, FunctionTable};
 pub use runtime::{
     AllocCounters, AllocSampleSite, Fact, GcCpuLayout, GcGoal, GcTotals, GcTrigger, GoMemoryLayout, GoroutineCount,
-    GoroutineList, HeapProfileLayout, LiveHeap, MmapSite, Mmaps, PauseSites, RefillSites, Runtime, Spans, Threads, WorldStarts,
+    GoroutineList, HeapProfileLayout, LiveHeap, MmapSite, Mmaps, PauseSites, RefillSites, Runtime, Spans, Threads,
+    WorldStarts,
 };
 
 use code::Code;

@@ -194,7 +194,7 @@ fn a_load_command_may_end_in_the_tail() {
     }
 }
 
-/// Goroutines that end by themselves, long after the configured drain.
+/// Goroutines that end by themselves, long after the configured drain. The first of them end before the load does.
 #[test]
 fn the_drain_lasts_while_goroutines_end() {
     const HOLDS: &str = r#"package main
@@ -223,7 +223,7 @@ func main() {
             timeout_ms: 60_000,
             requests: vec![request("GET", "http://127.0.0.1:18139/hold".to_owned())],
         });
-        plan.phases = PhaseLengths { warmup_ms: 1000, measure_ms: 1000, drain_ms: 1000, drain_max_ms: 120_000 };
+        plan.phases = PhaseLengths { warmup_ms: 4000, measure_ms: 3000, drain_ms: 1000, drain_max_ms: 120_000 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let evidence = runtime.block_on(agent::run(&plan, &logs(directory.path()), &|_| {}, &Cancel::never()));
         let evidence = evidence.unwrap_or_else(|error| panic!("{error:?}"));

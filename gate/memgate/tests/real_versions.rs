@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, path::PathBuf, thread};
 use common::{
     can_attach, go, repository,
     uaa::{
-        ProfileSite, Truth, Watched, assert_cpu_time, assert_equal, assert_exact, assert_go_memory, assert_goroutine_sites, assert_stops,
-        attributed_to_forgotten_mappings, left,
+        ProfileSite, Truth, Watched, assert_cpu_time, assert_equal, assert_exact, assert_go_memory,
+        assert_goroutine_sites, assert_stops, attributed_to_forgotten_mappings, left,
     },
 };
 use memgate_agent::collect::Boundary;

@@ -20,8 +20,8 @@ use super::{
     service::ServiceProcess,
     sources::{
         Allocations, Attempt, CgroupCollector, CounterCollector, ForcedCollector, GcCpuCollector, GoMemoryCollector,
-        GoroutineCollector, LiveHeapCollector, MappingCollector, OffHeapCollector, PauseCollector, RefillCollector, RequestCollector, ResidentCollector,
-        Touched,
+        GoroutineCollector, LiveHeapCollector, MappingCollector, OffHeapCollector, PauseCollector, RefillCollector,
+        RequestCollector, ResidentCollector, Touched,
     },
     worth::Ending,
 };

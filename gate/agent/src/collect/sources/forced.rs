@@ -109,7 +109,8 @@ impl ForcedCollector {
 
     /// Whether the runtime collects on request, as far as memgate knows.
     pub(in crate::collect) fn is_possible(&mut self, scene: &Scene) -> bool {
-        let is_off = self.layout.as_ref().ok().map(|layout| Trigger { memory: &scene.memory, layout: *layout }.is_off());
+        let is_off =
+            self.layout.as_ref().ok().map(|layout| Trigger { memory: &scene.memory, layout: *layout }.is_off());
         match is_off {
             Some(Ok(true)) => note(&mut self.refused, GOGC_OFF),
             Some(Err(error)) => note(&mut self.refused, error.to_string()),
@@ -179,12 +180,7 @@ const GOGC_OFF: &str =
     "GOGC is off, so the runtime collects only at its memory limit, and memgate cannot make it collect";
 
 impl Open {
-    fn proceed(
-        &mut self,
-        trigger: Trigger<'_>,
-        now_ns: u64,
-        since_launch: impl Fn(u64) -> u64,
-    ) -> Result<(), String> {
+    fn proceed(&mut self, trigger: Trigger<'_>, now_ns: u64, since_launch: impl Fn(u64) -> u64) -> Result<(), String> {
         let failed = |error: nix::Error| format!("memgate cannot make the runtime collect: {error}");
         let last = trigger.last().map_err(failed)?;
         if let Some(request) = &mut self.request {

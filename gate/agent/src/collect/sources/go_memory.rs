@@ -100,8 +100,7 @@ fn read(memory: &ServiceMemory, layout: &Layout) -> nix::Result<Words> {
     ];
     let each = |field: &Field| {
         let first = layout.heap_stats.wrapping_add(field.offset);
-        (0..GENERATIONS)
-            .map(move |generation| first.wrapping_add(generation.wrapping_mul(layout.heap_stats_size)))
+        (0..GENERATIONS).map(move |generation| first.wrapping_add(generation.wrapping_mul(layout.heap_stats_size)))
     };
     let single = [*heap_in_use, *heap_free, *heap_live].into_iter().chain(by_goal);
     let sums = each(in_stacks).chain(in_other.iter().flat_map(each)).chain(*other);
@@ -196,7 +195,10 @@ mod tests {
         // 25 MiB are mapped, 15 MiB of them objects and 4 MiB free. So 6 MiB cannot become objects, and 1 MiB stays free.
         assert_eq!(Goal { limit: 25 * MIB, ..goal() }.bytes(), 18 * MIB);
         // 3 % are more than 1 MiB.
-        assert_eq!(Goal { limit: 1006 * MIB, by_percent: u64::MAX, ..goal() }.bytes(), 1000 * MIB - 1000 * MIB / 100 * 3);
+        assert_eq!(
+            Goal { limit: 1006 * MIB, by_percent: u64::MAX, ..goal() }.bytes(),
+            1000 * MIB - 1000 * MIB / 100 * 3
+        );
         // The limit is exceeded by 5 MiB; the goal is not below what is alive.
         assert_eq!(Goal { limit: 20 * MIB, ..goal() }.bytes(), 10 * MIB);
         assert_eq!(Goal { limit: 4 * MIB, ..goal() }.bytes(), 10 * MIB, "the rest alone exceeds the limit");
