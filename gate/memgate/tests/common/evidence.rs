@@ -31,6 +31,8 @@ pub fn healthy(run: u32, bytes: u64) -> Evidence {
             cpus: 2,
             runner: Runner::Native,
             memgate: "0.1.0".to_owned(),
+            build: BTreeMap::new(),
+            variables: BTreeMap::new(),
         },
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
         ending: Ending::Stopped,

@@ -3,6 +3,7 @@
 mod allocations;
 mod cgroup;
 mod counters;
+mod descriptors;
 mod gc_cpu;
 mod goroutines;
 mod live_heap;
@@ -16,6 +17,7 @@ mod resident;
 pub(super) use allocations::Allocations;
 pub(super) use cgroup::CgroupCollector;
 pub(super) use counters::{CounterCollector, Counters};
+pub(super) use descriptors::DescriptorCollector;
 pub(super) use gc_cpu::GcCpuCollector;
 pub(super) use goroutines::GoroutineCollector;
 pub(super) use live_heap::LiveHeapCollector;
