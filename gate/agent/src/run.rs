@@ -19,8 +19,9 @@ use super::{
     collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler, Window},
     drain::Falling,
     environment,
-    launch::{self, Exit, LaunchError, ServiceProcess},
+    launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
     load::{self, Endpoint, LoadCommand, LoadHandle, Schedule},
+    log::LogEnd,
     ready, rest,
 };
 use crate::cancel::Cancel;
@@ -112,7 +113,8 @@ pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: 
     event(RunEvent::Launching);
     let started_at = jiff::Timestamp::now().to_string();
     let mut running = Running::launch(plan, &exe, logs)?;
-    let environment = environment::describe(&exe);
+    let environment = environment::describe(&exe, &plan.env);
+    running.notes.extend(environment::notes(&environment));
     // The executable is large, and the collectors have copied what they need.
     drop(exe);
     give_memory_back();
@@ -160,6 +162,7 @@ impl Running {
         let mut recorder = Recorder::attach(exe, stopped.pid(), Clock::start().map_err(clock)?, options)?;
         let clock = Clock::start().map_err(clock)?;
         recorder.set_clock(clock);
+        recorder.watch_cgroup(stopped.cgroup().files().clone());
         let service = stopped.resume()?;
         let sampler = Sampler::start(recorder)?;
         let phases = Phases { warmup: None, measure: None, tail: None, drain: None };
@@ -177,6 +180,10 @@ impl Running {
         // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
+        // A service that ends without load has failed to start, whatever it answered meanwhile.
+        if let Some(exit) = self.service.ended() {
+            return Err(ended_early(plan, logs, exit, Unseen::Load));
+        }
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
         let idle = self.sampler.goroutines()?.map(|(_, goroutines)| goroutines);
         let [warmup, measure] = [plan.phases.warmup_ms, plan.phases.measure_ms].map(Duration::from_millis);
@@ -209,12 +216,9 @@ impl Running {
     }
 
     async fn wait_until_ready(&mut self, plan: &Plan, logs: &RunLogs) -> Result<()> {
-        let log = &logs.service_log;
         tokio::select! {
-            ready = ready::wait_ready(&plan.ready) => ready.map(|_| ()),
-            exit = self.service.end() => {
-                Err(LaunchError::EndedEarly { service: plan.service.clone(), exit, log: log.clone() }.into())
-            }
+            ready = ready::wait_ready(&plan.ready, &logs.service_log) => ready.map(|_| ()),
+            exit = self.service.end() => Err(ended_early(plan, logs, exit, Unseen::Readiness)),
         }
     }
 
@@ -294,22 +298,14 @@ impl Running {
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Watches service, processes and load until `end` or the end of the service.
+    /// Watches service and load until `end` or the end of the service.
     async fn watch(&mut self, end: Instant, load: &RunningLoad) -> Result<()> {
-        let mut next_reading = Instant::now();
         while Instant::now() < end {
             if let Some(exit) = self.service.ended() {
                 self.early_end = Some((exit, self.clock.now_ns()));
                 return Ok(());
             }
             load.check()?;
-            // Reading it makes the kernel sum up the counts of its CPUs.
-            let due = Instant::now() >= next_reading;
-            let thp_events = if due { self.service.cgroup().huge_pages() } else { None };
-            if due {
-                next_reading += Duration::from_millis(500);
-            }
-            self.sampler.request(Requested::Cgroup(self.service.processes(), thp_events))?;
             tokio::time::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50))).await;
         }
         Ok(())
@@ -333,7 +329,8 @@ impl Running {
         let ending = self.early_end.map_or(Ending::Stopped, |(exit, at_ns)| early_ending(exit, at_ns));
         let recorder = self.sampler.finish()?;
         let tier = recorder.tier();
-        let oom_kills = self.service.cgroup().oom_kills().map_err(|error| in_full(&error));
+        let oom_kills = self.service.cgroup().files().oom_kills().map_err(|error| in_full(&error));
+        self.notes.extend(recorder.notes(oom_kills.as_ref().ok().copied()));
         let in_time = self.service.stop(Duration::from_millis(plan.stop_timeout_ms)).await;
         let ending = if in_time { ending } else { Ending::Killed { after_ms: plan.stop_timeout_ms } };
         if !in_time {
@@ -424,6 +421,11 @@ impl RunningLoad {
 fn window(plan: &Plan, end: Instant) -> Window {
     let service = Endpoint::of(&plan.ready.http).ok().and_then(|(endpoint, _)| endpoint.addresses.first().copied());
     Window { length: end.saturating_duration_since(Instant::now()), service }
+}
+
+fn ended_early(plan: &Plan, logs: &RunLogs, exit: Exit, before: Unseen) -> Error {
+    let log = logs.service_log.clone();
+    LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output: LogEnd::of(&log), log }.into()
 }
 
 fn early_ending(exit: Exit, at_ns: u64) -> Ending {

@@ -74,6 +74,13 @@ pub struct Environment {
     pub runner: Runner,
     /// Version of memgate that measured.
     pub memgate: String,
+    /// Settings of the build that move figures, as `go version -m` lists them: `-race`, `-msan`, `-asan`, `-cover` and
+    /// `-tags`, the level of the processor (`GOAMD64`, `GOARM64`), `GOEXPERIMENT` and
+    /// `DefaultGODEBUG`. Empty before Go 1.18.
+    pub build: BTreeMap<String, String>,
+    /// Variables given to the service that move figures: `GOGC`, `GOMEMLIMIT`, `GOMAXPROCS` and `GODEBUG`. What the
+    /// service itself sets is not in it.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// The phases as they were. A phase that the service did not reach is missing.
@@ -191,10 +198,23 @@ signals! {
     /// Goroutines other than the runtime's own (`runtime.NumGoroutine`). The first entry is from before the load, the
     /// last from the end of the drain.
     goroutines: Series,
-    /// Resident set, bytes.
+    /// Resident set, bytes: the sum over the processes of the service's cgroup.
     rss: Series,
-    /// Resident set by kind.
+    /// Resident set by kind, at the same times and over the same processes as `rss`.
     rss_kinds: RssKinds,
+    /// Swapped-out anonymous memory, bytes: the sum over the same processes (`VmSwap` of /proc/PID/status).
+    swap: Series,
+    /// Threads of the same processes. The first entry is from before the load, the last from the end of the drain.
+    threads: Series,
+    /// Open file descriptors of the processes of the service's cgroup. The first entry is from before the load, the last
+    /// from the end of the drain.
+    fds: Series,
+    /// Memory that is charged to the service's cgroup, by kind. All processes of the cgroup are in it, and what is in no
+    /// process, such as files on a tmpfs.
+    cgroup_memory: CgroupMemory,
+    /// Largest working set of the service's cgroup among the readings of the measuring phase, bytes: what is charged,
+    /// less the inactive file pages.
+    cgroup_peak: u64,
     /// Anonymous memory in transparent huge pages, bytes.
     huge_pages: Series,
     /// Transparent huge pages since the launch that the kernel allocated at a fault or assembled later.
@@ -418,6 +438,31 @@ pub struct RssKinds {
     pub file: Vec<u64>,
     /// Shared memory.
     pub shared: Vec<u64>,
+}
+
+/// Memory of a cgroup by kind, bytes, in columns of equal length; times do not decrease. A kind that the kernel does not
+/// report has no column.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupMemory {
+    /// When, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Anonymous memory: heaps and stacks (`anon` of memory.stat; `total_rss` in version 1).
+    pub anon: Vec<u64>,
+    /// Pages of files, and of shared memory too (`file`; `total_cache` in version 1).
+    pub file: Vec<u64>,
+    /// Shared memory and files on a tmpfs (`shmem`; `total_shmem` in version 1).
+    pub shmem: Vec<u64>,
+    /// Memory of the kernel: stacks, page tables, slabs and more (`kernel`, since Linux 5.18; memory.kmem.usage_in_bytes
+    /// in version 1).
+    pub kernel: Option<Vec<u64>>,
+    /// Pages of files that the kernel frees first (`inactive_file`; `total_inactive_file` in version 1).
+    pub inactive_file: Vec<u64>,
+    /// Swapped-out memory, which does not count in `current` (memory.swap.current; `total_swap` in version 1).
+    pub swap: Option<Vec<u64>>,
+    /// Everything that counts against the memory limit (memory.current; memory.usage_in_bytes in version 1). The kernel
+    /// sums the kinds up later than this number, so their sum may differ by some pages for each CPU.
+    pub current: Vec<u64>,
 }
 
 /// Durations in columns of equal length; times do not decrease.

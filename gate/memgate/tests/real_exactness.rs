@@ -4,7 +4,13 @@
 
 mod common;
 
-use std::{cell::RefCell, collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use common::{
     busy::{self, HeldUp},
@@ -233,6 +239,108 @@ func main() {
     }
 }
 
+#[test]
+fn figures_of_the_process_and_its_cgroup_equal_the_kernels_own() {
+    if can_attach() {
+        let kernels = RefCell::new(None);
+        let (evidence, _) = measure_with(
+            18141,
+            &[],
+            "",
+            |_| (),
+            |service| {
+                kernels.replace(Some(Kernels::read(service)));
+            },
+        );
+        let kernels = kernels.take().unwrap();
+        let signals = &evidence.signals;
+        assert_eq!(uaa::last(&signals.threads.data), kernels.threads, "Threads");
+        assert_eq!(uaa::last(&signals.fds.data), kernels.fds, "entries of fd");
+        assert_eq!((&signals.swap.exactness, uaa::last(&signals.swap.data)), (&Exactness::Sampled, kernels.swap));
+        // Both series begin before the load, and end after the drain.
+        let (warmup, drain) = (evidence.phases.warmup.unwrap(), evidence.phases.drain.unwrap());
+        for series in [&signals.threads.data, &signals.fds.data] {
+            let [first, .., last] = series.at_ns.as_slice() else { panic!("{series:?}") };
+            assert!(*first < warmup.start_ns && *last >= drain.end_ns, "{first}, {last}, {:?}", evidence.phases);
+        }
+        let memory = &signals.cgroup_memory.data;
+        assert_eq!(signals.cgroup_memory.exactness, Exactness::Sampled);
+        // The service is at rest. The kernel moves what it counts in batches for each CPU.
+        const BATCHES: u64 = 2 << 20;
+        let lasts =
+            [("anon", &memory.anon), ("file", &memory.file), ("shmem", &memory.shmem), ("current", &memory.current)];
+        for (name, column) in lasts {
+            let (ours, theirs) = (*column.last().unwrap(), kernels.memory[name]);
+            assert!(ours.abs_diff(theirs) <= BATCHES, "{name}: {ours}, and the kernel says {theirs}");
+        }
+        // What the process has is in its cgroup.
+        let anonymous = *signals.rss_kinds.data.anonymous.last().unwrap();
+        assert!(
+            anonymous > 1 << 20 && anonymous.abs_diff(*memory.anon.last().unwrap()) <= BATCHES,
+            "{anonymous}, {memory:?}"
+        );
+        assert!(*memory.kernel.as_ref().unwrap().last().unwrap() > 0, "{memory:?}");
+        let working_sets =
+            memory.current.iter().zip(&memory.inactive_file).map(|(current, file)| current.saturating_sub(*file));
+        let measured = memory.at_ns.iter().zip(working_sets);
+        let phase = evidence.phases.measure.unwrap();
+        let largest =
+            measured.filter(|(at_ns, _)| phase.contains(**at_ns)).map(|(_, bytes)| bytes).skip(1).max().unwrap();
+        assert!(signals.cgroup_peak.data >= largest, "{} and {largest}", signals.cgroup_peak.data);
+    }
+}
+
+/// What the kernel says of a process at rest and of its memory cgroup.
+struct Kernels {
+    threads: u64,
+    fds: u64,
+    swap: u64,
+    /// Bytes by the name in version 2.
+    memory: BTreeMap<&'static str, u64>,
+}
+
+impl Kernels {
+    fn read(service: Pid) -> Self {
+        common::busy::until_at_rest(service);
+        let status = fs::read_to_string(format!("/proc/{service}/status")).unwrap();
+        let number = |text: &str, name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix([' ', ':']));
+            line.unwrap_or_else(|| panic!("{name} in {text}")).trim().trim_end_matches(" kB").parse().unwrap()
+        };
+        let fds = fs::read_dir(format!("/proc/{service}/fd")).unwrap().count() as u64;
+        let (folder, names) = memory_cgroup(service);
+        let stat = fs::read_to_string(folder.join("memory.stat")).unwrap();
+        let mut memory: BTreeMap<_, _> =
+            names[1..].iter().map(|(ours, theirs)| (*ours, number(&stat, theirs))).collect();
+        let current = fs::read_to_string(folder.join(names[0].1)).unwrap();
+        memory.insert("current", current.trim().parse().unwrap());
+        Self { threads: number(&status, "Threads"), fds, swap: 1024 * number(&status, "VmSwap"), memory }
+    }
+}
+
+/// The folder of the cgroup that has the process's memory, and the names there of what version 2 calls otherwise.
+fn memory_cgroup(service: Pid) -> (PathBuf, [(&'static str, &'static str); 4]) {
+    let cgroups = fs::read_to_string(format!("/proc/{service}/cgroup")).unwrap();
+    let of = |controller: &str| {
+        cgroups.lines().find_map(|line| line.split_once(controller)).map(|(_, path)| path.to_owned())
+    };
+    match of(":memory:/") {
+        Some(path) => {
+            let names = [
+                ("current", "memory.usage_in_bytes"),
+                ("anon", "total_rss"),
+                ("file", "total_cache"),
+                ("shmem", "total_shmem"),
+            ];
+            (Path::new("/sys/fs/cgroup/memory").join(path), names)
+        }
+        None => {
+            let names = [("current", "memory.current"), ("anon", "anon"), ("file", "file"), ("shmem", "shmem")];
+            (Path::new("/sys/fs/cgroup").join(of("0::/").unwrap()), names)
+        }
+    }
+}
+
 /// The entries from the start of the measuring phase.
 fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
     let start = evidence.phases.measure.unwrap().start_ns;
@@ -246,24 +354,36 @@ fn since_measuring(series: &Series, evidence: &Evidence) -> Series {
 /// Runs `uaa` under a small load. Between the drain and the last reading, it calls `act`, asks the service for its
 /// figures, and then leaves the service alone, however long that takes.
 fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidence, Truth) {
+    measure_with(port, flags, tags, act, |_| ())
+}
+
+/// The same, with a look at the process after that.
+fn measure_with(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16), look: impl Fn(Pid)) -> (Evidence, Truth) {
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(port, directory.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime
         .block_on(gobuild::build(&build(flags, tags), Platform::host(), &plan.executable, &Cancel::never()))
         .unwrap();
-    run(&plan, directory.path(), act)
+    run_with(&plan, directory.path(), act, look)
 }
 
 /// Carries the plan out. Before the last reading, it calls `act`, asks the service for its figures, and then leaves the
 /// service alone.
 fn run(plan: &Plan, directory: &Path, act: impl Fn(u16)) -> (Evidence, Truth) {
+    run_with(plan, directory, act, |_| ())
+}
+
+/// The same, with a look at the process after that.
+fn run_with(plan: &Plan, directory: &Path, act: impl Fn(u16), look: impl Fn(Pid)) -> (Evidence, Truth) {
     let port = plan.ready.http.split([':', '/']).find_map(|part| part.parse().ok()).unwrap();
     let truth = RefCell::new(None);
     let progress = |progress| {
         if progress == RunEvent::Stopping {
             act(port);
-            truth.replace(Some(uaa::truth_at_rest(service(&plan.executable), port)));
+            let service = service(&plan.executable);
+            truth.replace(Some(uaa::truth_at_rest(service, port)));
+            look(service);
         }
     };
     let files = logs(directory);

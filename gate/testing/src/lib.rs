@@ -82,6 +82,8 @@ pub fn environment() -> Environment {
         cpus: 2,
         runner: Runner::Native,
         memgate: "0.1.0".to_owned(),
+        build: BTreeMap::new(),
+        variables: BTreeMap::new(),
     }
 }
 

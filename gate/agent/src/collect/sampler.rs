@@ -29,8 +29,6 @@ pub enum Requested {
     Boundary(Boundary),
     /// Counts the requests of this load from now on, and reads everything at once.
     Requests(Arc<Progress>),
-    /// Adds the processes of the service's cgroup, and its transparent huge pages since the launch.
-    Cgroup(Vec<nix::unistd::Pid>, Option<u64>),
     /// Makes the runtime collect at intervals from now on.
     Open(Window),
     /// Ends that.
@@ -108,8 +106,10 @@ fn failure(what: &str) -> Error {
 }
 
 fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>) -> Recorder {
-    let mut next = Instant::now();
+    let mut next_tick = Instant::now();
+    let mut next_look = next_tick;
     loop {
+        let next = next_tick.min(next_look);
         match requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok((what, done)) => {
                 perform(&mut recorder, what);
@@ -117,8 +117,12 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
                 let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {
-                recorder.tick();
-                next += INTERVAL;
+                if next_look <= next_tick {
+                    next_look = Instant::now() + recorder.look();
+                } else {
+                    recorder.tick();
+                    next_tick += INTERVAL;
+                }
             }
             Err(RecvTimeoutError::Disconnected) => {
                 recorder.drain();
@@ -133,7 +137,6 @@ fn perform(recorder: &mut Recorder, what: Requested) {
         Requested::Reading => {}
         Requested::Boundary(boundary) => recorder.reach(boundary),
         Requested::Requests(progress) => recorder.watch_requests(progress),
-        Requested::Cgroup(processes, thp_events) => return recorder.see_cgroup(&processes, thp_events),
         Requested::Open(window) => return recorder.open(window),
         Requested::CloseWindow => return recorder.close_window(),
         Requested::CanForceCollections(to) => return answer(&to, recorder.can_force_collections()),

@@ -64,6 +64,8 @@ fn evidence() -> Evidence {
             cpus: 2,
             runner: Runner::Qemu,
             memgate: "0.1.0".into(),
+            build: BTreeMap::new(),
+            variables: BTreeMap::new(),
         },
         phases: Phases { warmup: None, measure: Some(TimeSpan { start_ns: 1, end_ns: 2 }), tail: None, drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },

@@ -3,6 +3,7 @@
 mod allocations;
 mod cgroup;
 mod counters;
+mod descriptors;
 mod forced;
 mod gc_cpu;
 mod go_memory;
@@ -18,6 +19,7 @@ mod resident;
 pub(super) use allocations::Allocations;
 pub(super) use cgroup::CgroupCollector;
 pub(super) use counters::{CounterCollector, Counters};
+pub(super) use descriptors::DescriptorCollector;
 pub(super) use forced::ForcedCollector;
 pub(super) use gc_cpu::GcCpuCollector;
 pub(super) use go_memory::GoMemoryCollector;
