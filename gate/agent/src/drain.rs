@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-/// How long the count may stay as it is and still counts as falling; less in a short drain.
-const QUIET: Duration = Duration::from_secs(2);
+/// How long the count may stay as it is and still counts as falling, ns; less at the end of a short drain.
+const QUIET_NS: u64 = 2_000_000_000;
 
 /// The number of goroutines in the drain.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Falling {
     /// For a drain of this length, after a load before which the service had `idle` goroutines. Connections that close
     /// at once must not lengthen a short drain, so only its second half counts.
     pub(super) fn new(idle: u64, drain: Duration) -> Self {
-        let quiet_ns = u64::try_from(QUIET.min(drain / 2).as_nanos()).unwrap_or(u64::MAX);
+        let quiet_ns = u64::try_from((drain / 2).as_nanos()).unwrap_or(u64::MAX).min(QUIET_NS);
         Self { idle, least: None, has_fallen: false, last_ns: 0, quiet_ns }
     }
 
@@ -44,11 +44,15 @@ impl Falling {
     }
 
     /// Whether goroutines of the load are left and end, at the time of the last reading. On a busy machine that may be a
-    /// while ago.
-    pub(super) fn goes_on(&self) -> bool {
+    /// while ago. Call it when the drain would end. A drain that is lengthened once waits the full time for the next low.
+    pub(super) fn goes_on(&mut self) -> bool {
         let falls =
             |(least, at_ns): (u64, u64)| least > self.idle && self.last_ns.saturating_sub(at_ns) < self.quiet_ns;
-        self.has_fallen && self.least.is_some_and(falls)
+        let goes_on = self.has_fallen && self.least.is_some_and(falls);
+        if goes_on {
+            self.quiet_ns = QUIET_NS;
+        }
+        goes_on
     }
 }
 
@@ -81,6 +85,18 @@ mod tests {
         assert!(!goes_on(10, 3000, &falls_at_first), "connections close at once, 1.6 s ago");
         assert!(goes_on(10, 4000, &falls_at_first), "2 s count in a longer drain");
         assert!(!goes_on(10, 0, &[60, 47]), "without a drain nothing is waited for");
+    }
+
+    #[test]
+    fn a_lengthened_drain_waits_longer_for_the_next_low() {
+        let mut falling = Falling::new(10, Duration::from_secs(1));
+        falling.see(0, 50);
+        falling.see(1_000_000_000, 40);
+        assert!(falling.goes_on());
+        falling.see(2_900_000_000, 40);
+        assert!(falling.goes_on(), "1.9 s after the last low");
+        falling.see(3_000_000_000, 40);
+        assert!(!falling.goes_on());
     }
 
     #[test]

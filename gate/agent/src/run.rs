@@ -279,10 +279,13 @@ impl Running {
         let mut falling = Falling::new(idle.unwrap_or(u64::MAX), least);
         while self.early_end.is_none() {
             let now = Instant::now();
-            let end = start + if falling.goes_on() { least.max(most) } else { least };
-            if now >= end {
+            let end = if now < start + least {
+                start + least
+            } else if now < start + most && falling.goes_on() {
+                start + most
+            } else {
                 break;
-            }
+            };
             self.watch(end.min(now + LOOK), &RunningLoad::None).await?;
             if let Some((at_ns, goroutines)) = self.sampler.goroutines()? {
                 falling.see(at_ns, goroutines);
