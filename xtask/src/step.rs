@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -52,6 +53,19 @@ pub(crate) fn capture(cmd: Cmd<'_>) -> Result<String> {
     finish(command, line)
 }
 
+/// Runs a step whose exit code is a result, and writes its output to the file `log`. Returns `None` if a signal ended it.
+///
+/// # Errors
+/// When it cannot be started, is interrupted, or the file cannot be written.
+pub(crate) fn outcome(cmd: Cmd<'_>, log: &Path) -> Result<Option<i32>> {
+    let line = announce(&cmd);
+    let mut command = Command::from(cmd);
+    let files = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
+    let (stdout, stderr) = files.into_diagnostic().wrap_err_with(|| format!("cannot write {}", log.display()))?;
+    command.stdout(stdout).stderr(stderr);
+    end(command, &line).map(|(status, _)| status.code())
+}
+
 /// Queries a tool silently: returns its stdout if the tool exists and succeeds. Only for queries whose failure is an
 /// answer ("is it installed?").
 pub(crate) fn probe(cmd: Cmd<'_>) -> Option<String> {
@@ -79,10 +93,19 @@ fn announce(cmd: &Cmd<'_>) -> String {
     line
 }
 
-fn finish(mut command: Command, line: String) -> Result<String> {
+fn finish(command: Command, line: String) -> Result<String> {
+    let (status, output) = end(command, &line)?;
+    if !status.success() {
+        return Err(Error::Failed { command: line, status }.into());
+    }
+    String::from_utf8(output).into_diagnostic().wrap_err_with(|| format!("`{line}` printed text that is not UTF-8"))
+}
+
+/// Runs a command to its end. Returns how it ended, and its stdout if that is a pipe.
+fn end(mut command: Command, line: &str) -> Result<(ExitStatus, Vec<u8>)> {
     forget_cargo_run(&mut command);
     command.stdin(Stdio::null());
-    let child = interrupt::spawn(&mut command).map_err(|source| Error::Start { command: line.clone(), source })?;
+    let child = interrupt::spawn(&mut command).map_err(|source| Error::Start { command: line.to_owned(), source })?;
     let mut child = child.ok_or(Error::Interrupted)?;
     let mut output = Vec::new();
     let read = child.stdout.take().map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut output));
@@ -91,11 +114,8 @@ fn finish(mut command: Command, line: String) -> Result<String> {
         return Err(Error::Interrupted.into());
     }
     read.into_diagnostic().wrap_err_with(|| format!("cannot read the output of `{line}`"))?;
-    let status: ExitStatus = status.into_diagnostic().wrap_err_with(|| format!("cannot wait for `{line}`"))?;
-    if !status.success() {
-        return Err(Error::Failed { command: line, status }.into());
-    }
-    String::from_utf8(output).into_diagnostic().wrap_err_with(|| format!("`{line}` printed text that is not UTF-8"))
+    let status = status.into_diagnostic().wrap_err_with(|| format!("cannot wait for `{line}`"))?;
+    Ok((status, output))
 }
 
 /// `cargo run`, which starts xtask, describes xtask in the environment. A step, or a Go service that memgate launches
@@ -175,5 +195,17 @@ mod tests {
         assert_eq!(probe(cmd!(sh, "false")), None);
         assert!(succeeds(cmd!(sh, "true")).unwrap());
         assert!(!succeeds(cmd!(sh, "false")).unwrap());
+    }
+
+    #[test]
+    fn an_exit_code_can_be_a_result() {
+        let (sh, dir) = (Shell::new().unwrap(), tempfile::tempdir().unwrap());
+        let log = dir.path().join("log");
+        let script = "echo out; echo error >&2; exit 3";
+        assert_eq!(outcome(cmd!(sh, "sh -c {script}"), &log).unwrap(), Some(3));
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "out\nerror\n");
+        let script = "kill -9 $$";
+        assert_eq!(outcome(cmd!(sh, "sh -c {script}"), &log).unwrap(), None);
+        assert!(outcome(cmd!(sh, "true"), &dir.path().join("none/log")).is_err());
     }
 }

@@ -1,5 +1,8 @@
-//! `cargo xtask bench`: measurements whose figures are in docs/. It prints them and judges nothing.
+//! `cargo xtask bench`: measurements whose figures are in docs/. It prints them. `field` also judges what memgate
+//! decided; the others judge nothing.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
+
+mod field;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -71,12 +74,15 @@ pub(crate) enum Bench {
         #[arg(long, value_parser = SERVICES, default_values = SERVICES)]
         service: Vec<String>,
     },
+    /// Whether memgate decides rightly on services for which nobody tuned it; fails if one verdict is wrong
+    /// (docs/explanation/field.md).
+    Field(field::Options),
 }
 
 /// Runs a measurement.
 ///
 /// # Errors
-/// When the set-up or a build fails, or when `memgate` cannot be run.
+/// When the set-up or a build fails, or when `memgate` cannot be run. `field` also if a verdict is wrong.
 pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
@@ -103,6 +109,7 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             in_guests(workspace, "faults", args)
         }
         Bench::Defects { times, platform, service } => defects(workspace, *times, platform, service),
+        Bench::Field(options) => field::run(workspace, options),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Go services as a distribution builds them: stripped, with C, and by that distribution's own Go. The tests measure
-//! them.
+//! some, and `cargo xtask bench field` measures others.
 
 use std::path::Path;
 
+use memgate_qemu::architecture::Architecture;
 use memgate_qemu::debian::Pin;
-use miette::{Context, IntoDiagnostic, Result};
+use miette::{Context, IntoDiagnostic, Result, miette};
 use xshell::cmd;
 
 use super::{Stamp, Tools, apt};
@@ -73,22 +74,136 @@ fn services() -> [Service; 4] {
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     for service in services() {
         if service.pin.architecture != "amd64" || cfg!(target_arch = "x86_64") {
-            install(tools, &service)?;
+            let stamp = Stamp::new(&service.pin.package, &service.pin.version, apt::source(&service.pin));
+            install(tools, &stamp, &service)?;
         }
     }
     Ok(())
 }
 
-fn install(tools: &Tools<'_>, Service { pin, files }: &Service) -> Result<()> {
-    let stamp = Stamp::new(&pin.package, &pin.version, apt::source(pin));
-    if tools.installed(&stamp).is_none() && !apt::has_debian()? {
+/// A package with a pin for each architecture. All are of the suite forky, which is the first with loong64. It is not
+/// released, and its packages change.
+struct Pinned {
+    package: &'static str,
+    version: &'static str,
+    /// Its directory in the archive.
+    pool: &'static str,
+    files: fn(Architecture) -> &'static [&'static str],
+    /// SHA-256 and size of the file.
+    sums: fn(Architecture) -> (&'static str, u64),
+}
+
+/// The services of fixtures-go/field/debian.yaml, and the C library that they are linked with.
+const FIELD: [Pinned; 4] = [
+    // Built by Go 1.26.5.
+    Pinned {
+        package: "caddy",
+        version: "2.11.4-1",
+        pool: "c/caddy",
+        files: |_| &["usr/bin/caddy", "usr/share/doc/caddy/copyright"],
+        sums: |architecture| match architecture {
+            Architecture::Amd64 => ("76f461ef3a123b18d77c4653a10b14d77b92c4ca13654a05236e9d5e9c49e3f3", 12_161_944),
+            Architecture::Arm64 => ("4a9b36ba25422e525b2409abdfc64e9b1b31f272e2b8ffb0d7a81ce8fc60e64a", 10_351_000),
+            Architecture::Loong64 => ("318a613b0dba17cbdf983398076fb4482bef20ea911cd9ad92a20f1c48b6f1ce", 10_761_140),
+        },
+    },
+    // Built by Go 1.27.2.
+    Pinned {
+        package: "nats-server",
+        version: "2.15.1-1",
+        pool: "n/nats-server",
+        files: |_| &["usr/sbin/nats-server", "usr/share/doc/nats-server/copyright"],
+        sums: |architecture| match architecture {
+            Architecture::Amd64 => ("31ef4ceaa84e8248d449e508472e3770c17c3695cb5cb0ee96e03912724ea884", 5_351_944),
+            Architecture::Arm64 => ("68923b614b6b5594bbd63ffdce7258c2155ec448fb4cb7efd099bf9273eca128", 4_498_220),
+            Architecture::Loong64 => ("749b60dfa3afc94412f66547a4b529004e669115dc9d63214df62cdb3913e0d2", 4_679_592),
+        },
+    },
+    // Built by Go 1.27.1.
+    Pinned {
+        package: "prometheus",
+        version: "3.5.3+ds1-6",
+        pool: "p/prometheus",
+        files: |_| &["usr/bin/prometheus", "usr/share/doc/prometheus/copyright"],
+        sums: |architecture| match architecture {
+            Architecture::Amd64 => ("593bcced02d8082688ea034dfc543848ad145c5f793aae5aad756c4dbdfa98da", 18_286_304),
+            Architecture::Arm64 => ("1ee56de93c47df84ba1c1e3c88479db19455db5d99ee59f6bedc7b48f5d120a4", 15_603_272),
+            Architecture::Loong64 => ("9f2f2ee3899dbf45efa73b451b8d1586b3addb650d4656b3395087032b7b9257", 16_172_808),
+        },
+    },
+    Pinned {
+        package: "libc6",
+        version: "2.43-7",
+        pool: "g/glibc",
+        files: |architecture| match architecture {
+            Architecture::Amd64 => &[
+                "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+                "usr/lib/x86_64-linux-gnu/libc.so.6",
+                "usr/share/doc/libc6/copyright",
+            ],
+            Architecture::Arm64 => &[
+                "usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1",
+                "usr/lib/aarch64-linux-gnu/libc.so.6",
+                "usr/share/doc/libc6/copyright",
+            ],
+            Architecture::Loong64 => &[
+                "usr/lib/loongarch64-linux-gnu/ld-linux-loongarch-lp64d.so.1",
+                "usr/lib/loongarch64-linux-gnu/libc.so.6",
+                "usr/share/doc/libc6/copyright",
+            ],
+        },
+        sums: |architecture| match architecture {
+            Architecture::Amd64 => ("5c71715c51103beb4fbba9fe9f8dff604af6610dfa71c70bff342f54a7860803", 1_866_392),
+            Architecture::Arm64 => ("2315e75157bf67622bb435724de8be3c4c6f5bb33f3f26e8310842ea66093c74", 1_458_588),
+            Architecture::Loong64 => ("b6346725a3b73f4dde5c9ba15d7399b15b45076e923d8a91dedfafc22c649efb", 1_357_144),
+        },
+    },
+];
+
+impl Pinned {
+    fn service(&self, architecture: Architecture) -> Service {
+        let Self { package, version, pool, files, sums } = self;
+        let (sha256, size) = sums(architecture);
+        let pin = Pin {
+            suite: "forky".into(),
+            architecture: architecture.name().into(),
+            package: (*package).into(),
+            version: (*version).into(),
+            sha256: sha256.into(),
+            size,
+            file: format!("pool/main/{pool}/{package}_{version}_{architecture}.deb"),
+        };
+        Service { pin, files: files(architecture) }
+    }
+}
+
+/// Makes directories such as `.tools/caddy-loong64` for the services of fixtures-go/field/debian.yaml. Their names have
+/// no version, because that file names them.
+///
+/// # Errors
+/// When the machine does not use Debian's archive, or when the archive does not have them.
+pub(crate) fn ensure_field(tools: &Tools<'_>, architecture: Architecture) -> Result<()> {
+    for pinned in FIELD {
+        let service = pinned.service(architecture);
+        let stamp = Stamp::new(pinned.package, architecture.name(), apt::source(&service.pin));
+        install(tools, &stamp, &service)?;
+        if tools.installed(&stamp).is_none() {
+            let help = "choose other cases with --case, or run it on Debian";
+            return Err(miette!(help = help, "Debian's {} is not there", pinned.package));
+        }
+    }
+    Ok(())
+}
+
+fn install(tools: &Tools<'_>, stamp: &Stamp, Service { pin, files }: &Service) -> Result<()> {
+    if tools.installed(stamp).is_none() && !apt::has_debian()? {
         eprintln!(
             "{} {} is left out: it comes from Debian, whose archive is not in use here",
             stamp.tool, stamp.version
         );
         return Ok(());
     }
-    tools.directory(&stamp, |scratch| {
+    tools.directory(stamp, |scratch| {
         let file = apt::fetch(pin, scratch).wrap_err("a newer one can be pinned in xtask/src/setup/services.rs")?;
         let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
         step::run(cmd!(tools.sh, "dpkg -x {file} {unpacked}"))?;
@@ -109,6 +224,8 @@ fn keep(unpacked: &Path, new: &Path, files: &[&str]) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -124,5 +241,21 @@ mod tests {
         kept.sort();
         assert_eq!(kept, ["a", "copyright"]);
         assert!(keep(&unpacked, &dir.path().join("none"), &["usr/bin/b"]).is_err(), "what is not there is missed");
+    }
+
+    #[test]
+    fn what_the_field_names_is_installed() {
+        let yaml = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures-go/field/debian.yaml");
+        let yaml = std::fs::read_to_string(yaml).unwrap();
+        let named = yaml.lines().filter_map(|line| line.split_once("../../.tools/"));
+        let named: BTreeSet<_> = named.map(|(_, path)| path.to_owned()).collect();
+        let installed = Architecture::ALL.into_iter().flat_map(|architecture| {
+            FIELD.into_iter().flat_map(move |pinned| {
+                let files = pinned.service(architecture).files.iter().filter(|file| !file.ends_with("/copyright"));
+                let name = |file: &&str| file.rsplit_once('/').unwrap().1.to_owned();
+                files.map(move |file| format!("{}-{architecture}/{}", pinned.package, name(file))).collect::<Vec<_>>()
+            })
+        });
+        assert_eq!(named, installed.collect());
     }
 }
