@@ -6,8 +6,8 @@ pub mod go;
 use std::collections::BTreeMap;
 
 use memgate_evidence::{
-    Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, Histogram, Pauses, Phases, RequestCounts,
-    Requests, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
+    CgroupMemory, Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, GoMemory, Histogram, Pauses, Phases,
+    RequestCounts, Requests, RssKinds, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
     platform::{Platform, Runner},
     tier::Tier,
 };
@@ -115,6 +115,13 @@ fn signals(random: &mut Random) -> Signals {
         alloc_objects: exact(every(tenth, |at| 10_000 + 10 * completed(at))),
         goroutines: exact(every(tenth, |at| if loaded(at) { 40 + random.below(5) } else { 10 })),
         rss: exact(every(tenth, |_| 50_000_000 + random.below(50_000))),
+        rss_kinds: exact(resident_by_kind()),
+        go_memory: exact(go_memory()),
+        threads: exact(every(tenth, |at| if loaded(at) { 12 } else { 10 })),
+        fds: exact(every(tenth, |at| if loaded(at) { 40 } else { 8 })),
+        swap: exact(every(tenth, |_| 0)),
+        cgroup_memory: exact(cgroup_memory()),
+        cgroup_peak: exact(60_000_000),
         rss_peak: exact(50_060_000),
         offheap: exact(every(SECOND / 2, |_| 4_000_000 + random.below(4_096))),
         mmap_latency: exact(mappings()),
@@ -140,6 +147,42 @@ fn stops(cycles: &Series) -> WorldStops {
     let reasons = [StopReason::GcSweepTermination, StopReason::GcMarkTermination];
     let reason = at_ns.iter().enumerate().map(|(index, _)| reasons[index % 2]).collect();
     WorldStops { reason, duration_ns: vec![50_000; at_ns.len()], tail_ns: vec![8_000; at_ns.len()], at_ns }
+}
+
+/// 40 MB of anonymous memory, of which 25 MB are the heap up to the goal of the GC, and 10 MB of files.
+fn resident_by_kind() -> RssKinds {
+    let Series { at_ns, value } = every(SECOND / 10, |_| 40_000_000);
+    let column = |bytes| vec![bytes; at_ns.len()];
+    RssKinds { anonymous: value, file: column(10_000_000), shared: column(0), at_ns }
+}
+
+fn go_memory() -> GoMemory {
+    let Series { at_ns, value } = every(SECOND / 10, |_| 20_000_000);
+    let column = |bytes| vec![bytes; at_ns.len()];
+    GoMemory {
+        heap_in_use: value,
+        heap_free: column(10_000_000),
+        heap_goal: column(25_000_000),
+        heap_live: column(20_000_000),
+        stacks: column(1_000_000),
+        runtime_other: column(3_000_000),
+        at_ns,
+    }
+}
+
+fn cgroup_memory() -> CgroupMemory {
+    let Series { at_ns, value } = every(SECOND / 10, |_| 60_000_000);
+    let column = |bytes| vec![bytes; at_ns.len()];
+    CgroupMemory {
+        anon: column(40_000_000),
+        file: column(12_000_000),
+        shmem: column(0),
+        kernel: Some(column(2_000_000)),
+        inactive_file: column(2_000_000),
+        swap: Some(column(0)),
+        current: value,
+        at_ns,
+    }
 }
 
 /// Two CPUs. The GC takes 5 % of their time.

@@ -274,6 +274,17 @@ metrics! {
         comparison: Some(within(1.0).or_less_than(0.005)),
         sites: [],
     }
+    /// Share of the measuring phase in which the world was stopped for any reason, with the part that the runtime does not count.
+    StwFraction {
+        name: "stw_fraction",
+        unit: Ratio,
+        quantity: Time,
+        pooling: Mean,
+        limit: unlimited(),
+        // Its variation between runs is not known yet, so only a baseline's limit applies.
+        comparison: None,
+        sites: [],
+    }
     /// 99th percentile of the time by which a stop of the world for the GC exceeds what the runtime counts, ns.
     GcPauseHiddenTailP99 {
         name: "gc_pause_hidden_tail_p99",
@@ -373,6 +384,17 @@ metrics! {
         comparison: None,
         sites: [LiveHeapGrowth],
     }
+    /// Slope of the live heap over completed requests, bytes per request: what a request leaves behind.
+    HeapLiveGrowthPerRequest {
+        name: "heap_live_growth_per_request",
+        unit: BytesPerRequest,
+        quantity: Count,
+        pooling: Mean,
+        limit: unlimited(),
+        // Is near zero, where a relative difference means nothing.
+        comparison: None,
+        sites: [LiveHeapGrowth],
+    }
     /// Most goroutines at any time.
     GoroutinesMax {
         name: "goroutines_max",
@@ -394,6 +416,50 @@ metrics! {
         // No leak is acceptable.
         comparison: None,
         sites: [GoroutinesLeft],
+    }
+    /// Most threads of the service's processes at any time.
+    ThreadsMax {
+        name: "threads_max",
+        unit: Count,
+        quantity: Count,
+        pooling: Mean,
+        limit: unlimited(),
+        // The runtime starts threads for blocking calls and keeps them, so their number varies.
+        comparison: Some(within(0.5).or_less_than(16.0)),
+        sites: [],
+    }
+    /// Threads that exist after the drain and did not exist before the load.
+    ThreadsLeaked {
+        name: "threads_leaked",
+        unit: Count,
+        quantity: Count,
+        pooling: Mean,
+        limit: unlimited(),
+        // The runtime keeps idle threads, so a few more are no leak.
+        comparison: Some(within(0.5).or_less_than(32.0)),
+        sites: [],
+    }
+    /// Most open file descriptors of the service's processes at any time.
+    FdsMax {
+        name: "fds_max",
+        unit: Count,
+        quantity: Count,
+        pooling: Mean,
+        limit: unlimited(),
+        // Depends on the number of connections.
+        comparison: Some(within(0.5).or_less_than(16.0)),
+        sites: [],
+    }
+    /// File descriptors that are open after the drain and were not open before the load.
+    FdsLeaked {
+        name: "fds_leaked",
+        unit: Count,
+        quantity: Count,
+        pooling: Mean,
+        limit: always(at_most(10.0)),
+        // A service opens a few on first use, which the limit allows.
+        comparison: None,
+        sites: [],
     }
     /// Largest resident set, bytes.
     RssPeak {
@@ -417,6 +483,28 @@ metrics! {
         comparison: None,
         sites: [LiveHeapGrowth, OffheapGrowth],
     }
+    /// Largest anonymous part of the resident set: heaps and stacks, without pages of files, bytes.
+    RssAnonPeak {
+        name: "rss_anon_peak",
+        unit: Bytes,
+        quantity: Count,
+        pooling: Mean,
+        limit: unlimited(),
+        // Depends on when the scavenger returned pages. 8 MiB more are no reason to stop a change.
+        comparison: Some(within(0.25).or_less_than(8.0 * MIB)),
+        sites: [LiveHeapGrowth, OffheapGrowth],
+    }
+    /// Slope of the anonymous resident set, less the Go heap up to the GC's goal, bytes per minute.
+    RssAnonGrowth {
+        name: "rss_anon_growth",
+        unit: BytesPerMinute,
+        quantity: Count,
+        pooling: Mean,
+        limit: always(growth_of(2e6, 0.02)),
+        // Is near zero, where a relative difference means nothing.
+        comparison: None,
+        sites: [OffheapGrowth],
+    }
     /// Peak of the resident memory that the Go runtime does not manage, bytes.
     OffheapPeak {
         name: "offheap_peak",
@@ -438,6 +526,39 @@ metrics! {
         // Is near zero, where a relative difference means nothing.
         comparison: None,
         sites: [OffheapGrowth],
+    }
+    /// Largest working set of the service's cgroup, without the file pages that the kernel frees first, bytes.
+    CgroupPeak {
+        name: "cgroup_peak",
+        unit: Bytes,
+        quantity: Count,
+        pooling: Mean,
+        limit: unlimited(),
+        // Depends on when the scavenger returned pages. 16 MiB more are no reason to stop a change.
+        comparison: Some(within(0.25).or_less_than(16.0 * MIB)),
+        sites: [LiveHeapGrowth, OffheapGrowth],
+    }
+    /// Slope of the cgroup's memory without pages of files, less the Go heap up to the GC's goal, bytes per minute.
+    CgroupGrowth {
+        name: "cgroup_growth",
+        unit: BytesPerMinute,
+        quantity: Count,
+        pooling: Mean,
+        limit: always(growth_of(4e6, 0.02)),
+        // Is near zero, where a relative difference means nothing.
+        comparison: None,
+        sites: [OffheapGrowth],
+    }
+    /// Most swapped-out memory of the service's processes, bytes.
+    SwapPeak {
+        name: "swap_peak",
+        unit: Bytes,
+        quantity: Count,
+        pooling: Mean,
+        limit: unlimited(),
+        // A service that swaps is slow, so the floor is small.
+        comparison: Some(within(0.25).or_less_than(1.0 * MIB)),
+        sites: [],
     }
     /// 99th percentile of the duration of the Go runtime's mappings, ns.
     MmapLatencyP99 {
@@ -493,6 +614,14 @@ metrics! {
         // No failed request is acceptable.
         comparison: None,
         sites: [],
+    }
+}
+
+impl Metric {
+    /// The signal without which nothing is expected of the metric, unless a baseline names it: not every machine has a
+    /// cgroup with a memory controller.
+    pub const fn optional_signal(self) -> Option<&'static str> {
+        if matches!(self, Self::CgroupGrowth) { Some("cgroup_memory") } else { None }
     }
 }
 

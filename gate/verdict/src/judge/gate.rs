@@ -7,7 +7,7 @@ use crate::{
     baseline::{Baseline, Expectation, Limit},
     metric::{Limits, Metric, Quantity},
     results::{GateResult, Need, Verdict},
-    summarise::{Pooled, Summary},
+    summarise::{Pooled, Summary, Trust},
 };
 
 /// The expectation of a metric.
@@ -46,6 +46,10 @@ pub fn limit_for_runs(metric: Metric, summary: &Summary, limits: Limits) -> Opti
     Some(LimitForRuns { limit, instead: (!holds).then(|| 2.0 * most.max(limit)) })
 }
 
+fn is_missing(summary: &Summary, signal: &str) -> bool {
+    summary.signals.iter().any(|note| note.name == signal && note.exactness == Trust::Missing)
+}
+
 impl Gate {
     /// The gate on a metric; `None` if nothing is expected of it. In a guest, a time that the baseline does not name is
     /// advisory.
@@ -71,7 +75,8 @@ impl Gate {
             Limit::Default => default.is_some(),
         };
         // `limit: none` alone says that nothing is expected.
-        let asked = has_limit || expectation.baseline.is_some() || stands_for_baseline;
+        let is_optional = entry.is_none() && metric.optional_signal().is_some_and(|signal| is_missing(summary, signal));
+        let asked = (has_limit && !is_optional) || expectation.baseline.is_some() || stands_for_baseline;
         let is_empty_entry = entry.is_some() && expectation.limit == Limit::Default;
         if !asked && !is_empty_entry {
             return None;

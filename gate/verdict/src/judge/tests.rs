@@ -16,7 +16,7 @@ use memgate_testing::environment;
 use super::*;
 use crate::{
     baseline::{Baseline, BaselineEnvironment, Expectation, Limit},
-    metric::{Limits, Metric},
+    metric::{Limits, Metric, Unit},
     results::{GateResult, Need, ServiceResult, Verdict, worst},
     summarise::{Estimate, Measurement, RunSummary, Summary, Unavailable},
 };
@@ -40,7 +40,8 @@ fn good_figures() -> BTreeMap<Metric, Measurement> {
     Metric::ALL
         .into_iter()
         .map(|metric| match metric {
-            Metric::HeapLiveGrowth | Metric::RssGrowth | Metric::OffheapGrowth => (metric, around(0.0, 1e5)),
+            _ if metric.unit() == Unit::BytesPerMinute => (metric, around(0.0, 1e5)),
+            Metric::FdsLeaked => (metric, exactly(0.0)),
             Metric::GoroutinesLeaked | Metric::OomKills => (metric, exactly(0.0)),
             Metric::RequestErrors => (metric, around(0.0001, 0.0001).map(|errors| Estimate { n: 30_000, ..errors })),
             Metric::GcCpuFraction => (metric, around(0.05, 0.01)),

@@ -80,10 +80,24 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
         Metric::SpanRefillMissRate => spans::refills(run).and_then(|refills| spans::miss_rate(&refills)),
         Metric::MmapLatencyP99 => spans::mappings(run).and_then(|mappings| stops::p99(&mappings, "mappings")),
         Metric::HeapLiveGrowth => growth::of_live_heap(run).and_then(|growth| growth::per_minute(&growth)),
+        Metric::HeapLiveGrowthPerRequest => {
+            let growth = growth::of_live_heap(run)?;
+            growth::per_request(&growth, rates::requests_per_minute(run)?)
+        }
+        Metric::RssAnonGrowth => growth::of_anonymous(run).and_then(|growth| growth::per_minute(&growth)),
+        Metric::CgroupGrowth => growth::of_cgroup(run).and_then(|growth| growth::per_minute(&growth)),
         Metric::RssGrowth => growth::of_resident_set(run).and_then(|growth| growth::per_minute(&growth)),
         Metric::OffheapGrowth => growth::of_off_heap(run).and_then(|growth| growth::per_minute(&growth)),
         Metric::GoroutinesMax => most(run, &signals.goroutines, "goroutine counts", 1),
-        Metric::GoroutinesLeaked => totals::goroutines_left(run).and_then(|left| totals::figure(&left)),
+        Metric::GoroutinesLeaked => left(run, &signals.goroutines, "goroutine counts"),
+        Metric::RssAnonPeak => totals::anonymous_peak(run).and_then(|peak| totals::figure(&peak)),
+        Metric::CgroupPeak => totals::cgroup_peak(run).and_then(|peak| totals::figure(&peak)),
+        Metric::SwapPeak => most(run, &signals.swap, "samples of swapped-out memory", 0),
+        Metric::ThreadsMax => most(run, &signals.threads, "thread counts", 1),
+        Metric::ThreadsLeaked => left(run, &signals.threads, "thread counts"),
+        Metric::FdsMax => most(run, &signals.fds, "counts of file descriptors", 0),
+        Metric::FdsLeaked => left(run, &signals.fds, "counts of file descriptors"),
+        Metric::StwFraction => stops::stopped_blocks(run).and_then(|blocks| pauses::stopped_share(&blocks)),
         Metric::RssPeak => totals::rss_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::OffheapPeak => most(run, &signals.offheap, "off-heap samples", 0),
         Metric::OomKills => totals::oom_kills(run).and_then(|kills| totals::figure(&kills)),
@@ -96,6 +110,10 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
 
 fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> Measurement {
     rates::per_request(run, total, what).and_then(|windows| rates::ratio_of_totals(&windows))
+}
+
+fn left(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Measurement {
+    totals::left(run, signal, what).and_then(|left| totals::figure(&left))
 }
 
 fn most(run: Run<'_>, signal: &Signal<Series>, what: &str, least: u64) -> Measurement {

@@ -1,4 +1,4 @@
-//! Signals that are sound by themselves, but cannot both be true.
+//! Signals that are sound by themselves, but cannot both be true, or say nothing of the service.
 //!
 //! Each signal is checked where it is used. These checks compare signals with each other. Which of the two is wrong is
 //! not known, so no metric that uses either has a figure.
@@ -27,15 +27,36 @@ const OF_ALLOCATIONS: &[Metric] = &[
     Metric::AllocsPerRequest,
     Metric::GcCycles,
     Metric::HeapLiveGrowth,
+    Metric::HeapLiveGrowthPerRequest,
 ];
 const OF_REQUESTS: &[Metric] = &[
     Metric::AllocBytesPerRequest,
     Metric::AllocsPerRequest,
     Metric::PageFaultsPerRequest,
+    Metric::HeapLiveGrowthPerRequest,
     Metric::RequestErrors,
     Metric::RequestLatencyP99,
 ];
-const OF_RESIDENT: &[Metric] = &[Metric::RssPeak, Metric::RssGrowth, Metric::OffheapPeak, Metric::OffheapGrowth];
+const OF_RESIDENT: &[Metric] = &[
+    Metric::RssPeak,
+    Metric::RssGrowth,
+    Metric::RssAnonPeak,
+    Metric::RssAnonGrowth,
+    Metric::OffheapPeak,
+    Metric::OffheapGrowth,
+];
+/// What an instrument in the executable moves: it keeps memory of its own.
+const OF_INSTRUMENTS: &[Metric] = &[
+    Metric::RssPeak,
+    Metric::RssGrowth,
+    Metric::RssAnonPeak,
+    Metric::RssAnonGrowth,
+    Metric::OffheapPeak,
+    Metric::OffheapGrowth,
+    Metric::CgroupPeak,
+    Metric::CgroupGrowth,
+    Metric::PageFaultsPerRequest,
+];
 const OF_CPU: &[Metric] = &[Metric::GcCpuFraction, Metric::GcCycles];
 const OF_PAUSES: &[Metric] =
     &[Metric::GcPauseP99, Metric::GcPauseP90, Metric::GcPauseMax, Metric::GcStwFraction, Metric::GcCpuFraction];
@@ -55,6 +76,7 @@ pub(super) fn find(run: Run<'_>) -> Vec<Contradiction> {
         (cycles_without_cpu(run), OF_CPU),
         (pauses_beyond_time(run), OF_PAUSES),
         (requests_that_differ(run), OF_REQUESTS),
+        (instrumented(run), OF_INSTRUMENTS),
     ];
     found.into_iter().filter_map(|(reason, metrics)| Some(Contradiction { reason: reason?, metrics })).collect()
 }
@@ -98,6 +120,13 @@ fn objects_without_bytes(run: Run<'_>) -> Option<String> {
 fn empty_heap(run: Run<'_>) -> Option<String> {
     let inside = Entries::of(&run.signals().live_heap, "live heap").ok()?.within(run.measure().ok()?);
     inside.value.contains(&0).then(|| "a live heap of 0 bytes, which is impossible".to_owned())
+}
+
+/// The detectors of races and of errors in memory keep records of their own, which the service does not free.
+fn instrumented(run: Run<'_>) -> Option<String> {
+    let build = &run.0.environment.build;
+    let flag = ["-race", "-msan", "-asan"].into_iter().find(|flag| build.get(*flag).is_some_and(|set| set == "true"))?;
+    Some(format!("the executable is built with {flag}, whose detector keeps memory of its own: measure another build"))
 }
 
 fn resident_beyond_peak(run: Run<'_>) -> Option<String> {

@@ -1,14 +1,15 @@
 //! Growth: slopes of the live heap, the resident set and other memory, and what their shape says.
 
-use memgate_evidence::{Series, Signal, TimeSpan};
+use memgate_evidence::{Exactness, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
     rates::live_heap,
     run::{Run, usable},
     series::{Entries, blocks, minutes_into},
-    stats::{Interval, MIN_POINTS, Slope, mean, slope, slope_of_stairs, smoothed},
+    stats::{Interval, MIN_POINTS, Slope, mean, median, slope, slope_of_stairs, smoothed},
 };
+use crate::{metric::Unit, units};
 
 /// A growth in bytes per minute.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,27 +65,188 @@ fn minutes_from(span: TimeSpan, at_ns: u64) -> f64 {
     (at_ns as f64 - span.start_ns as f64) / 60e9
 }
 
+/// The growth of the live heap as a figure of what a request leaves behind.
+pub(super) fn per_request(growth: &Growth, requests_per_minute: f64) -> Measurement {
+    let of_minute = per_minute(growth)?;
+    let of = |figure: f64| figure / requests_per_minute;
+    let Estimate { measured, low, high, .. } = of_minute;
+    Ok(Estimate { measured: of(measured), low: of(low), high: of(high), level: None, ..of_minute })
+}
+
 /// The growth of the resident set.
 pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
-    of_minima(run, &run.signals().rss, "resident-set samples", slope)
-}
-
-/// The growth of the resident off-heap memory. C's allocators and drivers seldom return any of it.
-pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
-    of_minima(run, &run.signals().offheap, "off-heap samples", slope_of_stairs)
-}
-
-/// The growth of a sampled series, from the minima of blocks: the memory that a service keeps shows between its peaks.
-fn of_minima(
-    run: Run<'_>,
-    signal: &Signal<Series>,
-    what: &str,
-    slope: fn(&[(f64, f64)]) -> Option<Slope>,
-) -> Result<Growth, Unavailable> {
+    let what = "resident-set samples";
     let span = run.measure()?;
-    let samples = Entries::of(signal, what)?.covering(span, what)?;
-    let growth = minima(samples, span).and_then(|points| growth(&points, slope));
-    growth.ok_or_else(|| Unavailable::because(format!("too few {what} in the measuring phase: measure longer")))
+    let samples = Entries::of(&run.signals().rss, what)?.covering(span, what)?;
+    let points: Vec<(u64, f64)> = samples.iter().map(|(at, bytes)| (at, bytes as f64)).collect();
+    of_blocks(span, &points, least, slope).ok_or_else(|| too_few(what))
+}
+
+/// The growth of the resident off-heap memory, without pages of files, which the kernel takes back. C's allocators and
+/// drivers seldom return any memory.
+pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
+    let what = "off-heap samples";
+    let span = run.measure()?;
+    let samples = Entries::of(&run.signals().offheap, what)?.covering(span, what)?;
+    let kinds = usable(&run.signals().rss_kinds, "resident set by kind")?;
+    let files = Entries::new(&kinds.at_ns, &kinds.file, "resident set by kind")?;
+    files.covering(span, "resident set by kind")?;
+    let before = files.at_or_before(span.start_ns);
+    let anonymous = samples.iter().map(|(at, bytes)| (at, bytes as f64 - (files.at_or_before(at) - before).max(0.0)));
+    of_blocks(span, &anonymous.collect::<Vec<_>>(), least, slope_of_stairs).ok_or_else(|| too_few(what))
+}
+
+/// The growth of the anonymous resident set. The Go heap counts only beyond the goal of the GC: below it, garbage waits
+/// for the next collection, and the live heap has a metric of its own.
+pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
+    let what = "samples of the anonymous resident set";
+    let span = run.measure()?;
+    let kinds = usable(&run.signals().rss_kinds, what)?;
+    let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?;
+    let go = GoMemory::of(run, span)?;
+    let beyond: Vec<(u64, f64)> =
+        samples.iter().map(|(at, bytes)| (at, bytes as f64 - go.as_ref().map_or(0.0, |go| go.within_goal(at)))).collect();
+    let growth = of_blocks(span, &beyond, median_of, slope).ok_or_else(|| too_few(what))?;
+    let off_heap = Entries::of(&run.signals().offheap, "off-heap samples").ok();
+    let parts = [
+        ("goroutine stacks", go.as_ref().and_then(|go| go.of_stacks(span))),
+        ("off-heap memory", off_heap.and_then(|samples| pace(samples, span))),
+        ("the runtime's own data", go.as_ref().and_then(|go| go.of_runtime(span))),
+        ("the heap beyond the GC's goal", go.as_ref().and_then(|go| go.beyond_goal(span))),
+    ];
+    Ok(Growth { level: level(samples), ..growth.made_of(&parts) })
+}
+
+/// The growth of what the service's cgroup is charged for, without pages of files, which the kernel takes back, and
+/// without the Go heap up to the goal of the GC.
+pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
+    let what = "samples of the cgroup's memory";
+    let span = run.measure()?;
+    let memory = usable(&run.signals().cgroup_memory, what)?;
+    let column = |values: &'static str, column| Entries::new(&memory.at_ns, column, values);
+    let current = column(what, &memory.current)?.covering(span, what)?;
+    let (file, shared) = (column(what, &memory.file)?, column(what, &memory.shmem)?);
+    let go = GoMemory::of(run, span)?;
+    let kept = |(at, bytes): (u64, u64)| {
+        let reclaimable = (file.at_or_before(at) - shared.at_or_before(at)).max(0.0);
+        (at, bytes as f64 - reclaimable - go.as_ref().map_or(0.0, |go| go.within_goal(at)))
+    };
+    let growth = of_blocks(span, &current.iter().map(kept).collect::<Vec<_>>(), median_of, slope);
+    let growth = growth.ok_or_else(|| too_few(what))?;
+    let kernel = memory.kernel.as_ref().and_then(|kernel| column(what, kernel).ok());
+    let parts = [
+        ("shared memory and tmpfs", pace(shared, span)),
+        ("anonymous memory", pace(column(what, &memory.anon)?, span)),
+        ("the kernel", kernel.and_then(|kernel| pace(kernel, span))),
+    ];
+    Ok(Growth { level: level(current), ..growth.made_of(&parts) })
+}
+
+/// What the Go runtime has mapped, over time.
+struct GoMemory<'a> {
+    in_use: Entries<'a>,
+    free: Entries<'a>,
+    goal: Entries<'a>,
+    stacks: Entries<'a>,
+    other: Entries<'a>,
+}
+
+impl<'a> GoMemory<'a> {
+    /// The memory, or `None` if this runtime's is not known. Then all anonymous memory counts as growth.
+    fn of(run: Run<'a>, span: TimeSpan) -> Result<Option<Self>, Unavailable> {
+        let what = "Go's memory";
+        let signal = &run.signals().go_memory;
+        if matches!(signal.exactness, Exactness::Missing { .. }) {
+            return Ok(None);
+        }
+        let memory = usable(signal, what)?;
+        let column = |values| Entries::new(&memory.at_ns, values, what);
+        column(&memory.heap_in_use)?.covering(span, what)?;
+        Ok(Some(Self {
+            in_use: column(&memory.heap_in_use)?,
+            free: column(&memory.heap_free)?,
+            goal: column(&memory.heap_goal)?,
+            stacks: column(&memory.stacks)?,
+            other: column(&memory.runtime_other)?,
+        }))
+    }
+
+    /// The Go heap at a time, up to the goal of the GC, bytes.
+    fn within_goal(&self, at_ns: u64) -> f64 {
+        self.heap(at_ns).min(self.goal.at_or_before(at_ns))
+    }
+
+    fn heap(&self, at_ns: u64) -> f64 {
+        self.in_use.at_or_before(at_ns) + self.free.at_or_before(at_ns)
+    }
+
+    fn of_stacks(&self, span: TimeSpan) -> Option<f64> {
+        pace(self.stacks, span)
+    }
+
+    fn of_runtime(&self, span: TimeSpan) -> Option<f64> {
+        pace(self.other, span)
+    }
+
+    fn beyond_goal(&self, span: TimeSpan) -> Option<f64> {
+        let beyond: Vec<(u64, f64)> =
+            self.in_use.within_closed(span).at_ns.iter().map(|&at| (at, self.heap(at) - self.within_goal(at))).collect();
+        Some(of_blocks(span, &beyond, median_of, slope)?.slope.interval.measured)
+    }
+}
+
+impl Growth {
+    /// The same growth, with the parts that make it up, in bytes per minute, if there is a growth.
+    fn made_of(self, parts: &[(&str, Option<f64>)]) -> Self {
+        if self.slope.interval.low <= 0.0 {
+            return self;
+        }
+        let parts = parts.iter().filter_map(|(name, pace)| Some((name, (*pace)?)));
+        let told: Vec<String> =
+            parts.map(|(name, pace)| format!("{name} {}", units::format(pace, Unit::BytesPerMinute))).collect();
+        let shape = if self.shape.is_empty() { String::new() } else { format!("{}; ", self.shape) };
+        Self { shape: format!("{shape}grown: {}", told.join(", ")), ..self }
+    }
+}
+
+/// How fast a series grows, bytes per minute; `None` if it does not cover the span.
+fn pace(samples: Entries<'_>, span: TimeSpan) -> Option<f64> {
+    let inside: Vec<(u64, f64)> = samples.within_closed(span).iter().map(|(at, bytes)| (at, bytes as f64)).collect();
+    Some(of_blocks(span, &inside, median_of, slope)?.slope.interval.measured)
+}
+
+fn level(samples: Entries<'_>) -> f64 {
+    mean(&samples.iter().map(|(_, bytes)| bytes as f64).collect::<Vec<_>>()).unwrap_or(0.0)
+}
+
+fn too_few(what: &str) -> Unavailable {
+    Unavailable::because(format!("too few {what} in the measuring phase: measure longer"))
+}
+
+/// The growth of a sampled series, in blocks of the span, each with one value.
+fn of_blocks(
+    span: TimeSpan,
+    samples: &[(u64, f64)],
+    value: fn(&[f64]) -> Option<f64>,
+    slope: fn(&[(f64, f64)]) -> Option<Slope>,
+) -> Option<Growth> {
+    let mut points = Vec::new();
+    for block in blocks(span, BLOCK_S) {
+        let from = samples.partition_point(|(at, _)| *at < block.start_ns);
+        let to = samples.partition_point(|(at, _)| *at < block.end_ns);
+        let values: Vec<f64> = samples.get(from..to)?.iter().map(|sample| sample.1).collect();
+        points.push((minutes_into(span, block.start_ns.midpoint(block.end_ns)), value(&values)?));
+    }
+    growth(&points, slope)
+}
+
+/// The memory that a service keeps shows between its peaks.
+fn least(values: &[f64]) -> Option<f64> {
+    values.iter().copied().reduce(f64::min)
+}
+
+fn median_of(values: &[f64]) -> Option<f64> {
+    median(values.to_vec())
 }
 
 /// The growth as a figure.
@@ -180,16 +342,4 @@ fn rises_throughout(halves: (&[(f64, f64)], &[(f64, f64)]), interval: Interval) 
 
 fn range(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
-}
-
-/// The least value of each block, at the block's centre; `None` if a block has no sample.
-fn minima(samples: Entries<'_>, span: TimeSpan) -> Option<Vec<(f64, f64)>> {
-    blocks(span, BLOCK_S)
-        .into_iter()
-        .map(|block| {
-            let least = samples.within(block).value.iter().min()?;
-            let centre_ns = block.start_ns.midpoint(block.end_ns);
-            Some((minutes_into(span, centre_ns), *least as f64))
-        })
-        .collect()
 }

@@ -42,6 +42,20 @@ pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> R
     Ok(windows)
 }
 
+/// Requests that were completed in a minute of the measuring phase; more than 0.
+pub(super) fn requests_per_minute(run: Run<'_>) -> Result<f64, Unavailable> {
+    let span = run.measure()?;
+    let completed = completed_requests(run, span)?;
+    let known = known(completed);
+    let grown = completed.interpolated(known.end_ns) - completed.interpolated(known.start_ns);
+    let minutes = seconds(known.start_ns, known.end_ns) / 60.0;
+    if grown > 0.0 && minutes > 0.0 {
+        Ok(grown / minutes)
+    } else {
+        Err(Unavailable::because("no request was completed in the measuring phase"))
+    }
+}
+
 /// CPU time of the GC and of the process, from the last GC cycle before the measuring phase to the last one in it; empty
 /// if there was none.
 pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {

@@ -106,6 +106,12 @@ impl<'a> Entries<'a> {
         Ok(inside)
     }
 
+    /// The value of the last entry at or before a time, or else of the first one; 0 if there is none.
+    pub(super) fn at_or_before(self, at_ns: u64) -> f64 {
+        let after = self.at_ns.partition_point(|&at| at <= at_ns);
+        self.value.get(after.saturating_sub(1)).map_or(0.0, |value| *value as f64)
+    }
+
     /// The value at a time between the first and the last entry, by interpolation. It is exact at the times of the
     /// entries.
     pub(super) fn interpolated(self, at_ns: u64) -> f64 {

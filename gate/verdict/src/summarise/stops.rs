@@ -1,12 +1,13 @@
 //! Stops of the world by their reason: the part that the runtime does not count, and the phases of a GC cycle between
 //! stops.
 
-use memgate_evidence::StopReason;
+use memgate_evidence::{StopReason, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
     run::{Run, usable},
-    series::{Entries, check_steady},
+    rates::cycles_within,
+    series::{Entries, blocks, check_steady, seconds},
     stats::{Tally, percentile},
 };
 
@@ -30,6 +31,28 @@ pub(super) fn hidden_tails(run: Run<'_>) -> Result<Tally, Unavailable> {
     let stops = gc_stops(run)?;
     let tails = stops.iter().filter(|stop| span.contains(stop.end_ns)).map(|stop| (stop.tail_ns, 1));
     Tally::new(tails).ok_or_else(too_many)
+}
+
+/// Blocks of a second of the measuring phase: the length of each, and for how long the world was stopped in it for any
+/// reason, seconds. A stop counts in the block in which it ended.
+pub(super) fn stopped_blocks(run: Run<'_>) -> Result<Vec<(f64, f64)>, Unavailable> {
+    let span = run.measure()?;
+    let stops = usable(&run.signals().world_stops, WHAT)?;
+    let durations = Entries::new(&stops.at_ns, &stops.duration_ns, WHAT)?;
+    let tails = Entries::new(&stops.at_ns, &stops.tail_ns, WHAT)?;
+    if stops.reason.len() != durations.len() {
+        return Err(Unavailable::because(format!("the {WHAT} have columns of different length")));
+    }
+    check_steady(durations.within(span).at_ns, span, WHAT)?;
+    if durations.within(span).len() == 0 && cycles_within(run, span)?.len() > 0 {
+        return Err(Unavailable::because("GC cycles without a stop of the world, which is impossible"));
+    }
+    let sum = |entries: Entries<'_>| entries.value.iter().map(|&ns| ns as f64).sum::<f64>();
+    let of = |block: TimeSpan| {
+        let stopped = (sum(durations.within(block)) + sum(tails.within(block))) / 1e9;
+        (seconds(block.start_ns, block.end_ns), stopped)
+    };
+    Ok(blocks(span, 1).into_iter().map(of).collect())
 }
 
 /// The concurrent mark phases that ended in the measuring phase.

@@ -40,11 +40,36 @@ pub(super) fn rss_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value, n: 1, sampled: is_sampled(signal) })
 }
 
-/// Goroutines at the end of the drain that did not exist before the load.
-pub(super) fn goroutines_left(run: Run<'_>) -> Result<Value, Unavailable> {
-    let what = "goroutine counts";
+/// The largest anonymous resident set among the readings of the measuring phase.
+pub(super) fn anonymous_peak(run: Run<'_>) -> Result<Value, Unavailable> {
+    let what = "samples of the anonymous resident set";
+    let span = run.measure()?;
+    let signal = &run.signals().rss_kinds;
+    let kinds = usable(signal, what)?;
+    let inside = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?;
+    let value = inside.value.iter().copied().max().unwrap_or(0);
+    if value == 0 {
+        return Err(Unavailable::because("an anonymous resident set of 0 bytes: Linux before 4.5 does not report it"));
+    }
+    Ok(Value { value, n: u64::try_from(inside.len()).unwrap_or(u64::MAX), sampled: is_sampled(signal) })
+}
+
+/// The largest working set of the cgroup, which the collector has already reduced to one value.
+pub(super) fn cgroup_peak(run: Run<'_>) -> Result<Value, Unavailable> {
+    run.measure()?;
+    let signal = &run.signals().cgroup_peak;
+    let value = *usable(signal, "peak of the cgroup's working set")?;
+    if value == 0 {
+        return Err(Unavailable::because("a working set of 0 bytes, which is impossible"));
+    }
+    Ok(Value { value, n: 1, sampled: is_sampled(signal) })
+}
+
+/// What is there at the end of the drain beyond what was there before the load: goroutines, threads or descriptors.
+/// `what` names the counts in the plural.
+pub(super) fn left(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<Value, Unavailable> {
     let (drain, load_start_ns) = (run.drain()?, run.load_start_ns()?);
-    let counts = Entries::of(&run.signals().goroutines, what)?;
+    let counts = Entries::of(signal, what)?;
     let (Some((first_ns, first)), Some((last_ns, last))) = (counts.iter().next(), counts.iter().last()) else {
         return Err(Unavailable::because(format!("the {what} are empty")));
     };

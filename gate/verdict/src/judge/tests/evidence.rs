@@ -12,7 +12,8 @@ fn recorded_baseline() -> Baseline {
     baseline_of(Metric::ALL.into_iter().map(|metric| {
         let measured = summary.pooled(metric).unwrap().measured;
         let floor = match metric {
-            Metric::HeapLiveGrowth | Metric::RssGrowth | Metric::OffheapGrowth => 200_000.0,
+            _ if metric.unit() == Unit::BytesPerMinute => 200_000.0,
+            Metric::HeapLiveGrowthPerRequest => 10.0,
             _ => 0.0,
         };
         let expectation = Expectation {

@@ -164,7 +164,7 @@ fn mmap_latency() -> Vec<Break> {
 pub(crate) fn cases() -> Vec<Case> {
     use Metric::*;
     let case = |signal, metrics: &[Metric], breaks| Case { signal, metrics: metrics.to_vec(), breaks };
-    let per_request = [AllocBytesPerRequest, AllocsPerRequest, PageFaultsPerRequest];
+    let per_request = [AllocBytesPerRequest, AllocsPerRequest, PageFaultsPerRequest, HeapLiveGrowthPerRequest];
     vec![
         case(
             "gc_pauses",
@@ -174,14 +174,14 @@ pub(crate) fn cases() -> Vec<Case> {
                 .chain(columns(|s| (&mut s.gc_pauses.data.at_ns, &mut s.gc_pauses.data.duration_ns)))
                 .collect(),
         ),
-        case("world_stops", &[GcPauseHiddenTailP99, GcMarkP99], world_stops()),
+        case("world_stops", &[GcPauseHiddenTailP99, GcMarkP99, StwFraction], world_stops()),
         case("gc_cpu", &[GcCpuFraction], gc_cpu()),
         case("span_refills", &[SpanRefillMissRate], span_refills()),
         // Mappings are rare and come in bursts, so cut-off ones go unnoticed.
         case("mmap_latency", &[MmapLatencyP99], mmap_latency()),
         case(
             "live_heap",
-            &[GcCycles, HeapLiveGrowth],
+            &[GcCycles, HeapLiveGrowth, HeapLiveGrowthPerRequest],
             series(|s| &mut s.live_heap, columns(|s| (&mut s.live_heap.data.at_ns, &mut s.live_heap.data.value))),
         ),
         case(
@@ -204,6 +204,51 @@ pub(crate) fn cases() -> Vec<Case> {
             "goroutines at the ends",
             &[GoroutinesLeaked],
             series(|s| &mut s.goroutines, columns(|s| (&mut s.goroutines.data.at_ns, &mut s.goroutines.data.value))),
+        ),
+        case("threads", &[ThreadsMax], sampled!(threads,)),
+        case(
+            "threads at the ends",
+            &[ThreadsLeaked],
+            series(|s| &mut s.threads, columns(|s| (&mut s.threads.data.at_ns, &mut s.threads.data.value))),
+        ),
+        case("fds", &[FdsMax], sampled!(fds,)),
+        case(
+            "fds at the ends",
+            &[FdsLeaked],
+            series(|s| &mut s.fds, columns(|s| (&mut s.fds.data.at_ns, &mut s.fds.data.value))),
+        ),
+        case("swap", &[SwapPeak], sampled!(swap,)),
+        case(
+            "rss_kinds",
+            &[RssAnonPeak, RssAnonGrowth],
+            of(|s| &mut s.rss_kinds)
+                .into_iter()
+                .chain(columns(|s| (&mut s.rss_kinds.data.at_ns, &mut s.rss_kinds.data.anonymous)))
+                .collect(),
+        ),
+        case(
+            "rss_kinds, files",
+            &[OffheapGrowth],
+            columns(|s| (&mut s.rss_kinds.data.at_ns, &mut s.rss_kinds.data.file)),
+        ),
+        case(
+            "cgroup_memory",
+            &[CgroupGrowth],
+            of(|s| &mut s.cgroup_memory)
+                .into_iter()
+                .chain(columns(|s| (&mut s.cgroup_memory.data.at_ns, &mut s.cgroup_memory.data.current)))
+                .collect(),
+        ),
+        case("cgroup_peak", &[CgroupPeak], of(|s| &mut s.cgroup_peak)),
+        // A runtime that memgate does not know has no such figures, and then all anonymous memory counts.
+        case(
+            "go_memory",
+            &[RssAnonGrowth, CgroupGrowth],
+            of(|s| &mut s.go_memory)
+                .into_iter()
+                .filter(|(how, _)| *how != "missing")
+                .chain(columns(|s| (&mut s.go_memory.data.at_ns, &mut s.go_memory.data.heap_in_use)))
+                .collect(),
         ),
         case("rss", &[RssGrowth], sampled!(rss,)),
         case("offheap", &[OffheapPeak, OffheapGrowth], sampled!(offheap,)),
