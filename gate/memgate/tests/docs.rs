@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use common::repository;
 use memgate_report::Format;
-use memgate_verdict::metric::Metric;
+use memgate_verdict::{
+    metric::{DefaultLimit, Limits, Metric, Unit},
+    units,
+};
 
 /// The names in a page's first table with this head, each with the text of its second column. A row may name several.
 fn table(page: &str, head: &str) -> BTreeMap<String, String> {
@@ -28,6 +31,32 @@ fn the_page_of_metrics_has_every_metric_with_its_unit() {
     let named = table(&page("reference/metrics.md"), "| metric | unit |");
     let known = Metric::ALL.map(|metric| (metric.name().to_owned(), metric.unit().name().to_owned()));
     assert_eq!(named, BTreeMap::from(known));
+}
+
+#[test]
+fn the_page_of_baselines_has_every_default_limit_and_every_comparison() {
+    let page = page("reference/baselines.md");
+    let limits = table(&page, "| metric | `general` | `xinchuang` |");
+    let comparisons = table(&page, "| metric | tolerance | floor |");
+    for metric in Metric::ALL {
+        let limit = metric.default_limit(Limits::General).or_else(|| metric.default_limit(Limits::Xinchuang));
+        assert_eq!(limits.contains_key(metric.name()), limit.is_some(), "the default limit of {metric}");
+        let general = limits.get(metric.name()).map(String::as_str).unwrap_or_default();
+        let text = match metric.default_limit(Limits::General) {
+            None => String::new(),
+            Some(DefaultLimit::Fixed(limit)) => units::format_exact(limit, metric.unit()),
+            Some(DefaultLimit::Growth { bytes, share }) => {
+                let (bytes, share) = (units::format_exact(bytes, metric.unit()), units::format_exact(share, Unit::Ratio));
+                format!("{bytes}, or {share} a minute")
+            }
+        };
+        assert_eq!(general, text, "{metric}");
+        assert_eq!(comparisons.contains_key(metric.name()), metric.comparison().is_some(), "{metric}");
+        if let Some(comparison) = metric.comparison() {
+            let tolerance = units::format_exact(comparison.tolerance, Unit::Ratio);
+            assert!(comparisons[metric.name()].starts_with(&tolerance), "{metric}: {tolerance}");
+        }
+    }
 }
 
 #[test]

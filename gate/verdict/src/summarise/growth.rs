@@ -30,6 +30,9 @@ const FALLS_BACK: f64 = 0.5;
 /// The fall is at least this many times the median difference between neighbours.
 const FALLS_AT_ONCE: f64 = 5.0;
 
+/// A part of a growth is told if it is at least this share of it.
+const PART_TO_TELL: f64 = 0.1;
+
 /// The number of blocks in which falls are looked for.
 const SMOOTH_BLOCKS: usize = 16;
 
@@ -135,7 +138,7 @@ pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let growth = growth.ok_or_else(|| too_few(what))?;
     let kernel = memory.kernel.as_ref().and_then(|kernel| column(what, kernel).ok());
     let parts = [
-        ("shared memory and tmpfs", pace(shared, span)),
+        ("shared memory (tmpfs)", pace(shared, span)),
         ("anonymous memory", pace(column(what, &memory.anon)?, span)),
         ("the kernel", kernel.and_then(|kernel| pace(kernel, span))),
     ];
@@ -201,11 +204,16 @@ impl Growth {
         if self.slope.interval.low <= 0.0 {
             return self;
         }
-        let parts = parts.iter().filter_map(|(name, pace)| Some((name, (*pace)?)));
-        let told: Vec<String> =
-            parts.map(|(name, pace)| format!("{name} {}", units::format(pace, Unit::BytesPerMinute))).collect();
-        let shape = if self.shape.is_empty() { String::new() } else { format!("{}; ", self.shape) };
-        Self { shape: format!("{shape}grown: {}", told.join(", ")), ..self }
+        let least = PART_TO_TELL * self.slope.interval.measured;
+        let mut parts: Vec<(&str, f64)> =
+            parts.iter().filter_map(|(name, pace)| Some((*name, (*pace)?))).filter(|(_, pace)| *pace >= least).collect();
+        parts.sort_by(|one, other| other.1.total_cmp(&one.1));
+        let told: Vec<String> = parts
+            .into_iter()
+            .map(|(name, pace)| format!("{name} grew by {}", units::format(pace, Unit::BytesPerMinute)))
+            .collect();
+        let shape = Some(self.shape).filter(|shape| !shape.is_empty()).into_iter().chain(told);
+        Self { shape: shape.collect::<Vec<_>>().join(", "), ..self }
     }
 }
 
