@@ -43,6 +43,7 @@ fn the_page_of_baselines_has_every_default_limit_and_every_comparison() {
         assert_eq!(limits.contains_key(metric.name()), limit.is_some(), "the default limit of {metric}");
         let general = limits.get(metric.name()).map(String::as_str).unwrap_or_default();
         let text = match metric.default_limit(Limits::General) {
+            None if limit.is_some() => "none".to_owned(),
             None => String::new(),
             Some(DefaultLimit::Fixed(limit)) => units::format_exact(limit, metric.unit()),
             Some(DefaultLimit::Growth { bytes, share }) => {

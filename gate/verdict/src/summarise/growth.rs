@@ -30,6 +30,10 @@ const FALLS_BACK: f64 = 0.5;
 /// The fall is at least this many times the median difference between neighbours.
 const FALLS_AT_ONCE: f64 = 5.0;
 
+/// The runtime's descriptions of spans and objects take at most this share of the heap: 160 bytes for a span of 8 KiB and
+/// some bits for each object (mheap.go and mbitmap.go, Go 1.21 to 1.27). Measured with `GOGC=off`: 2 %.
+const DESCRIPTIONS: f64 = 1.0 / 32.0;
+
 /// A part of a growth is told if it is at least this share of it.
 const PART_TO_TELL: f64 = 0.1;
 
@@ -174,9 +178,14 @@ impl<'a> GoMemory<'a> {
         }))
     }
 
-    /// The Go heap at a time, up to the goal of the GC, bytes.
+    /// The Go heap at a time, up to the goal of the GC, and the runtime's descriptions of it, bytes.
     fn within_goal(&self, at_ns: u64) -> f64 {
-        self.heap(at_ns).min(self.goal.at_or_before(at_ns))
+        let heap = self.heap(at_ns).min(self.goal.at_or_before(at_ns));
+        heap + self.other.at_or_before(at_ns).min(DESCRIPTIONS * heap)
+    }
+
+    fn beyond(&self, at_ns: u64) -> f64 {
+        (self.heap(at_ns) - self.goal.at_or_before(at_ns)).max(0.0)
     }
 
     fn heap(&self, at_ns: u64) -> f64 {
@@ -193,7 +202,7 @@ impl<'a> GoMemory<'a> {
 
     fn beyond_goal(&self, span: TimeSpan) -> Option<f64> {
         let beyond: Vec<(u64, f64)> =
-            self.in_use.within_closed(span).at_ns.iter().map(|&at| (at, self.heap(at) - self.within_goal(at))).collect();
+            self.in_use.within_closed(span).at_ns.iter().map(|&at| (at, self.beyond(at))).collect();
         Some(of_blocks(span, &beyond, median_of, slope)?.slope.interval.measured)
     }
 }
