@@ -43,8 +43,9 @@ impl Falling {
         }
     }
 
-    /// Whether goroutines of the load are left and end, at the time of the last reading. On a busy machine that may be a
-    /// while ago. Call it when the drain would end. A drain that is lengthened once waits the full time for the next low.
+    /// Whether goroutines of the load are left and end, at the time of the last reading. On a busy machine that may be
+    /// a while ago. Call it when the drain would end. A drain that is lengthened once waits the full time for the next
+    /// low.
     pub(super) fn goes_on(&mut self) -> bool {
         let falls =
             |(least, at_ns): (u64, u64)| least > self.idle && self.last_ns.saturating_sub(at_ns) < self.quiet_ns;

@@ -33,8 +33,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// after this time.
 const REST: Duration = Duration::from_secs(3);
 
-/// The length of the windows in which memgate makes the runtime collect: room for eight GC cycles. A window is at most a
-/// third of the phase before its end or before it, so that short phases stay short.
+/// The length of the windows in which memgate makes the runtime collect: room for eight GC cycles. A window is at most
+/// a third of the phase before its end or before it, so that short phases stay short.
 const WINDOW: Duration = Duration::from_secs(4);
 
 /// The time between two looks at a load command in the tail, and at the goroutines in the drain.
@@ -255,8 +255,8 @@ impl Running {
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Makes the runtime collect under the same load until `end` or the end of the service. A load command that was told
-    /// to last as long as the measuring phase may end in the tail, which ends then too.
+    /// Makes the runtime collect under the same load until `end` or the end of the service. A load command that was
+    /// told to last as long as the measuring phase may end in the tail, which ends then too.
     async fn tail(&mut self, plan: &Plan, end: Instant, load: &RunningLoad) -> Result<Option<TimeSpan>> {
         let start_ns = self.clock.now_ns();
         self.sampler.request(Requested::Open(window(plan, end)))?;
@@ -268,8 +268,8 @@ impl Running {
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Runs the drain, or the part of it before the end of the service. It lasts longer than configured while goroutines
-    /// end. `idle` is their number before the load.
+    /// Runs the drain, or the part of it before the end of the service. It lasts longer than configured while
+    /// goroutines end. `idle` is their number before the load.
     async fn drain(&mut self, plan: &Plan, idle: Option<u64>, event: &dyn Fn(RunEvent)) -> Result<Option<TimeSpan>> {
         let [least, most] = [plan.phases.drain_ms, plan.phases.drain_max_ms].map(Duration::from_millis);
         event(RunEvent::Draining(least));

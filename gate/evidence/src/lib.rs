@@ -388,8 +388,8 @@ pub struct GcCpu {
     pub total_ns: Vec<u64>,
 }
 
-/// GC cycles that memgate made the runtime do. They lie outside of the measuring phase, so that its cycles and pauses are
-/// the service's own.
+/// GC cycles that memgate made the runtime do. They lie outside of the measuring phase, so that its cycles and pauses
+/// are the service's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForcedCollections {
@@ -402,8 +402,8 @@ pub struct ForcedCollections {
     pub period_ns: u64,
 }
 
-/// Memory of the Go runtime by use, bytes, in columns of equal length. It is memory that the runtime has mapped, whether
-/// or not it is resident.
+/// Memory of the Go runtime by use, bytes, in columns of equal length. It is memory that the runtime has mapped,
+/// whether or not it is resident.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GoMemory {
@@ -413,8 +413,9 @@ pub struct GoMemory {
     pub heap_in_use: Vec<u64>,
     /// Free spans that were not returned to the system (`/memory/classes/heap/free:bytes`).
     pub heap_free: Vec<u64>,
-    /// The size of the heap at which the current or next GC cycle should end (`/gc/heap/goal:bytes`): the smaller of the
-    /// goals by GOGC and by GOMEMLIMIT. It is 2^64 − 1 if both are off.
+    /// The size of the heap at which the current or next GC cycle should end (`/gc/heap/goal:bytes`): the smaller of
+    /// the goals by GOGC and by GOMEMLIMIT. It is far above any memory if
+    /// both are off.
     pub heap_goal: Vec<u64>,
     /// What the last GC cycle marked, and all spans that were handed out since (`gcController.heapLive`). The GC starts
     /// shortly before this reaches the goal.

@@ -235,8 +235,8 @@ func main() {
     }
 }
 
-/// How long the drain lasted until no goroutine was left. A machine that lets the service stand still for 0.5 s may end it
-/// earlier.
+/// How long the drain lasted until no goroutine was left. A machine that lets the service stand still for 0.5 s may end
+/// it earlier.
 fn drained(plan: &Plan, directory: &Path) -> Result<Duration, HeldUp> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let evidence = runtime.block_on(agent::run(plan, &logs(directory), &|_| {}, &Cancel::never()));

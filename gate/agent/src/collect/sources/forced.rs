@@ -31,8 +31,8 @@ const SOURCE: &str = "requests for GC cycles: memstats.last_gc_nanotime, set bac
 /// The least time from the end of a cycle to the next request, ns. The recorder ticks ten times a second, so memgate
 /// asks twice a second if the cycles are short.
 const PERIOD_NS: u64 = 450_000_000;
-/// The time that a cycle needs if no earlier one took longer, ns. memgate does not ask later than this before the end of
-/// a window.
+/// The time that a cycle needs if no earlier one took longer, ns. memgate does not ask later than this before the end
+/// of a window.
 const USUAL_NS: u64 = 200_000_000;
 /// How long after a request memgate wakes the service, ns. Under load it collects within a few milliseconds.
 const PATIENCE_NS: u64 = 150_000_000;
@@ -213,8 +213,8 @@ impl Open {
     }
 }
 
-/// Makes the service accept a connection, which wakes its runtime. That memgate cannot connect shows in the request that
-/// stays without an answer.
+/// Makes the service accept a connection, which wakes its runtime. That memgate cannot connect shows in the request
+/// that stays without an answer.
 fn wake(service: SocketAddr) {
     let _ = TcpStream::connect_timeout(&service, CONNECTING);
 }

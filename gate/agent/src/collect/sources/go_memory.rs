@@ -192,7 +192,8 @@ mod tests {
         assert_eq!(goal().bytes(), 20 * MIB);
         assert_eq!(Goal { sweep_distance: 21 * MIB, ..goal() }.bytes(), 21 * MIB);
         assert_eq!(Goal { triggered: 20 * MIB, ..goal() }.bytes(), 20 * MIB + LEAST_RUNWAY);
-        // 25 MiB are mapped, 15 MiB of them objects and 4 MiB free. So 6 MiB cannot become objects, and 1 MiB stays free.
+        // 25 MiB are mapped, 15 MiB of them objects and 4 MiB free. So 6 MiB cannot become objects, and 1 MiB stays
+        // free.
         assert_eq!(Goal { limit: 25 * MIB, ..goal() }.bytes(), 18 * MIB);
         // 3 % are more than 1 MiB.
         assert_eq!(
