@@ -33,16 +33,18 @@ var modes = map[string]mode{
 	"never-ready":    {unready: true},
 	"crash":          {onRequest: crash},
 	"segv":           {onRequest: segv},
-	"exit":           {atStart: func(*options) (int, bool) { return 3, true }},
+	"exit":           {atStart: exit},
+	"stdin":          {atStart: stdin},
 	"fork":           {atStart: fork},
 	"exec":           {onRequest: execute},
 	"fail-all":       {status: http.StatusInternalServerError},
 	"ignore-sigterm": {deaf: true},
 	"hog":            {onRequest: hog},
+	"spool":          {onRequest: spool},
 }
 
 // names lists the modes for messages.
-const names = "never-ready, crash, segv, exit, fork, exec, fail-all, ignore-sigterm or hog"
+const names = "never-ready, crash, segv, exit, stdin, fork, exec, fail-all, ignore-sigterm, hog or spool"
 
 type options struct {
 	mode     string
@@ -66,7 +68,7 @@ func parse(args []string, stderr io.Writer) (*options, mode, error) {
 	flags.StringVar(&o.mode, "mode", "", names)
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "address to listen on")
 	flags.Uint64Var(&o.requests, "requests", 100, "crash, segv, exec: at which request; healthz does not count")
-	flags.Var(&o.hogMax, "hog-max", "hog: stop at this many bytes unless something stops it before")
+	flags.Var(&o.hogMax, "hog-max", "hog, spool: stop at this many bytes unless something stops it before")
 	flags.DurationVar(&o.childFor, "child-for", 5*time.Minute, "fork: how long the child lives")
 	if err := flags.Parse(args); err != nil {
 		return nil, mode{}, err

@@ -207,3 +207,33 @@ func TestHogGrowsFromTheFirstRequestOn(t *testing.T) {
 		t.Errorf("%d bytes resident, want 64 MiB at least", resident*os.Getpagesize())
 	}
 }
+
+func TestSpoolGrowsOutsideOfTheProcess(t *testing.T) {
+	service := start(t, "-mode=spool", "-hog-max=32MiB")
+	if got := service.get("/login"); got != 200 {
+		t.Fatalf("status %d", got)
+	}
+	service.line("nobody minds")
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", service.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		path := fmt.Sprintf("/proc/%d/fd/%s", service.Process.Pid, file.Name())
+		if target, _ := os.Readlink(path); strings.HasPrefix(target, "/dev/shm/") {
+			if info, err := os.Stat(path); err != nil || info.Size() != 32<<20 || !strings.HasSuffix(target, " (deleted)") {
+				t.Errorf("%s: %v, %v, want 32 MiB without a name", target, info, err)
+			}
+			return
+		}
+	}
+	t.Error("no file on /dev/shm is open")
+}
+
+func TestStdinEndsWithTheStandardInput(t *testing.T) {
+	command := exec.Command(os.Args[0], "-mode=stdin")
+	command.Env = append(os.Environ(), "MISBEHAVE=1")
+	if output, err := command.CombinedOutput(); err != nil || len(output) != 0 {
+		t.Errorf("%v with %q, want exit code 0 and silence", err, output)
+	}
+}

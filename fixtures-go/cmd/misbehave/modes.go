@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"sync"
@@ -9,6 +10,18 @@ import (
 	"time"
 	"unsafe"
 )
+
+// exit ends the service at once, and says why.
+func exit(*options) (int, bool) {
+	fmt.Fprintln(os.Stderr, "misbehave: an exit was asked for")
+	return 3, true
+}
+
+// stdin ends the service when its standard input does, without a word.
+func stdin(*options) (int, bool) {
+	io.Copy(io.Discard, os.Stdin)
+	return 0, true
+}
 
 // crash panics in a goroutine of its own, because net/http would recover a panic in the handler's goroutine.
 func crash(o *options, number uint64) {
@@ -108,6 +121,34 @@ func hog(o *options, _ uint64) {
 			fmt.Fprintln(os.Stderr, "misbehave: holds", o.hogMax.String(), "bytes, and nobody minds")
 		}()
 	})
+}
+
+// spool writes to a file in memory (tmpfs) from the first request on, until the kernel kills the process. The file has
+// no name, so nothing is left of it.
+func spool(o *options, _ uint64) {
+	hogging.Do(func() {
+		file, err := os.CreateTemp("/dev/shm", "misbehave-*")
+		if err == nil {
+			err = os.Remove(file.Name())
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "misbehave:", err)
+			os.Exit(1)
+		}
+		go fill(file, o)
+	})
+}
+
+func fill(file *os.File, o *options) {
+	step := make([]byte, 256<<10)
+	for total := uint64(0); total < uint64(o.hogMax); total += uint64(len(step)) {
+		if _, err := file.Write(step); err != nil {
+			fmt.Fprintln(os.Stderr, "misbehave:", err)
+			os.Exit(1)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	fmt.Fprintln(os.Stderr, "misbehave: spooled", o.hogMax.String(), "bytes, and nobody minds")
 }
 
 // touched returns resident memory.

@@ -16,6 +16,8 @@ const (
 	oldPausesMetric   = "/gc/pauses:seconds"
 	gcCPUMetric       = "/cpu/classes/gc/total:cpu-seconds"
 	totalCPUMetric    = "/cpu/classes/total:cpu-seconds"
+	heapGoalMetric    = "/gc/heap/goal:bytes"
+	heapFreeMetric    = "/memory/classes/heap/free:bytes"
 )
 
 const (
@@ -24,6 +26,8 @@ const (
 	otherPauses
 	gcCPU
 	totalCPU
+	heapGoal
+	heapFree
 	metricCount
 )
 
@@ -52,6 +56,8 @@ func newTruth() *truth {
 	t.samples[otherPauses].Name = otherPausesMetric
 	t.samples[gcCPU].Name = gcCPUMetric
 	t.samples[totalCPU].Name = totalCPUMetric
+	t.samples[heapGoal].Name = heapGoalMetric
+	t.samples[heapFree].Name = heapFreeMetric
 	metrics.Read(t.samples[:])
 	if t.samples[gcPauses].Value.Kind() == metrics.KindBad {
 		t.samples[gcPauses].Name = oldPausesMetric
@@ -145,6 +151,12 @@ func (t *truth) render(buckets bool) {
 		{"HeapAlloc", t.stats.HeapAlloc},
 		{"HeapSys", t.stats.HeapSys},
 		{"Sys", t.stats.Sys},
+		{"HeapInuse", t.stats.HeapInuse},
+		{"StackInuse", t.stats.StackInuse},
+		{"RuntimeOther", t.stats.StackSys - t.stats.StackInuse + t.stats.MSpanSys + t.stats.MCacheSys +
+			t.stats.BuckHashSys + t.stats.GCSys + t.stats.OtherSys},
+		{"HeapGoal", t.samples[heapGoal].Value.Uint64()},
+		{"HeapFree", t.samples[heapFree].Value.Uint64()},
 		{"LiveHeap", t.samples[liveHeap].Value.Uint64()},
 		{"Parked", t.parked},
 		{"Mapped", t.mapped},

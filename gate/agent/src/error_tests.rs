@@ -39,7 +39,7 @@ fn plan(executable: &Path) -> Plan {
         ready: Ready { http: "http://127.0.0.1:1/".to_owned(), timeout_ms: 1 },
         memory_max: None,
         load: Load::Http(HttpLoad { rate_per_second: 1.0, connections: 1, timeout_ms: 1, requests: Vec::new() }),
-        phases: PhaseLengths { warmup_ms: 0, measure_ms: 0, drain_ms: 0 },
+        phases: PhaseLengths { warmup_ms: 0, measure_ms: 0, drain_ms: 0, drain_max_ms: 0 },
         seed: 0,
         stop_timeout_ms: 1,
         collecting: Collecting::default(),

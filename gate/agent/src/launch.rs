@@ -21,9 +21,11 @@ use nix::{
     },
     unistd::Pid,
 };
-use procfs::process::Process;
 
-use super::cgroup::{Cgroup, CgroupError};
+use super::{
+    cgroup::{Cgroup, CgroupError},
+    log::LogEnd,
+};
 
 /// Why a service cannot be launched, or ends before it is ready.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -51,16 +53,59 @@ pub enum LaunchError {
         source: nix::Error,
     },
     /// The service has ended by itself.
-    #[error("{service}: {exit} before it was ready")]
-    #[diagnostic(help("see the service's output in {}", log.display()))]
+    #[error("{service}: {exit} before {before}{}{output}", silently(.exit, .output))]
+    #[diagnostic(help("{}", after_an_early_end(*exit, output, log)))]
     EndedEarly {
         /// The service's name.
         service: String,
         /// How it ended.
         exit: Exit,
+        /// What it did not live to see.
+        before: Unseen,
+        /// The end of its output.
+        output: LogEnd,
         /// The file with its output.
         log: PathBuf,
     },
+}
+
+/// What a service did not live to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unseen {
+    /// Its first answer to the readiness check.
+    Readiness,
+    /// The start of the load.
+    Load,
+}
+
+impl std::fmt::Display for Unseen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Readiness => "it was ready",
+            Self::Load => "the load began",
+        })
+    }
+}
+
+/// What is special about the end of a service that gives no reason.
+fn silently(exit: &Exit, output: &LogEnd) -> &'static str {
+    match (exit, output.is_empty()) {
+        (Exit::Code(0), true) => " and printed nothing; its standard input is /dev/null, which is at its end at once",
+        (Exit::Code(_) | Exit::Signal(_), true) => " and printed nothing",
+        (Exit::Code(_) | Exit::Signal(_), false) => "",
+    }
+}
+
+fn after_an_early_end(exit: Exit, output: &LogEnd, log: &Path) -> String {
+    match (exit, output.is_empty()) {
+        (Exit::Code(0), true) => {
+            "start the service with an argument with which it runs on when its standard input ends".to_owned()
+        }
+        (Exit::Code(_) | Exit::Signal(_), true) => {
+            "run the executable by hand, with the same arguments and variables, to see why".to_owned()
+        }
+        (Exit::Code(_) | Exit::Signal(_), false) => format!("see the service's output in {}", log.display()),
+    }
 }
 
 impl FailureKind for LaunchError {
@@ -217,6 +262,11 @@ impl Stopped {
         self.0.pid
     }
 
+    /// Its cgroup.
+    pub(super) const fn cgroup(&self) -> &Cgroup {
+        &self.0.cgroup
+    }
+
     /// Lets the service execute its first instruction.
     ///
     /// # Errors
@@ -237,11 +287,6 @@ impl ServiceProcess {
     /// Its cgroup.
     pub(super) const fn cgroup(&self) -> &Cgroup {
         &self.cgroup
-    }
-
-    /// The processes of its cgroup, or its children if there is no cgroup.
-    pub(super) fn processes(&self) -> Vec<Pid> {
-        self.cgroup.processes().unwrap_or_else(|| children(self.pid).unwrap_or_default())
     }
 
     /// How it has ended, if it has.
@@ -298,26 +343,38 @@ impl Drop for ServiceProcess {
     }
 }
 
-/// The child processes of this one.
-fn children(pid: Pid) -> procfs::ProcResult<Vec<Pid>> {
-    let mut children = Vec::new();
-    for task in Process::new(pid.as_raw())?.tasks()? {
-        children.extend(task?.children()?.into_iter().map(|child| Pid::from_raw(child.cast_signed())));
-    }
-    Ok(children)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ended(exit: Exit, printed: &str) -> (String, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("service.log");
+        fs::write(&log, printed).unwrap();
+        let (before, output) = (Unseen::Readiness, LogEnd::of(&log));
+        let error = LaunchError::EndedEarly { service: "s".to_owned(), exit, before, output, log };
+        (error.to_string(), miette::Diagnostic::help(&error).unwrap().to_string())
+    }
+
     #[test]
-    fn children_are_found_without_a_cgroup() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let found = children(Pid::this()).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(found.contains(&Pid::from_raw(child.id().cast_signed())), "{found:?}");
+    fn an_early_end_shows_what_the_service_said() {
+        let (message, help) = ended(Exit::Code(1), "This program can only be run on …\n");
+        assert_eq!(
+            message,
+            "s: it exited with code 1 before it was ready; its output:\n| This program can only be run on …"
+        );
+        assert!(help.ends_with("service.log"), "{help}");
+        let (message, help) = ended(Exit::Signal(Signal::SIGSEGV), "");
+        assert_eq!(message, "s: it was ended by SIGSEGV before it was ready and printed nothing");
+        assert!(help.starts_with("run the executable by hand"), "{help}");
+    }
+
+    #[test]
+    fn a_silent_success_may_be_about_the_standard_input() {
+        let (message, help) = ended(Exit::Code(0), "");
+        assert!(message.contains("code 0 before it was ready and printed nothing; its standard input is /dev/null"));
+        assert!(help.contains("standard input"), "{help}");
+        assert!(!ended(Exit::Code(0), "bye\n").0.contains("/dev/null"));
     }
 
     #[test]

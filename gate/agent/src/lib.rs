@@ -4,17 +4,20 @@ pub mod cancel;
 mod cgroup;
 mod clock;
 pub mod collect;
+mod drain;
 mod environment;
 pub mod in_guest;
 mod launch;
 pub mod load;
+mod log;
 pub mod ready;
 pub mod rest;
 mod run;
 
-pub use cgroup::CgroupError;
+pub use cgroup::{CgroupError, CgroupFiles};
 pub use clock::Clock;
-pub use launch::{Exit, LaunchError, StartError};
+pub use launch::{Exit, LaunchError, StartError, Unseen};
+pub use log::LogEnd;
 pub use ready::ReadyError;
 pub use run::{ExecutableError, RunEvent, RunLogs, give_memory_back, run};
 

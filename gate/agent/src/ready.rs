@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,10 @@ use memgate_evidence::{
     plan::{Ready, Request},
 };
 
-use super::load::{Client, Endpoint, Endpoints, RequestFailure, RequestKind};
+use super::{
+    load::{Client, Endpoint, Endpoints, RequestFailure, RequestKind},
+    log::LogEnd,
+};
 
 /// The time between two attempts.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -31,8 +35,12 @@ const CONNECT: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum ReadyError {
     /// It did not answer with success in time.
-    #[error("The service was not ready in time: at last {url} {}; it had {} s.", answer(.last), .timeout.as_secs_f64())]
-    #[diagnostic(help("Look at the service's log, or raise `ready.timeout`."))]
+    #[error(
+        "The service was not ready in time: at last {url} {}; it had {} s{output}",
+        answer(.last),
+        .timeout.as_secs_f64()
+    )]
+    #[diagnostic(help("Look at the service's log in {}, or raise `ready.timeout`.", log.display()))]
     TimedOut {
         /// The requested URL.
         url: String,
@@ -40,6 +48,10 @@ pub enum ReadyError {
         timeout: Duration,
         /// The outcome of the last attempt.
         last: RequestFailure,
+        /// The end of its output.
+        output: LogEnd,
+        /// The file with its output.
+        log: PathBuf,
     },
     /// Another process uses the port.
     #[error("Another process listens at {address}; memgate would measure the wrong one.")]
@@ -59,12 +71,12 @@ impl FailureKind for ReadyError {
     }
 }
 
-/// Waits until the service answers with a status below 400. Returns the time until then.
+/// Waits until the service, whose output goes to `log`, answers with a status below 400. Returns the time until then.
 ///
 /// # Errors
-/// Fails with [`ReadyError::TimedOut`], which has the last answer, if time runs out, and with
+/// Fails with [`ReadyError::TimedOut`], which has the last answer and the end of the output, if time runs out, and with
 /// [`Error::Input`](memgate_evidence::error::Error::Input) if the URL cannot be requested.
-pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
+pub async fn wait_ready(ready: &Ready, log: &Path) -> Result<Duration> {
     let start = Instant::now();
     let timeout = Duration::from_millis(ready.timeout_ms);
     let mut endpoints = Endpoints::new();
@@ -74,7 +86,8 @@ pub async fn wait_ready(ready: &Ready) -> Result<Duration> {
         let left = timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
             let last = last.unwrap_or(RequestFailure::Timeout);
-            return Err(ReadyError::TimedOut { url: ready.http.clone(), timeout, last }.into());
+            let (url, output, log) = (ready.http.clone(), LogEnd::of(log), log.to_owned());
+            return Err(ReadyError::TimedOut { url, timeout, last, output, log }.into());
         }
         match tokio::time::timeout(left.min(ATTEMPT), probe(&kind, &endpoints)).await {
             Ok(Ok(_)) => return Ok(start.elapsed()),
@@ -151,8 +164,12 @@ mod tests {
     use crate::load::testserver::{Server, ok, status};
 
     fn wait(url: String, timeout_ms: u64) -> Result<Duration> {
+        wait_for(url, timeout_ms, Path::new("/none/service.log"))
+    }
+
+    fn wait_for(url: String, timeout_ms: u64, log: &Path) -> Result<Duration> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(wait_ready(&Ready { http: url, timeout_ms }))
+        runtime.block_on(wait_ready(&Ready { http: url, timeout_ms }, log))
     }
 
     /// Longer than any test lasts.
@@ -188,6 +205,14 @@ mod tests {
         assert!(error.to_string().contains("/healthz answered 503; it had 5 s"), "{error}");
         let error = refused.join().unwrap();
         assert!(error.to_string().contains("gave `connection refused`"), "{error}");
+    }
+
+    #[test]
+    fn a_timeout_shows_what_the_service_said() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(log.path(), "waiting for the database\n").unwrap();
+        let error = wait_for(unused_url(), 1, log.path()).unwrap_err();
+        assert!(error.to_string().ends_with("it had 0.001 s; its output:\n| waiting for the database"), "{error}");
     }
 
     #[test]

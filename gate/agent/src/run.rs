@@ -1,4 +1,4 @@
-//! One run: launch, wait until ready, warm up, measure, drain, stop.
+//! One run: launch, wait until ready, warm up, measure, load on and collect, drain, stop.
 
 use std::{
     path::PathBuf,
@@ -16,10 +16,12 @@ use memgate_goexe::{GoExe, GoExeError};
 use super::{
     cgroup::Cgroup,
     clock::Clock,
-    collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler},
+    collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler, Window},
+    drain::Falling,
     environment,
-    launch::{self, Exit, LaunchError, ServiceProcess},
-    load::{self, LoadCommand, LoadHandle, Schedule},
+    launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
+    load::{self, Endpoint, LoadCommand, LoadHandle, Schedule},
+    log::LogEnd,
     ready, rest,
 };
 use crate::cancel::Cancel;
@@ -30,6 +32,13 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// The most time for a service to come to rest before a reading without load. A service that is never at rest is read
 /// after this time.
 const REST: Duration = Duration::from_secs(3);
+
+/// The length of the windows in which memgate makes the runtime collect: room for eight GC cycles. A window is at most a
+/// third of the phase before its end or before it, so that short phases stay short.
+const WINDOW: Duration = Duration::from_secs(4);
+
+/// The time between two looks at a load command in the tail, and at the goroutines in the drain.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Why an executable cannot be run.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -80,6 +89,8 @@ pub enum RunEvent {
     /// A phase has begun; it takes this long.
     Measuring(Duration),
     /// A phase has begun; it takes this long.
+    Collecting(Duration),
+    /// A phase has begun; it takes this long, or longer while goroutines end.
     Draining(Duration),
     /// The service is asked to end.
     Stopping,
@@ -102,7 +113,8 @@ pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: 
     event(RunEvent::Launching);
     let started_at = jiff::Timestamp::now().to_string();
     let mut running = Running::launch(plan, &exe, logs)?;
-    let environment = environment::describe(&exe);
+    let environment = environment::describe(&exe, &plan.env);
+    running.notes.extend(environment::notes(&environment));
     // The executable is large, and the collectors have copied what they need.
     drop(exe);
     give_memory_back();
@@ -150,9 +162,10 @@ impl Running {
         let mut recorder = Recorder::attach(exe, stopped.pid(), Clock::start().map_err(clock)?, options)?;
         let clock = Clock::start().map_err(clock)?;
         recorder.set_clock(clock);
+        recorder.watch_cgroup(stopped.cgroup().files().clone());
         let service = stopped.resume()?;
         let sampler = Sampler::start(recorder)?;
-        let phases = Phases { warmup: None, measure: None, drain: None };
+        let phases = Phases { warmup: None, measure: None, tail: None, drain: None };
         Ok(Self { service, sampler, clock, phases, notes, early_end: None })
     }
 
@@ -167,75 +180,135 @@ impl Running {
         // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
+        // A service that ends without load has failed to start, whatever it answered meanwhile.
+        if let Some(exit) = self.service.ended() {
+            return Err(ended_early(plan, logs, exit, Unseen::Load));
+        }
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
-        let [warmup, measure, drain] =
-            [plan.phases.warmup_ms, plan.phases.measure_ms, plan.phases.drain_ms].map(Duration::from_millis);
+        let idle = self.sampler.goroutines()?.map(|(_, goroutines)| goroutines);
+        let [warmup, measure] = [plan.phases.warmup_ms, plan.phases.measure_ms].map(Duration::from_millis);
+        let can_force = self.sampler.can_force_collections()?;
+        let window = if can_force { WINDOW } else { Duration::ZERO };
+        let (forced, tail) = (window.min(warmup / 3), window.min(measure / 3));
         let start = Instant::now();
-        let mut load = RunningLoad::start(plan, logs, Schedule { start, warmup, measure })?;
+        let mut load = RunningLoad::start(plan, logs, Schedule { start, warmup, measure, tail })?;
         if let Some(requests) = load.progress() {
             self.sampler.request(Requested::Requests(requests))?;
         }
         event(RunEvent::WarmingUp(warmup));
-        self.phases.warmup = self.phase(start + warmup, &load, None).await?;
+        self.phases.warmup = self.warm_up(plan, start + warmup, forced, &load).await?;
         if self.early_end.is_none() {
             event(RunEvent::Measuring(measure));
-            self.phases.measure = self.phase(start + warmup + measure, &load, Some(Boundary::MeasureStart)).await?;
+            self.phases.measure = self.measure(start + warmup + measure, &load).await?;
+        }
+        if self.early_end.is_none() && !tail.is_zero() {
+            event(RunEvent::Collecting(tail));
+            self.phases.tail = self.tail(plan, start + warmup + measure + tail, &load).await?;
         }
         if self.early_end.is_some() {
             load.abort();
         }
         let requests = load.finish(&mut self.notes).await?;
         if self.early_end.is_none() {
-            event(RunEvent::Draining(drain));
-            self.phases.drain = self.phase(Instant::now() + drain, &RunningLoad::None, None).await?;
+            self.phases.drain = self.drain(plan, idle, event).await?;
         }
         Ok(requests)
     }
 
     async fn wait_until_ready(&mut self, plan: &Plan, logs: &RunLogs) -> Result<()> {
-        let log = &logs.service_log;
         tokio::select! {
-            ready = ready::wait_ready(&plan.ready) => ready.map(|_| ()),
-            exit = self.service.end() => {
-                Err(LaunchError::EndedEarly { service: plan.service.clone(), exit, log: log.clone() }.into())
-            }
+            ready = ready::wait_ready(&plan.ready, &logs.service_log) => ready.map(|_| ()),
+            exit = self.service.end() => Err(ended_early(plan, logs, exit, Unseen::Readiness)),
         }
     }
 
-    /// Runs a phase until `end` or the end of the service. Its span begins before the reading at its start and ends
-    /// after the one at its end.
-    async fn phase(
+    /// Runs the warm-up until `end` or the end of the service. In its last part, of the length `forced`, memgate makes
+    /// the runtime collect.
+    async fn warm_up(
         &mut self,
+        plan: &Plan,
         end: Instant,
+        forced: Duration,
         load: &RunningLoad,
-        at_start: Option<Boundary>,
     ) -> Result<Option<TimeSpan>> {
-        let measuring = at_start.is_some();
         let start_ns = self.clock.now_ns();
-        if let Some(boundary) = at_start {
-            self.sampler.request(Requested::Boundary(boundary))?;
+        self.watch(end - forced, load).await?;
+        if self.early_end.is_none() && !forced.is_zero() {
+            self.sampler.request(Requested::Open(window(plan, end)))?;
+            self.watch(end, load).await?;
+            self.sampler.request(Requested::CloseWindow)?;
         }
-        self.watch(end, load).await?;
-        self.sampler.request(if measuring { Requested::Boundary(Boundary::MeasureEnd) } else { Requested::Reading })?;
+        self.sampler.request(Requested::Reading)?;
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Watches service, processes and load until `end` or the end of the service.
+    /// Runs the measuring phase until `end` or the end of the service. Its span begins before the reading at its start
+    /// and ends after the one at its end.
+    async fn measure(&mut self, end: Instant, load: &RunningLoad) -> Result<Option<TimeSpan>> {
+        let start_ns = self.clock.now_ns();
+        self.sampler.request(Requested::Boundary(Boundary::MeasureStart))?;
+        self.watch(end, load).await?;
+        if self.early_end.is_none() {
+            load.check()?;
+        }
+        self.sampler.request(Requested::Boundary(Boundary::MeasureEnd))?;
+        Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
+    }
+
+    /// Makes the runtime collect under the same load until `end` or the end of the service. A load command that was told
+    /// to last as long as the measuring phase may end in the tail, which ends then too.
+    async fn tail(&mut self, plan: &Plan, end: Instant, load: &RunningLoad) -> Result<Option<TimeSpan>> {
+        let start_ns = self.clock.now_ns();
+        self.sampler.request(Requested::Open(window(plan, end)))?;
+        while Instant::now() < end && self.early_end.is_none() && load.check().is_ok() {
+            self.watch(end.min(Instant::now() + LOOK), &RunningLoad::None).await?;
+        }
+        self.sampler.request(Requested::CloseWindow)?;
+        self.sampler.request(Requested::Reading)?;
+        Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
+    }
+
+    /// Runs the drain, or the part of it before the end of the service. It lasts longer than configured while goroutines
+    /// end. `idle` is their number before the load.
+    async fn drain(&mut self, plan: &Plan, idle: Option<u64>, event: &dyn Fn(RunEvent)) -> Result<Option<TimeSpan>> {
+        let [least, most] = [plan.phases.drain_ms, plan.phases.drain_max_ms].map(Duration::from_millis);
+        event(RunEvent::Draining(least));
+        let start_ns = self.clock.now_ns();
+        let start = Instant::now();
+        // Without a number before the load, nobody knows what belongs to the load.
+        let mut falling = Falling::new(idle.unwrap_or(u64::MAX), least);
+        while self.early_end.is_none() {
+            let now = Instant::now();
+            let end = if now < start + least {
+                start + least
+            } else if now < start + most && falling.goes_on() {
+                start + most
+            } else {
+                break;
+            };
+            self.watch(end.min(now + LOOK), &RunningLoad::None).await?;
+            if let Some((at_ns, goroutines)) = self.sampler.goroutines()? {
+                falling.see(at_ns, goroutines);
+            }
+        }
+        if self.early_end.is_none() && falling.goes_on() {
+            let lasted = start.elapsed().as_secs_f64();
+            self.notes.push(format!(
+                "goroutines were still ending when the drain ended, after {lasted:.1} s; raise `phases.drain_max`"
+            ));
+        }
+        self.sampler.request(Requested::Reading)?;
+        Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
+    }
+
+    /// Watches service and load until `end` or the end of the service.
     async fn watch(&mut self, end: Instant, load: &RunningLoad) -> Result<()> {
-        let mut next_reading = Instant::now();
         while Instant::now() < end {
             if let Some(exit) = self.service.ended() {
                 self.early_end = Some((exit, self.clock.now_ns()));
                 return Ok(());
             }
             load.check()?;
-            // Reading it makes the kernel sum up the counts of its CPUs.
-            let due = Instant::now() >= next_reading;
-            let thp_events = if due { self.service.cgroup().huge_pages() } else { None };
-            if due {
-                next_reading += Duration::from_millis(500);
-            }
-            self.sampler.request(Requested::Cgroup(self.service.processes(), thp_events))?;
             tokio::time::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50))).await;
         }
         Ok(())
@@ -259,7 +332,8 @@ impl Running {
         let ending = self.early_end.map_or(Ending::Stopped, |(exit, at_ns)| early_ending(exit, at_ns));
         let recorder = self.sampler.finish()?;
         let tier = recorder.tier();
-        let oom_kills = self.service.cgroup().oom_kills().map_err(|error| in_full(&error));
+        let oom_kills = self.service.cgroup().files().oom_kills().map_err(|error| in_full(&error));
+        self.notes.extend(recorder.notes(oom_kills.as_ref().ok().copied()));
         let in_time = self.service.stop(Duration::from_millis(plan.stop_timeout_ms)).await;
         let ending = if in_time { ending } else { Ending::Killed { after_ms: plan.stop_timeout_ms } };
         if !in_time {
@@ -335,8 +409,8 @@ impl RunningLoad {
                 }
                 let outcome = handle.finish()?;
                 notes.extend(outcome.generator_note());
-                let load::LoadOutcome { warmup, measure, latency, .. } = outcome;
-                Ok(Ok(Requests { completed: memgate_evidence::Series::default(), warmup, measure, latency }))
+                let load::LoadOutcome { warmup, measure, tail, latency, .. } = outcome;
+                Ok(Ok(Requests { completed: memgate_evidence::Series::default(), warmup, measure, tail, latency }))
             }
             Self::Command(command) => {
                 command.stop()?;
@@ -344,6 +418,17 @@ impl RunningLoad {
             }
         }
     }
+}
+
+/// A window that ends at this time. The service listens where it is asked whether it is ready.
+fn window(plan: &Plan, end: Instant) -> Window {
+    let service = Endpoint::of(&plan.ready.http).ok().and_then(|(endpoint, _)| endpoint.addresses.first().copied());
+    Window { length: end.saturating_duration_since(Instant::now()), service }
+}
+
+fn ended_early(plan: &Plan, logs: &RunLogs, exit: Exit, before: Unseen) -> Error {
+    let log = logs.service_log.clone();
+    LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output: LogEnd::of(&log), log }.into()
 }
 
 fn early_ending(exit: Exit, at_ns: u64) -> Ending {

@@ -161,6 +161,8 @@ pub(super) struct Phases {
     pub(super) measure: Option<Scalar<Millis<1000, { 24 * HOUR }>>>,
     /// The phase without load. What remains after it has leaked; 10s by default.
     pub(super) drain: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
+    /// The most that the drain lasts while goroutines still end; three times `drain` by default, and at least 30s.
+    pub(super) drain_max: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
 }
 
 /// How to run a platform.

@@ -50,6 +50,7 @@ impl Validator<'_> {
 
     fn service(&self, name: String, service: file::Service, place: &KeyPath) -> Result<Service> {
         let seed = service.load.seed.map_or(1, |seed| seed.0);
+        let drain_ms = or(service.phases.drain, 10_000);
         Ok(Service {
             executable: self.executable(service.build, service.binary, place)?,
             baseline: service.baseline.map_or_else(|| name.clone(), |baseline| baseline.0),
@@ -59,7 +60,8 @@ impl Validator<'_> {
             phases: PhaseLengths {
                 warmup_ms: or(service.phases.warmup, 30_000),
                 measure_ms: or(service.phases.measure, 60_000),
-                drain_ms: or(service.phases.drain, 10_000),
+                drain_ms,
+                drain_max_ms: or(service.phases.drain_max, drain_ms.saturating_mul(3).max(30_000)),
             },
             runs: service.runs.map_or(2, Whole::as_u32),
             max_runs: service.max_runs.map_or(6, Whole::as_u32),

@@ -55,7 +55,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) => 2,
-            Self::Infrastructure(_) => 4,
+            Self::Infrastructure(_) => InfrastructureError::EXIT_CODE,
             Self::Interrupted => 130,
         }
     }
@@ -68,7 +68,8 @@ impl From<InputError> for Error {
 }
 
 /// The step of the pipeline in which an infrastructure failure happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Privileges, kernel features and tools that a run needs.
     Preflight,

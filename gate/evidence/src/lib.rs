@@ -74,6 +74,13 @@ pub struct Environment {
     pub runner: Runner,
     /// Version of memgate that measured.
     pub memgate: String,
+    /// Settings of the build that move figures, as `go version -m` lists them: `-race`, `-msan`, `-asan`, `-cover` and
+    /// `-tags`, the level of the processor (`GOAMD64`, `GOARM64`), `GOEXPERIMENT` and
+    /// `DefaultGODEBUG`. Empty before Go 1.18.
+    pub build: BTreeMap<String, String>,
+    /// Variables given to the service that move figures: `GOGC`, `GOMEMLIMIT`, `GOMAXPROCS` and `GODEBUG`. What the
+    /// service itself sets is not in it.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// The phases as they were. A phase that the service did not reach is missing.
@@ -84,6 +91,9 @@ pub struct Phases {
     pub warmup: Option<TimeSpan>,
     /// The phase under load that is judged.
     pub measure: Option<TimeSpan>,
+    /// The phase after it under the same load, in which memgate makes the runtime collect. A run in which memgate
+    /// cannot do that has none.
+    pub tail: Option<TimeSpan>,
     /// The phase without load.
     pub drain: Option<TimeSpan>,
 }
@@ -177,6 +187,10 @@ signals! {
     gc_cpu: GcCpu,
     /// Live heap in bytes at the end of each GC cycle's mark phase, one entry a cycle.
     live_heap: Series,
+    /// GC cycles that memgate made the runtime do, before and after the measuring phase.
+    forced_collections: ForcedCollections,
+    /// Memory of the Go runtime by use, and the GC's goal.
+    go_memory: GoMemory,
     /// Bytes allocated on the Go heap since the launch (`MemStats.TotalAlloc`).
     alloc_bytes: Series,
     /// Objects allocated on the Go heap since the launch (`MemStats.Mallocs`).
@@ -184,10 +198,23 @@ signals! {
     /// Goroutines other than the runtime's own (`runtime.NumGoroutine`). The first entry is from before the load, the
     /// last from the end of the drain.
     goroutines: Series,
-    /// Resident set, bytes.
+    /// Resident set, bytes: the sum over the processes of the service's cgroup.
     rss: Series,
-    /// Resident set by kind.
+    /// Resident set by kind, at the same times and over the same processes as `rss`.
     rss_kinds: RssKinds,
+    /// Swapped-out anonymous memory, bytes: the sum over the same processes (`VmSwap` of /proc/PID/status).
+    swap: Series,
+    /// Threads of the same processes. The first entry is from before the load, the last from the end of the drain.
+    threads: Series,
+    /// Open file descriptors of the processes of the service's cgroup. The first entry is from before the load, the last
+    /// from the end of the drain.
+    fds: Series,
+    /// Memory that is charged to the service's cgroup, by kind. All processes of the cgroup are in it, and what is in no
+    /// process, such as files on a tmpfs.
+    cgroup_memory: CgroupMemory,
+    /// Largest working set of the service's cgroup among the readings of the measuring phase, bytes: what is charged,
+    /// less the inactive file pages.
+    cgroup_peak: u64,
     /// Anonymous memory in transparent huge pages, bytes.
     huge_pages: Series,
     /// Transparent huge pages since the launch that the kernel allocated at a fault or assembled later.
@@ -361,6 +388,44 @@ pub struct GcCpu {
     pub total_ns: Vec<u64>,
 }
 
+/// GC cycles that memgate made the runtime do. They lie outside of the measuring phase, so that its cycles and pauses are
+/// the service's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForcedCollections {
+    /// The windows in which memgate asked for cycles: the end of the warm-up, and the tail. Cycles that end in them may
+    /// be forced; all others are the service's own.
+    pub windows: Vec<TimeSpan>,
+    /// How many cycles memgate asked for in each window.
+    pub asked: Vec<u64>,
+    /// The least time from the end of a cycle to the next request for one, ns.
+    pub period_ns: u64,
+}
+
+/// Memory of the Go runtime by use, bytes, in columns of equal length. It is memory that the runtime has mapped, whether
+/// or not it is resident.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GoMemory {
+    /// When, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Spans with objects (`MemStats.HeapInuse`).
+    pub heap_in_use: Vec<u64>,
+    /// Free spans that were not returned to the system (`/memory/classes/heap/free:bytes`).
+    pub heap_free: Vec<u64>,
+    /// The size of the heap at which the current or next GC cycle should end (`/gc/heap/goal:bytes`): the smaller of the
+    /// goals by GOGC and by GOMEMLIMIT. It is 2^64 − 1 if both are off.
+    pub heap_goal: Vec<u64>,
+    /// What the last GC cycle marked, and all spans that were handed out since (`gcController.heapLive`). The GC starts
+    /// shortly before this reaches the goal.
+    pub heap_live: Vec<u64>,
+    /// Spans with the stacks of goroutines, including stacks that are free (`MemStats.StackInuse`).
+    pub stacks: Vec<u64>,
+    /// Everything else: descriptions of spans, caches, the profile, the GC's own data (`MSpanSys + MCacheSys +
+    /// BuckHashSys + GCSys + OtherSys + StackSys − StackInuse` of `MemStats`).
+    pub runtime_other: Vec<u64>,
+}
+
 /// Resident set by kind, bytes, in columns of equal length (`RssAnon`, `RssFile`, `RssShmem` of /proc/PID/status).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -373,6 +438,31 @@ pub struct RssKinds {
     pub file: Vec<u64>,
     /// Shared memory.
     pub shared: Vec<u64>,
+}
+
+/// Memory of a cgroup by kind, bytes, in columns of equal length; times do not decrease. A kind that the kernel does not
+/// report has no column.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupMemory {
+    /// When, ns since launch.
+    pub at_ns: Vec<u64>,
+    /// Anonymous memory: heaps and stacks (`anon` of memory.stat; `total_rss` in version 1).
+    pub anon: Vec<u64>,
+    /// Pages of files, and of shared memory too (`file`; `total_cache` in version 1).
+    pub file: Vec<u64>,
+    /// Shared memory and files on a tmpfs (`shmem`; `total_shmem` in version 1).
+    pub shmem: Vec<u64>,
+    /// Memory of the kernel: stacks, page tables, slabs and more (`kernel`, since Linux 5.18; memory.kmem.usage_in_bytes
+    /// in version 1).
+    pub kernel: Option<Vec<u64>>,
+    /// Pages of files that the kernel frees first (`inactive_file`; `total_inactive_file` in version 1).
+    pub inactive_file: Vec<u64>,
+    /// Swapped-out memory, which does not count in `current` (memory.swap.current; `total_swap` in version 1).
+    pub swap: Option<Vec<u64>>,
+    /// Everything that counts against the memory limit (memory.current; memory.usage_in_bytes in version 1). The kernel
+    /// sums the kinds up later than this number, so their sum may differ by some pages for each CPU.
+    pub current: Vec<u64>,
 }
 
 /// Durations in columns of equal length; times do not decrease.
@@ -407,6 +497,8 @@ pub struct Requests {
     pub warmup: RequestCounts,
     /// Requests intended in the measuring phase.
     pub measure: RequestCounts,
+    /// Requests intended in the tail.
+    pub tail: RequestCounts,
     /// Latencies of the measuring phase's answered requests, from the intended start.
     pub latency: Histogram,
 }

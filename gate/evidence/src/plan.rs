@@ -72,6 +72,8 @@ pub struct PhaseLengths {
     pub measure_ms: u64,
     /// The phase without load. What remains after it has leaked.
     pub drain_ms: u64,
+    /// The most that the drain lasts while goroutines still end. The drain is never shorter than `drain_ms`.
+    pub drain_max_ms: u64,
 }
 
 /// The load on the service.
@@ -79,7 +81,7 @@ pub struct PhaseLengths {
 pub enum Load {
     /// The built-in open-loop HTTP load generator.
     Http(HttpLoad),
-    /// Any command. It starts with the warm-up and ends with the measuring phase. memgate does not know its counts, so
+    /// Any command. It starts with the warm-up and ends before the drain. memgate does not know its counts, so
     /// figures per request are not available.
     Command(Vec<String>),
 }

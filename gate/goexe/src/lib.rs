@@ -31,8 +31,9 @@ pub use globals::{GLOBALS, Global};
 pub use offsets::FIELDS;
 pub use pclntab::{Frame, Function, FunctionTable};
 pub use runtime::{
-    AllocCounters, AllocSampleSite, Fact, GcCpuLayout, GcTotals, GoroutineCount, GoroutineList, HeapProfileLayout,
-    LiveHeap, MmapSite, Mmaps, PauseSites, RefillSites, Runtime, Spans, Threads, WorldStarts,
+    AllocCounters, AllocSampleSite, Fact, GcCpuLayout, GcGoal, GcTotals, GcTrigger, GoMemoryLayout, GoroutineCount,
+    GoroutineList, HeapProfileLayout, LiveHeap, MmapSite, Mmaps, PauseSites, RefillSites, Runtime, Spans, Threads,
+    WorldStarts,
 };
 
 use code::Code;

@@ -69,9 +69,8 @@ fn figures(platform: Platform, times: u32) -> BTreeMap<Metric, Vec<f64>> {
         assert!(output.status.success(), "{}", stderr(&output));
         for file in stdout(&output).lines() {
             let evidence = evidence_file::read(Path::new(file)).expect("evidence");
-            let summary = summarise(&[evidence]).expect("one run");
-            for (metric, measured) in
-                summary.pooled.into_iter().filter(|(metric, _)| metric.quantity() == Quantity::Count)
+            let run = summarise(&[evidence]).expect("one run").runs.remove(0);
+            for (metric, measured) in run.metrics.into_iter().filter(|(metric, _)| metric.quantity() == Quantity::Count)
             {
                 match measured {
                     Ok(estimate) => figures.entry(metric).or_default().push(estimate.measured),

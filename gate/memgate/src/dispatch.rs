@@ -9,7 +9,7 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::{self as config, Config, baseline};
 use memgate_evidence::{
-    error::{Error, InputError, Result, Stage},
+    error::{Error, InfrastructureError, InputError, Result, Stage},
     platform::Platform,
 };
 use memgate_files::{OutputError, evidence_file, whole as atomic_file};
@@ -20,12 +20,12 @@ use memgate_verdict::{
     results::{self, Report},
     summarise::summarise,
 };
-use miette::{GraphicalReportHandler, GraphicalTheme};
 
 use crate::{
     boot::Booth,
     cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, Measured, Recorded, SchemaOf},
     doctor::ProbeReport,
+    failures::{colour_is_allowed, rendered},
     images::{self, Which},
     judging,
     narrator::Narrator,
@@ -37,9 +37,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
         Command::Check { measured, formats } => measure(&measured, Some(&formats)),
         Command::Record { measured } => measure(&measured, None),
-        Command::Judge { recorded, out, formats } => {
-            judge(&recorded, &out, &formats).map(|report| report.verdict.exit_code())
-        }
+        Command::Judge { recorded, out, formats } => judge(&recorded, &out, &formats).map(|report| report.exit_code()),
         Command::Merge { measured, evidence, formats } => merge(&measured, &evidence, &formats),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
@@ -104,15 +102,15 @@ async fn check(
     let selection = measured.selection(&[Platform::host()]);
     let report = pipeline::check(config, &selection, narrator, cancel).await?;
     write_report(&report, &formats.outputs, Some(&selection.out))?;
-    Ok(report.verdict.exit_code())
+    Ok(report.exit_code())
 }
 
 async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
-    let files = pipeline::record(config, &measured.selection(&[Platform::host()]), narrator, cancel).await?;
-    for file in files {
+    let recorded = pipeline::record(config, &measured.selection(&[Platform::host()]), narrator, cancel).await?;
+    for file in recorded.done.concat() {
         print(&format!("{}\n", file.display()))?;
     }
-    Ok(0)
+    Ok(if recorded.failures.is_empty() { 0 } else { InfrastructureError::EXIT_CODE })
 }
 
 fn judge(recorded: &Recorded, out: &Path, formats: &Formats) -> Result<Report> {
@@ -128,7 +126,7 @@ fn merge(measured: &Measured, evidence: &[PathBuf], formats: &Formats) -> Result
     let selection = measured.selection(&Platform::ALL);
     let report = pipeline::merge(&config, &selection, evidence)?;
     write_report(&report, &formats.outputs, Some(&selection.out))?;
-    Ok(report.verdict.exit_code())
+    Ok(report.exit_code())
 }
 
 fn plan(measured: &Measured) -> Result<()> {
@@ -217,74 +215,7 @@ fn print(text: &str) -> Result<()> {
     })
 }
 
-/// Whether the user allows colour (<https://no-color.org>).
-fn colour_is_allowed() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
 /// Prints the error on stderr. Ignores a closed stderr.
 fn print_error(error: Error) {
-    let stderr = std::io::stderr();
-    let theme = if stderr.is_terminal() && colour_is_allowed() {
-        GraphicalTheme::unicode()
-    } else {
-        GraphicalTheme::unicode_nocolor()
-    };
-    let _ = stderr.lock().write_all(rendered(error, theme).as_bytes());
-}
-
-/// The error for the user: what happened, a line for each cause that adds something, and what to do.
-fn rendered(error: Error, theme: GraphicalTheme) -> String {
-    let error = match error {
-        Error::Infrastructure(failure) => failure.text().into(),
-        error @ (Error::Input(_) | Error::Interrupted) => error,
-    };
-    let mut text = String::new();
-    match GraphicalReportHandler::new_themed(theme).with_width(120).render_report(&mut text, &error) {
-        Ok(()) => text,
-        Err(_) => format!("{error:#}\n"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{error::Error as _, io};
-
-    use memgate_evidence::error::Stage;
-    use memgate_qemu::guest::GuestError;
-
-    use super::*;
-    use crate::{gobuild::BuildError, guest_runner::GuestRunError, preflight::PreflightError};
-
-    fn refused() -> io::Error {
-        io::Error::other("the system refuses")
-    }
-
-    #[test]
-    fn failures_of_each_stage_keep_the_systems_reason() {
-        let status = procfs::ProcError::Io(refused(), None);
-        let errors: [(Stage, Error); 4] = [
-            (Stage::Preflight, PreflightError::Status(status).into()),
-            (Stage::Build, BuildError::NotStarted { go: "/go".into(), source: refused() }.into()),
-            (Stage::Guest, GuestRunError::from(GuestError::Host { what: "a socket".into(), error: refused() }).into()),
-            (Stage::Output, OutputError::Path { path: "/x".into(), option: "--out", source: refused() }.into()),
-        ];
-        for (stage, error) in errors {
-            assert!(error.source().is_some(), "{stage}");
-            let text = rendered(error, GraphicalTheme::unicode_nocolor());
-            assert!(text.contains(&format!("× {stage}: ")), "{text}");
-            assert_eq!(text.matches("the system refuses").count(), 1, "exactly once: {text}");
-            assert!(text.contains("help: "), "{text}");
-        }
-    }
-
-    #[test]
-    fn each_cause_has_its_own_line() {
-        let cause = OutputError::Evidence { path: "/run/x".into(), source: refused() };
-        let error = Error::caused(Stage::Collect, "the run was not saved", cause, "try again");
-        assert_eq!(
-            rendered(error, GraphicalTheme::unicode_nocolor()),
-            "  × collect: the run was not saved\n  ├─▶ The evidence cannot be written to /run/x.\n  ╰─▶ the system refuses\n  help: try again\n"
-        );
-    }
+    let _ = std::io::stderr().lock().write_all(rendered(error).as_bytes());
 }

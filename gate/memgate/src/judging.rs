@@ -17,7 +17,7 @@ use memgate_report::{self as report, FlameGraphFiles};
 use memgate_verdict::{
     baseline::Baseline,
     judge,
-    results::{self, Report, ServiceResult},
+    results::{Report, ServiceFailure, ServiceResult},
     summarise::{Summary, summarise},
 };
 
@@ -87,14 +87,7 @@ pub(crate) fn compared(runs: &[Evidence], baselines: &Path) -> Result<(Summary, 
     Ok((summary, baseline))
 }
 
-/// Sorts the results, so that the order of measuring or reading does not matter.
-pub(crate) fn report(mut judged: Vec<ServiceResult>) -> Report {
-    judged.sort_by(|a, b| (&a.service, a.platform).cmp(&(&b.service, b.platform)));
-    Report {
-        schema: results::SCHEMA,
-        memgate: env!("CARGO_PKG_VERSION").to_owned(),
-        judged_at: jiff::Timestamp::now().to_string(),
-        verdict: results::worst(judged.iter().map(|result| result.verdict)),
-        results: judged,
-    }
+/// The report on results and failures.
+pub(crate) fn report(results: Vec<ServiceResult>, failures: Vec<ServiceFailure>) -> Report {
+    Report::new(env!("CARGO_PKG_VERSION"), jiff::Timestamp::now().to_string(), results, failures)
 }

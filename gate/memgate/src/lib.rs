@@ -8,6 +8,7 @@ pub mod boot;
 pub mod cli;
 pub mod dispatch;
 pub mod doctor;
+pub mod failures;
 pub mod gobuild;
 pub mod guest_runner;
 pub mod images;

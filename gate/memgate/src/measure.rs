@@ -2,35 +2,51 @@
 
 use std::path::PathBuf;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use memgate_agent::{self as agent, RunLogs, cancel::Cancel};
-use memgate_evidence::{Evidence, error::Result};
+use memgate_evidence::{
+    Evidence,
+    error::{Result, Stage},
+};
 use memgate_files::{evidence_file, names::RunFiles};
 
 use crate::{
+    failures::Outcomes,
     guest_runner::{self, GuestLogs},
     narrator::Narrator,
     prepare::Bench,
 };
 
-/// Runs the work for each bench and returns the results in any order. Native runs go one after the other, because they
-/// would disturb each other's measurements. Then as many guests run at once as this machine has processors for.
+/// Runs the work for each bench and returns the outcomes in any order, with the failures so far. Native runs go one
+/// after the other, because they would disturb each other's measurements. Then as many guests run at once as this
+/// machine has processors for. If one fails, the others go on.
+///
+/// # Errors
+/// Fails if memgate is interrupted. Guests that run end then.
 pub(crate) async fn side_by_side<'run, T>(
-    benches: &[Bench<'run>],
+    prepared: Outcomes<Bench<'run>>,
+    narrator: &Narrator,
     work: impl AsyncFn(&Bench<'run>) -> Result<T>,
-) -> Result<Vec<T>> {
+) -> Result<Outcomes<T>> {
+    let Outcomes { done: benches, failures } = prepared;
+    let mut outcomes = Outcomes { done: Vec::new(), failures };
+    let mut keep =
+        |bench: &Bench<'run>, outcome| outcomes.keep(bench.target, bench.options, Stage::Launch, outcome, narrator);
     let (guests, native): (Vec<_>, Vec<_>) = benches.iter().partition(|bench| bench.guests.is_some());
-    let mut done = Vec::new();
     for bench in native {
-        done.push(work(bench).await?);
+        keep(bench, work(bench).await)?;
     }
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let widest = guests.iter().map(|bench| guest_runner::processors(&bench.target.options)).max().unwrap_or(1);
     let at_once = (processors / usize::try_from(widest).unwrap_or(usize::MAX).max(1)).max(1);
-    // If one fails, the others are dropped, which ends their guests.
-    let guests = stream::iter(guests).map(|bench| work(bench)).buffered(at_once).try_collect::<Vec<_>>().await?;
-    done.extend(guests);
-    Ok(done)
+    let work = &work;
+    let mut running =
+        stream::iter(guests).map(|bench| async move { (bench, work(bench).await) }).buffer_unordered(at_once);
+    while let Some((bench, outcome)) = running.next().await {
+        keep(bench, outcome)?;
+    }
+    drop(running);
+    Ok(outcomes)
 }
 
 impl Bench<'_> {

@@ -38,6 +38,7 @@ impl Narrator {
             RunEvent::Launching => ("starting the service", None),
             RunEvent::WarmingUp(length) => ("warming up", Some(length)),
             RunEvent::Measuring(length) => ("measuring", Some(length)),
+            RunEvent::Collecting(length) => ("collecting", Some(length)),
             RunEvent::Draining(length) => ("draining", Some(length)),
             RunEvent::Stopping => ("stopping the service", None),
         };

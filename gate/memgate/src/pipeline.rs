@@ -12,6 +12,7 @@ use memgate_verdict::{
 };
 
 use crate::{
+    failures::Outcomes,
     judging::{compared, flame_graphs, judge_runs, read_evidence, report},
     measure::side_by_side,
     narrator::Narrator,
@@ -19,10 +20,12 @@ use crate::{
     select::{Selection, targets},
 };
 
-/// Measures and judges. If a gate cannot be decided, measures more fresh processes, up to the service's `max_runs`.
+/// Measures and judges. If a gate cannot be decided, measures more fresh processes, up to the service's `max_runs`. A
+/// service that cannot be built, measured or judged has a failure in the report; the others have their results.
 ///
 /// # Errors
-/// When a run cannot be made, or when a file cannot be written.
+/// When the configuration is wrong or this machine lacks something, which memgate finds before anything runs, and when
+/// it is interrupted.
 pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, cancel: &Cancel) -> Result<Report> {
     let targets = targets(config, selection)?;
     // Baselines are read first: a broken one should not cost the time of the runs.
@@ -42,8 +45,8 @@ pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, 
         }
         judge_runs(&evidence, &config.baselines, &selection.out)
     };
-    let benches = prepare(&targets, selection, narrator, cancel).await?;
-    Ok(report(side_by_side(&benches, check).await?))
+    let judged = side_by_side(prepare(&targets, selection, narrator, cancel).await?, narrator, check).await?;
+    Ok(report(judged.done, judged.failures))
 }
 
 /// `2 more fresh processes, which may decide heap_live_growth and rss_peak`.
@@ -54,16 +57,16 @@ fn undecided(result: &ServiceResult, more: u32) -> String {
     format!("{more} more fresh {noun}, which may decide {}", names.join(", "))
 }
 
-/// Measures, draws flame graphs, and returns the evidence files.
+/// Measures, draws flame graphs, and returns the evidence files of each service. Fails like [`check`].
 ///
 /// # Errors
-/// When a run cannot be made, or when a file cannot be written.
+/// The same.
 pub async fn record(
     config: &Config,
     selection: &Selection,
     narrator: &Narrator,
     cancel: &Cancel,
-) -> Result<Vec<PathBuf>> {
+) -> Result<Outcomes<Vec<PathBuf>>> {
     let record = async |bench: &Bench<'_>| {
         let runs = bench.target.runs;
         let evidence = bench.measure(1..=runs, narrator, cancel).await?;
@@ -75,8 +78,7 @@ pub async fn record(
         Ok((1..=runs).map(|run| bench.file(run)).collect::<Vec<_>>())
     };
     let targets = targets(config, selection)?;
-    let benches = prepare(&targets, selection, narrator, cancel).await?;
-    Ok(side_by_side(&benches, record).await?.concat())
+    side_by_side(prepare(&targets, selection, narrator, cancel).await?, narrator, record).await
 }
 
 /// Judges recorded evidence and writes its flame graphs into a directory below `out`.
@@ -86,7 +88,7 @@ pub async fn record(
 pub fn judge(files: &[PathBuf], baselines: &Path, out: &Path) -> Result<Report> {
     let evidence = read_evidence(files)?;
     let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
-    Ok(report(results))
+    Ok(report(results, Vec::new()))
 }
 
 /// Judges evidence that several jobs recorded, and checks that it is complete: every run of every selected service on
@@ -111,5 +113,5 @@ pub fn merge(config: &Config, selection: &Selection, files: &[PathBuf]) -> Resul
     }
     let out = &selection.out;
     let results = evidence.values().map(|runs| judge_runs(runs, &config.baselines, out)).collect::<Result<Vec<_>>>()?;
-    Ok(report(results))
+    Ok(report(results, Vec::new()))
 }

@@ -9,13 +9,14 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::Executable;
 use memgate_evidence::{
-    error::{Error, InputError, Result},
+    error::{Error, InputError, Result, Stage},
     plan::{Collecting, Plan},
     platform::{Platform, Runner},
 };
 use memgate_files::{OutputError, names::RunFiles};
 
 use crate::{
+    failures::Outcomes,
     gobuild,
     guest_runner::GuestRunner,
     narrator::Narrator,
@@ -23,19 +24,37 @@ use crate::{
     select::{Selection, Target},
 };
 
-/// Builds every service and makes the images of its guests before any measuring starts. Errors show up before time is
-/// spent on runs, and no build disturbs a measurement.
+/// Builds every service and makes the images of its guests before any measuring starts, so that no build disturbs a
+/// measurement. A service for which this fails has a failure; the others are prepared.
+///
+/// # Errors
+/// Fails if the configuration is wrong, this machine lacks something, or the output directory cannot be used. All of
+/// them show up before time is spent on runs.
 pub(crate) async fn prepare<'run>(
     targets: &'run [Target<'run>],
     selection: &'run Selection,
     narrator: &Narrator,
     cancel: &Cancel,
-) -> Result<Vec<Bench<'run>>> {
-    let mut benches = Vec::new();
+) -> Result<Outcomes<Bench<'run>>> {
+    let mut places = Vec::new();
     for target in targets {
-        benches.push(Bench::prepare(target, selection, narrator, cancel).await?);
+        let place = preflight::place(target.platform, target.runner)?;
+        if place == Runner::Native {
+            preflight::collectors(selection.collecting.tier)?;
+        }
+        places.push(place);
     }
-    Ok(benches)
+    make_directory(&selection.out)?;
+    let mut prepared = Outcomes::default();
+    for (target, place) in targets.iter().zip(places) {
+        remove_old_runs(&selection.out, target)?;
+        match Bench::prepare(target, place, selection, narrator, cancel).await {
+            // What is wrong in the configuration is wrong in each run.
+            Err(error @ Error::Input(_)) => return Err(error),
+            outcome => prepared.keep(target, &selection.options, Stage::Build, outcome, narrator)?,
+        }
+    }
+    Ok(prepared)
 }
 
 /// A built service, ready to be measured.
@@ -53,17 +72,12 @@ pub(crate) struct Bench<'run> {
 impl<'run> Bench<'run> {
     pub(crate) async fn prepare(
         target: &'run Target<'run>,
+        place: Runner,
         selection: &'run Selection,
         narrator: &Narrator,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let place = preflight::place(target.platform, target.runner)?;
-        if place == Runner::Native {
-            preflight::collectors(selection.collecting.tier)?;
-        }
         let out = selection.out.as_path();
-        make_directory(out)?;
-        remove_old_runs(out, target)?;
         let executable = match &target.service.executable {
             Executable::Build(build) => {
                 narrator.say(&format!("{}: building {}", target.title(), build.package));

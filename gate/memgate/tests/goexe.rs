@@ -232,7 +232,7 @@ fn an_executable_without_go_is_no_error_and_has_no_runtime() {
     let exe = GoExe::open(&std::env::current_exe().unwrap()).unwrap();
     assert_eq!((exe.build.is_none(), exe.version()), (true, "not built by Go"));
     let losses = exe.runtime.losses();
-    assert_eq!(losses.len(), 14);
+    assert_eq!(losses.len(), 16);
     assert!(losses.iter().all(|(_, reason)| reason.contains("Go did not build it")), "{losses:?}");
 }
 

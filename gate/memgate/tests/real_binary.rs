@@ -200,7 +200,7 @@ fn a_distributions_service_has_every_signal() {
     assert_eq!(evidence.environment.go, "go1.24.4");
     assert_eq!(
         kinds(&evidence),
-        "gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites: exact; gc_cpu alloc_bytes alloc_objects goroutines rss rss_kinds offheap offheap_sites page_faults: sampled; : missing"
+        "gc_pauses other_pauses world_stops live_heap mmap_latency alloc_samples heap_profile goroutine_sites: exact; gc_cpu go_memory alloc_bytes alloc_objects goroutines rss rss_kinds swap threads fds offheap offheap_sites page_faults: sampled; : missing"
     );
     let (signals, code) = (&evidence.signals, &evidence.code);
     let samples = &signals.alloc_samples.data;
@@ -300,7 +300,7 @@ fn an_executable_of_another_platform_is_refused() {
 fn only_the_kernels(evidence: &Evidence, why: &str) {
     assert_eq!(
         kinds(evidence),
-        ": exact; rss rss_kinds page_faults: sampled; gc_pauses other_pauses world_stops gc_cpu live_heap alloc_bytes alloc_objects goroutines offheap mmap_latency alloc_samples heap_profile goroutine_sites offheap_sites: missing"
+        ": exact; rss rss_kinds swap threads fds page_faults: sampled; gc_pauses other_pauses world_stops gc_cpu live_heap go_memory alloc_bytes alloc_objects goroutines offheap mmap_latency alloc_samples heap_profile goroutine_sites offheap_sites: missing"
     );
     let signals = &evidence.signals;
     for (name, exactness) in exactnesses(evidence) {
@@ -331,7 +331,17 @@ fn kinds(evidence: &Evidence) -> String {
 
 /// The exactness of each signal, except those that depend on the machine and on the run's length.
 fn exactnesses(evidence: &Evidence) -> impl Iterator<Item = (&'static str, &Exactness)> {
-    const VARYING: [&str; 6] = ["huge_pages", "thp_events", "rss_peak", "span_refills", "requests", "oom_kills"];
+    const VARYING: [&str; 9] = [
+        "cgroup_memory",
+        "cgroup_peak",
+        "huge_pages",
+        "thp_events",
+        "rss_peak",
+        "forced_collections",
+        "span_refills",
+        "requests",
+        "oom_kills",
+    ];
     let all = evidence.signals.provenance().into_iter();
     all.map(|signal| (signal.name, signal.exactness)).filter(|(name, _)| !VARYING.contains(name))
 }

@@ -8,10 +8,13 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
     process::Command,
 };
 
 use common::{Bench, assert_fails, busy, can_attach, repository, running::Running, stderr, stdout};
+use memgate_files::evidence_file;
+use memgate_report::Format;
 use nix::sys::signal::Signal;
 
 #[test]
@@ -20,7 +23,9 @@ fn a_service_that_is_never_ready() {
         let bench =
             Bench::service("misbehave", 18111, ", -mode, never-ready").with("timeout: 60s }\n", "timeout: 8s }\n");
         let output = bench.run("check", &[]);
-        assert_fails(&output, 4, &["launch:", "answered 503", "http://127.0.0.1:18111/healthz", "ready.timeout"]);
+        let words = ["launch:", "answered 503", "http://127.0.0.1:18111/healthz", "ready.timeout", "service.log"];
+        assert_fails(&output, 4, &words);
+        assert_fails(&output, 4, &["its output: | misbehave: listening on 127.0.0.1:18111"]);
     }
 }
 
@@ -28,7 +33,20 @@ fn a_service_that_is_never_ready() {
 fn a_service_that_exits_at_once() {
     if can_attach() {
         let output = Bench::service("misbehave", 18112, ", -mode, exit").run("check", &[]);
-        assert_fails(&output, 4, &["launch:", "exited with code 3 before it was ready", "service.log"]);
+        let words =
+            ["launch:", "exited with code 3 before it was ready; its output: | misbehave: an exit was asked for"];
+        assert_fails(&output, 4, &words);
+        assert_fails(&output, 4, &["service.log"]);
+    }
+}
+
+#[test]
+fn a_service_that_ends_with_its_standard_input() {
+    if can_attach() {
+        let output = Bench::service("misbehave", 18147, ", -mode, stdin").run("check", &[]);
+        let words =
+            ["launch:", "exited with code 0 before it was ready and printed nothing", "standard input is /dev/null"];
+        assert_fails(&output, 4, &words);
     }
 }
 
@@ -61,8 +79,19 @@ fn a_service_that_starts_other_processes_is_inconclusive() {
         let output = Bench::service("misbehave", 18115, ", -mode, fork").run("check", &["--format", "json"]);
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
         let report = json(&output);
-        let reason = gate(&report, "rss_growth")["reason"].as_str().unwrap().to_owned();
+        let reason = gate(&report, "heap_live_growth")["reason"].as_str().unwrap().to_owned();
         assert!(reason.contains("started other processes"), "{reason}");
+        let notes = report["results"][0]["notes"].to_string();
+        assert!(notes.contains("up to 2 processes"), "{notes}");
+        // What the kernel sees of the whole cgroup is whole. The child holds 8 MiB.
+        let trust = |name: &str| {
+            let signals = report["results"][0]["signals"].as_array().unwrap();
+            signals.iter().find(|signal| signal["name"] == name).unwrap()["exactness"].clone()
+        };
+        for name in ["rss", "rss_kinds", "swap", "threads", "fds"] {
+            assert_eq!(trust(name), "sampled", "{name}");
+        }
+        assert_eq!(trust("page_faults"), "inexact");
     }
 }
 
@@ -122,16 +151,108 @@ fn a_port_that_another_process_uses() {
 }
 
 #[test]
-fn nothing_is_measured_before_every_service_is_built() {
+fn what_filled_the_cgroup_before_a_kill_is_told() {
     if can_attach() {
-        let bench = Bench::service("uaa", 18146, "");
-        let yaml = fs::read_to_string(bench.config()).unwrap();
-        let (head, service) = yaml.split_once("  s:\n").unwrap();
-        let broken = service.replace("./cmd/uaa", "./cmd/none");
-        fs::write(bench.config(), format!("{head}  s:\n{service}  t:\n{broken}")).unwrap();
+        const LIMIT: u64 = 96 << 20;
+        let bench = Bench::service("misbehave", 18148, ", -mode, spool")
+            .with("      stop_timeout", "      memory_max: 96MiB\n      stop_timeout");
         let output = bench.run("record", &[]);
-        assert_fails(&output, 4, &["build:", "cmd/none"]);
-        assert!(!stderr(&output).contains("starting the service"), "{}", stderr(&output));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let evidence = evidence_file::read(Path::new(stdout(&output).trim())).unwrap();
+        assert_eq!(evidence.signals.oom_kills.data, 1);
+        let note = evidence.notes.iter().find(|note| note.starts_with("when the kernel killed for memory"));
+        let note = note.unwrap_or_else(|| panic!("{:?}", evidence.notes));
+        let largest = note.split_once(" of at most 96.0 MiB: ").unwrap().1;
+        assert!(largest.contains(" MiB of shared memory (tmpfs), "), "{note}");
+        // The last reading before the kill is close to it. The kernel sums the kinds up later than the whole.
+        let memory = &evidence.signals.cgroup_memory.data;
+        let fullest = (0..memory.at_ns.len()).max_by_key(|row| memory.current[*row]).unwrap();
+        assert!(memory.current[fullest] > LIMIT / 100 * 95, "{note}: {memory:?}");
+        assert!(memory.shmem[fullest] > LIMIT / 2, "{note}: {memory:?}");
+    }
+}
+
+#[test]
+fn memory_outside_of_the_process_is_in_its_cgroup() {
+    if can_attach() {
+        const SPOOLED: u64 = 32 << 20;
+        let bench = Bench::service("misbehave", 18150, ", -mode, spool, -hog-max, 32MiB");
+        let output = bench.run("record", &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let evidence = evidence_file::read(Path::new(stdout(&output).trim())).unwrap();
+        let ends = |column: &[u64]| (column[0], *column.last().unwrap());
+        let memory = &evidence.signals.cgroup_memory.data;
+        let (before, after) = ends(&memory.shmem);
+        // The kernel moves what it counts in batches for each CPU.
+        assert!((after - before).abs_diff(SPOOLED) <= 1 << 20, "{memory:?}");
+        let charged = ends(&memory.current);
+        assert!(charged.1 - charged.0 > SPOOLED / 10 * 9, "{memory:?}");
+        let (_, resident) = ends(&evidence.signals.rss_kinds.data.shared);
+        assert!(resident < 1 << 20, "no process maps it: {resident}");
+        let (idle, left) = ends(&evidence.signals.fds.data.value);
+        assert_eq!(left - idle, 1, "the open file: {:?}", evidence.signals.fds);
+    }
+}
+
+/// A service that does not build and one that does not start, before and after a good one.
+fn one_good_of_three(port: u16) -> Bench {
+    let bench = Bench::service("uaa", port, "");
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    let (head, service) = yaml.split_once("  s:\n").unwrap();
+    let broken = service.replace("./cmd/uaa", "./cmd/none");
+    let ends = service.replace("./cmd/uaa", "./cmd/misbehave").replace("args: [", "args: [-mode, exit, ");
+    fs::write(bench.config(), format!("{head}  a-broken:\n{broken}  b-ends:\n{ends}  s:\n{service}")).unwrap();
+    bench
+}
+
+#[test]
+fn each_service_of_a_run_has_its_own_outcome_in_every_report() {
+    if can_attach() {
+        let bench = one_good_of_three(18146);
+        let formats =
+            Format::ALL.map(|format| format!("{format}={}", bench.directory.path().join(format.file_name()).display()));
+        let formats: Vec<&str> = formats.iter().flat_map(|format| ["--format", format]).collect();
+        let output = bench.run("check", &formats);
+        assert_fails(&output, 4, &["a-broken", "failed: × build:", "cmd/none", "help: fix the build"]);
+        assert_fails(
+            &output,
+            4,
+            &["b-ends", "failed: × launch: b-ends: it exited with code 3", "an exit was asked for"],
+        );
+        let text = stderr(&output);
+        assert!(text.find("× build:") < text.find("starting the service"), "builds come first: {text}");
+        for format in Format::ALL {
+            let text = fs::read_to_string(bench.directory.path().join(format.file_name())).unwrap();
+            for said in ["a-broken", "b-ends", "cmd/none", "an exit was asked for", "s on linux/"] {
+                let said = if format == Format::Json { said.trim_end_matches(" on linux/") } else { said };
+                assert!(text.contains(said), "{format}: `{said}` is not in {text}");
+            }
+        }
+        let json: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(bench.directory.path().join("report.json")).unwrap()).unwrap();
+        assert_eq!(json["verdict"], serde_json::Value::Null);
+        assert_eq!(json["results"].as_array().unwrap().len(), 1);
+        assert_eq!((&json["results"][0]["service"], &json["results"][0]["runs"]), (&"s".into(), &1.into()));
+        assert!(json["results"][0]["gates"].as_array().unwrap().len() > 5);
+        let stages: Vec<_> =
+            json["failures"].as_array().unwrap().iter().map(|failed| &failed["failure"]["stage"]).collect();
+        assert_eq!(stages, ["build", "launch"]);
+    }
+}
+
+#[test]
+fn record_keeps_the_evidence_of_the_services_that_can_be_measured() {
+    if can_attach() {
+        let bench = one_good_of_three(18149);
+        let output = bench.run("record", &[]);
+        assert_fails(&output, 4, &["× build:", "× launch:"]);
+        let files: Vec<_> = stdout(&output).lines().map(str::to_owned).collect();
+        assert_eq!(files.len(), 1);
+        assert_eq!(evidence_file::read(Path::new(&files[0])).unwrap().service, "s");
+        // What is missing is still an error where evidence is put together.
+        let mut merge = bench.command("merge");
+        let merged = merge.args(["--platform", "host"]).args(&files).output().unwrap();
+        assert_fails(&merged, 4, &["evidence is missing", "a-broken", "0 of 1 runs"]);
     }
 }
 

@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, path::PathBuf, thread};
 use common::{
     can_attach, go, repository,
     uaa::{
-        ProfileSite, Truth, Watched, assert_cpu_time, assert_equal, assert_exact, assert_goroutine_sites, assert_stops,
-        attributed_to_forgotten_mappings, left,
+        ProfileSite, Truth, Watched, assert_cpu_time, assert_equal, assert_exact, assert_go_memory,
+        assert_goroutine_sites, assert_stops, attributed_to_forgotten_mappings, left,
     },
 };
 use memgate_agent::collect::Boundary;
@@ -72,6 +72,7 @@ fn every_figure_is_the_runtimes_own(minor: u32) {
             let compare = move || {
                 let measured = measure(executable, u16::try_from(port).unwrap(), build);
                 assert_equal(&measured.signals, &measured.truth);
+                assert_go_memory(&measured.signals, &measured.truth);
                 assert_stops(&measured.signals, &measured.truth);
                 let others = measured.truth.other_pauses.as_ref().map_or(0, |others| others.total);
                 assert_eq!(measured.signals.other_pauses.data.duration_ns.len() as u64, others);

@@ -1,13 +1,16 @@
 //! A handmade report with every verdict, missing figures, Chinese and hostile text.
 
+use std::collections::BTreeMap;
+
 use memgate_evidence::{
     Environment,
+    error::{FailureText, Stage},
     platform::{Platform, Runner},
     tier::Tier,
 };
 use memgate_verdict::{
     metric::{Metric, Unit},
-    results::{GateResult, Report, SCHEMA, ServiceResult, Verdict},
+    results::{GateResult, Report, SCHEMA, ServiceFailure, ServiceResult, Verdict},
     summarise::{SignalNote, Site, SiteKind, SourceLocation, Trust},
 };
 
@@ -25,6 +28,8 @@ pub(super) fn environment() -> Environment {
         cpus: 2,
         runner: Runner::Native,
         memgate: "0.1.0".into(),
+        build: BTreeMap::new(),
+        variables: BTreeMap::new(),
     }
 }
 
@@ -115,9 +120,57 @@ pub(super) fn report_of(results: Vec<ServiceResult>) -> Report {
         schema: SCHEMA,
         memgate: "0.1.0".into(),
         judged_at: "2026-11-23T15:30:00Z".into(),
-        verdict: results.first().map_or(Verdict::Inconclusive, |result| result.verdict),
+        verdict: Some(results.first().map_or(Verdict::Inconclusive, |result| result.verdict)),
         results,
+        failures: vec![],
     }
+}
+
+/// A failed build with a compiler's output, and a failed launch with a cause.
+fn failures() -> Vec<ServiceFailure> {
+    let of = |service: &str, failure| ServiceFailure {
+        service: service.into(),
+        platform: Platform::LinuxArm64,
+        options: vec!["--tier".into(), "T0".into()],
+        failure,
+    };
+    vec![
+        of(
+            "broken",
+            FailureText {
+                stage: Stage::Build,
+                message: "`go build ./cmd/broken` in services failed:\n./main.go:3:15: undefined: undefined".into(),
+                causes: vec![],
+                help: Some("fix the build; the command was \"go\" \"build\"".into()),
+            },
+        ),
+        of(
+            "launched",
+            FailureText {
+                stage: Stage::Launch,
+                message: "/srv/launched cannot be started".into(),
+                causes: vec!["it cannot be executed".into(), "Permission denied (os error 13)".into()],
+                help: None,
+            },
+        ),
+    ]
+}
+
+/// The failure of a service with this text wherever it can have any.
+pub(super) fn hostile_failure(service: &str, text: &str) -> ServiceFailure {
+    let failure =
+        FailureText { stage: Stage::Launch, message: text.into(), causes: vec![text.into()], help: Some(text.into()) };
+    ServiceFailure { service: service.into(), platform: Platform::LinuxAmd64, options: vec![text.into()], failure }
+}
+
+/// A service that passes beside two that could not be judged.
+pub(super) fn failed_report() -> Report {
+    let gates = vec![gate(Metric::OomKills, Verdict::Pass, [Some(0.0), None, None, Some(0.0), None], "")];
+    let mut good = result("good", Platform::LinuxAmd64, gates, &[]);
+    good.environment.build =
+        [("-race", "true"), ("GOAMD64", "v3")].map(|(name, value)| (name.into(), value.into())).into();
+    good.environment.variables = [("GOGC".into(), "50".into())].into();
+    Report::new("0.1.0", "2026-11-23T15:30:00Z".into(), vec![good], failures())
 }
 
 fn uaa() -> ServiceResult {

@@ -40,10 +40,11 @@ impl Level {
     }
 }
 
-/// One annotation a line. Gates that are not a plain pass come first, worst first, then the notes of results that do
-/// not hold. If there is nothing to report, a notice shows that memgate ran.
+/// One annotation a line. Services that could not be judged come first, then gates that are not a plain pass, worst
+/// first, then the notes of results that do not hold. If there is nothing to report, a notice shows that memgate ran.
 pub(super) fn render(report: &Report, _style: Style) -> String {
-    let mut annotations: Vec<_> = view::all_findings(report).iter().map(of_finding).collect();
+    let mut annotations: Vec<_> = view::failed(report).iter().map(of_failed).collect();
+    annotations.extend(view::all_findings(report).iter().map(of_finding));
     annotations.extend(report.results.iter().filter(|result| result.verdict.exit_code() != 0).map(of_notes));
     if annotations.is_empty() {
         annotations.push(of_a_pass(report));
@@ -63,6 +64,16 @@ struct Annotation<'a> {
     place: Option<&'a SourceLocation>,
     title: String,
     message: String,
+}
+
+fn of_failed<'a>(failed: &view::Failed) -> Annotation<'a> {
+    let lines = [&failed.reason].into_iter().chain(&failed.details).chain([&failed.repeat]);
+    Annotation {
+        level: Level::Error,
+        place: None,
+        title: format!("{}: {} {}", failed.subject, failed.stage, view::FAILED),
+        message: lines.cloned().collect::<Vec<_>>().join("\n"),
+    }
 }
 
 fn of_finding<'a>(finding: &view::Finding<'a>) -> Annotation<'a> {
@@ -86,8 +97,8 @@ fn of_notes<'a>(result: &ServiceResult) -> Annotation<'a> {
 /// Says that memgate ran, and what it judged.
 fn of_a_pass<'a>(report: &Report) -> Annotation<'a> {
     let trust = report.results.iter().map(|result| format!("{}: {}", view::subject(result), view::trust(result)));
-    let message = [view::gate_counts(report)].into_iter().chain(trust).collect::<Vec<_>>().join("\n");
-    let title = format!("memgate: {}", report.verdict.name());
+    let message = [view::counts(report)].into_iter().chain(trust).collect::<Vec<_>>().join("\n");
+    let title = format!("memgate: {}", view::outcome(report));
     Annotation { level: Level::Notice, place: None, title, message }
 }
 

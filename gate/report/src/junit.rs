@@ -1,11 +1,13 @@
-//! `JUnit` XML: a test suite for each service on each platform, and a test case for each gate.
+//! `JUnit` XML: a test suite for each service on each platform, and a test case for each gate, or one for the failure of
+//! a service that could not be judged.
 //!
 //! Nothing but a pass may look like one: a regression is a failure, and missing data is an error. It is not a skipped
 //! test, because CI systems count those as good.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use memgate_verdict::results::{GateResult, Report, ServiceResult, Verdict};
+use memgate_evidence::platform::Platform;
+use memgate_verdict::results::{GateResult, Report, ServiceFailure, ServiceResult, Verdict};
 use quick_junit::{NonSuccessKind, Property, TestCase, TestCaseStatus, TestSuite};
 
 use super::{Style, text, view};
@@ -21,6 +23,9 @@ pub(super) fn render(report: &Report, _style: Style) -> String {
         junit.add_test_suite(suite);
     }
     junit.add_test_suites(report.results.iter().map(suite));
+    junit.add_test_suites(
+        report.failures.iter().zip(view::failed(report)).map(|(of, failed)| failed_suite(of, &failed)),
+    );
     for suite in &mut junit.test_suites {
         suite.extra.extend(timestamp.iter().map(|timestamp| ("timestamp".into(), timestamp.into())));
     }
@@ -31,7 +36,7 @@ fn suite(result: &ServiceResult) -> TestSuite {
     let mut suite = TestSuite::new(view::subject(result));
     suite.set_time(Duration::ZERO);
     suite.add_properties(properties(result));
-    let class = format!("{}.{}", text::visible(&result.service), result.platform.folder());
+    let class = class(&result.service, result.platform);
     if let Some(finding) = view::unexplained(result) {
         let details = format!("{}\n{}\n{}", view::notes(result), view::trust(result), view::repeat_command(result));
         suite.add_test_case(finding_case(class.clone(), &finding, details.trim_start()));
@@ -43,9 +48,32 @@ fn suite(result: &ServiceResult) -> TestSuite {
     suite
 }
 
-fn properties(result: &ServiceResult) -> [Property; 12] {
+/// A suite with one test case that has an error, because a service that could not be judged has neither passed nor
+/// regressed.
+fn failed_suite(of: &ServiceFailure, failed: &view::Failed) -> TestSuite {
+    let mut suite = TestSuite::new(failed.subject.clone());
+    suite.set_time(Duration::ZERO);
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    let lines = [&failed.reason].into_iter().chain(&failed.details).chain([&failed.repeat]);
+    let details = lines.cloned().collect::<Vec<_>>().join("\n");
+    status.set_message(&failed.reason).set_type(view::FAILED).set_description(details);
+    let mut case = TestCase::new(failed.stage.clone(), status);
+    case.set_classname(class(&of.service, of.platform)).set_time(Duration::ZERO);
+    suite.add_test_case(case);
+    suite
+}
+
+fn class(service: &str, platform: Platform) -> String {
+    format!("{}.{}", text::visible(service), platform.folder())
+}
+
+fn properties(result: &ServiceResult) -> Vec<Property> {
     let environment = &result.environment;
-    [
+    let settings = |name: &'static str, settings: &BTreeMap<String, String>| {
+        let pairs: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        Property::new(name, text::visible(&pairs.join(" ")))
+    };
+    vec![
         Property::new("verdict", result.verdict.name()),
         Property::new("platform", result.platform.name()),
         Property::new("runs", result.runs.to_string()),
@@ -58,6 +86,8 @@ fn properties(result: &ServiceResult) -> [Property; 12] {
         Property::new("cpus", environment.cpus.to_string()),
         Property::new("runner", text::visible(environment.runner.name())),
         Property::new("memgate", text::visible(&environment.memgate)),
+        settings("build", &environment.build),
+        settings("variables", &environment.variables),
     ]
 }
 

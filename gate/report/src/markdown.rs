@@ -8,16 +8,26 @@ use super::{Style, text, view};
 const MARKER: &str = "<!-- memgate -->";
 
 pub(super) fn render(report: &Report, _style: Style) -> String {
-    let mut blocks = vec![format!("{MARKER}\n## memgate: {}", report.verdict.name()), view::gate_counts(report)];
+    let mut blocks = vec![format!("{MARKER}\n## memgate: {}", view::outcome(report)), view::counts(report)];
     if let Some(finding) = view::unexplained_report(report) {
         blocks.push(format!("- **{}**: {}", finding.verdict.name(), escape(&finding.reason)));
     }
+    blocks.extend(view::failed(report).iter().flat_map(failed));
     for result in &report.results {
         service(result, &mut blocks);
     }
     let (memgate, judged_at) = (text::visible(&report.memgate), text::visible(&report.judged_at));
     blocks.push(format!("memgate {}, judged at {}", escape(&memgate), escape(&judged_at)));
     blocks.join("\n\n") + "\n"
+}
+
+fn failed(failed: &view::Failed) -> [String; 3] {
+    let nested: String = failed.details.iter().map(|line| format!("\n  - {}", escape(line))).collect();
+    [
+        format!("### {}: {}", escape(&failed.subject), view::FAILED),
+        format!("- **{}** {}{nested}", view::FAILED, escape(&failed.reason)),
+        format!("Repeat it locally: {}", code(&failed.repeat)),
+    ]
 }
 
 fn service(result: &ServiceResult, blocks: &mut Vec<String>) {
@@ -81,6 +91,7 @@ fn environment(result: &ServiceResult) -> String {
         view::runs(result),
         environment.memgate,
     );
+    let text = [text].into_iter().chain(view::build(environment)).collect::<Vec<_>>().join(", ");
     escape(&text::visible(&text))
 }
 

@@ -18,8 +18,15 @@ pub(super) fn render(report: &Report, style: Style) -> String {
     if let Some(finding) = view::unexplained_report(report) {
         lines.push(format!("{}  {}", verdict(finding.verdict, style), finding.reason));
     }
+    for failed in view::failed(report) {
+        lines.push(format!("{}  {}: {}", name(view::FAILED, RED, style), failed.subject, failed.reason));
+        lines.extend(failed.details.iter().map(|line| format!("  {line}")));
+        lines.push(format!("repeat: {}", failed.repeat));
+        lines.push(String::new());
+    }
     let memgate = text::visible(&report.memgate);
-    lines.push(format!("memgate {memgate}: {} ({})", verdict(report.verdict, style), view::gate_counts(report)));
+    let outcome = report.verdict.map_or_else(|| name(view::FAILED, RED, style), |worst| verdict(worst, style));
+    lines.push(format!("memgate {memgate}: {outcome} ({})", view::counts(report)));
     lines.join("\n") + "\n"
 }
 
@@ -98,13 +105,20 @@ const fn colour(verdict: Verdict) -> Color {
     }
 }
 
-/// The verdict's name in the colours of the table, as ANSI X3.64 (SGR) defines them.
+/// The code of red in ANSI X3.64 (SGR).
+const RED: u8 = 31;
+
+/// The verdict's name in the colours of the table.
 fn verdict(verdict: Verdict, style: Style) -> String {
-    let name = verdict.name();
     let code = match verdict {
         Verdict::Pass | Verdict::Improved => 32,
         Verdict::Advisory | Verdict::NoBaseline | Verdict::Inconclusive => 33,
-        Verdict::Regressed => 31,
+        Verdict::Regressed => RED,
     };
+    name(verdict.name(), code, style)
+}
+
+/// A name in the colour with this code of ANSI X3.64 (SGR).
+fn name(name: &str, code: u8, style: Style) -> String {
     if style.colour { format!("\x1b[1;{code}m{name}\x1b[0m") } else { name.to_owned() }
 }

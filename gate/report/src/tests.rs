@@ -40,6 +40,70 @@ fn every_format_has_a_snapshot() {
 }
 
 #[test]
+fn services_that_could_not_be_judged_have_a_snapshot_in_every_format() {
+    for format in Format::ALL {
+        let name = format!("failed_{}", format.name());
+        insta::assert_snapshot!(name, render(&failed_report(), format, Style::default()));
+    }
+}
+
+#[test]
+fn a_failure_is_worse_than_every_verdict_and_hides_no_result() {
+    assert_eq!(failed_report().exit_code(), 4);
+    assert_eq!(failed_report().verdict, None);
+    let failures = failed_report().failures;
+    for verdict in Verdict::ALL {
+        let gates = vec![gate(Metric::OomKills, verdict, [None; 5], "why")];
+        let results = vec![result("good", Platform::LinuxAmd64, gates, &[])];
+        assert_eq!(Report::new("0", String::new(), results.clone(), vec![]).exit_code(), verdict.exit_code());
+        let report = Report::new("0", String::new(), results, failures.clone());
+        assert_eq!(report.exit_code(), 4);
+        for format in for_people() {
+            let text = render(&report, format, wide());
+            for said in ["broken on linux/arm64", "build", "undefined: undefined", "launched on linux/arm64", "failed"]
+            {
+                assert!(text.contains(said), "{format}: {said}: {text}");
+            }
+            // GitHub gets an annotation for what is to be told, which a pass is not.
+            assert!(text.contains("good on linux/amd64") || format == Format::Github, "{format}: {text}");
+        }
+        let junit = render(&report, Format::Junit, wide());
+        let junit = quick_junit::Report::deserialize_from_str(&junit).unwrap();
+        let errors = 2 + usize::from(verdict.exit_code() == 3);
+        assert_eq!((junit.tests, junit.errors, junit.failures), (3, errors, usize::from(verdict.exit_code() == 1)));
+        assert!(
+            render(&report, Format::Github, wide())
+                .starts_with("::error title=broken on linux/arm64%3A build failed::")
+        );
+    }
+    let nothing_but_failures = Report::new("0", String::new(), vec![], failures);
+    assert_eq!((nothing_but_failures.verdict, nothing_but_failures.exit_code()), (None, 4));
+    assert_eq!(Report::new("0", String::new(), vec![], vec![]).exit_code(), 3, "nothing was judged");
+}
+
+#[test]
+fn lines_of_a_failure_do_not_act_either() {
+    let failures = vec![hostile_failure(HOSTILE, HOSTILE)];
+    let report = Report::new("0", String::new(), vec![], failures);
+    for format in for_people() {
+        let text = render(&report, format, wide());
+        assert!(!text.contains('\x1b') && !text.contains("##["), "{format}: {text}");
+        let commands = text.lines().filter(|line| line.trim_start().starts_with("::")).count();
+        assert_eq!(commands, usize::from(format == Format::Github), "{format}: {text}");
+    }
+}
+
+#[test]
+fn json_has_the_failures_and_no_verdict() {
+    let text = render(&failed_report(), Format::Json, wide());
+    assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), failed_report());
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&json["schema"], &json["verdict"]), (&3.into(), &serde_json::Value::Null));
+    assert_eq!(json["failures"][0]["failure"]["stage"], "build");
+    assert_eq!(json["results"][0]["service"], "good");
+}
+
+#[test]
 fn terminal_narrow() {
     insta::assert_snapshot!(render(&report(), Format::Terminal, Style { colour: false, width: Some(60) }));
 }
@@ -192,14 +256,17 @@ fn a_verdict_that_no_gate_explains_is_shown_in_every_format() {
     let no_gates = report_of(vec![result("uaa", Platform::LinuxAmd64, vec![], &[])]);
     let mut worse = one_gate(Verdict::Pass);
     worse.results[0].verdict = Verdict::Inconclusive;
-    worse.verdict = Verdict::Inconclusive;
+    worse.verdict = Some(Verdict::Inconclusive);
     let mut worse_than_results = one_gate(Verdict::Pass);
-    worse_than_results.verdict = Verdict::Regressed;
+    worse_than_results.verdict = Some(Verdict::Regressed);
+    let mut none = one_gate(Verdict::Pass);
+    none.verdict = None;
     for (report, why) in [
         (nothing, "No service was judged."),
         (no_gates, "No gate was judged."),
         (worse, "The verdict is worse than every gate's."),
         (worse_than_results, "The verdict is worse than every service's."),
+        (none, "There is no verdict, and no failure explains it."),
     ] {
         for format in for_people() {
             let why = if format == Format::Junit { why.replace('\'', "&apos;") } else { why.to_owned() };
@@ -316,8 +383,11 @@ proptest! {
         let hostile = |service: &str, reason: &str, note: &str| {
             let result = result(service, Platform::LinuxAmd64, vec![hostile_gate(reason)], &[note]);
             let signals = vec![fixture::note(reason, Trust::Missing, Some(note), 1)];
-            report_of(vec![ServiceResult { signals, files: vec![note.to_owned()], ..result }])
+            let failures = vec![hostile_failure(service, note)];
+            Report { failures, ..report_of(vec![ServiceResult { signals, files: vec![note.to_owned()], ..result }]) }
         };
+        // Only the text of a failure may have several lines.
+        let note = note.replace(['\n', '\r'], " ");
         let (plain, hostile) = (hostile("s", "r", "n"), hostile(&service, &reason, &note));
         for format in for_people() {
             let (plain, text) = (render(&plain, format, wide()), render(&hostile, format, wide()));
@@ -325,9 +395,9 @@ proptest! {
             prop_assert!(!text.chars().any(|character| character.is_control() && character != '\n'));
             prop_assert!(!text.contains("##["));
             let commands = text.lines().filter(|line| line.trim_start().starts_with("::")).count();
-            prop_assert_eq!(commands, if format == Format::Github { 2 } else { 0 });
+            prop_assert_eq!(commands, if format == Format::Github { 3 } else { 0 });
         }
         let junit = quick_junit::Report::deserialize_from_str(&render(&hostile, Format::Junit, wide())).unwrap();
-        prop_assert_eq!((junit.tests, junit.failures), (1, 1));
+        prop_assert_eq!((junit.tests, junit.errors, junit.failures), (2, 1, 1));
     }
 }

@@ -1,10 +1,11 @@
 //! What the formats share: figures, findings and counts in words.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeMap};
 
+use memgate_evidence::{Environment, platform::Platform};
 use memgate_verdict::{
     metric::Unit,
-    results::{GateResult, Report, ServiceResult, Verdict},
+    results::{GateResult, Report, ServiceFailure, ServiceResult, Verdict},
     summarise::{SignalNote, Site, SiteKind, SourceLocation, Trust},
 };
 
@@ -34,9 +35,65 @@ pub(super) struct Finding<'a> {
 ///
 /// Each word is quoted for a shell if necessary, so the line can be copied whatever it holds.
 pub fn repeat_command(result: &ServiceResult) -> String {
-    let word = |word: &String| text::visible(&text::shell_word(word));
-    let options: String = result.options.iter().map(|option| format!(" {}", word(option))).collect();
-    format!("memgate check --service {} --platform {}{options}", word(&result.service), result.platform)
+    command(&result.service, result.platform, &result.options)
+}
+
+fn command(service: &str, platform: Platform, options: &[String]) -> String {
+    let word = |word: &str| text::visible(&text::shell_word(word));
+    let options: String = options.iter().map(|option| format!(" {}", word(option))).collect();
+    format!("memgate check --service {} --platform {platform}{options}", word(service))
+}
+
+/// The name of an outcome without a verdict, beside the names of verdicts.
+pub(super) const FAILED: &str = "failed";
+
+/// A service that could not be judged; every text is safe to show.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Failed {
+    /// `uaa on linux/amd64`.
+    pub(super) subject: String,
+    /// The step that failed, such as `build`.
+    pub(super) stage: String,
+    /// What happened, in one line: `build: the program does not compile`.
+    pub(super) reason: String,
+    /// More lines of that, such as a compiler's output, then each cause, then what to do. Each begins with a word of
+    /// memgate's own.
+    pub(super) details: Vec<String>,
+    /// Repeats the run locally.
+    pub(super) repeat: String,
+}
+
+/// The services that could not be judged.
+pub(super) fn failed(report: &Report) -> Vec<Failed> {
+    report.failures.iter().map(of_failure).collect()
+}
+
+fn of_failure(failed: &ServiceFailure) -> Failed {
+    let ServiceFailure { service, platform, options, failure } = failed;
+    let causes = failure.causes.iter().map(|cause| format!("cause: {cause}"));
+    let help = failure.help.iter().map(|help| format!("help: {help}"));
+    let message = format!("{}: {}", failure.stage, failure.message);
+    let mut lines = [message].into_iter().chain(causes).chain(help).flat_map(|text| lines(&text));
+    Failed {
+        subject: format!("{} on {platform}", text::visible(service)),
+        stage: failure.stage.to_string(),
+        reason: lines.next().unwrap_or_default(),
+        details: lines.collect(),
+        repeat: command(service, *platform, options),
+    }
+}
+
+/// The lines of a text, safe to show. All but the first begin with a bar.
+fn lines(text: &str) -> Vec<String> {
+    let lines = text.lines().map(text::visible).enumerate();
+    let barred =
+        |(index, line): (usize, String)| if index == 0 || line.starts_with("| ") { line } else { format!("| {line}") };
+    lines.map(barred).collect()
+}
+
+/// The verdict's name, or [`FAILED`] if there is none.
+pub(super) fn outcome(report: &Report) -> &'static str {
+    report.verdict.map_or(FAILED, Verdict::name)
 }
 
 /// `uaa on linux/amd64`, safe to show.
@@ -52,6 +109,18 @@ pub(super) fn counted(number: usize, thing: &str) -> String {
 /// `3 runs`.
 pub(super) fn runs(result: &ServiceResult) -> String {
     counted(usize::try_from(result.runs).unwrap_or(usize::MAX), "run")
+}
+
+/// `built with -race=true GOAMD64=v3`, and `run with GOGC=50`: what moves the figures, if there is anything.
+pub(super) fn build(environment: &Environment) -> Vec<String> {
+    let settings = |title: &str, settings: &BTreeMap<String, String>| {
+        let pairs: Vec<_> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        (!pairs.is_empty()).then(|| format!("{title} {}", pairs.join(" ")))
+    };
+    [settings("built with", &environment.build), settings("run with", &environment.variables)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A figure, or a dash.
@@ -198,16 +267,22 @@ pub(super) fn unexplained(result: &ServiceResult) -> Option<Finding<'static>> {
     })
 }
 
-/// The verdict of a report whose results do not explain it.
+/// The verdict of a report whose results and failures do not explain it.
 pub(super) fn unexplained_report(report: &Report) -> Option<Finding<'static>> {
     let worst = report.results.iter().map(|result| result.verdict).max();
-    let explained = worst.is_some_and(|worst| worst >= report.verdict);
-    let reason =
-        if report.results.is_empty() { "No service was judged." } else { "The verdict is worse than every service's." };
+    let explained = match report.verdict {
+        Some(verdict) => worst.is_some_and(|worst| worst >= verdict),
+        None => !report.failures.is_empty(),
+    };
+    let reason = match report.verdict {
+        _ if report.results.is_empty() => "No service was judged.",
+        Some(_) => "The verdict is worse than every service's.",
+        None => "There is no verdict, and no failure explains it.",
+    };
     (!explained).then(|| Finding {
         subject: "memgate".to_owned(),
         name: "verdict",
-        verdict: report.verdict,
+        verdict: report.verdict.unwrap_or(Verdict::Inconclusive),
         reason: reason.to_owned(),
         gate: None,
         sites: Vec::new(),
@@ -228,8 +303,16 @@ pub(super) fn notes(result: &ServiceResult) -> String {
     result.notes.iter().map(|note| text::visible(note)).collect::<Vec<_>>().join("\n")
 }
 
-/// `gates: 2 regressed, 1 inconclusive, 9 pass`: the gates of all results by verdict, worst first.
-pub(super) fn gate_counts(report: &Report) -> String {
+/// `1 service failed; gates: 2 regressed, 1 inconclusive, 9 pass`: the services that could not be judged, and the gates
+/// of all results by verdict, worst first.
+pub(super) fn counts(report: &Report) -> String {
+    match report.failures.len() {
+        0 => gate_counts(report),
+        failed => format!("{} failed; {}", counted(failed, "service"), gate_counts(report)),
+    }
+}
+
+fn gate_counts(report: &Report) -> String {
     let gates: Vec<_> = report.results.iter().flat_map(|result| &result.gates).collect();
     let counts: Vec<_> = Verdict::ALL
         .into_iter()

@@ -61,7 +61,7 @@ pub fn healthy(run: u32) -> Evidence {
         baseline: "uaa".to_owned(),
         started_at: "2026-11-23T12:00:00Z".to_owned(),
         environment: environment(),
-        phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), drain: Some(DRAIN) },
+        phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), tail: None, drain: Some(DRAIN) },
         ending: Ending::Stopped,
         tier: Tier::T2,
         options: vec![],
@@ -82,6 +82,8 @@ pub fn environment() -> Environment {
         cpus: 2,
         runner: Runner::Native,
         memgate: "0.1.0".to_owned(),
+        build: BTreeMap::new(),
+        variables: BTreeMap::new(),
     }
 }
 
@@ -163,5 +165,5 @@ fn refills() -> SpanRefills {
 fn requests(completed: Series) -> Requests {
     let all = |intended| RequestCounts { intended, succeeded: intended, failed: BTreeMap::new() };
     let latency = Histogram { value_ns: (1..=100).map(|i| i * 100_000).collect(), count: vec![300; 100] };
-    Requests { completed, warmup: all(4_500), measure: all(30_000), latency }
+    Requests { completed, warmup: all(4_500), measure: all(30_000), tail: RequestCounts::default(), latency }
 }

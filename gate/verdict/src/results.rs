@@ -1,7 +1,12 @@
 //! The results of judging, which reports show: the verdicts and their order, and the results of gates, services and
-//! whole runs.
+//! whole runs; and the failures of services that could not be judged.
 
-use memgate_evidence::{Environment, platform::Platform, tier::Tier};
+use memgate_evidence::{
+    Environment,
+    error::{FailureText, InfrastructureError},
+    platform::Platform,
+    tier::Tier,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -15,7 +20,7 @@ pub fn schema() -> serde_json::Value {
 }
 
 /// The schema of [`Report`] in JSON.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The outcome of a whole run, which `--format json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -26,10 +31,50 @@ pub struct Report {
     pub memgate: String,
     /// The time of judging, RFC 3339 in UTC. It is the only field that differs if the same evidence is judged again.
     pub judged_at: String,
-    /// The worst verdict of all results.
-    pub verdict: Verdict,
-    /// One entry for each service on each platform.
+    /// The worst verdict of all results; `null` if a service could not be judged, because then there is none of the
+    /// whole.
+    pub verdict: Option<Verdict>,
+    /// One entry for each service on each platform that was judged.
     pub results: Vec<ServiceResult>,
+    /// One entry for each service on each platform that could not be judged.
+    pub failures: Vec<ServiceFailure>,
+}
+
+impl Report {
+    /// A report on these results and failures, which it sorts, so that the order of measuring does not matter.
+    pub fn new(
+        memgate: &str,
+        judged_at: String,
+        mut results: Vec<ServiceResult>,
+        mut failures: Vec<ServiceFailure>,
+    ) -> Self {
+        results.sort_by(|a, b| (&a.service, a.platform).cmp(&(&b.service, b.platform)));
+        failures.sort_by(|a, b| (&a.service, a.platform).cmp(&(&b.service, b.platform)));
+        let verdict = failures.is_empty().then(|| worst(results.iter().map(|result| result.verdict)));
+        Self { schema: SCHEMA, memgate: memgate.to_owned(), judged_at, verdict, results, failures }
+    }
+
+    /// The process exit code: that of the failures if there are any, and else that of the verdict. A service that could
+    /// not be judged is worse than any verdict, because nobody knows its own.
+    pub fn exit_code(&self) -> u8 {
+        match self.verdict {
+            Some(verdict) if self.failures.is_empty() => verdict.exit_code(),
+            Some(_) | None => InfrastructureError::EXIT_CODE,
+        }
+    }
+}
+
+/// Why one service on one platform could not be judged. It has no verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ServiceFailure {
+    /// The service's name in the configuration.
+    pub service: String,
+    /// The platform to measure.
+    pub platform: Platform,
+    /// The options of the command that measured, but for service and platform and for where its results go.
+    pub options: Vec<String>,
+    /// What failed.
+    pub failure: FailureText,
 }
 
 /// The outcome for one service on one platform.

@@ -55,6 +55,13 @@ pub(crate) enum Bench {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// How often healthy runs are not green, and how small a worsening is noticed, on recorded runs
+    /// (docs/explanation/statistics.md).
+    Panel {
+        /// Arguments for the benchmark: directories of evidence files, each of one service.
+        #[arg(last = true, required = true)]
+        args: Vec<String>,
+    },
     /// `memgate check` of every planted defect, several times each (docs/explanation/defects.md).
     Defects {
         /// The number of runs of each.
@@ -92,6 +99,10 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         }
         Bench::Attribution { times, service } => attribution(workspace, *times, service.as_deref()),
         Bench::Guests { args } => in_guests(workspace, "guests", args),
+        Bench::Panel { args } => {
+            let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench panel -- {args...}");
+            match step::become_command(bench)? {}
+        }
         Bench::Variation { args } => in_guests(workspace, "variation", args),
         Bench::Faults { args } => {
             go::ensure_older(&Tools::open(workspace)?)?;

@@ -1,8 +1,9 @@
 //! The interface of the collectors, and the state that they share.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use memgate_goexe::FunctionTable;
+use nix::unistd::Pid;
 
 use super::{
     code::Symboliser,
@@ -11,7 +12,7 @@ use super::{
     service::ServiceProcess,
     sources::{Counters, RuntimeRanges},
 };
-use crate::clock::Clock;
+use crate::{cgroup::CgroupFiles, clock::Clock};
 
 /// The start or the end of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,15 @@ pub enum Boundary {
     MeasureEnd,
     /// The drain has ended, and the service is about to be stopped.
     Drained,
+}
+
+/// A window in which memgate makes the runtime collect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its length.
+    pub length: Duration,
+    /// Where the service listens; `None` if memgate cannot wake it.
+    pub service: Option<SocketAddr>,
 }
 
 /// One reading of everything.
@@ -55,6 +65,8 @@ pub(super) trait Collector {
 pub(super) struct Scene {
     pub(super) clock: Clock,
     pub(super) service: ServiceProcess,
+    /// The service's cgroup, if it has one.
+    pub(super) cgroup: CgroupFiles,
     pub(super) memory: ServiceMemory,
     /// `None` in tier T0.
     pub(super) programs: Option<Box<dyn Programs>>,
@@ -68,6 +80,15 @@ pub(super) struct Scene {
     pub(super) totals: Option<Counters>,
     /// GC cycles that ended between the last two readings of the counters; `None` if the last reading failed.
     pub(super) new_cycles: Option<u64>,
+}
+
+impl Scene {
+    /// The other processes of the service's cgroup now; none if the service has no cgroup.
+    pub(super) fn others(&self) -> Vec<i32> {
+        let service = self.service.process().pid();
+        let processes = self.cgroup.processes().unwrap_or_default();
+        processes.into_iter().map(Pid::as_raw).filter(|pid| *pid != service).collect()
+    }
 }
 
 /// What the runtime has mapped.

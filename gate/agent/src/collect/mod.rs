@@ -14,7 +14,7 @@ mod testing;
 pub mod unwind;
 mod worth;
 
-pub use collector::Boundary;
+pub use collector::{Boundary, Window};
 pub use memory::{ProcessMemory, RemoteMemory};
 pub use options::Options;
 pub use programs::tier;

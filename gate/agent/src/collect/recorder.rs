@@ -13,24 +13,25 @@ use nix::unistd::Pid;
 
 use super::{
     code::Symboliser,
-    collector::{Boundary, Collector, Mapped, Reading, Scene},
+    collector::{Boundary, Collector, Mapped, Reading, Scene, Window},
     memory::{ProcessMemory, ServiceMemory},
     options::Options,
     programs::{Attached, attach},
     service::ServiceProcess,
     sources::{
-        Allocations, Attempt, CgroupCollector, CounterCollector, GcCpuCollector, GoroutineCollector, LiveHeapCollector,
-        MappingCollector, OffHeapCollector, PauseCollector, RefillCollector, RequestCollector, ResidentCollector,
-        Touched,
+        Allocations, Attempt, CgroupCollector, CounterCollector, DescriptorCollector, ForcedCollector, GcCpuCollector,
+        GoMemoryCollector, GoroutineCollector, LiveHeapCollector, MappingCollector, OffHeapCollector, PauseCollector,
+        RefillCollector, RequestCollector, ResidentCollector, Touched,
     },
     worth::Ending,
 };
-use crate::{clock::Clock, environment, load::Progress};
+use crate::{cgroup::CgroupFiles, clock::Clock, environment, load::Progress};
 
 /// Everything is read at each tick whose number is a multiple of this.
 const READ_EVERY: u32 = 2;
-/// The off-heap memory is read at each tick whose number is a multiple of this.
-const OFF_HEAP_EVERY: u32 = 5;
+/// The off-heap memory, the cgroup's memory and the file descriptors are read at each tick whose number is a multiple of
+/// this.
+const SLOWLY_EVERY: u32 = 5;
 
 /// Reads every collector of one service with one clock, and keeps their results.
 pub struct Recorder {
@@ -57,6 +58,8 @@ struct Collectors {
     gc_cpu: GcCpuCollector,
     pauses: PauseCollector,
     live_heap: LiveHeapCollector,
+    forced: ForcedCollector,
+    go_memory: GoMemoryCollector,
     requests: RequestCollector,
     resident: ResidentCollector,
     allocations: Allocations,
@@ -65,28 +68,47 @@ struct Collectors {
     goroutines: GoroutineCollector,
     refills: RefillCollector,
     cgroup: CgroupCollector,
+    descriptors: DescriptorCollector,
 }
 
 impl Collectors {
     /// Each collector, in the order of the calls. The counters come first, because they check the process, and others
     /// use their cycles and totals.
-    fn each(&mut self) -> [&mut dyn Collector; 10] {
+    fn each(&mut self) -> [&mut dyn Collector; 14] {
         let Self {
             counters,
             gc_cpu,
             pauses,
             live_heap,
+            forced,
+            go_memory,
             requests,
             resident,
             allocations,
-            // They read nothing by themselves: they get records, and readings of the cgroup.
+            // It reads nothing by itself: it gets records.
             mappings: _,
-            cgroup: _,
             off_heap,
             goroutines,
             refills,
+            cgroup,
+            descriptors,
         } = self;
-        [counters, gc_cpu, pauses, live_heap, requests, resident, allocations, off_heap, goroutines, refills]
+        [
+            counters,
+            gc_cpu,
+            pauses,
+            live_heap,
+            forced,
+            go_memory,
+            requests,
+            resident,
+            allocations,
+            off_heap,
+            goroutines,
+            refills,
+            cgroup,
+            descriptors,
+        ]
     }
 
     /// Passes a record to its collector.
@@ -120,6 +142,7 @@ impl Recorder {
         let scene = Scene {
             clock,
             service,
+            cgroup: CgroupFiles::default(),
             memory: ServiceMemory::new(ProcessMemory::new(pid), bias),
             programs: None,
             functions: exe.function_table.clone(),
@@ -151,6 +174,8 @@ impl Recorder {
             gc_cpu: GcCpuCollector::new(runtime),
             pauses: PauseCollector::new(runtime, memory, &attached),
             live_heap: LiveHeapCollector::new(&attached),
+            forced: ForcedCollector::new(runtime, memory),
+            go_memory: GoMemoryCollector::new(runtime),
             requests: RequestCollector::default(),
             resident: ResidentCollector::default(),
             allocations: Allocations::new(runtime, memory, platform, &attached),
@@ -159,6 +184,7 @@ impl Recorder {
             goroutines: GoroutineCollector::new(runtime),
             refills: RefillCollector::new(&attached),
             cgroup: CgroupCollector::default(),
+            descriptors: DescriptorCollector::default(),
         };
         scene.programs = attached.programs.take();
         Self { scene, collectors, attached, ticks: 0, cross_check: None }
@@ -167,6 +193,12 @@ impl Recorder {
     /// The tier that the collectors use.
     pub const fn tier(&self) -> Tier {
         self.attached.tier
+    }
+
+    /// When the goroutines were last counted, ns since launch, and their number (`runtime.NumGoroutine`); `None` before
+    /// the first reading.
+    pub fn goroutines(&self) -> Option<(u64, u64)> {
+        self.collectors.counters.goroutines()
     }
 
     /// Bytes allocated since the launch, at the last reading; `None` before the first one.
@@ -182,6 +214,12 @@ impl Recorder {
     /// Counts the requests of this load from now on.
     pub fn watch_requests(&mut self, progress: Arc<Progress>) {
         self.collectors.requests.watch(progress);
+    }
+
+    /// Watches this cgroup from now on, which holds the service's processes and no others. Without it, memgate sees the
+    /// launched process and its children.
+    pub fn watch_cgroup(&mut self, cgroup: CgroupFiles) {
+        self.scene.cgroup = cgroup;
     }
 
     /// Uses this clock from now on.
@@ -243,8 +281,9 @@ impl Recorder {
         for collector in self.collectors.each() {
             collector.tick(&mut self.scene);
         }
-        if self.ticks.is_multiple_of(OFF_HEAP_EVERY) {
+        if self.ticks.is_multiple_of(SLOWLY_EVERY) {
             self.sample_off_heap();
+            self.sample_outside();
         }
         self.ticks = self.ticks.wrapping_add(1);
     }
@@ -260,16 +299,52 @@ impl Recorder {
         }
     }
 
+    /// Whether the runtime collects when memgate asks for it, as far as memgate knows.
+    pub fn can_force_collections(&mut self) -> bool {
+        self.collectors.forced.is_possible(&self.scene)
+    }
+
+    /// Makes the runtime collect at intervals from now on, up to the window's end.
+    pub fn open(&mut self, window: Window) {
+        self.collectors.forced.open(window, &mut self.scene);
+    }
+
+    /// Closes the window. From now on the runtime collects only when it wants to.
+    pub fn close_window(&mut self) {
+        self.collectors.forced.close(&mut self.scene);
+    }
+
     /// Reads everything at once, as at a boundary.
     pub fn read_all(&mut self) {
         self.sample();
         self.sample_off_heap();
+        self.sample_outside();
         self.collectors.off_heap.read_huge_pages(&self.scene);
     }
 
-    /// Adds a reading of the service's cgroup: its processes, and its huge pages since the launch.
-    pub fn see_cgroup(&mut self, processes: &[Pid], thp_events: Option<u64>) {
-        self.collectors.cgroup.see(processes, thp_events, &mut self.scene);
+    /// Reads what is outside of the process: the memory of its cgroup, and its open file descriptors.
+    fn sample_outside(&mut self) {
+        self.collectors.cgroup.read_memory(&self.scene);
+        self.collectors.descriptors.count(&self.scene);
+    }
+
+    /// Looks at the service's cgroup, and returns when to look again: soon if its memory limit is near.
+    pub fn look(&mut self) -> Duration {
+        self.collectors.cgroup.look(&mut self.scene)
+    }
+
+    /// What the reader of the signals must know. `oom_kills` is the number of OOM kills, if it is known.
+    pub fn notes(&self, oom_kills: Option<u64>) -> Vec<String> {
+        let kill = oom_kills.filter(|kills| *kills > 0);
+        let held = kill.and_then(|_| self.collectors.cgroup.before_the_kill(self.scene.cgroup.limit()));
+        let processes = self.collectors.resident.processes();
+        let sums = (processes > 1).then(|| {
+            format!(
+                "the service had up to {processes} processes: its resident set, swapped-out memory, threads and open \
+                 file descriptors are sums over them, in which a page counts once for each process that has it"
+            )
+        });
+        held.into_iter().chain(sums).collect()
     }
 
     /// Compares the records with the runtime's own totals. Every pause and every cycle must have a record.
@@ -313,6 +388,10 @@ impl Recorder {
     pub fn into_signals(self, elsewhere: Elsewhere) -> (Signals, Code) {
         let Self { mut scene, collectors, cross_check, attached: _attached, ticks: _ } = self;
         let ending = Ending::new(scene.service.doubt(), cross_check, scene.programs.as_deref());
+        let ending = match scene.cgroup.processes() {
+            Some(_) => ending.summed_over_the_cgroup(scene.service.replacement()),
+            None => ending,
+        };
         let worth = collectors.counters.worth(&ending);
         let allocations = collectors.allocations.into_signals(&ending, &mut scene);
         let goroutine_sites = collectors.goroutines.into_signal(&ending, &mut scene);
@@ -326,12 +405,19 @@ impl Recorder {
             other_pauses: pauses.other_pauses,
             world_stops: pauses.world_stops,
             gc_cpu: collectors.gc_cpu.into_signal(worth.clone()),
+            forced_collections: collectors.forced.into_signal(&ending),
+            go_memory: collectors.go_memory.into_signal(worth.clone()),
             live_heap: collectors.live_heap.into_signal(&ending, worth),
             alloc_bytes: counters.alloc_bytes,
             alloc_objects: counters.alloc_objects,
             goroutines: counters.goroutines,
             rss: resident.rss,
             rss_kinds: resident.rss_kinds,
+            swap: resident.swap,
+            threads: resident.threads,
+            fds: collectors.descriptors.into_signal(&ending),
+            cgroup_memory: cgroup.cgroup_memory,
+            cgroup_peak: cgroup.cgroup_peak,
             huge_pages: off_heap.huge_pages,
             thp_events: cgroup.thp_events,
             rss_peak: resident.rss_peak,

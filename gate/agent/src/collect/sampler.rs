@@ -11,7 +11,10 @@ use std::{
 
 use memgate_evidence::error::{Error, Result, Stage};
 
-use super::{collector::Boundary, recorder::Recorder};
+use super::{
+    collector::{Boundary, Window},
+    recorder::Recorder,
+};
 use crate::load::Progress;
 
 /// The time between two ticks of the recorder.
@@ -26,8 +29,14 @@ pub enum Requested {
     Boundary(Boundary),
     /// Counts the requests of this load from now on, and reads everything at once.
     Requests(Arc<Progress>),
-    /// Adds the processes of the service's cgroup, and its transparent huge pages since the launch.
-    Cgroup(Vec<nix::unistd::Pid>, Option<u64>),
+    /// Makes the runtime collect at intervals from now on.
+    Open(Window),
+    /// Ends that.
+    CloseWindow,
+    /// Asks whether the runtime can be made to collect.
+    CanForceCollections(SyncSender<bool>),
+    /// Asks for the goroutines at the last reading.
+    Goroutines(SyncSender<Option<(u64, u64)>>),
 }
 
 /// The running thread.
@@ -60,6 +69,28 @@ impl Sampler {
         wait.recv().map_err(|_| failure("it ended early"))
     }
 
+    /// Whether the runtime can be made to collect.
+    ///
+    /// # Errors
+    /// Fails if the thread has died.
+    pub fn can_force_collections(&self) -> Result<bool> {
+        self.ask(Requested::CanForceCollections)
+    }
+
+    /// When the goroutines were last counted, ns since launch, and their number; `None` if it is not known.
+    ///
+    /// # Errors
+    /// Fails if the thread has died.
+    pub fn goroutines(&self) -> Result<Option<(u64, u64)>> {
+        self.ask(Requested::Goroutines)
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(SyncSender<T>) -> Requested) -> Result<T> {
+        let (answer, wait) = sync_channel(1);
+        self.request(question(answer))?;
+        wait.recv().map_err(|_| failure("it ended early"))
+    }
+
     /// Ends the thread after a last reading of the records.
     ///
     /// # Errors
@@ -75,8 +106,10 @@ fn failure(what: &str) -> Error {
 }
 
 fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>) -> Recorder {
-    let mut next = Instant::now();
+    let mut next_tick = Instant::now();
+    let mut next_look = next_tick;
     loop {
+        let next = next_tick.min(next_look);
         match requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok((what, done)) => {
                 perform(&mut recorder, what);
@@ -84,8 +117,12 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
                 let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {
-                recorder.tick();
-                next += INTERVAL;
+                if next_look <= next_tick {
+                    next_look = Instant::now() + recorder.look();
+                } else {
+                    recorder.tick();
+                    next_tick += INTERVAL;
+                }
             }
             Err(RecvTimeoutError::Disconnected) => {
                 recorder.drain();
@@ -100,7 +137,15 @@ fn perform(recorder: &mut Recorder, what: Requested) {
         Requested::Reading => {}
         Requested::Boundary(boundary) => recorder.reach(boundary),
         Requested::Requests(progress) => recorder.watch_requests(progress),
-        Requested::Cgroup(processes, thp_events) => return recorder.see_cgroup(&processes, thp_events),
+        Requested::Open(window) => return recorder.open(window),
+        Requested::CloseWindow => return recorder.close_window(),
+        Requested::CanForceCollections(to) => return answer(&to, recorder.can_force_collections()),
+        Requested::Goroutines(to) => return answer(&to, recorder.goroutines()),
     }
     recorder.read_all();
+}
+
+/// Answers a question. The caller may no longer wait.
+fn answer<T>(to: &SyncSender<T>, answer: T) {
+    let _ = to.send(answer);
 }

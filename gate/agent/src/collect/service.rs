@@ -94,7 +94,7 @@ impl ServiceProcess {
         if same { Ok(()) } else { Err(ServiceError::Replaced { path: path.to_owned() }) }
     }
 
-    /// Its entry in /proc.
+    /// Its process.
     pub(super) const fn process(&self) -> &Process {
         &self.process
     }
@@ -127,17 +127,42 @@ impl ServiceProcess {
         self.stat.as_ref()
     }
 
+    /// Its entry in /proc.
+    pub(super) fn entry(&self) -> &Path {
+        &self.entry
+    }
+
+    /// The entry of another process.
+    pub(super) fn entry_of(&self, pid: i32) -> Option<PathBuf> {
+        Some(self.entry.parent()?.join(pid.to_string()))
+    }
+
+    /// Another process; `None` if it has ended.
+    pub(super) fn sibling(&self, pid: i32) -> Option<Process> {
+        Process::new_with_root(self.entry_of(pid)?).ok()
+    }
+
+    /// The child processes of its threads.
+    pub(super) fn children(&self) -> Vec<i32> {
+        let tasks = self.process.tasks().into_iter().flatten().flatten();
+        tasks.filter_map(|task| task.children().ok()).flatten().map(u32::cast_signed).collect()
+    }
+
     /// Notes that the service has started this process. Its name is unknown if it has ended.
     pub(super) fn has_started(&mut self, other: Option<i32>) {
-        let entry = other.and_then(|pid| Some(self.entry.parent()?.join(pid.to_string())));
-        let stat = entry.and_then(|entry| Process::new_with_root(entry).and_then(|process| process.stat()).ok());
+        let stat = other.and_then(|pid| self.sibling(pid)?.stat().ok());
         self.others.insert(stat.map_or_else(|| "one that has ended".to_owned(), |stat| stat.comm));
+    }
+
+    /// Why the process is no longer the launched program, if it is not.
+    pub(super) fn replacement(&self) -> Option<String> {
+        self.replaced.clone()
     }
 
     /// Why figures of this process are not those of the whole service, if there is a reason.
     pub(super) fn doubt(&self) -> Option<String> {
         if self.replaced.is_some() {
-            return self.replaced.clone();
+            return self.replacement();
         }
         let names: Vec<_> = self.others.iter().map(String::as_str).collect();
         let others = || format!("the service started other processes, which are not measured: {}", names.join(", "));
@@ -210,6 +235,16 @@ mod tests {
         );
         let segments = [0x1040..0x2000, 0x40..0x1000];
         assert_eq!(proc.service().load_bias(&segments).unwrap(), 0x5555_0000_0000);
+    }
+
+    #[test]
+    fn children_are_found_without_a_cgroup() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let service = ServiceProcess::open("/proc/self".into()).unwrap();
+        let found = service.children();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&child.id().cast_signed()), "{found:?}");
     }
 
     #[test]

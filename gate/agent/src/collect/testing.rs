@@ -27,7 +27,7 @@ use super::{
     sources::Counters,
     unwind,
 };
-use crate::clock::Clock;
+use crate::{cgroup::CgroupFiles, clock::Clock};
 
 /// The process id of the fake service.
 pub(super) const PID: i32 = 4242;
@@ -67,6 +67,7 @@ fn scene(memory: &FakeMemory, proc: &FakeProc, programs: &FakePrograms, bias: u6
     Scene {
         clock: Clock::start().unwrap(),
         service: proc.service(),
+        cgroup: CgroupFiles::default(),
         memory: ServiceMemory::new(memory.clone(), bias),
         programs: Some(Box::new(programs.clone())),
         functions: Err("the fake has no functions".to_owned()),
@@ -193,12 +194,24 @@ impl FakeProc {
 
     /// Writes `/proc/PID/status` with these sizes in KiB.
     pub(super) fn status(&self, sizes: &[(&str, u64)]) {
-        let head = "Name:\tservice\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t4242\nNgid:\t0\nPid:\t4242\nPPid:\t1\n\
-            TracerPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t64\nGroups:\t0 \n";
-        let tail = "Threads:\t1\nSigQ:\t0/1\nSigPnd:\t0\nShdPnd:\t0\nSigBlk:\t0\nSigIgn:\t0\nSigCgt:\t0\nCapInh:\t0\n\
-            CapPrm:\t0\nCapEff:\t0\n";
-        let sizes: String = sizes.iter().map(|(name, kibibytes)| format!("{name}:\t{kibibytes} kB\n")).collect();
-        self.write("status", &format!("{head}{sizes}{tail}"));
+        self.write("status", &status(1, sizes));
+    }
+
+    /// Gives another process this status.
+    pub(super) fn status_of(&self, pid: i32, threads: u32, sizes: &[(&str, u64)]) {
+        fs::write(self.entry(pid).join("status"), status(threads, sizes)).unwrap();
+    }
+
+    /// Makes a process have as many open files.
+    pub(super) fn open_files(&self, pid: i32, count: usize) {
+        let open = self.entry(pid).join("fd");
+        let _ = fs::remove_dir_all(&open);
+        fs::create_dir(&open).unwrap();
+        (0..count).for_each(|number| drop(File::create(open.join(number.to_string())).unwrap()));
+    }
+
+    fn entry(&self, pid: i32) -> PathBuf {
+        self.directory.path().join(pid.to_string())
     }
 
     /// Makes the service run another file.
@@ -223,15 +236,30 @@ impl FakeProc {
 
     /// Adds another process with this id and name.
     pub(super) fn other(&self, pid: i32, name: &str) {
-        let entry = self.directory.path().join(pid.to_string());
+        let entry = self.entry(pid);
         fs::create_dir(&entry).unwrap();
         write_stat(&entry, name, &FakeStat::default());
+    }
+
+    /// Ends another process.
+    pub(super) fn end_other(&self, pid: i32) {
+        fs::remove_dir_all(self.entry(pid)).unwrap();
     }
 
     /// Ends the process.
     pub(super) fn end(&self) {
         fs::remove_dir_all(self.path()).unwrap();
     }
+}
+
+/// The text of /proc/PID/status with these sizes, KiB.
+fn status(threads: u32, sizes: &[(&str, u64)]) -> String {
+    let head = "Name:\tservice\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t4242\nNgid:\t0\nPid:\t4242\nPPid:\t1\n\
+        TracerPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t64\nGroups:\t0 \n";
+    let tail =
+        "SigQ:\t0/1\nSigPnd:\t0\nShdPnd:\t0\nSigBlk:\t0\nSigIgn:\t0\nSigCgt:\t0\nCapInh:\t0\nCapPrm:\t0\nCapEff:\t0\n";
+    let sizes: String = sizes.iter().map(|(name, kibibytes)| format!("{name}:\t{kibibytes} kB\n")).collect();
+    format!("{head}{sizes}Threads:\t{threads}\n{tail}")
 }
 
 fn write_stat(entry: &Path, name: &str, stat: &FakeStat) {
@@ -452,6 +480,8 @@ pub(super) fn nothing() -> Runtime {
     Runtime {
         alloc_counters: Err(unknown()),
         gc_totals: Err(unknown()),
+        gc_trigger: Err(unknown()),
+        go_memory: Err(unknown()),
         gc_cpu: Err(unknown()),
         goroutine_count: Err(unknown()),
         goroutine_list: Err(unknown()),

@@ -60,6 +60,8 @@ pub(super) fn note(failure: &mut Option<String>, reason: impl Into<String>) {
 pub(super) struct Ending {
     /// Why figures of the launched process are not those of the whole service, if there is a reason.
     pub(super) doubt: Option<String>,
+    /// Why sums over the processes of the cgroup are not those of the whole service, if there is a reason.
+    doubt_of_sums: Option<String>,
     /// How the records differ from the runtime's own totals, if they do.
     pub(super) cross_check: Option<String>,
     /// Records that the BPF programs lost, by kind, or why that is unknown; empty without programs.
@@ -77,7 +79,13 @@ impl Default for Ending {
 impl Ending {
     pub(super) fn new(doubt: Option<String>, cross_check: Option<String>, programs: Option<&dyn Programs>) -> Self {
         let lost = programs.map_or(Ok(Vec::new()), Programs::lost);
-        Self { doubt, cross_check, lost: lost.map_err(|error: ProgramError| error.reason()) }
+        let doubt_of_sums = doubt.clone();
+        Self { doubt, doubt_of_sums, cross_check, lost: lost.map_err(|error: ProgramError| error.reason()) }
+    }
+
+    /// The same if the processes of the cgroup are the whole service, but for this reason.
+    pub(super) fn summed_over_the_cgroup(self, doubt_of_sums: Option<String>) -> Self {
+        Self { doubt_of_sums, ..self }
     }
 
     /// The number of lost records of these kinds, or why it is unknown.
@@ -93,6 +101,11 @@ impl Ending {
         let (lost, unknown) = self.lost_of(kinds);
         let doubt = self.doubt.clone().or(unknown).or_else(|| self.cross_check.clone());
         Worth { missing, doubt, lost, otherwise: Exactness::Exact }
+    }
+
+    /// A signal from readings that sum up the processes of the cgroup. `failure` is the reason of the first failed one.
+    pub(super) fn summed(&self, failure: Option<String>) -> Worth {
+        Worth::sampled(self.doubt_of_sums.clone().or(failure))
     }
 
     /// A signal from readings. `failure` is the reason of the first failed one.

@@ -157,7 +157,10 @@ async fn run(shared: &Shared, clients: &mut JoinSet<()>) -> Result<()> {
 /// and ends.
 async fn pace(shared: &Shared) -> std::io::Result<()> {
     let timer = Timer::new()?;
+    let warmup = shared.pace.length(Phase::Warmup);
+    let measured = warmup + shared.pace.length(Phase::Measure);
     let mut meter = None;
+    let mut is_measured = false;
     let mut released = 0;
     while released < shared.pace.total() {
         timer.sleep_until(shared.pace.intended(released)).await?;
@@ -165,11 +168,15 @@ async fn pace(shared: &Shared) -> std::io::Result<()> {
         let due = shared.pace.due_by(now);
         shared.release(released..due, now);
         released = released.max(due);
-        if released > shared.pace.length(Phase::Warmup) && meter.is_none() {
+        if released > warmup && meter.is_none() {
             meter = Meter::start();
         }
+        if released >= measured && !is_measured {
+            is_measured = true;
+            let share = meter.as_ref().and_then(Meter::share);
+            shared.tally(|tally| tally.record_busy_share(share));
+        }
     }
-    shared.tally(|tally| tally.record_busy_share(meter.and_then(|meter| meter.share())));
     shared.add_permits(u64::from(shared.connections));
     Ok(())
 }
@@ -244,13 +251,13 @@ impl LoadHandle {
 
     /// Ends the load early, because the service has died or the run is interrupted.
     ///
-    /// Every unfinished request of the two phases counts as failed, `not sent`, even if it was not due yet.
+    /// Every unfinished request of the phases counts as failed, `not sent`, even if it was not due yet.
     pub fn abort(&self) {
         self.shared.aborted.notify_one();
     }
 
     /// Waits for the end of the load, and closes all connections. It ends at most the request timeout or 1 s after the
-    /// measuring phase, whichever is less.
+    /// last phase, whichever is less.
     ///
     /// For each phase, `intended = succeeded + Σ failed`.
     ///

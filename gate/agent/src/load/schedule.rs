@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The two phases under load. The second starts when the first ends.
+/// The phases under load. Each starts when the one before it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     /// The intended start of the first request.
@@ -11,12 +11,14 @@ pub struct Schedule {
     pub warmup: Duration,
     /// Length of the measuring phase.
     pub measure: Duration,
+    /// Length of the tail; 0 without one.
+    pub tail: Duration,
 }
 
 impl Schedule {
-    /// The end of the measuring phase. No request is intended at this time or later.
+    /// The end of the load. No request is intended at this time or later.
     pub fn end(&self) -> Instant {
-        self.start + self.warmup + self.measure
+        self.start + self.warmup + self.measure + self.tail
     }
 }
 
@@ -27,6 +29,13 @@ pub(super) enum Phase {
     Warmup,
     /// Judged.
     Measure,
+    /// After the measuring phase, and not judged.
+    Tail,
+}
+
+impl Phase {
+    /// All of them, in order.
+    pub(super) const ALL: [Self; 3] = [Self::Warmup, Self::Measure, Self::Tail];
 }
 
 /// The intended start of each request, by its index from 0.
@@ -36,6 +45,8 @@ pub(super) struct Pace {
     per_second: f64,
     timeout: Duration,
     warmup: u64,
+    /// Requests of the warm-up and the measuring phase.
+    measured: u64,
     total: u64,
 }
 
@@ -43,11 +54,12 @@ impl Pace {
     /// Spaces requests evenly. `per_second` must be finite and above 0.
     pub(super) fn new(schedule: Schedule, per_second: f64, timeout: Duration) -> Self {
         let warmup = count_before(schedule.warmup, per_second);
-        let total = count_before(schedule.warmup + schedule.measure, per_second);
-        Self { schedule, per_second, timeout, warmup, total }
+        let measured = count_before(schedule.warmup + schedule.measure, per_second);
+        let total = count_before(schedule.warmup + schedule.measure + schedule.tail, per_second);
+        Self { schedule, per_second, timeout, warmup, measured, total }
     }
 
-    /// Requests of both phases.
+    /// Requests of all phases.
     pub(super) const fn total(&self) -> u64 {
         self.total
     }
@@ -56,13 +68,20 @@ impl Pace {
     pub(super) const fn length(&self, phase: Phase) -> u64 {
         match phase {
             Phase::Warmup => self.warmup,
-            Phase::Measure => self.total - self.warmup,
+            Phase::Measure => self.measured - self.warmup,
+            Phase::Tail => self.total - self.measured,
         }
     }
 
     /// The phase in which a request is intended.
     pub(super) const fn phase(&self, index: u64) -> Phase {
-        if index < self.warmup { Phase::Warmup } else { Phase::Measure }
+        if index < self.warmup {
+            Phase::Warmup
+        } else if index < self.measured {
+            Phase::Measure
+        } else {
+            Phase::Tail
+        }
     }
 
     /// The intended start of a request.
@@ -116,7 +135,7 @@ mod tests {
     use super::*;
 
     fn pace(per_second: f64, warmup: Duration, measure: Duration, timeout: Duration) -> Pace {
-        Pace::new(Schedule { start: Instant::now(), warmup, measure }, per_second, timeout)
+        Pace::new(Schedule { start: Instant::now(), warmup, measure, tail: Duration::ZERO }, per_second, timeout)
     }
 
     const fn ms(value: u64) -> Duration {
@@ -130,6 +149,16 @@ mod tests {
         assert_eq!(pace.intended(3) - pace.intended(0), ms(6));
         assert_eq!(pace.phase(499), Phase::Warmup);
         assert_eq!(pace.phase(500), Phase::Measure, "a request at the border belongs to the later phase");
+    }
+
+    #[test]
+    fn the_tail_follows_the_measuring_phase_at_the_same_rate() {
+        let schedule = Schedule { start: Instant::now(), warmup: ms(1000), measure: ms(2000), tail: ms(500) };
+        let pace = Pace::new(schedule, 100.0, ms(100));
+        assert_eq!(Phase::ALL.map(|phase| pace.length(phase)), [100, 200, 50]);
+        assert_eq!([299, 300, 349].map(|index| pace.phase(index)), [Phase::Measure, Phase::Tail, Phase::Tail]);
+        assert_eq!((pace.total(), pace.intended(300) - pace.intended(299)), (350, ms(10)));
+        assert!(pace.intended(349) < schedule.end() && pace.intended(350) >= schedule.end());
     }
 
     #[test]

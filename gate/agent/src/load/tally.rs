@@ -26,7 +26,7 @@ const LATE: Duration = Duration::from_millis(5);
 /// A generator that is busy for a larger share of the time causes a note.
 const BUSY_SHARE: f64 = 0.8;
 
-/// Requests of both phases so far. They can be read at any time without locks.
+/// Requests of all phases so far. They can be read at any time without locks.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Answered in time with an expected status.
@@ -42,6 +42,8 @@ pub struct LoadOutcome {
     pub warmup: RequestCounts,
     /// Requests intended in the measuring phase.
     pub measure: RequestCounts,
+    /// Requests intended in the tail.
+    pub tail: RequestCounts,
     /// Latencies of the measuring phase's requests that were answered in time, with any status, from the intended start
     /// to the last byte of the body.
     pub latency: Histogram,
@@ -50,7 +52,7 @@ pub struct LoadOutcome {
     /// connection was free until the connection got it. 0 without requests.
     pub lateness_p99_ns: u64,
     /// Share of the measuring phase in which the generator's thread ran or waited for a CPU, 0 to about 1; `None` if
-    /// the load was aborted.
+    /// the load was aborted before its end.
     pub busy_share: Option<f64>,
 }
 
@@ -95,6 +97,7 @@ pub(super) struct Tally {
     progress: Arc<Progress>,
     warmup: Counts,
     measure: Counts,
+    tail: Counts,
     latency: Recorder<u64>,
     released_late: Recorder<u64>,
     sent_late: Recorder<u64>,
@@ -108,6 +111,7 @@ impl Tally {
             progress,
             warmup: Counts::default(),
             measure: Counts::default(),
+            tail: Counts::default(),
             latency: recorder()?,
             released_late: recorder()?,
             sent_late: recorder()?,
@@ -151,7 +155,7 @@ impl Tally {
 
     /// The outcome. Requests without a record were not sent.
     pub(super) fn finish(mut self, pace: &Pace) -> LoadOutcome {
-        for phase in [Phase::Warmup, Phase::Measure] {
+        for phase in Phase::ALL {
             let missing = pace.length(phase).saturating_sub(self.counts(phase).recorded());
             if missing > 0 {
                 self.fail(phase, RequestFailure::NotSent, missing);
@@ -160,6 +164,7 @@ impl Tally {
         LoadOutcome {
             warmup: self.warmup.into_evidence(pace.length(Phase::Warmup)),
             measure: self.measure.into_evidence(pace.length(Phase::Measure)),
+            tail: self.tail.into_evidence(pace.length(Phase::Tail)),
             latency: to_evidence(&self.latency),
             lateness_p99_ns: self.released_late.value_at_quantile(0.99).max(self.sent_late.value_at_quantile(0.99)),
             busy_share: self.busy_share,
@@ -175,6 +180,7 @@ impl Tally {
         match phase {
             Phase::Warmup => &mut self.warmup,
             Phase::Measure => &mut self.measure,
+            Phase::Tail => &mut self.tail,
         }
     }
 }
@@ -205,7 +211,7 @@ mod tests {
 
     fn pace() -> Pace {
         let second = Duration::from_secs(1);
-        let schedule = Schedule { start: Instant::now(), warmup: second, measure: second };
+        let schedule = Schedule { start: Instant::now(), warmup: second, measure: second, tail: second };
         Pace::new(schedule, 100.0, second)
     }
 
@@ -220,7 +226,8 @@ mod tests {
         assert_eq!(outcome.warmup.failed, BTreeMap::from([("not sent".into(), 99)]));
         assert_eq!(outcome.measure.failed, BTreeMap::from([("connection refused".into(), 1), ("not sent".into(), 99)]));
         assert_eq!(outcome.latency, Histogram::default(), "neither was answered in the measuring phase");
-        assert_eq!(progress.succeeded.load(Ordering::Relaxed) + progress.failed.load(Ordering::Relaxed), 200);
+        assert_eq!((outcome.tail.intended, outcome.tail.failed["not sent"]), (100, 100));
+        assert_eq!(progress.succeeded.load(Ordering::Relaxed) + progress.failed.load(Ordering::Relaxed), 300);
     }
 
     #[test]
@@ -228,6 +235,7 @@ mod tests {
         let mut tally = Tally::new(Arc::default()).unwrap();
         let ms = Duration::from_millis;
         tally.record(Phase::Warmup, Ok(()), ms(1));
+        tally.record(Phase::Tail, Ok(()), ms(1));
         tally.record(Phase::Measure, Ok(()), ms(2));
         tally.record(Phase::Measure, Ok(()), ms(2));
         tally.record(Phase::Measure, Err(RequestFailure::Status(StatusCode::BAD_GATEWAY)), ms(3));

@@ -42,6 +42,7 @@ fn phases(warmup_ms: u64, measure_ms: u64) -> Schedule {
         start: Instant::now(),
         warmup: Duration::from_millis(warmup_ms),
         measure: Duration::from_millis(measure_ms),
+        tail: Duration::ZERO,
     }
 }
 
@@ -53,13 +54,13 @@ fn run(load: &HttpLoad, schedule: Schedule) -> LoadOutcome {
 fn checked(handle: LoadHandle) -> LoadOutcome {
     let progress = handle.progress();
     let outcome = handle.finish().unwrap();
-    for counts in [&outcome.warmup, &outcome.measure] {
+    for counts in [&outcome.warmup, &outcome.measure, &outcome.tail] {
         assert_eq!(counts.intended, counts.succeeded + failed(counts), "{counts:?}");
         assert!(!counts.failed.values().any(|count| *count == 0), "{counts:?}");
     }
-    let (warmup, measure) = (&outcome.warmup, &outcome.measure);
-    assert_eq!(progress.succeeded.load(Ordering::Relaxed), warmup.succeeded + measure.succeeded);
-    assert_eq!(progress.failed.load(Ordering::Relaxed), failed(warmup) + failed(measure));
+    let (warmup, measure, tail) = (&outcome.warmup, &outcome.measure, &outcome.tail);
+    assert_eq!(progress.succeeded.load(Ordering::Relaxed), warmup.succeeded + measure.succeeded + tail.succeeded);
+    assert_eq!(progress.failed.load(Ordering::Relaxed), failed(warmup) + failed(measure) + failed(tail));
     let answered =
         measure.succeeded + measure.failed.iter().filter(|(k, _)| k.starts_with("status")).map(|(_, n)| n).sum::<u64>();
     assert_eq!(outcome.latency.count.iter().sum::<u64>(), answered);

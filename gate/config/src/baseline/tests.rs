@@ -124,6 +124,8 @@ fn summary(runs: &[f64]) -> Summary {
             cpus: 2,
             runner: Runner::Qemu,
             memgate: "0.1.0".to_owned(),
+            build: BTreeMap::new(),
+            variables: BTreeMap::new(),
         },
         runs: runs
             .iter()

@@ -27,6 +27,9 @@ pub struct InfrastructureError {
 }
 
 impl InfrastructureError {
+    /// The process exit code.
+    pub const EXIT_CODE: u8 = 4;
+
     /// The step that failed.
     pub fn stage(&self) -> Stage {
         self.kind.stage()
@@ -68,8 +71,8 @@ impl Diagnostic for InfrastructureError {
     }
 }
 
-/// An infrastructure failure as text, which a guest sends over its channel and which users read.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// An infrastructure failure as text, which a guest sends over its channel, which reports show and which users read.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct FailureText {
     /// The step that failed.
     pub stage: Stage,
@@ -79,6 +82,23 @@ pub struct FailureText {
     pub causes: Vec<String>,
     /// What the user can do.
     pub help: Option<String>,
+}
+
+impl FailureText {
+    /// The failure of a step that could not be carried out because of `error`. Other failures than those of the
+    /// infrastructure name no step.
+    ///
+    /// # Errors
+    /// Fails with [`Error::Interrupted`] itself, which is not about the step.
+    pub fn of(error: Error, step: Stage) -> Result<Self, Error> {
+        match error {
+            Error::Infrastructure(failure) => Ok(failure.text()),
+            Error::Input(input) => {
+                Ok(Self { stage: step, message: input.message, causes: Vec::new(), help: input.help })
+            }
+            Error::Interrupted => Err(Error::Interrupted),
+        }
+    }
 }
 
 impl From<FailureText> for Error {

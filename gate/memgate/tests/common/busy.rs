@@ -25,6 +25,8 @@ pub enum HeldUp {
     /// The service's figures before and after a reading differ by so large a share that nothing can be compared with
     /// the reading.
     Bounds { apart: f64, bearable: f64 },
+    /// memgate reported that the service did not end a GC cycle in time.
+    Collection { reason: String },
     /// memgate is inconclusive about these gates of a healthy service, or its pauses were long.
     Undecided { metrics: Vec<String> },
 }
@@ -59,6 +61,7 @@ impl fmt::Display for HeldUp {
                 write!(f, "the reader was held up for {longest:.1?}, more than {bearable:.1?}")
             }
             Self::Generator { note } => f.write_str(note),
+            Self::Collection { reason } => f.write_str(reason),
             Self::Thread { before, after } => {
                 write!(f, "the service had {before} threads before its answer, and {after} after")
             }

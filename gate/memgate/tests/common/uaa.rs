@@ -14,7 +14,7 @@ use memgate_agent::{
     Clock,
     collect::{Boundary, Elsewhere, Options, Recorder},
 };
-use memgate_evidence::{Code, Exactness, Frame, Series, Signal, Signals, StopReason, platform::Platform};
+use memgate_evidence::{Code, Exactness, Frame, GoMemory, Series, Signal, Signals, StopReason, platform::Platform};
 use memgate_goexe::GoExe;
 use memgate_testing::go::newest;
 use nix::{
@@ -52,6 +52,12 @@ pub struct Truth {
     /// Without the goroutine that answered the request, which ends with the answer.
     pub num_goroutine: u64,
     pub live_heap: u64,
+    pub heap_inuse: u64,
+    pub stack_inuse: u64,
+    /// `MSpanSys + MCacheSys + BuckHashSys + GCSys + OtherSys + StackSys - StackInuse`.
+    pub runtime_other: u64,
+    pub heap_goal: u64,
+    pub heap_free: u64,
     #[serde(rename = "GCCPUSeconds")]
     pub gc_cpu_seconds: f64,
     #[serde(rename = "TotalCPUSeconds")]
@@ -216,6 +222,27 @@ pub fn assert_equal(signals: &Signals, truth: &Truth) {
     let allocated = (last(&signals.alloc_bytes.data), last(&signals.alloc_objects.data));
     assert_eq!(allocated, (truth.total_alloc, truth.mallocs), "TotalAlloc and Mallocs");
     assert_eq!(last(&signals.goroutines.data), truth.num_goroutine, "NumGoroutine");
+}
+
+/// Compares the runtime's memory by use and the GC's goal. After its answer, the runtime returns free memory to the
+/// system, and may take another span or two for stacks, which a goal by the memory limit follows.
+#[track_caller]
+pub fn assert_go_memory(signals: &Signals, truth: &Truth) {
+    /// Spans of stacks (`_StackCacheSize`, stack.go).
+    const TWO_SPANS: u64 = 2 * (32 << 10);
+    assert_eq!(signals.go_memory.exactness, Exactness::Sampled);
+    let GoMemory { at_ns: _, heap_in_use, heap_free, heap_goal, heap_live, stacks, runtime_other } =
+        &signals.go_memory.data;
+    let last = |column: &[u64]| *column.last().unwrap();
+    assert_eq!(last(heap_in_use), truth.heap_inuse, "HeapInuse");
+    assert_eq!(last(runtime_other), truth.runtime_other, "the rest of Sys");
+    let taken = last(stacks).abs_diff(truth.stack_inuse);
+    assert!(taken <= TWO_SPANS, "{} and StackInuse {}", last(stacks), truth.stack_inuse);
+    let lower = last(heap_goal).abs_diff(truth.heap_goal);
+    assert!(lower == 0 || lower == taken, "{} and /gc/heap/goal:bytes {}", last(heap_goal), truth.heap_goal);
+    let most = truth.heap_free + TWO_SPANS;
+    assert!(last(heap_free) <= most, "{} of {} free bytes", last(heap_free), truth.heap_free);
+    assert!((truth.live_heap..=truth.heap_inuse).contains(&last(heap_live)), "{}", last(heap_live));
 }
 
 /// Compares the runtime's own seconds with its own nanoseconds.

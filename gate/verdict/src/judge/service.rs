@@ -45,10 +45,14 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
     }
 }
 
-/// The number of runs after which every gate may be decided, if more runs than the present ones may decide one.
+/// The number of runs after which every gate may be decided, if more runs than the present ones may decide one. A service
+/// that has failed needs no more.
 ///
-/// Runs are added after 2, 3 and 4 runs, up to 6 ([`MOST_RUNS`]).
+/// Runs are added after 2, 3 and 4 runs, up to 6 ([`MOST_RUNS`](super::MOST_RUNS)).
 pub fn more_runs(result: &ServiceResult) -> Option<u32> {
+    if result.verdict == Verdict::Regressed {
+        return None;
+    }
     // Gates that no run decides leave the service inconclusive, but others may still fail.
     let undecided = |gate: &GateResult| gate.verdict == Verdict::Inconclusive && gate.needs == Some(Need::MoreRuns);
     let next = looks::next(usize::try_from(result.runs).ok()?)?;

@@ -5,7 +5,7 @@ use memgate_evidence::{Series, Signal, TimeSpan};
 use super::{
     Estimate, Measurement, Unavailable,
     rates::live_heap,
-    run::Run,
+    run::{Run, usable},
     series::{Entries, blocks, minutes_into},
     stats::{Interval, MIN_POINTS, Slope, mean, slope, slope_of_stairs, smoothed},
 };
@@ -38,18 +38,30 @@ const ONLY_RISES: f64 = 0.1;
 /// Each half of a series that rises throughout has at least this share of the whole rise.
 const RISES_THROUGHOUT: f64 = 0.2;
 
-/// The growth of the live heap.
+/// The growth of the live heap: of the readings at the service's own collections in the measuring phase, and at those
+/// that memgate forced just before and after it.
 pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
-    let cycles = live_heap(run, span)?;
-    let points: Vec<(f64, f64)> = cycles.iter().map(|(at, bytes)| (minutes_into(span, at), bytes as f64)).collect();
+    let own = live_heap(run, span)?;
+    let forced = usable(&run.signals().forced_collections, "forced collections");
+    let windows = forced.as_ref().map_or(&[][..], |forced| &forced.windows);
+    let all = Entries::of(&run.signals().live_heap, "live-heap readings")?;
+    let counted = |at: u64| span.contains(at) || windows.iter().any(|window| window.contains(at));
+    let points: Vec<(f64, f64)> =
+        all.iter().filter(|(at, _)| counted(*at)).map(|(at, bytes)| (minutes_from(span, at), bytes as f64)).collect();
     growth(&points, slope).ok_or_else(|| {
-        let found = cycles.len();
+        let found = own.len();
         let cycles = if found == 1 { "cycle" } else { "cycles" };
+        let why = forced.err().map(|why| format!(" ({})", why.reason)).unwrap_or_default();
         Unavailable::because(format!(
-            "only {found} GC {cycles} in the measuring phase, and a slope needs {MIN_POINTS}: measure longer"
+            "only {found} GC {cycles} in the measuring phase{why}, and a slope needs {MIN_POINTS}: measure longer"
         ))
     })
+}
+
+/// A time in minutes from the start of a span, negative before it.
+fn minutes_from(span: TimeSpan, at_ns: u64) -> f64 {
+    (at_ns as f64 - span.start_ns as f64) / 60e9
 }
 
 /// The growth of the resident set.

@@ -105,6 +105,8 @@ fn phase_at(phases: &Phases, at_ns: u64) -> &'static str {
     let begun = |span: Option<TimeSpan>| span.is_some_and(|span| span.start_ns <= at_ns);
     if begun(phases.drain) {
         "in the drain"
+    } else if begun(phases.tail) {
+        "after the measuring phase"
     } else if begun(phases.measure) {
         "in the measuring phase"
     } else if begun(phases.warmup) {

@@ -294,7 +294,7 @@ fn a_phase_without_collections_has_no_pause_and_no_slope() {
     for metric in without {
         assert_eq!(measured(&run, metric), 0.0, "{metric}");
     }
-    let expected = "only 0 GC cycles in the measuring phase, and a slope needs 4: measure longer";
+    let expected = "only 0 GC cycles in the measuring phase (no forced collections: it was not measured), and a slope needs 4: measure longer";
     assert_eq!(reason(&run, Metric::HeapLiveGrowth), expected);
     // Pauses without cycles, and cycles without pauses, are not believed.
     let mut half = healthy(1);
@@ -339,7 +339,7 @@ fn few_collections_have_no_slope_and_the_reason_helps() {
     run.signals.live_heap.data = every(25 * SECOND, |_| 20_000_000);
     let at_ns = run.signals.live_heap.data.at_ns.clone();
     run.signals.gc_pauses.data = Pauses { duration_ns: vec![50_000; at_ns.len()], at_ns };
-    let expected = "only 2 GC cycles in the measuring phase, and a slope needs 4: measure longer";
+    let expected = "only 2 GC cycles in the measuring phase (no forced collections: it was not measured), and a slope needs 4: measure longer";
     assert_eq!(reason(&run, Metric::HeapLiveGrowth), expected);
 }
 

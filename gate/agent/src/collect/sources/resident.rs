@@ -1,26 +1,31 @@
-//! The resident set, its peak, and the page faults, from `/proc`.
+//! The resident set by kind, its peak, swapped-out memory, threads and page faults, from `/proc`.
 
 use std::fs;
 
 use memgate_evidence::{RssKinds, Series, Signal};
+use procfs::process::Status;
 
 use crate::collect::{
     collector::{Boundary, Collector, Reading, Scene},
     worth::{Ending, NOT_REACHED, Worth, exact, note},
 };
 
-const STATUS: &str = "/proc/PID/status at 5 Hz";
+const STATUS: &str = "/proc/PID/status of each process of the cgroup at 5 Hz";
 const FAULTS: &str = "minflt + majflt of /proc/PID/stat at 5 Hz";
 const PEAK: &str = "VmHWM, reset at the start of the measuring phase";
 
-/// Collects `rss`, `rss_kinds`, `rss_peak` and `page_faults`.
+/// Collects `rss`, `rss_kinds`, `swap`, `threads`, `rss_peak` and `page_faults`.
 #[derive(Default)]
 pub(in crate::collect) struct ResidentCollector {
     rss: Series,
     kinds: RssKinds,
+    swap: Series,
+    threads: Series,
     page_faults: Series,
     /// The largest resident set of the measuring phase, bytes, or why it is unknown; `None` before the phase.
     peak: Option<Result<u64, String>>,
+    /// The most processes in a reading.
+    processes: usize,
     failure: Option<String>,
 }
 
@@ -28,29 +33,60 @@ pub(in crate::collect) struct ResidentCollector {
 pub(in crate::collect) struct ResidentSignals {
     pub(in crate::collect) rss: Signal<Series>,
     pub(in crate::collect) rss_kinds: Signal<RssKinds>,
+    pub(in crate::collect) swap: Signal<Series>,
+    pub(in crate::collect) threads: Signal<Series>,
     pub(in crate::collect) rss_peak: Signal<u64>,
     pub(in crate::collect) page_faults: Signal<Series>,
+}
+
+/// What /proc/PID/status says of processes.
+#[derive(Debug, Default)]
+struct Sum {
+    /// Anonymous memory, pages of files, shared memory, bytes.
+    kinds: [u64; 3],
+    resident: u64,
+    swap: u64,
+    threads: u64,
+}
+
+impl Sum {
+    /// Adds a process. Returns whether it has memory. A process that has ended still has a status, but without it.
+    fn add(&mut self, status: &Status) -> bool {
+        let bytes = |kibibytes: Option<u64>| kibibytes.unwrap_or(0) * 1024;
+        let kinds = [status.rssanon, status.rssfile, status.rssshmem].map(bytes);
+        self.resident += match (status.rssanon, status.vmrss) {
+            (Some(_), _) => kinds.iter().sum(),
+            // Linux before 4.5 does not report the kinds.
+            (None, Some(resident)) => bytes(Some(resident)),
+            (None, None) => return false,
+        };
+        self.kinds.iter_mut().zip(kinds).for_each(|(sum, kind)| *sum += kind);
+        self.swap += bytes(status.vmswap);
+        self.threads += status.threads;
+        true
+    }
 }
 
 impl ResidentCollector {
     fn try_read(&mut self, at_ns: u64, scene: &mut Scene) -> Result<(), String> {
         let stat = scene.service.stat().map_err(ToString::to_string)?;
         let (faults, has_children) = (stat.minflt + stat.majflt, stat.cminflt > 0);
-        let status = scene.service.process().status().map_err(|error| error.to_string())?;
-        let bytes = |kibibytes: Option<u64>| kibibytes.unwrap_or(0) * 1024;
-        let kinds = [status.rssanon, status.rssfile, status.rssshmem].map(bytes);
-        let resident = match (status.rssanon, status.vmrss) {
-            (Some(_), _) => kinds.iter().sum(),
-            // Linux before 4.5 does not report the kinds.
-            (None, Some(resident)) => bytes(Some(resident)),
-            // A process that has ended still has a status, but without its memory.
-            (None, None) => return Err(procfs::ProcError::NotFound(None).to_string()),
-        };
-        self.rss.push(at_ns, resident);
+        let mut sum = Sum::default();
+        if !sum.add(&scene.service.process().status().map_err(|error| error.to_string())?) {
+            return Err(procfs::ProcError::NotFound(None).to_string());
+        }
+        // One that has ended meanwhile does not count.
+        let others = scene.others().into_iter().filter_map(|pid| scene.service.sibling(pid)?.status().ok());
+        let others = others.filter(|status| sum.add(status)).count();
+        self.processes = self.processes.max(1 + others);
+        self.rss.push(at_ns, sum.resident);
+        let [anonymous, file, shared] = sum.kinds;
         self.kinds.at_ns.push(at_ns);
-        self.kinds.anonymous.push(kinds[0]);
-        self.kinds.file.push(kinds[1]);
-        self.kinds.shared.push(kinds[2]);
+        self.kinds.anonymous.push(anonymous);
+        self.kinds.file.push(file);
+        self.kinds.shared.push(shared);
+        self.swap.push(at_ns, sum.swap);
+        self.threads.push(at_ns, sum.threads);
         self.page_faults.push(at_ns, faults);
         if has_children {
             scene.service.has_started(None);
@@ -58,12 +94,20 @@ impl ResidentCollector {
         Ok(())
     }
 
+    /// The most processes whose memory a reading sums up.
+    pub(in crate::collect) const fn processes(&self) -> usize {
+        self.processes
+    }
+
     pub(in crate::collect) fn into_signals(self, ending: &Ending) -> ResidentSignals {
-        let worth: Worth = ending.read(self.failure);
+        let worth: Worth = ending.read(self.failure.clone());
+        let summed = ending.summed(self.failure);
         let peak = self.peak.unwrap_or_else(|| Err(NOT_REACHED.to_owned()));
         ResidentSignals {
-            rss: worth.clone().of(STATUS, self.rss),
-            rss_kinds: worth.clone().of(STATUS, self.kinds),
+            rss: summed.clone().of(STATUS, self.rss),
+            rss_kinds: summed.clone().of(STATUS, self.kinds),
+            swap: summed.clone().of(STATUS, self.swap),
+            threads: summed.of(STATUS, self.threads),
             rss_peak: exact(PEAK, peak, worth.doubt.clone()),
             page_faults: worth.of(FAULTS, self.page_faults),
         }
@@ -94,7 +138,9 @@ impl Collector for ResidentCollector {
                     });
                 }
             }
-            Boundary::Idle | Boundary::Drained => {}
+            // The threads of the service's start do not belong to the idle service.
+            Boundary::Idle => self.threads = Series::default(),
+            Boundary::Drained => {}
         }
     }
 }
@@ -104,7 +150,10 @@ mod tests {
     use memgate_evidence::Exactness;
 
     use super::*;
-    use crate::collect::testing::Fake;
+    use crate::{
+        cgroup::fake::FakeCgroup,
+        collect::testing::{Fake, PID},
+    };
 
     const READING: Reading = Reading { at_ns: 5, attempts: 1 };
 
@@ -134,6 +183,51 @@ mod tests {
         let signals = collector.into_signals(&Ending::default());
         assert_eq!(signals.rss.data.value, [100 * 1024]);
         assert!(matches!(signals.rss.exactness, Exactness::Inexact { .. }));
+    }
+
+    #[test]
+    fn the_processes_of_the_cgroup_are_summed_up() {
+        let mut fake = Fake::new();
+        let cgroup = FakeCgroup::v2();
+        fake.scene.cgroup = cgroup.files(None);
+        fake.proc.status(&[("RssAnon", 30), ("RssFile", 20), ("RssShmem", 5), ("VmSwap", 2)]);
+        fake.proc.other(4243, "worker");
+        fake.proc.status_of(4243, 7, &[("RssAnon", 300), ("RssFile", 200), ("RssShmem", 50), ("VmSwap", 10)]);
+        fake.proc.other(4244, "ending");
+        fake.proc.status_of(4244, 1, &[]);
+        cgroup.write("cgroup.procs", &format!("{PID}\n4243\n4244\n4245\n"));
+        let mut collector = ResidentCollector::default();
+        collector.read(READING, &mut fake.scene);
+        cgroup.write("cgroup.procs", &format!("{PID}\n"));
+        collector.read(READING, &mut fake.scene);
+        assert_eq!(collector.processes(), 2);
+        fake.scene.service.has_started(Some(4243));
+        let ending = Ending::new(fake.scene.service.doubt(), None, None).summed_over_the_cgroup(None);
+        let signals = collector.into_signals(&ending);
+        let kib = |sizes: [u64; 2]| sizes.map(|size| size * 1024);
+        assert_eq!(signals.rss.data.value, kib([605, 55]));
+        let kinds = &signals.rss_kinds.data;
+        assert_eq!(
+            [&kinds.anonymous, &kinds.file, &kinds.shared],
+            [[330, 30], [220, 20], [55, 5]].map(kib).each_ref().map(|kind| kind.to_vec()).each_ref()
+        );
+        assert_eq!((signals.swap.data.value, signals.threads.data.value), (kib([12, 2]).to_vec(), vec![8, 1]));
+        assert_eq!(signals.rss.exactness, Exactness::Sampled, "the sum is of the whole service");
+        assert!(matches!(signals.page_faults.exactness, Exactness::Inexact { .. }), "these are of one process");
+    }
+
+    #[test]
+    fn idleness_drops_only_the_threads_of_the_start() {
+        let mut fake = Fake::new();
+        fake.proc.status(&[("RssAnon", 1)]);
+        let mut collector = ResidentCollector::default();
+        collector.read(READING, &mut fake.scene);
+        collector.reach(Boundary::Idle, &mut fake.scene);
+        collector.read(READING, &mut fake.scene);
+        collector.reach(Boundary::Drained, &mut fake.scene);
+        collector.read(READING, &mut fake.scene);
+        let signals = collector.into_signals(&Ending::default());
+        assert_eq!((signals.threads.data.value.len(), signals.rss.data.value.len()), (2, 3));
     }
 
     #[test]

@@ -150,7 +150,7 @@ prop_compose! {
     ) -> Evidence {
         let mut run = healthy(run);
         let (warmup, measure, drain) = spans;
-        run.phases = Phases { warmup, measure, drain };
+        run.phases = Phases { warmup, measure, tail: None, drain };
         run.ending = ending;
         run.signals.gc_pauses = pauses;
         (run.signals.world_stops, run.signals.gc_cpu, run.signals.span_refills) = runtime;

@@ -66,6 +66,11 @@ impl CounterCollector {
         counters
     }
 
+    /// The time of the last reading, and the goroutines then.
+    pub(in crate::collect) fn goroutines(&self) -> Option<(u64, u64)> {
+        self.goroutines.at_ns.last().copied().zip(self.goroutines.value.last().copied())
+    }
+
     /// The worth of everything that is read together with the counters.
     pub(in crate::collect) fn worth(&self, ending: &Ending) -> Worth {
         Worth { missing: self.reader.as_ref().err().cloned(), ..ending.read(self.failure.clone()) }

@@ -1,5 +1,7 @@
 //! The service's own cgroup: its memory limit, its OOM kills, and every process that the service starts.
 
+mod files;
+
 use std::{
     fs,
     io::{self, Write as _},
@@ -8,11 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use procfs::process::Process;
+
+pub use files::CgroupFiles;
+use files::Memory;
+pub(crate) use files::MemoryReading;
+#[cfg(test)]
+pub(crate) use files::fake;
 
 /// Why a cgroup cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,29 +33,30 @@ pub enum CgroupError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The kernel does not count OOM kills there.
-    #[error("{file} has no line `oom_kill`")]
-    NoOomKills {
-        /// The file in which other kernels count them.
+    /// The kernel does not report this there.
+    #[error("{file} has no line `{name}`")]
+    NoLine {
+        /// The file in which other kernels report it.
         file: PathBuf,
+        /// The first word of the line.
+        name: &'static str,
+    },
+    /// One of its files does not hold a number.
+    #[error("{file} holds {text:?} and not a number")]
+    NoNumber {
+        /// The file.
+        file: PathBuf,
+        /// Its text.
+        text: String,
     },
 }
 
 /// A service's cgroup in each mounted hierarchy. Dropping it kills the remaining processes and removes it.
 #[derive(Debug)]
 pub(super) struct Cgroup {
-    /// The folder in the unified hierarchy (v2), which may be mounted beside v1.
-    unified: Option<PathBuf>,
-    /// The folder with the memory controller, in v2 or v1.
-    memory: Option<Memory>,
+    files: CgroupFiles,
     /// What a run in this cgroup lacks.
     pub(super) notes: Vec<String>,
-}
-
-#[derive(Debug)]
-enum Memory {
-    V2(PathBuf),
-    V1(PathBuf),
 }
 
 /// Where the hierarchies are mounted.
@@ -76,18 +82,19 @@ impl Cgroup {
         let hierarchies = Hierarchies::find();
         hierarchies.remove_leftovers();
         let name = format!("{PREFIX}{}-{}", std::process::id(), serial());
-        let mut cgroup = Self { unified: None, memory: None, notes: Vec::new() };
-        cgroup.unified = cgroup.make(hierarchies.unified.as_deref(), &name);
-        cgroup.memory = match (&cgroup.unified, hierarchies.unified.as_deref()) {
+        let mut cgroup = Self { files: CgroupFiles::default(), notes: Vec::new() };
+        cgroup.files.unified = cgroup.make(hierarchies.unified.as_deref(), &name);
+        cgroup.files.memory = match (&cgroup.files.unified, hierarchies.unified.as_deref()) {
             (Some(folder), Some(root)) if enable_memory(root, folder) => Some(Memory::V2(folder.clone())),
             _ => cgroup.make(hierarchies.memory_v1.as_deref(), &name).map(Memory::V1),
         };
-        if cgroup.unified.is_none() && cgroup.memory.is_none() {
+        if cgroup.files.unified.is_none() && cgroup.files.memory.is_none() {
             let lost = "no cgroup: of the processes that the service starts, memgate sees only its children";
             cgroup.notes.push(lost.to_owned());
         }
-        if cgroup.memory.is_none() {
-            cgroup.notes.push("no memory controller: memgate cannot see OOM kills".to_owned());
+        if cgroup.files.memory.is_none() {
+            let lost = "no memory controller: memgate sees neither OOM kills nor the memory of the service's cgroup";
+            cgroup.notes.push(lost.to_owned());
         }
         cgroup.limit(memory_max)?;
         Ok(cgroup)
@@ -111,22 +118,28 @@ impl Cgroup {
         }
     }
 
-    fn limit(&self, memory_max: Option<u64>) -> Result<(), CgroupError> {
+    fn limit(&mut self, memory_max: Option<u64>) -> Result<(), CgroupError> {
         let Some(bytes) = memory_max else { return Ok(()) };
         let write = |file: PathBuf| {
             let written = fs::write(&file, bytes.to_string());
             written.map_err(|source| CgroupError::File { file, source })
         };
-        match &self.memory {
+        match &self.files.memory {
             Some(Memory::V2(folder)) => {
                 write(folder.join("memory.max"))?;
                 // Without swap the limit is exact. The file is missing if the kernel does not account for swap.
                 let _ = fs::write(folder.join("memory.swap.max"), "0");
-                Ok(())
             }
-            Some(Memory::V1(folder)) => write(folder.join("memory.limit_in_bytes")),
-            None => Err(CgroupError::NoMemoryController),
+            Some(Memory::V1(folder)) => write(folder.join("memory.limit_in_bytes"))?,
+            None => return Err(CgroupError::NoMemoryController),
         }
+        self.files.limit = Some(bytes);
+        Ok(())
+    }
+
+    /// Its files, to read.
+    pub(super) const fn files(&self) -> &CgroupFiles {
+        &self.files
     }
 
     /// Files to which a process writes `0` to enter the cgroup.
@@ -134,59 +147,23 @@ impl Cgroup {
     /// # Errors
     /// Fails if one of them cannot be opened.
     pub(super) fn entries(&self) -> io::Result<Vec<OwnedFd>> {
-        self.folders()
+        self.files
+            .folders()
             .map(|folder| fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).map(OwnedFd::from))
             .collect()
-    }
-
-    /// The processes in the cgroup, with their ids in this PID namespace; `None` if there is no cgroup.
-    pub(super) fn processes(&self) -> Option<Vec<Pid>> {
-        let text = fs::read_to_string(self.folders().next()?.join("cgroup.procs")).ok()?;
-        Some(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect())
-    }
-
-    /// The processes of the cgroup that the kernel killed because memory ran out.
-    ///
-    /// # Errors
-    /// Fails if there is no memory controller, or it does not count them.
-    pub(super) fn oom_kills(&self) -> Result<u64, CgroupError> {
-        let file = match &self.memory {
-            Some(Memory::V2(folder)) => folder.join("memory.events"),
-            Some(Memory::V1(folder)) => folder.join("memory.oom_control"),
-            None => return Err(CgroupError::NoMemoryController),
-        };
-        match fs::read_to_string(&file) {
-            Ok(text) => oom_kill_line(&text).ok_or(CgroupError::NoOomKills { file }),
-            Err(source) => Err(CgroupError::File { file, source }),
-        }
-    }
-
-    /// Transparent huge pages that the cgroup's processes got since it was made, at a fault or by a later collapse;
-    /// `None` if the controller does not count them. That of version 1 does not.
-    pub(super) fn huge_pages(&self) -> Option<u64> {
-        let Some(Memory::V2(folder)) = &self.memory else { return None };
-        huge_page_lines(&fs::read_to_string(folder.join("memory.stat")).ok()?)
     }
 
     /// Kills every process in the cgroup.
     pub(super) fn kill(&self) {
         // `cgroup.kill` (Linux 5.14) also kills a process that forks meanwhile.
-        if let Some(folder) = &self.unified
+        if let Some(folder) = &self.files.unified
             && fs::write(folder.join("cgroup.kill"), "1").is_ok()
         {
             return;
         }
-        for process in self.processes().unwrap_or_default() {
+        for process in self.files.processes().unwrap_or_default() {
             let _ = kill(process, Signal::SIGKILL);
         }
-    }
-
-    fn folders(&self) -> impl Iterator<Item = &Path> {
-        let memory = match &self.memory {
-            Some(Memory::V1(folder)) => Some(folder.as_path()),
-            Some(Memory::V2(_)) | None => None,
-        };
-        self.unified.as_deref().into_iter().chain(memory)
     }
 }
 
@@ -195,11 +172,11 @@ impl Drop for Cgroup {
         // A killed process stays in its cgroup until its parent reaps it, or init if the parent is gone. On a busy
         // machine it must first get a processor.
         let deadline = Instant::now() + PATIENCE;
-        while self.processes().is_some_and(|left| !left.is_empty()) && Instant::now() < deadline {
+        while self.files.processes().is_some_and(|left| !left.is_empty()) && Instant::now() < deadline {
             self.kill();
             std::thread::sleep(Duration::from_millis(10));
         }
-        for folder in self.folders().map(Path::to_path_buf).collect::<Vec<_>>() {
+        for folder in self.files.folders().map(Path::to_path_buf).collect::<Vec<_>>() {
             let mut removed = fs::remove_dir(&folder);
             while removed.is_err() && folder.exists() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(10));
@@ -250,35 +227,7 @@ fn enable_memory(root: &Path, folder: &Path) -> bool {
     has_it()
 }
 
-fn oom_kill_line(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
-}
-
-fn huge_page_lines(text: &str) -> Option<u64> {
-    let line =
-        |name: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) };
-    Some(line("thp_fault_alloc ")? + line("thp_collapse_alloc ")?)
-}
-
 fn serial() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn huge_pages_are_the_sum_of_both_counts_and_unknown_without_one() {
-        assert_eq!(huge_page_lines("anon 4096\nthp_fault_alloc 3\nthp_collapse_alloc 4\n"), Some(7));
-        assert_eq!(huge_page_lines("anon 4096\nthp_fault_alloc 3\n"), None);
-    }
-
-    #[test]
-    fn oom_kills_are_read_from_both_versions() {
-        assert_eq!(oom_kill_line("low 0\nhigh 0\nmax 4\noom 2\noom_kill 1\noom_group_kill 0\n"), Some(1));
-        assert_eq!(oom_kill_line("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
-        assert_eq!(oom_kill_line("oom_kill_disable 0\n"), None);
-    }
 }
