@@ -61,7 +61,9 @@ struct Platform {
 fn platform(name: &str) -> Result<Platform, String> {
     let architecture = match name.strip_prefix("linux/") {
         Some(architecture) => architecture.parse()?,
-        None if name == "host" => host().ok_or_else(|| format!("memgate does not run on {}", std::env::consts::ARCH))?,
+        None if name == "host" => {
+            host().ok_or_else(|| format!("memgate does not run on {}", std::env::consts::ARCH))?
+        }
         None => return Err("expected `host`, `linux/amd64`, `linux/arm64` or `linux/loong64`".to_owned()),
     };
     Ok(Platform { name: format!("linux/{architecture}"), architecture })
@@ -230,7 +232,9 @@ impl Bench<'_> {
         let parent = self.out.join(service).join(platform.architecture.name());
         let place = (1..).map(|number| parent.join(format!("{what}{number}"))).find(|place| !place.exists());
         let place = place.unwrap_or(parent);
-        std::fs::create_dir_all(&place).into_diagnostic().wrap_err_with(|| format!("cannot make {}", place.display()))?;
+        std::fs::create_dir_all(&place)
+            .into_diagnostic()
+            .wrap_err_with(|| format!("cannot make {}", place.display()))?;
         Ok(place)
     }
 }

@@ -25,11 +25,16 @@ pub(super) fn left_out(case: &str, platform: &str, reason: &str) {
 /// The count, and what memgate said where it was wrong.
 pub(super) fn end(outcomes: &[Outcome], took: Duration) {
     let wrong: Vec<_> = outcomes.iter().filter(|outcome| outcome.wrong.is_some()).collect();
-    println!("\n{} of {} right, in {:.1} minutes", outcomes.len() - wrong.len(), outcomes.len(), took.as_secs_f64() / 60.0);
+    println!(
+        "\n{} of {} right, in {:.1} minutes",
+        outcomes.len() - wrong.len(),
+        outcomes.len(),
+        took.as_secs_f64() / 60.0
+    );
     for outcome in wrong {
         println!("\n{} on {}, expected {}: {}", outcome.case, outcome.platform, outcome.expected, judged(outcome));
         for gate in outcome.gates.iter().filter(|gate| !gate.holds()) {
-            println!("- {}: {}", gate.verdict, gate.reason);
+            println!("- {} `{}`: {}", gate.verdict, gate.metric, gate.reason);
         }
     }
 }
@@ -78,7 +83,8 @@ mod tests {
             took: Duration::from_millis(40_700),
             wrong: Some("exit code 1, not 0".to_owned()),
         };
-        let wrong = "| idle | linux/amd64 | 0 | 1 | regressed `c`, `d`; no-baseline `b` | 2 | 40 | WRONG: exit code 1, not 0 |";
+        let wrong =
+            "| idle | linux/amd64 | 0 | 1 | regressed `c`, `d`; no-baseline `b` | 2 | 40 | WRONG: exit code 1, not 0 |";
         assert_eq!(line(&outcome), wrong);
         let right = Outcome { code: None, gates: Vec::new(), runs: None, wrong: None, ..outcome };
         assert_eq!(line(&right), "| idle | linux/amd64 | 0 | - |  | - | 40 | right |");
