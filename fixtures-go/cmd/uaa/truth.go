@@ -16,6 +16,8 @@ const (
 	oldPausesMetric   = "/gc/pauses:seconds"
 	gcCPUMetric       = "/cpu/classes/gc/total:cpu-seconds"
 	totalCPUMetric    = "/cpu/classes/total:cpu-seconds"
+	gcIdleCPUMetric   = "/cpu/classes/gc/mark/idle:cpu-seconds"
+	idleCPUMetric     = "/cpu/classes/idle:cpu-seconds"
 	heapGoalMetric    = "/gc/heap/goal:bytes"
 	heapFreeMetric    = "/memory/classes/heap/free:bytes"
 )
@@ -26,6 +28,8 @@ const (
 	otherPauses
 	gcCPU
 	totalCPU
+	gcIdleCPU
+	idleCPU
 	heapGoal
 	heapFree
 	metricCount
@@ -56,6 +60,8 @@ func newTruth() *truth {
 	t.samples[otherPauses].Name = otherPausesMetric
 	t.samples[gcCPU].Name = gcCPUMetric
 	t.samples[totalCPU].Name = totalCPUMetric
+	t.samples[gcIdleCPU].Name = gcIdleCPUMetric
+	t.samples[idleCPU].Name = idleCPUMetric
 	t.samples[heapGoal].Name = heapGoalMetric
 	t.samples[heapFree].Name = heapFreeMetric
 	metrics.Read(t.samples[:])
@@ -168,6 +174,8 @@ func (t *truth) render(buckets bool) {
 	}
 	t.appendSeconds("GCCPUSeconds", t.samples[gcCPU].Value)
 	t.appendSeconds("TotalCPUSeconds", t.samples[totalCPU].Value)
+	t.appendSeconds("GCIdleCPUSeconds", t.samples[gcIdleCPU].Value)
+	t.appendSeconds("IdleCPUSeconds", t.samples[idleCPU].Value)
 	t.appendHistogram("GCPauses", t.samples[gcPauses].Value, buckets)
 	t.appendHistogram("OtherPauses", t.samples[otherPauses].Value, buckets)
 	t.text = append(t.text, "}\n"...)

@@ -383,6 +383,10 @@ pub struct GcCpu {
     pub at_ns: Vec<u64>,
     /// CPU time of the GC, ns (`/cpu/classes/gc/total:cpu-seconds`).
     pub gc_ns: Vec<u64>,
+    /// The part of it on processors that had nothing else to do, ns (`/cpu/classes/gc/mark/idle:cpu-seconds`).
+    pub gc_idle_ns: Vec<u64>,
+    /// Time in which processors had nothing to do, ns (`/cpu/classes/idle:cpu-seconds`).
+    pub idle_ns: Vec<u64>,
     /// CPU time of the process as the runtime calculates it: GOMAXPROCS times wall time, ns
     /// (`/cpu/classes/total:cpu-seconds`).
     pub total_ns: Vec<u64>,

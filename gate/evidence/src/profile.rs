@@ -108,6 +108,8 @@ pub struct GoroutineSites {
     pub loaded: Vec<u64>,
     /// The number at the end of the drain.
     pub left: Vec<u64>,
+    /// How many of these did not exist at the start of the measuring phase.
+    pub young: Vec<u64>,
 }
 
 /// Resident off-heap memory by the code that touched each page first.

@@ -62,6 +62,10 @@ pub struct Truth {
     pub gc_cpu_seconds: f64,
     #[serde(rename = "TotalCPUSeconds")]
     pub total_cpu_seconds: f64,
+    #[serde(rename = "GCIdleCPUSeconds")]
+    pub gc_idle_cpu_seconds: f64,
+    #[serde(rename = "IdleCPUSeconds")]
+    pub idle_cpu_seconds: f64,
     #[serde(rename = "GCPauses")]
     pub gc_pauses: Histogram,
     /// `None` in Go 1.21.
@@ -253,7 +257,9 @@ pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
     let seconds = |column: &[u64]| *column.last().unwrap() as f64 / 1e9;
     let (gc, total) = (seconds(&gc_cpu.data.gc_ns), seconds(&gc_cpu.data.total_ns));
     assert_eq!((gc, total), (truth.gc_cpu_seconds, truth.total_cpu_seconds), "/cpu/classes/…:cpu-seconds");
-    assert!(gc > 0.0 && total > gc);
+    let (gc_idle, idle) = (seconds(&gc_cpu.data.gc_idle_ns), seconds(&gc_cpu.data.idle_ns));
+    assert_eq!((gc_idle, idle), (truth.gc_idle_cpu_seconds, truth.idle_cpu_seconds), "idle, /cpu/classes/…:cpu-seconds");
+    assert!(gc > 0.0 && total > gc && idle > 0.0 && gc >= gc_idle);
 }
 
 /// Checks that every stop of the world is a pause, with its reason. Go 1.21 gives no reasons and records only GC

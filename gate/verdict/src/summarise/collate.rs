@@ -89,7 +89,7 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
         Metric::RssGrowth => growth::of_resident_set(run).and_then(|growth| growth::per_minute(&growth)),
         Metric::OffheapGrowth => growth::of_off_heap(run).and_then(|growth| growth::per_minute(&growth)),
         Metric::GoroutinesMax => most(run, &signals.goroutines, "goroutine counts", 1),
-        Metric::GoroutinesLeaked => left(run, &signals.goroutines, "goroutine counts"),
+        Metric::GoroutinesLeaked => totals::goroutines_leaked(run).and_then(|leaked| totals::figure(&leaked)),
         Metric::RssAnonPeak => totals::anonymous_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::CgroupPeak => totals::cgroup_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::SwapPeak => most(run, &signals.swap, "samples of swapped-out memory", 0),

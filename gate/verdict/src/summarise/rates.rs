@@ -57,13 +57,15 @@ pub(super) fn requests_per_minute(run: Run<'_>) -> Result<f64, Unavailable> {
 }
 
 /// CPU time of the GC and of the process, from the last GC cycle before the measuring phase to the last one in it; empty
-/// if there was none.
+/// if there was none. Idle time counts for neither: a GC on a processor that nobody wants takes nothing from the service,
+/// and a service that idles for the rest of the time would hide a GC that takes most of its work.
 pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     let what = "readings of the CPU time";
     let span = run.measure()?;
     let cpu = usable(&run.signals().gc_cpu, what)?;
-    let gc = Entries::new(&cpu.at_ns, &cpu.gc_ns, what)?.into_total(what)?;
-    let total = Entries::new(&cpu.at_ns, &cpu.total_ns, what)?.into_total(what)?;
+    let total = |column| Entries::new(&cpu.at_ns, column, what)?.into_total(what);
+    let gc = total(&cpu.gc_ns)?;
+    let (gc_idle, idle, all) = (total(&cpu.gc_idle_ns)?, total(&cpu.idle_ns)?, total(&cpu.total_ns)?);
     let inside = gc.within(span);
     if inside.len() == 0 {
         return if cycles_within(run, span)?.len() == 0 { Ok(Vec::new()) } else { Err(Unavailable::because(NO_CYCLE)) };
@@ -72,13 +74,15 @@ pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     let before = gc.at_ns.partition_point(|&at| at < span.start_ns);
     // The runtime's totals are 0 at the launch.
     let value = |entries: Entries<'_>, index: usize| index.checked_sub(1).map_or(0, |index| entries.value[index]) as f64;
+    let grown = |entries: Entries<'_>, edge: &[usize]| value(entries, edge[1]) - value(entries, edge[0]);
     let edges: Vec<usize> = (before..=before + inside.len()).collect();
-    let windows: Windows = edges
-        .windows(2)
-        .map(|edge| (value(total, edge[1]) - value(total, edge[0]), value(gc, edge[1]) - value(gc, edge[0])))
-        .collect();
+    let window = |edge: &[usize]| {
+        let unwanted = grown(gc_idle, edge);
+        (grown(all, edge) - grown(idle, edge) - unwanted, grown(gc, edge) - unwanted)
+    };
+    let windows: Windows = edges.windows(2).map(window).collect();
     let sum = |of: fn(&(f64, f64)) -> f64| windows.iter().map(of).sum::<f64>();
-    if sum(|window| window.1) > sum(|window| window.0) {
+    if sum(|window| window.1) > sum(|window| window.0) || sum(|window| window.1) < 0.0 {
         return Err(Unavailable::because("the GC has more CPU time than the process, which is impossible"));
     }
     Ok(windows)

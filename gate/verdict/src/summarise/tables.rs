@@ -137,18 +137,18 @@ pub(super) fn heap_growth(run: Run<'_>) -> Result<Table, NoTable> {
     })))
 }
 
-/// Goroutines that did not exist before the load.
+/// Goroutines that did not exist before the load; after the drain, those that came in the measuring phase or later.
 pub(super) fn goroutines(run: Run<'_>, when: When) -> Result<Table, NoTable> {
     let what = "goroutines by `go` statement";
-    let GoroutineSites { created, started, before, loaded, left } = data(&run.signals().goroutine_sites, what)?;
-    check_lengths(what, created.len(), &[started.len(), before.len(), loaded.len(), left.len()])?;
-    let after = match when {
-        When::Loaded => loaded,
-        When::Left => left,
+    let GoroutineSites { created, started, before, loaded, left, young } = data(&run.signals().goroutine_sites, what)?;
+    check_lengths(what, created.len(), &[started.len(), before.len(), loaded.len(), left.len(), young.len()])?;
+    let (after, most) = match when {
+        When::Loaded => (loaded, loaded),
+        When::Left => (left, young),
     };
-    let rows = created.iter().zip(started).zip(before.iter().zip(after));
-    Ok(table(rows.map(|((&stack, &started), (&before, &after))| {
-        let amount = after as f64 - before as f64;
+    let rows = created.iter().zip(started).zip(before.iter().zip(after.iter().zip(most)));
+    Ok(table(rows.map(|((&stack, &started), (&before, (&after, &most)))| {
+        let amount = (after as f64 - before as f64).min(most as f64);
         Some(Part { stack, started: Some(started), amount, samples: 0, variance: 0.0 })
     })))
 }

@@ -199,6 +199,27 @@ fn goroutines_left_after_the_drain_are_leaked_and_fewer_are_none() {
     assert_eq!(measured(&run, Metric::GoroutinesLeaked), 0.0);
 }
 
+/// What the load starts once, such as connections that are kept, comes in the warm-up.
+#[test]
+fn goroutines_that_were_there_when_measuring_began_are_not_leaked() {
+    let mut run = healthy(1);
+    *run.signals.goroutines.data.value.last_mut().unwrap() = 22;
+    let column = |values: [u64; 2]| values.to_vec();
+    run.signals.goroutine_sites = exact(memgate_evidence::GoroutineSites {
+        created: vec![0, 0],
+        started: vec![0, 0],
+        before: column([10, 0]),
+        loaded: column([20, 30]),
+        left: column([18, 4]),
+        young: column([0, 3]),
+    });
+    assert_eq!(measured(&run, Metric::GoroutinesLeaked), 3.0);
+    run.signals.goroutine_sites.data.young.pop();
+    assert_eq!(measured(&run, Metric::GoroutinesLeaked), 12.0, "columns of different length prove nothing");
+    run.signals.goroutine_sites.exactness = Exactness::Missing { reason: "no list".to_owned() };
+    assert_eq!(measured(&run, Metric::GoroutinesLeaked), 12.0);
+}
+
 #[test]
 fn a_guest_that_is_too_slow_for_its_load_tells_nothing_of_the_service() {
     let late = |runner: Runner, late: u64| {

@@ -86,6 +86,22 @@ pub(super) fn left(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<
     Ok(Value { value: last.saturating_sub(first), n: 2, sampled: false })
 }
 
+/// Goroutines that are left after the drain and were not there before the load, as far as they came in the measuring
+/// phase or later. What the load started once, such as a pool or connections that are kept, came in the warm-up. Without
+/// goroutines by `go` statement, all that are left count.
+pub(super) fn goroutines_leaked(run: Run<'_>) -> Result<Value, Unavailable> {
+    let left = left(run, &run.signals().goroutines, "goroutine counts")?;
+    let Ok(sites) = usable(&run.signals().goroutine_sites, "goroutines by `go` statement") else { return Ok(left) };
+    let lengths = [&sites.before, &sites.left, &sites.young].map(Vec::len);
+    if lengths.iter().any(|length| *length != sites.created.len()) {
+        return Ok(left);
+    }
+    let rows = sites.before.iter().zip(&sites.left).zip(&sites.young);
+    let came = rows.map(|((before, after), young)| after.saturating_sub(*before).min(*young));
+    let came = came.fold(0u64, u64::saturating_add);
+    Ok(Value { value: left.value.min(came), ..left })
+}
+
 /// Processes that the kernel killed because memory ran out. They count however the service ended.
 pub(super) fn oom_kills(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value: *usable(&run.signals().oom_kills, "count of OOM kills")?, n: 1, sampled: false })

@@ -1,6 +1,6 @@
 //! Goroutines by the `go` statement that started them, from the runtime's list of all goroutines.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use memgate_evidence::{GoroutineSites, Signal};
 use memgate_goexe::{Fact, FunctionTable, GoroutineList, Runtime, Threads};
@@ -37,8 +37,24 @@ struct Site {
     started: u64,
 }
 
+/// A live goroutine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Live {
+    site: Site,
+    /// Its number, which no other goroutine of the process has or had.
+    goid: u64,
+}
+
 /// The live goroutines of each site.
 type Counts = HashMap<Site, u64>;
+
+fn count<'a>(goroutines: impl IntoIterator<Item = &'a Live>) -> Counts {
+    let mut counts = Counts::new();
+    for goroutine in goroutines {
+        *counts.entry(goroutine.site).or_insert(0) += 1;
+    }
+    counts
+}
 
 /// Collects `goroutine_sites`.
 pub(in crate::collect) struct GoroutineCollector {
@@ -47,18 +63,23 @@ pub(in crate::collect) struct GoroutineCollector {
     before: Option<Counts>,
     loaded: Option<Counts>,
     left: Option<Counts>,
+    /// The numbers of the goroutines at the start of the measuring phase.
+    old: Option<HashSet<u64>>,
+    /// Those after the drain that were not there then.
+    young: Option<Counts>,
     failure: Option<String>,
 }
 
 impl GoroutineCollector {
     pub(in crate::collect) fn new(runtime: &Runtime) -> Self {
-        Self { layout: runtime.goroutine_list.clone(), before: None, loaded: None, left: None, failure: None }
+        let layout = runtime.goroutine_list.clone();
+        Self { layout, before: None, loaded: None, left: None, old: None, young: None, failure: None }
     }
 
     pub(in crate::collect) fn into_signal(self, ending: &Ending, scene: &mut Scene) -> Signal<GoroutineSites> {
-        let data = match (self.layout, self.before, self.loaded, self.left) {
+        let data = match (self.layout, self.before, self.loaded, self.left, self.young) {
             (Err(reason), ..) => Err(reason),
-            (Ok(_), Some(before), Some(loaded), Some(left)) => named([before, loaded, left], scene),
+            (Ok(_), Some(before), Some(loaded), Some(left), Some(young)) => named([before, loaded, left, young], scene),
             (Ok(_), ..) => Err(self.failure.unwrap_or_else(|| NOT_REACHED.to_owned())),
         };
         exact(SOURCE, data, ending.doubt.clone())
@@ -68,21 +89,25 @@ impl GoroutineCollector {
 impl Collector for GoroutineCollector {
     fn reach(&mut self, boundary: Boundary, scene: &mut Scene) {
         let Ok(layout) = &self.layout else { return };
-        let counts = match boundary {
-            Boundary::Idle => &mut self.before,
-            Boundary::MeasureEnd => &mut self.loaded,
-            Boundary::Drained => &mut self.left,
-            Boundary::MeasureStart => return,
+        let live = match live(&scene.memory, layout) {
+            Ok(live) => live,
+            Err(error) => return note(&mut self.failure, error.to_string()),
         };
-        match sites(&scene.memory, layout) {
-            Ok(sites) => *counts = Some(sites),
-            Err(error) => note(&mut self.failure, error.to_string()),
+        match boundary {
+            Boundary::Idle => self.before = Some(count(&live)),
+            Boundary::MeasureStart => self.old = Some(live.iter().map(|goroutine| goroutine.goid).collect()),
+            Boundary::MeasureEnd => self.loaded = Some(count(&live)),
+            Boundary::Drained => {
+                let is_young = |goroutine: &&Live| self.old.as_ref().is_none_or(|old| !old.contains(&goroutine.goid));
+                self.young = Some(count(live.iter().filter(is_young)));
+                self.left = Some(count(&live));
+            }
         }
     }
 }
 
 /// The counts with names for the sites, without the runtime's own goroutines.
-fn named(counts: [Counts; 3], scene: &mut Scene) -> Result<GoroutineSites, String> {
+fn named(counts: [Counts; 4], scene: &mut Scene) -> Result<GoroutineSites, String> {
     let Scene { functions, code, memory, .. } = scene;
     let functions = functions.as_deref().map_err(Clone::clone)?;
     let mut sites: Vec<_> = counts.iter().flat_map(HashMap::keys).copied().collect();
@@ -90,12 +115,13 @@ fn named(counts: [Counts; 3], scene: &mut Scene) -> Result<GoroutineSites, Strin
     sites.dedup();
     let mut data = GoroutineSites::default();
     for site in sites.into_iter().filter(|site| !is_system(functions, site.started.wrapping_sub(memory.bias()))) {
-        let [before, loaded, left] = counts.each_ref().map(|counts| counts.get(&site).copied().unwrap_or(0));
+        let [before, loaded, left, young] = counts.each_ref().map(|counts| counts.get(&site).copied().unwrap_or(0));
         data.created.push(code.go_place(functions, site.created.wrapping_sub(1), memory.bias()));
         data.started.push(code.go_place(functions, site.started, memory.bias()));
         data.before.push(before);
         data.loaded.push(loaded);
         data.left.push(left);
+        data.young.push(young);
     }
     Ok(data)
 }
@@ -109,11 +135,11 @@ fn is_system(functions: &FunctionTable, started: u64) -> bool {
     function.is_some_and(|function| function.name.starts_with("runtime.") && !NOT_SYSTEM.contains(&function.name))
 }
 
-/// Counts the live goroutines of each site.
+/// The live goroutines.
 ///
 /// # Errors
 /// Fails if the process is gone or the list is invalid.
-fn sites(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Counts> {
+fn live(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Vec<Live>> {
     // The length is read first, as in `atomicAllG` (proc.go). The list then has at least this length.
     let length = memory.global_word(layout.allglen)?;
     let list = memory.global_word(layout.allgptr)?;
@@ -122,12 +148,12 @@ fn sites(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Counts> 
     }
     let pointers = memory.read([list], usize::try_from(length * 8).unwrap_or(0))?;
     let pointers: Vec<u64> = pointers.chunks(8).map(|pointer| number::<8>(pointer, 0)).filter(|g| *g != 0).collect();
-    let fields = [layout.status, layout.gopc, layout.startpc];
+    let fields = [layout.status, layout.goid, layout.gopc, layout.startpc];
     let first = fields.iter().map(|field| field.offset).min().unwrap_or(0);
     let end = fields.iter().map(|field| field.offset.saturating_add(field.size)).max().unwrap_or(0);
     let size = usize::try_from(end - first).unwrap_or(usize::MAX);
     let at = |offset: u64| usize::try_from(offset - first).unwrap_or(usize::MAX);
-    let mut sites = HashMap::new();
+    let mut live = Vec::new();
     for batch in pointers.chunks(BATCH) {
         let bytes = memory.read(batch.iter().map(|g| g.wrapping_add(first)), size)?;
         for g in bytes.chunks(size.max(1)) {
@@ -135,11 +161,12 @@ fn sites(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Counts> 
             if ![IDLE, DEAD, DEAD_EXTRA].contains(&status) {
                 let created = number::<8>(g, at(layout.gopc.offset));
                 let started = number::<8>(g, at(layout.startpc.offset));
-                *sites.entry(Site { created, started }).or_insert(0) += 1;
+                let goid = number::<8>(g, at(layout.goid.offset));
+                live.push(Live { site: Site { created, started }, goid });
             }
         }
     }
-    Ok(sites)
+    Ok(live)
 }
 
 /// The runtime's threads: each thread's id with the address of its `m`.
@@ -202,8 +229,8 @@ mod tests {
         let list = [goroutines.len() as u64, 0x1_0000];
         fake.memory.put(fake.scene.memory.global(0x100), &words(&list));
         fake.memory.put(0x1_0000, &words(&addresses));
-        for (address, (status, created, started)) in addresses.iter().zip(goroutines) {
-            fake.memory.put(*address, &words(&[u64::from(*status), 1, *created, *started]));
+        for ((address, (status, created, started)), goid) in addresses.iter().zip(goroutines).zip(1..) {
+            fake.memory.put(*address, &words(&[u64::from(*status), goid, *created, *started]));
         }
     }
 
@@ -213,9 +240,10 @@ mod tests {
         let [running, scanned] = [2, 4 | 0x1000];
         let goroutines = [(running, 1, 2), (scanned, 1, 2), (running, 3, 2), (0, 1, 2), (6, 1, 2), (11, 1, 2)];
         put(&fake, &goroutines);
-        let sites = sites(&fake.scene.memory, &layout()).unwrap();
+        let live = live(&fake.scene.memory, &layout()).unwrap();
         let expected = [(Site { created: 1, started: 2 }, 2), (Site { created: 3, started: 2 }, 1)];
-        assert_eq!(sites, expected.into());
+        assert_eq!(count(&live), expected.into());
+        assert_eq!(live.iter().map(|goroutine| goroutine.goid).collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]
@@ -223,22 +251,23 @@ mod tests {
         let fake = Fake::new();
         let length = MAXIMUM_GOROUTINES + 1;
         fake.memory.put(fake.scene.memory.global(0x100), &[length.to_le_bytes(), 0_u64.to_le_bytes()].concat());
-        assert_eq!(sites(&fake.scene.memory, &layout()), Err(nix::Error::EINVAL));
+        assert_eq!(live(&fake.scene.memory, &layout()), Err(nix::Error::EINVAL));
     }
 
     #[test]
-    fn three_boundaries_are_counted_and_without_one_the_signal_is_missing() {
+    fn boundaries_are_counted_and_without_one_the_signal_is_missing() {
         let mut fake = Fake::new();
         let runtime = || memgate_goexe::Runtime { goroutine_list: Ok(layout()), ..nothing() };
         let mut collector = GoroutineCollector::new(&runtime());
         for (boundary, count) in
-            [(Boundary::Idle, 1), (Boundary::MeasureStart, 7), (Boundary::MeasureEnd, 3), (Boundary::Drained, 2)]
+            [(Boundary::Idle, 1), (Boundary::MeasureStart, 4), (Boundary::MeasureEnd, 3), (Boundary::Drained, 6)]
         {
             put(&fake, &vec![(2, 1, 2); count]);
             collector.reach(boundary, &mut fake.scene);
         }
         let of = |counts: &Option<Counts>| counts.as_ref().unwrap()[&Site { created: 1, started: 2 }];
-        assert_eq!([&collector.before, &collector.loaded, &collector.left].map(of), [1, 3, 2]);
+        // The last two have numbers that were not there at the start of the measuring phase.
+        assert_eq!([&collector.before, &collector.loaded, &collector.left, &collector.young].map(of), [1, 3, 6, 2]);
         let signal = GoroutineCollector::new(&runtime()).into_signal(&Ending::default(), &mut fake.scene);
         assert_eq!(signal.exactness, Exactness::Missing { reason: NOT_REACHED.to_owned() });
         fake.memory.end();

@@ -119,17 +119,18 @@ fn world_stops() -> Vec<Break> {
 fn gc_cpu() -> Vec<Break> {
     let of_gc = columns(|s| (&mut s.gc_cpu.data.at_ns, &mut s.gc_cpu.data.gc_ns));
     let of_both = columns(|s| (&mut s.gc_cpu.data.gc_ns, &mut s.gc_cpu.data.total_ns));
+    let of_idle = columns(|s| (&mut s.gc_cpu.data.at_ns, &mut s.gc_cpu.data.idle_ns));
     let cut: Break = (
         "cut short in all columns",
         Box::new(|s| {
-            let GcCpu { at_ns, gc_ns, total_ns } = &mut s.gc_cpu.data;
+            let GcCpu { at_ns, gc_ns, gc_idle_ns, idle_ns, total_ns } = &mut s.gc_cpu.data;
             let half = at_ns.len() / 2;
-            at_ns.truncate(half);
-            gc_ns.truncate(half);
-            total_ns.truncate(half);
+            for column in [at_ns, gc_ns, gc_idle_ns, idle_ns, total_ns] {
+                column.truncate(half);
+            }
         }),
     );
-    let all = of(|s| &mut s.gc_cpu).into_iter().chain(of_gc).chain(of_both);
+    let all = of(|s| &mut s.gc_cpu).into_iter().chain(of_gc).chain(of_both).chain(of_idle);
     all.chain([cut, decreasing(|s| &mut s.gc_cpu.data.total_ns)]).collect()
 }
 

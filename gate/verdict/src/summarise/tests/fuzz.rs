@@ -116,6 +116,8 @@ fn gc_cpu() -> impl Strategy<Value = GcCpu> {
     (columns(), 0..5u64, prop_oneof![3 => Just(None), 1 => column().prop_map(Some)]).prop_map(
         |((at_ns, total_ns), part, gc_ns)| GcCpu {
             gc_ns: gc_ns.unwrap_or_else(|| total_ns.iter().map(|ns| ns / 5 * part).collect()),
+            gc_idle_ns: vec![0; total_ns.len()],
+            idle_ns: total_ns.iter().map(|ns| ns / 10).collect(),
             at_ns,
             total_ns,
         },

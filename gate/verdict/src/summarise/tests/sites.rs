@@ -53,6 +53,7 @@ fn profiled(run: u32, new: u64) -> Evidence {
         before: vec![1, 7],
         loaded: vec![41, 7],
         left: vec![4, 6],
+        young: vec![4, 0],
     });
     evidence.signals.offheap_sites =
         exact(OffHeapSites { stack: vec![3, 99], start_bytes: vec![4096, 0], end_bytes: vec![8192, 1024] });
@@ -309,7 +310,7 @@ prop_compose! {
             evidence.signals.heap_profile = exact(profile);
         }
         evidence.signals.offheap_sites = exact(OffHeapSites { stack, start_bytes: before.clone(), end_bytes: left.clone() });
-        evidence.signals.goroutine_sites = exact(GoroutineSites { created, started, before, loaded, left });
+        evidence.signals.goroutine_sites = exact(GoroutineSites { created, started, before, loaded, young: left.clone(), left });
         evidence
     }
 }
