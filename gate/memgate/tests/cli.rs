@@ -261,7 +261,7 @@ fn evidence_that_is_not_what_was_written_is_refused() {
     let cases = [
         (whole[..whole.len() / 2].to_owned(), "cut off"),
         (whole.replacen("\"run\":2", "\"run\":3", 1), "changed"),
-        (whole.replacen("\"schema\":2", "\"schema\":3", 1), "newer"),
+        (whole.replacen("\"schema\":3", "\"schema\":4", 1), "newer"),
         (String::new(), "empty"),
         ("not JSON".to_owned(), "JSON"),
     ];
