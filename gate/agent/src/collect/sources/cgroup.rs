@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-const MEMORY: &str = "memory.stat and memory.current of the cgroup at 2 Hz, and more often near its limit";
+const MEMORY: &str = "memory.stat and memory.current of the cgroup at 2.5 Hz, and more often near its limit";
 
 /// The time between two looks.
 const PACE: Duration = Duration::from_millis(50);

@@ -9,7 +9,7 @@ use crate::collect::{
     worth::{Ending, note},
 };
 
-const SOURCE: &str = "entries of /proc/PID/fd of each process of the cgroup at 2 Hz";
+const SOURCE: &str = "entries of /proc/PID/fd of each process of the cgroup at 2.5 Hz";
 
 /// Collects `fds`.
 #[derive(Default)]
