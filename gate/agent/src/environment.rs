@@ -9,8 +9,7 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 /// Settings of the build that move figures, as cmd/go names them (`setBuildInfo`, src/cmd/go/internal/load/pkg.go, Go
 /// 1.27). The levels are those of `GetArchEnv` (src/cmd/go/internal/cfg/cfg.go).
-const SETTINGS: [&str; 9] =
-    ["-asan", "-cover", "-msan", "-race", "-tags", "GOAMD64", "GOARM64", "GOEXPERIMENT", "DefaultGODEBUG"];
+const SETTINGS: [&str; 8] = ["-asan", "-cover", "-msan", "-race", "-tags", "GOAMD64", "GOARM64", "GOEXPERIMENT"];
 
 /// Variables that the Go runtime reads and that move figures (the package documentation of `runtime`, Go 1.27).
 const VARIABLES: [&str; 4] = ["GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG"];

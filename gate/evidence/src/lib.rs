@@ -75,8 +75,7 @@ pub struct Environment {
     /// Version of memgate that measured.
     pub memgate: String,
     /// Settings of the build that move figures, as `go version -m` lists them: `-race`, `-msan`, `-asan`, `-cover` and
-    /// `-tags`, the level of the processor (`GOAMD64`, `GOARM64`), `GOEXPERIMENT` and
-    /// `DefaultGODEBUG`. Empty before Go 1.18.
+    /// `-tags`, the level of the processor (`GOAMD64`, `GOARM64`) and `GOEXPERIMENT`. Empty before Go 1.18.
     pub build: BTreeMap<String, String>,
     /// Variables given to the service that move figures: `GOGC`, `GOMEMLIMIT`, `GOMAXPROCS` and `GODEBUG`. What the
     /// service itself sets is not in it.

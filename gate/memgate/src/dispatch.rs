@@ -107,7 +107,9 @@ async fn check(
 
 async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
     let recorded = pipeline::record(config, &measured.selection(&[Platform::host()]), narrator, cancel).await?;
-    for file in recorded.done.concat() {
+    let mut files = recorded.done.concat();
+    files.sort();
+    for file in files {
         print(&format!("{}\n", file.display()))?;
     }
     Ok(if recorded.failures.is_empty() { 0 } else { InfrastructureError::EXIT_CODE })

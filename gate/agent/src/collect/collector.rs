@@ -83,11 +83,10 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// The other processes of the service's cgroup now; none if the service has no cgroup.
-    pub(super) fn others(&self) -> Vec<i32> {
+    /// The other processes of the service's cgroup now; `None` if the service has no cgroup.
+    pub(super) fn others(&self) -> Option<Vec<i32>> {
         let service = self.service.process().pid();
-        let processes = self.cgroup.processes().unwrap_or_default();
-        processes.into_iter().map(Pid::as_raw).filter(|pid| *pid != service).collect()
+        Some(self.cgroup.processes()?.into_iter().map(Pid::as_raw).filter(|pid| *pid != service).collect())
     }
 }
 

@@ -29,9 +29,10 @@ use crate::{cgroup::CgroupFiles, clock::Clock, environment, load::Progress};
 
 /// Everything is read at each tick whose number is a multiple of this.
 const READ_EVERY: u32 = 2;
-/// The off-heap memory, the cgroup's memory and the file descriptors are read at each tick whose number is a multiple of
-/// this.
-const SLOWLY_EVERY: u32 = 5;
+/// The off-heap memory is read at each tick whose number is a multiple of this.
+const OFF_HEAP_EVERY: u32 = 5;
+/// The cgroup's memory and the file descriptors are read at each tick whose number is a multiple of this.
+const OUTSIDE_EVERY: u32 = 4;
 
 /// Reads every collector of one service with one clock, and keeps their results.
 pub struct Recorder {
@@ -281,8 +282,10 @@ impl Recorder {
         for collector in self.collectors.each() {
             collector.tick(&mut self.scene);
         }
-        if self.ticks.is_multiple_of(SLOWLY_EVERY) {
+        if self.ticks.is_multiple_of(OFF_HEAP_EVERY) {
             self.sample_off_heap();
+        }
+        if self.ticks.is_multiple_of(OUTSIDE_EVERY) {
             self.sample_outside();
         }
         self.ticks = self.ticks.wrapping_add(1);

@@ -4,9 +4,12 @@ use memgate_evidence::Exactness;
 use memgate_goexe::{Field, PauseSites, arch::ArgumentLocation};
 
 use super::*;
-use crate::collect::{
-    sources::Counters,
-    testing::{Fake, attached_to, fault, nothing, record, totals},
+use crate::{
+    cgroup::fake::FakeCgroup,
+    collect::{
+        sources::Counters,
+        testing::{Fake, PID, attached_to, fault, nothing, record, totals},
+    },
 };
 
 /// A recorder with its fakes. Its service's runtime has only pauses, with histograms at 0x100 and 0x900.
@@ -39,10 +42,16 @@ fn each_reading_has_its_interval() {
     fake.proc.status(&[("RssAnon", 4)]);
     fake.proc.write("maps", "10000000-10004000 rw-p 00000000 00:00 0 \n");
     fake.proc.touch(4096, &[]);
+    fake.proc.open_files(PID, 3);
+    let cgroup = FakeCgroup::v2();
+    cgroup.holds(4096, 4096);
+    recorder.watch_cgroup(cgroup.files(None));
     (0..10).for_each(|_| recorder.tick());
     let (signals, _) = recorder.into_signals(nothing_elsewhere());
     assert_eq!(signals.rss.data.value.len(), 5, "5 Hz");
     assert_eq!(signals.offheap.data.value.len(), 2, "2 Hz");
+    assert_eq!(signals.cgroup_memory.data.shmem, [4096; 3], "2.5 Hz");
+    assert_eq!(signals.fds.data.value, [3; 3], "2.5 Hz");
     assert_eq!(signals.huge_pages.data.value.len(), 0, "only at boundaries");
     assert_eq!(fake.programs.drained(), 12, "at each tick, and after each reading of the off-heap memory");
 }

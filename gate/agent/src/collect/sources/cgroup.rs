@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-const MEMORY: &str = "memory.stat and memory.current of the cgroup at 2 Hz, and more often near its limit";
+const MEMORY: &str = "memory.stat and memory.current of the cgroup at 2.5 Hz, and more often near its limit";
 
 /// The time between two looks.
 const PACE: Duration = Duration::from_millis(50);
@@ -69,7 +69,7 @@ impl CgroupCollector {
     /// Notices the processes that the service has started, and reads the memory by kind if it has changed much or if
     /// the limit is near, so that the last reading before a kill is close to the kill. Returns when to look again.
     pub(in crate::collect) fn look(&mut self, scene: &mut Scene) -> Duration {
-        let others = scene.cgroup.processes().map_or_else(|| scene.service.children(), |_| scene.others());
+        let others = scene.others().unwrap_or_else(|| scene.service.children());
         for other in others {
             scene.service.has_started(Some(other));
         }

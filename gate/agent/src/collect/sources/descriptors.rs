@@ -9,7 +9,7 @@ use crate::collect::{
     worth::{Ending, note},
 };
 
-const SOURCE: &str = "entries of /proc/PID/fd of each process of the cgroup at 2 Hz";
+const SOURCE: &str = "entries of /proc/PID/fd of each process of the cgroup at 2.5 Hz";
 
 /// Collects `fds`.
 #[derive(Default)]
@@ -26,7 +26,8 @@ impl DescriptorCollector {
         match entries(scene.service.entry()) {
             Ok(own) => {
                 // One that has ended meanwhile does not count.
-                let others = scene.others().into_iter().filter_map(|pid| entries(&scene.service.entry_of(pid)?).ok());
+                let others =
+                    scene.others().into_iter().flatten().filter_map(|pid| entries(&scene.service.entry_of(pid)?).ok());
                 self.fds.push(at_ns, u64::try_from(own + others.sum::<usize>()).unwrap_or(u64::MAX));
             }
             Err(error) => note(&mut self.failure, format!("/proc/PID/fd: {error}")),

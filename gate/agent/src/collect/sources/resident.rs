@@ -76,7 +76,7 @@ impl ResidentCollector {
             return Err(procfs::ProcError::NotFound(None).to_string());
         }
         // One that has ended meanwhile does not count.
-        let others = scene.others().into_iter().filter_map(|pid| scene.service.sibling(pid)?.status().ok());
+        let others = scene.others().into_iter().flatten().filter_map(|pid| scene.service.sibling(pid)?.status().ok());
         let others = others.filter(|status| sum.add(status)).count();
         self.processes = self.processes.max(1 + others);
         self.rss.push(at_ns, sum.resident);
