@@ -16,7 +16,7 @@ pub use cgroup::CgroupError;
 pub use clock::Clock;
 pub use launch::{Exit, LaunchError, StartError};
 pub use ready::ReadyError;
-pub use run::{ExecutableError, RunEvent, RunLogs, give_memory_back, run};
+pub use run::{Driver, ExecutableError, RunEvent, RunLogs, give_memory_back, run};
 
 #[cfg(test)]
 mod error_tests;

@@ -8,7 +8,7 @@ use std::{
 use memgate_evidence::{
     Ending, Evidence, Phases, Requests, TimeSpan,
     error::{Error, FailureKind, Result, Stage, in_full},
-    plan::{Load, Plan},
+    plan::{Length, Load, Plan},
     platform::Platform,
 };
 use memgate_goexe::{GoExe, GoExeError};
@@ -19,10 +19,10 @@ use super::{
     collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler},
     environment,
     launch::{self, Exit, LaunchError, ServiceProcess},
-    load::{self, LoadCommand, LoadHandle, Schedule},
+    load::{self, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
     ready, rest,
 };
-use crate::cancel::Cancel;
+use crate::{cancel::Cancel, in_guest::relay::HostLoad};
 
 /// The least time from the service's first answer to the reading of the idle service.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -55,6 +55,15 @@ impl FailureKind for ExecutableError {
     fn stage(&self) -> Stage {
         Stage::Collect
     }
+}
+
+/// Who drives the built-in load of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// This process.
+    Here,
+    /// The host of this guest, over the load's port.
+    Host,
 }
 
 /// The logs of a run: the files that it writes in addition to its evidence.
@@ -92,7 +101,13 @@ pub enum RunEvent {
 /// # Errors
 /// Fails if the run cannot be made, or if the service never becomes ready, which leaves nothing to judge. A service
 /// that ends early is not an error; the evidence shows it.
-pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: &Cancel) -> Result<Evidence> {
+pub async fn run(
+    plan: &Plan,
+    logs: &RunLogs,
+    driver: Driver,
+    event: &dyn Fn(RunEvent),
+    cancel: &Cancel,
+) -> Result<Evidence> {
     ready::port_is_free(&plan.ready.http)?;
     let exe = GoExe::open(&plan.executable).map_err(ExecutableError::Unfit)?;
     if exe.platform != plan.platform {
@@ -107,7 +122,7 @@ pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: 
     drop(exe);
     give_memory_back();
     let to_the_end = async {
-        let requests = running.phases(plan, logs, event).await?;
+        let requests = running.phases(plan, logs, driver, event).await?;
         event(RunEvent::Stopping);
         running.finish(plan, requests, started_at, environment).await
     };
@@ -161,6 +176,7 @@ impl Running {
         &mut self,
         plan: &Plan,
         logs: &RunLogs,
+        driver: Driver,
         event: &dyn Fn(RunEvent),
     ) -> Result<Result<Requests, String>> {
         self.wait_until_ready(plan, logs).await?;
@@ -168,26 +184,29 @@ impl Running {
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
-        let [warmup, measure, drain] =
-            [plan.phases.warmup_ms, plan.phases.measure_ms, plan.phases.drain_ms].map(Duration::from_millis);
         let start = Instant::now();
-        let mut load = RunningLoad::start(plan, logs, Schedule { start, warmup, measure })?;
+        let load = RunningLoad::start(plan, logs, driver, start)?;
+        let (warmup, measure) = (duration(plan, plan.phases.warmup)?, duration(plan, plan.phases.measure)?);
         if let Some(requests) = load.progress() {
             self.sampler.request(Requested::Requests(requests))?;
         }
         event(RunEvent::WarmingUp(warmup));
-        self.phases.warmup = self.phase(start + warmup, &load, None).await?;
+        let until = Until { at: start + warmup, load: Some(load::Phase::Warmup) };
+        self.phases.warmup = self.phase(until, &load, None).await?;
         if self.early_end.is_none() {
             event(RunEvent::Measuring(measure));
-            self.phases.measure = self.phase(start + warmup + measure, &load, Some(Boundary::MeasureStart)).await?;
+            let until = Until { at: start + warmup + measure, load: Some(load::Phase::Measure) };
+            self.phases.measure = self.phase(until, &load, Some(Boundary::MeasureStart)).await?;
         }
         if self.early_end.is_some() {
             load.abort();
         }
-        let requests = load.finish(&mut self.notes).await?;
+        let requests = load.finish(plan, &mut self.notes).await?;
         if self.early_end.is_none() {
+            let drain = Duration::from_millis(plan.phases.drain_ms);
             event(RunEvent::Draining(drain));
-            self.phases.drain = self.phase(Instant::now() + drain, &RunningLoad::None, None).await?;
+            let until = Until { at: Instant::now() + drain, load: None };
+            self.phases.drain = self.phase(until, &RunningLoad::None, None).await?;
         }
         Ok(requests)
     }
@@ -202,11 +221,11 @@ impl Running {
         }
     }
 
-    /// Runs a phase until `end` or the end of the service. Its span begins before the reading at its start and ends
-    /// after the one at its end.
+    /// Runs a phase until its end or the end of the service. Its span begins before the reading at its start and ends
+    /// after the one at its end. If the host drives the load, no request is in flight at these readings.
     async fn phase(
         &mut self,
-        end: Instant,
+        until: Until,
         load: &RunningLoad,
         at_start: Option<Boundary>,
     ) -> Result<Option<TimeSpan>> {
@@ -215,15 +234,18 @@ impl Running {
         if let Some(boundary) = at_start {
             self.sampler.request(Requested::Boundary(boundary))?;
         }
-        self.watch(end, load).await?;
+        if let (RunningLoad::Host(host), Some(phase)) = (load, until.load) {
+            host.begin(phase);
+        }
+        self.watch(until, load).await?;
         self.sampler.request(if measuring { Requested::Boundary(Boundary::MeasureEnd) } else { Requested::Reading })?;
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Watches service, processes and load until `end` or the end of the service.
-    async fn watch(&mut self, end: Instant, load: &RunningLoad) -> Result<()> {
+    /// Watches service, processes and load until the end of the phase or of the service.
+    async fn watch(&mut self, until: Until, load: &RunningLoad) -> Result<()> {
         let mut next_reading = Instant::now();
-        while Instant::now() < end {
+        while let Some(left) = until.left(load) {
             if let Some(exit) = self.service.ended() {
                 self.early_end = Some((exit, self.clock.now_ns()));
                 return Ok(());
@@ -236,7 +258,7 @@ impl Running {
                 next_reading += Duration::from_millis(500);
             }
             self.sampler.request(Requested::Cgroup(self.service.processes(), thp_events))?;
-            tokio::time::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50))).await;
+            tokio::time::sleep(left.min(Duration::from_millis(50))).await;
         }
         Ok(())
     }
@@ -285,18 +307,53 @@ impl Running {
     }
 }
 
+/// How long a phase takes natively.
+fn duration(plan: &Plan, length: Length) -> Result<Duration> {
+    match (&plan.load, length) {
+        (Load::Http(http), length) => Ok(load::duration(length, http.rate_per_second)),
+        (Load::Command(_), Length::Ms(ms)) => Ok(Duration::from_millis(ms)),
+        (Load::Command(_), Length::Requests(_)) => Err(LoadError::NoRequests.into()),
+    }
+}
+
+/// When a phase ends.
+#[derive(Debug, Clone, Copy)]
+struct Until {
+    at: Instant,
+    /// The phase of the load, if there is one. If the host drives the load, the phase ends with its last request.
+    load: Option<load::Phase>,
+}
+
+impl Until {
+    /// The time that is left, as far as it is known; `None` at the end.
+    fn left(self, load: &RunningLoad) -> Option<Duration> {
+        match (load, self.load) {
+            (RunningLoad::Host(host), Some(phase)) => (!host.is_done(phase)).then_some(Duration::MAX),
+            (RunningLoad::Host(_), None)
+            | (RunningLoad::None | RunningLoad::Http(_) | RunningLoad::Command(_), None | Some(_)) => {
+                Some(self.at.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+            }
+        }
+    }
+}
+
 /// The load while it runs.
 enum RunningLoad {
     None,
     Http(LoadHandle),
+    Host(HostLoad),
     Command(LoadCommand),
 }
 
 impl RunningLoad {
-    fn start(plan: &Plan, logs: &RunLogs, schedule: Schedule) -> Result<Self> {
-        match &plan.load {
-            Load::Http(http) => load::start(http, plan.seed, schedule).map(Self::Http),
-            Load::Command(argv) => {
+    fn start(plan: &Plan, logs: &RunLogs, driver: Driver, start: Instant) -> Result<Self> {
+        match (&plan.load, driver) {
+            (Load::Http(_), Driver::Host) => HostLoad::start().map(Self::Host),
+            (Load::Http(http), Driver::Here) => {
+                let schedule = Schedule { start, warmup: plan.phases.warmup, measure: plan.phases.measure };
+                load::start(http, plan.seed, schedule).map(Self::Http)
+            }
+            (Load::Command(argv), Driver::Here | Driver::Host) => {
                 // The user's command gets the user's environment.
                 let env = std::env::vars().collect();
                 load::command(argv, &plan.directory, &env, &logs.load_log).map(Self::Command)
@@ -307,6 +364,7 @@ impl RunningLoad {
     fn progress(&self) -> Option<std::sync::Arc<load::Progress>> {
         match self {
             Self::Http(handle) => Some(handle.progress()),
+            Self::Host(host) => Some(host.progress()),
             Self::None | Self::Command(_) => None,
         }
     }
@@ -314,18 +372,25 @@ impl RunningLoad {
     fn check(&self) -> Result<()> {
         match self {
             Self::Command(command) => command.check(),
+            Self::Host(host) => host.check(),
             Self::None | Self::Http(_) => Ok(()),
         }
     }
 
-    fn abort(&mut self) {
-        if let Self::Http(handle) = self {
-            handle.abort();
+    fn abort(&self) {
+        match self {
+            Self::Http(handle) => handle.abort(),
+            Self::Host(host) => host.stop(),
+            Self::None | Self::Command(_) => {}
         }
     }
 
     /// Ends the load. Returns its figures, or why they are not known.
-    async fn finish(self, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
+    async fn finish(self, plan: &Plan, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
+        let per_second = match &plan.load {
+            Load::Http(http) => http.rate_per_second,
+            Load::Command(_) => 0.0,
+        };
         match self {
             Self::None => Ok(Err("there was no load".to_owned())),
             Self::Http(handle) => {
@@ -333,10 +398,16 @@ impl RunningLoad {
                 while !handle.is_finished() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                let outcome = handle.finish()?;
-                notes.extend(outcome.generator_note());
-                let load::LoadOutcome { warmup, measure, latency, .. } = outcome;
-                Ok(Ok(Requests { completed: memgate_evidence::Series::default(), warmup, measure, latency }))
+                Ok(Ok(requests(handle.finish()?, per_second, notes)))
+            }
+            Self::Host(host) => {
+                host.stop();
+                loop {
+                    if let Some(outcome) = host.figures()? {
+                        return Ok(Ok(requests(outcome, per_second, notes)));
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
             }
             Self::Command(command) => {
                 command.stop()?;
@@ -344,6 +415,12 @@ impl RunningLoad {
             }
         }
     }
+}
+
+fn requests(outcome: LoadOutcome, per_second: f64, notes: &mut Vec<String>) -> Requests {
+    notes.extend(outcome.notes());
+    let LoadOutcome { warmup, measure, latency, lateness_p99_ns: _, busy_share: _ } = outcome;
+    Requests { completed: memgate_evidence::Series::default(), warmup, measure, per_second, latency }
 }
 
 fn early_ending(exit: Exit, at_ns: u64) -> Ending {

@@ -1,6 +1,6 @@
 //! Evidence on disk: one JSON object with the schema, a hash and the evidence, then a newline.
 //!
-//! `{"schema":2,"sha256":"…","evidence":{…}}`. The hash covers the exact bytes of the `evidence` value, so memgate
+//! `{"schema":3,"sha256":"…","evidence":{…}}`. The hash covers the exact bytes of the `evidence` value, so memgate
 //! detects a file that was cut off or edited before it judges by it.
 
 use std::{
@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::{OutputError, whole as atomic_file};
 
 /// The schema version that this memgate writes, and the only one that it reads.
-pub const SCHEMA: u64 = 2;
+pub const SCHEMA: u64 = 3;
 
 /// The largest evidence file that memgate writes or reads, bytes.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -51,7 +51,7 @@ struct SchemaOnly {
 #[expect(dead_code, reason = "only its JSON Schema is used: files are read and written through `Wrapper`")]
 struct EvidenceFile {
     /// Version of this format.
-    #[schemars(range(min = 2, max = 2))]
+    #[schemars(range(min = 3, max = 3))]
     schema: u64,
     /// SHA-256 of the bytes of the `evidence` value, in lower-case hexadecimal.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]

@@ -15,7 +15,7 @@ use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
     Evidence, Exactness, Series,
-    plan::{Collecting, HttpLoad, Load, PhaseLengths, Plan, Ready, Request},
+    plan::{Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, Request},
     platform::Platform,
 };
 use nix::unistd::Pid;
@@ -92,7 +92,7 @@ fn measure(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16)) -> (Evidenc
     };
     let files =
         RunLogs { service_log: directory.path().join("service.log"), load_log: directory.path().join("load.log") };
-    let evidence = runtime.block_on(agent::run(&plan, &files, &progress, &Cancel::never()));
+    let evidence = runtime.block_on(agent::run(&plan, &files, agent::Driver::Here, &progress, &Cancel::never()));
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
 }
 
@@ -143,7 +143,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
             timeout_ms: 60_000,
             requests: vec![login],
         }),
-        phases: PhaseLengths { warmup_ms: 300, measure_ms: 500, drain_ms: 500 },
+        phases: PhaseLengths { warmup: Length::Ms(300), measure: Length::Ms(500), drain_ms: 500 },
         seed: 1,
         stop_timeout_ms: 5000,
         collecting: Collecting::default(),

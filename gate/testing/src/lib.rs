@@ -163,5 +163,5 @@ fn refills() -> SpanRefills {
 fn requests(completed: Series) -> Requests {
     let all = |intended| RequestCounts { intended, succeeded: intended, failed: BTreeMap::new() };
     let latency = Histogram { value_ns: (1..=100).map(|i| i * 100_000).collect(), count: vec![300; 100] };
-    Requests { completed, warmup: all(4_500), measure: all(30_000), latency }
+    Requests { completed, warmup: all(4_500), measure: all(30_000), per_second: 500.0, latency }
 }

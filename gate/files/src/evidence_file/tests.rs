@@ -24,6 +24,7 @@ fn requests() -> Requests {
         completed: series(&[10, 20]),
         warmup: RequestCounts { intended: 10, succeeded: 10, failed: BTreeMap::new() },
         measure: RequestCounts { intended: 12, succeeded: 10, failed },
+        per_second: 1.0,
         latency: Histogram { value_ns: vec![1_000, 2_000], count: vec![9, 1] },
     }
 }
@@ -80,7 +81,7 @@ fn encoded() -> String {
 
 /// A file with this value of `evidence` and the right hash.
 fn wrapped(value: &str) -> String {
-    format!("{{\"schema\":2,\"sha256\":\"{}\",\"evidence\":{value}}}\n", sha256(value))
+    format!("{{\"schema\":3,\"sha256\":\"{}\",\"evidence\":{value}}}\n", sha256(value))
 }
 
 fn error_of(bytes: &[u8]) -> String {
@@ -98,7 +99,7 @@ fn reads_what_it_wrote() {
     write(&path, &evidence()).unwrap();
     assert_eq!(read(&path).unwrap(), evidence());
     let text = fs::read_to_string(&path).unwrap();
-    assert!(text.starts_with("{\"schema\":2,\"sha256\":\"") && text.ends_with("}\n"));
+    assert!(text.starts_with("{\"schema\":3,\"sha256\":\"") && text.ends_with("}\n"));
     assert_eq!(text.lines().count(), 1);
 }
 
@@ -168,18 +169,18 @@ fn each_kind_of_wrong_file_is_told() {
         ("[2]\n".to_owned(), "is not memgate evidence"),
         ("{}\n".to_owned(), "is not memgate evidence: missing field `schema`"),
         ("{\"schema\":\"1\"}\n".to_owned(), "is not memgate evidence"),
-        ("{\"schema\":2}\n".to_owned(), "missing field `sha256`"),
-        ("{\"schema\":0}\n".to_owned(), "has schema 0; this memgate reads 2"),
-        ("{\"schema\":3,\"anything\":[]}".to_owned(), "was written by a newer memgate (schema 3); this one reads 2"),
+        ("{\"schema\":3}\n".to_owned(), "missing field `sha256`"),
+        ("{\"schema\":0}\n".to_owned(), "has schema 0; this memgate reads 3"),
+        ("{\"schema\":4,\"anything\":[]}".to_owned(), "was written by a newer memgate (schema 4); this one reads 3"),
         (good.replacen("\"run\":1", "\"run\":2", 1), "was changed after it was written"),
         (good.replacen("{\"schema\"", "{\"extra\":1,\"schema\"", 1), "unknown field `extra`"),
-        (good.replacen("\"schema\":2", "\"schema\":2,\"schema\":2", 1), "duplicate field `schema`"),
+        (good.replacen("\"schema\":3", "\"schema\":3,\"schema\":3", 1), "duplicate field `schema`"),
         (wrapped(&"[".repeat(1000)), "is not JSON"),
     ] {
         let message = error_of(text.as_bytes());
         assert!(message.contains(expected), "{message} instead of {expected}");
     }
-    assert!(error_of(b"{\"schema\":2,\xff}\n").contains("is not UTF-8"));
+    assert!(error_of(b"{\"schema\":3,\xff}\n").contains("is not UTF-8"));
 }
 
 #[test]

@@ -109,7 +109,7 @@ pub fn profiled(run: u32, bytes: u64, file: &str) -> Evidence {
 fn requests(completed: Series) -> Requests {
     let all = |intended| RequestCounts { intended, succeeded: intended, failed: BTreeMap::new() };
     let latency = Histogram { value_ns: (1..=100).map(|step| step * 100_000).collect(), count: vec![300; 100] };
-    Requests { completed, warmup: all(4500), measure: all(30_000), latency }
+    Requests { completed, warmup: all(4500), measure: all(30_000), per_second: 500.0, latency }
 }
 
 fn every(interval_ns: u64, value: impl Fn(u64) -> u64) -> Series {

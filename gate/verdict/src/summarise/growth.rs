@@ -22,7 +22,7 @@ const BLOCK_S: u64 = 5;
 
 /// The growth of the live heap.
 pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
-    let span = run.measure()?;
+    let span = run.measure_at_rate()?;
     let cycles = live_heap(run, span)?;
     let points = |part: TimeSpan| -> Vec<(f64, f64)> {
         cycles.within(part).iter().map(|(at, bytes)| (minutes_into(span, at), bytes as f64)).collect()
@@ -53,7 +53,7 @@ fn of_minima(
     what: &str,
     slope: fn(&[(f64, f64)]) -> Option<Slope>,
 ) -> Result<Growth, Unavailable> {
-    let span = run.measure()?;
+    let span = run.measure_at_rate()?;
     let samples = Entries::of(signal, what)?.covering(span, what)?;
     growth(span, |part| slope(&minima(samples, part)?))
         .ok_or_else(|| Unavailable::because(format!("too few {what} in the measuring phase: measure longer")))

@@ -14,7 +14,7 @@ pub(super) type Windows = Vec<(f64, f64)>;
 
 /// Bytes allocated over seconds.
 pub(super) fn alloc_per_second(run: Run<'_>) -> Result<Windows, Unavailable> {
-    let span = run.measure()?;
+    let span = run.measure_at_rate()?;
     let bytes = Entries::of_total(&run.signals().alloc_bytes, "allocated bytes")?.covering(span, "allocated bytes")?;
     let edges = edges(bytes, span);
     let windows =
@@ -83,7 +83,7 @@ fn ratio_up_to(runs: &[Windows], most: f64) -> Measurement {
 
 /// The GC cycles of the measuring phase.
 pub(super) fn cycles(run: Run<'_>) -> Result<Events, Unavailable> {
-    let span = run.measure()?;
+    let span = run.measure_at_rate()?;
     let cycles = live_heap(run, span)?;
     let gaps = cycles.at_ns.windows(2).map(|pair| seconds(pair[0], pair[1]) / 60.0).collect();
     let count = u64::try_from(cycles.len()).unwrap_or(u64::MAX);

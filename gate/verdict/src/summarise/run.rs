@@ -2,11 +2,11 @@
 
 use memgate_evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, TimeSpan, platform::Runner};
 
-use super::Unavailable;
+use super::{Unavailable, series::seconds};
 use crate::{metric::Unit, units};
 
-/// If a larger share of the requests was not answered in time, a run in a guest means nothing.
-const LATE_THAT_SPOIL: f64 = 0.001;
+/// If a guest got its requests at a smaller share of the rate, figures per time mean nothing.
+const SLOWEST: f64 = 0.9;
 
 /// One run's evidence.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,12 @@ impl<'a> Run<'a> {
     pub(super) fn measure(self) -> Result<TimeSpan, Unavailable> {
         self.complete()?;
         checked(self.0.phases.measure, "measuring phase")
+    }
+
+    /// The measuring phase, for figures per time, which depend on how fast the requests came.
+    pub(super) fn measure_at_rate(self) -> Result<TimeSpan, Unavailable> {
+        let span = self.measure()?;
+        self.too_slow(span).map_or(Ok(span), |reason| Err(Unavailable { reason }))
     }
 
     /// The drain, if the service survived it.
@@ -50,17 +56,18 @@ impl<'a> Run<'a> {
     }
 
     fn complete(self) -> Result<(), Unavailable> {
-        self.early_end().or_else(|| self.too_slow()).map_or(Ok(()), |reason| Err(Unavailable { reason }))
+        self.early_end().map_or(Ok(()), |reason| Err(Unavailable { reason }))
     }
 
-    /// Why a run in a guest says nothing about the service: the service had too little time for its requests, as on an
-    /// emulated processor whose machine is busy.
-    fn too_slow(self) -> Option<String> {
-        let counts = &self.signals().requests.data.measure;
-        let share = counts.late() as f64 / counts.intended.max(1) as f64;
-        (self.0.environment.runner == Runner::Qemu && share > LATE_THAT_SPOIL).then(|| {
+    /// Why figures per time of a run in a guest say nothing about the service: what a request costs was spread over a
+    /// longer time, because the emulated processor was slow or its machine busy.
+    fn too_slow(self, span: TimeSpan) -> Option<String> {
+        let requests = &self.signals().requests.data;
+        let made = requests.measure.intended.saturating_sub(requests.measure.unmade());
+        let share = made as f64 / seconds(span.start_ns, span.end_ns) / requests.per_second;
+        (self.0.environment.runner == Runner::Qemu && share < SLOWEST).then(|| {
             let share = units::format(share, Unit::Ratio);
-            format!("{share} of the requests were not answered in time, for which the emulated processor may be too slow: lower `load.rate`, or run nothing beside it")
+            format!("the guest got its requests at {share} of the rate, so that figures per time are too low: lower `load.rate`, or run nothing beside it")
         })
     }
 }

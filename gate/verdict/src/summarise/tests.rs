@@ -163,33 +163,42 @@ fn goroutines_left_after_the_drain_are_leaked_and_fewer_are_none() {
 }
 
 #[test]
-fn a_guest_that_is_too_slow_for_its_load_tells_nothing_of_the_service() {
-    let late = |runner: Runner, late: u64| {
+fn a_guest_that_is_too_slow_for_its_load_has_no_figures_per_time() {
+    let slow = |runner: Runner, per_second: f64| {
         let mut run = healthy(1);
         run.environment.runner = runner;
-        let counts = &mut run.signals.requests.data.measure;
-        counts.succeeded -= late + 1;
-        counts.failed = [("timeout", late / 2), ("not sent", late - late / 2), ("status 500", 1)]
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .into();
+        run.signals.requests.data.per_second = per_second;
         summarise(&[run]).unwrap().pooled
     };
-    for (metric, measurement) in late(Runner::Qemu, 60) {
+    let per_time =
+        [Metric::GcCycles, Metric::HeapAllocRate, Metric::HeapLiveGrowth, Metric::RssGrowth, Metric::OffheapGrowth];
+    // The healthy one has 500 requests a second.
+    for (metric, measurement) in slow(Runner::Qemu, 1000.0) {
         match measurement {
-            Ok(kills) => assert_eq!((metric, kills.measured), (Metric::OomKills, 0.0)),
+            Ok(_) => assert!(!per_time.contains(&metric), "{metric}"),
             Err(unavailable) => {
-                let told = unavailable.reason.starts_with("0.20% of the requests were not answered in time");
-                assert!(told, "{metric}: {}", unavailable.reason);
+                let told = unavailable.reason.starts_with("the guest got its requests at 50.0% of the rate");
+                assert!(told && per_time.contains(&metric), "{metric}: {}", unavailable.reason);
             }
         }
     }
-    // A few are judged like other failures, and in a native run all are.
-    for (runner, late_ones) in [(Runner::Qemu, 20), (Runner::Native, 60)] {
-        let pooled = late(runner, late_ones);
-        let errors = pooled[&Metric::RequestErrors].as_ref().unwrap();
-        assert_near(errors.measured, (late_ones + 1) as f64 / 30_000.0, 1e-12);
-        assert!(pooled[&Metric::GoroutinesMax].is_ok());
+    for (runner, per_second) in [(Runner::Qemu, 550.0), (Runner::Native, 1000.0)] {
+        assert!(slow(runner, per_second).values().all(Result::is_ok), "{runner:?} {per_second}");
     }
+}
+
+#[test]
+fn requests_that_a_guest_did_not_get_are_no_failures() {
+    let mut run = healthy(1);
+    run.environment.runner = Runner::Qemu;
+    let failed = [("no time".to_owned(), 20_000), ("status 500".to_owned(), 1)].into();
+    run.signals.requests.data.measure = RequestCounts { intended: 30_000, succeeded: 9999, failed };
+    assert_near(measured(&run, Metric::RequestErrors), 1.0 / 10_000.0, 1e-12);
+    assert!(reason(&run, Metric::GcCycles).starts_with("the guest got its requests at 33.3% of the rate"));
+    assert!(figure(&run, Metric::AllocBytesPerRequest).is_ok());
+    run.signals.requests.data.measure.failed = [("no time".to_owned(), 30_000)].into();
+    run.signals.requests.data.measure.succeeded = 0;
+    assert_eq!(reason(&run, Metric::RequestErrors), "no request was intended in the measuring phase");
 }
 
 #[test]
