@@ -107,6 +107,8 @@ pub struct Guest {
     life: Life,
     agent: tokio::net::unix::OwnedWriteHalf,
     encoder: Encoder,
+    /// The host's end of the load's port, until it is taken.
+    load: Option<std::os::unix::net::UnixStream>,
     /// What the agent sent while memgate was sending.
     unheard: VecDeque<Spoken>,
     console: PathBuf,
@@ -279,22 +281,24 @@ impl Guest {
         let directory = directory.map_err(|error| host("a temporary directory", error))?;
         let sockets = Sockets::within(directory.path());
         let bind = |path: &PathBuf| UnixListener::bind(path).map_err(|error| host(&path.display().to_string(), error));
-        let [agent, init, console, control] =
-            [bind(&sockets.agent)?, bind(&sockets.init)?, bind(&sockets.console)?, bind(&sockets.control)?];
+        let [agent, init, load, console, control] =
+            [&sockets.agent, &sockets.init, &sockets.load, &sockets.console, &sockets.control].map(bind);
+        let (agent, init, load, console, control) = (agent?, init?, load?, console?, control?);
         let kept = Console::create(&start.console)
             .map_err(|error| host(&format!("the console's file {}", start.console.display()), error))?;
         let mut qemu = spawn(start, &sockets, streams.is_some(), directory.path())?;
         let connected = async {
-            let [agent, init, console, control] =
-                [agent.accept().await?, init.accept().await?, console.accept().await?, control.accept().await?];
-            Ok::<_, io::Error>((agent.0, init.0, console.0, Control::negotiate(control.0).await?))
+            let [agent, init, load] = [agent.accept().await?, init.accept().await?, load.accept().await?];
+            let [console, control] = [console.accept().await?, control.accept().await?];
+            let load = load.0.into_std()?;
+            Ok::<_, io::Error>((agent.0, init.0, load, console.0, Control::negotiate(control.0).await?))
         };
         let connected = tokio::select! {
             connected = connected => connected,
             _ = qemu.0.wait() => Err(io::Error::other("QEMU has ended")),
             () = tokio::time::sleep(start.patience.boot) => Err(io::Error::other("QEMU did not connect")),
         };
-        let (agent, init, console, control) = match connected {
+        let (agent, init, load, console, control) = match connected {
             Ok(connected) => connected,
             Err(error) => return Err(unconnected(start, &mut qemu, directory.path(), error).await),
         };
@@ -326,6 +330,7 @@ impl Guest {
             },
             agent: to_agent,
             encoder: Encoder::from_number(streams.to_agent),
+            load: Some(load),
             unheard: VecDeque::new(),
             console: start.console.clone(),
             control,
@@ -375,6 +380,12 @@ impl Guest {
             Spoken::Message(FromAgent::Stored) => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The host's end of [`LOAD_PORT`](crate::channel::LOAD_PORT), a socket that does not block; `None` if it was taken
+    /// before.
+    pub const fn take_load_port(&mut self) -> Option<std::os::unix::net::UnixStream> {
+        self.load.take()
     }
 
     /// Sends a message to the agent.

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     architecture::Architecture,
-    channel::{AGENT_PORT, INIT_PORT},
+    channel::{AGENT_PORT, INIT_PORT, LOAD_PORT},
     emulator::Emulator,
     image::Image,
 };
@@ -36,14 +36,16 @@ pub struct Machine {
 pub(crate) struct Sockets {
     pub(crate) agent: PathBuf,
     pub(crate) init: PathBuf,
+    pub(crate) load: PathBuf,
     pub(crate) console: PathBuf,
     pub(crate) control: PathBuf,
 }
 
 impl Sockets {
     pub(crate) fn within(directory: &Path) -> Self {
-        let [agent, init, console, control] = ["agent", "init", "console", "control"].map(|name| directory.join(name));
-        Self { agent, init, console, control }
+        let [agent, init, load, console, control] =
+            ["agent", "init", "load", "console", "control"].map(|name| directory.join(name));
+        Self { agent, init, load, console, control }
     }
 }
 
@@ -63,6 +65,7 @@ impl Machine {
         for (name, path, more) in [
             ("agent", &sockets.agent, ""),
             ("init", &sockets.init, ""),
+            ("load", &sockets.load, ""),
             ("console", &sockets.console, shared),
             ("control", &sockets.control, ""),
         ] {
@@ -100,7 +103,7 @@ impl Machine {
         arguments.pair("-mon", "chardev=control,mode=control");
         arguments.pair("-device", "virtio-rng-pci");
         arguments.pair("-device", "virtio-serial-pci");
-        for (chardev, name) in [("agent", AGENT_PORT), ("init", INIT_PORT)] {
+        for (chardev, name) in [("agent", AGENT_PORT), ("init", INIT_PORT), ("load", LOAD_PORT)] {
             arguments.pair("-device", format!("virtserialport,chardev={chardev},name={name}"));
         }
         arguments.0

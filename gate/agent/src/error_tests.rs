@@ -6,7 +6,7 @@ use aya::programs::ProgramError;
 use aya_obj::VerifierLog;
 use memgate_evidence::{
     error::{Error, FailureText, Stage, in_full},
-    plan::{Collecting, HttpLoad, Load, PhaseLengths, Plan, Ready},
+    plan::{Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready},
     platform::Platform,
 };
 
@@ -39,7 +39,7 @@ fn plan(executable: &Path) -> Plan {
         ready: Ready { http: "http://127.0.0.1:1/".to_owned(), timeout_ms: 1 },
         memory_max: None,
         load: Load::Http(HttpLoad { rate_per_second: 1.0, connections: 1, timeout_ms: 1, requests: Vec::new() }),
-        phases: PhaseLengths { warmup_ms: 0, measure_ms: 0, drain_ms: 0, drain_max_ms: 0 },
+        phases: PhaseLengths { warmup: Length::Ms(0), measure: Length::Ms(0), drain_ms: 0, drain_max_ms: 0 },
         seed: 0,
         stop_timeout_ms: 1,
         collecting: Collecting::default(),

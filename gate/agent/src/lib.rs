@@ -19,7 +19,7 @@ pub use clock::Clock;
 pub use launch::{Exit, LaunchError, StartError, Unseen};
 pub use log::LogEnd;
 pub use ready::ReadyError;
-pub use run::{ExecutableError, RunEvent, RunLogs, give_memory_back, run};
+pub use run::{Driver, ExecutableError, RunEvent, RunLogs, give_memory_back, run};
 
 #[cfg(test)]
 mod error_tests;

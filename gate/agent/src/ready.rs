@@ -129,7 +129,8 @@ fn answer(last: &RequestFailure) -> String {
         | RequestFailure::Closed
         | RequestFailure::Connection
         | RequestFailure::Malformed
-        | RequestFailure::NotSent => format!("gave `{last}`"),
+        | RequestFailure::NotSent
+        | RequestFailure::NoTime => format!("gave `{last}`"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use memgate_evidence::{
     Ending, Evidence, Phases, Requests, TimeSpan,
     error::{Error, FailureKind, Result, Stage, in_full},
-    plan::{Load, Plan},
+    plan::{Length, Load, PhaseLengths, Plan},
     platform::Platform,
 };
 use memgate_goexe::{GoExe, GoExeError};
@@ -20,11 +20,11 @@ use super::{
     drain::Falling,
     environment,
     launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
-    load::{self, Endpoint, LoadCommand, LoadHandle, Schedule},
+    load::{self, Endpoint, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
     log::LogEnd,
     ready, rest,
 };
-use crate::cancel::Cancel;
+use crate::{cancel::Cancel, in_guest::relay::HostLoad};
 
 /// The least time from the service's first answer to the reading of the idle service.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -32,10 +32,6 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// The most time for a service to come to rest before a reading without load. A service that is never at rest is read
 /// after this time.
 const REST: Duration = Duration::from_secs(3);
-
-/// The length of the windows in which memgate makes the runtime collect: room for eight GC cycles. A window is at most
-/// a third of the phase before its end or before it, so that short phases stay short.
-const WINDOW: Duration = Duration::from_secs(4);
 
 /// The time between two looks at a load command in the tail, and at the goroutines in the drain.
 const LOOK: Duration = Duration::from_millis(200);
@@ -64,6 +60,15 @@ impl FailureKind for ExecutableError {
     fn stage(&self) -> Stage {
         Stage::Collect
     }
+}
+
+/// Who drives the built-in load of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// This process.
+    Here,
+    /// The host of this guest, over the load's port.
+    Host,
 }
 
 /// The logs of a run: the files that it writes in addition to its evidence.
@@ -103,7 +108,13 @@ pub enum RunEvent {
 /// # Errors
 /// Fails if the run cannot be made, or if the service never becomes ready, which leaves nothing to judge. A service
 /// that ends early is not an error; the evidence shows it.
-pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: &Cancel) -> Result<Evidence> {
+pub async fn run(
+    plan: &Plan,
+    logs: &RunLogs,
+    driver: Driver,
+    event: &dyn Fn(RunEvent),
+    cancel: &Cancel,
+) -> Result<Evidence> {
     ready::port_is_free(&plan.ready.http)?;
     let exe = GoExe::open(&plan.executable).map_err(ExecutableError::Unfit)?;
     if exe.platform != plan.platform {
@@ -119,7 +130,7 @@ pub async fn run(plan: &Plan, logs: &RunLogs, event: &dyn Fn(RunEvent), cancel: 
     drop(exe);
     give_memory_back();
     let to_the_end = async {
-        let requests = running.phases(plan, logs, event).await?;
+        let requests = running.phases(plan, logs, driver, event).await?;
         event(RunEvent::Stopping);
         running.finish(plan, requests, started_at, environment).await
     };
@@ -174,6 +185,7 @@ impl Running {
         &mut self,
         plan: &Plan,
         logs: &RunLogs,
+        driver: Driver,
         event: &dyn Fn(RunEvent),
     ) -> Result<Result<Requests, String>> {
         self.wait_until_ready(plan, logs).await?;
@@ -186,29 +198,32 @@ impl Running {
         }
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
         let idle = self.sampler.goroutines()?.map(|(_, goroutines)| goroutines);
-        let [warmup, measure] = [plan.phases.warmup_ms, plan.phases.measure_ms].map(Duration::from_millis);
+        let (warmup, measure) = (duration(plan, plan.phases.warmup)?, duration(plan, plan.phases.measure)?);
         let can_force = self.sampler.can_force_collections()?;
-        let window = if can_force { WINDOW } else { Duration::ZERO };
-        let (forced, tail) = (window.min(warmup / 3), window.min(measure / 3));
+        let forced = if can_force { load::window_in(warmup) } else { Duration::ZERO };
+        let tail = if can_force { load::window_in(measure) } else { Duration::ZERO };
         let start = Instant::now();
-        let mut load = RunningLoad::start(plan, logs, Schedule { start, warmup, measure, tail })?;
+        let load = RunningLoad::start(plan, logs, driver, start, tail)?;
         if let Some(requests) = load.progress() {
             self.sampler.request(Requested::Requests(requests))?;
         }
         event(RunEvent::WarmingUp(warmup));
-        self.phases.warmup = self.warm_up(plan, start + warmup, forced, &load).await?;
+        let until = Until { at: start + warmup, load: Some(load::Phase::Warmup) };
+        self.phases.warmup = self.warm_up(plan, until, forced, &load).await?;
         if self.early_end.is_none() {
             event(RunEvent::Measuring(measure));
-            self.phases.measure = self.measure(start + warmup + measure, &load).await?;
+            let until = Until { at: start + warmup + measure, load: Some(load::Phase::Measure) };
+            self.phases.measure = self.measure(until, &load).await?;
         }
         if self.early_end.is_none() && !tail.is_zero() {
             event(RunEvent::Collecting(tail));
-            self.phases.tail = self.tail(plan, start + warmup + measure + tail, &load).await?;
+            let until = Until { at: start + warmup + measure + tail, load: Some(load::Phase::Tail) };
+            self.phases.tail = self.tail(plan, until, &load).await?;
         }
         if self.early_end.is_some() {
             load.abort();
         }
-        let requests = load.finish(&mut self.notes).await?;
+        let requests = load.finish(plan, &mut self.notes).await?;
         if self.early_end.is_none() {
             self.phases.drain = self.drain(plan, idle, event).await?;
         }
@@ -222,32 +237,36 @@ impl Running {
         }
     }
 
-    /// Runs the warm-up until `end` or the end of the service. In its last part, of the length `forced`, memgate makes
-    /// the runtime collect.
+    /// Runs the warm-up until its end or the end of the service. In its last part, of the length `forced` or longer in a
+    /// slow guest, memgate makes the runtime collect.
     async fn warm_up(
         &mut self,
         plan: &Plan,
-        end: Instant,
+        until: Until,
         forced: Duration,
         load: &RunningLoad,
     ) -> Result<Option<TimeSpan>> {
         let start_ns = self.clock.now_ns();
-        self.watch(end - forced, load).await?;
+        load.begin(load::Phase::Warmup);
+        self.watch(Until { at: until.at - forced, load: None }, load).await?;
         if self.early_end.is_none() && !forced.is_zero() {
-            self.sampler.request(Requested::Open(window(plan, end)))?;
-            self.watch(end, load).await?;
+            self.sampler.request(Requested::Open(window(plan, until.latest(load))))?;
+            self.watch(until, load).await?;
             self.sampler.request(Requested::CloseWindow)?;
+        } else {
+            self.watch(until, load).await?;
         }
         self.sampler.request(Requested::Reading)?;
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Runs the measuring phase until `end` or the end of the service. Its span begins before the reading at its start
-    /// and ends after the one at its end.
-    async fn measure(&mut self, end: Instant, load: &RunningLoad) -> Result<Option<TimeSpan>> {
+    /// Runs the measuring phase until its end or the end of the service. Its span begins before the reading at its start
+    /// and ends after the one at its end. If the host drives the load, no request is in flight at these readings.
+    async fn measure(&mut self, until: Until, load: &RunningLoad) -> Result<Option<TimeSpan>> {
         let start_ns = self.clock.now_ns();
         self.sampler.request(Requested::Boundary(Boundary::MeasureStart))?;
-        self.watch(end, load).await?;
+        load.begin(load::Phase::Measure);
+        self.watch(until, load).await?;
         if self.early_end.is_none() {
             load.check()?;
         }
@@ -255,13 +274,18 @@ impl Running {
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Makes the runtime collect under the same load until `end` or the end of the service. A load command that was
+    /// Makes the runtime collect under the same load until the end of the tail or of the service. A load command that was
     /// told to last as long as the measuring phase may end in the tail, which ends then too.
-    async fn tail(&mut self, plan: &Plan, end: Instant, load: &RunningLoad) -> Result<Option<TimeSpan>> {
+    async fn tail(&mut self, plan: &Plan, until: Until, load: &RunningLoad) -> Result<Option<TimeSpan>> {
         let start_ns = self.clock.now_ns();
-        self.sampler.request(Requested::Open(window(plan, end)))?;
-        while Instant::now() < end && self.early_end.is_none() && load.check().is_ok() {
-            self.watch(end.min(Instant::now() + LOOK), &RunningLoad::None).await?;
+        self.sampler.request(Requested::Open(window(plan, until.latest(load))))?;
+        load.begin(load::Phase::Tail);
+        while let Some(left) = until.left(load) {
+            if self.early_end.is_some() || load.check().is_err() {
+                break;
+            }
+            let look = Until { at: Instant::now() + left.min(LOOK), load: None };
+            self.watch(look, &RunningLoad::None).await?;
         }
         self.sampler.request(Requested::CloseWindow)?;
         self.sampler.request(Requested::Reading)?;
@@ -286,7 +310,8 @@ impl Running {
             } else {
                 break;
             };
-            self.watch(end.min(now + LOOK), &RunningLoad::None).await?;
+            let look = Until { at: end.min(now + LOOK), load: None };
+            self.watch(look, &RunningLoad::None).await?;
             if let Some((at_ns, goroutines)) = self.sampler.goroutines()? {
                 falling.see(at_ns, goroutines);
             }
@@ -301,15 +326,15 @@ impl Running {
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
 
-    /// Watches service and load until `end` or the end of the service.
-    async fn watch(&mut self, end: Instant, load: &RunningLoad) -> Result<()> {
-        while Instant::now() < end {
+    /// Watches service and load until the end of the phase or of the service.
+    async fn watch(&mut self, until: Until, load: &RunningLoad) -> Result<()> {
+        while let Some(left) = until.left(load) {
             if let Some(exit) = self.service.ended() {
                 self.early_end = Some((exit, self.clock.now_ns()));
                 return Ok(());
             }
             load.check()?;
-            tokio::time::sleep(end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50))).await;
+            tokio::time::sleep(left.min(Duration::from_millis(50))).await;
         }
         Ok(())
     }
@@ -359,18 +384,64 @@ impl Running {
     }
 }
 
+/// How long a phase takes natively.
+fn duration(plan: &Plan, length: Length) -> Result<Duration> {
+    match (&plan.load, length) {
+        (Load::Http(http), length) => Ok(load::duration(length, http.rate_per_second)),
+        (Load::Command(_), Length::Ms(ms)) => Ok(Duration::from_millis(ms)),
+        (Load::Command(_), Length::Requests(_)) => Err(LoadError::NoRequests.into()),
+    }
+}
+
+/// When a phase ends.
+#[derive(Debug, Clone, Copy)]
+struct Until {
+    at: Instant,
+    /// The phase of the load, if there is one. If the host drives the load, the phase ends with its last request.
+    load: Option<load::Phase>,
+}
+
+impl Until {
+    /// A time that the phase does not outlast.
+    fn latest(self, load: &RunningLoad) -> Instant {
+        /// Longer than any guest takes for what takes some seconds natively.
+        const HOUR: Duration = Duration::from_secs(3600);
+        match load {
+            RunningLoad::Host(_) => self.at + HOUR,
+            RunningLoad::None | RunningLoad::Http(_) | RunningLoad::Command(_) => self.at,
+        }
+    }
+
+    /// The time that is left, as far as it is known; `None` at the end.
+    fn left(self, load: &RunningLoad) -> Option<Duration> {
+        match (load, self.load) {
+            (RunningLoad::Host(host), Some(phase)) => (!host.is_done(phase)).then_some(Duration::MAX),
+            (RunningLoad::Host(_), None)
+            | (RunningLoad::None | RunningLoad::Http(_) | RunningLoad::Command(_), None | Some(_)) => {
+                Some(self.at.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+            }
+        }
+    }
+}
+
 /// The load while it runs.
 enum RunningLoad {
     None,
     Http(LoadHandle),
+    Host(HostLoad),
     Command(LoadCommand),
 }
 
 impl RunningLoad {
-    fn start(plan: &Plan, logs: &RunLogs, schedule: Schedule) -> Result<Self> {
-        match &plan.load {
-            Load::Http(http) => load::start(http, plan.seed, schedule).map(Self::Http),
-            Load::Command(argv) => {
+    fn start(plan: &Plan, logs: &RunLogs, driver: Driver, start: Instant, tail: Duration) -> Result<Self> {
+        match (&plan.load, driver) {
+            (Load::Http(_), Driver::Host) => HostLoad::start().map(Self::Host),
+            (Load::Http(http), Driver::Here) => {
+                let PhaseLengths { warmup, measure, .. } = plan.phases;
+                let schedule = Schedule { start, warmup, measure, tail };
+                load::start(http, plan.seed, schedule).map(Self::Http)
+            }
+            (Load::Command(argv), Driver::Here | Driver::Host) => {
                 // The user's command gets the user's environment.
                 let env = std::env::vars().collect();
                 load::command(argv, &plan.directory, &env, &logs.load_log).map(Self::Command)
@@ -381,25 +452,41 @@ impl RunningLoad {
     fn progress(&self) -> Option<std::sync::Arc<load::Progress>> {
         match self {
             Self::Http(handle) => Some(handle.progress()),
+            Self::Host(host) => Some(host.progress()),
             Self::None | Self::Command(_) => None,
+        }
+    }
+
+    /// Begins the load of a phase, if the host drives it. Any other load goes on by itself.
+    fn begin(&self, phase: load::Phase) {
+        match self {
+            Self::Host(host) => host.begin(phase),
+            Self::None | Self::Http(_) | Self::Command(_) => {}
         }
     }
 
     fn check(&self) -> Result<()> {
         match self {
             Self::Command(command) => command.check(),
+            Self::Host(host) => host.check(),
             Self::None | Self::Http(_) => Ok(()),
         }
     }
 
-    fn abort(&mut self) {
-        if let Self::Http(handle) = self {
-            handle.abort();
+    fn abort(&self) {
+        match self {
+            Self::Http(handle) => handle.abort(),
+            Self::Host(host) => host.stop(),
+            Self::None | Self::Command(_) => {}
         }
     }
 
     /// Ends the load. Returns its figures, or why they are not known.
-    async fn finish(self, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
+    async fn finish(self, plan: &Plan, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
+        let per_second = match &plan.load {
+            Load::Http(http) => http.rate_per_second,
+            Load::Command(_) => 0.0,
+        };
         match self {
             Self::None => Ok(Err("there was no load".to_owned())),
             Self::Http(handle) => {
@@ -407,10 +494,16 @@ impl RunningLoad {
                 while !handle.is_finished() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                let outcome = handle.finish()?;
-                notes.extend(outcome.generator_note());
-                let load::LoadOutcome { warmup, measure, tail, latency, .. } = outcome;
-                Ok(Ok(Requests { completed: memgate_evidence::Series::default(), warmup, measure, tail, latency }))
+                Ok(Ok(requests(handle.finish()?, per_second, notes)))
+            }
+            Self::Host(host) => {
+                host.stop();
+                loop {
+                    if let Some(outcome) = host.figures()? {
+                        return Ok(Ok(requests(outcome, per_second, notes)));
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
             }
             Self::Command(command) => {
                 command.stop()?;
@@ -420,7 +513,7 @@ impl RunningLoad {
     }
 }
 
-/// A window that ends at this time. The service listens where it is asked whether it is ready.
+/// A window that lasts until it is closed, or until this time. The service listens where it is asked whether it is ready.
 fn window(plan: &Plan, end: Instant) -> Window {
     let service = Endpoint::of(&plan.ready.http).ok().and_then(|(endpoint, _)| endpoint.addresses.first().copied());
     Window { length: end.saturating_duration_since(Instant::now()), service }
@@ -429,6 +522,12 @@ fn window(plan: &Plan, end: Instant) -> Window {
 fn ended_early(plan: &Plan, logs: &RunLogs, exit: Exit, before: Unseen) -> Error {
     let log = logs.service_log.clone();
     LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output: LogEnd::of(&log), log }.into()
+}
+
+fn requests(outcome: LoadOutcome, per_second: f64, notes: &mut Vec<String>) -> Requests {
+    notes.extend(outcome.notes());
+    let LoadOutcome { warmup, measure, tail, latency, lateness_p99_ns: _, busy_share: _ } = outcome;
+    Requests { completed: memgate_evidence::Series::default(), warmup, measure, tail, per_second, latency }
 }
 
 fn early_ending(exit: Exit, at_ns: u64) -> Ending {

@@ -7,13 +7,18 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use super::kinds::{
-    BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Millis, Name, Package, Rate, Size, Url, Variable,
+    BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Millis, Name, Package, PhaseLength, Rate, Size, Url,
+    Variable,
 };
 use crate::yaml::{Scalar, Text, Version, Whole};
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 const MEBIBYTE: u64 = 1 << 20;
+/// The shortest measuring phase, ms.
+pub(super) const LEAST_MEASURE: u64 = 1000;
+/// The longest phase, ms.
+pub(super) const LONGEST_PHASE: u64 = 24 * HOUR;
 
 /// memgate's configuration.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -151,18 +156,18 @@ pub(super) struct Request {
     pub(super) expect: Vec<Whole<100, 599>>,
 }
 
-/// The lengths of the phases.
+/// The lengths of the phases. Under the built-in load, a phase's length may also be a number of requests.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Phases {
     /// The phase under load that is not judged; 30s by default.
-    pub(super) warmup: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
+    pub(super) warmup: Option<Scalar<PhaseLength<0, LONGEST_PHASE>>>,
     /// The phase under load that is judged; 60s by default.
-    pub(super) measure: Option<Scalar<Millis<1000, { 24 * HOUR }>>>,
+    pub(super) measure: Option<Scalar<PhaseLength<LEAST_MEASURE, LONGEST_PHASE>>>,
     /// The phase without load. What remains after it has leaked; 10s by default.
-    pub(super) drain: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
+    pub(super) drain: Option<Scalar<Millis<0, LONGEST_PHASE>>>,
     /// The most that the drain lasts while goroutines still end; three times `drain` by default, and at least 30s.
-    pub(super) drain_max: Option<Scalar<Millis<0, { 24 * HOUR }>>>,
+    pub(super) drain_max: Option<Scalar<Millis<0, LONGEST_PHASE>>>,
 }
 
 /// How to run a platform.

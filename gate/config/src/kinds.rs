@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use memgate_evidence::plan::Length;
 use memgate_verdict::{metric::Unit, quoted::shorten, units};
 
 use crate::yaml::{Kind, Problem};
@@ -192,6 +193,26 @@ impl<const LEAST: u64, const MOST: u64> Kind for Millis<LEAST, MOST> {
             Some(_) => Err(wrong(format!("`{}` is out of range; expected {range}", shorten(text)), &range)),
             None => Err(wrong(format!("`{}` is not a whole number of milliseconds", shorten(text)), &range)),
         }
+    }
+}
+
+/// The length of a phase under load: a duration as [`Millis`], or a number of requests from 1 to 10^12. Whether the
+/// requests take as long depends on the rate.
+#[derive(Debug)]
+pub(super) struct PhaseLength<const LEAST: u64, const MOST: u64>;
+
+impl<const LEAST: u64, const MOST: u64> Kind for PhaseLength<LEAST, MOST> {
+    type Value = Length;
+    const EXPECTED: &'static str = "a duration or a number of requests, such as 30s or `6000 requests`";
+    const PATTERN: Option<&'static str> = Some("^[0-9].*[a-z]$");
+
+    fn read(text: &str) -> Result<Length, Problem> {
+        let Some(number) = text.strip_suffix("requests").or_else(|| text.strip_suffix("request")) else {
+            return Millis::<LEAST, MOST>::read(text).map(Length::Ms);
+        };
+        let number = number.trim_end().parse().ok().filter(|number| (1..=1_000_000_000_000).contains(number));
+        let expected = "a number of requests from 1 to 10^12, such as `6000 requests`";
+        number.map(Length::Requests).ok_or_else(|| wrong(format!("`{}` is not {expected}", shorten(text)), expected))
     }
 }
 

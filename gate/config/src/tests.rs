@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use memgate_evidence::error::Error;
+use memgate_evidence::{error::Error, plan::Length};
 
 use super::*;
 
@@ -51,8 +51,22 @@ fn a_plan_is_made_of_the_configuration() {
     assert_eq!((plan.service.as_str(), plan.baseline.as_str(), plan.run), ("uaa", "uaa-login", 2));
     assert_eq!((plan.platform, plan.executable.as_path()), (Platform::LinuxLoong64, Path::new("/bin/uaa")));
     assert_eq!((plan.memory_max, plan.stop_timeout_ms, plan.seed), (Some(1400 << 20), 15_000, 7));
-    assert_eq!(plan.phases, PhaseLengths { warmup_ms: 5000, measure_ms: 90_000, drain_ms: 0, drain_max_ms: 30_000 });
+    let lengths = PhaseLengths {
+        warmup: Length::Ms(5000),
+        measure: Length::Ms(90_000),
+        drain_ms: 0,
+        drain_max_ms: 30_000,
+    };
+    assert_eq!(plan.phases, lengths);
     insta::assert_snapshot!(render(&config.plan("uua", Platform::LinuxAmd64, 1, "x".into()).unwrap_err()));
+}
+
+#[test]
+fn a_phase_may_have_a_number_of_requests() {
+    let text = format!("{SMALLEST}    phases: {{ warmup: 2000 requests, measure: \"6000requests\" }}\n");
+    let phases = read(&text).unwrap().services["uaa"].phases;
+    let [warmup, measure] = [2000, 6000].map(Length::Requests);
+    assert_eq!(phases, PhaseLengths { warmup, measure, drain_ms: 10_000, drain_max_ms: 30_000 });
 }
 
 /// Every wrong file has one mistake, and the message must lead to it.
@@ -76,6 +90,12 @@ refused! {
     wrong_unit: changed("rate: 500/s", "rate: 500MB");
     wrong_unit_of_a_size: changed("ready:", "memory_max: 30s, ready:");
     too_short_a_phase: format!("{SMALLEST}    phases: {{ measure: 500ms }}\n");
+    too_few_requests_for_a_phase: format!("{SMALLEST}    phases: {{ measure: 499 requests }}\n");
+    no_number_of_requests: format!("{SMALLEST}    phases: {{ measure: 1.5 requests }}\n");
+    requests_of_a_load_command: format!(
+        "{}    phases: {{ warmup: 5s, measure: 6000 requests }}\n",
+        changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: [k6]")
+    );
     fraction_of_a_millisecond: format!("{SMALLEST}    phases: {{ drain: 1500us }}\n");
     too_small_a_size: changed("ready:", "memory_max: 4KiB, ready:");
     rate_of_nothing: changed("rate: 500/s", "rate: 0/s");

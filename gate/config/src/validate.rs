@@ -9,7 +9,7 @@ use std::{
 
 use memgate_evidence::{
     error::{Error, Result},
-    plan::{HttpLoad, Load, PhaseLengths, Ready, Request},
+    plan::{HttpLoad, Length, Load, PhaseLengths, Ready, Request},
 };
 
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
@@ -50,19 +50,14 @@ impl Validator<'_> {
 
     fn service(&self, name: String, service: file::Service, place: &KeyPath) -> Result<Service> {
         let seed = service.load.seed.map_or(1, |seed| seed.0);
-        let drain_ms = or(service.phases.drain, 10_000);
+        let load = self.load(service.load, &place.key("load"))?;
         Ok(Service {
             executable: self.executable(service.build, service.binary, place)?,
             baseline: service.baseline.map_or_else(|| name.clone(), |baseline| baseline.0),
             run: self.run(service.run),
-            load: self.load(service.load, &place.key("load"))?,
+            phases: self.phases(service.phases, &load, &place.key("phases"))?,
+            load,
             seed,
-            phases: PhaseLengths {
-                warmup_ms: or(service.phases.warmup, 30_000),
-                measure_ms: or(service.phases.measure, 60_000),
-                drain_ms,
-                drain_max_ms: or(service.phases.drain_max, drain_ms.saturating_mul(3).max(30_000)),
-            },
             runs: service.runs.map_or(2, Whole::as_u32),
             max_runs: service.max_runs.map_or(6, Whole::as_u32),
             name,
@@ -122,6 +117,47 @@ impl Validator<'_> {
             memory_max: run.memory_max.map(|size| size.0),
             stop_timeout_ms: or(run.stop_timeout, 10_000),
         }
+    }
+
+    fn phases(&self, phases: file::Phases, load: &Load, place: &KeyPath) -> Result<PhaseLengths> {
+        let drain_ms = or(phases.drain, 10_000);
+        let lengths = PhaseLengths {
+            warmup: or(phases.warmup, Length::Ms(30_000)),
+            measure: or(phases.measure, Length::Ms(60_000)),
+            drain_ms,
+            drain_max_ms: or(phases.drain_max, drain_ms.saturating_mul(3).max(30_000)),
+        };
+        self.requests_of_a_phase(lengths.warmup, 0, load, &place.key("warmup"))?;
+        self.requests_of_a_phase(lengths.measure, file::LEAST_MEASURE, load, &place.key("measure"))?;
+        Ok(lengths)
+    }
+
+    /// Checks that a phase in requests has a load that counts them, and that it takes as long as a phase may take, from
+    /// `least` ms on.
+    fn requests_of_a_phase(&self, length: Length, least: u64, load: &Load, place: &KeyPath) -> Result<()> {
+        let requests = match length {
+            Length::Ms(_) => return Ok(()),
+            Length::Requests(requests) => requests,
+        };
+        let refuse =
+            |what: String, label: String, help: &str| Err(self.source.error(place, Problem::new(what, label, help)));
+        let rate = match load {
+            Load::Http(http) => http.rate_per_second,
+            Load::Command(_) => {
+                let what = "a load command counts its requests itself, so a phase has no length in requests";
+                return refuse(what.to_owned(), "expected a duration".to_owned(), "write a duration, such as `60s`");
+            }
+        };
+        #[expect(clippy::cast_precision_loss, reason = "both are far below 2^53")]
+        let (seconds, range) = (requests as f64 / rate, [least, file::LONGEST_PHASE].map(|ms| ms as f64 / 1000.0));
+        if (range[0]..=range[1]).contains(&seconds) {
+            return Ok(());
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 24 h at 1,000,000/s")]
+        let [fewest, most] = [(range[0] * rate).ceil(), (range[1] * rate).floor()].map(|requests| requests as u64);
+        let what = format!("{requests} requests at {rate}/s take {seconds} s");
+        let label = format!("expected from {fewest} to {most} requests");
+        refuse(what, label, "write another number of requests, or a duration such as `60s`")
     }
 
     fn load(&self, load: file::Load, place: &KeyPath) -> Result<Load> {

@@ -503,7 +503,9 @@ pub struct Requests {
     pub measure: RequestCounts,
     /// Requests intended in the tail.
     pub tail: RequestCounts,
-    /// Latencies of the measuring phase's answered requests, from the intended start.
+    /// Requests that should start per second. A guest may have been slower.
+    pub per_second: f64,
+    /// Latencies of the measuring phase's answered requests, from the intended start, or in a guest from the sending.
     pub latency: Histogram,
 }
 
@@ -511,15 +513,24 @@ pub struct Requests {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestCounts {
-    /// Requests whose intended start lies in the phase.
+    /// Requests whose intended start lies in the phase, or in a guest those that the phase should have.
     pub intended: u64,
     /// Requests that were answered in time with an expected status.
     pub succeeded: u64,
-    /// Failed requests by reason: `status 500`, `connection refused`, `timeout`, `not sent`.
+    /// Failed requests by reason: `status 500`, `connection refused`, `timeout`, `not sent`, and [`NO_TIME`].
     pub failed: BTreeMap<String, u64>,
 }
 
+/// The reason of requests that a guest did not get because the time of the phase was over. They are in no way the
+/// service's failures.
+pub const NO_TIME: &str = "no time";
+
 impl RequestCounts {
+    /// Requests that a guest did not get, for [`NO_TIME`]; 0 natively.
+    pub fn unmade(&self) -> u64 {
+        self.failed.get(NO_TIME).copied().unwrap_or(0)
+    }
+
     /// Requests that failed because time ran out: the answer did not come in time, or no connection became free.
     pub fn late(&self) -> u64 {
         let of = |reason| self.failed.get(reason).copied().unwrap_or(0);

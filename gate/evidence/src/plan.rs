@@ -63,37 +63,48 @@ pub struct Ready {
     pub timeout_ms: u64,
 }
 
-/// The lengths of the phases, ms.
+/// The lengths of the phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseLengths {
     /// The phase under load that is not judged.
-    pub warmup_ms: u64,
+    pub warmup: Length,
     /// The phase under load that is judged.
-    pub measure_ms: u64,
-    /// The phase without load. What remains after it has leaked.
+    pub measure: Length,
+    /// The phase without load, ms. What remains after it has leaked.
     pub drain_ms: u64,
     /// The most that the drain lasts while goroutines still end. The drain is never shorter than `drain_ms`.
     pub drain_max_ms: u64,
 }
 
+/// The length of a phase under load. At the rate of the built-in load, each is the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// A time, ms.
+    Ms(u64),
+    /// A number of requests of the built-in load.
+    Requests(u64),
+}
+
 /// The load on the service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Load {
-    /// The built-in open-loop HTTP load generator.
+    /// The built-in HTTP load generator.
     Http(HttpLoad),
     /// Any command. It starts with the warm-up and ends before the drain. memgate does not know its counts, so
     /// figures per request are not available.
     Command(Vec<String>),
 }
 
-/// Open-loop HTTP load: requests start at intended times that do not depend on the answers.
+/// HTTP load. Natively it is open-loop: requests start at intended times that do not depend on the answers. In a guest
+/// each connection sends its next request when the last one was answered, so that the guest takes the time that it needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HttpLoad {
-    /// Intended requests per second, evenly spaced.
+    /// Intended requests per second, evenly spaced; in a guest the most.
     pub rate_per_second: f64,
     /// The number of connections. Each is a client with its own cookie jar.
     pub connections: u32,
-    /// How long a request may take from its intended start before it fails, ms.
+    /// How long a request may wait for a connection, and how long for its answer, before it fails, ms.
     pub timeout_ms: u64,
     /// The kinds of requests.
     pub requests: Vec<Request>,

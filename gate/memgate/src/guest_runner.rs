@@ -14,6 +14,7 @@ use memgate_agent::{
     RunEvent,
     cancel::Cancel,
     in_guest::serve::{EVIDENCE, SERVICE_LOG, SERVICE_LOG_THERE},
+    load,
 };
 use memgate_config::PlatformOptions;
 use memgate_evidence::{
@@ -336,6 +337,15 @@ impl GuestRunner {
         for (to, from) in &self.files {
             guest.store(from, to).await?;
         }
+        // It ends when the run is over.
+        let port = guest.take_load_port().ok_or_else(|| protocol("a guest has one run"))?;
+        let _load = match &plan.load {
+            Load::Http(http) => match load::start_for_guest(http, plan.seed, &plan.phases, port) {
+                Ok(load) => Some(load),
+                Err(error) => return Ok(Err(error)),
+            },
+            Load::Command(_) => None,
+        };
         let executable = format!("{DIRECTORY}/{}", plan.service);
         guest.store(&plan.executable, &executable).await?;
         let there = Plan { executable: executable.into(), directory: DIRECTORY.into(), ..plan.clone() };

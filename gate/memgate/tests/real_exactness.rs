@@ -22,7 +22,7 @@ use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
     Evidence, Exactness, RequestCounts, Series, TimeSpan,
-    plan::{Collecting, HttpLoad, Load, PhaseLengths, Plan, Ready, Request},
+    plan::{Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, Request},
     platform::Platform,
 };
 use memgate_testing::go::newest;
@@ -77,7 +77,7 @@ fn memory_that_go_keeps_is_not_off_heap() {
 fn small(port: u16, directory: &Path) -> Plan {
     let mut plan = plan(port, directory);
     plan.executable = uaa::uaa();
-    plan.phases = PhaseLengths { warmup_ms: 9000, measure_ms: 9000, drain_ms: 500, drain_max_ms: 500 };
+    plan.phases = PhaseLengths { warmup: Length::Ms(9000), measure: Length::Ms(9000), drain_ms: 500, drain_max_ms: 500 };
     plan.load = Load::Http(HttpLoad {
         rate_per_second: 20.0,
         connections: 2,
@@ -139,7 +139,7 @@ fn the_goal_under_a_memory_limit_is_the_runtimes_own() {
         const LIMIT: u64 = 24 << 20;
         let directory = tempfile::tempdir().unwrap();
         let mut plan = small(18140, directory.path());
-        plan.phases = PhaseLengths { warmup_ms: 500, measure_ms: 1000, drain_ms: 500, drain_max_ms: 500 };
+        plan.phases = PhaseLengths { warmup: Length::Ms(500), measure: Length::Ms(1000), drain_ms: 500, drain_max_ms: 500 };
         let limits = [("GOGC", "1000".to_owned()), ("GOMEMLIMIT", LIMIT.to_string())];
         plan.env = limits.map(|(name, value)| (name.to_owned(), value)).into();
         let (evidence, truth) = run(&plan, directory.path(), |port| post(port, "/debug/gc?n=2"));
@@ -168,7 +168,7 @@ fn a_service_without_gc_is_not_made_to_collect_and_has_no_tail() {
         let directory = tempfile::tempdir().unwrap();
         let mut plan = small(18137, directory.path());
         plan.env = BTreeMap::from([("GOGC".to_owned(), "off".to_owned())]);
-        plan.phases = PhaseLengths { warmup_ms: 1500, measure_ms: 1000, drain_ms: 500, drain_max_ms: 500 };
+        plan.phases = PhaseLengths { warmup: Length::Ms(1500), measure: Length::Ms(1000), drain_ms: 500, drain_max_ms: 500 };
         let (evidence, truth) = run(&plan, directory.path(), |_| {});
         assert_eq!(uaa::last(&evidence.signals.alloc_bytes.data), truth.total_alloc);
         uaa::assert_missing(&evidence.signals.forced_collections, "GOGC is off");
@@ -193,7 +193,7 @@ fn a_load_command_may_end_in_the_tail() {
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let evidence = runtime.block_on(agent::run(&plan, &files, &progress, &Cancel::never()));
+        let evidence = runtime.block_on(agent::run(&plan, &files, agent::Driver::Here, &progress, &Cancel::never()));
         let phases = evidence.unwrap_or_else(|error| panic!("{error:?}")).phases;
         assert!(phases.tail.is_some() && phases.drain.is_some());
         assert_eq!(fs::read_to_string(files.load_log).unwrap(), "done\n");
@@ -229,7 +229,7 @@ func main() {
             timeout_ms: 60_000,
             requests: vec![request("GET", "http://127.0.0.1:18139/hold".to_owned())],
         });
-        plan.phases = PhaseLengths { warmup_ms: 4000, measure_ms: 3000, drain_ms: 1000, drain_max_ms: 120_000 };
+        plan.phases = PhaseLengths { warmup: Length::Ms(4000), measure: Length::Ms(3000), drain_ms: 1000, drain_max_ms: 120_000 };
         let lasted = busy::again(|| drained(&plan, directory.path()));
         assert!(lasted > Duration::from_secs(4), "the last goroutines ended 6 s after the load, and not {lasted:?}");
     }
@@ -239,7 +239,7 @@ func main() {
 /// it earlier.
 fn drained(plan: &Plan, directory: &Path) -> Result<Duration, HeldUp> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let evidence = runtime.block_on(agent::run(plan, &logs(directory), &|_| {}, &Cancel::never()));
+    let evidence = runtime.block_on(agent::run(plan, &logs(directory), agent::Driver::Here, &|_| {}, &Cancel::never()));
     let evidence = evidence.unwrap_or_else(|error| panic!("{error:?}"));
     let drain = evidence.phases.drain.unwrap();
     let goroutines = &evidence.signals.goroutines.data;
@@ -409,7 +409,7 @@ fn run_with(plan: &Plan, directory: &Path, act: impl Fn(u16), look: impl Fn(Pid)
     };
     let files = logs(directory);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let evidence = runtime.block_on(agent::run(plan, &files, &progress, &Cancel::never()));
+    let evidence = runtime.block_on(agent::run(plan, &files, agent::Driver::Here, &progress, &Cancel::never()));
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
 }
 
@@ -468,7 +468,12 @@ fn plan(port: u16, directory: &Path) -> Plan {
             timeout_ms: 60_000,
             requests: vec![login],
         }),
-        phases: PhaseLengths { warmup_ms: 300, measure_ms: 500, drain_ms: 500, drain_max_ms: 500 },
+        phases: PhaseLengths {
+            warmup: Length::Ms(300),
+            measure: Length::Ms(500),
+            drain_ms: 500,
+            drain_max_ms: 500,
+        },
         seed: 1,
         stop_timeout_ms: 5000,
         collecting: Collecting::default(),

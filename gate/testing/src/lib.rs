@@ -208,5 +208,6 @@ fn refills() -> SpanRefills {
 fn requests(completed: Series) -> Requests {
     let all = |intended| RequestCounts { intended, succeeded: intended, failed: BTreeMap::new() };
     let latency = Histogram { value_ns: (1..=100).map(|i| i * 100_000).collect(), count: vec![300; 100] };
-    Requests { completed, warmup: all(4_500), measure: all(30_000), tail: RequestCounts::default(), latency }
+    let tail = RequestCounts::default();
+    Requests { completed, warmup: all(4_500), measure: all(30_000), tail, per_second: 500.0, latency }
 }

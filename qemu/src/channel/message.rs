@@ -1,8 +1,9 @@
 //! The messages between host and guest.
 //!
-//! There are two streams, each on a port of virtio-serial. On [`AGENT_PORT`] the host sends files and a plan, and the
+//! There are three streams, each on a port of virtio-serial. On [`AGENT_PORT`] the host sends files and a plan, and the
 //! agent answers with progress, files and evidence. On [`INIT_PORT`] the guest's first process reports that the guest
-//! is alive, and how the agent ended, even if the agent died within a frame.
+//! is alive, and how the agent ended, even if the agent died within a frame. On [`LOAD_PORT`] the host's load generator
+//! reaches the service, in frames of its own ([`Piece`](super::Piece)).
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,9 +12,11 @@ use serde_json::value::RawValue;
 pub const AGENT_PORT: &str = "memgate.agent";
 /// The port between memgate and the guest's first process.
 pub const INIT_PORT: &str = "memgate.init";
+/// The port between the host's load generator and the agent.
+pub const LOAD_PORT: &str = "memgate.load";
 
 /// The version of these messages.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// From the host to the agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 
 mod init;
 mod ports;
+pub mod relay;
 pub mod serve;
 mod shell;
 

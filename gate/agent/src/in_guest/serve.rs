@@ -28,7 +28,7 @@ use procfs::Current as _;
 use serde_json::value::RawValue;
 
 use super::{Host, shell};
-use crate::{self as agent, RunEvent, RunLogs, cancel::Cancel, cgroup::Cgroup};
+use crate::{self as agent, Driver, RunEvent, RunLogs, cancel::Cancel, cgroup::Cgroup};
 
 /// The name of the evidence as a file for the host.
 pub const EVIDENCE: &str = "evidence";
@@ -240,7 +240,7 @@ fn measure(host: &Host, plan: &Plan, logs: &RunLogs) -> Result<Evidence, Error> 
             unsaid.replace(Some(error));
         }
     };
-    let evidence = runtime.block_on(agent::run(plan, logs, &event, &Cancel::never()))?;
+    let evidence = runtime.block_on(agent::run(plan, logs, Driver::Host, &event, &Cancel::never()))?;
     match unsaid.take() {
         None => Ok(evidence),
         Some(error) => Err(Error::caused(

@@ -1,4 +1,6 @@
 //! One client: a keep-alive connection and a cookie jar for each endpoint.
+//!
+//! It connects itself, or over a relay to a service in a guest.
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -7,15 +9,21 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+};
 
-use super::{Endpoint, RequestFailure, RequestKind, cookies::Jar};
+use super::{Endpoint, RequestFailure, RequestKind, cookies::Jar, relay::Relay};
 
 /// One client of the service, like a browser or another service.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// One for each endpoint.
     sessions: Vec<Session>,
+    /// The way to a guest.
+    relay: Option<Relay>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +42,12 @@ struct Connection {
 impl Client {
     /// A client without connections or cookies.
     pub(crate) fn new(endpoints: usize) -> Self {
-        Self { sessions: std::iter::repeat_with(Session::default).take(endpoints).collect() }
+        Self { sessions: std::iter::repeat_with(Session::default).take(endpoints).collect(), relay: None }
+    }
+
+    /// As [`Self::new`], for a service in a guest.
+    pub(super) fn over(relay: &Relay, endpoints: usize) -> Self {
+        Self { relay: Some(relay.clone()), ..Self::new(endpoints) }
     }
 
     /// Sends a request and reads the whole answer. If there is no connection, it connects first.
@@ -48,13 +61,21 @@ impl Client {
         let session = &mut self.sessions[kind.endpoint];
         let mut request = kind.request().map(Full::new);
         session.jar.add_to(request.headers_mut());
-        let (connection, response) = send(session.connection.take(), request, &endpoints[kind.endpoint]).await?;
+        let way = Way { endpoint: &endpoints[kind.endpoint], relay: self.relay.as_ref() };
+        let (connection, response) = send(session.connection.take(), request, way).await?;
         session.jar.store(response.headers());
         let status = response.status();
         discard(response.into_body()).await?;
         session.connection = Some(connection);
         if kind.expects(status) { Ok(status) } else { Err(RequestFailure::Status(status)) }
     }
+}
+
+/// Where to connect, and how.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    endpoint: &'a Endpoint,
+    relay: Option<&'a Relay>,
 }
 
 /// Sends a request on the connection, or on a new one if there is none or the peer has closed it.
@@ -65,7 +86,7 @@ impl Client {
 async fn send(
     idle: Option<Connection>,
     request: Request<Full<Bytes>>,
-    endpoint: &Endpoint,
+    way: Way<'_>,
 ) -> Result<(Connection, Response<Incoming>), RequestFailure> {
     let mut request = request;
     if let Some(mut connection) = idle
@@ -79,17 +100,25 @@ async fn send(
             },
         }
     }
-    let mut connection = connect(endpoint).await?;
+    let mut connection = connect(way).await?;
     match connection.sender.send_request(request).await {
         Ok(response) => Ok((connection, response)),
         Err(error) => Err(RequestFailure::from_hyper(&error)),
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<Connection, RequestFailure> {
-    let stream = TcpStream::connect(&endpoint.addresses[..]).await.map_err(|error| RequestFailure::from_io(&error))?;
+async fn connect(way: Way<'_>) -> Result<Connection, RequestFailure> {
+    let (addresses, failed) = (&way.endpoint.addresses[..], |error| RequestFailure::from_io(&error));
+    if let Some(relay) = way.relay {
+        return converse(relay.connect(addresses).await.map_err(failed)?).await;
+    }
+    let stream = TcpStream::connect(addresses).await.map_err(failed)?;
     // Without it, the kernel delays the end of a request until the peer has acknowledged its start.
-    stream.set_nodelay(true).map_err(|error| RequestFailure::from_io(&error))?;
+    stream.set_nodelay(true).map_err(failed)?;
+    converse(stream).await
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Connection, RequestFailure> {
     let (sender, driver) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| RequestFailure::from_hyper(&error))?;
     let mut tasks = JoinSet::new();

@@ -47,6 +47,17 @@ pub enum LoadError {
     #[error("The histogram of latencies cannot be created.")]
     #[diagnostic(help("This is a bug in memgate; please report it."))]
     Histogram(#[source] hdrhistogram::CreationError),
+    /// The host's load generator failed, or the guest does not reach it.
+    #[error("The host's load generator failed: {reason}.")]
+    #[diagnostic(help("If the guest was not ended meanwhile, this is a bug in memgate; please report it."))]
+    Host {
+        /// The reason.
+        reason: String,
+    },
+    /// The phases have a length that only the built-in load has.
+    #[error("The phases of a load command cannot have lengths in requests.")]
+    #[diagnostic(help("Write times, such as `measure: 60s`."))]
+    NoRequests,
     /// The load command has no words.
     #[error("The load command is empty.")]
     #[diagnostic(help("Write `command: [k6, run, load.js]`."))]
@@ -108,6 +119,8 @@ impl FailureKind for LoadError {
             | Self::Client(_)
             | Self::Panicked
             | Self::Histogram(_)
+            | Self::Host { .. }
+            | Self::NoRequests
             | Self::NoCommand
             | Self::Log { .. }
             | Self::CommandNotStarted { .. }

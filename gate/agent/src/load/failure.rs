@@ -21,6 +21,8 @@ pub enum RequestFailure {
     Timeout,
     /// No connection became free in time, or the load ended early.
     NotSent,
+    /// No connection sent it before the time of a phase in a guest was over. The service is not to blame.
+    NoTime,
     /// The answer's status does not count as success.
     Status(StatusCode),
 }
@@ -36,7 +38,8 @@ impl RequestFailure {
             | Self::Connection
             | Self::Malformed
             | Self::Timeout
-            | Self::NotSent => false,
+            | Self::NotSent
+            | Self::NoTime => false,
         }
     }
 
@@ -77,6 +80,7 @@ impl std::fmt::Display for RequestFailure {
             Self::Malformed => f.write_str("malformed response"),
             Self::Timeout => f.write_str("timeout"),
             Self::NotSent => f.write_str("not sent"),
+            Self::NoTime => f.write_str(memgate_evidence::NO_TIME),
             Self::Status(status) => write!(f, "status {}", status.as_u16()),
         }
     }

@@ -3,6 +3,10 @@
 //! The pacer releases one permit for each request when it is due. The clients wait for permits in a fair queue, so that
 //! they take turns. A client with a permit takes the oldest request that has not been sent. Requests are numbered in
 //! the order of their intended starts, so the queue of due requests is a counter.
+//!
+//! A request that has waited for a connection for longer than its timeout is not sent any more, and one that is sent has
+//! its whole timeout for the answer. So an overloaded service works on requests that somebody waits for, and answers as
+//! many as it can.
 
 use std::{
     ops::Range,
@@ -30,7 +34,7 @@ use super::{
     meter::Meter,
     mix::Mix,
     schedule::{Pace, Phase},
-    tally::Tally,
+    tally::{Missing, Tally},
     timer::Timer,
 };
 
@@ -54,16 +58,29 @@ pub struct LoadHandle {
 #[derive(Debug)]
 struct Shared {
     pace: Pace,
-    mix: Mix,
-    kinds: Vec<RequestKind>,
-    endpoints: Endpoints,
-    connections: u32,
+    requests: Requests,
     /// One permit for each request that is due and that no client has taken.
     due: Semaphore,
     /// The oldest request that no client has taken.
     next: AtomicU64,
     tally: Mutex<Option<Tally>>,
     aborted: Notify,
+}
+
+/// The requests of a load, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Requests {
+    mix: Mix,
+    kinds: Vec<RequestKind>,
+    pub(super) endpoints: Endpoints,
+    pub(super) connections: u32,
+}
+
+impl Requests {
+    /// The kind of the request with this index.
+    pub(super) fn kind(&self, index: u64) -> &RequestKind {
+        &self.kinds[self.mix.kind(index)]
+    }
 }
 
 /// Starts the thread of the load. Requests begin at `schedule.start`.
@@ -74,21 +91,12 @@ struct Shared {
 /// Fails with [`Error::Input`] if the load cannot be sent, and with [`LoadError`] if the machine does not allow that
 /// many connections, a host cannot be resolved, or the thread cannot be started.
 pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandle> {
-    check(load)?;
-    let mut endpoints = Endpoints::new();
-    let kinds =
-        load.requests.iter().map(|request| RequestKind::new(request, &mut endpoints)).collect::<Result<Vec<_>>>()?;
-    let mix = Mix::new(seed, load.requests.iter().map(|request| request.weight)).ok_or_else(|| {
-        InputError::new("The load has no requests.", "Give at least one request a weight of 1 or more.")
-    })?;
-    check_file_limit(u64::from(load.connections).saturating_mul(endpoints.len() as u64))?;
+    let requests = prepare(load, seed)?;
+    check_file_limit(u64::from(load.connections).saturating_mul(requests.endpoints.len() as u64))?;
     let progress = Arc::new(Progress::default());
     let shared = Arc::new(Shared {
         pace: Pace::new(schedule, load.rate_per_second, Duration::from_millis(load.timeout_ms)),
-        mix,
-        kinds,
-        endpoints,
-        connections: load.connections,
+        requests,
         due: Semaphore::new(0),
         next: AtomicU64::new(0),
         tally: Mutex::new(Some(Tally::new(Arc::clone(&progress))?)),
@@ -96,6 +104,21 @@ pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandl
     });
     let thread = spawn(Arc::clone(&shared))?;
     Ok(LoadHandle { shared, progress, thread: Some(thread) })
+}
+
+/// Checks a load.
+///
+/// # Errors
+/// Fails with [`Error::Input`] if the load cannot be sent, and with [`LoadError`] if a host cannot be resolved.
+pub(super) fn prepare(load: &HttpLoad, seed: u64) -> Result<Requests> {
+    check(load)?;
+    let mut endpoints = Endpoints::new();
+    let kinds =
+        load.requests.iter().map(|request| RequestKind::new(request, &mut endpoints)).collect::<Result<Vec<_>>>()?;
+    let mix = Mix::new(seed, load.requests.iter().map(|request| request.weight)).ok_or_else(|| {
+        InputError::new("The load has no requests.", "Give at least one request a weight of 1 or more.")
+    })?;
+    Ok(Requests { mix, kinds, endpoints, connections: load.connections })
 }
 
 fn check(load: &HttpLoad) -> Result<()> {
@@ -120,11 +143,16 @@ fn check_file_limit(connections: u64) -> Result<()> {
     if needed <= soft { Ok(()) } else { Err(LoadError::TooFewFiles { connections, limit: soft, needed }.into()) }
 }
 
-fn spawn(shared: Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
+/// The runtime of a load's thread.
+pub(super) fn runtime() -> Result<Runtime> {
     // If many tasks are ready, tokio checks for events only after 61 of them by default. The pacer must not wait that
     // long.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(16).build();
-    let runtime = runtime.map_err(LoadError::NotStarted)?;
+    Ok(runtime.map_err(LoadError::NotStarted)?)
+}
+
+fn spawn(shared: Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
+    let runtime = runtime()?;
     let thread = std::thread::Builder::new().name("memgate-load".into()).spawn(move || drive(&runtime, &shared));
     Ok(thread.map_err(LoadError::NotStarted)?)
 }
@@ -133,7 +161,7 @@ fn spawn(shared: Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
 fn drive(runtime: &Runtime, shared: &Arc<Shared>) -> Result<()> {
     runtime.block_on(async {
         let mut clients = JoinSet::new();
-        for _ in 0..shared.connections {
+        for _ in 0..shared.requests.connections {
             clients.spawn(serve(Arc::clone(shared)));
         }
         tokio::select! {
@@ -144,7 +172,7 @@ fn drive(runtime: &Runtime, shared: &Arc<Shared>) -> Result<()> {
     })
 }
 
-/// Releases every request, then waits until each has ended, the last one at the end of its timeout.
+/// Releases every request, then waits until each has ended, the last one at the latest after its timeout twice.
 async fn run(shared: &Shared, clients: &mut JoinSet<()>) -> Result<()> {
     pace(shared).await.map_err(LoadError::Timer)?;
     while let Some(ended) = clients.join_next().await {
@@ -177,13 +205,13 @@ async fn pace(shared: &Shared) -> std::io::Result<()> {
             shared.tally(|tally| tally.record_busy_share(share));
         }
     }
-    shared.add_permits(u64::from(shared.connections));
+    shared.add_permits(u64::from(shared.requests.connections));
     Ok(())
 }
 
 /// Runs a client, which takes one request after the other until none is left.
 async fn serve(shared: Arc<Shared>) {
-    let mut client = Client::new(shared.endpoints.len());
+    let mut client = Client::new(shared.requests.endpoints.len());
     loop {
         let free_since = Instant::now();
         match shared.due.acquire().await {
@@ -216,15 +244,15 @@ impl Shared {
 
     /// Sends a request, waits for the answer and counts it.
     async fn answer(&self, client: &mut Client, index: u64, free_since: Instant) {
-        let (phase, intended, deadline) =
-            (self.pace.phase(index), self.pace.intended(index), self.pace.deadline(index));
+        let (phase, intended) = (self.pace.phase(index), self.pace.intended(index));
         let taken = Instant::now();
+        let deadline = self.pace.deadline(taken);
         self.tally(|tally| tally.record_sending(phase, taken.saturating_duration_since(intended.max(free_since))));
-        let outcome = if taken < deadline {
-            let exchange = client.exchange(&self.kinds[self.mix.kind(index)], &self.endpoints);
-            tokio::time::timeout_at(deadline.into(), exchange).await.unwrap_or(Err(RequestFailure::Timeout))
-        } else {
+        let outcome = if self.pace.is_too_late(index, taken) {
             Err(RequestFailure::NotSent)
+        } else {
+            let exchange = client.exchange(self.requests.kind(index), &self.requests.endpoints);
+            tokio::time::timeout_at(deadline.into(), exchange).await.unwrap_or(Err(RequestFailure::Timeout))
         };
         let ended = Instant::now();
         // The runtime's timer is coarser than the clock.
@@ -256,8 +284,8 @@ impl LoadHandle {
         self.shared.aborted.notify_one();
     }
 
-    /// Waits for the end of the load, and closes all connections. It ends at most the request timeout or 1 s after the
-    /// last phase, whichever is less.
+    /// Waits for the end of the load, and closes all connections. It ends at most twice the request timeout after the
+    /// last phase.
     ///
     /// For each phase, `intended = succeeded + Σ failed`.
     ///
@@ -266,7 +294,8 @@ impl LoadHandle {
     pub fn finish(mut self) -> Result<LoadOutcome> {
         self.join()?;
         let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner).take();
-        tally.map(|tally| tally.finish(&self.shared.pace)).ok_or_else(panicked)
+        let missing = |phase| Missing { intended: self.shared.pace.length(phase), reason: RequestFailure::NotSent };
+        tally.map(|mut tally| tally.finish(missing)).ok_or_else(panicked)
     }
 
     fn join(&mut self) -> Result<()> {

@@ -11,11 +11,9 @@ use std::{
 
 use hdrhistogram::Histogram as Recorder;
 use memgate_evidence::{Histogram, RequestCounts, error::Result};
+use serde::{Deserialize, Serialize};
 
-use super::{
-    LoadError, RequestFailure,
-    schedule::{Pace, Phase},
-};
+use super::{LoadError, RequestFailure, schedule::Phase};
 
 /// The longest duration in the histograms, ns: 1 h. Longer ones count as this.
 const LONGEST_NS: u64 = 3_600_000_000_000;
@@ -36,7 +34,7 @@ pub struct Progress {
 }
 
 /// The load generator's figures.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadOutcome {
     /// Requests intended in the warm-up.
     pub warmup: RequestCounts,
@@ -44,19 +42,30 @@ pub struct LoadOutcome {
     pub measure: RequestCounts,
     /// Requests intended in the tail.
     pub tail: RequestCounts,
-    /// Latencies of the measuring phase's requests that were answered in time, with any status, from the intended start
-    /// to the last byte of the body.
+    /// Latencies of the measuring phase's requests that were answered in time, with any status, from the intended start,
+    /// in a guest from the sending, to the last byte of the body.
     pub latency: Histogram,
     /// The generator's own lateness in the measuring phase, ns: the larger of two 99th percentiles. The first is of the
     /// time from a request's intended start to its release. The second is of the time from when it was due and a
-    /// connection was free until the connection got it. 0 without requests.
+    /// connection was free until the connection got it. 0 without requests, and for a guest.
     pub lateness_p99_ns: u64,
     /// Share of the measuring phase in which the generator's thread ran or waited for a CPU, 0 to about 1; `None` if
-    /// the load was aborted before its end.
+    /// the load was aborted before its end, and for a guest.
     pub busy_share: Option<f64>,
 }
 
 impl LoadOutcome {
+    /// Notes for the user on what the figures are worth.
+    pub fn notes(&self) -> Vec<String> {
+        let unmade = [("warm-up", &self.warmup), ("measuring phase", &self.measure)].map(|(phase, counts)| {
+            let (unmade, intended) = (counts.unmade(), counts.intended);
+            let made = intended.saturating_sub(unmade);
+            let note = || format!("The {phase} had {made} of {intended} requests, because its time was over.");
+            (unmade > 0).then(note)
+        });
+        unmade.into_iter().flatten().chain(self.generator_note()).collect()
+    }
+
     /// A note for the user if latencies contain the generator's own delay: it was late by more than 5 ms, or it was
     /// busy for more than 80 % of the time, so that answers waited for it.
     pub fn generator_note(&self) -> Option<String> {
@@ -89,6 +98,15 @@ impl Counts {
         let failed = self.failed.into_iter().map(|(reason, count)| (reason.to_string(), count)).collect();
         RequestCounts { intended, succeeded: self.succeeded, failed }
     }
+}
+
+/// The requests of a phase, and why those failed that are not counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Missing {
+    /// All requests of the phase.
+    pub(super) intended: u64,
+    /// Why some are missing.
+    pub(super) reason: RequestFailure,
 }
 
 /// Counts requests as they end.
@@ -153,18 +171,19 @@ impl Tally {
         }
     }
 
-    /// The outcome. Requests without a record were not sent.
-    pub(super) fn finish(mut self, pace: &Pace) -> LoadOutcome {
+    /// The figures so far. Requests that are not counted have failed.
+    pub(super) fn finish(&mut self, missing: impl Fn(Phase) -> Missing) -> LoadOutcome {
         for phase in Phase::ALL {
-            let missing = pace.length(phase).saturating_sub(self.counts(phase).recorded());
+            let Missing { intended, reason } = missing(phase);
+            let missing = intended.saturating_sub(self.counts(phase).recorded());
             if missing > 0 {
-                self.fail(phase, RequestFailure::NotSent, missing);
+                self.fail(phase, reason, missing);
             }
         }
         LoadOutcome {
-            warmup: self.warmup.into_evidence(pace.length(Phase::Warmup)),
-            measure: self.measure.into_evidence(pace.length(Phase::Measure)),
-            tail: self.tail.into_evidence(pace.length(Phase::Tail)),
+            warmup: std::mem::take(&mut self.warmup).into_evidence(missing(Phase::Warmup).intended),
+            measure: std::mem::take(&mut self.measure).into_evidence(missing(Phase::Measure).intended),
+            tail: std::mem::take(&mut self.tail).into_evidence(missing(Phase::Tail).intended),
             latency: to_evidence(&self.latency),
             lateness_p99_ns: self.released_late.value_at_quantile(0.99).max(self.sent_late.value_at_quantile(0.99)),
             busy_share: self.busy_share,
@@ -201,19 +220,12 @@ fn to_evidence(recorder: &Recorder<u64>) -> Histogram {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use hyper::StatusCode;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::Schedule;
 
-    fn pace() -> Pace {
-        let second = Duration::from_secs(1);
-        let schedule = Schedule { start: Instant::now(), warmup: second, measure: second, tail: second };
-        Pace::new(schedule, 100.0, second)
-    }
+    const MISSING: Missing = Missing { intended: 100, reason: RequestFailure::NotSent };
 
     #[test]
     fn requests_without_a_record_were_not_sent() {
@@ -221,13 +233,25 @@ mod tests {
         let mut tally = Tally::new(Arc::clone(&progress)).unwrap();
         tally.record(Phase::Warmup, Ok(()), Duration::from_millis(1));
         tally.record(Phase::Measure, Err(RequestFailure::Refused), Duration::from_millis(1));
-        let outcome = tally.finish(&pace());
+        let outcome = tally.finish(|_| MISSING);
         assert_eq!((outcome.warmup.intended, outcome.warmup.succeeded), (100, 1));
         assert_eq!(outcome.warmup.failed, BTreeMap::from([("not sent".into(), 99)]));
         assert_eq!(outcome.measure.failed, BTreeMap::from([("connection refused".into(), 1), ("not sent".into(), 99)]));
         assert_eq!(outcome.latency, Histogram::default(), "neither was answered in the measuring phase");
         assert_eq!((outcome.tail.intended, outcome.tail.failed["not sent"]), (100, 100));
         assert_eq!(progress.succeeded.load(Ordering::Relaxed) + progress.failed.load(Ordering::Relaxed), 300);
+    }
+
+    #[test]
+    fn requests_for_which_there_was_no_time_are_no_failures_of_the_service() {
+        let mut tally = Tally::new(Arc::default()).unwrap();
+        tally.record(Phase::Measure, Ok(()), Duration::from_millis(1));
+        let outcome = tally.finish(|phase| match phase {
+            Phase::Measure => Missing { reason: RequestFailure::NoTime, ..MISSING },
+            Phase::Warmup | Phase::Tail => MISSING,
+        });
+        assert_eq!((outcome.measure.unmade(), outcome.measure.late(), outcome.warmup.unmade()), (99, 0, 0));
+        assert_eq!(outcome.notes(), ["The measuring phase had 1 of 100 requests, because its time was over."]);
     }
 
     #[test]
@@ -240,7 +264,7 @@ mod tests {
         tally.record(Phase::Measure, Ok(()), ms(2));
         tally.record(Phase::Measure, Err(RequestFailure::Status(StatusCode::BAD_GATEWAY)), ms(3));
         tally.record(Phase::Measure, Err(RequestFailure::Timeout), ms(4));
-        let latency = tally.finish(&pace()).latency;
+        let latency = tally.finish(|_| MISSING).latency;
         assert_eq!(latency.count, [2, 1]);
         for (value, expected) in latency.value_ns.iter().zip([2e6, 3e6]) {
             assert!((*value as f64 / expected - 1.0).abs() < 0.001, "{value} for {expected}");
@@ -255,7 +279,7 @@ mod tests {
             tally.record_release(Phase::Measure, Duration::from_millis(late_ms));
             tally.record_sending(Phase::Measure, Duration::from_millis(1));
             tally.record_busy_share(share);
-            tally.finish(&pace())
+            tally.finish(|_| MISSING)
         };
         assert_eq!(outcome(2, Some(0.5)).generator_note(), None);
         assert!(outcome(20, None).generator_note().unwrap().contains("20.0ms late"));

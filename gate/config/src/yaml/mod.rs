@@ -23,7 +23,7 @@ pub use text::is_printable;
 pub const LARGEST_FILE: u64 = 1 << 20;
 
 /// How many characters of a message are kept. It can quote a key of any length.
-const LONGEST_MESSAGE: usize = 500;
+const LONGEST_MESSAGE: usize = 1200;
 
 /// The longest line that is shown, bytes.
 const LONGEST_LINE: usize = 500;

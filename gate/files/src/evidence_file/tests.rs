@@ -25,6 +25,7 @@ fn requests() -> Requests {
         warmup: RequestCounts { intended: 10, succeeded: 10, failed: BTreeMap::new() },
         measure: RequestCounts { intended: 12, succeeded: 10, failed },
         tail: RequestCounts::default(),
+        per_second: 1.0,
         latency: Histogram { value_ns: vec![1_000, 2_000], count: vec![9, 1] },
     }
 }

@@ -12,7 +12,7 @@ use super::{
     stats::Interval,
     stops, totals, trust,
 };
-use crate::metric::Metric;
+use crate::metric::{Metric, Unit};
 
 /// The metrics of all runs of one service on one platform, in the order of the run numbers.
 ///
@@ -50,9 +50,21 @@ fn metrics(run: Run<'_>) -> BTreeMap<Metric, Measurement> {
     let contradictions = contradictions::find(run);
     let metric = |metric| {
         let spoilt = contradictions.iter().find_map(|contradiction| contradiction.spoils(metric));
-        (metric, spoilt.map_or_else(|| measure(metric, run), Err))
+        let measured = || measure(metric, run).and_then(|figure| at_rate(metric, run, figure));
+        (metric, spoilt.map_or_else(measured, Err))
     };
     Metric::ALL.into_iter().map(metric).collect()
+}
+
+/// A figure per time as it would be at the rate of the load, which a slow guest does not reach.
+fn at_rate(metric: Metric, run: Run<'_>, figure: Estimate) -> Measurement {
+    let is_per_time = match metric.unit() {
+        Unit::BytesPerSecond | Unit::BytesPerMinute | Unit::CountPerMinute => true,
+        Unit::Nanoseconds | Unit::Ratio | Unit::Count | Unit::CountPerRequest | Unit::Bytes | Unit::BytesPerRequest => false,
+    };
+    let share = if is_per_time { run.share_of_rate()? } else { 1.0 };
+    let of = |value: f64| value / share;
+    Ok(Estimate { measured: of(figure.measured), low: of(figure.low), high: of(figure.high), ..figure })
 }
 
 /// One metric of one run.

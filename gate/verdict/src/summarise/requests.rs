@@ -8,7 +8,7 @@ use super::{
     stats::{Interval, Tally, percentile, share},
 };
 
-/// Requests of the measuring phase that failed, of those intended.
+/// Requests of the measuring phase that failed, of those intended, without those that a guest did not get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failures {
     failed: u64,
@@ -24,11 +24,13 @@ pub(super) fn failures(run: Run<'_>) -> Result<Failures, Unavailable> {
         run.measure()?;
     }
     let counts = counts(run)?;
-    if counts.intended == 0 {
+    // The counts add up, so this is no less than those that succeeded.
+    let intended = counts.intended - counts.unmade();
+    if intended == 0 {
         let reason = early_end.unwrap_or_else(|| "no request was intended in the measuring phase".to_owned());
         return Err(Unavailable::because(reason));
     }
-    Ok(Failures { failed: counts.intended - counts.succeeded, intended: counts.intended, early_end })
+    Ok(Failures { failed: intended - counts.succeeded, intended, early_end })
 }
 
 /// The share of the requests that failed.

@@ -2,11 +2,11 @@
 
 use memgate_evidence::{Ending, Evidence, Exactness, Phases, Signal, Signals, TimeSpan, platform::Runner};
 
-use super::Unavailable;
+use super::{Unavailable, series::seconds};
 use crate::{metric::Unit, units};
 
-/// If a larger share of the requests was not answered in time, a run in a guest means nothing.
-const LATE_THAT_SPOIL: f64 = 0.001;
+/// If a guest got its requests at a smaller share of the rate, figures per time mean nothing.
+const SLOWEST: f64 = 0.25;
 
 /// One run's evidence.
 #[derive(Debug, Clone, Copy)]
@@ -50,18 +50,29 @@ impl<'a> Run<'a> {
     }
 
     fn complete(self) -> Result<(), Unavailable> {
-        self.early_end().or_else(|| self.too_slow()).map_or(Ok(()), |reason| Err(Unavailable { reason }))
+        self.early_end().map_or(Ok(()), |reason| Err(Unavailable { reason }))
     }
 
-    /// Why a run in a guest says nothing about the service: the service had too little time for its requests, as on an
-    /// emulated processor whose machine is busy.
-    fn too_slow(self) -> Option<String> {
-        let counts = &self.signals().requests.data.measure;
-        let share = counts.late() as f64 / counts.intended.max(1) as f64;
-        (self.0.environment.runner == Runner::Qemu && share > LATE_THAT_SPOIL).then(|| {
-            let share = units::format(share, Unit::Ratio);
-            format!("{share} of the requests were not answered in time, for which the emulated processor may be too slow: lower `load.rate`, or run nothing beside it")
-        })
+    /// The share of the rate at which a guest got its requests; 1 natively, where the load does not wait. A figure per
+    /// time of a slow guest is that much too low: what a request costs was spread over a longer time.
+    ///
+    /// # Errors
+    /// When the share is so small that what the service does by itself would be mistaken for what requests cost.
+    pub(super) fn share_of_rate(self) -> Result<f64, Unavailable> {
+        let Ok(requests) = usable(&self.signals().requests, "requests") else { return Ok(1.0) };
+        if self.0.environment.runner == Runner::Native || requests.per_second <= 0.0 {
+            return Ok(1.0);
+        }
+        let span = self.measure()?;
+        let made = requests.measure.intended.saturating_sub(requests.measure.unmade());
+        let share = made as f64 / seconds(span.start_ns, span.end_ns) / requests.per_second;
+        if share >= SLOWEST {
+            return Ok(share.min(1.0));
+        }
+        let share = units::format(share, Unit::Ratio);
+        Err(Unavailable::because(format!(
+            "the guest got its requests at {share} of the rate: lower `load.rate`, or run nothing beside it"
+        )))
     }
 }
 

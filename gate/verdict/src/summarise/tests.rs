@@ -221,33 +221,51 @@ fn goroutines_that_were_there_when_measuring_began_are_not_leaked() {
 }
 
 #[test]
-fn a_guest_that_is_too_slow_for_its_load_tells_nothing_of_the_service() {
-    let late = |runner: Runner, late: u64| {
+fn figures_per_time_of_a_slow_guest_are_those_at_the_rate() {
+    let at = |runner: Runner, per_second: f64| {
         let mut run = healthy(1);
         run.environment.runner = runner;
-        let counts = &mut run.signals.requests.data.measure;
-        counts.succeeded -= late + 1;
-        counts.failed = [("timeout", late / 2), ("not sent", late - late / 2), ("status 500", 1)]
-            .map(|(reason, count)| (reason.to_owned(), count))
-            .into();
+        run.signals.requests.data.per_second = per_second;
         summarise(&[run]).unwrap().runs[0].metrics.clone()
     };
-    for (metric, measurement) in late(Runner::Qemu, 60) {
-        match measurement {
-            Ok(kills) => assert_eq!((metric, kills.measured), (Metric::OomKills, 0.0)),
-            Err(unavailable) => {
-                let told = unavailable.reason.starts_with("0.20% of the requests were not answered in time");
-                assert!(told, "{metric}: {}", unavailable.reason);
-            }
+    // The healthy one has 500 requests a second.
+    let (native, slow) = (at(Runner::Native, 1000.0), at(Runner::Qemu, 1000.0));
+    for (metric, figure) in &slow {
+        let is_per_time = matches!(metric.unit(), Unit::BytesPerSecond | Unit::BytesPerMinute | Unit::CountPerMinute);
+        let factor = if is_per_time { 2.0 } else { 1.0 };
+        let (expected, found) = (native[metric].as_ref().unwrap(), figure.as_ref().unwrap());
+        for (of_native, of_slow) in
+            [(expected.measured, found.measured), (expected.low, found.low), (expected.high, found.high)]
+        {
+            assert_near(of_slow, factor * of_native, 1e-9);
         }
     }
-    // A few are judged like other failures, and in a native run all are.
-    for (runner, late_ones) in [(Runner::Qemu, 20), (Runner::Native, 60)] {
-        let pooled = late(runner, late_ones);
-        let errors = pooled[&Metric::RequestErrors].as_ref().unwrap();
-        assert_near(errors.measured, (late_ones + 1) as f64 / 30_000.0, 1e-12);
-        assert!(pooled[&Metric::GoroutinesMax].is_ok());
+    // Even slower ones have none.
+    for (metric, figure) in at(Runner::Qemu, 4000.0) {
+        let is_per_time = matches!(metric.unit(), Unit::BytesPerSecond | Unit::BytesPerMinute | Unit::CountPerMinute);
+        assert_eq!(figure.is_err(), is_per_time, "{metric}");
+        if let Err(unavailable) = figure {
+            let expected = "the guest got its requests at 12.5% of the rate: lower `load.rate`, or run nothing beside it";
+            assert_eq!(unavailable.reason, expected);
+        }
     }
+    assert!(at(Runner::Qemu, 550.0).values().chain(at(Runner::Native, 4000.0).values()).all(Result::is_ok));
+}
+
+#[test]
+fn requests_that_a_guest_did_not_get_are_no_failures() {
+    let mut run = healthy(1);
+    run.environment.runner = Runner::Qemu;
+    let failed = [("no time".to_owned(), 20_000), ("status 500".to_owned(), 1)].into();
+    run.signals.requests.data.measure = RequestCounts { intended: 30_000, succeeded: 9999, failed };
+    run.signals.requests.data.completed.value.iter_mut().for_each(|completed| *completed /= 3);
+    assert_near(measured(&run, Metric::RequestErrors), 1.0 / 10_000.0, 1e-12);
+    assert_near(measured(&run, Metric::GcCycles), 900.0, 1e-3);
+    assert!(figure(&run, Metric::AllocBytesPerRequest).is_ok());
+    run.signals.requests.data.measure.failed = [("no time".to_owned(), 30_000)].into();
+    run.signals.requests.data.measure.succeeded = 0;
+    run.signals.requests.data.completed.value.fill(0);
+    assert_eq!(reason(&run, Metric::RequestErrors), "no request was intended in the measuring phase");
 }
 
 #[test]

@@ -118,22 +118,3 @@ fn stairs_that_lead_nowhere_raise_no_alarm() {
     let Interval { measured, low, .. } = slope_of_stairs(&stairs).unwrap().interval;
     assert!((measured - 64.0).abs() < 8.0 && low >= 48.0, "{low} to {measured}");
 }
-
-#[test]
-fn zz_tables() {
-    let mut random = Random(42);
-    for (name, tau) in [("white", 0.0), ("memory of 1 s", 1.0)] {
-        for growth in [2.0, 4.0, 8.0] {
-            let mut of = |grown: fn(f64) -> f64| {
-                let (mut ruled, mut whole) = (0.0, 0.0);
-                for _ in 0..1000 {
-                    let points = phase(&mut random, 1.0, tau, |at| growth * grown(at));
-                    whole += f64::from(u8::from(low(&points) > 0.0));
-                    ruled += f64::from(u8::from(of_live_heap(&points).0 > 0.0));
-                }
-                format!("{:.1} → {:.1} %", whole / 10.0, ruled / 10.0)
-            };
-            println!("| {name} | {growth} | {} | {} | {} | {} |", of(|at| at), of(|at| (2.0 * at).min(1.0)), of(|at| (3.0 * at).min(1.0)), of(|at| 1.0 - (-at * 60.0 / 9.0).exp()));
-        }
-    }
-}
