@@ -166,7 +166,7 @@ fn each_kind_of_wrong_file_is_told() {
     for (text, expected) in [
         ("not JSON\n".to_owned(), "is not JSON"),
         (good.clone() + "{}", "is not JSON"),
-        ("[2]\n".to_owned(), "is not memgate evidence"),
+        ("[3]\n".to_owned(), "is not memgate evidence"),
         ("{}\n".to_owned(), "is not memgate evidence: missing field `schema`"),
         ("{\"schema\":\"1\"}\n".to_owned(), "is not memgate evidence"),
         ("{\"schema\":3}\n".to_owned(), "missing field `sha256`"),

@@ -177,7 +177,7 @@ fn a_guest_that_is_too_slow_for_its_load_has_no_figures_per_time() {
         match measurement {
             Ok(_) => assert!(!per_time.contains(&metric), "{metric}"),
             Err(unavailable) => {
-                let told = unavailable.reason.starts_with("the guest got its requests at 50.0% of the rate");
+                let told = unavailable.reason.starts_with("the guest got its requests at 50% of the rate");
                 assert!(told && per_time.contains(&metric), "{metric}: {}", unavailable.reason);
             }
         }
