@@ -65,7 +65,9 @@ impl<'a> Run<'a> {
         let requests = &self.signals().requests.data;
         let made = requests.measure.intended.saturating_sub(requests.measure.unmade());
         let share = made as f64 / seconds(span.start_ns, span.end_ns) / requests.per_second;
-        (self.0.environment.runner == Runner::Qemu && share < SLOWEST).then(|| {
+        // Without a rate there is no share.
+        let is_fast = share.is_finite() && share >= SLOWEST;
+        (self.0.environment.runner == Runner::Qemu && !is_fast).then(|| {
             let share = units::format(share, Unit::Ratio);
             format!("the guest got its requests at {share} of the rate, so that figures per time are too low: lower `load.rate`, or run nothing beside it")
         })

@@ -182,6 +182,7 @@ fn a_guest_that_is_too_slow_for_its_load_has_no_figures_per_time() {
             }
         }
     }
+    assert!(slow(Runner::Qemu, 0.0)[&Metric::HeapLiveGrowth].is_err(), "the rate is not known");
     for (runner, per_second) in [(Runner::Qemu, 550.0), (Runner::Native, 1000.0)] {
         assert!(slow(runner, per_second).values().all(Result::is_ok), "{runner:?} {per_second}");
     }
