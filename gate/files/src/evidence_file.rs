@@ -159,7 +159,11 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
 
 /// This check comes first: a file of another schema can contain anything.
 fn check_schema(path: &Path, text: &str) -> Result<()> {
-    let SchemaOnly { schema } = serde_json::from_str(text).map_err(|error| not_evidence(path, &error))?;
+    let SchemaOnly { schema } = serde_json::from_str(text).map_err(|error: serde_json::Error| {
+        // For serde_json, a number that was cut off after its point is a wrong one.
+        let is_cut_number = error.is_syntax() && error.column() == text.len() && text.ends_with('.');
+        if is_cut_number { truncated(path) } else { not_evidence(path, &error) }
+    })?;
     match schema.cmp(&SCHEMA) {
         std::cmp::Ordering::Equal => Ok(()),
         std::cmp::Ordering::Greater => Err(refused(

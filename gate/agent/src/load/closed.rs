@@ -63,10 +63,6 @@ impl Drop for GuestLoad {
     }
 }
 
-/// Requests that are due within this time are sent together, so that the guest handles them in one go: an interrupt, a
-/// wake-up and a system call cost an emulated processor more than the bytes do.
-const BURST: Duration = Duration::from_millis(20);
-
 /// What the clients share.
 #[derive(Debug)]
 struct Shared {
@@ -178,8 +174,7 @@ struct Turns {
     phase: Phase,
     next: u64,
     end: u64,
-    begin: Instant,
-    /// When the next request is due.
+    /// When the next request may be sent.
     due: Instant,
     /// When the phase ends even if requests are left.
     until: Instant,
@@ -191,7 +186,7 @@ impl Turns {
         let (count, longest) = shared.phases[phase.number()];
         // A request's number decides its kind, so the phase has the same kinds even if the one before it was cut short.
         let next = shared.phases[..phase.number()].iter().map(|(count, _)| count).sum();
-        Self { phase, next, end: next + count, begin: now, due: now, until: now + longest }
+        Self { phase, next, end: next + count, due: now, until: now + longest }
     }
 
     /// Waits until a request may be sent, and returns its number; `None` if there is none left, or no time.
@@ -199,7 +194,7 @@ impl Turns {
         if self.next == self.end {
             return None;
         }
-        tokio::time::sleep_until(self.next_burst().into()).await;
+        tokio::time::sleep_until(self.due.into()).await;
         let now = Instant::now();
         if now >= self.until {
             shared.out_of_time[self.phase.number()].store(true, Ordering::Relaxed);
@@ -208,12 +203,6 @@ impl Turns {
         self.due = self.due.max(now.checked_sub(SLACK).unwrap_or(now)) + shared.period;
         self.next += 1;
         Some(self.next - 1)
-    }
-
-    /// When the next request may be sent: with the others that are due by then.
-    fn next_burst(&self) -> Instant {
-        let bursts = self.due.duration_since(self.begin).as_nanos().div_ceil(BURST.as_nanos());
-        self.begin + BURST.saturating_mul(u32::try_from(bursts).unwrap_or(u32::MAX))
     }
 }
 

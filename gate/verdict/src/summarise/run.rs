@@ -60,13 +60,14 @@ impl<'a> Run<'a> {
     /// When the share is so small that what the service does by itself would be mistaken for what requests cost.
     pub(super) fn share_of_rate(self) -> Result<f64, Unavailable> {
         let Ok(requests) = usable(&self.signals().requests, "requests") else { return Ok(1.0) };
-        if self.0.environment.runner == Runner::Native || requests.per_second <= 0.0 {
+        if self.0.environment.runner == Runner::Native {
             return Ok(1.0);
         }
         let span = self.measure()?;
         let made = requests.measure.intended.saturating_sub(requests.measure.unmade());
         let share = made as f64 / seconds(span.start_ns, span.end_ns) / requests.per_second;
-        if share >= SLOWEST {
+        // Without a rate there is no share.
+        if share.is_finite() && share >= SLOWEST {
             return Ok(share.min(1.0));
         }
         let share = units::format(share, Unit::Ratio);

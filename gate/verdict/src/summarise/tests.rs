@@ -249,6 +249,7 @@ fn figures_per_time_of_a_slow_guest_are_those_at_the_rate() {
             assert_eq!(unavailable.reason, expected);
         }
     }
+    assert!(at(Runner::Qemu, 0.0)[&Metric::HeapLiveGrowth].is_err(), "the rate is not known");
     assert!(at(Runner::Qemu, 550.0).values().chain(at(Runner::Native, 4000.0).values()).all(Result::is_ok));
 }
 
