@@ -51,12 +51,8 @@ fn a_plan_is_made_of_the_configuration() {
     assert_eq!((plan.service.as_str(), plan.baseline.as_str(), plan.run), ("uaa", "uaa-login", 2));
     assert_eq!((plan.platform, plan.executable.as_path()), (Platform::LinuxLoong64, Path::new("/bin/uaa")));
     assert_eq!((plan.memory_max, plan.stop_timeout_ms, plan.seed), (Some(1400 << 20), 15_000, 7));
-    let lengths = PhaseLengths {
-        warmup: Length::Ms(5000),
-        measure: Length::Ms(90_000),
-        drain_ms: 0,
-        drain_max_ms: 30_000,
-    };
+    let lengths =
+        PhaseLengths { warmup: Length::Ms(5000), measure: Length::Ms(90_000), drain_ms: 0, drain_max_ms: 30_000 };
     assert_eq!(plan.phases, lengths);
     insta::assert_snapshot!(render(&config.plan("uua", Platform::LinuxAmd64, 1, "x".into()).unwrap_err()));
 }

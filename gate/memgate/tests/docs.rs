@@ -47,7 +47,8 @@ fn the_page_of_baselines_has_every_default_limit_and_every_comparison() {
             None => String::new(),
             Some(DefaultLimit::Fixed(limit)) => units::format_exact(limit, metric.unit()),
             Some(DefaultLimit::Growth { bytes, share }) => {
-                let (bytes, share) = (units::format_exact(bytes, metric.unit()), units::format_exact(share, Unit::Ratio));
+                let (bytes, share) =
+                    (units::format_exact(bytes, metric.unit()), units::format_exact(share, Unit::Ratio));
                 format!("{bytes}, or {share} a minute")
             }
         };

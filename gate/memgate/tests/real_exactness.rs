@@ -77,7 +77,8 @@ fn memory_that_go_keeps_is_not_off_heap() {
 fn small(port: u16, directory: &Path) -> Plan {
     let mut plan = plan(port, directory);
     plan.executable = uaa::uaa();
-    plan.phases = PhaseLengths { warmup: Length::Ms(9000), measure: Length::Ms(9000), drain_ms: 500, drain_max_ms: 500 };
+    plan.phases =
+        PhaseLengths { warmup: Length::Ms(9000), measure: Length::Ms(9000), drain_ms: 500, drain_max_ms: 500 };
     plan.load = Load::Http(HttpLoad {
         rate_per_second: 20.0,
         connections: 2,
@@ -139,7 +140,8 @@ fn the_goal_under_a_memory_limit_is_the_runtimes_own() {
         const LIMIT: u64 = 24 << 20;
         let directory = tempfile::tempdir().unwrap();
         let mut plan = small(18140, directory.path());
-        plan.phases = PhaseLengths { warmup: Length::Ms(500), measure: Length::Ms(1000), drain_ms: 500, drain_max_ms: 500 };
+        plan.phases =
+            PhaseLengths { warmup: Length::Ms(500), measure: Length::Ms(1000), drain_ms: 500, drain_max_ms: 500 };
         let limits = [("GOGC", "1000".to_owned()), ("GOMEMLIMIT", LIMIT.to_string())];
         plan.env = limits.map(|(name, value)| (name.to_owned(), value)).into();
         let (evidence, truth) = run(&plan, directory.path(), |port| post(port, "/debug/gc?n=2"));
@@ -168,7 +170,8 @@ fn a_service_without_gc_is_not_made_to_collect_and_has_no_tail() {
         let directory = tempfile::tempdir().unwrap();
         let mut plan = small(18137, directory.path());
         plan.env = BTreeMap::from([("GOGC".to_owned(), "off".to_owned())]);
-        plan.phases = PhaseLengths { warmup: Length::Ms(1500), measure: Length::Ms(1000), drain_ms: 500, drain_max_ms: 500 };
+        plan.phases =
+            PhaseLengths { warmup: Length::Ms(1500), measure: Length::Ms(1000), drain_ms: 500, drain_max_ms: 500 };
         let (evidence, truth) = run(&plan, directory.path(), |_| {});
         assert_eq!(uaa::last(&evidence.signals.alloc_bytes.data), truth.total_alloc);
         uaa::assert_missing(&evidence.signals.forced_collections, "GOGC is off");
@@ -229,7 +232,8 @@ func main() {
             timeout_ms: 60_000,
             requests: vec![request("GET", "http://127.0.0.1:18139/hold".to_owned())],
         });
-        plan.phases = PhaseLengths { warmup: Length::Ms(4000), measure: Length::Ms(3000), drain_ms: 1000, drain_max_ms: 120_000 };
+        plan.phases =
+            PhaseLengths { warmup: Length::Ms(4000), measure: Length::Ms(3000), drain_ms: 1000, drain_max_ms: 120_000 };
         let lasted = busy::again(|| drained(&plan, directory.path()));
         assert!(lasted > Duration::from_secs(4), "the last goroutines ended 6 s after the load, and not {lasted:?}");
     }
@@ -468,12 +472,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
             timeout_ms: 60_000,
             requests: vec![login],
         }),
-        phases: PhaseLengths {
-            warmup: Length::Ms(300),
-            measure: Length::Ms(500),
-            drain_ms: 500,
-            drain_max_ms: 500,
-        },
+        phases: PhaseLengths { warmup: Length::Ms(300), measure: Length::Ms(500), drain_ms: 500, drain_max_ms: 500 },
         seed: 1,
         stop_timeout_ms: 5000,
         collecting: Collecting::default(),

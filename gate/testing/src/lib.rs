@@ -6,8 +6,8 @@ pub mod go;
 use std::collections::BTreeMap;
 
 use memgate_evidence::{
-    CgroupMemory, Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, GoMemory, Histogram, Pauses, Phases,
-    RequestCounts, Requests, RssKinds, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
+    CgroupMemory, Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, GoMemory, Histogram, Pauses,
+    Phases, RequestCounts, Requests, RssKinds, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
     platform::{Platform, Runner},
     tier::Tier,
 };

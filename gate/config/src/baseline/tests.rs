@@ -249,7 +249,8 @@ fn a_set_of_limits_and_none_are_read() {
     assert_eq!(baseline.limits, Limits::Xinchuang);
     assert_eq!(baseline.metrics[&Metric::GcCpuFraction].limit, Limit::None);
     let none = Expectation { must_notice: Some(1e6), ..Expectation::default() };
-    let text = EXAMPLE.replace("metrics:\n", "metrics:\n  heap_live_growth: { limit: 0.5MB/min, must_notice: 1MB/min }\n");
+    let text =
+        EXAMPLE.replace("metrics:\n", "metrics:\n  heap_live_growth: { limit: 0.5MB/min, must_notice: 1MB/min }\n");
     let found = read(&text).map(|baseline| baseline.metrics[&Metric::HeapLiveGrowth].clone());
     assert_eq!(found.ok(), Some(Expectation { limit: Limit::At(0.5e6), ..none }));
 }

@@ -258,7 +258,11 @@ pub fn assert_cpu_time(signals: &Signals, truth: &Truth) {
     let (gc, total) = (seconds(&gc_cpu.data.gc_ns), seconds(&gc_cpu.data.total_ns));
     assert_eq!((gc, total), (truth.gc_cpu_seconds, truth.total_cpu_seconds), "/cpu/classes/…:cpu-seconds");
     let (gc_idle, idle) = (seconds(&gc_cpu.data.gc_idle_ns), seconds(&gc_cpu.data.idle_ns));
-    assert_eq!((gc_idle, idle), (truth.gc_idle_cpu_seconds, truth.idle_cpu_seconds), "idle, /cpu/classes/…:cpu-seconds");
+    assert_eq!(
+        (gc_idle, idle),
+        (truth.gc_idle_cpu_seconds, truth.idle_cpu_seconds),
+        "idle, /cpu/classes/…:cpu-seconds"
+    );
     assert!(gc > 0.0 && total > gc && idle > 0.0 && gc >= gc_idle);
 }
 

@@ -41,7 +41,8 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figu
     let excess = |figure: &Pooled| figure.measured - baseline;
     let band = |figure: &Pooled| noise.as_ref().map(|noise| noise.band(figure, figures.alpha()));
     let by = effect.text(figures);
-    let beyond = |figure: &Pooled| excess(figure) > effect.size && band(figure).is_some_and(|band| excess(figure) > band);
+    let beyond =
+        |figure: &Pooled| excess(figure) > effect.size && band(figure).is_some_and(|band| excess(figure) > band);
     if figures.both(beyond) {
         let clause = format!("{measured} exceeds the baseline of {base} by more than {by}, {}", figures.in_both());
         return Ruling::new(Verdict::Regressed, clause);
@@ -68,8 +69,9 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figu
     }
     let better = -excess(&figures.all);
     if better > effect.size && band(&figures.all).is_some_and(|band| better > band) {
-        let clause =
-            format!("{measured} is less than the baseline of {base} by more than {by}: accept a new baseline to keep the gain");
+        let clause = format!(
+            "{measured} is less than the baseline of {base} by more than {by}: accept a new baseline to keep the gain"
+        );
         return Ruling::holds(Verdict::Improved, noticed, clause);
     }
     let clause = if better < 0.0 {

@@ -48,7 +48,8 @@ pub(super) fn rule(limit: f64, must_notice: Option<f64>, figures: &Figures) -> R
     let high = figures.all.upper(ALPHA_OF_PROMISE);
     if high <= promise.max(limit) || is_without_any(&figures.all, figures.metric) {
         let noticed = limit + Z_95 * figures.all.std_error();
-        let at_most = if high > figures.all.measured { format!(" (at most {})", figures.text(high)) } else { String::new() };
+        let at_most =
+            if high > figures.all.measured { format!(" (at most {})", figures.text(high)) } else { String::new() };
         return Ruling::holds(
             Verdict::Pass,
             noticed,

@@ -60,7 +60,9 @@ fn metrics(run: Run<'_>) -> BTreeMap<Metric, Measurement> {
 fn at_rate(metric: Metric, run: Run<'_>, figure: Estimate) -> Measurement {
     let is_per_time = match metric.unit() {
         Unit::BytesPerSecond | Unit::BytesPerMinute | Unit::CountPerMinute => true,
-        Unit::Nanoseconds | Unit::Ratio | Unit::Count | Unit::CountPerRequest | Unit::Bytes | Unit::BytesPerRequest => false,
+        Unit::Nanoseconds | Unit::Ratio | Unit::Count | Unit::CountPerRequest | Unit::Bytes | Unit::BytesPerRequest => {
+            false
+        }
     };
     let share = if is_per_time { run.share_of_rate()? } else { 1.0 };
     let of = |value: f64| value / share;
@@ -113,9 +115,7 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
         Metric::RssPeak => totals::rss_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::OffheapPeak => most(run, &signals.offheap, "off-heap samples", 0),
         Metric::OomKills => totals::oom_kills(run).and_then(|kills| totals::figure(&kills)),
-        Metric::RequestLatencyP99 => {
-            requests::latencies(run).and_then(|latencies| requests::latency_p99(&latencies))
-        }
+        Metric::RequestLatencyP99 => requests::latencies(run).and_then(|latencies| requests::latency_p99(&latencies)),
         Metric::RequestErrors => requests::failures(run).and_then(|failures| requests::failed_share(&failures)),
     }
 }

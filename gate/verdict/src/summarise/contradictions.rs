@@ -125,7 +125,8 @@ fn empty_heap(run: Run<'_>) -> Option<String> {
 /// The detectors of races and of errors in memory keep records of their own, which the service does not free.
 fn instrumented(run: Run<'_>) -> Option<String> {
     let build = &run.0.environment.build;
-    let flag = ["-race", "-msan", "-asan"].into_iter().find(|flag| build.get(*flag).is_some_and(|set| set == "true"))?;
+    let flag =
+        ["-race", "-msan", "-asan"].into_iter().find(|flag| build.get(*flag).is_some_and(|set| set == "true"))?;
     Some(format!("the executable is built with {flag}, whose detector keeps memory of its own: measure another build"))
 }
 

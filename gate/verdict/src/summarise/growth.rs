@@ -115,8 +115,10 @@ pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let kinds = usable(&run.signals().rss_kinds, what)?;
     let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?;
     let go = GoMemory::of(run, span)?;
-    let beyond: Vec<(u64, f64)> =
-        samples.iter().map(|(at, bytes)| (at, bytes as f64 - go.as_ref().map_or(0.0, |go| go.within_goal(at)))).collect();
+    let beyond: Vec<(u64, f64)> = samples
+        .iter()
+        .map(|(at, bytes)| (at, bytes as f64 - go.as_ref().map_or(0.0, |go| go.within_goal(at))))
+        .collect();
     let growth = of_blocks(span, &beyond, median_of, slope).ok_or_else(|| too_few(what))?;
     let off_heap = Entries::of(&run.signals().offheap, "off-heap samples").ok();
     let parts = [
@@ -218,8 +220,11 @@ impl Growth {
             return self;
         }
         let least = PART_TO_TELL * self.slope.interval.measured;
-        let mut parts: Vec<(&str, f64)> =
-            parts.iter().filter_map(|(name, pace)| Some((*name, (*pace)?))).filter(|(_, pace)| *pace >= least).collect();
+        let mut parts: Vec<(&str, f64)> = parts
+            .iter()
+            .filter_map(|(name, pace)| Some((*name, (*pace)?)))
+            .filter(|(_, pace)| *pace >= least)
+            .collect();
         parts.sort_by(|one, other| other.1.total_cmp(&one.1));
         let told: Vec<String> = parts
             .into_iter()
@@ -329,10 +334,12 @@ fn falls_back(points: &[(f64, f64)]) -> Option<String> {
     let (low, high) = range(&blocks.iter().map(|block| block.1).collect::<Vec<_>>());
     let (index, fall) = falls.iter().enumerate().max_by(|one, other| one.1.total_cmp(other.1))?;
     let (before, last) = (blocks.get(index)?, blocks.last()?);
-    (*fall >= FALLS_BACK * (high - low) && *fall >= FALLS_AT_ONCE * usual && *fall > 0.0 && before.1 >= last.1).then(|| {
-        let at_s = before.0 * 60.0;
-        format!("a sawtooth: it fell {at_s:.0} s into the measuring phase, which must last several teeth")
-    })
+    (*fall >= FALLS_BACK * (high - low) && *fall >= FALLS_AT_ONCE * usual && *fall > 0.0 && before.1 >= last.1).then(
+        || {
+            let at_s = before.0 * 60.0;
+            format!("a sawtooth: it fell {at_s:.0} s into the measuring phase, which must last several teeth")
+        },
+    )
 }
 
 /// The interval of a series that only rises, in both halves. Noise falls as often as it rises, however long it

@@ -24,10 +24,10 @@ mod trust;
 use std::collections::BTreeMap;
 
 pub use collate::summarise;
-pub use pool::{Pooled, deviation, pooled_deviation};
 pub use flames::{FlameGraph, FlameGraphs, Graph, flame_graphs};
-pub use stats::t_quantile;
+pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};
+pub use stats::t_quantile;
 pub use trust::{SignalNote, Trust};
 
 use memgate_evidence::{Environment, platform::Platform, tier::Tier};

@@ -4,8 +4,8 @@ use memgate_evidence::{Exactness, Pauses, Signal};
 
 use super::{
     Estimate, Measurement, Unavailable,
-    run::{Run, usable},
     rates::{NO_CYCLE, cycles_within},
+    run::{Run, usable},
     series::{Entries, blocks, check_steady, seconds},
     stats::{Interval, Tally, percentile, ratio},
 };

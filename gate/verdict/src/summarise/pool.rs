@@ -163,10 +163,12 @@ pub fn deviation(runs: &[(u32, Option<&Measurement>)]) -> Option<f64> {
 /// One standard deviation of several and their degrees of freedom, weighted by the latter; `None` without any degree of
 /// freedom.
 pub fn pooled_deviation(parts: impl IntoIterator<Item = (f64, f64)>) -> Option<(f64, f64)> {
-    let (squares, freedom) = parts.into_iter().filter(|(_, freedom)| *freedom > 0.0).fold(
-        (0.0, 0.0),
-        |(squares, sum), (deviation, freedom): (f64, f64)| (squares + freedom * deviation.powi(2), sum + freedom),
-    );
+    let (squares, freedom) = parts
+        .into_iter()
+        .filter(|(_, freedom)| *freedom > 0.0)
+        .fold((0.0, 0.0), |(squares, sum), (deviation, freedom): (f64, f64)| {
+            (squares + freedom * deviation.powi(2), sum + freedom)
+        });
     (freedom > 0.0).then(|| ((squares / freedom).sqrt(), freedom))
 }
 

@@ -73,7 +73,8 @@ pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     check_steady(inside.at_ns, span, what)?;
     let before = gc.at_ns.partition_point(|&at| at < span.start_ns);
     // The runtime's totals are 0 at the launch.
-    let value = |entries: Entries<'_>, index: usize| index.checked_sub(1).map_or(0, |index| entries.value[index]) as f64;
+    let value =
+        |entries: Entries<'_>, index: usize| index.checked_sub(1).map_or(0, |index| entries.value[index]) as f64;
     let grown = |entries: Entries<'_>, edge: &[usize]| value(entries, edge[1]) - value(entries, edge[0]);
     let edges: Vec<usize> = (before..=before + inside.len()).collect();
     let window = |edge: &[usize]| {

@@ -5,8 +5,8 @@ use memgate_evidence::{StopReason, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
-    run::{Run, usable},
     rates::cycles_within,
+    run::{Run, usable},
     series::{Entries, blocks, check_steady, seconds},
     stats::{Tally, percentile},
 };

@@ -107,18 +107,22 @@ type Contradiction = (fn(&mut Evidence), Metric, &'static str);
 #[test]
 fn signals_that_contradict_each_other_have_no_figures() {
     let contradictions: [Contradiction; 9] = [
-        (|run| run.signals.alloc_bytes.data.value.fill(7), Metric::HeapLiveGrowth, "300 GC cycles in the measuring phase"),
-        (|run| run.signals.alloc_objects.data.value.fill(7), Metric::AllocsPerRequest, "but no object"),
         (
-            |run| run.signals.alloc_objects.data = run.signals.alloc_bytes.data.clone(),
-            Metric::AllocBytesPerRequest,
-            "",
+            |run| run.signals.alloc_bytes.data.value.fill(7),
+            Metric::HeapLiveGrowth,
+            "300 GC cycles in the measuring phase",
         ),
+        (|run| run.signals.alloc_objects.data.value.fill(7), Metric::AllocsPerRequest, "but no object"),
+        (|run| run.signals.alloc_objects.data = run.signals.alloc_bytes.data.clone(), Metric::AllocBytesPerRequest, ""),
         (|run| run.signals.live_heap.data.value[200] = 0, Metric::HeapLiveGrowth, "a live heap of 0 bytes"),
         (|run| run.signals.rss_peak.data = 20_000_000, Metric::RssPeak, "above its own peak of 20000000 bytes"),
         (|run| run.signals.rss.data.value.fill(0), Metric::RssGrowth, "a resident set of 0 bytes"),
         (|run| run.signals.gc_cpu.data.gc_ns.fill(7), Metric::GcCpuFraction, "but no CPU time of the GC"),
-        (|run| run.signals.gc_pauses.data.duration_ns.fill(SECOND), Metric::GcStwFraction, "GC pauses of 600000000000 ns"),
+        (
+            |run| run.signals.gc_pauses.data.duration_ns.fill(SECOND),
+            Metric::GcStwFraction,
+            "GC pauses of 600000000000 ns",
+        ),
         (
             |run| run.signals.requests.data.completed.value.iter_mut().for_each(|value| *value *= 3),
             Metric::RequestErrors,
@@ -245,7 +249,8 @@ fn figures_per_time_of_a_slow_guest_are_those_at_the_rate() {
         let is_per_time = matches!(metric.unit(), Unit::BytesPerSecond | Unit::BytesPerMinute | Unit::CountPerMinute);
         assert_eq!(figure.is_err(), is_per_time, "{metric}");
         if let Err(unavailable) = figure {
-            let expected = "the guest got its requests at 12.5% of the rate: lower `load.rate`, or run nothing beside it";
+            let expected =
+                "the guest got its requests at 12.5% of the rate: lower `load.rate`, or run nothing beside it";
             assert_eq!(unavailable.reason, expected);
         }
     }
@@ -459,8 +464,7 @@ fn pauses_from_buckets_may_be_a_quarter_lower_and_are_never_higher() {
     run.signals.gc_pauses.exactness = Exactness::Bucketed;
     let bucketed = summarise(std::slice::from_ref(&run)).unwrap();
     for metric in [Metric::GcPauseP99, Metric::GcPauseMax, Metric::GcStwFraction] {
-        let [exact, bucketed] =
-            [&exact, &bucketed].map(|summary| summary.runs[0].metrics[&metric].clone().unwrap());
+        let [exact, bucketed] = [&exact, &bucketed].map(|summary| summary.runs[0].metrics[&metric].clone().unwrap());
         assert_eq!((exact.measured, exact.high), (bucketed.measured, bucketed.high), "{metric}");
         assert!((bucketed.low * 1.25 - exact.low).abs() < 1e-6 * exact.low, "{metric}");
         assert!(bucketed.remark.contains("from buckets"), "{metric}: {}", bucketed.remark);

@@ -54,7 +54,10 @@ fn leaks_are_found_and_healthy_heaps_pass() {
     for noise in [0.05, 0.2, 0.3] {
         let (passed, failed, runs) = of(noise, 0.0, 60);
         println!("noise {noise}: healthy passed {passed}, failed {failed}, {runs} runs");
-        assert!(passed >= 0.98 && failed == 0.0 && runs <= 3.5, "{noise}: {passed} passed, {failed} failed, {runs} runs");
+        assert!(
+            passed >= 0.98 && failed == 0.0 && runs <= 3.5,
+            "{noise}: {passed} passed, {failed} failed, {runs} runs"
+        );
         let (passed, failed, runs) = of(noise, 2.0, 60);
         println!("noise {noise}: leak of 2: passed {passed}, failed {failed}, {runs} runs");
         assert!(failed >= 0.98 && passed == 0.0, "{noise}: a leak of 2 MB/min: {passed} passed, {failed} failed");

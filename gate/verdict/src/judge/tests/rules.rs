@@ -43,21 +43,49 @@ fn a_figure_within_its_limit_holds_if_it_excludes_what_must_be_noticed() {
         "1kB/request is within the limit of 1.05kB/request, but may be up to 1.24kB/request, and the gate must notice 1.16kB/request: more runs decide.",
     );
     let strict = Expectation { must_notice: Some(1060.0), ..limit(1050.0) };
-    assert_ruling(bytes(2, &around(1000.0, 100.0), strict), Verdict::Inconclusive, "1kB/request is within the limit of 1.05kB/request, but may be up to 1.08kB/request, and the gate must notice 1.06kB/request: more runs decide.");
+    assert_ruling(
+        bytes(2, &around(1000.0, 100.0), strict),
+        Verdict::Inconclusive,
+        "1kB/request is within the limit of 1.05kB/request, but may be up to 1.08kB/request, and the gate must notice 1.06kB/request: more runs decide.",
+    );
     assert_eq!(bytes(1, &exactly(1000.0), limit(1000.0)).0, Verdict::Pass, "a figure at its limit holds");
 }
 
 #[test]
 fn a_limit_fails_if_both_sets_of_runs_are_beyond_it() {
-    assert_ruling(bytes(2, &around(1000.0, 100.0), limit(700.0)), Verdict::Regressed, "1kB/request (at least 918B/request) exceeds the limit of 700B/request in each of 2 runs.");
-    assert_ruling(bytes(4, &around(1000.0, 100.0), limit(700.0)), Verdict::Regressed, "1kB/request (at least 944B/request) exceeds the limit of 700B/request in both halves of 4 runs.");
-    assert_ruling(bytes(1, &around(1000.0, 100.0), limit(700.0)), Verdict::Inconclusive, "1kB/request exceeds the limit of 700B/request in the only run: more runs decide.");
-    assert_ruling(bytes(2, &around(1000.0, 100.0), limit(950.0)), Verdict::Inconclusive, "1kB/request exceeds the limit of 950B/request, but lies between 918B/request and 1.08kB/request: more runs decide.");
+    assert_ruling(
+        bytes(2, &around(1000.0, 100.0), limit(700.0)),
+        Verdict::Regressed,
+        "1kB/request (at least 918B/request) exceeds the limit of 700B/request in each of 2 runs.",
+    );
+    assert_ruling(
+        bytes(4, &around(1000.0, 100.0), limit(700.0)),
+        Verdict::Regressed,
+        "1kB/request (at least 944B/request) exceeds the limit of 700B/request in both halves of 4 runs.",
+    );
+    assert_ruling(
+        bytes(1, &around(1000.0, 100.0), limit(700.0)),
+        Verdict::Inconclusive,
+        "1kB/request exceeds the limit of 700B/request in the only run: more runs decide.",
+    );
+    assert_ruling(
+        bytes(2, &around(1000.0, 100.0), limit(950.0)),
+        Verdict::Inconclusive,
+        "1kB/request exceeds the limit of 950B/request, but lies between 918B/request and 1.08kB/request: more runs decide.",
+    );
     let disagree = summary_of(BYTES, &[exactly(900.0), exactly(1200.0)]);
-    assert_ruling(ruling(&disagree, &baseline(limit(1000.0)), BYTES), Verdict::Inconclusive, "1.05kB/request exceeds the limit of 1kB/request, but not in each of 2 runs: more runs decide.");
+    assert_ruling(
+        ruling(&disagree, &baseline(limit(1000.0)), BYTES),
+        Verdict::Inconclusive,
+        "1.05kB/request exceeds the limit of 1kB/request, but not in each of 2 runs: more runs decide.",
+    );
     assert_eq!(needs(&disagree, &baseline(limit(1000.0)), BYTES), Some(Need::MoreRuns));
     let six = summary_of(BYTES, &[900.0, 900.0, 900.0, 1200.0, 1200.0, 1200.0].map(exactly));
-    assert_ruling(ruling(&six, &baseline(limit(1000.0)), BYTES), Verdict::Inconclusive, "1.05kB/request exceeds the limit of 1kB/request, but not in both halves of 6 runs: a longer measuring phase decides.");
+    assert_ruling(
+        ruling(&six, &baseline(limit(1000.0)), BYTES),
+        Verdict::Inconclusive,
+        "1.05kB/request exceeds the limit of 1kB/request, but not in both halves of 6 runs: a longer measuring phase decides.",
+    );
     assert_eq!(needs(&six, &baseline(limit(1000.0)), BYTES), Some(Need::LongerPhase));
 }
 
@@ -70,10 +98,26 @@ fn a_growth_fails_if_it_is_real_and_beyond_the_limit() {
             Metric::HeapLiveGrowth,
         )
     };
-    assert_ruling(growth(2, 1e6, 0.3e6), Verdict::Regressed, "1MB/min (at least 0.76MB/min) exceeds the limit of 0.50MB/min in each of 2 runs.");
-    assert_ruling(growth(2, 1e6, 0.9e6), Verdict::Inconclusive, "1MB/min exceeds the limit of 0.50MB/min, but lies between 0.27MB/min and 1.73MB/min: more runs decide.");
-    assert_ruling(growth(2, 0.1e6, 0.4e6), Verdict::Pass, "0.10MB/min (at most 0.43MB/min) is within the limit of 0.50MB/min; 0.74MB/min would have been noticed.");
-    assert_ruling(growth(2, 0.1e6, 2e6), Verdict::Inconclusive, "0.10MB/min is within the limit of 0.50MB/min, but may be up to 1.73MB/min, and the gate must notice 1MB/min: more runs decide.");
+    assert_ruling(
+        growth(2, 1e6, 0.3e6),
+        Verdict::Regressed,
+        "1MB/min (at least 0.76MB/min) exceeds the limit of 0.50MB/min in each of 2 runs.",
+    );
+    assert_ruling(
+        growth(2, 1e6, 0.9e6),
+        Verdict::Inconclusive,
+        "1MB/min exceeds the limit of 0.50MB/min, but lies between 0.27MB/min and 1.73MB/min: more runs decide.",
+    );
+    assert_ruling(
+        growth(2, 0.1e6, 0.4e6),
+        Verdict::Pass,
+        "0.10MB/min (at most 0.43MB/min) is within the limit of 0.50MB/min; 0.74MB/min would have been noticed.",
+    );
+    assert_ruling(
+        growth(2, 0.1e6, 2e6),
+        Verdict::Inconclusive,
+        "0.10MB/min is within the limit of 0.50MB/min, but may be up to 1.73MB/min, and the gate must notice 1MB/min: more runs decide.",
+    );
 }
 
 #[test]
@@ -92,13 +136,30 @@ fn the_limit_of_a_growth_follows_what_grows() {
 fn no_failed_request_of_few_passes() {
     let of = |failed: f64, intended: u64| {
         let share = failed / intended as f64;
-        let figure = Ok(Estimate { measured: share, low: 0.0, high: 1.0, n: intended, level: None, remark: String::new() });
+        let figure =
+            Ok(Estimate { measured: share, low: 0.0, high: 1.0, n: intended, level: None, remark: String::new() });
         ruling(&alike(Metric::RequestErrors, 2, &figure), &baseline(recorded()), Metric::RequestErrors)
     };
-    assert_ruling(of(0.0, 100), Verdict::Pass, "0% (at most 1.83%) is within the limit of 0.10%; 1.63% would have been noticed.");
-    assert_ruling(of(1.0, 200), Verdict::Inconclusive, "0.50% exceeds the limit of 0.10%, but lies between 0.06% and 1.79%: more runs decide.");
-    assert_ruling(of(20.0, 1000), Verdict::Regressed, "2% (at least 1.43%) exceeds the limit of 0.10% in each of 2 runs.");
-    assert_ruling(of(1.0, 30_000), Verdict::Pass, "0.0033% (at most 0.01%) is within the limit of 0.10%; 0.11% would have been noticed.");
+    assert_ruling(
+        of(0.0, 100),
+        Verdict::Pass,
+        "0% (at most 1.83%) is within the limit of 0.10%; 1.63% would have been noticed.",
+    );
+    assert_ruling(
+        of(1.0, 200),
+        Verdict::Inconclusive,
+        "0.50% exceeds the limit of 0.10%, but lies between 0.06% and 1.79%: more runs decide.",
+    );
+    assert_ruling(
+        of(20.0, 1000),
+        Verdict::Regressed,
+        "2% (at least 1.43%) exceeds the limit of 0.10% in each of 2 runs.",
+    );
+    assert_ruling(
+        of(1.0, 30_000),
+        Verdict::Pass,
+        "0.0033% (at most 0.01%) is within the limit of 0.10%; 0.11% would have been noticed.",
+    );
 }
 
 #[test]
@@ -113,13 +174,37 @@ fn a_limit_of_none_switches_the_default_off() {
 
 #[test]
 fn a_difference_fails_if_it_matters_and_is_no_noise_in_both_sets_of_runs() {
-    assert_ruling(bytes(2, &exactly(1150.0), recorded()), Verdict::Regressed, "1.15kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), in each of 2 runs.");
-    assert_ruling(bytes(1, &exactly(1150.0), recorded()), Verdict::Inconclusive, "1.15kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%) in the only run: more runs decide.");
-    assert_ruling(bytes(2, &exactly(1060.0), Expectation { noise: Some(40.0), ..recorded() }), Verdict::Inconclusive, "1.06kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), but noise alone may exceed it by 206B/request: more runs decide.");
-    assert_ruling(bytes(2, &around(1060.0, 150.0), recorded()), Verdict::Inconclusive, "1.06kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), but noise alone may exceed it by 373B/request: more runs decide.");
+    assert_ruling(
+        bytes(2, &exactly(1150.0), recorded()),
+        Verdict::Regressed,
+        "1.15kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), in each of 2 runs.",
+    );
+    assert_ruling(
+        bytes(1, &exactly(1150.0), recorded()),
+        Verdict::Inconclusive,
+        "1.15kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%) in the only run: more runs decide.",
+    );
+    assert_ruling(
+        bytes(2, &exactly(1060.0), Expectation { noise: Some(40.0), ..recorded() }),
+        Verdict::Inconclusive,
+        "1.06kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), but noise alone may exceed it by 206B/request: more runs decide.",
+    );
+    assert_ruling(
+        bytes(2, &around(1060.0, 150.0), recorded()),
+        Verdict::Inconclusive,
+        "1.06kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), but noise alone may exceed it by 373B/request: more runs decide.",
+    );
     let summary = summary_of(BYTES, &[exactly(1040.0), exactly(1200.0)]);
-    assert_ruling(ruling(&summary, &baseline(recorded()), BYTES), Verdict::Inconclusive, "1.12kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), but noise alone may exceed it by 295B/request: more runs decide.");
-    assert_ruling(bytes(2, &exactly(1040.0), recorded()), Verdict::Pass, "1.04kB/request exceeds the baseline of 1kB/request by no more than 50B/request (tolerance 5%); 1.06kB/request would have been noticed.");
+    assert_ruling(
+        ruling(&summary, &baseline(recorded()), BYTES),
+        Verdict::Inconclusive,
+        "1.12kB/request exceeds the baseline of 1kB/request by more than 50B/request (tolerance 5%), but noise alone may exceed it by 295B/request: more runs decide.",
+    );
+    assert_ruling(
+        bytes(2, &exactly(1040.0), recorded()),
+        Verdict::Pass,
+        "1.04kB/request exceeds the baseline of 1kB/request by no more than 50B/request (tolerance 5%); 1.06kB/request would have been noticed.",
+    );
 }
 
 /// Three recorded runs say little about noise, and ten say more.
@@ -142,16 +227,28 @@ fn the_degrees_of_freedom_of_the_noise_count() {
 fn the_wider_of_tolerance_and_floor_is_what_matters() {
     let with = |floor, noise| Expectation { floor: Some(floor), noise: Some(noise), ..recorded() };
     assert_eq!(bytes(2, &exactly(1070.0), with(60.0, 1.0)).0, Verdict::Regressed);
-    assert_ruling(bytes(2, &exactly(1070.0), with(80.0, 1.0)), Verdict::Pass, "1.07kB/request exceeds the baseline of 1kB/request by no more than 80B/request (floor); 1.08kB/request would have been noticed.");
+    assert_ruling(
+        bytes(2, &exactly(1070.0), with(80.0, 1.0)),
+        Verdict::Pass,
+        "1.07kB/request exceeds the baseline of 1kB/request by no more than 80B/request (floor); 1.08kB/request would have been noticed.",
+    );
     let only_noise = Expectation { tolerance: None, noise: Some(25.0), ..recorded() };
-    assert_ruling(bytes(2, &exactly(1070.0), only_noise), Verdict::Pass, "1.07kB/request exceeds the baseline of 1kB/request by no more than 75B/request (3 × noise of 25B/request); 1.11kB/request would have been noticed.");
+    assert_ruling(
+        bytes(2, &exactly(1070.0), only_noise),
+        Verdict::Pass,
+        "1.07kB/request exceeds the baseline of 1kB/request by no more than 75B/request (3 × noise of 25B/request); 1.11kB/request would have been noticed.",
+    );
 }
 
 #[test]
 fn a_gate_that_cannot_notice_what_it_must_is_inconclusive() {
     let must = |must_notice| Expectation { must_notice: Some(must_notice), ..recorded() };
     assert_eq!(bytes(2, &exactly(1000.0), must(80.0)).0, Verdict::Pass);
-    assert_ruling(bytes(2, &exactly(1000.0), must(51.0)), Verdict::Inconclusive, "1kB/request does not exceed the baseline of 1kB/request by 50B/request (tolerance 5%), but the gate must notice 51B/request more, and would have noticed 62.3B/request more: more runs decide.");
+    assert_ruling(
+        bytes(2, &exactly(1000.0), must(51.0)),
+        Verdict::Inconclusive,
+        "1kB/request does not exceed the baseline of 1kB/request by 50B/request (tolerance 5%), but the gate must notice 51B/request more, and would have noticed 62.3B/request more: more runs decide.",
+    );
 }
 
 #[test]
@@ -167,7 +264,11 @@ fn without_any_band_a_difference_is_no_regression_and_no_pass() {
 
 #[test]
 fn a_gain_that_matters_and_is_no_noise_is_an_improvement() {
-    assert_ruling(bytes(2, &exactly(880.0), recorded()), Verdict::Improved, "880B/request is less than the baseline of 1kB/request by more than 50B/request (tolerance 5%): accept a new baseline to keep the gain; 1.06kB/request would have been noticed.");
+    assert_ruling(
+        bytes(2, &exactly(880.0), recorded()),
+        Verdict::Improved,
+        "880B/request is less than the baseline of 1kB/request by more than 50B/request (tolerance 5%): accept a new baseline to keep the gain; 1.06kB/request would have been noticed.",
+    );
     assert_eq!(bytes(2, &around(880.0, 300.0), recorded()).0, Verdict::Pass);
 }
 
@@ -256,8 +357,10 @@ fn default_limits_hold_where_the_baseline_names_none() {
 fn gates_are_listed_in_the_order_of_the_metrics() {
     let result = judge(&alike(BYTES, 2, &exactly(1000.0)), Some(&baseline(recorded())));
     let gated: Vec<Metric> = result.gates.iter().map(|gate| gate.metric).collect();
-    let expected: Vec<Metric> =
-        Metric::ALL.into_iter().filter(|metric| *metric == BYTES || metric.default_limit(Limits::Xinchuang).is_some()).collect();
+    let expected: Vec<Metric> = Metric::ALL
+        .into_iter()
+        .filter(|metric| *metric == BYTES || metric.default_limit(Limits::Xinchuang).is_some())
+        .collect();
     assert_eq!(gated, expected);
     assert_eq!((result.verdict, result.runs), (Verdict::Pass, 2));
 }
@@ -353,9 +456,7 @@ fn figures_of_a_service_that_fails_its_requests_mean_nothing() {
 
 #[test]
 fn more_runs_are_made_until_every_gate_is_decided() {
-    let more = |runs, figure: Measurement| {
-        more_runs(&judge(&alike(BYTES, runs, &figure), Some(&baseline(recorded()))))
-    };
+    let more = |runs, figure: Measurement| more_runs(&judge(&alike(BYTES, runs, &figure), Some(&baseline(recorded()))));
     assert_eq!(more(1, exactly(1150.0)), Some(2));
     assert_eq!(more(1, exactly(1000.0)), None, "nothing to decide");
     assert_eq!(more(2, exactly(1150.0)), None, "decided already");
@@ -415,7 +516,9 @@ fn a_gate_that_asks_for_action_names_the_first_call_sites() {
 /// A metric without a gate does not make a verdict inconclusive, even if the kernel cannot provide it.
 #[test]
 fn a_missing_metric_that_is_not_asked_for_leaves_the_verdict() {
-    for metric in Metric::ALL.into_iter().filter(|metric| *metric != BYTES && metric.default_limit(Limits::Xinchuang).is_none()) {
+    for metric in
+        Metric::ALL.into_iter().filter(|metric| *metric != BYTES && metric.default_limit(Limits::Xinchuang).is_none())
+    {
         let result = judge(&alike(metric, 2, &unavailable("no uprobes")), Some(&baseline(recorded())));
         assert_eq!(result.verdict, Verdict::Pass, "{metric}");
         let asked = baseline_of([(metric, limit(1.0))]);

@@ -8,8 +8,8 @@ mod ratio;
 mod slope;
 
 pub(super) use counts::{Events, rate_of_events, share, share_within};
-pub use dist::t_quantile;
 pub(super) use dist::Z_975;
+pub use dist::t_quantile;
 pub(super) use quantile::{Tally, percentile};
 pub(super) use ratio::{MIN_WINDOWS, ratio};
 pub(super) use slope::{MIN_POINTS, Slope, slope, slope_of_stairs, smoothed};

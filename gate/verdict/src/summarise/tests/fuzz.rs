@@ -1,8 +1,6 @@
 //! Whatever the evidence is, its summary has figures or reasons, and no figure is NaN or infinite.
 
-use memgate_evidence::{
-    Durations, GcCpu, Histogram, Phases, Signal, Signals, SpanRefills, StopReason, WorldStops,
-};
+use memgate_evidence::{Durations, GcCpu, Histogram, Phases, Signal, Signals, SpanRefills, StopReason, WorldStops};
 use proptest::{prelude::*, strategy::ValueTree};
 
 use super::*;
