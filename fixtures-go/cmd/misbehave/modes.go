@@ -123,6 +123,9 @@ func hog(o *options, _ uint64) {
 	})
 }
 
+// spooled is spool's file. The GC would close an open file that nothing refers to.
+var spooled *os.File
+
 // spool writes to a file in memory (tmpfs) from the first request on, until the kernel kills the process. The file has
 // no name, so nothing is left of it.
 func spool(o *options, _ uint64) {
@@ -135,6 +138,7 @@ func spool(o *options, _ uint64) {
 			fmt.Fprintln(os.Stderr, "misbehave:", err)
 			os.Exit(1)
 		}
+		spooled = file
 		go fill(file, o)
 	})
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -21,9 +22,15 @@ use memgate_agent::{
     Clock,
     collect::{Boundary, Options, Recorder},
 };
+use memgate_config::baseline;
 use memgate_evidence::{Exactness, Signals, plan::Collecting, tier::Tier};
 use memgate_goexe::GoExe;
-use memgate_verdict::{judge::judge, metric::Metric, results::Verdict, summarise::summarise};
+use memgate_verdict::{
+    judge::judge,
+    metric::{Limits, Metric},
+    results::Verdict,
+    summarise::summarise,
+};
 
 fn watch(port: u16, options: Options) -> Watched {
     let mut command = Command::new(uaa());
@@ -105,13 +112,16 @@ fn every_record_that_does_not_fit_is_counted() {
 /// Checks that the gate on pauses is inconclusive with these pauses in an otherwise healthy service, and also if a
 /// single record is lost and the pauses look exact.
 fn does_not_pass(signals: &Signals) {
+    let whole = summarise(&[healthy(1, 2000)]).unwrap();
+    let text = baseline::render(&whole, "2026-11-23", Limits::Xinchuang).unwrap();
+    let baseline = baseline::parse(Path::new("uaa.yaml"), &text, whole.platform, &whole.baseline).unwrap();
     let mut one_lost = healthy(1, 2000);
     one_lost.signals.gc_pauses.lost = 1;
     let mut as_measured = healthy(1, 2000);
     as_measured.signals.gc_pauses = signals.gc_pauses.clone();
     for evidence in [one_lost, as_measured] {
         let summary = summarise(std::slice::from_ref(&evidence)).unwrap();
-        let result = judge(&summary, None);
+        let result = judge(&summary, Some(&baseline));
         let gate = result.gates.iter().find(|gate| gate.metric == Metric::GcPauseP99).unwrap();
         assert_eq!(gate.verdict, Verdict::Inconclusive, "{}", gate.reason);
     }

@@ -248,8 +248,8 @@ metrics! {
         quantity: Time,
         pooling: Mean,
         limit: unlimited(),
-        // Short pauses double on a busy machine. Users of the service notice them from about 1 ms on.
-        comparison: Some(within(1.0).or_less_than(1e6)),
+        // On a busy machine a short pause lasts until the GC's thread gets a processor again, which takes milliseconds.
+        comparison: Some(within(1.0).or_less_than(10e6)),
         sites: [],
     }
     /// Longest stop-the-world pause of the GC, ns.

@@ -112,7 +112,10 @@ impl ServiceProcess {
         // An ended process was not replaced. The readings themselves report its end.
         if self.replaced.is_none() && now.is_some_and(|now| now != self.identity) {
             let other = self.process.exe().map_or_else(|_| "another".to_owned(), |path| path.display().to_string());
-            self.replaced = Some(format!("the service replaced itself by a new execution of {other}"));
+            self.replaced = Some(format!(
+                "the service replaced itself by a new execution of {other}: let it run without that, by `run.args` or `run.env`, \
+                 or name what it executes under `binary`"
+            ));
         }
         self.is_itself()
     }

@@ -21,6 +21,9 @@ pub(super) struct Growth {
     shape: String,
 }
 
+/// Minutes and bytes, in the order of time.
+type Points<'a> = &'a [(f64, f64)];
+
 /// The length of the blocks whose minima represent a sampled series, seconds.
 const BLOCK_S: u64 = 5;
 
@@ -345,7 +348,7 @@ fn falls_back(points: &[(f64, f64)]) -> Option<String> {
 /// The interval of a series that only rises, in both halves. Noise falls as often as it rises, however long it
 /// remembers, so such a series has grown. The interval is then that of the halves: half of the slower one to twice the
 /// faster one.
-fn rises_throughout(halves: (&[(f64, f64)], &[(f64, f64)]), interval: Interval) -> Interval {
+fn rises_throughout(halves: (Points<'_>, Points<'_>), interval: Interval) -> Interval {
     let (Some(start), Some(middle), Some(end)) = (halves.0.first(), halves.1.first(), halves.1.last()) else {
         return interval;
     };

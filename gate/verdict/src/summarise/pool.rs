@@ -30,6 +30,8 @@ pub struct Pooled {
     pub level: Option<f64>,
     /// A remark on how the figure was made. Empty if the metric's name says it all.
     pub remark: String,
+    /// The largest figure of a run that is an exact count and no estimate; `None` if there is none.
+    pub largest_count: Option<f64>,
     noise: Noise,
 }
 
@@ -76,6 +78,7 @@ impl Pooled {
             n: figures.iter().fold(0u64, |sum, figure| sum.saturating_add(figure.n)),
             level: mean(&levels),
             remark: remark(&numbered),
+            largest_count: figures.iter().filter(|one| one.low == one.high).map(|one| one.measured).reduce(f64::max),
             noise: Noise::of(metric, &figures, &points),
         })
     }

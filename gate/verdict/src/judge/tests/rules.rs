@@ -423,6 +423,8 @@ fn a_kill_and_a_crash_are_facts_that_need_no_second_run() {
         Verdict::Regressed,
         "1 exceeds the limit of 0: a fact, which needs no second run.",
     );
+    let once = summary_of(Metric::RequestErrors, &[failing(0.0005), exactly(0.4)]);
+    assert_eq!(ruling(&once, &baseline(recorded()), Metric::RequestErrors).0, Verdict::Regressed, "in one of two runs");
     let crashed = alike(Metric::RequestErrors, 1, &exactly(0.4));
     let (verdict, _) = ruling(&crashed, &baseline(recorded()), Metric::RequestErrors);
     assert_eq!(verdict, Verdict::Regressed);

@@ -161,51 +161,14 @@ fn mmap_latency() -> Vec<Break> {
     of(|s| &mut s.mmap_latency).into_iter().chain(columns).collect()
 }
 
-/// Every signal that a metric depends on.
-pub(crate) fn cases() -> Vec<Case> {
+fn case(signal: &'static str, metrics: &[Metric], breaks: Vec<Break>) -> Case {
+    Case { signal, metrics: metrics.to_vec(), breaks }
+}
+
+/// What the kernel sees of the service beside its resident set, and what the runtime has mapped.
+fn of_the_kernel() -> Vec<Case> {
     use Metric::*;
-    let case = |signal, metrics: &[Metric], breaks| Case { signal, metrics: metrics.to_vec(), breaks };
-    let per_request = [AllocBytesPerRequest, AllocsPerRequest, PageFaultsPerRequest, HeapLiveGrowthPerRequest];
     vec![
-        case(
-            "gc_pauses",
-            &[GcPauseP99, GcPauseP90, GcPauseMax, GcStwFraction],
-            of(|s| &mut s.gc_pauses)
-                .into_iter()
-                .chain(columns(|s| (&mut s.gc_pauses.data.at_ns, &mut s.gc_pauses.data.duration_ns)))
-                .collect(),
-        ),
-        case("world_stops", &[GcPauseHiddenTailP99, GcMarkP99, StwFraction], world_stops()),
-        case("gc_cpu", &[GcCpuFraction], gc_cpu()),
-        case("span_refills", &[SpanRefillMissRate], span_refills()),
-        // Mappings are rare and come in bursts, so cut-off ones go unnoticed.
-        case("mmap_latency", &[MmapLatencyP99], mmap_latency()),
-        case(
-            "live_heap",
-            &[GcCycles, HeapLiveGrowth, HeapLiveGrowthPerRequest],
-            series(|s| &mut s.live_heap, columns(|s| (&mut s.live_heap.data.at_ns, &mut s.live_heap.data.value))),
-        ),
-        case(
-            "alloc_bytes",
-            &[HeapAllocRate, AllocBytesPerRequest],
-            sampled!(alloc_bytes, decreasing(|s| &mut s.alloc_bytes.data.value)),
-        ),
-        case(
-            "alloc_objects",
-            &[AllocsPerRequest],
-            sampled!(alloc_objects, decreasing(|s| &mut s.alloc_objects.data.value)),
-        ),
-        case(
-            "page_faults",
-            &[PageFaultsPerRequest],
-            sampled!(page_faults, decreasing(|s| &mut s.page_faults.data.value)),
-        ),
-        case("goroutines", &[GoroutinesMax], sampled!(goroutines,)),
-        case(
-            "goroutines at the ends",
-            &[GoroutinesLeaked],
-            series(|s| &mut s.goroutines, columns(|s| (&mut s.goroutines.data.at_ns, &mut s.goroutines.data.value))),
-        ),
         case("threads", &[ThreadsMax], sampled!(threads,)),
         case(
             "threads at the ends",
@@ -250,6 +213,57 @@ pub(crate) fn cases() -> Vec<Case> {
                 .filter(|(how, _)| *how != "missing")
                 .chain(columns(|s| (&mut s.go_memory.data.at_ns, &mut s.go_memory.data.heap_in_use)))
                 .collect(),
+        ),
+    ]
+}
+
+/// Every signal that a metric depends on.
+pub(crate) fn cases() -> Vec<Case> {
+    of_the_runtime_and_load().into_iter().chain(of_the_kernel()).collect()
+}
+
+fn of_the_runtime_and_load() -> Vec<Case> {
+    use Metric::*;
+    let per_request = [AllocBytesPerRequest, AllocsPerRequest, PageFaultsPerRequest, HeapLiveGrowthPerRequest];
+    vec![
+        case(
+            "gc_pauses",
+            &[GcPauseP99, GcPauseP90, GcPauseMax, GcStwFraction],
+            of(|s| &mut s.gc_pauses)
+                .into_iter()
+                .chain(columns(|s| (&mut s.gc_pauses.data.at_ns, &mut s.gc_pauses.data.duration_ns)))
+                .collect(),
+        ),
+        case("world_stops", &[GcPauseHiddenTailP99, GcMarkP99, StwFraction], world_stops()),
+        case("gc_cpu", &[GcCpuFraction], gc_cpu()),
+        case("span_refills", &[SpanRefillMissRate], span_refills()),
+        // Mappings are rare and come in bursts, so cut-off ones go unnoticed.
+        case("mmap_latency", &[MmapLatencyP99], mmap_latency()),
+        case(
+            "live_heap",
+            &[GcCycles, HeapLiveGrowth, HeapLiveGrowthPerRequest],
+            series(|s| &mut s.live_heap, columns(|s| (&mut s.live_heap.data.at_ns, &mut s.live_heap.data.value))),
+        ),
+        case(
+            "alloc_bytes",
+            &[HeapAllocRate, AllocBytesPerRequest],
+            sampled!(alloc_bytes, decreasing(|s| &mut s.alloc_bytes.data.value)),
+        ),
+        case(
+            "alloc_objects",
+            &[AllocsPerRequest],
+            sampled!(alloc_objects, decreasing(|s| &mut s.alloc_objects.data.value)),
+        ),
+        case(
+            "page_faults",
+            &[PageFaultsPerRequest],
+            sampled!(page_faults, decreasing(|s| &mut s.page_faults.data.value)),
+        ),
+        case("goroutines", &[GoroutinesMax], sampled!(goroutines,)),
+        case(
+            "goroutines at the ends",
+            &[GoroutinesLeaked],
+            series(|s| &mut s.goroutines, columns(|s| (&mut s.goroutines.data.at_ns, &mut s.goroutines.data.value))),
         ),
         case("rss", &[RssGrowth], sampled!(rss,)),
         case("offheap", &[OffheapPeak, OffheapGrowth], sampled!(offheap,)),
