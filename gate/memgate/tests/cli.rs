@@ -242,12 +242,12 @@ fn a_baseline_cut_off_anywhere_is_refused() {
 fn a_baseline_of_another_platform_or_machine_is_refused() {
     let recorded = Recorded::new();
     let whole = fs::read_to_string(recorded.baseline()).unwrap();
-    fs::write(recorded.baseline(), whole.replace("linux/amd64", "linux/arm64")).unwrap();
+    fs::write(recorded.baseline(), common::changed(&whole, "linux/amd64", "linux/arm64")).unwrap();
     assert_fails(&recorded.judge(&[]), 2, &["uaa.yaml", "linux/arm64", "linux/amd64"]);
     for (from, to, word) in
         [("4KiB", "16KiB", "page size"), ("go1.27.3", "go1.26.1", "Go version"), ("native", "qemu", "runner")]
     {
-        fs::write(recorded.baseline(), whole.replace(from, to)).unwrap();
+        fs::write(recorded.baseline(), common::changed(&whole, from, to)).unwrap();
         let output = recorded.judge(&[]);
         assert_eq!(output.status.code(), Some(3), "{from}: {}{}", stdout(&output), stderr(&output));
         assert!(stdout(&output).contains(word), "{word}: {}", stdout(&output));
@@ -310,14 +310,15 @@ fn schemas_are_json() {
 fn a_configuration_that_is_wrong_is_shown_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let good = fs::read_to_string(common::repository().join("memgate.yaml")).unwrap();
-    let good =
-        good.replace("dir: fixtures-go", &format!("dir: {}", common::repository().join("fixtures-go").display()));
+    let fixtures = format!("dir: {}", common::repository().join("fixtures-go").display());
+    let good = common::changed(&good, "dir: fixtures-go", &fixtures);
+    let changed = |from, to| common::changed(&good, from, to);
     let cases: [(String, &[&str]); 7] = [
-        (good.replace("runs: 3", "run_count: 3"), &["memgate.yaml:", "run_count", "runs"]),
-        (good.replace("warmup: 10s", "warmup: 10"), &["warmup", "10s"]),
-        (good.replace("memory_max: 256MiB", "memory_max: 256 furlongs"), &["memory_max", "furlongs"]),
-        (good.replace("    runs: 3", "    runs: 3\n    runs: 4"), &["duplicate key `runs`"]),
-        (good.replace("    runs: 3", "\truns: 3"), &["tab"]),
+        (changed("    phases:", "    run_count: 3\n    phases:"), &["memgate.yaml:", "run_count", "runs"]),
+        (changed("warmup: 10s", "warmup: 10"), &["warmup", "10s"]),
+        (changed("memory_max: 256MiB", "memory_max: 256 furlongs"), &["memory_max", "furlongs"]),
+        (changed("    phases:", "    runs: 3\n    runs: 4\n    phases:"), &["duplicate key `runs`"]),
+        (changed("    phases:", "\truns: 3\n    phases:"), &["tab"]),
         (String::new(), &["memgate.yaml", "empty"]),
         ("[".repeat(10_000_000), &["memgate.yaml", "1 MiB"]),
     ];

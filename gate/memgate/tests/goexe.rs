@@ -269,7 +269,7 @@ fn a_twin_must_have_the_same_code() {
     let together = alone.with_twin(&twin).unwrap();
     assert_eq!(together.runtime, known.runtime);
     assert!(together.dwarf_field("runtime.g", "goid").is_some());
-    let other = Program::new(&PROGRAM.replace("<<20", "<<21"));
+    let other = Program::new(&common::changed(PROGRAM, "<<20", "<<21"));
     let other_twin = other.build(&latest, Platform::host(), Mode::Plain, "-a");
     let error = together.with_twin(&other_twin).err().unwrap().to_string();
     assert!(error.contains("its code differs"), "{error}");

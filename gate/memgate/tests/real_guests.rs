@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    Bench, assert_fails, busy,
+    Bench, assert_fails, busy, changed,
     faults::{self, OwnCache, Setting, Small},
     guests::{evidence, guests, record},
     running::{Ended, Running},
@@ -80,7 +80,7 @@ fn as_many_guests_run_at_once_as_the_processors_allow() {
     let one = "platforms: { linux/arm64: { cpus: 1 }, linux/loong64: { cpus: 1 } }\n";
     let yaml = fs::read_to_string(bench.config()).unwrap();
     // Each guest has half the CPUs of a usual one.
-    let yaml = yaml.replace("rate: 200/s", "rate: 100/s");
+    let yaml = changed(&yaml, "rate: 200/s", "rate: 100/s");
     fs::write(bench.config(), yaml + one).unwrap();
     let mut command = common::plain(&bench.command("record"));
     command.args(["--platform", "linux/arm64", "--platform", "linux/loong64"]);
@@ -407,7 +407,7 @@ fn a_service_with_c_is_built_for_its_guest_and_measured() {
     let zig = fs::read_dir(tools).unwrap().map(|entry| entry.unwrap().path()).find(is_zig).unwrap();
     let bench = Bench::service("uaa", 18239, ", -leak-malloc=16KiB");
     let yaml = fs::read_to_string(bench.config()).unwrap();
-    let yaml = yaml.replace("env: { CGO_ENABLED: \"0\" }", "tags: [cgoleak], env: { CGO_ENABLED: \"1\", CC: none }");
+    let yaml = changed(&yaml, "env: { CGO_ENABLED: \"0\" }", "tags: [cgoleak], env: { CGO_ENABLED: \"1\", CC: none }");
     let platforms = format!(
         "platforms: {{ linux/arm64: {{ build_env: {{ CC: {}/zig cc -target aarch64-linux-musl, CGO_LDFLAGS: -static }} }} }}\n",
         zig.display()
@@ -426,7 +426,7 @@ fn a_service_with_c_is_built_for_its_guest_and_measured() {
 fn an_executable_of_another_platform_is_refused_before_a_guest_is_started() {
     let bench = distribution_built(Platform::LinuxAmd64, 18232, &[]);
     let yaml = fs::read_to_string(bench.config()).unwrap();
-    fs::write(bench.config(), yaml.replace("binary: { linux/amd64:", "binary: { linux/arm64:")).unwrap();
+    fs::write(bench.config(), changed(&yaml, "binary: { linux/amd64:", "binary: { linux/arm64:")).unwrap();
     let output = record(&bench, "linux/arm64", &[]);
     assert_fails(&output, 4, &["preflight:", "was built for", "not for linux/arm64"]);
 }
@@ -435,7 +435,7 @@ fn an_executable_of_another_platform_is_refused_before_a_guest_is_started() {
 fn a_service_may_not_have_more_memory_than_its_guest() {
     let bench = Bench::service("uaa", 18233, "");
     let yaml = fs::read_to_string(bench.config()).unwrap();
-    fs::write(bench.config(), yaml.replace("      stop_timeout", "      memory_max: 4GiB\n      stop_timeout"))
+    fs::write(bench.config(), changed(&yaml, "      stop_timeout", "      memory_max: 4GiB\n      stop_timeout"))
         .unwrap();
     let output = record(&bench, "linux/arm64", &[]);
     assert_fails(&output, 2, &["services.s.run.memory_max", "4096 MiB", "2048 MiB", "platforms.linux/arm64.memory"]);

@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use common::{Bench, assert_fails, busy, can_attach, repository, running::Running, stderr, stdout};
+use common::{Bench, assert_fails, busy, can_attach, changed, repository, running::Running, stderr, stdout};
 use memgate_files::evidence_file;
 use memgate_report::Format;
 use nix::sys::signal::Signal;
@@ -132,7 +132,7 @@ fn a_service_that_runs_out_of_memory() {
     if can_attach() {
         let bench = Bench::service("misbehave", 18118, ", -mode, hog");
         let yaml = fs::read_to_string(bench.config()).unwrap();
-        fs::write(bench.config(), yaml.replace("      stop_timeout", "      memory_max: 96MiB\n      stop_timeout"))
+        fs::write(bench.config(), changed(&yaml, "      stop_timeout", "      memory_max: 96MiB\n      stop_timeout"))
             .unwrap();
         let output = bench.run("check", &["--format", "json"]);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
@@ -200,8 +200,9 @@ fn one_good_of_three(port: u16) -> Bench {
     let bench = Bench::service("uaa", port, "");
     let yaml = fs::read_to_string(bench.config()).unwrap();
     let (head, service) = yaml.split_once("  s:\n").unwrap();
-    let broken = service.replace("./cmd/uaa", "./cmd/none");
-    let ends = service.replace("./cmd/uaa", "./cmd/misbehave").replace("args: [", "args: [-mode, exit, ");
+    let broken = changed(service, "./cmd/uaa", "./cmd/none");
+    let ends = changed(service, "./cmd/uaa", "./cmd/misbehave");
+    let ends = changed(&ends, "args: [", "args: [-mode, exit, ");
     fs::write(bench.config(), format!("{head}  a-broken:\n{broken}  b-ends:\n{ends}  s:\n{service}")).unwrap();
     bench
 }
@@ -211,7 +212,7 @@ fn each_service_of_a_run_has_its_own_outcome_in_every_report() {
     if can_attach() {
         let bench = one_good_of_three(18146);
         let yaml = fs::read_to_string(bench.config()).unwrap();
-        fs::write(bench.config(), yaml.replace("    runs: 1\n", "    runs: 1\n    max_runs: 1\n")).unwrap();
+        fs::write(bench.config(), changed(&yaml, "    runs: 1\n", "    runs: 1\n    max_runs: 1\n")).unwrap();
         let formats =
             Format::ALL.map(|format| format!("{format}={}", bench.directory.path().join(format.file_name()).display()));
         let formats: Vec<&str> = formats.iter().flat_map(|format| ["--format", format]).collect();
@@ -264,7 +265,8 @@ fn a_service_that_does_not_build() {
     fs::write(module.join("main.go"), "package main\n\nfunc main() { undefined() }\n").unwrap();
     let yaml = fs::read_to_string(bench.config()).unwrap();
     let fixtures = repository().join("fixtures-go");
-    let yaml = yaml.replace(&fixtures.display().to_string(), "module").replace("./cmd/uaa", ".");
+    let yaml = changed(&yaml, &fixtures.display().to_string(), "module");
+    let yaml = changed(&yaml, "./cmd/uaa", ".");
     fs::write(bench.config(), yaml).unwrap();
     if can_attach() {
         let output = bench.run("check", &[]);
@@ -279,7 +281,7 @@ fn no_go() {
         let module = bench.directory.path().join("module");
         fs::create_dir_all(&module).unwrap();
         let yaml = fs::read_to_string(bench.config()).unwrap();
-        fs::write(bench.config(), yaml.replace(&repository().join("fixtures-go").display().to_string(), "module"))
+        fs::write(bench.config(), changed(&yaml, &repository().join("fixtures-go").display().to_string(), "module"))
             .unwrap();
         let output = bench.command("check").env("PATH", "/nonexistent").output().unwrap();
         assert_fails(&output, 4, &["build:", "no `go` on PATH", "install Go"]);
@@ -293,7 +295,7 @@ fn a_load_command_that_ends_early() {
         let bench = Bench::service("uaa", 18122, "");
         let yaml = fs::read_to_string(bench.config()).unwrap();
         let load = yaml.lines().find(|line| line.trim_start().starts_with("load:")).unwrap().to_owned();
-        fs::write(bench.config(), yaml.replace(&load, "    load: { command: [sh, -c, \"exit 7\"] }")).unwrap();
+        fs::write(bench.config(), changed(&yaml, &load, "    load: { command: [sh, -c, \"exit 7\"] }")).unwrap();
         assert_fails(&bench.run("check", &[]), 4, &["load:", "7"]);
     }
 }
@@ -306,7 +308,7 @@ fn not_root() {
         // The checkout may be in a directory that others cannot read.
         fs::create_dir(directory.join("module")).unwrap();
         let yaml = fs::read_to_string(bench.config()).unwrap();
-        fs::write(bench.config(), yaml.replace(&repository().join("fixtures-go").display().to_string(), "module"))
+        fs::write(bench.config(), changed(&yaml, &repository().join("fixtures-go").display().to_string(), "module"))
             .unwrap();
         fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
         let binary = directory.join("memgate");

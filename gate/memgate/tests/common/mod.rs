@@ -85,8 +85,7 @@ services:
     /// The same with something else in its configuration.
     pub fn with(self, from: &str, to: &str) -> Self {
         let yaml = fs::read_to_string(self.config()).expect("a configuration");
-        assert!(yaml.contains(from), "{yaml}");
-        fs::write(self.config(), yaml.replace(from, to)).expect("a configuration");
+        fs::write(self.config(), changed(&yaml, from, to)).expect("a configuration");
         self
     }
 
@@ -208,6 +207,13 @@ pub fn stderr(output: &Output) -> String {
 
 pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The text with every `from` replaced. A text that does not have it is a mistake in the test.
+#[track_caller]
+pub fn changed(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "`{from}` is not in:\n{text}");
+    text.replace(from, to)
 }
 
 /// A message without the frame and the line breaks that miette adds.
