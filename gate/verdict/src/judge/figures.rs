@@ -25,11 +25,13 @@ impl Figures {
     /// When a run has no finite figure.
     pub(super) fn of(metric: Metric, summary: &Summary) -> Result<Self, Unavailable> {
         let runs = summary.of_each_run(metric);
+        // All runs come first: only then does the reason name the run.
+        let all = Pooled::of(metric, &runs)?;
         let sets = match looks::sets(&runs) {
             Some((first, fresh)) => Some((Pooled::of(metric, first)?, Pooled::of(metric, fresh)?)),
             None => None,
         };
-        Ok(Self { metric, all: Pooled::of(metric, &runs)?, sets, deviation: deviation(&runs) })
+        Ok(Self { metric, all, sets, deviation: deviation(&runs) })
     }
 
     /// The number of runs.

@@ -1,5 +1,6 @@
 //! Tests of whole verdicts.
 
+mod bad_input;
 mod evidence;
 mod power;
 mod properties;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError};
+use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError, platform::Runner};
 
 use super::{
     Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions, growth, pauses, rates, requests,
     run::Run,
+    series::seconds,
     sites::{self, Profiles},
     spans,
     stats::Interval,
@@ -109,11 +110,11 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
         Metric::SwapPeak => most(run, &signals.swap, "samples of swapped-out memory", 0),
         Metric::ThreadsMax => most(run, &signals.threads, "thread counts", 1),
         Metric::ThreadsLeaked => left(run, &signals.threads, "thread counts"),
-        Metric::FdsMax => most(run, &signals.fds, "counts of file descriptors", 0),
+        Metric::FdsMax => most(run, &signals.fds, "counts of file descriptors", 1),
         Metric::FdsLeaked => left(run, &signals.fds, "counts of file descriptors"),
         Metric::StwFraction => stops::stopped_blocks(run).and_then(|blocks| pauses::stopped_share(&blocks)),
         Metric::RssPeak => totals::rss_peak(run).and_then(|peak| totals::figure(&peak)),
-        Metric::OffheapPeak => most(run, &signals.offheap, "off-heap samples", 0),
+        Metric::OffheapPeak => totals::off_heap_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::OomKills => totals::oom_kills(run).and_then(|kills| totals::figure(&kills)),
         Metric::RequestLatencyP99 => requests::latencies(run).and_then(|latencies| requests::latency_p99(&latencies)),
         Metric::RequestErrors => requests::failures(run).and_then(|failures| requests::failed_share(&failures)),
@@ -152,6 +153,7 @@ fn check<'a>(runs: &[Run<'a>]) -> Result<&'a Evidence, Box<InputError>> {
     for Run(other) in &runs[1..] {
         check_same(first, other)?;
     }
+    check_lengths(runs)?;
     if let Some(twins) = runs.windows(2).find(|pair| pair[0].0.run == pair[1].0.run) {
         let message =
             format!("two runs of `{}` on {} have the number {}", first.service, first.platform, twins[0].0.run);
@@ -163,6 +165,10 @@ fn check<'a>(runs: &[Run<'a>]) -> Result<&'a Evidence, Box<InputError>> {
 
 fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>> {
     let page_size = |environment: &Environment| environment.page_size.to_string();
+    let settings = |settings: &BTreeMap<String, String>| match settings.is_empty() {
+        true => "none".to_owned(),
+        false => settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),
+    };
     let (a, b) = (&first.environment, &other.environment);
     let pairs = [
         ("service", first.service.clone(), other.service.clone()),
@@ -171,6 +177,8 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
         ("Go version", a.go.clone(), b.go.clone()),
         ("page size", page_size(a), page_size(b)),
         ("runner", a.runner.to_string(), b.runner.to_string()),
+        ("settings of the build", settings(&a.build), settings(&b.build)),
+        ("variables", settings(&a.variables), settings(&b.variables)),
     ];
     match pairs.into_iter().find(|(_, first, other)| first != other) {
         None => Ok(()),
@@ -181,6 +189,36 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
             ),
             "judge them separately",
         ))),
+    }
+}
+
+/// Runs of one plan measure for about the same time. In a guest they take as long as their requests need, so there the
+/// number of requests counts. A run that ended early has no figures.
+fn check_lengths(runs: &[Run<'_>]) -> Result<(), Box<InputError>> {
+    /// A busy machine ends a phase late.
+    const MOST: f64 = 1.25;
+    let in_guest = |run: Run<'_>| run.0.environment.runner == Runner::Qemu;
+    let length = |run: &Run<'_>| {
+        let span = run.measure().ok()?;
+        let seconds = seconds(span.start_ns, span.end_ns);
+        let requests = run.signals().requests.data.measure.intended as f64;
+        Some((run.0.run, if in_guest(*run) { requests } else { seconds }))
+    };
+    let lengths = || runs.iter().filter_map(length);
+    let shortest = lengths().min_by(|one, other| one.1.total_cmp(&other.1));
+    let longest = lengths().max_by(|one, other| one.1.total_cmp(&other.1));
+    match shortest.zip(longest) {
+        Some(((short_run, short), (long_run, long))) if long > MOST * short => {
+            let unit = if runs.iter().copied().any(in_guest) { "requests" } else { "s" };
+            Err(Box::new(InputError::new(
+                format!(
+                    "the measuring phase of run {short_run} has {short:.0} {unit} and that of run {long_run} {long:.0} \
+                     {unit}; runs that are judged together must agree"
+                ),
+                "judge them separately",
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

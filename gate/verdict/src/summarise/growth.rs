@@ -101,7 +101,7 @@ pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
 pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "off-heap samples";
     let span = run.measure()?;
-    let samples = Entries::of(&run.signals().offheap, what)?.covering(span, what)?;
+    let samples = Entries::of(&run.signals().offheap, what)?.covering(span, what)?.not_all_zeros(what)?;
     let kinds = usable(&run.signals().rss_kinds, "resident set by kind")?;
     let files = Entries::new(&kinds.at_ns, &kinds.file, "resident set by kind")?;
     files.covering(span, "resident set by kind")?;
@@ -116,7 +116,7 @@ pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "samples of the anonymous resident set";
     let span = run.measure()?;
     let kinds = usable(&run.signals().rss_kinds, what)?;
-    let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?;
+    let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?.without_zeros(what)?;
     let go = GoMemory::of(run, span)?;
     let beyond: Vec<(u64, f64)> = samples
         .iter()
@@ -140,7 +140,7 @@ pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let memory = usable(&run.signals().cgroup_memory, what)?;
     let column = |values: &'static str, column| Entries::new(&memory.at_ns, column, values);
-    let current = column(what, &memory.current)?.covering(span, what)?;
+    let current = column(what, &memory.current)?.covering(span, what)?.without_zeros(what)?;
     let (file, shared) = (column(what, &memory.file)?, column(what, &memory.shmem)?);
     let go = GoMemory::of(run, span)?;
     let kept = |(at, bytes): (u64, u64)| {
@@ -177,7 +177,7 @@ impl<'a> GoMemory<'a> {
         }
         let memory = usable(signal, what)?;
         let column = |values| Entries::new(&memory.at_ns, values, what);
-        column(&memory.heap_in_use)?.covering(span, what)?;
+        column(&memory.heap_in_use)?.covering(span, what)?.without_zeros(what)?;
         Ok(Some(Self {
             in_use: column(&memory.heap_in_use)?,
             free: column(&memory.heap_free)?,

@@ -54,6 +54,14 @@ pub(super) fn anonymous_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value, n: u64::try_from(inside.len()).unwrap_or(u64::MAX), sampled: is_sampled(signal) })
 }
 
+/// The largest off-heap memory among the readings of the measuring phase. The stack of the first thread is in it.
+pub(super) fn off_heap_peak(run: Run<'_>) -> Result<Value, Unavailable> {
+    let what = "off-heap samples";
+    let signal = &run.signals().offheap;
+    Entries::of(signal, what)?.within_closed(run.measure()?).not_all_zeros(what)?;
+    most(run, signal, what, 0)
+}
+
 /// The largest working set of the cgroup, which the collector has already reduced to one value.
 pub(super) fn cgroup_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     run.measure()?;
