@@ -7,6 +7,9 @@ use crate::{
     units,
 };
 
+/// The normal quantile of 95 %, for what would have been noticed.
+pub(super) const Z_95: f64 = 1.645;
+
 /// The figures of a metric.
 pub(super) struct Figures {
     pub(super) metric: Metric,
@@ -25,7 +28,7 @@ impl Figures {
     /// When a run has no finite figure.
     pub(super) fn of(metric: Metric, summary: &Summary) -> Result<Self, Unavailable> {
         let runs = summary.of_each_run(metric);
-        // All runs come first: only then does the reason name the run.
+        // First, because its reason names the run.
         let all = Pooled::of(metric, &runs)?;
         let sets = match looks::sets(&runs) {
             Some((first, fresh)) => Some((Pooled::of(metric, first)?, Pooled::of(metric, fresh)?)),

@@ -1,6 +1,7 @@
 //! Tests of whole verdicts.
 
 mod bad_input;
+mod beside;
 mod evidence;
 mod power;
 mod properties;
