@@ -143,11 +143,11 @@ refused! {
 /// Numbers that a key cannot have: each key with a value that is right, and what is refused there.
 #[test]
 fn numbers_that_cannot_be_are_refused_with_their_key() {
-    const NO_DURATION: &[&str] = &["-5s", "0.5", "1e3s", ".inf", ".nan", "5MB", "9999999999999h", "\"\"", "~"];
+    const NO_DURATION: &[&str] = &["-5s", "0.5", "1e3s", ".inf", ".nan", "5MB", "9999999999999h", "\"\""];
     const NO_COUNT: &[&str] =
-        &["0", "-1", "1.5", "1e3", ".inf", ".nan", "99999999999999999999999", "2s", "\"\"", "~", "many"];
+        &["0", "-1", "1.5", "1e3", ".inf", ".nan", "99999999999999999999999", "2s", "\"\"", "many"];
     const NO_SIZE: &[&str] = &["0B", "-1MiB", "5", "5s", ".inf", ".nan", "1e9MiB", "9999999999999TB", "1.3B", "\"\""];
-    const NO_RATE: &[&str] = &["0/s", "-5/s", "5", "5s", "5MB/s", ".inf", ".nan", "1e3/s", "1000001/s", "\"\"", "~"];
+    const NO_RATE: &[&str] = &["0/s", "-5/s", "5", "5s", "5MB/s", ".inf", ".nan", "1e3/s", "1000001/s", "\"\""];
     let service = |key: &str| format!("{SMALLEST}    {key}\n");
     let in_run = |keys: &str| changed("ready:", &format!("{keys}, ready:"));
     let in_load = |keys: &str| changed("rate: 500/s", &format!("rate: 500/s, {keys}"));

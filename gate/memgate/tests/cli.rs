@@ -325,12 +325,16 @@ type Bad = (fn(&mut Evidence), &'static str, &'static str);
 fn bad_data_are_no_pass_and_the_report_says_why() {
     let recorded = Recorded::new();
     let cases: [Bad; 6] = [
-        (|run| run.signals.rss_kinds.data.anonymous.fill(0), "rss_anon_growth", "contain a 0, which is impossible"),
+        (
+            |run| run.signals.page_faults.data.value.fill(0),
+            "page_faults_per_request",
+            "contain a 0, which is impossible",
+        ),
         (|run| run.signals.page_faults.data.at_ns.reverse(), "page_faults_per_request", "decrease"),
         (|run| run.signals.goroutines.data.value.truncate(7), "goroutines_max", "751 times but 7 values"),
         (|run| run.signals.fds.data = Default::default(), "fds_leaked", "empty"),
         (|run| run.phases.drain = Some(MEASURE), "goroutines_leaked", "their clock went back"),
-        (|run| run.signals.requests.data.measure.succeeded = u64::MAX, "request_errors", "not those intended"),
+        (|run| run.signals.requests.data.measure.intended += 1, "request_errors", "not those intended"),
     ];
     for (spoil, gate, expected) in cases {
         for run in [1, 2] {
@@ -353,8 +357,9 @@ fn runs_of_different_length_are_refused() {
     let recorded = Recorded::new();
     let mut short = healthy(2, 2000);
     short.phases.measure = Some(TimeSpan { end_ns: MEASURE.start_ns + 20 * SECOND, ..MEASURE });
+    short.signals.requests.data.measure.intended /= 3;
     evidence_file::write(&recorded.file(2), &short).unwrap();
-    let expected = "the measuring phase of run 2 has 20 s and that of run 1 60 s";
+    let expected = "run 1 measured for 60.0 s with 30000 requests and run 2 measured for 20.0 s with 10000 requests";
     assert_fails(&recorded.judge(&[]), 2, &[expected, "judge them separately"]);
 }
 

@@ -81,7 +81,7 @@ refused! {
 /// Numbers that no key of a metric can have, of each unit, and numbers of another unit.
 #[test]
 fn numbers_that_cannot_be_are_refused_with_their_key() {
-    const NO_NUMBERS: &[&str] = &[".nan", "NaN", ".inf", "-.inf", "1e999", "1e3", "\"\"", "~", "[1]", "many"];
+    const NO_NUMBERS: &[&str] = &[".nan", "NaN", ".inf", "-.inf", "1e999", "1e3", "\"\"", "[1]", "many"];
     let metrics = [
         ("gc_pause_p99", "50ms", &["-50ms", "50", "50MB", "50%", "9999999999999h"][..]),
         ("gc_cpu_fraction", "25%", &["-1%", "25", "25ms", "1000000000000000000000%"]),

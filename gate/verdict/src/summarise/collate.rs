@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError, platform::Runner};
+use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError};
 
 use super::{
     Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions, growth, pauses, rates, requests,
@@ -19,7 +19,7 @@ use crate::metric::{Metric, Unit};
 ///
 /// # Errors
 /// When there is no run, when two runs have the same number, or when the runs differ in service, platform, baseline or
-/// environment (Go version, page size and runner).
+/// environment (Go version, build, variables, page size and runner), or in the length of their measuring phase.
 #[expect(clippy::result_large_err, reason = "such an error ends the command, so its size is of no account")]
 pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let mut sorted: Vec<Run<'_>> = runs.iter().map(Run).collect();
@@ -192,34 +192,36 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
     }
 }
 
-/// Runs of one plan measure for about the same time. In a guest they take as long as their requests need, so there the
-/// number of requests counts. A run that ended early has no figures.
+/// Runs of one plan measure for about the same time, or as many requests. In a guest, requests take the time that they
+/// need. A load command does not tell its requests. A run that ended early has no figures.
 fn check_lengths(runs: &[Run<'_>]) -> Result<(), Box<InputError>> {
-    /// A busy machine ends a phase late.
-    const MOST: f64 = 1.25;
-    let in_guest = |run: Run<'_>| run.0.environment.runner == Runner::Qemu;
+    /// How many times as long a run may be as another one: a busy machine begins or ends a phase late.
+    const MOST: f64 = 1.5;
+    /// So is a short phase longer than another one by up to this many seconds.
+    const SLACK: f64 = 2.0;
     let length = |run: &Run<'_>| {
         let span = run.measure().ok()?;
-        let seconds = seconds(span.start_ns, span.end_ns);
         let requests = run.signals().requests.data.measure.intended as f64;
-        Some((run.0.run, if in_guest(*run) { requests } else { seconds }))
+        Some((run.0.run, seconds(span.start_ns, span.end_ns), requests))
     };
-    let lengths = || runs.iter().filter_map(length);
-    let shortest = lengths().min_by(|one, other| one.1.total_cmp(&other.1));
-    let longest = lengths().max_by(|one, other| one.1.total_cmp(&other.1));
-    match shortest.zip(longest) {
-        Some(((short_run, short), (long_run, long))) if long > MOST * short => {
-            let unit = if runs.iter().copied().any(in_guest) { "requests" } else { "s" };
-            Err(Box::new(InputError::new(
-                format!(
-                    "the measuring phase of run {short_run} has {short:.0} {unit} and that of run {long_run} {long:.0} \
-                     {unit}; runs that are judged together must agree"
-                ),
-                "judge them separately",
-            )))
-        }
-        _ => Ok(()),
-    }
+    let lengths: Vec<(u32, f64, f64)> = runs.iter().filter_map(length).collect();
+    let far = |one: f64, other: f64, slack: f64| one.max(other) > MOST * one.min(other) + slack;
+    let apart = |one: &(u32, f64, f64), other: &(u32, f64, f64)| {
+        far(one.1, other.1, SLACK) && (one.2 == 0.0 || other.2 == 0.0 || far(one.2, other.2, 0.0))
+    };
+    let Some((first, other)) =
+        lengths.first().and_then(|first| Some((first, lengths.iter().find(|o| apart(first, o))?)))
+    else {
+        return Ok(());
+    };
+    let told = |(run, seconds, requests): &(u32, f64, f64)| {
+        let requests = if *requests > 0.0 { format!(" with {requests:.0} requests") } else { String::new() };
+        format!("run {run} measured for {seconds:.1} s{requests}")
+    };
+    Err(Box::new(InputError::new(
+        format!("{} and {}; runs that are judged together must agree", told(first), told(other)),
+        "judge them separately",
+    )))
 }
 
 /// Notes on what the runs lacked, how they ended, and which data cannot be true. Each note appears once, in the order

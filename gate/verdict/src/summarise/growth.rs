@@ -8,6 +8,7 @@ use super::{
     run::{Run, usable},
     series::{Entries, blocks, minutes_into},
     stats::{Interval, MIN_POINTS, Slope, mean, median, slope, slope_of_stairs, smoothed},
+    totals,
 };
 use crate::{metric::Unit, units};
 
@@ -101,7 +102,7 @@ pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
 pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "off-heap samples";
     let span = run.measure()?;
-    let samples = Entries::of(&run.signals().offheap, what)?.covering(span, what)?.not_all_zeros(what)?;
+    let samples = totals::off_heap(run, what)?;
     let kinds = usable(&run.signals().rss_kinds, "resident set by kind")?;
     let files = Entries::new(&kinds.at_ns, &kinds.file, "resident set by kind")?;
     files.covering(span, "resident set by kind")?;
@@ -116,7 +117,7 @@ pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "samples of the anonymous resident set";
     let span = run.measure()?;
     let kinds = usable(&run.signals().rss_kinds, what)?;
-    let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?.without_zeros(what)?;
+    let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?.not_all_zeros(what)?;
     let go = GoMemory::of(run, span)?;
     let beyond: Vec<(u64, f64)> = samples
         .iter()

@@ -54,12 +54,23 @@ pub(super) fn anonymous_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value, n: u64::try_from(inside.len()).unwrap_or(u64::MAX), sampled: is_sampled(signal) })
 }
 
-/// The largest off-heap memory among the readings of the measuring phase. The stack of the first thread is in it.
+/// The largest off-heap memory among the readings of the measuring phase.
 pub(super) fn off_heap_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     let what = "off-heap samples";
-    let signal = &run.signals().offheap;
-    Entries::of(signal, what)?.within_closed(run.measure()?).not_all_zeros(what)?;
-    most(run, signal, what, 0)
+    off_heap(run, what)?;
+    most(run, &run.signals().offheap, what, 0)
+}
+
+/// The off-heap memory in the measuring phase. The stack of the first thread is in it, so it is more than 0 as long as
+/// nothing is swapped out.
+pub(super) fn off_heap<'a>(run: Run<'a>, what: &str) -> Result<Entries<'a>, Unavailable> {
+    let span = run.measure()?;
+    let samples = Entries::of(&run.signals().offheap, what)?.covering(span, what)?;
+    let swapped = usable(&run.signals().swap, "samples of swapped-out memory");
+    if swapped.is_ok_and(|swapped| swapped.value.iter().any(|&bytes| bytes > 0)) {
+        return Ok(samples);
+    }
+    samples.not_all_zeros(what)
 }
 
 /// The largest working set of the cgroup, which the collector has already reduced to one value.

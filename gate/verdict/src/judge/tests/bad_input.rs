@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use memgate_evidence::{Evidence, Exactness, RequestCounts, TimeSpan, platform::Runner};
+use memgate_evidence::{Ending, Evidence, Exactness, RequestCounts, TimeSpan, platform::Runner};
 use memgate_testing::{DRAIN, MEASURE, Random, SECOND, WARMUP, every, healthy};
 
 use super::{evidence::recorded_baseline, *};
@@ -24,109 +24,110 @@ fn judged(spoil: impl Fn(&mut Evidence)) -> ServiceResult {
 /// What is wrong, how it gets wrong, a metric whose gate is inconclusive for it, and a part of the reason.
 type Bad = (&'static str, fn(&mut Evidence), Metric, &'static str);
 
+const BAD_RUNS: &[Bad] = &[
+    (
+        "a measuring phase that ends before it begins",
+        |run| run.phases.measure = Some(TimeSpan { start_ns: MEASURE.end_ns, end_ns: MEASURE.start_ns }),
+        Metric::RssPeak,
+        "the measuring phase has no length",
+    ),
+    (
+        "a measuring phase without length",
+        |run| run.phases.measure = Some(TimeSpan { end_ns: MEASURE.start_ns, ..MEASURE }),
+        Metric::RequestErrors,
+        "the measuring phase has no length",
+    ),
+    ("no measuring phase", |run| run.phases.measure = None, Metric::GcPauseP99, "the measuring phase is missing"),
+    ("no drain", |run| run.phases.drain = None, Metric::FdsLeaked, "the drain is missing"),
+    (
+        "a drain before the measuring phase",
+        |run| run.phases.drain = Some(TimeSpan { start_ns: 1, end_ns: SECOND }),
+        Metric::GoroutinesLeaked,
+        "the phases in the evidence are not one after the other: their clock went back",
+    ),
+    (
+        "a tail within the measuring phase",
+        |run| run.phases.tail = Some(MEASURE),
+        Metric::HeapLiveGrowth,
+        "the phases in the evidence are not one after the other",
+    ),
+    (
+        "a warm-up that ends before it begins",
+        |run| run.phases.warmup = Some(TimeSpan { start_ns: WARMUP.end_ns, end_ns: WARMUP.start_ns }),
+        Metric::RssGrowth,
+        "the phases in the evidence are not one after the other",
+    ),
+    (
+        "a clock that is beyond all phases",
+        |run| {
+            let far =
+                |span: TimeSpan| TimeSpan { start_ns: span.start_ns + (1 << 62), end_ns: span.end_ns + (1 << 62) };
+            run.phases = memgate_evidence::Phases {
+                warmup: Some(far(WARMUP)),
+                measure: Some(far(MEASURE)),
+                tail: None,
+                drain: Some(far(DRAIN)),
+            };
+        },
+        Metric::RssGrowth,
+        "the resident-set samples have no entry in the phase",
+    ),
+    (
+        "pauses of more time than there is",
+        |run| run.signals.gc_pauses.data.duration_ns.fill(u64::MAX),
+        Metric::GcStwFraction,
+        "GC pauses of 18446744073709551615 ns",
+    ),
+    (
+        "stops of more time than there is",
+        |run| run.signals.world_stops.data.duration_ns.fill(u64::MAX),
+        Metric::StwFraction,
+        "the world stood still for longer than the measuring phase lasts",
+    ),
+    (
+        "more failures than can be counted",
+        |run| {
+            let failed = BTreeMap::from([("timeout".to_owned(), u64::MAX), ("status 500".to_owned(), u64::MAX)]);
+            run.signals.requests.data.measure = RequestCounts { intended: 1, succeeded: 30_000, failed };
+        },
+        Metric::RequestErrors,
+        "the requests that succeeded and failed are not those intended",
+    ),
+    (
+        "more latencies than can be counted",
+        |run| run.signals.requests.data.latency.count.fill(u64::MAX),
+        Metric::RequestLatencyP99,
+        "more latencies than can be counted",
+    ),
+    (
+        "more refills than can be counted",
+        |run| run.signals.span_refills.data.refills.fill(u64::MAX),
+        Metric::SpanRefillMissRate,
+        "more span refills than can be counted",
+    ),
+    (
+        "a resident set in KiB",
+        |run| run.signals.rss.data.value.iter_mut().for_each(|bytes| *bytes /= 1024),
+        Metric::RssGrowth,
+        "a resident set that is 0.001 times the sum of its kinds",
+    ),
+    (
+        "allocated bytes in KiB",
+        |run| run.signals.alloc_bytes.data.value.iter_mut().for_each(|bytes| *bytes /= 1024),
+        Metric::HeapAllocRate,
+        "objects of 58652 bytes were allocated",
+    ),
+    (
+        "a race build, whose detector keeps memory of its own",
+        |run| run.environment.build = BTreeMap::from([("-race".to_owned(), "true".to_owned())]),
+        Metric::RssGrowth,
+        "the executable is built with -race",
+    ),
+];
+
 #[test]
 fn a_run_that_cannot_be_is_inconclusive_and_says_why() {
-    let cases: &[Bad] = &[
-        (
-            "a measuring phase that ends before it begins",
-            |run| run.phases.measure = Some(TimeSpan { start_ns: MEASURE.end_ns, end_ns: MEASURE.start_ns }),
-            Metric::RssPeak,
-            "the measuring phase has no length",
-        ),
-        (
-            "a measuring phase without length",
-            |run| run.phases.measure = Some(TimeSpan { end_ns: MEASURE.start_ns, ..MEASURE }),
-            Metric::RequestErrors,
-            "the measuring phase has no length",
-        ),
-        ("no measuring phase", |run| run.phases.measure = None, Metric::GcPauseP99, "the measuring phase is missing"),
-        ("no drain", |run| run.phases.drain = None, Metric::FdsLeaked, "the drain is missing"),
-        (
-            "a drain before the measuring phase",
-            |run| run.phases.drain = Some(TimeSpan { start_ns: 1, end_ns: SECOND }),
-            Metric::GoroutinesLeaked,
-            "the phases in the evidence are not one after the other: their clock went back",
-        ),
-        (
-            "a tail within the measuring phase",
-            |run| run.phases.tail = Some(MEASURE),
-            Metric::HeapLiveGrowth,
-            "the phases in the evidence are not one after the other",
-        ),
-        (
-            "a warm-up that ends before it begins",
-            |run| run.phases.warmup = Some(TimeSpan { start_ns: WARMUP.end_ns, end_ns: WARMUP.start_ns }),
-            Metric::RssGrowth,
-            "the phases in the evidence are not one after the other",
-        ),
-        (
-            "a clock that is beyond all phases",
-            |run| {
-                let far =
-                    |span: TimeSpan| TimeSpan { start_ns: span.start_ns + (1 << 62), end_ns: span.end_ns + (1 << 62) };
-                run.phases = memgate_evidence::Phases {
-                    warmup: Some(far(WARMUP)),
-                    measure: Some(far(MEASURE)),
-                    tail: None,
-                    drain: Some(far(DRAIN)),
-                };
-            },
-            Metric::RssGrowth,
-            "the resident-set samples have no entry in the phase",
-        ),
-        (
-            "pauses of more time than there is",
-            |run| run.signals.gc_pauses.data.duration_ns.fill(u64::MAX),
-            Metric::GcStwFraction,
-            "GC pauses of 18446744073709551615 ns",
-        ),
-        (
-            "stops of more time than there is",
-            |run| run.signals.world_stops.data.duration_ns.fill(u64::MAX),
-            Metric::StwFraction,
-            "the world stood still for longer than the measuring phase lasts",
-        ),
-        (
-            "more failures than can be counted",
-            |run| {
-                let failed = BTreeMap::from([("timeout".to_owned(), u64::MAX), ("status 500".to_owned(), u64::MAX)]);
-                run.signals.requests.data.measure = RequestCounts { intended: 1, succeeded: 3, failed };
-            },
-            Metric::RequestErrors,
-            "the requests that succeeded and failed are not those intended",
-        ),
-        (
-            "more latencies than can be counted",
-            |run| run.signals.requests.data.latency.count.fill(u64::MAX),
-            Metric::RequestLatencyP99,
-            "more latencies than can be counted",
-        ),
-        (
-            "more refills than can be counted",
-            |run| run.signals.span_refills.data.refills.fill(u64::MAX),
-            Metric::SpanRefillMissRate,
-            "more span refills than can be counted",
-        ),
-        (
-            "a resident set in KiB",
-            |run| run.signals.rss.data.value.iter_mut().for_each(|bytes| *bytes /= 1024),
-            Metric::RssGrowth,
-            "a resident set that is 0.001 times the sum of its kinds",
-        ),
-        (
-            "allocated bytes in KiB",
-            |run| run.signals.alloc_bytes.data.value.iter_mut().for_each(|bytes| *bytes /= 1024),
-            Metric::HeapAllocRate,
-            "objects of 58652 bytes were allocated",
-        ),
-        (
-            "a race build, whose detector keeps memory of its own",
-            |run| run.environment.build = BTreeMap::from([("-race".to_owned(), "true".to_owned())]),
-            Metric::RssGrowth,
-            "the executable is built with -race",
-        ),
-    ];
-    for (what, spoil, metric, expected) in cases {
+    for (what, spoil, metric, expected) in BAD_RUNS {
         let result = judged(spoil);
         let gate = gate(&result, *metric);
         assert_eq!(gate.verdict, Verdict::Inconclusive, "{what}: {gate:?}");
@@ -157,8 +158,18 @@ type Apart = (fn(&mut Evidence), &'static str);
 fn runs_of_different_length_or_build_are_refused() {
     let cases: &[Apart] = &[
         (
-            |run| run.phases.measure = Some(TimeSpan { end_ns: MEASURE.start_ns + 30 * SECOND, ..MEASURE }),
-            "the measuring phase of run 2 has 30 s and that of run 1 60 s",
+            |run| {
+                shorten(run, 30);
+                run.signals.requests.data.measure.intended = 15_000;
+            },
+            "run 1 measured for 60.0 s with 30000 requests and run 2 measured for 30.0 s with 15000 requests",
+        ),
+        (
+            |run| {
+                shorten(run, 30);
+                run.signals.requests.data = Default::default();
+            },
+            "run 1 measured for 60.0 s with 30000 requests and run 2 measured for 30.0 s;",
         ),
         (
             |run| run.environment.build = BTreeMap::from([("-tags".to_owned(), "netgo".to_owned())]),
@@ -181,27 +192,76 @@ fn runs_of_different_length_or_build_are_refused() {
         assert!(error.message.contains(expected), "{expected}: {}", error.message);
         assert_eq!(error.help.as_deref(), Some("judge them separately"));
     }
-    // A busy machine ends a phase late.
-    let mut late = healthy(2);
-    late.phases.measure = Some(TimeSpan { end_ns: MEASURE.end_ns - 4 * SECOND, ..MEASURE });
-    assert!(summarise(&[healthy(1), late]).is_ok());
 }
 
-/// A guest measures for as long as its requests take.
+/// Ends the measuring phase after `seconds`.
+fn shorten(run: &mut Evidence, seconds: u64) {
+    run.phases.measure = Some(TimeSpan { end_ns: MEASURE.start_ns + seconds * SECOND, ..MEASURE });
+}
+
+/// Why two runs may differ, and how each of them is changed.
+type Alike = (&'static str, fn(&mut Evidence), fn(&mut Evidence));
+
 #[test]
-fn runs_in_guests_agree_in_their_requests_and_not_in_their_time() {
-    let in_guest = |run, change: fn(&mut Evidence)| {
-        let mut run = healthy(run);
-        run.environment.runner = Runner::Qemu;
-        change(&mut run);
-        run
-    };
-    let slow =
-        |run: &mut Evidence| run.phases.measure = Some(TimeSpan { end_ns: MEASURE.start_ns + 30 * SECOND, ..MEASURE });
-    assert!(summarise(&[in_guest(1, |_| {}), in_guest(2, slow)]).is_ok());
-    let fewer = |run: &mut Evidence| run.signals.requests.data.measure.intended = 20_000;
-    let message = summarise(&[in_guest(1, |_| {}), in_guest(2, fewer)]).unwrap_err().message;
-    assert!(message.contains("run 2 has 20000 requests and that of run 1 30000 requests"), "{message}");
+fn runs_of_one_plan_agree_in_their_time_or_in_their_requests() {
+    let without_requests = |run: &mut Evidence| run.signals.requests.data = Default::default();
+    let cases: &[Alike] = &[
+        ("a guest takes the time that its requests need", |_| {}, |run| shorten(run, 10)),
+        ("a load command does not tell its requests", without_requests, without_requests),
+        ("a busy machine begins a phase late", without_requests, |run| {
+            shorten(run, 42);
+            run.signals.requests.data = Default::default();
+        }),
+        (
+            "and a short phase too",
+            |run| shorten(run, 1),
+            |run| {
+                shorten(run, 3);
+                run.signals.requests.data = Default::default();
+            },
+        ),
+        (
+            "a crash ends a phase",
+            |_| {},
+            |run| {
+                shorten(run, 10);
+                run.signals.requests.data.measure.intended = 5000;
+                run.ending = Ending::Exited { code: 2, at_ns: MEASURE.start_ns + 10 * SECOND };
+            },
+        ),
+    ];
+    for (why, first, second) in cases {
+        let mut runs = [healthy(1), healthy(2)];
+        first(&mut runs[0]);
+        second(&mut runs[1]);
+        assert!(summarise(&runs).is_ok(), "{why}");
+        runs.swap(0, 1);
+        assert!(summarise(&runs).is_ok(), "{why}");
+    }
+}
+
+/// The first thread's stack may be swapped out, and then a service without C code has no off-heap memory at all.
+#[test]
+fn no_off_heap_memory_is_one_of_a_service_that_is_swapped_out() {
+    let result = judged(|run| run.signals.offheap.data.value.fill(0));
+    for metric in [Metric::OffheapPeak, Metric::OffheapGrowth] {
+        let reason = &gate(&result, metric).reason;
+        assert!(reason.contains("the off-heap samples are all 0, which is impossible"), "{reason}");
+    }
+    let result = judged(|run| {
+        run.signals.offheap.data.value.fill(0);
+        run.signals.swap.data.value.fill(1 << 20);
+    });
+    for metric in [Metric::OffheapPeak, Metric::OffheapGrowth] {
+        assert_eq!(gate(&result, metric).measured, Some(0.0), "{metric}");
+    }
+}
+
+/// Linux counts pages per processor, and a small service's may not have been added up yet at a reading.
+#[test]
+fn a_single_zero_of_anonymous_memory_is_no_broken_signal() {
+    let result = judged(|run| run.signals.rss_kinds.data.anonymous[100] = 0);
+    assert!(gate(&result, Metric::RssAnonGrowth).measured.is_some());
 }
 
 /// A run with `requests` in its measuring phase.
@@ -223,7 +283,7 @@ fn a_phase_of_one_request_says_nothing_of_requests() {
     ] {
         let gate = gate(&result, metric);
         let expected = format!(
-            "No figure: run 1: only 1 request was {done} in the measuring phase, and a figure needs 10: measure longer, \
+            "No figure: only 1 request was {done} in the measuring phase, and a figure needs 10: measure longer, \
              or raise `load.rate`."
         );
         assert_eq!((gate.verdict, gate.reason.as_str()), (Verdict::Inconclusive, expected.as_str()), "{metric}");
