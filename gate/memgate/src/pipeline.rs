@@ -95,7 +95,7 @@ pub async fn record(
     let record = async |pair: &Pair<'_>| {
         let runs = 1..=pair.change.target.runs;
         let recorded = pair.measure(runs.clone(), narrator, cancel).await?;
-        let written = flame_graphs(&selection.out, &recorded.runs);
+        let written = flame_graphs(&selection.out, &recorded);
         let pictures = written.files.iter().map(|file| file.display().to_string());
         for line in pictures.chain(written.notes) {
             narrator.say(&format!("{}: {line}", pair.change.target.title()));
