@@ -8,7 +8,6 @@ use std::{
 
 use memgate_config::baseline;
 use memgate_evidence::{
-    Evidence,
     error::{InputError, Result},
     platform::Platform,
 };
