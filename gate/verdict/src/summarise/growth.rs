@@ -47,6 +47,21 @@ const PART_TO_TELL: f64 = 0.1;
 /// The number of blocks in which falls are looked for.
 const SMOOTH_BLOCKS: usize = 16;
 
+/// A minimum is of at least this many readings.
+const LEAST_OF: usize = 3;
+
+/// Minima stand for the readings if their interval is at most this share of the readings' own.
+const NARROWER: f64 = 0.5;
+
+/// On either side of a single step, the series stays within this share of the step.
+const FLAT: f64 = 0.2;
+
+/// A flat side of a single step has at least this many blocks.
+const FLAT_BLOCKS: usize = 3;
+
+/// What is flat for this share of the phase after a single step has settled.
+const SETTLED: f64 = 0.4;
+
 /// A series that never falls by more than this share of its rise only rises.
 const ONLY_RISES: f64 = 0.1;
 
@@ -58,20 +73,60 @@ const RISES_THROUGHOUT: f64 = 0.2;
 pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let own = live_heap(run, span)?;
-    let forced = usable(&run.signals().forced_collections, "forced collections");
-    let windows = forced.as_ref().map_or(&[][..], |forced| &forced.windows);
+    // A cycle that ended late is a doubt of the phase after the window. The readings in the window are none the worse.
+    let forced = &run.signals().forced_collections;
+    let windows = match forced.exactness {
+        Exactness::Missing { .. } => &[][..],
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed | Exactness::Inexact { .. } => &forced.data.windows,
+    };
     let all = Entries::of(&run.signals().live_heap, "live-heap readings")?;
     let counted = |at: u64| span.contains(at) || windows.iter().any(|window| window.contains(at));
     let points: Vec<(f64, f64)> =
         all.iter().filter(|(at, _)| counted(*at)).map(|(at, bytes)| (minutes_from(span, at), bytes as f64)).collect();
-    growth(&points, slope).ok_or_else(|| {
+    growth_of_what_stays(&points).ok_or_else(|| {
         let found = own.len();
         let cycles = if found == 1 { "cycle" } else { "cycles" };
-        let why = forced.err().map(|why| format!(" ({})", why.reason)).unwrap_or_default();
+        let why = usable(forced, "forced collections").err().map(|why| format!(" ({})", why.reason)).unwrap_or_default();
         Unavailable::because(format!(
             "only {found} GC {cycles} in the measuring phase{why}, and a slope needs {MIN_POINTS}: measure longer"
         ))
     })
+}
+
+/// The growth of the readings, or of their minima if these say at least twice as much.
+///
+/// A reading holds what stays and what requests, pools and jobs have in hand at the end of the mark phase. The latter
+/// comes on top, so that the least reading of a block is closest to what stays.
+fn growth_of_what_stays(points: Points<'_>) -> Option<Growth> {
+    let of_all = growth(points, slope)?;
+    let width = |growth: &Growth| growth.slope.interval.high - growth.slope.interval.low;
+    let minima = minima(points).and_then(|minima| growth(&minima, slope));
+    Some(match minima {
+        Some(least) if width(&least) <= NARROWER * width(&of_all) => {
+            let shape = [least.shape.as_str(), "of the least live heap of each 5 s"];
+            let shape = shape.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+            Growth { slope: Slope { points: of_all.slope.points, ..least.slope }, level: of_all.level, shape }
+        }
+        Some(_) | None => of_all,
+    })
+}
+
+/// The least readings of blocks of 5 s, or of an eighth of a shorter series; `None` if a block has too few readings for
+/// a minimum.
+fn minima(points: Points<'_>) -> Option<Vec<(f64, f64)>> {
+    let (first_at, last_at) = (points.first()?.0, points.last()?.0);
+    let length = (BLOCK_S as f64 / 60.0).min((last_at - first_at) / 8.0);
+    let in_block = |one: &(f64, f64), next: &(f64, f64)| {
+        ((one.0 - first_at) / length).floor() == ((next.0 - first_at) / length).floor()
+    };
+    let blocks: Vec<Points<'_>> = points.chunk_by(in_block).collect();
+    // The last one may be cut off.
+    let is_full = |(index, block): (usize, &Points<'_>)| block.len() >= LEAST_OF || index + 1 == blocks.len();
+    if blocks.len() < 8 || !blocks.iter().enumerate().all(is_full) {
+        return None;
+    }
+    let least = |block: &Points<'_>| block.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1));
+    blocks.iter().filter(|block| block.len() >= LEAST_OF).map(least).collect()
 }
 
 /// A time in minutes from the start of a span, negative before it.
@@ -99,15 +154,21 @@ pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
 /// The growth of the resident off-heap memory, without pages of files, which the kernel takes back. C's allocators and
 /// drivers seldom return any memory.
 pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
-    let what = "off-heap samples";
-    let span = run.measure()?;
-    let samples = Entries::of(&run.signals().offheap, what)?.covering(span, what)?;
+    let anonymous = off_heap_without_files(run, run.measure()?)?;
+    of_blocks(run.measure()?, &anonymous, least, slope_of_stairs).ok_or_else(|| too_few(OFF_HEAP))
+}
+
+const OFF_HEAP: &str = "off-heap samples";
+
+/// The resident off-heap memory less what pages of files grew since the start of the span, bytes.
+fn off_heap_without_files(run: Run<'_>, span: TimeSpan) -> Result<Vec<(u64, f64)>, Unavailable> {
+    let samples = Entries::of(&run.signals().offheap, OFF_HEAP)?.covering(span, OFF_HEAP)?;
     let kinds = usable(&run.signals().rss_kinds, "resident set by kind")?;
     let files = Entries::new(&kinds.at_ns, &kinds.file, "resident set by kind")?;
     files.covering(span, "resident set by kind")?;
     let before = files.at_or_before(span.start_ns);
     let anonymous = samples.iter().map(|(at, bytes)| (at, bytes as f64 - (files.at_or_before(at) - before).max(0.0)));
-    of_blocks(span, &anonymous.collect::<Vec<_>>(), least, slope_of_stairs).ok_or_else(|| too_few(what))
+    Ok(anonymous.collect())
 }
 
 /// The growth of the anonymous resident set. The Go heap counts only beyond the goal of the GC: below it, garbage waits
@@ -118,10 +179,8 @@ pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let kinds = usable(&run.signals().rss_kinds, what)?;
     let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?;
     let go = GoMemory::of(run, span)?;
-    let beyond: Vec<(u64, f64)> = samples
-        .iter()
-        .map(|(at, bytes)| (at, bytes as f64 - go.as_ref().map_or(0.0, |go| go.within_goal(at))))
-        .collect();
+    let of_heap = |at, anonymous: f64| go.as_ref().map_or(anonymous, |go| go.beyond_heap(at, anonymous));
+    let beyond: Vec<(u64, f64)> = samples.iter().map(|(at, bytes)| (at, of_heap(at, bytes as f64))).collect();
     let growth = of_blocks(span, &beyond, median_of, slope).ok_or_else(|| too_few(what))?;
     let off_heap = Entries::of(&run.signals().offheap, "off-heap samples").ok();
     let parts = [
@@ -142,17 +201,20 @@ pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let column = |values: &'static str, column| Entries::new(&memory.at_ns, column, values);
     let current = column(what, &memory.current)?.covering(span, what)?;
     let (file, shared) = (column(what, &memory.file)?, column(what, &memory.shmem)?);
+    let anonymous = column(what, &memory.anon)?;
     let go = GoMemory::of(run, span)?;
     let kept = |(at, bytes): (u64, u64)| {
         let reclaimable = (file.at_or_before(at) - shared.at_or_before(at)).max(0.0);
-        (at, bytes as f64 - reclaimable - go.as_ref().map_or(0.0, |go| go.within_goal(at)))
+        let anonymous = anonymous.at_or_before(at);
+        let beyond = go.as_ref().map_or(anonymous, |go| go.beyond_heap(at, anonymous));
+        (at, bytes as f64 - reclaimable - anonymous + beyond)
     };
     let growth = of_blocks(span, &current.iter().map(kept).collect::<Vec<_>>(), median_of, slope);
     let growth = growth.ok_or_else(|| too_few(what))?;
     let kernel = memory.kernel.as_ref().and_then(|kernel| column(what, kernel).ok());
     let parts = [
         ("shared memory (tmpfs)", pace(shared, span)),
-        ("anonymous memory", pace(column(what, &memory.anon)?, span)),
+        ("anonymous memory", pace(anonymous, span)),
         ("the kernel", kernel.and_then(|kernel| pace(kernel, span))),
     ];
     Ok(Growth { level: level(current), ..growth.made_of(&parts) })
@@ -165,6 +227,8 @@ struct GoMemory<'a> {
     goal: Entries<'a>,
     stacks: Entries<'a>,
     other: Entries<'a>,
+    /// Resident off-heap memory of the launched process; empty if it is not known.
+    off_heap: Vec<(u64, f64)>,
 }
 
 impl<'a> GoMemory<'a> {
@@ -184,6 +248,7 @@ impl<'a> GoMemory<'a> {
             goal: column(&memory.heap_goal)?,
             stacks: column(&memory.stacks)?,
             other: column(&memory.runtime_other)?,
+            off_heap: off_heap_without_files(run, span).unwrap_or_default(),
         }))
     }
 
@@ -191,6 +256,22 @@ impl<'a> GoMemory<'a> {
     fn within_goal(&self, at_ns: u64) -> f64 {
         let heap = self.heap(at_ns).min(HEADROOM * self.goal.at_or_before(at_ns));
         heap + self.other.at_or_before(at_ns).min(DESCRIPTIONS * heap)
+    }
+
+    /// Anonymous memory without the Go heap up to the goal, bytes.
+    ///
+    /// The heap may have pages that were never touched, as in large buffers. They get resident one by one, below the
+    /// goal. So no less counts than what is known to be beyond the heap, and what only fills the heap is no growth.
+    fn beyond_heap(&self, at_ns: u64, anonymous: f64) -> f64 {
+        anonymous.max(self.known(at_ns)) - self.within_goal(at_ns)
+    }
+
+    /// All that is known of the process's anonymous memory, touched or not, bytes; 0 if its off-heap memory is not
+    /// known.
+    fn known(&self, at_ns: u64) -> f64 {
+        let after = self.off_heap.partition_point(|(at, _)| *at <= at_ns);
+        let Some((_, off_heap)) = self.off_heap.get(after.saturating_sub(1)) else { return 0.0 };
+        self.heap(at_ns) + self.stacks.at_or_before(at_ns) + self.other.at_or_before(at_ns) + off_heap
     }
 
     fn beyond(&self, at_ns: u64) -> f64 {
@@ -288,6 +369,7 @@ pub(super) fn per_minute(growth: &Growth) -> Measurement {
 /// The slope of the points, minutes and bytes, as their shape demands:
 ///
 /// - A series that slows down has the slope of its second half: a working set that grows and then stays is no leak.
+/// - A series with a single step has the slope of what follows, if enough does. Otherwise the step may come again.
 /// - A series that falls back to where it was, a sawtooth, may not have grown at all.
 /// - A series that only rises, in both halves, has grown, whatever its autocorrelation.
 fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -> Option<Growth> {
@@ -301,6 +383,9 @@ fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -
     {
         let shape = "growth slowed down: slope of the second half of the measuring phase".to_owned();
         return Some(Growth { slope: second, level, shape });
+    }
+    if let Some(step) = Step::of(points) {
+        return Some(Growth { level, ..step.growth(points, slope_of)? });
     }
     if let Some(fall) = falls_back(points) {
         let interval = whole.interval;
@@ -324,6 +409,65 @@ fn slows_down(first: Interval, second: Interval) -> bool {
     let half_width = (first.measured - first.low).hypot(second.high - second.measured);
     let is_less = first.measured - second.measured > half_width || second.high < first.measured / 2.0;
     is_less && second.measured <= first.measured / 2.0
+}
+
+/// The only rise of a series that is flat before and after it, such as a table that is loaded once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Step {
+    /// The index of the first point after it.
+    index: usize,
+    /// Bytes.
+    size: f64,
+}
+
+impl Step {
+    fn of(points: Points<'_>) -> Option<Self> {
+        let blocks: Vec<(f64, f64)> = smoothed(points, SMOOTH_BLOCKS);
+        let side = |blocks: &[(f64, f64)]| range(&blocks.iter().map(|block| block.1).collect::<Vec<_>>());
+        // One block may hold points from both sides.
+        let cuts = (FLAT_BLOCKS..blocks.len()).flat_map(|cut| [(cut, cut), (cut, cut + 1)]);
+        let is_step = |(cut, next): (usize, usize)| {
+            let after = blocks.get(next..).filter(|after| after.len() >= FLAT_BLOCKS)?;
+            let (before, after) = (side(&blocks[..cut]), side(after));
+            let rise = after.0 - before.1;
+            (rise > 0.0 && (before.1 - before.0).max(after.1 - after.0) <= FLAT * rise).then_some((cut, next, rise))
+        };
+        let (cut, next, _) = cuts.filter_map(is_step).max_by(|one, other| one.2.total_cmp(&other.2))?;
+        let between = |point: &(f64, f64)| point.0 > blocks[cut - 1].0 && point.0 <= blocks[next].0;
+        let rises = (1..points.len()).filter(|&index| between(&points[index]));
+        let index = rises.max_by(|&one, &other| {
+            let rise = |index: usize| points[index].1 - points[index - 1].1;
+            rise(one).total_cmp(&rise(other))
+        })?;
+        let level = |points: Points<'_>| median(points.iter().map(|point| point.1).collect());
+        let (before, after) = points.split_at(index);
+        Some(Self { index, size: level(after)? - level(before)? })
+    }
+
+    /// The growth of a series with this step: that of what follows, if it is long enough. Otherwise that of the series
+    /// without the step, up to that of a series in which such a step comes in every phase.
+    fn growth(self, points: Points<'_>, slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -> Option<Growth> {
+        let (first_at, at, last_at) = (points.first()?.0, points.get(self.index)?.0, points.last()?.0);
+        let told = format!("one step of {}, {:.0} s into the measuring phase", self.text(), at * 60.0);
+        let after = &points[self.index..];
+        if last_at - at >= SETTLED * (last_at - first_at)
+            && let Some(slope) = slope_of(after)
+        {
+            return Some(Growth { slope, level: 0.0, shape: format!("{told}, and slope of what follows") });
+        }
+        let without = points.iter().enumerate().map(|(index, &(at, bytes))| {
+            let step = if index < self.index { 0.0 } else { self.size };
+            (at, bytes - step)
+        });
+        let Slope { interval, points: count } = slope_of(&without.collect::<Vec<_>>())?;
+        let high = interval.high.max(interval.measured + self.size / (last_at - first_at));
+        let slope = Slope { interval: Interval { high, ..interval }, points: count };
+        Some(Growth { slope, level: 0.0, shape: format!("{told}, which may come again") })
+    }
+
+    fn text(self) -> String {
+        units::format(self.size, Unit::Bytes)
+    }
 }
 
 /// Says so if the series falls at once to where it began, and has not risen above that again: a sawtooth with a period

@@ -2,6 +2,7 @@
 
 pub(crate) mod broken;
 mod fuzz;
+mod habits;
 pub(crate) mod simulation;
 mod sites;
 

@@ -89,7 +89,7 @@ impl ResidentCollector {
         self.threads.push(at_ns, sum.threads);
         self.page_faults.push(at_ns, faults);
         if has_children {
-            scene.service.has_started(None);
+            scene.service.has_ended_one();
         }
         Ok(())
     }
@@ -201,8 +201,10 @@ mod tests {
         cgroup.write("cgroup.procs", &format!("{PID}\n"));
         collector.read(READING, &mut fake.scene);
         assert_eq!(collector.processes(), 2);
-        fake.scene.service.has_started(Some(4243));
-        let ending = Ending::new(fake.scene.service.doubt(), None, None).summed_over_the_cgroup(None);
+        for at_ns in [0, 20_000_000_000] {
+            fake.scene.service.has_started(4243, at_ns);
+        }
+        let ending = Ending::new(fake.scene.service.doubt(u64::MAX), None, None).summed_over_the_cgroup(None);
         let signals = collector.into_signals(&ending);
         let kib = |sizes: [u64; 2]| sizes.map(|size| size * 1024);
         assert_eq!(signals.rss.data.value, kib([605, 55]));
@@ -260,6 +262,6 @@ mod tests {
         fake.proc.stat(|stat| stat.cminflt = 9);
         fake.scene.service.look();
         ResidentCollector::default().read(READING, &mut fake.scene);
-        assert!(fake.scene.service.doubt().unwrap().contains("one that has ended"));
+        assert!(fake.scene.service.short_lived(u64::MAX).unwrap().contains("had ended"));
     }
 }
