@@ -1,7 +1,7 @@
-//! Ctrl-C ends the running step and all processes that it started.
+//! Ctrl-C ends the running steps and all processes that they started.
 //!
 //! Each step runs in its own process group. It receives Ctrl-C only from here, once, together with its children. The
-//! second Ctrl-C kills the group.
+//! second Ctrl-C kills the groups.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -13,12 +13,12 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-static STATE: Mutex<State> = Mutex::new(State { group: None, interrupted: false });
+static STATE: Mutex<State> = Mutex::new(State { groups: Vec::new(), interrupted: false });
 
-/// The state that the signal thread shares with the thread that runs steps.
+/// The state that the signal thread shares with the threads that run steps.
 struct State {
-    /// The process group of the running step.
-    group: Option<Pid>,
+    /// The process groups of the running steps.
+    groups: Vec<Pid>,
     interrupted: bool,
 }
 
@@ -48,28 +48,34 @@ pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Option<Child>> {
         return Ok(None);
     }
     let child = command.process_group(0).spawn()?;
-    state.group = i32::try_from(child.id()).ok().map(Pid::from_raw);
+    state.groups.extend(group_of(&child));
     Ok(Some(child))
 }
 
-/// Records that the running step has ended. Returns whether an interruption came.
-pub(crate) fn finished() -> bool {
+/// Records that a step has ended. Returns whether an interruption came.
+pub(crate) fn finished(child: &Child) -> bool {
     let mut state = state();
-    state.group = None;
+    let ended = group_of(child);
+    state.groups.retain(|group| Some(*group) != ended);
     state.interrupted
+}
+
+/// The process group that the child leads.
+fn group_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().map(Pid::from_raw)
 }
 
 fn receive(signal: i32) {
     let mut state = state();
     let again = std::mem::replace(&mut state.interrupted, true);
-    match state.group {
-        Some(group) => {
-            let signal = if again { Signal::SIGKILL } else { Signal::try_from(signal).unwrap_or(Signal::SIGTERM) };
-            // A group that has just ended cannot be signalled, and does not need it.
-            let _ended = killpg(group, signal);
-        }
-        // No step is running. The next set-up removes unfinished files in `.tools`.
-        None => std::process::exit(130),
+    // No step is running. The next set-up removes unfinished files in `.tools`.
+    if state.groups.is_empty() {
+        std::process::exit(130);
+    }
+    let signal = if again { Signal::SIGKILL } else { Signal::try_from(signal).unwrap_or(Signal::SIGTERM) };
+    for group in &state.groups {
+        // A group that has just ended cannot be signalled, and does not need it.
+        let _ended = killpg(*group, signal);
     }
 }
 

@@ -110,7 +110,7 @@ fn end(mut command: Command, line: &str) -> Result<(ExitStatus, Vec<u8>)> {
     let mut output = Vec::new();
     let read = child.stdout.take().map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut output));
     let status = child.wait();
-    if interrupt::finished() {
+    if interrupt::finished(&child) {
         return Err(Error::Interrupted.into());
     }
     read.into_diagnostic().wrap_err_with(|| format!("cannot read the output of `{line}`"))?;

@@ -377,6 +377,7 @@ impl Running {
             ending,
             tier,
             options: Vec::new(),
+            against: None,
             signals,
             code,
             notes: self.notes,

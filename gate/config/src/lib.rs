@@ -27,6 +27,8 @@ pub use kinds::{Name, Size};
 /// A validated configuration. Defaults are filled in, and paths are resolved against the file's directory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// The directory of the file.
+    pub directory: PathBuf,
     /// The services by name, at least one.
     pub services: BTreeMap<String, Service>,
     /// The directory of baselines.

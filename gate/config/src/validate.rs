@@ -38,6 +38,7 @@ impl Validator<'_> {
             Ok((name.clone(), self.service(name, service, &place)?))
         });
         Ok(Config {
+            directory: self.directory.to_owned(),
             services: services.collect::<Result<_, Error>>()?,
             baselines: self.resolve(file.baselines.map_or_else(|| "baselines".into(), |path| path.0)),
             platforms: file

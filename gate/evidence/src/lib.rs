@@ -46,6 +46,10 @@ pub struct Evidence {
     /// an earlier memgate tells none.
     #[serde(default)]
     pub options: Vec<String>,
+    /// The name of the build, such as `main (1a2b3c4)`, if it is the one that another build is compared with; `null` for
+    /// the build that is judged.
+    #[serde(default)]
+    pub against: Option<String>,
     /// What was measured.
     pub signals: Signals,
     /// The call stacks that the signals refer to.

@@ -12,6 +12,9 @@ use memgate_evidence::platform::Platform;
 /// The end of every evidence file's name.
 pub const EVIDENCE: &str = ".evidence.json";
 
+/// The directory beside a command's evidence that has the evidence of the build it is compared with.
+pub const AGAINST: &str = "against";
+
 /// The files of one run in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunFiles {

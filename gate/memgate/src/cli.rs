@@ -252,6 +252,10 @@ pub struct Measured {
     /// The number of fresh processes to measure. Overrides the configuration.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20))]
     runs: Option<u32>,
+    /// Another build to compare with, which is measured in turn with this one: `merge-base`, a commit, a branch or a tag,
+    /// or the path of a second checkout, such as ../main.
+    #[arg(long, value_name = "REV")]
+    against: Option<String>,
     /// The highest tier of collectors to use: T0, T1, T2, T3 or T4 (docs/reference/tiers.md). The default is the
     /// highest that the kernel allows.
     #[arg(long, value_name = "T", ignore_case = true, value_parser = one_of(&Tier::ALL, Tier::name))]
@@ -276,6 +280,7 @@ impl Measured {
             platforms: if named.is_empty() { absent.to_vec() } else { named },
             runner: self.runner,
             runs: self.runs,
+            against: self.against.clone(),
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             snapshots: !self.no_snapshot,
             out: self.out.clone(),
@@ -287,12 +292,14 @@ impl Measured {
     /// repeats the measurement.
     fn options(&self) -> Vec<String> {
         // Every field is named, so a new one does not compile until it is handled here.
-        let Self { config, services: _, platforms: _, runner, runs, tier, force_probes, no_snapshot, out: _ } = self;
+        let Self { config, services: _, platforms: _, runner, runs, against, tier, force_probes, no_snapshot, out: _ } =
+            self;
         let config = (config.as_path() != Path::new(CONFIG)).then(|| config.display().to_string());
         let with_values = [
             ("--config", config),
             ("--runner", runner.map(|runner| runner.name().to_owned())),
             ("--runs", runs.map(|runs| runs.to_string())),
+            ("--against", against.clone()),
             ("--tier", tier.map(|tier| tier.name().to_owned())),
         ];
         let with_values = with_values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten();
@@ -404,7 +411,8 @@ mod tests {
 
     #[test]
     fn the_options_are_repeated_as_they_were_given() {
-        let all = ["--config", "ci/memgate.yaml", "--runner", "qemu", "--runs", "2", "--tier", "T0"];
+        let all =
+            ["--config", "ci/memgate.yaml", "--runner", "qemu", "--runs", "2", "--against", "main", "--tier", "T0"];
         let all: Vec<_> = all.into_iter().chain(["--force-probes", "--no-snapshot"]).collect();
         assert_eq!(options(&all), all);
         let where_results_go = ["--service", "uaa", "--platform", "host", "--out", "x", "--format", "json"];

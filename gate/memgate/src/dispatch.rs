@@ -151,8 +151,8 @@ fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Resu
 }
 
 fn record_baselines(recorded: &Recorded, limits: Limits) -> Result<()> {
-    for runs in judging::read_evidence(&recorded.evidence)?.values() {
-        let summary = summarise(runs)?;
+    for recorded_runs in judging::read_evidence(&recorded.evidence)?.values() {
+        let summary = summarise(&recorded_runs.runs)?;
         let file = baseline::path(&recorded.baselines, summary.platform, &summary.baseline);
         if file.exists() {
             let help = "edit it, or remove it and record again; a baseline is reviewed like code";

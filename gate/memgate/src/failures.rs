@@ -6,7 +6,10 @@ use memgate_evidence::error::{Error, FailureText, Result, Stage};
 use memgate_verdict::results::ServiceFailure;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 
-use crate::{narrator::Narrator, select::Target};
+use crate::{
+    narrator::Narrator,
+    select::{Against, Target},
+};
 
 /// The outcome for each service on each platform.
 #[derive(Debug)]
@@ -39,7 +42,10 @@ impl<T> Outcomes<T> {
         match outcome {
             Ok(done) => self.done.push(done),
             Err(error) => {
-                let failure = FailureText::of(error, step)?;
+                let mut failure = FailureText::of(error, step)?;
+                if let Some(Against { name, .. }) = &target.against {
+                    failure.message = format!("{name}: {}", failure.message);
+                }
                 narrator.say(&format!("{} failed:\n{}", target.title(), rendered(failure.clone().into()).trim_end()));
                 let (service, platform, options) = (target.service.name.clone(), target.platform, options.to_vec());
                 self.failures.push(ServiceFailure { service, platform, options, failure });

@@ -1,21 +1,16 @@
 //! Runs `go build` for the platform to measure.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Output, Stdio},
-};
+use std::path::{Path, PathBuf};
 
 use memgate_agent::cancel::Cancel;
 use memgate_config::Build;
 use memgate_evidence::{
-    error::{Error, FailureKind, Result, Stage},
+    error::{FailureKind, Result, Stage},
     platform::Platform,
 };
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
 use tokio::process::Command;
+
+use crate::command::{last_lines, output_unless_cancelled};
 
 /// Why there is no executable.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -57,15 +52,13 @@ impl FailureKind for BuildError {
     }
 }
 
-/// How many lines of the compiler's output an error shows.
-const SHOWN_LINES: usize = 20;
-
-/// Builds the executable for `platform` and writes it to `executable`.
+/// Builds the executable for `platform` and writes it to `executable`. A Go toolchain that is not on `PATH` is looked for
+/// in `.tools/go` beside or above `tools`.
 ///
 /// # Errors
 /// Fails if there is no Go, if the build fails (with the compiler's output), or if memgate is interrupted.
-pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
-    let go = find_go(&build.dir)?;
+pub async fn build(build: &Build, tools: &Path, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
+    let go = find_go(tools)?;
     let mut command = Command::new(&go);
     command.arg("build").arg("-o").arg(executable).current_dir(&build.dir);
     if !build.tags.is_empty() {
@@ -85,27 +78,7 @@ pub async fn build(build: &Build, platform: Platform, executable: &Path, cancel:
     Err(BuildError::Failed { package, directory, output: last_lines(&output.stderr), command }.into())
 }
 
-/// Runs the command to its end. If memgate is interrupted, this kills the command and the compilers that it started.
-async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Result<std::io::Result<Output>> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => return Ok(Err(error)),
-    };
-    let group = child.id().map(|id| Pid::from_raw(id.cast_signed()));
-    tokio::select! {
-        output = child.wait_with_output() => Ok(output),
-        () = cancel.cancelled() => {
-            if let Some(group) = group {
-                // It may already have ended.
-                let _ = killpg(group, Signal::SIGKILL);
-            }
-            Err(Error::Interrupted)
-        }
-    }
-}
-
-/// The `go` command: the one on `PATH`, or else the project's own in `.tools/go` beside or above the module.
+/// The `go` command: the one on `PATH`, or else the project's own in `.tools/go` beside or above the directory.
 fn find_go(directory: &Path) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("go"));
@@ -113,23 +86,4 @@ fn find_go(directory: &Path) -> Result<PathBuf> {
     let of_project = directory.ancestors().map(|folder| folder.join(".tools/go/bin/go")).collect::<Vec<_>>();
     let go = on_path.chain(of_project).find(|candidate| candidate.is_file());
     go.ok_or_else(|| BuildError::NoGo { directory }.into())
-}
-
-fn last_lines(output: &[u8]) -> String {
-    let text = String::from_utf8_lossy(output);
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_long_output_is_shown() {
-        let output: String = (0..100).map(|line| format!("{line}\n")).collect();
-        let shown = last_lines(output.as_bytes());
-        assert!(shown.starts_with("80\n") && shown.ends_with("99"), "{shown}");
-        assert_eq!(last_lines(b""), "");
-    }
 }

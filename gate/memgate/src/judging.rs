@@ -1,7 +1,7 @@
 //! Turns evidence into a report: finds the evidence files, reads the baselines, judges, and writes the flame graphs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -15,23 +15,55 @@ use memgate_evidence::{
 use memgate_files::{evidence_file, names};
 use memgate_report::{self as report, FlameGraphFiles};
 use memgate_verdict::{
-    baseline::Baseline,
     judge,
     results::{Report, ServiceFailure, ServiceResult},
-    summarise::{Summary, summarise},
+    summarise::summarise,
 };
+
+use crate::measure::Recorded;
 
 /// Reads evidence from files and directories. Groups it by service and platform.
 ///
 /// # Errors
 /// When there is no evidence or a file cannot be used.
-pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), Vec<Evidence>>> {
-    let mut by_target: BTreeMap<_, Vec<_>> = BTreeMap::new();
+pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), Recorded>> {
+    let mut by_target: BTreeMap<_, Recorded> = BTreeMap::new();
     for file in evidence_files(files)? {
         let evidence = evidence_file::read(&file)?;
-        by_target.entry((evidence.service.clone(), evidence.platform)).or_default().push(evidence);
+        let recorded = by_target.entry((evidence.service.clone(), evidence.platform)).or_default();
+        let of_its_build = match evidence.against {
+            None => &mut recorded.runs,
+            Some(_) => &mut recorded.others,
+        };
+        of_its_build.push(evidence);
     }
+    by_target.values().try_for_each(is_one_comparison)?;
     Ok(by_target)
+}
+
+/// Checks that the evidence is of one build, or of one build and one other.
+fn is_one_comparison(recorded: &Recorded) -> Result<()> {
+    let names: BTreeSet<_> = recorded.others.iter().filter_map(|other| other.against.as_deref()).collect();
+    let (message, help) = match (recorded.others.first(), recorded.runs.is_empty()) {
+        (Some(other), true) => (
+            format!(
+                "{} on {}: all evidence is of the build that another is compared with",
+                other.service, other.platform
+            ),
+            "name the evidence of the build that is to be judged too",
+        ),
+        (Some(other), false) if names.len() > 1 => (
+            format!(
+                "{} on {}: the evidence compares with several builds: {}",
+                other.service,
+                other.platform,
+                names.into_iter().collect::<Vec<_>>().join(", ")
+            ),
+            "name the evidence of one comparison",
+        ),
+        _ => return Ok(()),
+    };
+    Err(InputError::new(message, help).into())
 }
 
 fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
@@ -42,8 +74,10 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
             continue;
         }
         let before = found.len();
-        let entries = fs::read_dir(file).into_iter().flatten().flatten().map(|entry| entry.path());
-        found.extend(entries.filter(|path| path.to_string_lossy().ends_with(names::EVIDENCE)));
+        for directory in [file.clone(), file.join(names::AGAINST)] {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+            found.extend(entries.filter(|path| path.to_string_lossy().ends_with(names::EVIDENCE)));
+        }
         found[before..].sort();
         if found.len() == before {
             let message = format!("{}: no file in this directory ends in {}", file.display(), names::EVIDENCE);
@@ -55,16 +89,26 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-pub(crate) fn judge_runs(runs: &[Evidence], baselines: &Path, out: &Path) -> Result<ServiceResult> {
-    let (summary, baseline) = compared(runs, baselines)?;
-    let mut result = judge::judge(&summary, baseline.as_ref());
+/// Judges the evidence and writes its flame graphs below `out`.
+pub(crate) fn judge_runs(recorded: &Recorded, baselines: &Path, out: &Path) -> Result<ServiceResult> {
+    let mut result = judged(recorded, baselines)?;
     if let Some(root) = repository().as_deref().and_then(Path::to_str) {
         report::locate(&mut result, root);
     }
-    let written = flame_graphs(out, runs);
+    let written = flame_graphs(out, &recorded.runs);
     result.files = written.files.iter().map(|file| file.display().to_string()).collect();
     result.notes.extend(written.notes);
     Ok(result)
+}
+
+/// Judges the evidence by the baseline, and beside the other build if there is one.
+pub(crate) fn judged(recorded: &Recorded, baselines: &Path) -> Result<ServiceResult> {
+    let summary = summarise(&recorded.runs)?;
+    let baseline = baseline::load(baselines, summary.platform, &summary.baseline)?;
+    let result = judge::judge(&summary, baseline.as_ref());
+    let Some(name) = recorded.others.first().and_then(|other| other.against.as_deref()) else { return Ok(result) };
+    let others = summarise(&recorded.others)?;
+    Ok(judge::judge_beside(result, &summary, judge::Other { name, summary: &others }))
 }
 
 /// The root of the repository that memgate was called in: the nearest directory that contains `.git`, or the current
@@ -78,13 +122,6 @@ fn repository() -> Option<PathBuf> {
 pub(crate) fn flame_graphs(out: &Path, runs: &[Evidence]) -> FlameGraphFiles {
     report::write_flame_graphs(&out.join("flamegraphs"), runs)
         .unwrap_or_else(|error| FlameGraphFiles { files: Vec::new(), notes: vec![format!("no flame graphs: {error}")] })
-}
-
-/// The metrics of the runs, and the baseline to compare them with.
-pub(crate) fn compared(runs: &[Evidence], baselines: &Path) -> Result<(Summary, Option<Baseline>)> {
-    let summary = summarise(runs)?;
-    let baseline = baseline::load(baselines, summary.platform, &summary.baseline)?;
-    Ok((summary, baseline))
 }
 
 /// The report on results and failures.

@@ -6,6 +6,7 @@
 pub mod architecture;
 pub mod boot;
 pub mod cli;
+mod command;
 pub mod dispatch;
 pub mod doctor;
 pub mod failures;
@@ -18,4 +19,5 @@ pub mod narrator;
 pub mod pipeline;
 pub mod preflight;
 pub mod prepare;
+mod revision;
 pub mod select;

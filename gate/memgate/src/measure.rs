@@ -14,43 +14,62 @@ use crate::{
     failures::Outcomes,
     guest_runner::{self, GuestLogs},
     narrator::Narrator,
-    prepare::Bench,
+    prepare::{Bench, Pair},
 };
 
-/// Runs the work for each bench and returns the outcomes in any order, with the failures so far. Native runs go one
+/// The evidence of one service on one platform.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// The runs of the build that is judged.
+    pub runs: Vec<Evidence>,
+    /// The runs of the build that it is compared with, if there is one.
+    pub others: Vec<Evidence>,
+}
+
+impl Recorded {
+    /// Adds the evidence of more runs.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.runs.extend(more.runs);
+        self.others.extend(more.others);
+    }
+}
+
+/// Runs the work for each pair and returns the outcomes in any order, with the failures so far. Native runs go one
 /// after the other, because they would disturb each other's measurements. Then as many guests run at once as this
 /// machine has processors for. If one fails, the others go on.
 ///
 /// # Errors
 /// Fails if memgate is interrupted. Guests that run end then.
 pub(crate) async fn side_by_side<'run, T>(
-    prepared: Outcomes<Bench<'run>>,
+    prepared: Outcomes<Pair<'run>>,
     narrator: &Narrator,
-    work: impl AsyncFn(&Bench<'run>) -> Result<T>,
+    work: impl AsyncFn(&Pair<'run>) -> Result<T>,
 ) -> Result<Outcomes<T>> {
-    let Outcomes { done: benches, failures } = prepared;
+    let Outcomes { done: pairs, failures } = prepared;
     let mut outcomes = Outcomes { done: Vec::new(), failures };
-    let mut keep =
-        |bench: &Bench<'run>, outcome| outcomes.keep(bench.target, bench.options, Stage::Launch, outcome, narrator);
-    let (guests, native): (Vec<_>, Vec<_>) = benches.iter().partition(|bench| bench.guests.is_some());
-    for bench in native {
-        keep(bench, work(bench).await)?;
+    let mut keep = |pair: &Pair<'run>, outcome| {
+        outcomes.keep(pair.change.target, pair.change.options, Stage::Launch, outcome, narrator)
+    };
+    let (guests, native): (Vec<_>, Vec<_>) = pairs.iter().partition(|pair| pair.change.guests.is_some());
+    for pair in native {
+        keep(pair, work(pair).await)?;
     }
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let widest = guests.iter().map(|bench| guest_runner::processors(&bench.target.options)).max().unwrap_or(1);
+    let widest = guests.iter().map(|pair| guest_runner::processors(&pair.change.target.options)).max().unwrap_or(1);
     let at_once = (processors / usize::try_from(widest).unwrap_or(usize::MAX).max(1)).max(1);
     let work = &work;
     let mut running =
-        stream::iter(guests).map(|bench| async move { (bench, work(bench).await) }).buffer_unordered(at_once);
-    while let Some((bench, outcome)) = running.next().await {
-        keep(bench, outcome)?;
+        stream::iter(guests).map(|pair| async move { (pair, work(pair).await) }).buffer_unordered(at_once);
+    while let Some((pair, outcome)) = running.next().await {
+        keep(pair, outcome)?;
     }
     drop(running);
     Ok(outcomes)
 }
 
-impl Bench<'_> {
-    /// Measures these runs one after the other, each in a fresh process.
+impl Pair<'_> {
+    /// Measures these runs one after the other, each in a fresh process. Each run of the build is followed by one of the
+    /// other, and the next time the other goes first. So what changes on the machine with time changes both alike.
     ///
     /// # Errors
     /// When a run cannot be made, or when its evidence cannot be written.
@@ -59,22 +78,52 @@ impl Bench<'_> {
         runs: std::ops::RangeInclusive<u32>,
         narrator: &Narrator,
         cancel: &Cancel,
-    ) -> Result<Vec<Evidence>> {
-        let mut measured = Vec::new();
+    ) -> Result<Recorded> {
+        let mut recorded = Recorded::default();
         for run in runs {
-            let plan = self.plan(run);
-            let title = format!("{} run {run}", self.target.title());
-            let event = |event| narrator.event(&title, event);
-            let mut evidence = match &self.guests {
-                None => agent::run(&plan, &self.logs(run), Driver::Here, &event, cancel).await?,
-                Some(guests) => guests.run(&plan, &self.guest_logs(run), &event, cancel).await?,
+            let other = async |recorded: &mut Recorded| {
+                if let Some(other) = &self.other {
+                    recorded.others.push(other.measure(run, narrator, cancel).await?);
+                }
+                Ok::<_, memgate_evidence::error::Error>(())
             };
-            evidence.options = self.options.to_vec();
-            evidence_file::write(&self.file(run), &evidence)?;
-            // memgate judges what it reads back from the file, so judging the file again gives the same result.
-            measured.push(evidence_file::read(&self.file(run))?);
+            let other_first = run.is_multiple_of(2);
+            if other_first {
+                other(&mut recorded).await?;
+            }
+            recorded.runs.push(self.change.measure(run, narrator, cancel).await?);
+            if !other_first {
+                other(&mut recorded).await?;
+            }
         }
-        Ok(measured)
+        Ok(recorded)
+    }
+
+    /// The evidence files of these runs, those of the other build too.
+    pub(crate) fn files(&self, runs: std::ops::RangeInclusive<u32>) -> Vec<PathBuf> {
+        let benches = [&self.change].into_iter().chain(&self.other);
+        benches.flat_map(|bench| runs.clone().map(|run| bench.file(run))).collect()
+    }
+}
+
+impl Bench<'_> {
+    /// Measures this run in a fresh process.
+    ///
+    /// # Errors
+    /// When the run cannot be made, or when its evidence cannot be written.
+    async fn measure(&self, run: u32, narrator: &Narrator, cancel: &Cancel) -> Result<Evidence> {
+        let plan = self.plan(run);
+        let title = format!("{} run {run}", self.target.title());
+        let event = |event| narrator.event(&title, event);
+        let mut evidence = match &self.guests {
+            None => agent::run(&plan, &self.logs(run), Driver::Here, &event, cancel).await?,
+            Some(guests) => guests.run(&plan, &self.guest_logs(run), &event, cancel).await?,
+        };
+        evidence.options = self.options.to_vec();
+        evidence.against = self.target.against.as_ref().map(|against| against.name.clone());
+        evidence_file::write(&self.file(run), &evidence)?;
+        // memgate judges what it reads back from the file, so judging the file again gives the same result.
+        evidence_file::read(&self.file(run))
     }
 
     /// The file names of one run.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use memgate_agent::cancel::Cancel;
 use memgate_config::{Config, baseline};
 use memgate_evidence::error::{Error, Result, Stage};
+use memgate_files::names;
 use memgate_verdict::{
     judge,
     results::{Need, Report, ServiceResult},
@@ -13,10 +14,11 @@ use memgate_verdict::{
 
 use crate::{
     failures::Outcomes,
-    judging::{compared, flame_graphs, judge_runs, read_evidence, report},
+    judging::{flame_graphs, judge_runs, judged, read_evidence, report},
     measure::side_by_side,
     narrator::Narrator,
-    prepare::{Bench, prepare},
+    prepare::{Pair, make_directory, pairs, prepare},
+    revision::Revision,
     select::{Selection, targets},
 };
 
@@ -27,26 +29,49 @@ use crate::{
 /// When the configuration is wrong or this machine lacks something, which memgate finds before anything runs, and when
 /// it is interrupted.
 pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, cancel: &Cancel) -> Result<Report> {
-    let targets = targets(config, selection)?;
     // Baselines are read first: a broken one should not cost the time of the runs.
-    for target in &targets {
+    for target in &targets(config, selection)? {
         baseline::load(&config.baselines, target.platform, &target.service.baseline)?;
     }
-    let check = async |bench: &Bench<'_>| {
-        let mut runs = bench.target.runs;
-        let mut evidence = bench.measure(1..=runs, narrator, cancel).await?;
+    let check = async |pair: &Pair<'_>| {
+        let target = pair.change.target;
+        let mut runs = target.runs;
+        let mut recorded = pair.measure(1..=runs, narrator, cancel).await?;
         loop {
-            let (summary, baseline) = compared(&evidence, &config.baselines)?;
-            let result = judge::judge(&summary, baseline.as_ref());
-            let Some(more) = judge::more_runs(&result).filter(|more| *more <= bench.target.max_runs()) else { break };
-            narrator.say(&format!("{}: measuring {}", bench.target.title(), undecided(&result, more - runs)));
-            evidence.extend(bench.measure(runs + 1..=more, narrator, cancel).await?);
+            let result = judged(&recorded, &config.baselines)?;
+            let Some(more) = judge::more_runs(&result).filter(|more| *more <= target.max_runs()) else { break };
+            narrator.say(&format!("{}: measuring {}", target.title(), undecided(&result, more - runs)));
+            recorded.extend(pair.measure(runs + 1..=more, narrator, cancel).await?);
             runs = more;
         }
-        judge_runs(&evidence, &config.baselines, &selection.out)
+        judge_runs(&recorded, &config.baselines, &selection.out)
     };
-    let judged = side_by_side(prepare(&targets, selection, narrator, cancel).await?, narrator, check).await?;
+    let judged = measured(config, selection, narrator, cancel, check).await?;
     Ok(report(judged.done, judged.failures))
+}
+
+/// Prepares what is selected, with the other build if the selection names one, and runs the work for each service.
+async fn measured<T>(
+    config: &Config,
+    selection: &Selection,
+    narrator: &Narrator,
+    cancel: &Cancel,
+    work: impl AsyncFn(&Pair<'_>) -> Result<T>,
+) -> Result<Outcomes<T>> {
+    let targets = targets(config, selection)?;
+    let Some(words) = &selection.against else {
+        let prepared = prepare(&targets, selection, narrator, cancel).await?;
+        return side_by_side(pairs(prepared, None), narrator, work).await;
+    };
+    let of_other = Selection { out: selection.out.join(names::AGAINST), ..selection.clone() };
+    make_directory(&of_other.out)?;
+    let revision = Revision::find(words, &config.directory, &of_other.out, cancel).await?;
+    let services: Vec<_> = targets.iter().map(|target| revision.service(target.service)).collect::<Result<_>>()?;
+    let others: Vec<_> =
+        targets.iter().zip(&services).map(|(target, other)| target.of(other, &revision.name)).collect();
+    let changes = prepare(&targets, selection, narrator, cancel).await?;
+    let others = prepare(&others, &of_other, narrator, cancel).await?;
+    side_by_side(pairs(changes, Some(others)), narrator, work).await
 }
 
 /// `2 more fresh processes, which may decide heap_live_growth and rss_peak`.
@@ -67,18 +92,17 @@ pub async fn record(
     narrator: &Narrator,
     cancel: &Cancel,
 ) -> Result<Outcomes<Vec<PathBuf>>> {
-    let record = async |bench: &Bench<'_>| {
-        let runs = bench.target.runs;
-        let evidence = bench.measure(1..=runs, narrator, cancel).await?;
-        let written = flame_graphs(&selection.out, &evidence);
+    let record = async |pair: &Pair<'_>| {
+        let runs = 1..=pair.change.target.runs;
+        let recorded = pair.measure(runs.clone(), narrator, cancel).await?;
+        let written = flame_graphs(&selection.out, &recorded.runs);
         let pictures = written.files.iter().map(|file| file.display().to_string());
         for line in pictures.chain(written.notes) {
-            narrator.say(&format!("{}: {line}", bench.target.title()));
+            narrator.say(&format!("{}: {line}", pair.change.target.title()));
         }
-        Ok((1..=runs).map(|run| bench.file(run)).collect::<Vec<_>>())
+        Ok(pair.files(runs))
     };
-    let targets = targets(config, selection)?;
-    side_by_side(prepare(&targets, selection, narrator, cancel).await?, narrator, record).await
+    measured(config, selection, narrator, cancel, record).await
 }
 
 /// Judges recorded evidence and writes its flame graphs into a directory below `out`.
@@ -101,9 +125,14 @@ pub fn merge(config: &Config, selection: &Selection, files: &[PathBuf]) -> Resul
     let missing: Vec<_> = targets(config, selection)?
         .iter()
         .filter_map(|target| {
-            let runs = evidence.get(&(target.service.name.clone(), target.platform)).map_or(0, Vec::len);
+            let recorded = evidence.get(&(target.service.name.clone(), target.platform));
+            let runs = recorded.map_or(0, |recorded| match selection.against {
+                None => recorded.runs.len(),
+                Some(_) => recorded.runs.len().min(recorded.others.len()),
+            });
             let wanted = usize::try_from(target.runs).unwrap_or(usize::MAX);
-            (runs < wanted).then(|| format!("{}: {runs} of {wanted} runs", target.title()))
+            let what = if selection.against.is_some() { "runs of both builds" } else { "runs" };
+            (runs < wanted).then(|| format!("{}: {runs} of {wanted} {what}", target.title()))
         })
         .collect();
     if !missing.is_empty() {

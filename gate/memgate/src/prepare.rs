@@ -13,7 +13,10 @@ use memgate_evidence::{
     plan::{Collecting, Plan},
     platform::{Platform, Runner},
 };
-use memgate_files::{OutputError, names::RunFiles};
+use memgate_files::{
+    OutputError,
+    names::{self, RunFiles},
+};
 
 use crate::{
     failures::Outcomes,
@@ -47,7 +50,9 @@ pub(crate) async fn prepare<'run>(
     make_directory(&selection.out)?;
     let mut prepared = Outcomes::default();
     for (target, place) in targets.iter().zip(places) {
-        remove_old_runs(&selection.out, target)?;
+        for directory in [selection.out.clone(), selection.out.join(names::AGAINST)] {
+            remove_old_runs(&directory, target)?;
+        }
         match Bench::prepare(target, place, selection, narrator, cancel).await {
             // What is wrong in the configuration is wrong in each run.
             Err(error @ Error::Input(_)) => return Err(error),
@@ -55,6 +60,32 @@ pub(crate) async fn prepare<'run>(
         }
     }
     Ok(prepared)
+}
+
+/// A built service, and the other build that it is compared with, if there is one.
+pub(crate) struct Pair<'run> {
+    pub(crate) change: Bench<'run>,
+    pub(crate) other: Option<Bench<'run>>,
+}
+
+/// Puts builds and the builds that they are compared with together. A service that lacks one of the two has a failure
+/// already.
+pub(crate) fn pairs<'run>(
+    changes: Outcomes<Bench<'run>>,
+    others: Option<Outcomes<Bench<'run>>>,
+) -> Outcomes<Pair<'run>> {
+    let mut failures = changes.failures;
+    let Some(others) = others else {
+        return Outcomes {
+            done: changes.done.into_iter().map(|change| Pair { change, other: None }).collect(),
+            failures,
+        };
+    };
+    failures.extend(others.failures);
+    let key = |bench: &Bench<'_>| (bench.target.service.name.clone(), bench.target.platform);
+    let mut others: BTreeMap<_, _> = others.done.into_iter().map(|other| (key(&other), other)).collect();
+    let pair = |change| others.remove(&key(&change)).map(|other| Pair { change, other: Some(other) });
+    Outcomes { done: changes.done.into_iter().filter_map(pair).collect(), failures }
 }
 
 /// A built service, ready to be measured.
@@ -87,7 +118,8 @@ impl<'run> Bench<'run> {
                     .map_err(|error| cannot_write(out, error))?;
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
-                gobuild::build(&build, target.platform, &executable, cancel).await?;
+                gobuild::build(&build, target.tools().unwrap_or(&build.dir), target.platform, &executable, cancel)
+                    .await?;
                 executable
             }
             Executable::Binary(binaries) => existing(binaries, target)?,
@@ -130,7 +162,11 @@ fn cannot_write(path: &Path, source: std::io::Error) -> Error {
 /// Removes the files that an earlier command left for the same service and platform, so that nobody takes them for
 /// files of this command.
 fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
-    for entry in fs::read_dir(out).map_err(|error| cannot_write(out, error))?.flatten() {
+    let entries = match fs::read_dir(out) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| cannot_write(out, error))?,
+    };
+    for entry in entries.flatten() {
         let name = entry.file_name();
         if RunFiles::are_of(&name.to_string_lossy(), &target.service.name, target.platform) {
             fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), error))?;

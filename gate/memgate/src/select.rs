@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use memgate_config::{Config, PlatformOptions, Service};
+use memgate_config::{Config, Executable, PlatformOptions, Service};
 use memgate_evidence::{
     error::Result,
     plan::Collecting,
@@ -25,6 +25,8 @@ pub struct Selection {
     pub runner: Option<Runner>,
     /// The number of fresh processes for each; overrides the configuration.
     pub runs: Option<u32>,
+    /// The other build to compare with: `merge-base`, a commit, or the directory of a second checkout.
+    pub against: Option<String>,
     /// How to collect.
     pub collecting: Collecting,
     /// Whether guests may be resumed from snapshots.
@@ -42,16 +44,48 @@ pub(crate) struct Target<'config> {
     pub(crate) options: PlatformOptions,
     pub(crate) runner: Option<Runner>,
     pub(crate) runs: u32,
+    /// What makes this the other build of `--against`, if it is.
+    pub(crate) against: Option<Against>,
+}
+
+/// The other build.
+pub(crate) struct Against {
+    /// Its name in reports.
+    pub(crate) name: String,
+    /// Where the build that is judged finds its Go toolchain: both are built by the same one.
+    pub(crate) tools: Option<PathBuf>,
 }
 
 impl Target<'_> {
+    /// The directory in or above which memgate looks for a Go toolchain that is not on `PATH`; `None` if nothing is built.
+    pub(crate) fn tools(&self) -> Option<&Path> {
+        match (&self.against, &self.service.executable) {
+            (Some(Against { tools, .. }), _) => tools.as_deref(),
+            (None, Executable::Build(build)) => Some(&build.dir),
+            (None, Executable::Binary(_)) => None,
+        }
+    }
+
+    /// The same target with the sources of the other build.
+    pub(crate) fn of<'other>(&self, service: &'other Service, name: &str) -> Target<'other> {
+        Target {
+            service,
+            platform: self.platform,
+            options: self.options.clone(),
+            runner: self.runner,
+            runs: self.runs,
+            against: Some(Against { name: name.to_owned(), tools: self.tools().map(Path::to_owned) }),
+        }
+    }
+
     /// The most runs that memgate makes to decide every gate.
     pub(crate) fn max_runs(&self) -> u32 {
         self.service.max_runs.max(self.runs)
     }
 
     pub(crate) fn title(&self) -> String {
-        format!("{} {}", self.service.name, self.platform)
+        let of = self.against.as_ref().map(|against| format!(" of {}", against.name)).unwrap_or_default();
+        format!("{} {}{of}", self.service.name, self.platform)
     }
 }
 
@@ -72,6 +106,7 @@ pub(crate) fn targets<'config>(config: &'config Config, selection: &Selection) -
             options: options.clone(),
             runner,
             runs: runs(service),
+            against: None,
         })
     };
     Ok(selection.platforms.iter().copied().flat_map(on).collect())

@@ -46,6 +46,21 @@ impl Recorded {
         self.directory.path().join(format!("uaa.linux-amd64.run{run}.evidence.json"))
     }
 
+    /// Adds the evidence of the build that it is compared with.
+    fn against(&self, name: &str, runs: [Evidence; 2]) {
+        for run in runs {
+            let file = self.directory.path().join("against").join(self.file(run.run).file_name().unwrap());
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            evidence_file::write(&file, &Evidence { against: Some(name.to_owned()), ..run }).unwrap();
+        }
+    }
+
+    /// Runs the command on the whole directory.
+    fn on_directory(&self, verb: &[&str]) -> Output {
+        let mut command = self.command(verb[0]);
+        command.args(&verb[1..]).arg(self.directory.path()).args(self.baselines_flag()).output().unwrap()
+    }
+
     fn files(&self) -> [PathBuf; 2] {
         [self.file(1), self.file(2)]
     }
@@ -368,6 +383,50 @@ services:
 }
 
 #[test]
+fn evidence_of_two_builds_is_judged_by_their_difference() {
+    let recorded = Recorded::new();
+    recorded.against("main (1a2b3c4)", [healthy(1, 2004), healthy(2, 2000)]);
+    let output = recorded.on_directory(&["judge"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("\nagainst: main (1a2b3c4), measured in turn, 2 runs each\n"), "{text}");
+    recorded.against("main (1a2b3c4)", [healthy(1, 1004), healthy(2, 1000)]);
+    for (format, words) in [
+        ("junit", "alloc_bytes_per_request against main (1a2b3c4)"),
+        ("terminal", "2.00kB/request exceeds the 1.00kB/request of main (1a2b3c4) by more than"),
+        ("markdown", "Against main (1a2b3c4), measured in turn, 2 runs each:"),
+        ("json", "\"against\": \"main (1a2b3c4)\""),
+        ("github", "alloc_bytes_per_request against main (1a2b3c4) regressed"),
+    ] {
+        let output = recorded.on_directory(&["judge", "--format", format]);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(words), "`{words}` is not in:\n{text}");
+    }
+}
+
+#[test]
+fn evidence_of_the_other_build_alone_or_of_several_is_refused() {
+    let recorded = Recorded::new();
+    recorded.against("main", [healthy(1, 2000), healthy(2, 2004)]);
+    let only = recorded.directory.path().join("against");
+    let output = recorded.command("judge").arg(&only).output().unwrap();
+    assert_fails(&output, 2, &["uaa on linux/amd64", "all evidence is of the build that another is compared with"]);
+    let other = Evidence { against: Some("v1.0".to_owned()), ..healthy(3, 2000) };
+    evidence_file::write(&recorded.file(3), &other).unwrap();
+    assert_fails(&recorded.on_directory(&["judge"]), 2, &["compares with several builds: main, v1.0"]);
+}
+
+#[test]
+fn a_baseline_is_recorded_of_the_build_that_is_judged() {
+    let recorded = Recorded::of(&[healthy(1, 2000), healthy(2, 2004)]);
+    recorded.against("main", [healthy(1, 1000), healthy(2, 1000)]);
+    assert_eq!(recorded.on_directory(&["baseline", "record"]).status.code(), Some(0));
+    let baseline = fs::read_to_string(recorded.baseline()).unwrap();
+    assert!(baseline.contains("alloc_bytes_per_request: { baseline: 2.004002kB/request"), "{baseline}");
+}
+
+#[test]
 fn merged_evidence_is_judged_as_one() {
     let recorded = Recorded::new();
     let merge = || {
@@ -397,6 +456,13 @@ fn a_job_whose_evidence_is_missing_fails_the_merge() {
     let mut one_run = with_configuration(&recorded, "merge");
     let output = one_run.args(["--platform", "linux/amd64"]).arg(recorded.file(1)).output().unwrap();
     assert_fails(&output, 4, &["uaa linux/amd64: 1 of 2 runs"]);
+    let mut of_one_build = with_configuration(&recorded, "merge");
+    of_one_build.args(["--platform", "linux/amd64", "--against", "main"]);
+    assert_fails(
+        &of_one_build.args(recorded.files()).output().unwrap(),
+        4,
+        &["uaa linux/amd64: 0 of 2 runs of both builds"],
+    );
     assert!(!stdout(&output).contains("pass"), "{}", stdout(&output));
 }
 

@@ -33,7 +33,7 @@ fn build(platform: Platform, ldflags: Option<&str>) -> (TempDir, PathBuf) {
         env: BTreeMap::from([("CGO_ENABLED".to_owned(), "0".to_owned())]),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let built = runtime.block_on(gobuild::build(&build, platform, &executable, &Cancel::never()));
+    let built = runtime.block_on(gobuild::build(&build, &build.dir, platform, &executable, &Cancel::never()));
     built.unwrap_or_else(|error| panic!("{error}"));
     (directory, executable)
 }

@@ -387,9 +387,8 @@ fn measure_with(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16), look: 
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(port, directory.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime
-        .block_on(gobuild::build(&build(flags, tags), Platform::host(), &plan.executable, &Cancel::never()))
-        .unwrap();
+    let build = build(flags, tags);
+    runtime.block_on(gobuild::build(&build, &build.dir, Platform::host(), &plan.executable, &Cancel::never())).unwrap();
     run_with(&plan, directory.path(), act, look)
 }
 

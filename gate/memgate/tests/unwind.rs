@@ -211,7 +211,7 @@ fn build_go(flags: &str, ldflags: Option<&str>) -> (TempDir, PathBuf) {
         env: BTreeMap::from(env),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let built = runtime.block_on(gobuild::build(&build, Platform::host(), &executable, &Cancel::never()));
+    let built = runtime.block_on(gobuild::build(&build, &build.dir, Platform::host(), &executable, &Cancel::never()));
     built.unwrap_or_else(|error| panic!("{error}"));
     (directory, executable)
 }

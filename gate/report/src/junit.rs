@@ -96,7 +96,7 @@ fn gate_case(class: String, gate: &GateResult, result: &ServiceResult) -> TestCa
     let lines = [view::figures(gate)].into_iter().chain(view::sites(result, gate));
     let lines = lines.chain([view::trust(result), view::repeat_command(result)]);
     let details = lines.collect::<Vec<_>>().join("\n");
-    let mut case = case(class, gate.metric.name(), gate.verdict, &reason, &details);
+    let mut case = case(class, &view::name(gate), gate.verdict, &reason, &details);
     case.set_system_out(match gate.verdict {
         Verdict::Pass => view::figures(gate),
         verdict @ (Verdict::Improved
@@ -109,7 +109,7 @@ fn gate_case(class: String, gate: &GateResult, result: &ServiceResult) -> TestCa
 }
 
 fn finding_case(class: String, finding: &view::Finding<'_>, details: &str) -> TestCase {
-    case(class, finding.name, finding.verdict, &finding.reason, details)
+    case(class, &finding.name, finding.verdict, &finding.reason, details)
 }
 
 fn case(class: String, name: &str, verdict: Verdict, reason: &str, details: &str) -> TestCase {

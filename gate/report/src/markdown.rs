@@ -36,12 +36,13 @@ fn service(result: &ServiceResult, blocks: &mut Vec<String>) {
     if !findings.is_empty() {
         blocks.push(findings.join("\n"));
     }
-    if !result.gates.is_empty() {
-        let rows: Vec<_> = result.gates.iter().map(row).collect();
-        blocks.push(format!(
-            "| gate | limit | baseline | measured | notices | verdict |\n| --- | ---: | ---: | ---: | ---: | --- |\n{}",
-            rows.join("\n")
-        ));
+    let (beside, own): (Vec<_>, Vec<_>) = result.gates.iter().partition(|gate| gate.against.is_some());
+    if !own.is_empty() {
+        blocks.push(table(&own, &["limit", "baseline"]));
+    }
+    if let Some(against) = view::against(result) {
+        blocks.push(format!("Against {}, measured in turn, {} each:", escape(&against), view::runs(result)));
+        blocks.push(table(&beside, &["other build"]));
     }
     if !result.notes.is_empty() {
         let notes: Vec<_> = result.notes.iter().map(|note| format!("- {}", escape(&text::visible(note)))).collect();
@@ -61,20 +62,26 @@ fn finding(finding: &view::Finding<'_>) -> String {
     let nest =
         |(index, line): (usize, &String)| format!("\n{}- {}", if index == 0 { "  " } else { "    " }, escape(line));
     let sites: String = finding.sites.iter().enumerate().map(nest).collect();
-    format!("- **{}** {}: {}{figures}{sites}", finding.verdict.name(), code(finding.name), escape(&finding.reason))
+    format!("- **{}** {}: {}{figures}{sites}", finding.verdict.name(), code(&finding.name), escape(&finding.reason))
+}
+
+/// The table of some gates. `compared` are the titles of what they are compared with.
+fn table(gates: &[&GateResult], compared: &[&str]) -> String {
+    let header = [&["gate"], compared, &["measured", "notices", "verdict"]].concat().join(" | ");
+    let figures = "---: | ".repeat(compared.len() + 2);
+    let rows: Vec<_> = gates.iter().map(|gate| row(gate)).collect();
+    format!("| {header} |\n| --- | {figures}--- |\n{}", rows.join("\n"))
 }
 
 fn row(gate: &GateResult) -> String {
     let verdict = gate.verdict.name();
-    format!(
-        "| {} | {} | {} | {} | {} | {} |",
-        code(gate.metric.name()),
-        escape(&view::figure(gate.limit, gate.unit)),
-        escape(&view::figure(gate.baseline, gate.unit)),
-        escape(&view::measured(gate)),
-        escape(&view::figure(gate.noticed, gate.unit)),
-        if gate.verdict == Verdict::Pass { verdict.to_owned() } else { format!("**{verdict}**") }
-    )
+    // Another build has no limits.
+    let limit = gate.against.is_none().then(|| view::figure(gate.limit, gate.unit));
+    let figures = [view::figure(gate.baseline, gate.unit), view::measured(gate), view::figure(gate.noticed, gate.unit)];
+    let figures = limit.into_iter().chain(figures).map(|figure| escape(&figure));
+    let verdict = if gate.verdict == Verdict::Pass { verdict.to_owned() } else { format!("**{verdict}**") };
+    let cells: Vec<_> = [code(gate.metric.name())].into_iter().chain(figures).chain([verdict]).collect();
+    format!("| {} |", cells.join(" | "))
 }
 
 fn environment(result: &ServiceResult) -> String {

@@ -40,8 +40,13 @@ fn service(result: &ServiceResult, style: Style, lines: &mut Vec<String>) {
         text::visible(environment.runner.name()),
         view::runs(result)
     ));
-    if !result.gates.is_empty() {
-        lines.extend(table(result, style).lines());
+    let (beside, own): (Vec<_>, Vec<_>) = result.gates.iter().partition(|gate| gate.against.is_some());
+    if !own.is_empty() {
+        lines.extend(table(&own, &["limit", "baseline"], style).lines());
+    }
+    if let Some(against) = view::against(result) {
+        lines.push(format!("against: {against}, measured in turn, {} each", view::runs(result)));
+        lines.extend(table(&beside, &["other build"], style).lines());
     }
     for finding in view::findings(result) {
         let padding = " ".repeat(VERDICT_WIDTH.saturating_sub(finding.verdict.name().len()));
@@ -55,7 +60,8 @@ fn service(result: &ServiceResult, style: Style, lines: &mut Vec<String>) {
     lines.push(format!("repeat: {}", view::repeat_command(result)));
 }
 
-fn table(result: &ServiceResult, style: Style) -> Table {
+/// The table of some gates. `compared` are the titles of what they are compared with.
+fn table(gates: &[&GateResult], compared: &[&str], style: Style) -> Table {
     let mut table = Table::new();
     // Box-drawing characters have no fixed width: a terminal set to Chinese may draw them two columns wide.
     table.load_style(presets::ASCII_FULL_CONDENSED);
@@ -63,23 +69,23 @@ fn table(result: &ServiceResult, style: Style) -> Table {
     if style.colour {
         table.enforce_styling();
     }
-    table.set_header(["gate", "limit", "baseline", "measured", "notices", "verdict"]);
-    for gate in &result.gates {
+    table.set_header([&["gate"], compared, &["measured", "notices", "verdict"]].concat());
+    for gate in gates {
         table.add_row(row(gate));
     }
-    for column in table.column_iter_mut().skip(1).take(4) {
+    for column in table.column_iter_mut().skip(1).take(compared.len() + 2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     if let Some(width) = style.width {
-        fit(&mut table, width);
+        fit(&mut table, width, compared.len() + 3);
     }
     table
 }
 
-/// Wraps figures before names if the width is too small for both.
-fn fit(table: &mut Table, width: u16) {
+/// Wraps figures before names if the width is too small for both. `verdict` is the last column.
+fn fit(table: &mut Table, width: u16, verdict: usize) {
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width).set_truncation_indicator("...");
-    for (column, least) in [(5, 40), (0, 80)] {
+    for (column, least) in [(verdict, 40), (0, 80)] {
         if let Some(column) = table.column_mut(column).filter(|_| width >= least) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
@@ -87,14 +93,16 @@ fn fit(table: &mut Table, width: u16) {
 }
 
 fn row(gate: &GateResult) -> Vec<Cell> {
-    vec![
-        Cell::new(gate.metric.name()),
-        Cell::new(view::figure(gate.limit, gate.unit)),
-        Cell::new(view::figure(gate.baseline, gate.unit)),
-        Cell::new(view::measured(gate)),
-        Cell::new(view::figure(gate.noticed, gate.unit)),
-        Cell::new(gate.verdict.name()).fg(colour(gate.verdict)),
-    ]
+    // Another build has no limits.
+    let limit = gate.against.is_none().then(|| view::figure(gate.limit, gate.unit));
+    let figures = [view::figure(gate.baseline, gate.unit), view::measured(gate), view::figure(gate.noticed, gate.unit)];
+    [gate.metric.name().to_owned()]
+        .into_iter()
+        .chain(limit)
+        .chain(figures)
+        .map(Cell::new)
+        .chain([Cell::new(gate.verdict.name()).fg(colour(gate.verdict))])
+        .collect()
 }
 
 const fn colour(verdict: Verdict) -> Color {

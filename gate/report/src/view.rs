@@ -20,7 +20,7 @@ pub(super) struct Finding<'a> {
     /// `uaa on linux/amd64`; `memgate` for the whole report.
     pub(super) subject: String,
     /// The metric's name; `verdict` if no gate explains the finding.
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) verdict: Verdict,
     /// One line, safe to show.
     pub(super) reason: String,
@@ -140,21 +140,34 @@ pub(super) fn measured(gate: &GateResult) -> String {
 /// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, notices 55ms` follows if the gate holds.
 pub(super) fn figures(gate: &GateResult) -> String {
     let noticed = gate.noticed.map(|noticed| format!(", notices {}", figure(Some(noticed), gate.unit)));
-    format!(
-        "measured {}, limit {}, baseline {}{}",
-        measured(gate),
-        figure(gate.limit, gate.unit),
-        figure(gate.baseline, gate.unit),
-        noticed.unwrap_or_default()
-    )
+    let (measured, baseline) = (measured(gate), figure(gate.baseline, gate.unit));
+    let compared = match &gate.against {
+        None => format!("limit {}, baseline {baseline}", figure(gate.limit, gate.unit)),
+        Some(against) => format!("{}: {baseline}", text::visible(against)),
+    };
+    format!("measured {measured}, {compared}{}", noticed.unwrap_or_default())
+}
+
+/// The name of a gate, which no other gate of the result has.
+pub(super) fn name(gate: &GateResult) -> String {
+    match &gate.against {
+        None => gate.metric.name().to_owned(),
+        Some(against) => format!("{} against {}", gate.metric, text::visible(against)),
+    }
+}
+
+/// The name of the build that a result is compared with, if there is one; safe to show.
+pub(super) fn against(result: &ServiceResult) -> Option<String> {
+    result.gates.iter().find_map(|gate| gate.against.as_deref()).map(text::visible)
 }
 
 /// The call sites of a gate: a title, then one line for each site; empty if there are none. Safe to show.
 pub(super) fn sites(result: &ServiceResult, gate: &GateResult) -> Vec<String> {
-    let title = match result.runs {
+    let title = match (result.runs, &gate.against) {
         _ if gate.sites.is_empty() => return Vec::new(),
-        1 => "call sites:".to_owned(),
-        runs => format!("call sites of {runs} runs together:"),
+        (runs, Some(_)) => format!("call sites that have more than in the other build, in {runs} runs together:"),
+        (1, None) => "call sites:".to_owned(),
+        (runs, None) => format!("call sites of {runs} runs together:"),
     };
     [title].into_iter().chain(gate.sites.iter().map(site)).collect()
 }
@@ -237,7 +250,7 @@ pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
         .into_iter()
         .chain(gates.map(|gate| Finding {
             subject: subject(result),
-            name: gate.metric.name(),
+            name: name(gate),
             verdict: gate.verdict,
             reason: text::visible(&gate.reason),
             gate: Some(gate),
@@ -258,7 +271,7 @@ pub(super) fn unexplained(result: &ServiceResult) -> Option<Finding<'static>> {
         if result.gates.is_empty() { "No gate was judged." } else { "The verdict is worse than every gate's." };
     (!explained).then(|| Finding {
         subject: subject(result),
-        name: "verdict",
+        name: "verdict".to_owned(),
         verdict: result.verdict,
         reason: reason.to_owned(),
         gate: None,
@@ -281,7 +294,7 @@ pub(super) fn unexplained_report(report: &Report) -> Option<Finding<'static>> {
     };
     (!explained).then(|| Finding {
         subject: "memgate".to_owned(),
-        name: "verdict",
+        name: "verdict".to_owned(),
         verdict: report.verdict.unwrap_or(Verdict::Inconclusive),
         reason: reason.to_owned(),
         gate: None,

@@ -65,6 +65,7 @@ pub fn healthy(run: u32) -> Evidence {
         ending: Ending::Stopped,
         tier: Tier::T2,
         options: vec![],
+        against: None,
         code: Code::default(),
         signals: signals(&mut random),
         notes: vec![],

@@ -148,11 +148,26 @@ pub struct Comparison {
     pub advisory: bool,
 }
 
+/// The comparison of two builds that were measured in turn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Beside {
+    /// The difference that fails, if noise does not explain it.
+    pub closely: Comparison,
+    /// The difference that must not pass, although noise may explain it.
+    pub undecided: Comparison,
+}
+
 const fn within(tolerance: f64) -> Comparison {
     Comparison { tolerance, floor: None, advisory: false }
 }
 
 impl Comparison {
+    /// The difference that matters, in the metric's unit: the larger of the tolerance's share of the figure and the
+    /// floor.
+    pub fn effect(&self, figure: f64) -> f64 {
+        (self.tolerance * figure.abs()).max(self.floor.unwrap_or(0.0))
+    }
+
     const fn or_less_than(self, floor: f64) -> Self {
         Self { floor: Some(floor), ..self }
     }
@@ -219,6 +234,26 @@ macro_rules! metrics {
             /// How it is compared with its recorded figure; `None` if only a limit makes sense.
             pub const fn comparison(self) -> Option<Comparison> {
                 match self { $(Self::$metric => $comparison,)+ }
+            }
+
+            /// How it is compared with the figure of another build that was measured in turn with it, on the same machine;
+            /// `None` if it is not compared.
+            ///
+            /// The machine is the same for both, so a time is compared more closely than with a recorded figure.
+            pub const fn beside(self) -> Option<Beside> {
+                let recorded = self.comparison();
+                let closely = match self {
+                    Self::GcPauseP90 => Some(within(0.05).or_less_than(20e3)),
+                    Self::GcStwFraction => Some(within(0.05).or_less_than(0.0005)),
+                    Self::GcCpuFraction => Some(within(0.05).or_less_than(0.002)),
+                    Self::RequestLatencyP99 => Some(within(0.05).for_the_reader()),
+                    _ => recorded,
+                };
+                match (closely, recorded) {
+                    (Some(closely), Some(recorded)) => Some(Beside { closely, undecided: recorded }),
+                    (Some(closely), None) => Some(Beside { closely, undecided: within(1.0) }),
+                    (None, _) => None,
+                }
             }
 
             /// The profiles that show which call sites are behind it.

@@ -120,8 +120,12 @@ pub struct GateResult {
     pub high: Option<f64>,
     /// The absolute limit.
     pub limit: Option<f64>,
-    /// The recorded figure to compare with.
+    /// The figure to compare with: the recorded one, or that of another build (`against`).
     pub baseline: Option<f64>,
+    /// The name of the build that `baseline` is the figure of, if it was measured beside this one, such as `main
+    /// (1a2b3c4)`; `null` if `baseline` is of a baseline file.
+    #[serde(default)]
+    pub against: Option<String>,
     /// The smallest figure that would have been noticed, if the gate holds: it would not have passed in 95 of 100 checks.
     #[serde(default)]
     pub noticed: Option<f64>,

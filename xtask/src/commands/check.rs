@@ -1,5 +1,7 @@
 //! `cargo xtask check`: gates the services of memgate.yaml with memgate from this checkout.
 
+use std::thread;
+
 use miette::Result;
 use xshell::cmd;
 
@@ -14,18 +16,29 @@ use crate::{artifact, step};
 /// When the set-up or the build fails.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let sh = &workspace.sh;
-    let tools = Tools::open(workspace)?;
-    gcc::ensure(&tools)?;
-    go::ensure(&tools)?;
     // A check of this machine's own platform needs no guests.
     let guests = args.iter().any(|arg| arg.starts_with("--platform") || arg.starts_with("--runner"));
-    if guests {
-        qemu::ensure(&tools)?;
-    }
-    drop(tools);
+    // The fetches wait for the network while the compiler works.
+    let memgate = thread::scope(|scope| {
+        let tools = scope.spawn(|| fetch(guests));
+        let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate");
+        tools.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        memgate
+    })?;
     if guests {
         dist::run(workspace, &[])?;
     }
-    let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate")?;
     match step::become_command(cmd!(sh, "{memgate} check -c memgate.yaml {args...}"))? {}
+}
+
+/// Installs what a check needs. It has a shell of its own, because a shell belongs to one thread.
+fn fetch(guests: bool) -> Result<()> {
+    let workspace = Workspace::find()?;
+    let tools = Tools::open(&workspace)?;
+    gcc::ensure(&tools)?;
+    go::ensure(&tools)?;
+    if guests {
+        qemu::ensure(&tools)?;
+    }
+    Ok(())
 }

@@ -105,7 +105,10 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     if let Some(comparison) = comparison {
         fields.push(format!("baseline: {}", format_exact(mean, unit)));
         if figures.len() > 1 {
-            fields.push(format!("noise: {}", format_exact(figures.iter().std_dev(), unit)));
+            let deviation = figures.iter().std_dev();
+            // What rounding leaves of equal figures is no noise.
+            let noise = if deviation > 1e-9 * mean.abs() { deviation } else { 0.0 };
+            fields.push(format!("noise: {}", format_exact(noise, unit)));
         }
         fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
         fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));

@@ -51,6 +51,7 @@ fn signals() -> Signals {
 
 fn evidence() -> Evidence {
     Evidence {
+        against: None,
         service: "统一认证".into(),
         platform: Platform::LinuxLoong64,
         run: 1,

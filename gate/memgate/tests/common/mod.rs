@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod faults;
 pub mod go;
 pub mod guests;
+pub mod repository;
 pub mod running;
 pub mod uaa;
 

@@ -1,15 +1,15 @@
 //! Compares a figure with the recorded one.
 
-use super::{figures::Figures, ruling::Ruling};
+use super::{
+    figures::{Figures, Z_95},
+    ruling::Ruling,
+};
 use crate::{
     baseline::Expectation,
     metric::Unit,
     results::{Need, Verdict},
     summarise::{Pooled, pooled_deviation, t_quantile},
 };
-
-/// The normal quantile of 95 %, for what would have been noticed.
-const Z_95: f64 = 1.645;
 
 /// A difference that matters.
 struct Effect {

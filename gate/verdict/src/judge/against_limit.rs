@@ -1,6 +1,9 @@
 //! Compares a figure with an absolute limit.
 
-use super::{figures::Figures, ruling::Ruling};
+use super::{
+    figures::{Figures, Z_95},
+    ruling::Ruling,
+};
 use crate::{
     metric::{Metric, Pooling, Unit},
     results::{Need, Verdict},
@@ -17,9 +20,6 @@ const PROMISE: f64 = 1.1;
 
 /// The chance that a figure's upper bound is too low.
 const ALPHA_OF_PROMISE: f64 = 0.025;
-
-/// The normal quantile of 95 %, for what would have been noticed.
-const Z_95: f64 = 1.645;
 
 /// Passes if the figure is within the limit, and its upper bound excludes what the gate promises to notice
 /// (`must_notice`, or else a multiple of the limit). Fails if both sets of runs, each by itself, are significantly

@@ -7,6 +7,9 @@ use crate::{
     units,
 };
 
+/// The normal quantile of 95 %, for what would have been noticed.
+pub(super) const Z_95: f64 = 1.645;
+
 /// The figures of a metric.
 pub(super) struct Figures {
     pub(super) metric: Metric,
@@ -25,11 +28,13 @@ impl Figures {
     /// When a run has no finite figure.
     pub(super) fn of(metric: Metric, summary: &Summary) -> Result<Self, Unavailable> {
         let runs = summary.of_each_run(metric);
+        // First, because its reason names the run.
+        let all = Pooled::of(metric, &runs)?;
         let sets = match looks::sets(&runs) {
             Some((first, fresh)) => Some((Pooled::of(metric, first)?, Pooled::of(metric, fresh)?)),
             None => None,
         };
-        Ok(Self { metric, all: Pooled::of(metric, &runs)?, sets, deviation: deviation(&runs) })
+        Ok(Self { metric, all, sets, deviation: deviation(&runs) })
     }
 
     /// The figures of the runs that have one, if at least two do. They may show a failure, and never that a gate holds: what

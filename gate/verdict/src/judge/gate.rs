@@ -121,6 +121,7 @@ impl Gate {
             high: interval.map(|(_, high)| high),
             limit: self.limit,
             baseline: self.expectation.baseline,
+            against: None,
             noticed: ruling.noticed,
             verdict: ruling.verdict,
             needs: ruling.needs,

@@ -2,6 +2,7 @@
 
 mod against_baseline;
 mod against_limit;
+mod beside;
 mod figures;
 mod fit;
 mod gate;
@@ -13,4 +14,4 @@ mod tests;
 
 pub use gate::{LimitForRuns, limit_for_runs};
 pub use looks::MOST_RUNS;
-pub use service::{judge, more_runs};
+pub use service::{Other, judge, judge_beside, more_runs};

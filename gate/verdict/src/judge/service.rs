@@ -1,6 +1,6 @@
 //! Judges all gates of one service on one platform.
 
-use super::{fit::misfit, gate::Gate, looks, ruling::Ruling};
+use super::{beside, fit::misfit, gate::Gate, looks, ruling::Ruling};
 use crate::{
     baseline::Baseline,
     metric::Metric,
@@ -13,7 +13,7 @@ use crate::{
 const FAILURES_THAT_SPOIL: f64 = 0.01;
 
 /// The number of call sites that a gate names.
-const SITES: usize = 5;
+pub(super) const SITES: usize = 5;
 
 /// Judges one service on one platform. docs/explanation/judging.md explains the rules.
 ///
@@ -43,6 +43,25 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
             .chain(misfit.map(|misfit| Ruling::new(Verdict::Inconclusive, misfit).sentence()))
             .collect(),
     }
+}
+
+/// Another build of the same service, whose processes were measured in turn with those of the one that is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Other<'a> {
+    /// Its name in reports, such as `main (1a2b3c4)`.
+    pub name: &'a str,
+    /// Its metrics. It has as many runs as the one that is judged.
+    pub summary: &'a Summary,
+}
+
+/// Compares a judged service with another build of it. Adds a gate for each metric that can be compared, with what grew
+/// by call site, and the other build's notes.
+pub fn judge_beside(mut result: ServiceResult, summary: &Summary, other: Other<'_>) -> ServiceResult {
+    result.gates.extend(Metric::ALL.into_iter().filter_map(|metric| beside::gate(metric, summary, other)));
+    result.verdict = worst(result.gates.iter().map(|gate| gate.verdict));
+    let notes = other.summary.notes.iter().filter(|note| !summary.notes.contains(note));
+    result.notes.extend(notes.map(|note| format!("{}: {note}", other.name)));
+    result
 }
 
 /// The number of runs after which every gate may be decided, if more runs than the present ones may decide one. A service
@@ -88,9 +107,13 @@ fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
 
 /// Why the figures of a service mean nothing: it fails its requests.
 fn spoiled(summary: &Summary, results: &[GateResult]) -> Option<String> {
-    let errors = summary.pooled(Metric::RequestErrors).ok()?;
     let gate = results.iter().find(|result| result.metric == Metric::RequestErrors);
-    let regressed = gate.is_some_and(|gate| gate.verdict == Verdict::Regressed);
+    failing(summary, gate.is_some_and(|gate| gate.verdict == Verdict::Regressed))
+}
+
+/// Why the figures of a service mean nothing, if its gate on failed requests fails, or too many fail.
+pub(super) fn failing(summary: &Summary, regressed: bool) -> Option<String> {
+    let errors = summary.pooled(Metric::RequestErrors).ok()?;
     (regressed || errors.measured > FAILURES_THAT_SPOIL).then(|| {
         let share = units::format(errors.measured, Metric::RequestErrors.unit());
         format!("{share} of the requests failed: figures of a service that fails its requests mean nothing")

@@ -1,5 +1,6 @@
 //! Tests of whole verdicts.
 
+mod beside;
 mod evidence;
 mod power;
 mod properties;

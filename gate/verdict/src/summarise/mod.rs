@@ -4,6 +4,7 @@ mod collate;
 mod contradictions;
 mod flames;
 mod frames;
+mod grown;
 mod growth;
 mod pauses;
 mod pool;
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 
 pub use collate::summarise;
 pub use flames::{FlameGraph, FlameGraphs, Graph, flame_graphs};
+pub use grown::grown;
 pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};
 pub use stats::t_quantile;

@@ -3,6 +3,8 @@
 //! A figure of one process says what that process did. A verdict is about the service, so it uses the mean over the
 //! processes, and how much they differ.
 
+use std::collections::BTreeSet;
+
 use super::{
     Estimate, Measurement, Unavailable,
     stats::{Z_975, count_f64, mean, median, share_within, standard_deviation, t_quantile},
@@ -53,7 +55,9 @@ impl Pooled {
     /// # Errors
     /// When there is no run, or when a run has no finite figure.
     pub fn of<'a>(metric: Metric, runs: &[(u32, Option<&'a Measurement>)]) -> Result<Self, Unavailable> {
-        let several = runs.len() > 1;
+        // A reason that all runs share needs no number.
+        let of_all = |(_, figure): &(u32, Option<&'a Measurement>)| usable(*figure).err();
+        let several = runs.iter().map(of_all).collect::<BTreeSet<_>>().len() > 1;
         let of_run = |(run, figure): &(u32, Option<&'a Measurement>)| match usable(*figure) {
             Ok(figure) => Ok((*run, figure)),
             Err(reason) if several => Err(Unavailable { reason: format!("run {run}: {reason}") }),

@@ -1,0 +1,274 @@
+//! The other build of `--against`: a commit, which gets a worktree of its own, or a second checkout.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Output, Stdio},
+};
+
+use memgate_agent::cancel::Cancel;
+use memgate_config::{Executable, Service};
+use memgate_evidence::error::{InputError, Result};
+use tokio::process::Command;
+
+use crate::command::{last_lines, output_unless_cancelled};
+
+/// The word that stands for the commit at which the change left the branch that it is for.
+const MERGE_BASE: &str = "merge-base";
+
+/// The variable in which GitHub Actions names the branch that a pull request is for.
+const GITHUB_BASE: &str = "GITHUB_BASE_REF";
+
+/// The sources of the other build. The worktree of a commit is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Revision {
+    /// Its name in reports: `main (1a2b3c4)`, or the path of a second checkout.
+    pub(crate) name: String,
+    /// The root of the checkout that has the change.
+    here: PathBuf,
+    /// The root of the other checkout.
+    there: PathBuf,
+    /// The worktree that memgate made.
+    worktree: Option<Worktree>,
+}
+
+impl Revision {
+    /// Finds what `words` name, and checks it out below `out`: `merge-base`, a commit, a branch or a tag, or the
+    /// directory of a second checkout. `beside` is a directory in the checkout that has the change.
+    ///
+    /// # Errors
+    /// When there is no such revision, or it cannot be checked out; and when memgate is interrupted.
+    pub(crate) async fn find(words: &str, beside: &Path, out: &Path, cancel: &Cancel) -> Result<Self> {
+        let git = Git { directory: beside.to_owned(), cancel };
+        if let Some(there) = second_checkout(words) {
+            let there = canonical(&there)?;
+            let root = |directory: PathBuf| async move {
+                let git = Git { directory: directory.clone(), cancel };
+                Ok::<_, memgate_evidence::error::Error>(git.root().await.unwrap_or(directory))
+            };
+            let here = root(canonical(beside)?).await?;
+            let there = root(there).await?;
+            if here == there {
+                let message = format!("--against {words}: this is the checkout that has the change");
+                return Err(InputError::new(message, "name another checkout, or a commit").into());
+            }
+            return Ok(Self { name: there.display().to_string(), here, there, worktree: None });
+        }
+        let here = git.root().await?;
+        let (name, commit) = git.commit(words).await?;
+        let worktree = Worktree::make(&git, &here, &out.join("checkout"), &commit).await?;
+        Ok(Self { name, here, there: worktree.place.clone(), worktree: Some(worktree) })
+    }
+
+    /// The service as it is in the other checkout: the same load and the same settings with the other sources.
+    ///
+    /// # Errors
+    /// When the service is not built from sources in the checkout.
+    pub(crate) fn service(&self, service: &Service) -> Result<Service> {
+        let mut other = service.clone();
+        match &mut other.executable {
+            Executable::Build(build) => build.dir = self.place(&build.dir, &service.name, "build.dir")?,
+            Executable::Binary(binaries) if self.worktree.is_none() => {
+                for path in binaries.values_mut() {
+                    *path = self.place(path, &service.name, "binary")?;
+                }
+            }
+            Executable::Binary(_) => {
+                let message = format!(
+                    "services.{}.binary names an executable, which {} has no other version of",
+                    service.name, self.name
+                );
+                let help = "name the directory of a second checkout that has its own executable: `--against DIR`";
+                return Err(InputError::new(message, help).into());
+            }
+        }
+        // A working directory outside of the checkout, such as /tmp, is the same for both.
+        if let Ok(directory) = self.place(&other.run.directory, &service.name, "run.directory") {
+            other.run.directory = directory;
+        }
+        Ok(other)
+    }
+
+    /// The place in the other checkout of what is at `path` in this one.
+    fn place(&self, path: &Path, service: &str, key: &str) -> Result<PathBuf> {
+        let real = canonical(path)?;
+        let Ok(inside) = real.strip_prefix(&self.here) else {
+            let message = format!(
+                "services.{service}.{key}: {} lies outside of {}, so {} has no other version of it",
+                path.display(),
+                self.here.display(),
+                self.name
+            );
+            return Err(InputError::new(message, "compare services whose sources are in the checkout").into());
+        };
+        let there = self.there.join(inside);
+        if there.exists() {
+            return Ok(there);
+        }
+        let message = format!("services.{service}.{key}: {} has no {}", self.name, inside.display());
+        let help = "compare with a revision that has the service, or leave the service out with --service";
+        Err(InputError::new(message, help).into())
+    }
+}
+
+/// The directory that `words` mean, if they cannot be a commit, or if they are a path.
+fn second_checkout(words: &str) -> Option<PathBuf> {
+    let path = Path::new(words);
+    let is_path = path.is_absolute() || words.starts_with("./") || words.starts_with("../") || words == "..";
+    is_path.then(|| path.to_owned())
+}
+
+fn canonical(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path)
+        .map_err(|error| InputError::new(format!("{}: {error}", path.display()), "name a directory that exists").into())
+}
+
+/// A worktree of a commit, removed when dropped.
+#[derive(Debug)]
+struct Worktree {
+    repository: PathBuf,
+    place: PathBuf,
+}
+
+impl Worktree {
+    async fn make(git: &Git<'_>, repository: &Path, place: &Path, commit: &str) -> Result<Self> {
+        let place = std::path::absolute(place)
+            .map_err(|error| InputError::new(format!("{}: {error}", place.display()), "change to a directory"))?;
+        let made = Self { repository: repository.to_owned(), place };
+        // What an earlier memgate left when it was killed.
+        made.remove();
+        git.run(["worktree", "add", "--quiet", "--force", "--detach"], [made.place.as_os_str(), OsStr::new(commit)])
+            .await?;
+        if made.place.join(".gitmodules").exists() {
+            let inside = Git { directory: made.place.clone(), cancel: git.cancel };
+            inside.run(["submodule", "--quiet", "update", "--init", "--recursive"], []).await?;
+        }
+        Ok(made)
+    }
+
+    /// Removes the worktree, if there is one.
+    fn remove(&self) {
+        let git = |words: &[&OsStr]| {
+            let mut command = process::Command::new("git");
+            command.args(SAFE).args(words).current_dir(&self.repository);
+            // It fails if there is none.
+            let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        };
+        let words = ["worktree", "remove", "--force", "--force"].map(OsStr::new);
+        git(&words.into_iter().chain([self.place.as_os_str()]).collect::<Vec<_>>());
+        let _ = fs::remove_dir_all(&self.place);
+        git(&["worktree", "prune"].map(OsStr::new));
+    }
+}
+
+impl Drop for Worktree {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Options of every git command: no hook of the repository runs.
+const SAFE: [&str; 2] = ["-c", "core.hooksPath=/dev/null"];
+
+/// git in a directory.
+struct Git<'a> {
+    directory: PathBuf,
+    cancel: &'a Cancel,
+}
+
+impl Git<'_> {
+    /// The root of the checkout that has the directory.
+    async fn root(&self) -> Result<PathBuf> {
+        canonical(Path::new(&self.run(["rev-parse", "--show-toplevel"], []).await?))
+    }
+
+    /// The name and the hash of the commit that `words` mean.
+    async fn commit(&self, words: &str) -> Result<(String, String)> {
+        if words == MERGE_BASE {
+            let target = self.target().await?;
+            let commit = self.merge_base(&target).await?;
+            return Ok((format!("the merge base with {target} ({})", short(&commit)), commit));
+        }
+        let asked = format!("{words}^{{commit}}");
+        let found = self.output(["rev-parse", "--verify", "--quiet", "--end-of-options"], [OsStr::new(&asked)]).await?;
+        if !found.status.success() {
+            let message =
+                format!("--against {words}: there is no such commit, branch or tag in {}", self.directory.display());
+            let help = "fetch it first (in GitHub Actions, check out with `fetch-depth: 0`); a second checkout is named \
+                        by its path, such as ../main";
+            return Err(InputError::new(message, help).into());
+        }
+        let commit = text(&found.stdout);
+        let name =
+            if commit.starts_with(words) { short(&commit).to_owned() } else { format!("{words} ({})", short(&commit)) };
+        Ok((name, commit))
+    }
+
+    /// The branch that the change is for.
+    async fn target(&self) -> Result<String> {
+        if let Some(base) = std::env::var(GITHUB_BASE).ok().filter(|base| !base.is_empty()) {
+            return Ok(format!("origin/{base}"));
+        }
+        let head = self.output(["rev-parse", "--abbrev-ref", "--verify", "--quiet", "origin/HEAD"], []).await?;
+        if head.status.success() {
+            return Ok(text(&head.stdout));
+        }
+        let message = format!(
+            "--against {MERGE_BASE}: it is not known which branch the change is for: {GITHUB_BASE} is not set, and \
+             there is no origin/HEAD"
+        );
+        let help = "run `git remote set-head origin --auto`, or name a commit: `--against $(git merge-base HEAD main)`";
+        Err(InputError::new(message, help).into())
+    }
+
+    async fn merge_base(&self, target: &str) -> Result<String> {
+        let found = self.output(["merge-base", "HEAD"], [OsStr::new(target)]).await?;
+        if found.status.success() {
+            return Ok(text(&found.stdout));
+        }
+        let shallow = self.run(["rev-parse", "--is-shallow-repository"], []).await? == "true";
+        let reason = last_lines(&found.stderr);
+        let reason = if reason.is_empty() { "they have no commit in common".to_owned() } else { reason };
+        let why = if shallow { "; the clone is shallow" } else { "" };
+        let message = format!("--against {MERGE_BASE}: HEAD and {target}: {reason}{why}");
+        let help = match shallow {
+            true => "fetch the history: `git fetch --unshallow`, or `fetch-depth: 0` in GitHub Actions",
+            false => "fetch the branch that the change is for, or name a commit",
+        };
+        Err(InputError::new(message, help).into())
+    }
+
+    /// What git prints.
+    ///
+    /// # Errors
+    /// When it fails.
+    async fn run<const N: usize, const M: usize>(&self, words: [&str; N], paths: [&OsStr; M]) -> Result<String> {
+        let output = self.output(words, paths).await?;
+        if output.status.success() {
+            return Ok(text(&output.stdout));
+        }
+        let message =
+            format!("`git {}` in {} failed: {}", words.join(" "), self.directory.display(), last_lines(&output.stderr));
+        let help = "--against needs a git repository with a work tree, or the path of a second checkout";
+        Err(InputError::new(message, help).into())
+    }
+
+    async fn output<const N: usize, const M: usize>(&self, words: [&str; N], paths: [&OsStr; M]) -> Result<Output> {
+        let mut command = Command::new("git");
+        command.args(SAFE).args(words).args(paths).current_dir(&self.directory).env("LC_ALL", "C");
+        output_unless_cancelled(&mut command, self.cancel).await?.map_err(|error| {
+            let message = format!("--against needs git, which cannot be started: {error}");
+            InputError::new(message, "install git, or leave --against out").into()
+        })
+    }
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).trim().to_owned()
+}
+
+/// The first characters of a commit's hash.
+fn short(commit: &str) -> &str {
+    commit.get(..7).unwrap_or(commit)
+}

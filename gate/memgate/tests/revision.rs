@@ -1,0 +1,141 @@
+//! What `--against` may name, and what becomes of everything else. Nothing is measured here.
+
+mod common;
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use common::{assert_fails, repository::Repository, stderr};
+
+/// A body that does not compile, so that a check ends after both builds were tried.
+const BROKEN: &str = "undefined()";
+
+#[test]
+fn what_is_no_commit_is_refused_with_what_to_do() {
+    let repository = Repository::new(1);
+    for (words, says) in [
+        ("nowhere", &["--against nowhere", "no such commit, branch or tag", "fetch-depth: 0", "../main"][..]),
+        ("0123456789", &["--against 0123456789", "no such commit"]),
+        ("--upload-pack=x", &["no such commit"]),
+        ("merge-base", &["GITHUB_BASE_REF is not set", "no origin/HEAD", "git merge-base HEAD main"]),
+        ("./nowhere", &["nowhere", "No such file", "a directory that exists"]),
+        (".", &["no such commit"]),
+        ("./", &["this is the checkout that has the change"]),
+    ] {
+        let output = repository.check(words, &[]);
+        assert_fails(&output, 2, says);
+    }
+}
+
+#[test]
+fn a_clone_without_the_history_has_no_merge_base() {
+    let origin = Repository::new(1);
+    origin.git(&["checkout", "--quiet", "-b", "change"]);
+    origin.write("note", "1");
+    origin.commit("second");
+    origin.git(&["checkout", "--quiet", "main"]);
+    origin.write("other", "2");
+    origin.commit("third");
+    let clone = tempfile::tempdir().unwrap();
+    let at = clone.path().join("clone");
+    let url = format!("file://{}", origin.path().display());
+    origin.git(&[
+        "clone",
+        "--quiet",
+        "--depth",
+        "1",
+        "--no-single-branch",
+        "--branch",
+        "change",
+        &url,
+        at.to_str().unwrap(),
+    ]);
+    let mut command = common::memgate();
+    command.current_dir(&at).env("GITHUB_BASE_REF", "main");
+    let output = command.args(["check", "--tier", "T0", "--against", "merge-base"]).output().unwrap();
+    let says = ["HEAD and origin/main", "no commit in common", "the clone is shallow", "git fetch --unshallow"];
+    assert_fails(&output, 2, &says);
+}
+
+#[test]
+fn without_a_repository_or_git_a_comparison_is_refused() {
+    let repository = Repository::new(1);
+    let output = repository.command("main").env("PATH", "/nowhere").output().unwrap();
+    assert_fails(&output, 2, &["--against needs git", "install git"]);
+    fs::rename(repository.path().join(".git"), repository.path().join("elsewhere")).unwrap();
+    let output = repository.command("main").output().unwrap();
+    assert_fails(&output, 2, &["rev-parse", "not a git repository", "a second checkout"]);
+}
+
+#[test]
+fn a_service_that_the_other_build_cannot_have_is_refused() {
+    let repository = Repository::new(1);
+    let with = |executable: &str| repository.write("memgate.yaml", &repository.configuration(executable));
+    with("binary: { linux/amd64: service/service, linux/arm64: service/service, linux/loong64: service/service }");
+    repository.write("service/service", "");
+    assert_fails(&repository.check("main", &[]), 2, &["services.s.binary", "no other version of", "--against DIR"]);
+    with("build: { dir: newer, package: . }");
+    repository.write("newer/go.mod", "module newer\n");
+    assert_fails(&repository.check("main", &[]), 2, &["services.s.build.dir", "has no newer", "--service"]);
+    with("build: { dir: /tmp, package: . }");
+    assert_fails(&repository.check("main", &[]), 2, &["services.s.build.dir", "/tmp lies outside of"]);
+}
+
+#[test]
+fn both_builds_are_made_and_a_build_that_fails_is_named() {
+    let repository = Repository::new(1);
+    let first = repository.git(&["rev-parse", "HEAD"]);
+    repository.handle(BROKEN);
+    let output = repository.check("main", &[]);
+    assert_fails(&output, 4, &["undefined: undefined"]);
+    assert!(stderr(&output).contains(&format!("of main ({}): building .", &first[..7])), "{}", stderr(&output));
+    repository.commit("broken");
+    repository.handle("");
+    let short = &repository.git(&["rev-parse", "HEAD"])[..7];
+    let output = repository.check("HEAD", &[]);
+    assert_fails(&output, 4, &[&format!("build: HEAD ({short}): `go build .`"), "undefined: undefined"]);
+}
+
+#[test]
+fn what_a_killed_check_left_is_replaced_and_no_hook_runs() {
+    let repository = Repository::new(1);
+    repository.git(&["worktree", "add", "--quiet", "--detach", "out/against/checkout"]);
+    repository.write("out/against/checkout/left", "1");
+    repository.write(".git/hooks/post-checkout", "#!/bin/sh\ntouch \"$(git rev-parse --git-common-dir)/hooked\"\n");
+    let hook = repository.path().join(".git/hooks/post-checkout");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    repository.handle(BROKEN);
+    assert_fails(&repository.check("HEAD", &[]), 4, &["undefined: undefined"]);
+    assert!(!repository.path().join(".git/hooked").exists());
+}
+
+#[test]
+fn submodules_of_the_other_build_are_checked_out() {
+    let library = Repository::new(1);
+    let repository = Repository::new(1);
+    let url = format!("file://{}", library.path().display());
+    repository.git(&["submodule", "--quiet", "add", &url, "library"]);
+    let configuration = repository.configuration("build: { dir: library/service, package: . }");
+    repository.write("memgate.yaml", &configuration);
+    repository.commit("with a submodule");
+    repository.write("library/service/main.go", "broken");
+    let mut command = repository.command("HEAD");
+    // git fetches submodules from paths of this machine only if it is told to.
+    let allowed =
+        [("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_KEY_0", "protocol.file.allow"), ("GIT_CONFIG_VALUE_0", "always")];
+    let output = command.envs(allowed).output().unwrap();
+    repository.assert_no_worktree();
+    assert_fails(&output, 4, &["expected 'package', found broken"]);
+    assert!(!stderr(&output).contains("build: HEAD ("), "the other build is whole: {}", stderr(&output));
+}
+
+#[test]
+fn the_second_checkout_stays_as_it_is() {
+    let (repository, other) = (Repository::new(1), Repository::new(1));
+    other.handle(BROKEN);
+    let before = other.git(&["status", "--porcelain"]);
+    let path = other.path().to_str().unwrap();
+    let output = repository.check(path, &[]);
+    assert_fails(&output, 4, &[&format!("build: {path}: `go build .`"), "undefined: undefined"]);
+    assert_eq!(other.git(&["status", "--porcelain"]), before);
+    other.assert_no_worktree();
+}
