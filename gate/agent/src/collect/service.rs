@@ -30,6 +30,8 @@ pub(super) struct ServiceProcess {
     others: BTreeMap<i32, Other>,
     /// Whether a process has ended that memgate did not see. It looks many times a second, so that one lived shortly.
     has_unseen: bool,
+    /// Whether memgate sees the service's own children only, because there is no cgroup.
+    sees_children_only: bool,
 }
 
 /// A process that the service started.
@@ -96,7 +98,16 @@ impl ServiceProcess {
         let process = Process::new_with_root(entry.clone()).map_err(ServiceError::Entry)?;
         let stat = process.stat().map_err(ServiceError::Entry)?;
         let identity = Identity::of(&entry, &stat).map_err(ServiceError::Executable)?;
-        Ok(Self { process, entry, identity, stat: Ok(stat), replaced: None, others: BTreeMap::new(), has_unseen: false })
+        Ok(Self {
+            process,
+            entry,
+            identity,
+            stat: Ok(stat),
+            replaced: None,
+            others: BTreeMap::new(),
+            has_unseen: false,
+            sees_children_only: false,
+        })
     }
 
     /// Checks that the process runs the same file that memgate read at `path`.
@@ -172,9 +183,16 @@ impl ServiceProcess {
             self.has_unseen |= !self.others.contains_key(&other);
             return;
         };
-        let seen = self.others.entry(other).or_insert_with(|| Other { name: String::new(), first_ns: at_ns, last_ns: 0 });
+        let seen =
+            self.others.entry(other).or_insert_with(|| Other { name: String::new(), first_ns: at_ns, last_ns: 0 });
         // Between fork and exec it has its parent's name.
         (seen.name, seen.last_ns) = (stat.comm, at_ns);
+    }
+
+    /// Notes that memgate sees the service's own children only. What a child starts may outlive it, so that each child is
+    /// a doubt.
+    pub(super) const fn is_seen_with_children_only(&mut self) {
+        self.sees_children_only = true;
     }
 
     /// Notes that a process has ended that the service started.
@@ -182,16 +200,16 @@ impl ServiceProcess {
         self.has_unseen = true;
     }
 
-    /// The names of the processes that lived for long, and of those that lived shortly, at the end of a run.
+    /// The names of the processes that are a doubt at the end of a run, and of those that lived shortly.
     fn others(&self, end_ns: u64) -> [BTreeSet<&str>; 2] {
-        let is_long = |other: &Other| other.last_ns.saturating_sub(other.first_ns) >= LIVES_SHORTLY_NS.min(end_ns / 2);
-        let names = |long: bool| {
-            let others = self.others.values().filter(|other| is_long(other) == long);
-            others.map(|other| other.name.as_str()).collect::<BTreeSet<_>>()
+        let lived_shortly = |other: &Other| {
+            !self.sees_children_only && other.last_ns.saturating_sub(other.first_ns) < LIVES_SHORTLY_NS.min(end_ns / 2)
         };
-        let (long, mut short) = (names(true), names(false));
-        if short.is_empty() && long.is_empty() && self.has_unseen {
-            short.insert("unknown, because they had ended");
+        let (short, long): (Vec<&Other>, Vec<&Other>) = self.others.values().partition(|other| lived_shortly(other));
+        let [mut long, mut short] = [long, short].map(|some| some.iter().map(|other| other.name.as_str()).collect());
+        if self.others.is_empty() && self.has_unseen {
+            let unseen: &mut BTreeSet<&str> = if self.sees_children_only { &mut long } else { &mut short };
+            unseen.insert("unknown, because they had ended");
         }
         [long, short]
     }
@@ -337,6 +355,19 @@ mod tests {
         }
         assert_eq!(service.doubt(200 * SECOND), None, "each lived for 9 s");
         assert!(service.short_lived(200 * SECOND).unwrap().contains("lived shortly (convert)"));
+    }
+
+    #[test]
+    fn without_a_cgroup_each_child_is_a_doubt() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        service.is_seen_with_children_only();
+        service.has_ended_one();
+        assert!(service.doubt(100 * SECOND).unwrap().ends_with("unknown, because they had ended"));
+        proc.other(4243, "daemonize");
+        service.has_started(4243, SECOND);
+        assert!(service.doubt(100 * SECOND).unwrap().ends_with("daemonize"));
+        assert_eq!(service.short_lived(100 * SECOND), None);
     }
 
     #[test]

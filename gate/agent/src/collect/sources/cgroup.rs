@@ -69,7 +69,10 @@ impl CgroupCollector {
     /// Notices the processes that the service has started, and reads the memory by kind if it has changed much or if
     /// the limit is near, so that the last reading before a kill is close to the kill. Returns when to look again.
     pub(in crate::collect) fn look(&mut self, scene: &mut Scene) -> Duration {
-        let others = scene.others().unwrap_or_else(|| scene.service.children());
+        let others = scene.others().unwrap_or_else(|| {
+            scene.service.is_seen_with_children_only();
+            scene.service.children()
+        });
         let at_ns = scene.clock.now_ns();
         for other in others {
             scene.service.has_started(other, at_ns);
