@@ -463,7 +463,7 @@ metrics! {
         comparison: Some(within(0.5).or_less_than(16.0)),
         sites: [],
     }
-    /// Threads that exist after the drain and came in the measuring phase, up to its end.
+    /// Threads that exist after the drain and came in the measuring phase or later.
     ThreadsLeaked {
         name: "threads_leaked",
         unit: Count,
@@ -485,7 +485,7 @@ metrics! {
         comparison: Some(within(0.5).or_less_than(16.0)),
         sites: [],
     }
-    /// File descriptors that are open after the drain and came in the measuring phase, up to its end.
+    /// File descriptors that are open after the drain and came in the measuring phase.
     FdsLeaked {
         name: "fds_leaked",
         unit: Count,

@@ -41,7 +41,8 @@ impl Figures {
     /// the other runs did is not known.
     pub(super) fn of_some(metric: Metric, summary: &Summary) -> Option<Self> {
         let runs = summary.of_each_run(metric);
-        let known: Vec<_> = runs.into_iter().filter(|run| Pooled::of(metric, std::slice::from_ref(run)).is_ok()).collect();
+        let known: Vec<_> =
+            runs.into_iter().filter(|run| Pooled::of(metric, std::slice::from_ref(run)).is_ok()).collect();
         let (first, fresh) = looks::sets(&known)?;
         let pooled = |runs| Pooled::of(metric, runs).ok();
         let sets = Some((pooled(first)?, pooled(fresh)?));

@@ -50,17 +50,11 @@ const SMOOTH_BLOCKS: usize = 16;
 /// A minimum is of at least this many readings.
 const LEAST_OF: usize = 3;
 
+/// The least number of blocks of which the minima have a slope worth the name.
+const LEAST_BLOCKS: usize = 8;
+
 /// Minima stand for the readings if their interval is at most this share of the readings' own.
 const NARROWER: f64 = 0.5;
-
-/// On either side of a single step, the series stays within this share of the step.
-const FLAT: f64 = 0.2;
-
-/// A flat side of a single step has at least this many blocks.
-const FLAT_BLOCKS: usize = 3;
-
-/// What is flat for this share of the phase after a single step has settled.
-const SETTLED: f64 = 0.4;
 
 /// A series that never falls by more than this share of its rise only rises.
 const ONLY_RISES: f64 = 0.1;
@@ -86,7 +80,8 @@ pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     growth_of_what_stays(&points).ok_or_else(|| {
         let found = own.len();
         let cycles = if found == 1 { "cycle" } else { "cycles" };
-        let why = usable(forced, "forced collections").err().map(|why| format!(" ({})", why.reason)).unwrap_or_default();
+        let why =
+            usable(forced, "forced collections").err().map(|why| format!(" ({})", why.reason)).unwrap_or_default();
         Unavailable::because(format!(
             "only {found} GC {cycles} in the measuring phase{why}, and a slope needs {MIN_POINTS}: measure longer"
         ))
@@ -103,7 +98,7 @@ fn growth_of_what_stays(points: Points<'_>) -> Option<Growth> {
     let minima = minima(points).and_then(|minima| growth(&minima, slope));
     Some(match minima {
         Some(least) if width(&least) <= NARROWER * width(&of_all) => {
-            let shape = [least.shape.as_str(), "of the least live heap of each 5 s"];
+            let shape = [least.shape.as_str(), "from the least live heap of each 5 s"];
             let shape = shape.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
             Growth { slope: Slope { points: of_all.slope.points, ..least.slope }, level: of_all.level, shape }
         }
@@ -111,22 +106,18 @@ fn growth_of_what_stays(points: Points<'_>) -> Option<Growth> {
     })
 }
 
-/// The least readings of blocks of 5 s, or of an eighth of a shorter series; `None` if a block has too few readings for
-/// a minimum.
+/// The least readings of blocks of 5 s; `None` if there are too few blocks, or if one has too few readings for a minimum.
 fn minima(points: Points<'_>) -> Option<Vec<(f64, f64)>> {
-    let (first_at, last_at) = (points.first()?.0, points.last()?.0);
-    let length = (BLOCK_S as f64 / 60.0).min((last_at - first_at) / 8.0);
-    let in_block = |one: &(f64, f64), next: &(f64, f64)| {
-        ((one.0 - first_at) / length).floor() == ((next.0 - first_at) / length).floor()
-    };
-    let blocks: Vec<Points<'_>> = points.chunk_by(in_block).collect();
+    let first_at = points.first()?.0;
+    let block_of = |point: &(f64, f64)| ((point.0 - first_at) * 60.0 / BLOCK_S as f64).floor();
+    let mut blocks: Vec<Points<'_>> = points.chunk_by(|one, next| block_of(one) == block_of(next)).collect();
     // The last one may be cut off.
-    let is_full = |(index, block): (usize, &Points<'_>)| block.len() >= LEAST_OF || index + 1 == blocks.len();
-    if blocks.len() < 8 || !blocks.iter().enumerate().all(is_full) {
+    let _cut_off = blocks.pop_if(|last| last.len() < LEAST_OF);
+    if blocks.len() < LEAST_BLOCKS || blocks.iter().any(|block| block.len() < LEAST_OF) {
         return None;
     }
     let least = |block: &Points<'_>| block.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1));
-    blocks.iter().filter(|block| block.len() >= LEAST_OF).map(least).collect()
+    blocks.iter().map(least).collect()
 }
 
 /// A time in minutes from the start of a span, negative before it.
@@ -369,7 +360,6 @@ pub(super) fn per_minute(growth: &Growth) -> Measurement {
 /// The slope of the points, minutes and bytes, as their shape demands:
 ///
 /// - A series that slows down has the slope of its second half: a working set that grows and then stays is no leak.
-/// - A series with a single step has the slope of what follows, if enough does. Otherwise the step may come again.
 /// - A series that falls back to where it was, a sawtooth, may not have grown at all.
 /// - A series that only rises, in both halves, has grown, whatever its autocorrelation.
 fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -> Option<Growth> {
@@ -383,9 +373,6 @@ fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -
     {
         let shape = "growth slowed down: slope of the second half of the measuring phase".to_owned();
         return Some(Growth { slope: second, level, shape });
-    }
-    if let Some(step) = Step::of(points) {
-        return Some(Growth { level, ..step.growth(points, slope_of)? });
     }
     if let Some(fall) = falls_back(points) {
         let interval = whole.interval;
@@ -409,65 +396,6 @@ fn slows_down(first: Interval, second: Interval) -> bool {
     let half_width = (first.measured - first.low).hypot(second.high - second.measured);
     let is_less = first.measured - second.measured > half_width || second.high < first.measured / 2.0;
     is_less && second.measured <= first.measured / 2.0
-}
-
-/// The only rise of a series that is flat before and after it, such as a table that is loaded once.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Step {
-    /// The index of the first point after it.
-    index: usize,
-    /// Bytes.
-    size: f64,
-}
-
-impl Step {
-    fn of(points: Points<'_>) -> Option<Self> {
-        let blocks: Vec<(f64, f64)> = smoothed(points, SMOOTH_BLOCKS);
-        let side = |blocks: &[(f64, f64)]| range(&blocks.iter().map(|block| block.1).collect::<Vec<_>>());
-        // One block may hold points from both sides.
-        let cuts = (FLAT_BLOCKS..blocks.len()).flat_map(|cut| [(cut, cut), (cut, cut + 1)]);
-        let is_step = |(cut, next): (usize, usize)| {
-            let after = blocks.get(next..).filter(|after| after.len() >= FLAT_BLOCKS)?;
-            let (before, after) = (side(&blocks[..cut]), side(after));
-            let rise = after.0 - before.1;
-            (rise > 0.0 && (before.1 - before.0).max(after.1 - after.0) <= FLAT * rise).then_some((cut, next, rise))
-        };
-        let (cut, next, _) = cuts.filter_map(is_step).max_by(|one, other| one.2.total_cmp(&other.2))?;
-        let between = |point: &(f64, f64)| point.0 > blocks[cut - 1].0 && point.0 <= blocks[next].0;
-        let rises = (1..points.len()).filter(|&index| between(&points[index]));
-        let index = rises.max_by(|&one, &other| {
-            let rise = |index: usize| points[index].1 - points[index - 1].1;
-            rise(one).total_cmp(&rise(other))
-        })?;
-        let level = |points: Points<'_>| median(points.iter().map(|point| point.1).collect());
-        let (before, after) = points.split_at(index);
-        Some(Self { index, size: level(after)? - level(before)? })
-    }
-
-    /// The growth of a series with this step: that of what follows, if it is long enough. Otherwise that of the series
-    /// without the step, up to that of a series in which such a step comes in every phase.
-    fn growth(self, points: Points<'_>, slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -> Option<Growth> {
-        let (first_at, at, last_at) = (points.first()?.0, points.get(self.index)?.0, points.last()?.0);
-        let told = format!("one step of {}, {:.0} s into the measuring phase", self.text(), at * 60.0);
-        let after = &points[self.index..];
-        if last_at - at >= SETTLED * (last_at - first_at)
-            && let Some(slope) = slope_of(after)
-        {
-            return Some(Growth { slope, level: 0.0, shape: format!("{told}, and slope of what follows") });
-        }
-        let without = points.iter().enumerate().map(|(index, &(at, bytes))| {
-            let step = if index < self.index { 0.0 } else { self.size };
-            (at, bytes - step)
-        });
-        let Slope { interval, points: count } = slope_of(&without.collect::<Vec<_>>())?;
-        let high = interval.high.max(interval.measured + self.size / (last_at - first_at));
-        let slope = Slope { interval: Interval { high, ..interval }, points: count };
-        Some(Growth { slope, level: 0.0, shape: format!("{told}, which may come again") })
-    }
-
-    fn text(self) -> String {
-        units::format(self.size, Unit::Bytes)
-    }
 }
 
 /// Says so if the series falls at once to where it began, and has not risen above that again: a sawtooth with a period

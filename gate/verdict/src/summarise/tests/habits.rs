@@ -55,30 +55,16 @@ fn anonymous_memory_of_other_processes_counts() {
     assert_near(growth(&run, Metric::RssAnonGrowth).measured, 3e6, 0.02);
 }
 
+/// Another one may follow the phase.
 #[test]
-fn a_table_that_is_loaded_once_is_no_leak_if_nothing_follows() {
-    let mut random = Random(1);
-    let run = with_heap(|at| 500_000 + random.below(20_000) + if into_phase(at) >= 31 * SECOND { 10_000_000 } else { 0 });
-    let estimate = growth(&run, Metric::HeapLiveGrowth);
-    assert!(estimate.low < 0.1e6 && estimate.high < 0.5e6, "{estimate:?}");
-    assert_eq!(estimate.remark, "one step of 10MB, 31 s into the measuring phase, and slope of what follows");
-}
-
-#[test]
-fn a_step_late_in_the_phase_may_come_again() {
-    let mut random = Random(1);
-    let run = with_heap(|at| 500_000 + random.below(20_000) + if into_phase(at) >= 45 * SECOND { 10_000_000 } else { 0 });
-    let estimate = growth(&run, Metric::HeapLiveGrowth);
-    assert!(estimate.low <= 0.0 && estimate.measured < 0.5e6 && estimate.high > 9e6, "{estimate:?}");
-    assert_eq!(estimate.remark, "one step of 10MB, 45 s into the measuring phase, which may come again");
-}
-
-#[test]
-fn a_step_on_a_slope_hides_no_leak() {
-    let mut random = Random(1);
-    let step = |at: u64| if into_phase(at) >= 31 * SECOND { 30_000_000 } else { 0 };
-    let run = with_heap(|at| 500_000 + random.below(20_000) + into_phase(at) / 20_000 + step(at));
-    assert!(growth(&run, Metric::HeapLiveGrowth).low > 2.5e6);
+fn a_single_step_in_the_second_half_is_a_doubt() {
+    for second in [31, 36, 45] {
+        let mut random = Random(1);
+        let step = |at: u64| if into_phase(at) >= second * SECOND { 10_000_000 } else { 0 };
+        let run = with_heap(|at| 500_000 + random.below(20_000) + step(at));
+        let estimate = growth(&run, Metric::HeapLiveGrowth);
+        assert!(estimate.high > 0.5e6, "at {second} s: {estimate:?}");
+    }
 }
 
 /// A leak of 5 MB at once, every 10, 20 or 25 s.
@@ -92,21 +78,21 @@ fn steps_that_come_again_are_a_leak() {
     }
 }
 
-/// A job that holds 50 MB for one second in ten.
+/// A job that holds up to 50 MB for three seconds in ten.
 #[test]
 fn what_a_job_holds_for_a_while_is_no_growth_and_hides_none() {
     let of = |leak: u64| {
         let mut random = Random(1);
         let mut run = with_heap(|_| 0);
         run.signals.live_heap.data = every(SECOND / 2, |at| {
-            let job = if at / SECOND % 10 == 7 { 20_000_000 + random.below(30_000_000) } else { 0 };
+            let job = if (6..9).contains(&(at / SECOND % 10)) { 20_000_000 + random.below(30_000_000) } else { 0 };
             500_000 + random.below(20_000) + job + into_phase(at) / 60_000 * leak
         });
         growth(&run, Metric::HeapLiveGrowth)
     };
     let healthy = of(0);
     assert!(healthy.measured.abs() < 1e5 && healthy.high < 1e6, "{healthy:?}");
-    assert_eq!(healthy.remark, "of the least live heap of each 5 s");
+    assert!(healthy.remark.ends_with("from the least live heap of each 5 s"), "{healthy:?}");
     let leak = of(1);
     assert_near(leak.measured, 1e6, 0.05);
     assert!(leak.low > 0.5e6, "{leak:?}");
@@ -117,8 +103,9 @@ fn what_a_job_holds_for_a_while_is_no_growth_and_hides_none() {
 fn readings_in_a_window_count_if_its_last_cycle_ended_late() {
     let mut run = with_heap(|_| 20_000_000);
     let in_windows = |at: u64| (6 * SECOND..10 * SECOND).contains(&at) || (70 * SECOND..74 * SECOND).contains(&at);
+    let own = [30 * SECOND, 50 * SECOND];
     let data = every(SECOND / 2, |at| 20_000_000 + at / 20_000);
-    let kept = data.at_ns.iter().zip(&data.value).filter(|(at, _)| in_windows(**at));
+    let kept = data.at_ns.iter().zip(&data.value).filter(|(at, _)| in_windows(**at) || own.contains(*at));
     let (at_ns, value) = kept.map(|(at, value)| (*at, *value)).unzip();
     run.signals.live_heap.data = Series { at_ns, value };
     run.signals.gc_cpu.data = Default::default();
@@ -137,7 +124,7 @@ fn readings_in_a_window_count_if_its_last_cycle_ended_late() {
 /// A run with these counts of descriptors and threads, from what came by a time.
 fn with_counts(came: fn(u64) -> u64, closes: bool) -> Evidence {
     let mut run = healthy(1);
-    let loaded = |at: u64| (WARMUP.start_ns..MEASURE.end_ns).contains(&at) || (!closes && at > WARMUP.start_ns);
+    let loaded = |at: u64| (WARMUP.start_ns..=MEASURE.end_ns).contains(&at) || (!closes && at > WARMUP.start_ns);
     let count = |at: u64| 8 + if loaded(at) { 32 } else { 0 } + came(at);
     run.signals.fds.data = every(SECOND / 10, count);
     run.signals.threads.data = every(SECOND / 10, count);
@@ -147,49 +134,26 @@ fn with_counts(came: fn(u64) -> u64, closes: bool) -> Evidence {
 #[test]
 fn descriptors_that_the_load_opens_once_are_not_leaked() {
     let of = |came: fn(u64) -> u64| measured(&with_counts(came, true), Metric::FdsLeaked);
-    assert_eq!(of(|at| (at / SECOND * 4).min(36)), 0.0, "a pool that is full before the phase");
-    assert_eq!(of(|at| (at / SECOND).min(40)), 0.0, "or in its first half");
-    assert_eq!(of(|at| at / SECOND), 54.0, "one a second");
-    assert_eq!(of(|at| at / SECOND / 8), 7.0, "one in eight seconds");
-    assert_eq!(of(|at| into_phase(at) / SECOND / 5 * u64::from(at > 55 * SECOND)), 9.0, "late");
+    assert_eq!(of(|at| (at / SECOND * 6).min(36)), 0.0, "a pool that is full before the phase");
+    assert_eq!(of(|at| at / SECOND), 60.0, "one a second");
+    assert_eq!(of(|at| at / SECOND / 8), 8.0, "one in eight seconds");
+    for second in [1, 20, 40, 56] {
+        let mut run = with_counts(|_| 0, true);
+        let all_at_once = |at: u64| u64::from(into_phase(at) >= second * SECOND) * 40;
+        for (at, count) in run.signals.fds.data.at_ns.iter().zip(&mut run.signals.fds.data.value) {
+            *count += all_at_once(*at);
+        }
+        assert_eq!(measured(&run, Metric::FdsLeaked), 40.0, "all at once after {second} s");
+    }
     let left_open = with_counts(|_| 0, false);
     assert_eq!(measured(&left_open, Metric::FdsLeaked), 32.0, "none is closed after the load");
 }
 
 #[test]
 fn threads_that_the_load_starts_once_are_not_leaked() {
-    let of = |came: fn(u64) -> u64| figure(&with_counts(came, false), Metric::ThreadsLeaked).unwrap();
-    assert_eq!(of(|_| 0).measured, 0.0, "the runtime keeps those of blocking calls");
-    let pool = of(|at| (at / SECOND).min(40));
-    assert_eq!(pool.measured, 0.0);
-    assert_eq!(pool.remark, "35 came and stayed in the first half of the measuring phase, and none in the second");
-    assert_eq!(of(|at| at / SECOND).measured, 60.0);
-}
-
-/// 60 goroutines come and stay, by this time.
-fn with_goroutines(came: fn(u64) -> u64) -> Estimate {
-    let mut run = healthy(1);
-    let mut random = Random(3);
-    let loaded = |at: u64| (WARMUP.start_ns..MEASURE.end_ns).contains(&at);
-    run.signals.goroutines.data =
-        every(SECOND / 10, |at| 10 + if loaded(at) { 30 + random.below(5) } else { 0 } + came(into_phase(at)));
-    run.signals.goroutine_sites = exact(memgate_evidence::GoroutineSites {
-        created: vec![0],
-        started: vec![0],
-        before: vec![0],
-        loaded: vec![60],
-        left: vec![came(u64::MAX)],
-        young: vec![came(u64::MAX)],
-    });
-    figure(&run, Metric::GoroutinesLeaked).unwrap()
-}
-
-#[test]
-fn a_pool_that_is_full_in_the_first_half_of_the_phase_is_not_leaked() {
-    let pool = with_goroutines(|at| (at / SECOND * 5).min(60));
-    assert_eq!(pool.measured, 0.0);
-    assert_eq!(pool.remark, "60 came and stayed in the first half of the measuring phase, and none in the second");
-    assert_eq!(with_goroutines(|at| (at / SECOND).min(60)).measured, 60.0, "one a second is a leak");
-    assert_eq!(with_goroutines(|at| (at / SECOND * 2).min(60) + (at / SECOND / 20).min(3)).measured, 63.0);
-    assert_eq!(with_goroutines(|at| (at / SECOND).min(6)).measured, 6.0, "few may come early by chance");
+    let of = |came: fn(u64) -> u64| measured(&with_counts(came, false), Metric::ThreadsLeaked);
+    assert_eq!(of(|_| 0), 0.0, "the runtime keeps those of blocking calls");
+    assert_eq!(of(|at| at / SECOND), 68.0, "one a second");
+    assert_eq!(of(|at| into_phase(at) / SECOND / 30 * 20), 40.0, "twenty at once, twice");
+    assert_eq!(of(|at| u64::from(into_phase(at) >= 59 * SECOND) * 20), 20.0, "late");
 }
