@@ -56,6 +56,9 @@ const LEAST_BLOCKS: usize = 8;
 /// Minima stand for the readings if their interval is at most this share of the readings' own.
 const NARROWER: f64 = 0.5;
 
+/// One in this many points must follow a late rise.
+const STAYS_FOR: usize = 20;
+
 /// A series that never falls by more than this share of its rise only rises.
 const ONLY_RISES: f64 = 0.1;
 
@@ -289,6 +292,24 @@ impl<'a> GoMemory<'a> {
 }
 
 impl Growth {
+    /// The same growth, or up to that of a series that rises once in each such time as its points do. A robust slope makes
+    /// little of a rise near the end, and it may be the first of many.
+    fn or_that_of_a_rise(self, points: Points<'_>) -> Self {
+        let (Some((at, size)), [first, .., last]) = (late_rise(points), points) else { return self };
+        let interval = self.slope.interval;
+        let pace = size / (last.0 - first.0);
+        if pace <= interval.high {
+            return self;
+        }
+        let told = format!(
+            "it rose by {} {:.0} s into the measuring phase and stayed, which may come again",
+            units::format(size, Unit::Bytes),
+            at * 60.0
+        );
+        let shape = [self.shape, told].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+        Self { slope: Slope { interval: Interval { high: pace, ..interval }, ..self.slope }, shape, ..self }
+    }
+
     /// The same growth, with the parts that make it up, in bytes per minute, if there is a growth.
     fn made_of(self, parts: &[(&str, Option<f64>)]) -> Self {
         if self.slope.interval.low <= 0.0 {
@@ -362,6 +383,7 @@ pub(super) fn per_minute(growth: &Growth) -> Measurement {
 /// - A series that slows down has the slope of its second half: a working set that grows and then stays is no leak.
 /// - A series that falls back to where it was, a sawtooth, may not have grown at all.
 /// - A series that only rises, in both halves, has grown, whatever its autocorrelation.
+/// - A series that rises late and stays may do so again and again.
 fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -> Option<Growth> {
     let whole = slope_of(points)?;
     let level = mean(&points.iter().map(|point| point.1).collect::<Vec<_>>())?;
@@ -372,7 +394,7 @@ fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -
         && slows_down(first.interval, second.interval)
     {
         let shape = "growth slowed down: slope of the second half of the measuring phase".to_owned();
-        return Some(Growth { slope: second, level, shape });
+        return Some(Growth { slope: second, level, shape }.or_that_of_a_rise(halves.1));
     }
     if let Some(fall) = falls_back(points) {
         let interval = whole.interval;
@@ -380,7 +402,26 @@ fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -
         return Some(Growth { slope, level, shape: fall });
     }
     let slope = Slope { interval: rises_throughout(halves, whole.interval), ..whole };
-    Some(Growth { slope, level, shape: String::new() })
+    Some(Growth { slope, level, shape: String::new() }.or_that_of_a_rise(points))
+}
+
+/// The largest rise after which the series stays above all that was before, in the second half of the points: when, and by
+/// how many bytes.
+fn late_rise(points: Points<'_>) -> Option<(f64, f64)> {
+    let most_before = points.iter().scan(f64::NEG_INFINITY, |most, point| {
+        let before = *most;
+        *most = most.max(point.1);
+        Some(before)
+    });
+    let most_before: Vec<f64> = most_before.collect();
+    // Fewer points may be high by chance.
+    let late = points.len() / 2..=points.len().checked_sub(points.len().div_ceil(STAYS_FOR))?;
+    let mut least = f64::INFINITY;
+    let rises = points.iter().zip(most_before).enumerate().rev().filter_map(|(index, (point, before))| {
+        least = least.min(point.1);
+        (late.contains(&index) && least > before).then(|| (point.0, least - before))
+    });
+    rises.max_by(|one, other| one.1.total_cmp(&other.1))
 }
 
 /// Whether the second slope is at most half of the first, and significantly less. Either of two criteria suffices for
