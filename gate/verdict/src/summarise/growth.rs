@@ -419,7 +419,7 @@ fn late_rise(points: Points<'_>) -> Option<(f64, f64)> {
     let mut least = f64::INFINITY;
     let rises = points.iter().zip(most_before).enumerate().rev().filter_map(|(index, (point, before))| {
         least = least.min(point.1);
-        (late.contains(&index) && least > before).then(|| (point.0, least - before))
+        (late.contains(&index) && least > before).then_some((point.0, least - before))
     });
     rises.max_by(|one, other| one.1.total_cmp(&other.1))
 }
