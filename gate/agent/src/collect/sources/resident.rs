@@ -103,12 +103,14 @@ impl ResidentCollector {
         let worth: Worth = ending.read(self.failure.clone());
         let summed = ending.summed(self.failure);
         let peak = self.peak.unwrap_or_else(|| Err(NOT_REACHED.to_owned()));
+        let several = || "the service had several processes, and the kernel's peak is that of one".to_owned();
+        let of_one = worth.doubt.clone().or_else(|| (self.processes > 1).then(several));
         ResidentSignals {
             rss: summed.clone().of(STATUS, self.rss),
             rss_kinds: summed.clone().of(STATUS, self.kinds),
             swap: summed.clone().of(STATUS, self.swap),
             threads: summed.of(STATUS, self.threads),
-            rss_peak: exact(PEAK, peak, worth.doubt.clone()),
+            rss_peak: exact(PEAK, peak, of_one),
             page_faults: worth.of(FAULTS, self.page_faults),
         }
     }
@@ -242,6 +244,23 @@ mod tests {
         assert_eq!(fake.proc.read("clear_refs"), "5");
         collector.reach(Boundary::MeasureEnd, &mut fake.scene);
         assert_eq!(collector.into_signals(&Ending::default()).rss_peak.data, 700 * 1024);
+    }
+
+    #[test]
+    fn the_peak_of_one_of_several_processes_is_a_doubt() {
+        let mut fake = Fake::new();
+        let cgroup = FakeCgroup::v2();
+        fake.scene.cgroup = cgroup.files(None);
+        fake.proc.status(&[("VmHWM", 700), ("RssAnon", 1)]);
+        fake.proc.other(4243, "convert");
+        fake.proc.status_of(4243, 1, &[("RssAnon", 900)]);
+        cgroup.write("cgroup.procs", &format!("{PID}\n4243\n"));
+        let mut collector = ResidentCollector::default();
+        collector.reach(Boundary::MeasureStart, &mut fake.scene);
+        collector.read(READING, &mut fake.scene);
+        collector.reach(Boundary::MeasureEnd, &mut fake.scene);
+        let peak = collector.into_signals(&Ending::default()).rss_peak;
+        assert!(matches!(peak.exactness, Exactness::Inexact { reason } if reason.contains("several processes")));
     }
 
     #[test]
