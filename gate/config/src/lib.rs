@@ -27,8 +27,8 @@ pub use kinds::{Name, Size};
 /// A validated configuration. Defaults are filled in, and paths are resolved against the file's directory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The directory of the file.
-    pub directory: PathBuf,
+    /// The file, as an absolute path.
+    pub file: PathBuf,
     /// The services by name, at least one.
     pub services: BTreeMap<String, Service>,
     /// The directory of baselines.
@@ -155,7 +155,7 @@ fn from_source(source: &Source, path: &Path) -> Result<Config> {
     })?;
     let file = source.parse()?;
     let directory = absolute.parent().unwrap_or(Path::new("/"));
-    validate::Validator { source, directory }.config(file)
+    validate::Validator { source, path: &absolute, directory }.config(file)
 }
 
 /// The JSON Schema of memgate.yaml, for editors. It contains the keys with their types and ranges, but not every

@@ -140,6 +140,65 @@ refused! {
     cut_off_in_a_list: SMALLEST.split("{ get").next().unwrap();
 }
 
+/// Numbers that a key cannot have: each key with a value that is right, and what is refused there.
+#[test]
+fn numbers_that_cannot_be_are_refused_with_their_key() {
+    const NO_DURATION: &[&str] = &["-5s", "0.5", "1e3s", ".inf", ".nan", "5MB", "9999999999999h", "\"\""];
+    const NO_COUNT: &[&str] =
+        &["0", "-1", "1.5", "1e3", ".inf", ".nan", "99999999999999999999999", "2s", "\"\"", "many"];
+    const NO_SIZE: &[&str] = &["0B", "-1MiB", "5", "5s", ".inf", ".nan", "1e9MiB", "9999999999999TB", "1.3B", "\"\""];
+    const NO_RATE: &[&str] = &["0/s", "-5/s", "5", "5s", "5MB/s", ".inf", ".nan", "1e3/s", "1000001/s", "\"\""];
+    let service = |key: &str| format!("{SMALLEST}    {key}\n");
+    let in_run = |keys: &str| changed("ready:", &format!("{keys}, ready:"));
+    let in_load = |keys: &str| changed("rate: 500/s", &format!("rate: 500/s, {keys}"));
+    let platform = |keys: &str| format!("{SMALLEST}platforms: {{ linux/arm64: {{ {keys} }} }}\n");
+    type Key<'a> = (&'a str, &'a str, &'a dyn Fn(&str) -> String, &'a [&'a str]);
+    let keys: [Key<'_>; 17] = [
+        ("services.uaa.runs", "20", &|value| service(&format!("runs: {value}")), NO_COUNT),
+        ("services.uaa.max_runs", "20", &|value| service(&format!("max_runs: {value}")), NO_COUNT),
+        ("services.uaa.phases.warmup", "0s", &|value| service(&format!("phases: {{ warmup: {value} }}")), NO_DURATION),
+        (
+            "services.uaa.phases.measure",
+            "1s",
+            &|value| service(&format!("phases: {{ measure: {value} }}")),
+            NO_DURATION,
+        ),
+        (
+            "services.uaa.phases.measure",
+            "500 requests",
+            &|value| service(&format!("phases: {{ measure: {value} }}")),
+            &["0s", "0 requests", "-1 requests", "1 requests", "1e9 requests", "99999999999999999999 requests"],
+        ),
+        ("services.uaa.phases.drain", "0s", &|value| service(&format!("phases: {{ drain: {value} }}")), NO_DURATION),
+        (
+            "services.uaa.phases.drain_max",
+            "0s",
+            &|value| service(&format!("phases: {{ drain_max: {value} }}")),
+            NO_DURATION,
+        ),
+        ("services.uaa.run.memory_max", "1MiB", &|value| in_run(&format!("memory_max: {value}")), NO_SIZE),
+        ("services.uaa.run.stop_timeout", "1ms", &|value| in_run(&format!("stop_timeout: {value}")), NO_DURATION),
+        ("services.uaa.run.stop_timeout", "1ms", &|value| in_run(&format!("stop_timeout: {value}")), &["0s"]),
+        ("services.uaa.load.rate", "1/s", &|value| changed("rate: 500/s", &format!("rate: {value}")), NO_RATE),
+        ("services.uaa.load.connections", "1", &|value| in_load(&format!("connections: {value}")), NO_COUNT),
+        ("services.uaa.load.timeout", "1ms", &|value| in_load(&format!("timeout: {value}")), NO_DURATION),
+        ("services.uaa.load.timeout", "1ms", &|value| in_load(&format!("timeout: {value}")), &["0s"]),
+        ("platforms.linux/arm64.cpus", "1", &|value| platform(&format!("cpus: {value}")), NO_COUNT),
+        ("platforms.linux/arm64.memory", "1MiB", &|value| platform(&format!("memory: {value}")), NO_SIZE),
+        ("platforms.linux/arm64.page_size", "4KiB", &|value| platform(&format!("page_size: {value}")), NO_SIZE),
+    ];
+    for (key, right, file, wrong) in keys {
+        read(&file(right)).unwrap_or_else(|error| panic!("{key}: {right}: {}", render(&error)));
+        for value in wrong {
+            let Err(error) = read(&file(value)) else { panic!("{key}: {value} is accepted") };
+            let message = error.to_string();
+            assert!(message.starts_with("memgate.yaml:") && message.contains(key), "{key}: {value}: {message}");
+            let Error::Input(error) = error else { panic!("{key}") };
+            assert!(error.help.is_some_and(|help| help.starts_with("write ")), "{key}: {value}: what to do");
+        }
+    }
+}
+
 #[test]
 fn a_windows_file_with_byte_order_mark_is_read() {
     let text = format!("\u{feff}{}", FULL.replace('\n', "\r\n"));

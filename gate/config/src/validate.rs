@@ -20,6 +20,7 @@ const METHODS: &str = "get, post, put, patch, delete";
 
 pub(super) struct Validator<'a> {
     pub(super) source: &'a Source,
+    pub(super) path: &'a Path,
     pub(super) directory: &'a Path,
 }
 
@@ -38,7 +39,7 @@ impl Validator<'_> {
             Ok((name.clone(), self.service(name, service, &place)?))
         });
         Ok(Config {
-            directory: self.directory.to_owned(),
+            file: self.path.to_owned(),
             services: services.collect::<Result<_, Error>>()?,
             baselines: self.resolve(file.baselines.map_or_else(|| "baselines".into(), |path| path.0)),
             platforms: file

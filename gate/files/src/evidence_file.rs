@@ -14,7 +14,7 @@ use memgate_evidence::{
     Evidence,
     error::{Error, InputError, Result},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{error::Category, value::RawValue};
 use sha2::{Digest, Sha256};
 
@@ -150,11 +150,11 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
     if !text.ends_with('\n') {
         return Err(truncated(path));
     }
-    let wrapper: Wrapper<'_> = serde_json::from_str(text).map_err(|error| not_evidence(path, &error))?;
+    let wrapper: Wrapper<'_> = serde_json::from_str(text).map_err(|error| not_evidence(path, text, &error))?;
     if sha256(wrapper.evidence.get()) != wrapper.sha256 {
         return Err(refused(path, "was changed after it was written: its SHA-256 differs", RECORD_AGAIN));
     }
-    serde_json::from_str(wrapper.evidence.get()).map_err(|error| not_evidence(path, &error))
+    serde_json::from_str(wrapper.evidence.get()).map_err(|error| not_evidence(path, text, &error))
 }
 
 /// This check comes first: a file of another schema can contain anything.
@@ -162,7 +162,7 @@ fn check_schema(path: &Path, text: &str) -> Result<()> {
     let SchemaOnly { schema } = serde_json::from_str(text).map_err(|error: serde_json::Error| {
         // For serde_json, a number that was cut off after its point is a wrong one.
         let is_cut_number = error.is_syntax() && error.column() == text.len() && text.ends_with('.');
-        if is_cut_number { truncated(path) } else { not_evidence(path, &error) }
+        if is_cut_number { truncated(path) } else { not_evidence(path, text, &error) }
     })?;
     match schema.cmp(&SCHEMA) {
         std::cmp::Ordering::Equal => Ok(()),
@@ -177,12 +177,31 @@ fn check_schema(path: &Path, text: &str) -> Result<()> {
     }
 }
 
-fn not_evidence(path: &Path, error: &serde_json::Error) -> Error {
-    match error.classify() {
-        Category::Eof => truncated(path),
-        Category::Data => refused(path, format!("is not memgate evidence: {error}"), RECORD_AGAIN),
-        Category::Syntax | Category::Io => refused(path, format!("is not JSON: {error}"), RECORD_AGAIN),
+fn not_evidence(path: &Path, text: &str, error: &serde_json::Error) -> Error {
+    let what = match error.classify() {
+        Category::Eof => return truncated(path),
+        Category::Data => "is not memgate evidence",
+        Category::Syntax | Category::Io => "is not JSON",
+    };
+    let why = wrong_value(text).unwrap_or_else(|| error.to_string());
+    refused(path, format!("{what}: {why}"), RECORD_AGAIN)
+}
+
+/// The first value that cannot be read, by its key, and why; `None` if nothing is wrong below the top of the file. A
+/// place in a line of some megabytes leads nobody to it.
+fn wrong_value(text: &str) -> Option<String> {
+    /// The file without its borrowed part, through which no key could be told.
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "only what cannot be read is of interest")]
+    struct Whole {
+        schema: IgnoredAny,
+        sha256: IgnoredAny,
+        evidence: Evidence,
     }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let error = serde_path_to_error::deserialize::<_, Whole>(&mut reader).err()?;
+    let key = error.path().to_string();
+    (key.len() > 1).then(|| format!("`{key}`: {}", error.inner()))
 }
 
 fn truncated(path: &Path) -> Error {

@@ -8,7 +8,6 @@ use std::{
 
 use memgate_config::baseline;
 use memgate_evidence::{
-    Evidence,
     error::{InputError, Result},
     platform::Platform,
 };
@@ -95,7 +94,7 @@ pub(crate) fn judge_runs(recorded: &Recorded, baselines: &Path, out: &Path) -> R
     if let Some(root) = repository().as_deref().and_then(Path::to_str) {
         report::locate(&mut result, root);
     }
-    let written = flame_graphs(out, &recorded.runs);
+    let written = flame_graphs(out, recorded);
     result.files = written.files.iter().map(|file| file.display().to_string()).collect();
     result.notes.extend(written.notes);
     Ok(result)
@@ -119,8 +118,8 @@ fn repository() -> Option<PathBuf> {
 }
 
 /// Writes the flame graphs. If they cannot be written, adds a note; the verdict holds without them.
-pub(crate) fn flame_graphs(out: &Path, runs: &[Evidence]) -> FlameGraphFiles {
-    report::write_flame_graphs(&out.join("flamegraphs"), runs)
+pub(crate) fn flame_graphs(out: &Path, recorded: &Recorded) -> FlameGraphFiles {
+    report::write_flame_graphs(&out.join("flamegraphs"), &recorded.runs, &recorded.others)
         .unwrap_or_else(|error| FlameGraphFiles { files: Vec::new(), notes: vec![format!("no flame graphs: {error}")] })
 }
 

@@ -120,7 +120,10 @@ impl Bench<'_> {
             Some(guests) => guests.run(&plan, &self.guest_logs(run), &event, cancel).await?,
         };
         evidence.options = self.options.to_vec();
-        evidence.against = self.target.against.as_ref().map(|against| against.name.clone());
+        if let Some(against) = &self.target.against {
+            evidence.against = Some(against.name.clone());
+            evidence.notes.extend(against.note.clone());
+        }
         evidence_file::write(&self.file(run), &evidence)?;
         // memgate judges what it reads back from the file, so judging the file again gives the same result.
         evidence_file::read(&self.file(run))

@@ -65,10 +65,9 @@ async fn measured<T>(
     };
     let of_other = Selection { out: selection.out.join(names::AGAINST), ..selection.clone() };
     make_directory(&of_other.out)?;
-    let revision = Revision::find(words, &config.directory, &of_other.out, cancel).await?;
+    let revision = Revision::find(words, &config.file, &of_other.out, cancel).await?;
     let services: Vec<_> = targets.iter().map(|target| revision.service(target.service)).collect::<Result<_>>()?;
-    let others: Vec<_> =
-        targets.iter().zip(&services).map(|(target, other)| target.of(other, &revision.name)).collect();
+    let others: Vec<_> = targets.iter().zip(&services).map(|(target, other)| target.of(other, &revision)).collect();
     let changes = prepare(&targets, selection, narrator, cancel).await?;
     let others = prepare(&others, &of_other, narrator, cancel).await?;
     side_by_side(pairs(changes, Some(others)), narrator, work).await
@@ -95,7 +94,7 @@ pub async fn record(
     let record = async |pair: &Pair<'_>| {
         let runs = 1..=pair.change.target.runs;
         let recorded = pair.measure(runs.clone(), narrator, cancel).await?;
-        let written = flame_graphs(&selection.out, &recorded.runs);
+        let written = flame_graphs(&selection.out, &recorded);
         let pictures = written.files.iter().map(|file| file.display().to_string());
         for line in pictures.chain(written.notes) {
             narrator.say(&format!("{}: {line}", pair.change.target.title()));

@@ -25,6 +25,8 @@ const GITHUB_BASE: &str = "GITHUB_BASE_REF";
 pub(crate) struct Revision {
     /// Its name in reports: `main (1a2b3c4)`, or the path of a second checkout.
     pub(crate) name: String,
+    /// That it has another configuration, which is not used, if it has.
+    pub(crate) note: Option<String>,
     /// The root of the checkout that has the change.
     here: PathBuf,
     /// The root of the other checkout.
@@ -35,11 +37,12 @@ pub(crate) struct Revision {
 
 impl Revision {
     /// Finds what `words` name, and checks it out below `out`: `merge-base`, a commit, a branch or a tag, or the
-    /// directory of a second checkout. `beside` is a directory in the checkout that has the change.
+    /// directory of a second checkout. `configuration` is the file in the checkout that has the change.
     ///
     /// # Errors
     /// When there is no such revision, or it cannot be checked out; and when memgate is interrupted.
-    pub(crate) async fn find(words: &str, beside: &Path, out: &Path, cancel: &Cancel) -> Result<Self> {
+    pub(crate) async fn find(words: &str, configuration: &Path, out: &Path, cancel: &Cancel) -> Result<Self> {
+        let beside = configuration.parent().unwrap_or(Path::new("/"));
         let git = Git { directory: beside.to_owned(), cancel };
         if let Some(there) = second_checkout(words) {
             let there = canonical(&there)?;
@@ -53,12 +56,29 @@ impl Revision {
                 let message = format!("--against {words}: this is the checkout that has the change");
                 return Err(InputError::new(message, "name another checkout, or a commit").into());
             }
-            return Ok(Self { name: there.display().to_string(), here, there, worktree: None });
+            let name = there.display().to_string();
+            return Ok(Self { name, note: None, here, there, worktree: None }.noting(configuration));
         }
         let here = git.root().await?;
         let (name, commit) = git.commit(words).await?;
         let worktree = Worktree::make(&git, &here, &out.join("checkout"), &commit).await?;
-        Ok(Self { name, here, there: worktree.place.clone(), worktree: Some(worktree) })
+        let found = Self { name, note: None, here, there: worktree.place.clone(), worktree: Some(worktree) };
+        Ok(found.noting(configuration))
+    }
+
+    /// With a note if the other checkout has another configuration.
+    fn noting(self, configuration: &Path) -> Self {
+        let inside =
+            canonical(configuration).ok().and_then(|real| Some(real.strip_prefix(&self.here).ok()?.to_owned()));
+        let differs = inside.is_some_and(|inside| {
+            let [here, there] = [&self.here, &self.there].map(|root| fs::read(root.join(&inside)));
+            there.is_ok_and(|there| here.is_ok_and(|here| here != there))
+        });
+        let note = differs.then(|| {
+            let file = configuration.file_name().unwrap_or_default().display();
+            format!("it has another {file}, which is not used: both builds have the load and the settings of this one")
+        });
+        Self { note, ..self }
     }
 
     /// The service as it is in the other checkout: the same load and the same settings with the other sources.

@@ -12,7 +12,7 @@ use memgate_evidence::{
     platform::{Platform, Runner},
 };
 
-use crate::preflight;
+use crate::{preflight, revision::Revision};
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) struct Target<'config> {
 pub(crate) struct Against {
     /// Its name in reports.
     pub(crate) name: String,
+    /// What a reader must know of it.
+    pub(crate) note: Option<String>,
     /// Where the build that is judged finds its Go toolchain: both are built by the same one.
     pub(crate) tools: Option<PathBuf>,
 }
@@ -67,14 +69,18 @@ impl Target<'_> {
     }
 
     /// The same target with the sources of the other build.
-    pub(crate) fn of<'other>(&self, service: &'other Service, name: &str) -> Target<'other> {
+    pub(crate) fn of<'other>(&self, service: &'other Service, revision: &Revision) -> Target<'other> {
         Target {
             service,
             platform: self.platform,
             options: self.options.clone(),
             runner: self.runner,
             runs: self.runs,
-            against: Some(Against { name: name.to_owned(), tools: self.tools().map(Path::to_owned) }),
+            against: Some(Against {
+                name: revision.name.clone(),
+                note: revision.note.clone(),
+                tools: self.tools().map(Path::to_owned),
+            }),
         }
     }
 

@@ -15,9 +15,10 @@ use common::{
     evidence::{healthy, profiled},
     memgate, stderr, stdout,
 };
-use memgate_evidence::{Evidence, platform::Platform};
+use memgate_evidence::{Evidence, TimeSpan, platform::Platform};
 use memgate_files::evidence_file;
 use memgate_report::Format;
+use memgate_testing::{MEASURE, SECOND};
 use tempfile::TempDir;
 
 /// Evidence of two runs and a baseline that they agree with.
@@ -286,6 +287,80 @@ fn evidence_that_is_not_what_was_written_is_refused() {
     }
     fs::remove_file(recorded.file(2)).unwrap();
     assert_fails(&recorded.judge(&[]), 2, &["run2.evidence.json"]);
+}
+
+/// Evidence with the right hash and a value that cannot be, and what is said of it.
+#[test]
+fn a_value_that_cannot_be_is_told_with_file_and_key() {
+    let recorded = Recorded::new();
+    let whole = fs::read_to_string(recorded.file(2)).unwrap();
+    let (_, value) = whole.trim_end().split_once("\"evidence\":").unwrap();
+    let value = value.strip_suffix('}').unwrap();
+    for (from, to, key) in [
+        ("\"page_size\":4096", "\"page_size\":-4096", "evidence.environment.page_size"),
+        ("\"per_second\":500.0", "\"per_second\":NaN", "evidence.signals.requests.data.per_second"),
+        ("\"per_second\":500.0", "\"per_second\":1e999", "evidence.signals.requests.data.per_second"),
+        ("\"runner\":\"native\"", "\"runner\":\"docker\"", "evidence.environment.runner"),
+        ("\"run\":2", "\"run\":4294967296", "evidence.run"),
+    ] {
+        let changed = value.replacen(from, to, 1);
+        assert_ne!(changed, value, "{from}");
+        let hash = sha256(&changed);
+        fs::write(recorded.file(2), format!("{{\"schema\":3,\"sha256\":\"{hash}\",\"evidence\":{changed}}}\n"))
+            .unwrap();
+        assert_fails(&recorded.judge(&[]), 2, &["run2.evidence.json", key, "memgate record"]);
+    }
+}
+
+/// The hash that `sha256sum` of coreutils gives.
+fn sha256(text: &str) -> String {
+    let output = assert_cmd::Command::new("sha256sum").write_stdin(text).output().unwrap();
+    stdout(&output).split_once(' ').unwrap().0.to_owned()
+}
+
+/// What is wrong with both runs, the gate that tells, and a part of its reason.
+type Bad = (fn(&mut Evidence), &'static str, &'static str);
+
+#[test]
+fn bad_data_are_no_pass_and_the_report_says_why() {
+    let recorded = Recorded::new();
+    let cases: [Bad; 6] = [
+        (
+            |run| run.signals.page_faults.data.value.fill(0),
+            "page_faults_per_request",
+            "contain a 0, which is impossible",
+        ),
+        (|run| run.signals.page_faults.data.at_ns.reverse(), "page_faults_per_request", "decrease"),
+        (|run| run.signals.goroutines.data.value.truncate(7), "goroutines_max", "751 times but 7 values"),
+        (|run| run.signals.fds.data = Default::default(), "fds_leaked", "empty"),
+        (|run| run.phases.drain = Some(MEASURE), "goroutines_leaked", "their clock went back"),
+        (|run| run.signals.requests.data.measure.intended += 1, "request_errors", "not those intended"),
+    ];
+    for (spoil, gate, expected) in cases {
+        for run in [1, 2] {
+            let mut evidence = healthy(run, 2000);
+            spoil(&mut evidence);
+            evidence_file::write(&recorded.file(run), &evidence).unwrap();
+        }
+        let output = recorded.judge(&["--format", "json"]);
+        assert_eq!(output.status.code(), Some(3), "{gate}: {}{}", stdout(&output), stderr(&output));
+        let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let gates = report["results"][0]["gates"].as_array().unwrap();
+        let told = gates.iter().find(|told| told["metric"] == gate).unwrap();
+        assert_eq!(told["verdict"], "inconclusive", "{told}");
+        assert!(told["reason"].as_str().unwrap().contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn runs_of_different_length_are_refused() {
+    let recorded = Recorded::new();
+    let mut short = healthy(2, 2000);
+    short.phases.measure = Some(TimeSpan { end_ns: MEASURE.start_ns + 20 * SECOND, ..MEASURE });
+    short.signals.requests.data.measure.intended /= 3;
+    evidence_file::write(&recorded.file(2), &short).unwrap();
+    let expected = "run 1 measured for 60.0 s with 30000 requests and run 2 measured for 20.0 s with 10000 requests";
+    assert_fails(&recorded.judge(&[]), 2, &[expected, "judge them separately"]);
 }
 
 #[test]

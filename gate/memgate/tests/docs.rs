@@ -7,17 +7,22 @@ use std::collections::BTreeMap;
 use common::repository;
 use memgate_report::Format;
 use memgate_verdict::{
-    metric::{DefaultLimit, Limits, Metric, Unit},
+    metric::{Beside, Comparison, DefaultLimit, Limits, Metric, Unit},
     units,
 };
 
 /// The names in a page's first table with this head, each with the text of its second column. A row may name several.
 fn table(page: &str, head: &str) -> BTreeMap<String, String> {
+    column(page, head, 1)
+}
+
+/// The same with the text of another column; the first is 0.
+fn column(page: &str, head: &str, column: usize) -> BTreeMap<String, String> {
     let rows = page.lines().skip_while(|line| !line.starts_with(head)).skip(2).take_while(|line| line.starts_with('|'));
     rows.flat_map(|row| {
-        let mut cells = row.trim_matches('|').split(" | ").map(str::trim);
-        let (names, second) = (cells.next().unwrap_or_default(), cells.next().unwrap_or_default().to_owned());
-        names.split(", ").map(move |name| (name.trim_matches('`').to_owned(), second.clone())).collect::<Vec<_>>()
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let text = cells.get(column).copied().unwrap_or_default();
+        cells[0].split(", ").map(|name| (name.trim_matches('`').to_owned(), text.to_owned())).collect::<Vec<_>>()
     })
     .collect()
 }
@@ -59,6 +64,27 @@ fn the_page_of_baselines_has_every_default_limit_and_every_comparison() {
             assert!(comparisons[metric.name()].starts_with(&tolerance), "{metric}: {tolerance}");
         }
     }
+}
+
+#[test]
+fn the_page_of_metrics_has_every_difference_from_another_build() {
+    let (page, head) = (page("reference/metrics.md"), "| metric | fails | does not pass |");
+    let difference = |comparison: Comparison, unit: Unit| {
+        let share = units::format_exact(comparison.tolerance, Unit::Ratio);
+        let advisory = if comparison.advisory { ", advisory" } else { "" };
+        match comparison.floor {
+            Some(floor) => format!("{share}, {}{advisory}", units::format_exact(floor, unit)),
+            None => format!("{share}{advisory}"),
+        }
+    };
+    let of = |side: fn(Beside) -> Comparison| {
+        let rows = Metric::ALL
+            .into_iter()
+            .filter_map(|metric| Some((metric.name().to_owned(), difference(side(metric.beside()?), metric.unit()))));
+        rows.collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(column(&page, head, 1), of(|beside| beside.closely));
+    assert_eq!(column(&page, head, 2), of(|beside| beside.undecided));
 }
 
 #[test]

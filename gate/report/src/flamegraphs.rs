@@ -12,7 +12,7 @@ use memgate_evidence::{
     platform::Platform,
 };
 use memgate_files::{OutputError, names, whole as atomic_file};
-use memgate_verdict::summarise::{FlameGraph, Graph, flame_graphs};
+use memgate_verdict::summarise::{FlameGraph, Graph, difference_graphs, flame_graphs};
 
 use super::text;
 
@@ -26,33 +26,38 @@ pub struct FlameGraphFiles {
 }
 
 /// Writes the flame graphs of all runs of one service on one platform into `directory`, such as
-/// `uaa.linux-amd64.alloc.svg` and the same with `.folded`. Writes no empty graph, and removes the graphs of an earlier
-/// command.
+/// `uaa.linux-amd64.alloc.svg` and the same with `.folded`, and with runs of another build those of the difference, such
+/// as `uaa.linux-amd64.alloc.against.svg`. Writes no empty graph, and removes the graphs of an earlier command.
 ///
 /// # Errors
 /// [`OutputError::Path`] when a file cannot be written or removed.
-pub fn write_flame_graphs(directory: &Path, runs: &[Evidence]) -> Result<FlameGraphFiles> {
+pub fn write_flame_graphs(directory: &Path, runs: &[Evidence], others: &[Evidence]) -> Result<FlameGraphFiles> {
     let Some(first) = runs.first() else { return Ok(FlameGraphFiles::default()) };
-    let made = flame_graphs(runs);
+    let (made, differences) = (flame_graphs(runs), difference_graphs(runs, others));
     remove_old(directory, &first.service, first.platform)?;
     let mut files = Vec::new();
-    for graph in &made.graphs {
-        let [picture, stacks] = paths(directory, &first.service, first.platform, graph.graph);
-        write(&picture, &svg(graph, &title(first, runs.len(), graph.graph)).map_err(|error| failed(&picture, error))?)?;
-        write(&stacks, graph.folded.as_bytes())?;
-        files.extend([picture, stacks]);
+    for (graphs, other) in [(&made.graphs, None), (&differences.graphs, others.first())] {
+        for graph in graphs {
+            let [picture, stacks] = paths(directory, &first.service, first.platform, graph.graph, other.is_some());
+            let title = title(first, runs.len(), graph.graph, other);
+            write(&picture, &svg(graph, &title).map_err(|error| failed(&picture, error))?)?;
+            write(&stacks, graph.folded.as_bytes())?;
+            files.extend([picture, stacks]);
+        }
     }
-    Ok(FlameGraphFiles { files, notes: made.notes })
+    Ok(FlameGraphFiles { files, notes: [made.notes, differences.notes].concat() })
 }
 
-fn paths(directory: &Path, service: &str, platform: Platform, graph: Graph) -> [PathBuf; 2] {
-    let stem = format!("{}.{}", names::stem(service, platform), graph.name());
+fn paths(directory: &Path, service: &str, platform: Platform, graph: Graph, is_difference: bool) -> [PathBuf; 2] {
+    let difference = if is_difference { ".against" } else { "" };
+    let stem = format!("{}.{}{difference}", names::stem(service, platform), graph.name());
     [directory.join(format!("{stem}.svg")), directory.join(format!("{stem}.folded"))]
 }
 
 /// Otherwise a graph of an earlier command could pass for one of this command.
 fn remove_old(directory: &Path, service: &str, platform: Platform) -> Result<()> {
-    for file in Graph::ALL.into_iter().flat_map(|graph| paths(directory, service, platform, graph)) {
+    let all = Graph::ALL.into_iter().flat_map(|graph| [(graph, false), (graph, true)]);
+    for file in all.flat_map(|(graph, is_difference)| paths(directory, service, platform, graph, is_difference)) {
         match fs::remove_file(&file) {
             Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(failed(&file, error));
@@ -63,9 +68,15 @@ fn remove_old(directory: &Path, service: &str, platform: Platform) -> Result<()>
     Ok(())
 }
 
-fn title(evidence: &Evidence, runs: usize, graph: Graph) -> String {
-    let runs = super::view::counted(runs, "run");
-    format!("{} on {}: {}, {runs}", text::visible(&evidence.service), evidence.platform, graph.subject())
+fn title(evidence: &Evidence, runs: usize, graph: Graph, other: Option<&Evidence>) -> String {
+    let (service, platform, subject) = (text::visible(&evidence.service), evidence.platform, graph.subject());
+    match other {
+        None => format!("{service} on {platform}: {subject}, {}", super::view::counted(runs, "run")),
+        Some(other) => {
+            let name = text::visible(other.against.as_deref().unwrap_or("the other build"));
+            format!("{service} on {platform}: {subject} in a run, more and less than {name}")
+        }
+    }
 }
 
 /// The picture. The same stacks give the same bytes. inferno's palette for Java makes inlined frames blue, other names
@@ -136,7 +147,7 @@ mod tests {
         for file in [&stale, &other] {
             fs::write(file, "old").unwrap();
         }
-        let written = write_flame_graphs(directory.path(), &[kept("uaa", "main.put")]).unwrap();
+        let written = write_flame_graphs(directory.path(), &[kept("uaa", "main.put")], &[]).unwrap();
         assert_eq!(
             names(directory.path()),
             [
@@ -152,7 +163,7 @@ mod tests {
         let picture = fs::read_to_string(&written.files[0]).unwrap();
         assert!(picture.contains("uaa on linux/amd64: bytes allocated, 1 run"), "{picture}");
         assert!(picture.contains("<title>main.put (4,096 bytes, 100.00%)</title>"), "{picture}");
-        let again = write_flame_graphs(directory.path(), &[kept("uaa", "main.put")]).unwrap();
+        let again = write_flame_graphs(directory.path(), &[kept("uaa", "main.put")], &[]).unwrap();
         assert_eq!(
             (again, picture),
             (written, fs::read_to_string(directory.path().join("uaa.linux-amd64.alloc.svg")).unwrap())
@@ -160,11 +171,26 @@ mod tests {
     }
 
     #[test]
+    fn differences_have_graphs_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let other = Evidence { against: Some("main (1a2b3c4)".to_owned()), ..kept("uaa", "main.get") };
+        let written = write_flame_graphs(directory.path(), &[kept("uaa", "main.put")], &[other]).unwrap();
+        assert_eq!(written.files.len(), 8);
+        let file = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+        let folded = file("uaa.linux-amd64.alloc.against.folded");
+        assert_eq!(folded, "less;main.main;main.get_[i] 4096\nmore;main.main;main.put_[i] 4096\n");
+        let title = "uaa on linux/amd64: bytes allocated in a run, more and less than main (1a2b3c4)";
+        assert!(file("uaa.linux-amd64.alloc.against.svg").contains(title));
+        write_flame_graphs(directory.path(), &[kept("uaa", "main.put")], &[]).unwrap();
+        assert_eq!(names(directory.path()).len(), 4, "the differences of an earlier command are removed");
+    }
+
+    #[test]
     fn nothing_is_written_of_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let nowhere = directory.path().join("flamegraphs");
-        assert_eq!(write_flame_graphs(&nowhere, &[]).unwrap(), FlameGraphFiles::default());
-        assert_eq!(write_flame_graphs(&nowhere, &[healthy(1)]).unwrap(), FlameGraphFiles::default());
+        assert_eq!(write_flame_graphs(&nowhere, &[], &[]).unwrap(), FlameGraphFiles::default());
+        assert_eq!(write_flame_graphs(&nowhere, &[healthy(1)], &[]).unwrap(), FlameGraphFiles::default());
         assert!(!nowhere.exists());
     }
 
@@ -172,7 +198,7 @@ mod tests {
     fn a_directory_that_cannot_be_made_is_told() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("file"), "").unwrap();
-        let error = write_flame_graphs(&directory.path().join("file"), &[kept("uaa", "main.put")]).unwrap_err();
+        let error = write_flame_graphs(&directory.path().join("file"), &[kept("uaa", "main.put")], &[]).unwrap_err();
         assert_eq!(error.exit_code(), 4);
     }
 
@@ -182,9 +208,9 @@ mod tests {
         #[test]
         fn no_name_gets_out_of_its_place(service in any::<String>(), function in any::<String>()) {
             let directory = tempfile::tempdir().unwrap();
-            let hostile = write_flame_graphs(directory.path(), &[kept(&service, &function)]).unwrap();
+            let hostile = write_flame_graphs(directory.path(), &[kept(&service, &function)], &[]).unwrap();
             prop_assert_eq!(names(directory.path()).len(), 4);
-            let plain = write_flame_graphs(&directory.path().join("plain"), &[kept("s", "f")]).unwrap();
+            let plain = write_flame_graphs(&directory.path().join("plain"), &[kept("s", "f")], &[]).unwrap();
             for (hostile, plain) in hostile.files.iter().zip(&plain.files) {
                 let (hostile, plain) = (fs::read_to_string(hostile).unwrap(), fs::read_to_string(plain).unwrap());
                 // A hostile name gives no more elements, lines, stacks or frames than a plain one.

@@ -172,6 +172,15 @@ impl Comparison {
         Self { floor: Some(floor), ..self }
     }
 
+    /// A tolerance of 100 %, and twice the floor.
+    const fn doubled(self) -> Self {
+        let floor = match self.floor {
+            Some(floor) => Some(2.0 * floor),
+            None => None,
+        };
+        Self { tolerance: 1.0, floor, ..self }
+    }
+
     const fn for_the_reader(self) -> Self {
         Self { advisory: true, ..self }
     }
@@ -239,7 +248,8 @@ macro_rules! metrics {
             /// How it is compared with the figure of another build that was measured in turn with it, on the same machine;
             /// `None` if it is not compared.
             ///
-            /// The machine is the same for both, so a time is compared more closely than with a recorded figure.
+            /// The machine is the same for both, so what varies with the machine is compared more closely than with a
+            /// recorded figure.
             pub const fn beside(self) -> Option<Beside> {
                 let recorded = self.comparison();
                 let closely = match self {
@@ -247,11 +257,20 @@ macro_rules! metrics {
                     Self::GcStwFraction => Some(within(0.05).or_less_than(0.0005)),
                     Self::GcCpuFraction => Some(within(0.05).or_less_than(0.002)),
                     Self::RequestLatencyP99 => Some(within(0.05).for_the_reader()),
+                    Self::GcCycles => Some(within(0.05).or_less_than(2.0)),
+                    Self::RssPeak | Self::RssAnonPeak | Self::OffheapPeak | Self::CgroupPeak => {
+                        Some(within(0.05).or_less_than(MIB))
+                    }
+                    // As much as the default limit, on top of what the other build leaks.
+                    Self::HeapLiveGrowth => Some(within(0.05).or_less_than(0.5e6)),
+                    Self::RssAnonGrowth | Self::OffheapGrowth => Some(within(0.05).or_less_than(2e6)),
+                    Self::CgroupGrowth => Some(within(0.05).or_less_than(4e6)),
+                    Self::GoroutinesLeaked => Some(within(0.05).or_less_than(0.5)),
                     _ => recorded,
                 };
                 match (closely, recorded) {
                     (Some(closely), Some(recorded)) => Some(Beside { closely, undecided: recorded }),
-                    (Some(closely), None) => Some(Beside { closely, undecided: within(1.0) }),
+                    (Some(closely), None) => Some(Beside { closely, undecided: closely.doubled() }),
                     (None, _) => None,
                 }
             }

@@ -78,6 +78,67 @@ refused! {
     empty: "";
 }
 
+/// Numbers that no key of a metric can have, of each unit, and numbers of another unit.
+#[test]
+fn numbers_that_cannot_be_are_refused_with_their_key() {
+    const NO_NUMBERS: &[&str] = &[".nan", "NaN", ".inf", "-.inf", "1e999", "1e3", "\"\"", "[1]", "many"];
+    let metrics = [
+        ("gc_pause_p99", "50ms", &["-50ms", "50", "50MB", "50%", "9999999999999h"][..]),
+        ("gc_cpu_fraction", "25%", &["-1%", "25", "25ms", "1000000000000000000000%"]),
+        ("heap_alloc_rate", "15MB/s", &["-15MB/s", "15", "15MB", "15/s", "9999999999999999999TB/s"]),
+        ("alloc_bytes_per_request", "18kB/request", &["-18kB", "18", "18kB/s", "18ms", "9999999999999999999TB"]),
+        ("goroutines_max", "2000", &["-1", "2000MB", "2000/s", "9999999999999999999999"]),
+        ("gc_cycles", "180/min", &["-180/min", "180", "180ms", "9999999999999999999999/min"]),
+        ("rss_peak", "60MiB", &["-60MiB", "60", "60ms", "60MiB/s", "9999999999999999999TB"]),
+        ("page_faults_per_request", "2/request", &["-2/request", "2MB", "9999999999999999999999"]),
+    ];
+    let with = |metric: &str, expectation: &str| {
+        changed("gc_pause_p99: { limit: 50ms }", &format!("{metric}: {{ {expectation} }}"))
+            .replace("  alloc_bytes_per_request: { baseline: 18.41kB", "  allocs_per_request: { baseline: 18.41")
+            .replace("noise: 30B, tolerance: 2%, floor: 64B", "tolerance: 2%")
+    };
+    for (metric, right, wrong) in metrics {
+        for key in ["limit", "baseline", "noise", "floor", "must_notice", "tolerance"] {
+            let of = |value: &str| match key {
+                "limit" | "baseline" => with(metric, &format!("{key}: {value}")),
+                _ => with(metric, &format!("baseline: {right}, {key}: {value}")),
+            };
+            // A tolerance is a share, whatever the metric is.
+            let (right, wrong) =
+                if key == "tolerance" { ("5%", &["-5%", "5", "5ms", "5MB"][..]) } else { (right, wrong) };
+            read(&of(right)).unwrap_or_else(|error| panic!("{metric}.{key}: {right}: {}", render_error(&error)));
+            for value in wrong.iter().chain(NO_NUMBERS) {
+                let Err(error) = read(&of(value)) else { panic!("{metric}.{key}: {value} is accepted") };
+                let message = error.to_string();
+                let place = format!("metrics.{metric}.{key}");
+                let file = message.starts_with("baselines/linux-amd64/uaa.yaml:");
+                assert!(file && message.contains(&place), "{place}: {value}: {message}");
+                let Error::Input(error) = error else { panic!("{place}") };
+                assert!(error.help.is_some_and(|help| help.starts_with("write ")), "{place}: {value}: what to do");
+            }
+        }
+    }
+}
+
+/// A limit of 0 is one: no goroutine may leak. A page of 0 bytes, no processor and no run are none.
+#[test]
+fn zeros_are_limits_and_no_environment() {
+    for limit in ["0ms", "0s"] {
+        assert_eq!(read(&changed("50ms", limit)).unwrap().metrics[&Metric::GcPauseP99].limit, Limit::At(0.0));
+    }
+    for (from, to, key) in [
+        ("page_size: 4KiB", "page_size: 0B", "environment.page_size"),
+        ("cpus: 2", "cpus: 0", "environment.cpus"),
+        ("runs: 5", "runs: 0", "environment.runs"),
+        ("runs: 5", "runs: -5", "environment.runs"),
+        ("runs: 5", "runs: 1.5", "environment.runs"),
+        ("runs: 5", "runs: .inf", "environment.runs"),
+    ] {
+        let message = read(&changed(from, to)).unwrap_err().to_string();
+        assert!(message.contains(key), "{to}: {message}");
+    }
+}
+
 #[test]
 fn a_growth_may_have_been_negative() {
     let baseline = read(EXAMPLE).unwrap();

@@ -187,6 +187,46 @@ fn each_kind_of_wrong_file_is_told() {
     assert!(error_of(b"{\"schema\":3,\xff}\n").contains("is not UTF-8"));
 }
 
+/// What is no number for a figure, and what is said of it. The figure is that of the third entry of `alloc_bytes`.
+#[test]
+fn a_figure_that_cannot_be_is_told_with_its_key() {
+    let mut evidence = evidence();
+    evidence.signals.alloc_bytes.data = series(&[1, 2, 777_777, 4]);
+    let value = serde_json::to_string(&evidence).unwrap();
+    let cases = [
+        ("NaN", "is not JSON"),
+        ("Infinity", "is not JSON"),
+        ("-Infinity", "is not JSON"),
+        ("1e400", "number out of range"),
+        ("-1", "invalid value: integer `-1`, expected u64"),
+        ("18446744073709551616", "expected u64"),
+        ("1.5", "invalid type: floating point `1.5`, expected u64"),
+        ("1e3", "invalid type: floating point `1000.0`, expected u64"),
+        ("null", "invalid type: null, expected u64"),
+        ("\"5\"", "invalid type: string \"5\", expected u64"),
+        ("[5]", "invalid type: sequence, expected u64"),
+    ];
+    for (figure, expected) in cases {
+        let changed = value.replacen("777777", figure, 1);
+        assert_ne!(changed, value);
+        let message = error_of(wrapped(&changed).as_bytes());
+        let key = "`evidence.signals.alloc_bytes.data.value[2]`";
+        assert!(message.contains(key) && message.contains(expected), "{figure}: {message}");
+    }
+}
+
+/// The only figure that is no whole number.
+#[test]
+fn a_rate_that_is_no_number_is_told_with_its_key() {
+    let value = serde_json::to_string(&evidence()).unwrap();
+    for rate in ["NaN", "1e999", "-1e999", "null", "\"500/s\""] {
+        let changed = value.replacen("\"per_second\":1.0", &format!("\"per_second\":{rate}"), 1);
+        assert_ne!(changed, value);
+        let message = error_of(wrapped(&changed).as_bytes());
+        assert!(message.contains("`evidence.signals.requests.data.per_second`"), "{rate}: {message}");
+    }
+}
+
 #[test]
 fn fields_that_are_not_known_are_refused_at_every_depth() {
     let value = serde_json::to_string(&evidence()).unwrap();

@@ -19,7 +19,8 @@ import (
 	"net/http"
 )
 
-var kept [][]byte
+// What the handler keeps.
+var kept = make(chan []byte, 1<<20)
 
 func handle(w http.ResponseWriter, r *http.Request) {
 "#,
@@ -38,7 +39,7 @@ func main() {
 );
 
 /// The line of the first line of the handler.
-pub const FIRST_LINE: u32 = 11;
+pub const FIRST_LINE: u32 = 12;
 
 pub struct Repository {
     directory: TempDir,
@@ -117,12 +118,18 @@ services:
 
     /// `memgate check` without BPF, against a revision.
     pub fn command(&self, revision: &str) -> assert_cmd::Command {
+        let mut command = self.memgate();
+        command.args(["check", "--tier", "T0", "--out", "out"]).arg(format!("--against={revision}"));
+        command
+    }
+
+    /// `memgate` in the checkout.
+    pub fn memgate(&self) -> assert_cmd::Command {
         let mut command = memgate();
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = [repository().join(".tools/go/bin")].into_iter().chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(paths).expect("a path"));
         command.current_dir(self.path()).env_remove("GITHUB_BASE_REF");
-        command.args(["check", "--tier", "T0", "--out", "out"]).arg(format!("--against={revision}"));
         command
     }
 

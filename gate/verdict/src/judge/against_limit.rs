@@ -21,6 +21,9 @@ const PROMISE: f64 = 1.1;
 /// The chance that a figure's upper bound is too low.
 const ALPHA_OF_PROMISE: f64 = 0.025;
 
+/// That none of fewer events failed says nothing.
+const FEWEST: u64 = 10;
+
 /// Passes if the figure is within the limit, and its upper bound excludes what the gate promises to notice
 /// (`must_notice`, or else a multiple of the limit). Fails if both sets of runs, each by itself, are significantly
 /// beyond: a growth is significant if it is no noise, another figure if the limit lies below its lower bound.
@@ -61,6 +64,10 @@ pub(super) fn rule(limit: f64, must_notice: Option<f64>, figures: &Figures) -> R
         figures.text(high),
         figures.text(promise)
     );
+    if promise.max(limit) <= 0.0 {
+        let clause = format!("{clause}: a limit of 0 leaves no room for noise, so raise `limit` or name `must_notice`");
+        return Ruling::undecided(Need::Baseline, clause);
+    }
     undecided(clause, figures)
 }
 
@@ -96,7 +103,7 @@ fn is_significant(figure: &Pooled, limit: f64, alpha: f64, metric: Metric) -> bo
 
 /// Whether nothing of a share happened at all: no request failed. A few requests cannot bound their share.
 fn is_without_any(figure: &Pooled, metric: Metric) -> bool {
-    metric.pooling() == Pooling::Share && figure.measured == 0.0
+    metric.pooling() == Pooling::Share && figure.measured == 0.0 && figure.n >= FEWEST
 }
 
 fn promise(limit: f64, metric: Metric) -> f64 {

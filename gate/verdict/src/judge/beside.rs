@@ -132,6 +132,8 @@ fn text_of(comparison: Comparison, effect: f64, unit: Unit) -> String {
 
 /// The noise of one run of either build.
 struct Noise {
+    /// Whether each figure knows its own noise.
+    of_each: bool,
     /// Its standard deviation.
     deviation: f64,
     /// The degrees of freedom behind it.
@@ -143,13 +145,17 @@ impl Noise {
     fn of(pair: &Pair<'_>) -> Self {
         let of = |figures: &Figures| figures.deviation.map(|deviation| (deviation, figures.runs() as f64 - 1.0));
         let known = pooled_deviation(of(pair.change).into_iter().chain(of(pair.other)));
-        known
-            .map_or(Self { deviation: f64::INFINITY, freedom: 1.0 }, |(deviation, freedom)| Self { deviation, freedom })
+        let (deviation, freedom) = known.unwrap_or((f64::INFINITY, 1.0));
+        let is_exact = pair.change.all.is_exact() || pair.other.all.is_exact();
+        Self { of_each: pair.change.metric.unit() == Unit::BytesPerMinute && !is_exact, deviation, freedom }
     }
 
     /// The standard error of the difference of two figures.
     fn std_error(&self, change: &Pooled, other: &Pooled) -> f64 {
-        let of = |figure: &Pooled| (self.deviation / (figure.runs as f64).sqrt()).max(figure.std_error());
+        let of = |figure: &Pooled| match self.of_each {
+            true => figure.std_error(),
+            false => (self.deviation / (figure.runs as f64).sqrt()).max(figure.std_error()),
+        };
         of(change).hypot(of(other))
     }
 
@@ -166,7 +172,13 @@ impl Noise {
     }
 
     /// The difference that noise alone exceeds with a probability of at most `alpha`.
+    ///
+    /// A run shows how well it knows a slope. So the bounds of the two figures make that of the difference (Zou and Donner,
+    /// Stat. Med. 27, 2008).
     fn band(&self, change: &Pooled, other: &Pooled, alpha: f64) -> f64 {
+        if self.of_each {
+            return (change.measured - change.lower(alpha)).hypot(other.upper(alpha) - other.measured);
+        }
         t_quantile(1.0 - alpha, self.freedom) * self.std_error(change, other)
     }
 }

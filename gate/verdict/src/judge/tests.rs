@@ -1,5 +1,6 @@
 //! Tests of whole verdicts.
 
+mod bad_input;
 mod beside;
 mod evidence;
 mod power;

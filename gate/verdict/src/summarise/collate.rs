@@ -7,6 +7,7 @@ use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError}
 use super::{
     Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions, growth, pauses, rates, requests,
     run::Run,
+    series::seconds,
     sites::{self, Profiles},
     spans,
     stats::Interval,
@@ -18,7 +19,7 @@ use crate::metric::{Metric, Unit};
 ///
 /// # Errors
 /// When there is no run, when two runs have the same number, or when the runs differ in service, platform, baseline or
-/// environment (Go version, page size and runner).
+/// environment (Go version, build, variables, page size and runner), or in the length of their measuring phase.
 #[expect(clippy::result_large_err, reason = "such an error ends the command, so its size is of no account")]
 pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let mut sorted: Vec<Run<'_>> = runs.iter().map(Run).collect();
@@ -109,11 +110,11 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
         Metric::SwapPeak => most(run, &signals.swap, "samples of swapped-out memory", 0),
         Metric::ThreadsMax => most(run, &signals.threads, "thread counts", 1),
         Metric::ThreadsLeaked => totals::threads_leaked(run).and_then(|left| totals::figure(&left)),
-        Metric::FdsMax => most(run, &signals.fds, "counts of file descriptors", 0),
+        Metric::FdsMax => most(run, &signals.fds, "counts of file descriptors", 1),
         Metric::FdsLeaked => totals::fds_leaked(run).and_then(|left| totals::figure(&left)),
         Metric::StwFraction => stops::stopped_blocks(run).and_then(|blocks| pauses::stopped_share(&blocks)),
         Metric::RssPeak => totals::rss_peak(run).and_then(|peak| totals::figure(&peak)),
-        Metric::OffheapPeak => most(run, &signals.offheap, "off-heap samples", 0),
+        Metric::OffheapPeak => totals::off_heap_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::OomKills => totals::oom_kills(run).and_then(|kills| totals::figure(&kills)),
         Metric::RequestLatencyP99 => requests::latencies(run).and_then(|latencies| requests::latency_p99(&latencies)),
         Metric::RequestErrors => requests::failures(run).and_then(|failures| requests::failed_share(&failures)),
@@ -148,6 +149,7 @@ fn check<'a>(runs: &[Run<'a>]) -> Result<&'a Evidence, Box<InputError>> {
     for Run(other) in &runs[1..] {
         check_same(first, other)?;
     }
+    check_lengths(runs)?;
     if let Some(twins) = runs.windows(2).find(|pair| pair[0].0.run == pair[1].0.run) {
         let message =
             format!("two runs of `{}` on {} have the number {}", first.service, first.platform, twins[0].0.run);
@@ -159,6 +161,10 @@ fn check<'a>(runs: &[Run<'a>]) -> Result<&'a Evidence, Box<InputError>> {
 
 fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>> {
     let page_size = |environment: &Environment| environment.page_size.to_string();
+    let settings = |settings: &BTreeMap<String, String>| match settings.is_empty() {
+        true => "none".to_owned(),
+        false => settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),
+    };
     let (a, b) = (&first.environment, &other.environment);
     let pairs = [
         ("service", first.service.clone(), other.service.clone()),
@@ -167,6 +173,8 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
         ("Go version", a.go.clone(), b.go.clone()),
         ("page size", page_size(a), page_size(b)),
         ("runner", a.runner.to_string(), b.runner.to_string()),
+        ("settings of the build", settings(&a.build), settings(&b.build)),
+        ("variables", settings(&a.variables), settings(&b.variables)),
     ];
     match pairs.into_iter().find(|(_, first, other)| first != other) {
         None => Ok(()),
@@ -178,6 +186,38 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
             "judge them separately",
         ))),
     }
+}
+
+/// Runs of one plan measure for about the same time, or as many requests. In a guest, requests take the time that they
+/// need. A load command does not tell its requests. A run that ended early has no figures.
+fn check_lengths(runs: &[Run<'_>]) -> Result<(), Box<InputError>> {
+    /// How many times as long a run may be as another one: a busy machine begins or ends a phase late.
+    const MOST: f64 = 1.5;
+    /// So is a short phase longer than another one by up to this many seconds.
+    const SLACK: f64 = 2.0;
+    let length = |run: &Run<'_>| {
+        let span = run.measure().ok()?;
+        let requests = run.signals().requests.data.measure.intended as f64;
+        Some((run.0.run, seconds(span.start_ns, span.end_ns), requests))
+    };
+    let lengths: Vec<(u32, f64, f64)> = runs.iter().filter_map(length).collect();
+    let far = |one: f64, other: f64, slack: f64| one.max(other) > MOST * one.min(other) + slack;
+    let apart = |one: &(u32, f64, f64), other: &(u32, f64, f64)| {
+        far(one.1, other.1, SLACK) && (one.2 == 0.0 || other.2 == 0.0 || far(one.2, other.2, 0.0))
+    };
+    let Some((first, other)) =
+        lengths.first().and_then(|first| Some((first, lengths.iter().find(|o| apart(first, o))?)))
+    else {
+        return Ok(());
+    };
+    let told = |(run, seconds, requests): &(u32, f64, f64)| {
+        let requests = if *requests > 0.0 { format!(" with {requests:.0} requests") } else { String::new() };
+        format!("run {run} measured for {seconds:.1} s{requests}")
+    };
+    Err(Box::new(InputError::new(
+        format!("{} and {}; runs that are judged together must agree", told(first), told(other)),
+        "judge them separately",
+    )))
 }
 
 /// Notes on what the runs lacked, how they ended, and which data cannot be true. Each note appears once, in the order

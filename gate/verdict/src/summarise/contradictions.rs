@@ -9,6 +9,7 @@ use super::{
     Unavailable,
     run::{Run, usable},
     series::Entries,
+    stats::mean,
 };
 use crate::metric::Metric;
 
@@ -76,6 +77,7 @@ pub(super) fn find(run: Run<'_>) -> Vec<Contradiction> {
         (cycles_without_cpu(run), OF_CPU),
         (pauses_beyond_time(run), OF_PAUSES),
         (requests_that_differ(run), OF_REQUESTS),
+        (resident_and_kinds(run), OF_RESIDENT),
         (instrumented(run), OF_INSTRUMENTS),
     ];
     found.into_iter().filter_map(|(reason, metrics)| Some(Contradiction { reason: reason?, metrics })).collect()
@@ -139,6 +141,19 @@ fn resident_beyond_peak(run: Run<'_>) -> Option<String> {
 
 fn empty_resident_set(run: Run<'_>) -> Option<String> {
     resident(run)?.contains(&0).then(|| "a resident set of 0 bytes, which is impossible".to_owned())
+}
+
+/// The resident set is the sum of its kinds at each reading. Linux before 4.5 does not report them.
+fn resident_and_kinds(run: Run<'_>) -> Option<String> {
+    let span = run.measure().ok()?;
+    let kinds = usable(&run.signals().rss_kinds, "kinds").ok()?;
+    let average = |values: &[u64]| mean(&values.iter().map(|&bytes| bytes as f64).collect::<Vec<_>>());
+    let column = |values| average(Entries::new(&kinds.at_ns, values, "kinds").ok()?.within_closed(span).value);
+    let of_kinds = column(&kinds.anonymous)? + column(&kinds.file)? + column(&kinds.shared)?;
+    let of_all = average(resident(run)?)?;
+    let is_twice = of_all > 2.0 * of_kinds || of_kinds > 2.0 * of_all;
+    (of_kinds > 0.0 && is_twice)
+        .then(|| format!("a resident set that is {:.3} times the sum of its kinds", of_all / of_kinds))
 }
 
 fn resident(run: Run<'_>) -> Option<&[u64]> {

@@ -80,27 +80,69 @@ const MOST: f64 = 9_007_199_254_740_992.0;
 
 /// The flame graphs of these runs together, without empty ones.
 pub fn flame_graphs(runs: &[Evidence]) -> FlameGraphs {
+    let (weights, notes) = weights(runs);
+    drawn(weights.iter().map(|(graph, weights)| (*graph, folded(weights))), notes)
+}
+
+/// The flame graphs of what one run of this build has more and less than one of the other build, on average. Stacks with
+/// more stand on the frame `more`, and stacks with less, which may have vanished, on the frame `less`.
+pub fn difference_graphs(runs: &[Evidence], others: &[Evidence]) -> FlameGraphs {
+    let ((change, _), (other, notes)) = (weights(runs), weights(others));
+    let notes = notes.into_iter().map(|note| format!("the other build: {note}")).collect();
+    let both = change.into_iter().filter_map(|(graph, change)| Some((graph, change, other.get(&graph)?)));
+    let folded = both.map(|(graph, change, other)| {
+        let (change, other) = (mean(&change, runs.len()), mean(other, others.len()));
+        let mut differences = BTreeMap::new();
+        for stack in change.keys().chain(other.keys()) {
+            let of = |weights: &Weights| weights.get(stack).copied().unwrap_or(0.0);
+            let difference = of(&change) - of(&other);
+            let side = if difference > 0.0 { "more" } else { "less" };
+            differences.insert(format!("{side};{stack}"), difference.abs());
+        }
+        (graph, folded(&differences))
+    });
+    drawn(folded, notes)
+}
+
+/// Bytes by call stack, as the lines of a flame graph have them.
+type Weights = BTreeMap<String, f64>;
+
+fn mean(weights: &Weights, runs: usize) -> Weights {
+    weights.iter().map(|(stack, bytes)| (stack.clone(), bytes / runs as f64)).collect()
+}
+
+/// What each graph of these runs shows, of graphs that some run has, and notes on what is missing.
+fn weights(runs: &[Evidence]) -> (BTreeMap<Graph, Weights>, Vec<String>) {
     let mut runs: Vec<Run<'_>> = runs.iter().map(Run).collect();
     runs.sort_by_key(|run| run.0.run);
     let profiles: Vec<Profiles<'_>> = runs.iter().map(|run| Profiles::of(*run)).collect();
-    let mut all = FlameGraphs::default();
+    let (mut all, mut lacks) = (BTreeMap::new(), Vec::new());
     for graph in Graph::ALL {
-        let mut weights = BTreeMap::new();
         let mut missed: Vec<(u32, &str)> = Vec::new();
         for (run, profiles) in runs.iter().zip(&profiles) {
             match profiles.of_graph(graph) {
-                Ok(table) => add(&mut weights, profiles.code(), table),
+                Ok(table) => add(all.entry(graph).or_default(), profiles.code(), table),
                 Err(NoTable::Missing(reason) | NoTable::Broken(reason)) if graph.is_expected(run.signals()) => {
                     missed.push((run.0.run, reason));
                 }
                 Err(NoTable::Missing(_) | NoTable::Broken(_)) => {}
             }
         }
-        all.notes.extend(notes(graph, &missed, runs.len()));
-        if weights.values().map(|bytes| bytes.max(0.0)).sum::<f64>() > MOST {
-            all.notes.push(format!("no flame graph `{}`: the values are too large", graph.name()));
-        } else if let Some(folded) = folded(&weights) {
-            all.graphs.push(FlameGraph { graph, folded });
+        lacks.extend(notes(graph, &missed, runs.len()));
+    }
+    (all, lacks)
+}
+
+/// The graphs that are not empty.
+fn drawn(folded: impl Iterator<Item = (Graph, Folded)>, notes: Vec<String>) -> FlameGraphs {
+    let mut all = FlameGraphs { graphs: Vec::new(), notes };
+    for (graph, folded) in folded {
+        match folded {
+            Folded::Nothing => {}
+            Folded::TooLarge => {
+                all.notes.push(format!("no flame graph `{}`: the values are too large", graph.name()));
+            }
+            Folded::Lines(folded) => all.graphs.push(FlameGraph { graph, folded }),
         }
     }
     all
@@ -120,7 +162,7 @@ fn notes(graph: Graph, missed: &[(u32, &str)], runs: usize) -> Vec<String> {
     }
 }
 
-fn add(weights: &mut BTreeMap<String, f64>, code: &Code, table: &Table) {
+fn add(weights: &mut Weights, code: &Code, table: &Table) {
     for part in &table.parts {
         let frames: Vec<String> = code.stack(part.stack).rev().map(label).collect();
         let stack = if frames.is_empty() { "unknown".to_owned() } else { frames.join(";") };
@@ -128,11 +170,20 @@ fn add(weights: &mut BTreeMap<String, f64>, code: &Code, table: &Table) {
     }
 }
 
+enum Folded {
+    Nothing,
+    TooLarge,
+    Lines(String),
+}
+
 /// The lines for stacks of at least one byte.
-fn folded(weights: &BTreeMap<String, f64>) -> Option<String> {
+fn folded(weights: &Weights) -> Folded {
+    if weights.values().map(|bytes| bytes.max(0.0)).sum::<f64>() > MOST {
+        return Folded::TooLarge;
+    }
     let lines = weights.iter().filter(|(_, bytes)| bytes.is_finite() && **bytes >= 0.5);
     let text: String = lines.map(|(stack, bytes)| format!("{stack} {bytes:.0}\n")).collect();
-    (!text.is_empty()).then_some(text)
+    if text.is_empty() { Folded::Nothing } else { Folded::Lines(text) }
 }
 
 /// The name of a frame without characters that have a meaning in this form: `;` separates frames, and a space ends the

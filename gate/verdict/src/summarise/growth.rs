@@ -8,6 +8,7 @@ use super::{
     run::{Run, usable},
     series::{Entries, blocks, minutes_into},
     stats::{Interval, MIN_POINTS, Slope, mean, median, slope, slope_of_stairs, smoothed},
+    totals,
 };
 use crate::{metric::Unit, units};
 
@@ -156,7 +157,7 @@ const OFF_HEAP: &str = "off-heap samples";
 
 /// The resident off-heap memory less what pages of files grew since the start of the span, bytes.
 fn off_heap_without_files(run: Run<'_>, span: TimeSpan) -> Result<Vec<(u64, f64)>, Unavailable> {
-    let samples = Entries::of(&run.signals().offheap, OFF_HEAP)?.covering(span, OFF_HEAP)?;
+    let samples = totals::off_heap(run, OFF_HEAP)?;
     let kinds = usable(&run.signals().rss_kinds, "resident set by kind")?;
     let files = Entries::new(&kinds.at_ns, &kinds.file, "resident set by kind")?;
     files.covering(span, "resident set by kind")?;
@@ -171,7 +172,7 @@ pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "samples of the anonymous resident set";
     let span = run.measure()?;
     let kinds = usable(&run.signals().rss_kinds, what)?;
-    let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?;
+    let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?.not_all_zeros(what)?;
     let go = GoMemory::of(run, span)?;
     let of_heap = |at, anonymous: f64| go.as_ref().map_or(anonymous, |go| go.beyond_heap(at, anonymous));
     let beyond: Vec<(u64, f64)> = samples.iter().map(|(at, bytes)| (at, of_heap(at, bytes as f64))).collect();
@@ -193,7 +194,7 @@ pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let memory = usable(&run.signals().cgroup_memory, what)?;
     let column = |values: &'static str, column| Entries::new(&memory.at_ns, column, values);
-    let current = column(what, &memory.current)?.covering(span, what)?;
+    let current = column(what, &memory.current)?.covering(span, what)?.without_zeros(what)?;
     let (file, shared) = (column(what, &memory.file)?, column(what, &memory.shmem)?);
     let anonymous = column(what, &memory.anon)?;
     let go = GoMemory::of(run, span)?;
@@ -235,7 +236,7 @@ impl<'a> GoMemory<'a> {
         }
         let memory = usable(signal, what)?;
         let column = |values| Entries::new(&memory.at_ns, values, what);
-        column(&memory.heap_in_use)?.covering(span, what)?;
+        column(&memory.heap_in_use)?.covering(span, what)?.without_zeros(what)?;
         Ok(Some(Self {
             in_use: column(&memory.heap_in_use)?,
             free: column(&memory.heap_free)?,

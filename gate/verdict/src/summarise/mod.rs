@@ -25,7 +25,7 @@ mod trust;
 use std::collections::BTreeMap;
 
 pub use collate::summarise;
-pub use flames::{FlameGraph, FlameGraphs, Graph, flame_graphs};
+pub use flames::{FlameGraph, FlameGraphs, Graph, difference_graphs, flame_graphs};
 pub use grown::grown;
 pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};

@@ -59,6 +59,9 @@ pub(super) fn stopped_blocks(run: Run<'_>) -> Result<Vec<(f64, f64)>, Unavailabl
 /// The share of the measuring phase in which the world was stopped.
 pub(super) fn stopped_share(blocks: &[(f64, f64)]) -> Measurement {
     let interval = ratio(blocks).ok_or_else(|| Unavailable::because("the measuring phase is too short"))?;
+    if interval.measured > 1.0 {
+        return Err(Unavailable::because("the world stood still for longer than the measuring phase lasts"));
+    }
     let n = u64::try_from(blocks.len()).unwrap_or(u64::MAX);
     Estimate::of(interval.within(0.0, 1.0), n, String::new())
 }
@@ -95,7 +98,7 @@ fn in_measure(run: Run<'_>) -> Result<Entries<'_>, Unavailable> {
     }
     check_steady(inside.at_ns, span, WHAT)?;
     check_against_cycles(inside, run)?;
-    Ok(inside)
+    inside.not_all_zeros(WHAT)
 }
 
 /// Every cycle pauses twice, so two cycles after the last pause mean that pauses are missing.

@@ -75,6 +75,9 @@ impl Pooled {
                 if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
             }
         };
+        if !measured.is_finite() {
+            return Err(Unavailable::because("the figures of the runs are too large for a mean"));
+        }
         let levels: Vec<f64> = figures.iter().filter_map(|figure| figure.level).collect();
         Ok(Self {
             measured,

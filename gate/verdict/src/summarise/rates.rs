@@ -4,6 +4,7 @@ use memgate_evidence::{Series, Signal, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
+    requests::enough,
     run::{Run, usable},
     series::{Entries, check_steady, minutes_into, seconds},
     stats::{Events, Interval, MIN_WINDOWS, rate_of_events, ratio},
@@ -15,7 +16,7 @@ pub(super) type Windows = Vec<(f64, f64)>;
 /// Bytes allocated over seconds.
 pub(super) fn alloc_per_second(run: Run<'_>) -> Result<Windows, Unavailable> {
     let span = run.measure()?;
-    let bytes = Entries::of_total(&run.signals().alloc_bytes, "allocated bytes")?.covering(span, "allocated bytes")?;
+    let bytes = since_launch(&run.signals().alloc_bytes, span, "allocated bytes")?;
     let edges = edges(bytes, span);
     let windows =
         edges.windows(2).map(|edge| (seconds(bytes.at_ns[edge[0]], bytes.at_ns[edge[1]]), growth(bytes, edge)));
@@ -26,7 +27,7 @@ pub(super) fn alloc_per_second(run: Run<'_>) -> Result<Windows, Unavailable> {
 pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> Result<Windows, Unavailable> {
     let span = run.measure()?;
     let completed = completed_requests(run, span)?;
-    let total = Entries::of_total(total, what)?.covering(span, what)?;
+    let total = since_launch(total, span, what)?;
     // Uses the time between the first and the last reading of the requests, so that nothing is extrapolated.
     let total = total.within_closed(known(completed));
     let windows: Windows = edges(total, span)
@@ -36,10 +37,13 @@ pub(super) fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> R
             (requests(edge[1]) - requests(edge[0]), growth(total, edge))
         })
         .collect();
-    if windows.iter().map(|&(requests, _)| requests).sum::<f64>() <= 0.0 {
-        return Err(Unavailable::because("no request was completed in the measuring phase"));
-    }
+    enough(windows.iter().map(|&(requests, _)| requests).sum(), "completed")?;
     Ok(windows)
+}
+
+/// The readings of a total that grows from the start of every process on.
+fn since_launch<'a>(total: &'a Signal<Series>, span: TimeSpan, what: &str) -> Result<Entries<'a>, Unavailable> {
+    Entries::of_total(total, what)?.covering(span, what)?.without_zeros(what)
 }
 
 /// Requests that were completed in a minute of the measuring phase; more than 0.
@@ -48,12 +52,10 @@ pub(super) fn requests_per_minute(run: Run<'_>) -> Result<f64, Unavailable> {
     let completed = completed_requests(run, span)?;
     let known = known(completed);
     let grown = completed.interpolated(known.end_ns) - completed.interpolated(known.start_ns);
+    // The readings cover the phase, so there is a time between them.
     let minutes = seconds(known.start_ns, known.end_ns) / 60.0;
-    if grown > 0.0 && minutes > 0.0 {
-        Ok(grown / minutes)
-    } else {
-        Err(Unavailable::because("no request was completed in the measuring phase"))
-    }
+    enough(grown, "completed")?;
+    Ok(grown / minutes)
 }
 
 /// CPU time of the GC and of the process, from the last GC cycle before the measuring phase to the last one in it; empty

@@ -56,9 +56,7 @@ pub(super) fn latencies(run: Run<'_>) -> Result<Tally, Unavailable> {
     }
     let buckets = histogram.value_ns.iter().copied().zip(histogram.count.iter().copied());
     let tally = Tally::new(buckets).ok_or_else(|| Unavailable::because("more latencies than can be counted"))?;
-    if tally.total() == 0 {
-        return Err(Unavailable::because("no request was answered in the measuring phase"));
-    }
+    enough(tally.total() as f64, "answered")?;
     if tally.total() < succeeded {
         let total = tally.total();
         return Err(Unavailable::because(format!("latencies of only {total} of {succeeded} successful requests")));
@@ -70,6 +68,24 @@ pub(super) fn latencies(run: Run<'_>) -> Result<Tally, Unavailable> {
 pub(super) fn latency_p99(tally: &Tally) -> Measurement {
     let (interval, remark) = percentile(tally, 99, "requests");
     Estimate::of(interval, tally.total(), remark)
+}
+
+/// The least number of requests behind a figure of requests. Fewer say what they happened to do.
+const LEAST: f64 = 10.0;
+
+/// Checks that enough requests were `done` in the measuring phase: completed or answered.
+pub(super) fn enough(requests: f64, done: &str) -> Result<(), Unavailable> {
+    match requests {
+        requests if requests >= LEAST => Ok(()),
+        requests if requests > 0.0 => {
+            let were = if requests <= 1.0 { "request was" } else { "requests were" };
+            Err(Unavailable::because(format!(
+                "only {requests:.0} {were} {done} in the measuring phase, and a figure needs {LEAST}: measure longer, or \
+                 raise `load.rate`"
+            )))
+        }
+        _ => Err(Unavailable::because(format!("no request was {done} in the measuring phase"))),
+    }
 }
 
 fn requests(run: Run<'_>) -> Result<&Requests, Unavailable> {

@@ -21,13 +21,15 @@ impl<'a> Run<'a> {
     /// The measuring phase, if the service survived it.
     pub(super) fn measure(self) -> Result<TimeSpan, Unavailable> {
         self.complete()?;
-        checked(self.0.phases.measure, "measuring phase")
+        let span = checked(self.0.phases.measure, "measuring phase")?;
+        self.in_order().map(|()| span)
     }
 
     /// The drain, if the service survived it.
     pub(super) fn drain(self) -> Result<TimeSpan, Unavailable> {
         self.complete()?;
-        checked(self.0.phases.drain, "drain")
+        let span = checked(self.0.phases.drain, "drain")?;
+        self.in_order().map(|()| span)
     }
 
     /// When the load began, ns since launch.
@@ -49,6 +51,19 @@ impl<'a> Run<'a> {
         Some(format!("the service {what} {seconds:.1} s after launch, {}", phase_at(&self.0.phases, at_ns)))
     }
 
+    /// One clock dates all phases, and it does not go back.
+    fn in_order(self) -> Result<(), Unavailable> {
+        let Phases { warmup, measure, tail, drain } = self.0.phases;
+        let phases: Vec<TimeSpan> = [warmup, measure, tail, drain].into_iter().flatten().collect();
+        if phases.iter().all(|phase| phase.start_ns <= phase.end_ns)
+            && phases.is_sorted_by(|one, next| one.end_ns <= next.start_ns)
+        {
+            return Ok(());
+        }
+        Err(Unavailable::because("the phases in the evidence are not one after the other: their clock went back"))
+    }
+
+    /// Whether the service survived every phase.
     fn complete(self) -> Result<(), Unavailable> {
         self.early_end().map_or(Ok(()), |reason| Err(Unavailable { reason }))
     }
@@ -64,10 +79,15 @@ impl<'a> Run<'a> {
             return Ok(1.0);
         }
         let span = self.measure()?;
+        if !(requests.per_second.is_finite() && requests.per_second > 0.0) {
+            let rate = requests.per_second;
+            return Err(Unavailable::because(format!(
+                "the evidence has {rate} requests per second as the rate of the load, which is impossible"
+            )));
+        }
         let made = requests.measure.intended.saturating_sub(requests.measure.unmade());
         let share = made as f64 / seconds(span.start_ns, span.end_ns) / requests.per_second;
-        // Without a rate there is no share.
-        if share.is_finite() && share >= SLOWEST {
+        if share >= SLOWEST {
             return Ok(share.min(1.0));
         }
         let share = units::format(share, Unit::Ratio);

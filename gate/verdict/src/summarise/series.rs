@@ -54,6 +54,22 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// The same entries, if none is 0: what `what` names is never nothing, so a 0 was not read.
+    pub(super) fn without_zeros(self, what: &str) -> Result<Self, Unavailable> {
+        if self.value.contains(&0) {
+            return Err(Unavailable::because(format!("the {what} contain a 0, which is impossible")));
+        }
+        Ok(self)
+    }
+
+    /// The same entries, unless there are some and each of them is 0.
+    pub(super) fn not_all_zeros(self, what: &str) -> Result<Self, Unavailable> {
+        if !self.value.is_empty() && self.value.iter().all(|&value| value == 0) {
+            return Err(Unavailable::because(format!("the {what} are all 0, which is impossible")));
+        }
+        Ok(self)
+    }
+
     /// The number of entries.
     pub(super) const fn len(self) -> usize {
         self.at_ns.len()

@@ -58,7 +58,7 @@ pub(super) fn mappings(run: Run<'_>) -> Result<Tally, Unavailable> {
     let what = "latencies of mappings";
     let span = run.measure()?;
     let durations = usable(&run.signals().mmap_latency, what)?;
-    let inside = Entries::new(&durations.at_ns, &durations.duration_ns, what)?.within(span);
+    let inside = Entries::new(&durations.at_ns, &durations.duration_ns, what)?.within(span).not_all_zeros(what)?;
     if inside.len() == 0 {
         return Err(Unavailable::because("the Go runtime mapped nothing in the measuring phase"));
     }

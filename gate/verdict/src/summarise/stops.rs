@@ -44,6 +44,7 @@ pub(super) fn stopped_blocks(run: Run<'_>) -> Result<Vec<(f64, f64)>, Unavailabl
         return Err(Unavailable::because(format!("the {WHAT} have columns of different length")));
     }
     check_steady(durations.within(span).at_ns, span, WHAT)?;
+    durations.within(span).not_all_zeros(WHAT)?;
     if durations.within(span).len() == 0 && cycles_within(run, span)?.len() > 0 {
         return Err(Unavailable::because("GC cycles without a stop of the world, which is impossible"));
     }
@@ -110,6 +111,7 @@ fn gc_stops(run: Run<'_>) -> Result<Vec<Stop>, Unavailable> {
     if stops.reason.len() != durations.len() || stops.tail_ns.len() != durations.len() {
         return Err(Unavailable::because(format!("the {WHAT} have columns of different length")));
     }
+    durations.within(span).not_all_zeros(WHAT)?;
     let rest = stops.reason.iter().zip(&stops.tail_ns);
     let stops: Vec<Stop> = durations
         .iter()

@@ -169,7 +169,7 @@ fn a_linear_growth_is_measured_in_bytes_per_minute() {
 fn a_working_set_that_grows_and_then_stays_is_no_leak() {
     let mut run = healthy(1);
     let mut random = Random(7);
-    let mut grown = |at: u64| (at.min(30 * SECOND) / 5_000) + random.below(100_000);
+    let mut grown = |at: u64| 40_000_000 + (at.min(30 * SECOND) / 5_000) + random.below(100_000);
     run.signals.live_heap.data = every(SECOND / 5, &mut grown);
     run.signals.rss.data = every(SECOND / 10, &mut grown);
     for metric in [Metric::HeapLiveGrowth, Metric::RssGrowth] {

@@ -54,6 +54,25 @@ pub(super) fn anonymous_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     Ok(Value { value, n: u64::try_from(inside.len()).unwrap_or(u64::MAX), sampled: is_sampled(signal) })
 }
 
+/// The largest off-heap memory among the readings of the measuring phase.
+pub(super) fn off_heap_peak(run: Run<'_>) -> Result<Value, Unavailable> {
+    let what = "off-heap samples";
+    off_heap(run, what)?;
+    most(run, &run.signals().offheap, what, 0)
+}
+
+/// The off-heap memory in the measuring phase. The stack of the first thread is in it, so it is more than 0 as long as
+/// nothing is swapped out.
+pub(super) fn off_heap<'a>(run: Run<'a>, what: &str) -> Result<Entries<'a>, Unavailable> {
+    let span = run.measure()?;
+    let samples = Entries::of(&run.signals().offheap, what)?.covering(span, what)?;
+    let swapped = usable(&run.signals().swap, "samples of swapped-out memory");
+    if swapped.is_ok_and(|swapped| swapped.value.iter().any(|&bytes| bytes > 0)) {
+        return Ok(samples);
+    }
+    samples.not_all_zeros(what)
+}
+
 /// The largest working set of the cgroup, which the collector has already reduced to one value.
 pub(super) fn cgroup_peak(run: Run<'_>) -> Result<Value, Unavailable> {
     run.measure()?;
@@ -100,7 +119,7 @@ impl Levels {
     /// The least reading of the twentieth of the phase's length before each: what comes and goes with requests is not in
     /// it.
     fn of(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<Option<Self>, Unavailable> {
-        let (counts, span) = (Entries::of(signal, what)?, run.measure()?);
+        let (counts, span) = (Entries::of(signal, what)?.without_zeros(what)?, run.measure()?);
         let least_before = |end_ns: u64| {
             let before = TimeSpan { start_ns: end_ns.saturating_sub(span.length_ns() / 20), end_ns };
             counts.within_closed(before).value.iter().copied().min()

@@ -169,3 +169,22 @@ fn the_verdict_is_the_worst_of_both_comparisons_and_the_other_builds_notes_are_t
     assert_eq!(result.verdict, Verdict::Regressed);
     assert!(result.notes.contains(&"main: a note".to_owned()), "{:?}", result.notes);
 }
+
+/// Both builds leak more than a default limit allows. What the change leaks on top has a gate of its own.
+#[test]
+fn a_leak_on_top_of_another_is_a_difference() {
+    assert_beside(
+        Metric::HeapLiveGrowth,
+        (&[4e6, 4.1e6], 1e5),
+        (&[2e6, 2.1e6], 1e5),
+        Verdict::Regressed,
+        "4.05MB/min exceeds the 2.05MB/min of main (1a2b3c4) by more than 0.50MB/min (floor), in each of 2 runs.",
+    );
+    assert_beside(
+        Metric::HeapLiveGrowth,
+        (&[2.2e6, 2.1e6], 1e5),
+        (&[2e6, 2.1e6], 1e5),
+        Verdict::Pass,
+        "2.15MB/min exceeds the 2.05MB/min of main (1a2b3c4) by no more than 0.50MB/min (floor).",
+    );
+}

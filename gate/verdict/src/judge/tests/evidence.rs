@@ -7,7 +7,7 @@ use super::*;
 use crate::summarise::{summarise, tests::broken::cases};
 
 /// The baseline that recording three healthy runs would write, with a gate on every metric.
-fn recorded_baseline() -> Baseline {
+pub(super) fn recorded_baseline() -> Baseline {
     let summary = summarise(&[healthy(101), healthy(102), healthy(103)]).unwrap();
     baseline_of(Metric::ALL.into_iter().map(|metric| {
         let measured = summary.pooled(metric).unwrap().measured;

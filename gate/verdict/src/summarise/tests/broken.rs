@@ -48,7 +48,39 @@ fn columns(pick: fn(&mut Signals) -> (&mut Vec<u64>, &mut Vec<u64>)) -> Vec<Brea
                 cut(value);
             }),
         ),
+        (
+            ONE,
+            Box::new(move |signals| {
+                let (at, value) = pick(signals);
+                let middle = at.len() / 2;
+                (*at, *value) = (vec![at[middle]], vec![value[middle]]);
+            }),
+        ),
+        ("a clock that begins anew", Box::new(move |signals| begin_anew(pick(signals).0))),
+        ("a clock that stands still", Box::new(move |signals| pick(signals).0.fill(0))),
+        (MICROSECONDS, Box::new(move |signals| pick(signals).0.iter_mut().for_each(|at| *at /= 1000))),
+        (ZEROS, Box::new(move |signals| pick(signals).1.fill(0))),
     ]
+}
+
+/// One entry in the middle of the measuring phase.
+const ONE: &str = "with one entry";
+
+/// Times a thousandth as large.
+const MICROSECONDS: &str = "a clock in microseconds";
+
+/// Values that nobody has read.
+const ZEROS: &str = "with zeros";
+
+/// From the middle on, the times are those from the start.
+fn begin_anew(at: &mut [u64]) {
+    let middle = at.len() / 2;
+    at.copy_within(..at.len() - middle, middle);
+}
+
+/// The ways to break but for some.
+fn except(breaks: Vec<Break>, but: &'static [&'static str]) -> impl Iterator<Item = Break> {
+    breaks.into_iter().filter(move |(how, _)| !but.contains(how))
 }
 
 fn series(pick: fn(&mut Signals) -> &mut Signal<Series>, columns: Vec<Break>) -> Vec<Break> {
@@ -120,6 +152,8 @@ fn gc_cpu() -> Vec<Break> {
     let of_gc = columns(|s| (&mut s.gc_cpu.data.at_ns, &mut s.gc_cpu.data.gc_ns));
     let of_both = columns(|s| (&mut s.gc_cpu.data.gc_ns, &mut s.gc_cpu.data.total_ns));
     let of_idle = columns(|s| (&mut s.gc_cpu.data.at_ns, &mut s.gc_cpu.data.idle_ns));
+    // A thousandth of the GC's time is no contradiction, and a busy service has no idle time.
+    let (of_both, of_idle) = (except(of_both, &[MICROSECONDS]), except(of_idle, &[ZEROS]));
     let cut: Break = (
         "cut short in all columns",
         Box::new(|s| {
@@ -136,8 +170,8 @@ fn gc_cpu() -> Vec<Break> {
 
 fn span_refills() -> Vec<Break> {
     let columns = columns(|s| (&mut s.span_refills.data.refills, &mut s.span_refills.data.misses));
-    // The refills are reversed here, and all of them are equal.
-    let columns = columns.into_iter().filter(|(how, _)| *how != "times in disorder");
+    // The refills stand for the clock here, and all of them are equal. No refill needs to miss.
+    let columns = except(columns, &["times in disorder", "a clock that begins anew", ZEROS]);
     let breaks: [Break; 3] = [
         ("without windows", Box::new(|s| s.span_refills.data.windows.clear())),
         ("windows in disorder", Box::new(|s| s.span_refills.data.windows.reverse())),
@@ -157,8 +191,7 @@ fn span_refills() -> Vec<Break> {
 
 fn mmap_latency() -> Vec<Break> {
     let columns = columns(|s| (&mut s.mmap_latency.data.at_ns, &mut s.mmap_latency.data.duration_ns));
-    let columns = columns.into_iter().filter(|(how, _)| *how != "cut short");
-    of(|s| &mut s.mmap_latency).into_iter().chain(columns).collect()
+    of(|s| &mut s.mmap_latency).into_iter().chain(except(columns, &["cut short", ONE])).collect()
 }
 
 fn case(signal: &'static str, metrics: &[Metric], breaks: Vec<Break>) -> Case {
@@ -181,7 +214,7 @@ fn of_the_kernel() -> Vec<Case> {
             &[FdsLeaked],
             series(|s| &mut s.fds, columns(|s| (&mut s.fds.data.at_ns, &mut s.fds.data.value))),
         ),
-        case("swap", &[SwapPeak], sampled!(swap,)),
+        case("swap", &[SwapPeak], except(sampled!(swap,), &[ZEROS]).collect()),
         case(
             "rss_kinds",
             &[RssAnonPeak, RssAnonGrowth],
@@ -193,7 +226,7 @@ fn of_the_kernel() -> Vec<Case> {
         case(
             "rss_kinds, files",
             &[OffheapGrowth],
-            columns(|s| (&mut s.rss_kinds.data.at_ns, &mut s.rss_kinds.data.file)),
+            except(columns(|s| (&mut s.rss_kinds.data.at_ns, &mut s.rss_kinds.data.file)), &[ZEROS]).collect(),
         ),
         case(
             "cgroup_memory",
@@ -274,7 +307,11 @@ fn of_the_runtime_and_load() -> Vec<Case> {
         case(
             "latency",
             &[RequestLatencyP99],
-            columns(|s| (&mut s.requests.data.latency.value_ns, &mut s.requests.data.latency.count)),
+            except(
+                columns(|s| (&mut s.requests.data.latency.value_ns, &mut s.requests.data.latency.count)),
+                &[MICROSECONDS],
+            )
+            .collect(),
         ),
         case(
             "counts of requests",

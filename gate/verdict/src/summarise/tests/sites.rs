@@ -243,6 +243,28 @@ fn flame_graphs_have_the_root_first_and_whole_bytes() {
 }
 
 #[test]
+fn a_difference_shows_what_grew_and_what_vanished() {
+    let mut change = profiled(1, 36);
+    for frame in change.code.frames.iter_mut().filter(|frame| frame.function == "main.logout") {
+        frame.function = "main.signOut".to_owned();
+    }
+    let made = difference_graphs(&[change], &[profiled(1, 6), profiled(2, 6)]);
+    assert_eq!(made.notes, [""; 0]);
+    let growth = made.graphs.iter().find(|made| made.graph == Graph::LiveGrowth).unwrap();
+    let stack = "uaa/store.(*Store).put;runtime.mallocgc";
+    let expected = format!(
+        "less;main.logout;{stack} {one:.0}\nmore;main.login;{stack} {more:.0}\nmore;main.signOut;{stack} {one:.0}\n",
+        one = kib(),
+        more = 30.0 * kib()
+    );
+    assert_eq!(growth.folded, expected);
+    // What both have alike is no difference, whatever the numbers of runs are.
+    assert!(made.graphs.iter().all(|made| made.graph != Graph::OffheapGrowth));
+    assert_eq!(difference_graphs(&[profiled(1, 3)], &[profiled(1, 3), profiled(2, 3)]), FlameGraphs::default());
+    assert_eq!(difference_graphs(&[profiled(1, 3)], &[]), FlameGraphs::default());
+}
+
+#[test]
 fn a_graph_of_nothing_is_none_and_only_what_was_to_be_measured_is_missed() {
     assert_eq!(flame_graphs(&[healthy(1)]), FlameGraphs::default());
     let mut run = profiled(1, 0);
