@@ -119,7 +119,7 @@ impl Levels {
     /// The least reading of the twentieth of the phase's length before each: what comes and goes with requests is not in
     /// it.
     fn of(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<Option<Self>, Unavailable> {
-        let (counts, span) = (Entries::of(signal, what)?, run.measure()?);
+        let (counts, span) = (Entries::of(signal, what)?.without_zeros(what)?, run.measure()?);
         let least_before = |end_ns: u64| {
             let before = TimeSpan { start_ns: end_ns.saturating_sub(span.length_ns() / 20), end_ns };
             counts.within_closed(before).value.iter().copied().min()

@@ -26,8 +26,10 @@ fn a_heap_whose_pages_get_resident_one_by_one_does_not_grow() {
     run.signals.go_memory.data.heap_in_use.fill(200_000_000);
     run.signals.go_memory.data.heap_goal.fill(220_000_000);
     let touched = |at: u64| 100_000_000 + into_phase(at) / 2_000;
-    run.signals.rss_kinds.data.anonymous = every(SECOND / 10, touched).value;
-    run.signals.rss.data = every(SECOND / 10, touched);
+    let kinds = &mut run.signals.rss_kinds.data;
+    kinds.anonymous = every(SECOND / 10, touched).value;
+    let (file, shared) = (kinds.file[0], kinds.shared[0]);
+    run.signals.rss.data = every(SECOND / 10, |at| touched(at) + file + shared);
     run.signals.rss_peak.data = 200_000_000;
     let cgroup = &mut run.signals.cgroup_memory.data;
     cgroup.anon = every(SECOND / 10, touched).value;
