@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use memgate_evidence::{Environment, platform::Runner};
+use memgate_evidence::{Environment, plan::Plan, platform::Runner};
 use memgate_goexe::GoExe;
 use nix::unistd::{SysconfVar, sysconf};
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
@@ -14,8 +14,8 @@ const SETTINGS: [&str; 8] = ["-asan", "-cover", "-msan", "-race", "-tags", "GOAM
 /// Variables that the Go runtime reads and that move figures (the package documentation of `runtime`, Go 1.27).
 const VARIABLES: [&str; 4] = ["GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GODEBUG"];
 
-/// Describes this machine, the executable and the variables `given` to the service.
-pub(super) fn describe(exe: &GoExe, given: &BTreeMap<String, String>) -> Environment {
+/// Describes this machine, the executable, and what the plan gives to the service.
+pub(super) fn describe(exe: &GoExe, plan: &Plan) -> Environment {
     let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
     let brand = system.ok().and_then(|system| system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()));
     let cpu = brand.filter(|brand| !brand.is_empty());
@@ -29,7 +29,9 @@ pub(super) fn describe(exe: &GoExe, given: &BTreeMap<String, String>) -> Environ
         runner: Runner::Native,
         memgate: env!("CARGO_PKG_VERSION").to_owned(),
         build: exe.build.as_ref().map(|build| named(&build.settings, &SETTINGS)).unwrap_or_default(),
-        variables: named(given, &VARIABLES),
+        variables: named(&plan.env, &VARIABLES),
+        load: plan.load.to_string(),
+        phases: format!("{}, {}", plan.phases.warmup, plan.phases.measure),
     }
 }
 
@@ -94,6 +96,8 @@ mod tests {
             memgate: String::new(),
             build: named(&entries, &SETTINGS),
             variables: named(&entries, &VARIABLES),
+            load: String::new(),
+            phases: String::new(),
         }
     }
 

@@ -124,7 +124,7 @@ pub async fn run(
     event(RunEvent::Launching);
     let started_at = jiff::Timestamp::now().to_string();
     let mut running = Running::launch(plan, &exe, logs)?;
-    let environment = environment::describe(&exe, &plan.env);
+    let environment = environment::describe(&exe, plan);
     running.notes.extend(environment::notes(&environment));
     // The executable is large, and the collectors have copied what they need.
     drop(exe);

@@ -84,6 +84,31 @@ pub struct Environment {
     /// Variables given to the service that move figures: `GOGC`, `GOMEMLIMIT`, `GOMAXPROCS` and `GODEBUG`. What the
     /// service itself sets is not in it.
     pub variables: BTreeMap<String, String>,
+    /// The load as text, such as `500/s over 32 connections: 3 POST /login, 6 GET /verify`. Empty if it is not known.
+    #[serde(default)]
+    pub load: String,
+    /// The lengths of the phases under load as text, such as `10 s, 30 s`. Empty if they are not known.
+    #[serde(default)]
+    pub phases: String,
+}
+
+impl Environment {
+    /// The settings of the build as text, such as `-tags=netgo GOAMD64=v3`, or `none`.
+    pub fn build_text(&self) -> String {
+        listed(&self.build)
+    }
+
+    /// The service's variables as text, such as `GOGC=50`, or `none`.
+    pub fn variables_text(&self) -> String {
+        listed(&self.variables)
+    }
+}
+
+fn listed(settings: &BTreeMap<String, String>) -> String {
+    match settings.is_empty() {
+        true => "none".to_owned(),
+        false => settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// The phases as they were. A phase that the service did not reach is missing.

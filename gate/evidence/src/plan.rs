@@ -3,7 +3,7 @@
 //! A plan is plain data. It is made from the configuration without touching the machine, and travels to a guest
 //! unchanged.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +96,42 @@ pub enum Load {
     Command(Vec<String>),
 }
 
+/// As a baseline and a message name it: what decides about figures, without addresses, header fields and bodies.
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Command(words) => write!(f, "`{}`", words.join(" ")),
+            Self::Http(load) => {
+                write!(f, "{}/s over {} connections:", load.rate_per_second, load.connections)?;
+                for (index, request) in load.requests.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { "," };
+                    write!(f, "{comma} {} {} {}", request.weight, request.method, path(&request.url))?;
+                    if !request.body.is_empty() {
+                        write!(f, " ({} B)", request.body.len())?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The URL without its scheme and its authority.
+fn path(url: &str) -> &str {
+    let after = url.split_once("://").map_or(url, |(_, after)| after);
+    after.find(['/', '?']).map_or("/", |start| &after[start..])
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Ms(ms) if ms.is_multiple_of(1000) => write!(f, "{} s", ms / 1000),
+            Self::Ms(ms) => write!(f, "{ms} ms"),
+            Self::Requests(requests) => write!(f, "{requests} requests"),
+        }
+    }
+}
+
 /// HTTP load. Natively it is open-loop: requests start at intended times that do not depend on the answers. In a guest
 /// each connection sends its next request when the last one was answered, so that the guest takes the time that it needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,4 +161,38 @@ pub struct Request {
     pub weight: u32,
     /// The status codes that count as success; empty means 200 to 399.
     pub expect: Vec<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_named_by_what_decides_about_figures() {
+        let request = |weight, method: &str, url: &str, body: &str| Request {
+            method: method.to_owned(),
+            url: url.to_owned(),
+            headers: BTreeMap::new(),
+            body: body.to_owned(),
+            weight,
+            expect: vec![],
+        };
+        let mut load = HttpLoad {
+            rate_per_second: 500.0,
+            connections: 32,
+            timeout_ms: 5000,
+            requests: vec![
+                request(3, "POST", "http://127.0.0.1:18080/login?next=/", "name=x"),
+                request(6, "GET", "http://[::1]:18080", ""),
+            ],
+        };
+        let text = "500/s over 32 connections: 3 POST /login?next=/ (6 B), 6 GET /";
+        assert_eq!(Load::Http(load.clone()).to_string(), text);
+        // Another port is the same load.
+        load.requests[0].url = "http://127.0.0.1:9/login?next=/".to_owned();
+        assert_eq!(Load::Http(load).to_string(), text);
+        assert_eq!(Load::Command(vec!["k6".to_owned(), "run".to_owned()]).to_string(), "`k6 run`");
+        let lengths = [Length::Ms(10_000), Length::Ms(1500), Length::Requests(6000)];
+        assert_eq!(lengths.map(|length| length.to_string()), ["10 s", "1500 ms", "6000 requests"]);
+    }
 }

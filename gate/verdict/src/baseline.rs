@@ -30,11 +30,11 @@ pub struct BaselineEnvironment {
     pub kernel: String,
     /// Page size, bytes. A baseline of another page size does not fit.
     pub page_size: u64,
-    /// Transparent huge pages, for the reader.
+    /// Transparent huge pages. A note says if the runs have other ones.
     pub thp: String,
     /// CPU model, for the reader.
     pub cpu: String,
-    /// CPUs that the service could use, for the reader.
+    /// CPUs that the service could use. A note says if the runs have another number.
     pub cpus: u32,
     /// `native` or `qemu`. A baseline of another runner does not fit.
     pub runner: Runner,
@@ -42,6 +42,14 @@ pub struct BaselineEnvironment {
     pub recorded: String,
     /// The number of fresh processes that were measured.
     pub runs: u32,
+    /// Settings of the build, such as `GOAMD64=v1`. A baseline of another build does not fit.
+    pub build: Option<String>,
+    /// Variables of the Go runtime given to the service, such as `GOGC=50`. A note says if the runs have others.
+    pub variables: Option<String>,
+    /// The load. A baseline of another load does not fit.
+    pub load: Option<String>,
+    /// The lengths of the phases under load. A baseline of others does not fit.
+    pub phases: Option<String>,
 }
 
 /// The expectation of one metric, in the metric's unit. It has a `limit`, a `baseline`, or both.

@@ -37,7 +37,8 @@ pub(super) struct File {
     pub(super) metrics: BTreeMap<Metric, Expectation>,
 }
 
-/// Where a baseline was recorded. A run is not compared if its environment differs in `go`, `page_size` or `runner`.
+/// Where a baseline was recorded. A run is not compared if its environment differs in `go`, `page_size`, `runner`,
+/// `build`, `load` or `phases`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Environment {
@@ -59,6 +60,14 @@ pub(super) struct Environment {
     pub(super) recorded: Scalar<Day>,
     /// The number of fresh processes that were measured.
     pub(super) runs: Whole<1, 10_000>,
+    /// Settings of the build, such as `GOAMD64=v1`, or `none`.
+    pub(super) build: Option<Scalar<Word>>,
+    /// Variables of the Go runtime given to the service, such as `GOGC=50`, or `none`.
+    pub(super) variables: Option<Scalar<Word>>,
+    /// The load, such as `500/s over 32 connections: 3 POST /login, 6 GET /verify`.
+    pub(super) load: Option<Scalar<Word>>,
+    /// The lengths of the phases under load, such as `10 s, 30 s`.
+    pub(super) phases: Option<Scalar<Word>>,
 }
 
 /// The expectation of one metric: a `limit`, a `baseline`, or both.

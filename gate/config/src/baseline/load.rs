@@ -81,6 +81,10 @@ fn from_source(source: &Source, platform: Platform, service: &str) -> Result<Bas
             runner: file.environment.runner,
             recorded: file.environment.recorded.0,
             runs: file.environment.runs.as_u32(),
+            build: file.environment.build.map(|build| build.0),
+            variables: file.environment.variables.map(|variables| variables.0),
+            load: file.environment.load.map(|load| load.0),
+            phases: file.environment.phases.map(|phases| phases.0),
         },
     })
 }

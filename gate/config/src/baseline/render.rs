@@ -26,7 +26,8 @@ const HEAD: &str = "\
 ";
 
 const TAIL: &str = "\
-# Where it was recorded. Runs with another Go minor version, page size or runner are not compared with it.
+# Where it was recorded. Runs with another Go minor version, page size, runner, build, load or phases are not compared
+# with it.
 # It stands last, so that memgate notices a file that was cut off.
 ";
 
@@ -60,7 +61,7 @@ pub fn render(summary: &Summary, recorded: &str, limits: Limits) -> Result<Strin
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "{TAIL}environment: {{ go: {}, kernel: {}, page_size: {}, thp: {}, cpu: {}, cpus: {}, runner: {}, recorded: {}, runs: {} }}",
+        "{TAIL}environment: {{ go: {}, kernel: {}, page_size: {}, thp: {}, cpu: {}, cpus: {}, runner: {}, recorded: {}, runs: {},\n  build: {}, variables: {}{} }}",
         quoted(&environment.go),
         quoted(&environment.kernel),
         page_size(environment.page_size),
@@ -70,6 +71,14 @@ pub fn render(summary: &Summary, recorded: &str, limits: Limits) -> Result<Strin
         quoted(environment.runner.name()),
         quoted(recorded),
         summary.runs.len(),
+        quoted(&environment.build_text()),
+        quoted(&environment.variables_text()),
+        [("load", &environment.load), ("phases", &environment.phases)]
+            .map(|(key, text)| {
+                // Older evidence does not name them.
+                if text.is_empty() { String::new() } else { format!(", {key}: {}", quoted(text)) }
+            })
+            .concat(),
     );
     // memgate must not write a file that it cannot read again.
     load::parse(Path::new("the recorded baseline"), &text, summary.platform, &summary.baseline)?;

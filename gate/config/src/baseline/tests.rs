@@ -187,6 +187,8 @@ fn summary(runs: &[f64]) -> Summary {
             memgate: "0.1.0".to_owned(),
             build: BTreeMap::new(),
             variables: BTreeMap::new(),
+            load: "500/s over 32 connections: 3 POST /login, 6 GET /verify, 1 POST /logout".into(),
+            phases: "10 s, 60 s".into(),
         },
         runs: runs
             .iter()

@@ -68,6 +68,8 @@ fn evidence() -> Evidence {
             memgate: "0.1.0".into(),
             build: BTreeMap::new(),
             variables: BTreeMap::new(),
+            load: "500/s over 32 connections: 3 POST /login, 6 GET /verify, 1 POST /logout".into(),
+            phases: "10 s, 60 s".into(),
         },
         phases: Phases { warmup: None, measure: Some(TimeSpan { start_ns: 1, end_ns: 2 }), tail: None, drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },

@@ -12,17 +12,47 @@ pub(super) fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
         ("runner", theirs.runner.to_string(), ours.runner.to_string()),
         ("Go version", go_minor(&theirs.go).to_owned(), go_minor(&ours.go).to_owned()),
     ];
-    let differences: Vec<String> = pairs
-        .into_iter()
+    let known = [
+        ("build", &theirs.build, ours.build_text()),
+        ("load", &theirs.load, ours.load.clone()),
+        ("phases", &theirs.phases, ours.phases.clone()),
+    ];
+    // A baseline of an older memgate does not name them, and neither does its evidence.
+    let known = known.into_iter().filter(|(_, _, ours)| !ours.is_empty());
+    let known = known.filter_map(|(what, theirs, ours)| Some((what, theirs.clone()?, ours)));
+    differences(pairs.into_iter().chain(known)).map(|differences| {
+        format!(
+            "the baseline does not fit: {differences}; to record a new one, remove its file, then run `memgate record --service {} \
+             --platform {} --runs 5` and `memgate baseline record` on what it writes",
+            summary.service, summary.platform
+        )
+    })
+}
+
+/// What differs and does not keep the baseline from being compared: another machine, of which figures per request do not
+/// depend, and the runtime's variables, which are a part of what a change may do.
+pub(super) fn borne(summary: &Summary, baseline: &Baseline) -> Option<String> {
+    let (ours, theirs) = (&summary.environment, &baseline.environment);
+    let pairs = [
+        ("CPUs", theirs.cpus.to_string(), ours.cpus.to_string()),
+        ("transparent huge pages", theirs.thp.clone(), ours.thp.clone()),
+    ];
+    let variables = theirs.variables.clone().map(|theirs| ("variables", theirs, ours.variables_text()));
+    differences(pairs.into_iter().chain(variables)).map(|differences| {
+        format!(
+            "the baseline was recorded with other settings: {differences}; figures of time, GC, threads and resident memory may \
+             differ for that alone"
+        )
+    })
+}
+
+/// Both values of everything that differs; `None` if nothing does.
+fn differences(pairs: impl Iterator<Item = (&'static str, String, String)>) -> Option<String> {
+    let told: Vec<String> = pairs
         .filter(|(_, theirs, ours)| theirs != ours)
         .map(|(what, theirs, ours)| format!("{what} {theirs} in the baseline and {ours} here"))
         .collect();
-    (!differences.is_empty()).then(|| {
-        format!(
-            "the baseline does not fit: {}; record a new one with `memgate baseline record`",
-            differences.join(", ")
-        )
-    })
+    (!told.is_empty()).then(|| told.join(", "))
 }
 
 /// `go1.27` for `go1.27.3`. Text that is not a release stays as it is, so two such versions must be equal.

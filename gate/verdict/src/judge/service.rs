@@ -1,6 +1,12 @@
 //! Judges all gates of one service on one platform.
 
-use super::{beside, fit::misfit, gate::Gate, looks, ruling::Ruling};
+use super::{
+    beside,
+    fit::{borne, misfit},
+    gate::Gate,
+    looks,
+    ruling::Ruling,
+};
 use crate::{
     baseline::Baseline,
     metric::Metric,
@@ -41,6 +47,7 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
             .iter()
             .cloned()
             .chain(misfit.map(|misfit| Ruling::new(Verdict::Inconclusive, misfit).sentence()))
+            .chain(baseline.and_then(|baseline| borne(summary, baseline)))
             .collect(),
     }
 }

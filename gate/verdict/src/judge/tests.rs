@@ -97,6 +97,10 @@ fn baseline_of(metrics: impl IntoIterator<Item = (Metric, Expectation)>) -> Base
             runner: environment.runner,
             recorded: "2026-11-01".to_owned(),
             runs: 5,
+            build: None,
+            variables: None,
+            load: None,
+            phases: None,
         },
         metrics: metrics.into_iter().collect(),
     }

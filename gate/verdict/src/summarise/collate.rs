@@ -19,7 +19,7 @@ use crate::metric::{Metric, Unit};
 ///
 /// # Errors
 /// When there is no run, when two runs have the same number, or when the runs differ in service, platform, baseline or
-/// environment (Go version, build, variables, page size and runner), or in the length of their measuring phase.
+/// environment (Go version, build, variables, load, phases, page size and runner), or in the length of their measuring phase.
 #[expect(clippy::result_large_err, reason = "such an error ends the command, so its size is of no account")]
 pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let mut sorted: Vec<Run<'_>> = runs.iter().map(Run).collect();
@@ -161,10 +161,6 @@ fn check<'a>(runs: &[Run<'a>]) -> Result<&'a Evidence, Box<InputError>> {
 
 fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>> {
     let page_size = |environment: &Environment| environment.page_size.to_string();
-    let settings = |settings: &BTreeMap<String, String>| match settings.is_empty() {
-        true => "none".to_owned(),
-        false => settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),
-    };
     let (a, b) = (&first.environment, &other.environment);
     let pairs = [
         ("service", first.service.clone(), other.service.clone()),
@@ -173,8 +169,10 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
         ("Go version", a.go.clone(), b.go.clone()),
         ("page size", page_size(a), page_size(b)),
         ("runner", a.runner.to_string(), b.runner.to_string()),
-        ("settings of the build", settings(&a.build), settings(&b.build)),
-        ("variables", settings(&a.variables), settings(&b.variables)),
+        ("settings of the build", a.build_text(), b.build_text()),
+        ("variables", a.variables_text(), b.variables_text()),
+        ("load", a.load.clone(), b.load.clone()),
+        ("phases", a.phases.clone(), b.phases.clone()),
     ];
     match pairs.into_iter().find(|(_, first, other)| first != other) {
         None => Ok(()),

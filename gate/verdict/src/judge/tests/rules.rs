@@ -387,11 +387,69 @@ fn a_baseline_that_does_not_fit_is_not_compared_and_limits_still_hold() {
     other.environment.go = "go1.26.9".to_owned();
     let result = judge(&alike(BYTES, 2, &exactly(5000.0)), Some(&other));
     let misfit = "The baseline does not fit: page size 16384 bytes in the baseline and 4096 bytes here, Go version go1.26 in \
-                  the baseline and go1.27 here; record a new one with `memgate baseline record`.";
+                  the baseline and go1.27 here; to record a new one, remove its file, then run `memgate record --service uaa \
+                  --platform linux/amd64 --runs 5` and `memgate baseline record` on what it writes.";
     let bytes = gate(&result, BYTES);
     assert_eq!((bytes.verdict, bytes.reason.as_str()), (Verdict::Inconclusive, misfit));
     assert_eq!(gate(&result, Metric::GoroutinesMax).verdict, Verdict::Regressed);
     assert_eq!(result.notes, [misfit]);
+}
+
+#[test]
+fn load_phases_and_build_must_fit_if_both_name_them() {
+    let mut summary = alike(BYTES, 2, &exactly(1000.0));
+    summary.environment.build = [("GOAMD64".to_owned(), "v1".to_owned())].into();
+    summary.environment.variables = [("GOGC".to_owned(), "100".to_owned())].into();
+    let ours = summary.environment.clone();
+    let named = || {
+        let mut baseline = baseline(recorded());
+        let environment = &mut baseline.environment;
+        environment.build = Some(ours.build_text());
+        environment.variables = Some(ours.variables_text());
+        environment.load = Some(ours.load.clone());
+        environment.phases = Some(ours.phases.clone());
+        baseline
+    };
+    assert_eq!(judge(&summary, Some(&named())).verdict, Verdict::Pass);
+    type Change = fn(&mut BaselineEnvironment);
+    let cases: [(Change, &str); 3] = [
+        (
+            |theirs| theirs.build = Some("-race=true GOAMD64=v1".to_owned()),
+            "build -race=true GOAMD64=v1 in the baseline and GOAMD64=v1 here",
+        ),
+        (
+            |theirs| theirs.load = Some("50/s over 32 connections: 1 GET /".to_owned()),
+            "load 50/s over 32 connections: 1 GET / in",
+        ),
+        (|theirs| theirs.phases = Some("1 s, 3 s".to_owned()), "phases 1 s, 3 s in the baseline and 10 s, 60 s here"),
+    ];
+    for (change, says) in cases {
+        let mut other = named();
+        change(&mut other.environment);
+        let result = judge(&summary, Some(&other));
+        let bytes = gate(&result, BYTES);
+        assert_eq!(bytes.verdict, Verdict::Inconclusive, "{says}");
+        assert!(bytes.reason.contains(says), "{says}: {}", bytes.reason);
+    }
+    // Evidence that does not know its load is compared.
+    summary.environment.load.clear();
+    summary.environment.phases.clear();
+    assert_eq!(judge(&summary, Some(&named())).verdict, Verdict::Pass);
+}
+
+#[test]
+fn another_machine_and_other_variables_are_borne_and_told() {
+    let mut other = baseline(recorded());
+    other.environment.variables = Some("GOGC=50".to_owned());
+    (other.environment.cpus, other.environment.thp) = (4, "always".to_owned());
+    let result = judge(&alike(BYTES, 2, &exactly(1000.0)), Some(&other));
+    assert_eq!(result.verdict, Verdict::Pass);
+    assert_eq!(
+        result.notes,
+        ["the baseline was recorded with other settings: CPUs 4 in the baseline and 2 here, transparent huge pages \
+          always in the baseline and madvise here, variables GOGC=50 in the baseline and none here; figures of time, GC, \
+          threads and resident memory may differ for that alone"]
+    );
 }
 
 #[test]
