@@ -40,6 +40,9 @@ pub enum Command {
         /// What to measure.
         #[command(flatten)]
         measured: Measured,
+        /// What to judge by.
+        #[command(flatten)]
+        judged_by: JudgedBy,
         /// What to print and write.
         #[command(flatten)]
         formats: Formats,
@@ -70,6 +73,9 @@ pub enum Command {
         /// Evidence files, or directories that contain them.
         #[arg(required = true, value_name = "EVIDENCE")]
         evidence: Vec<PathBuf>,
+        /// What to judge by.
+        #[command(flatten)]
+        judged_by: JudgedBy,
         /// What to print and write.
         #[command(flatten)]
         formats: Formats,
@@ -310,6 +316,15 @@ impl Measured {
 
 /// The default configuration file.
 const CONFIG: &str = "memgate.yaml";
+
+/// What to judge by.
+#[derive(Debug, Args)]
+pub struct JudgedBy {
+    /// Takes the baselines from another commit, so that no change judges itself: `merge-base`, a commit, a branch or a
+    /// tag, or the path of a second checkout. The default is the checkout's own.
+    #[arg(long, value_name = "REV")]
+    pub baselines_from: Option<String>,
+}
 
 /// What was recorded.
 #[derive(Debug, Args)]

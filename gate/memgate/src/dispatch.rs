@@ -22,8 +22,9 @@ use memgate_verdict::{
 };
 
 use crate::{
+    baselines::Baselines,
     boot::Booth,
-    cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, Measured, Recorded, SchemaOf},
+    cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Measured, Recorded, SchemaOf},
     doctor::ProbeReport,
     failures::{colour_is_allowed, rendered},
     images::{self, Which},
@@ -35,10 +36,10 @@ use crate::{
 /// Runs the command. Errors go to stderr.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
-        Command::Check { measured, formats } => measure(&measured, Some(&formats)),
+        Command::Check { measured, judged_by, formats } => measure(&measured, Some((&judged_by, &formats))),
         Command::Record { measured } => measure(&measured, None),
         Command::Judge { recorded, out, formats } => judge(&recorded, &out, &formats).map(|report| report.exit_code()),
-        Command::Merge { measured, evidence, formats } => merge(&measured, &evidence, &formats),
+        Command::Merge { measured, evidence, judged_by, formats } => merge(&measured, &evidence, &judged_by, &formats),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
         Command::Baseline(BaselineCommand::Record { recorded, limits }) => {
@@ -57,13 +58,13 @@ pub fn run(cli: Cli) -> ExitCode {
     }))
 }
 
-/// Checks, or only records if there are no formats to report in. Everything runs on one thread, because the service
+/// Checks, or only records if there is nothing to judge by and to report in. Everything runs on one thread, because the service
 /// ends when the thread that started it ends.
-fn measure(measured: &Measured, formats: Option<&Formats>) -> Result<u8> {
+fn measure(measured: &Measured, judged: Option<(&JudgedBy, &Formats)>) -> Result<u8> {
     let config = config::load(&measured.config)?;
     let narrator = Narrator::new();
-    until_cancelled(async |cancel| match formats {
-        Some(formats) => check(&config, measured, formats, &narrator, cancel).await,
+    until_cancelled(async |cancel| match judged {
+        Some((by, formats)) => check(&config, measured, by, formats, &narrator, cancel).await,
         None => record(&config, measured, &narrator, cancel).await,
     })
 }
@@ -94,13 +95,15 @@ fn boot(which: &Which, out: &Path, words: &[String], narrator: &Narrator) -> Res
 async fn check(
     config: &Config,
     measured: &Measured,
+    by: &JudgedBy,
     formats: &Formats,
     narrator: &Narrator,
     cancel: &Cancel,
 ) -> Result<u8> {
     report::validate(&formats.outputs)?;
     let selection = measured.selection(&[Platform::host()]);
-    let report = pipeline::check(config, &selection, narrator, cancel).await?;
+    let baselines = baselines(config, by, &selection.out, cancel).await?;
+    let report = pipeline::check(config, &selection, &baselines, narrator, cancel).await?;
     write_report(&report, &formats.outputs, Some(&selection.out))?;
     Ok(report.exit_code())
 }
@@ -117,18 +120,26 @@ async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cance
 
 fn judge(recorded: &Recorded, out: &Path, formats: &Formats) -> Result<Report> {
     report::validate(&formats.outputs)?;
-    let report = pipeline::judge(&recorded.evidence, &recorded.baselines, out)?;
+    let report = pipeline::judge(&recorded.evidence, &Baselines::of(recorded.baselines.clone()), out)?;
     write_report(&report, &formats.outputs, None)?;
     Ok(report)
 }
 
-fn merge(measured: &Measured, evidence: &[PathBuf], formats: &Formats) -> Result<u8> {
+fn merge(measured: &Measured, evidence: &[PathBuf], by: &JudgedBy, formats: &Formats) -> Result<u8> {
     report::validate(&formats.outputs)?;
     let config = config::load(&measured.config)?;
     let selection = measured.selection(&Platform::ALL);
-    let report = pipeline::merge(&config, &selection, evidence)?;
-    write_report(&report, &formats.outputs, Some(&selection.out))?;
-    Ok(report.exit_code())
+    until_cancelled(async |cancel| {
+        let baselines = baselines(&config, by, &selection.out, cancel).await?;
+        let report = pipeline::merge(&config, &selection, &baselines, evidence)?;
+        write_report(&report, &formats.outputs, Some(&selection.out))?;
+        Ok(report.exit_code())
+    })
+}
+
+/// The baselines to judge by. Those of another commit are checked out below `out`.
+async fn baselines(config: &Config, by: &JudgedBy, out: &Path, cancel: &Cancel) -> Result<Baselines> {
+    Baselines::find(config, by.baselines_from.as_deref(), &out.join("baselines-from"), cancel).await
 }
 
 fn plan(measured: &Measured) -> Result<()> {

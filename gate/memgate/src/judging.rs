@@ -19,7 +19,7 @@ use memgate_verdict::{
     summarise::summarise,
 };
 
-use crate::measure::Recorded;
+use crate::{baselines::Baselines, measure::Recorded};
 
 /// Reads evidence from files and directories. Groups it by service and platform.
 ///
@@ -89,7 +89,7 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// Judges the evidence and writes its flame graphs below `out`.
-pub(crate) fn judge_runs(recorded: &Recorded, baselines: &Path, out: &Path) -> Result<ServiceResult> {
+pub(crate) fn judge_runs(recorded: &Recorded, baselines: &Baselines, out: &Path) -> Result<ServiceResult> {
     let mut result = judged(recorded, baselines)?;
     if let Some(root) = repository().as_deref().and_then(Path::to_str) {
         report::locate(&mut result, root);
@@ -101,10 +101,11 @@ pub(crate) fn judge_runs(recorded: &Recorded, baselines: &Path, out: &Path) -> R
 }
 
 /// Judges the evidence by the baseline, and beside the other build if there is one.
-pub(crate) fn judged(recorded: &Recorded, baselines: &Path) -> Result<ServiceResult> {
+pub(crate) fn judged(recorded: &Recorded, baselines: &Baselines) -> Result<ServiceResult> {
     let summary = summarise(&recorded.runs)?;
-    let baseline = baseline::load(baselines, summary.platform, &summary.baseline)?;
-    let result = judge::judge(&summary, baseline.as_ref());
+    let baseline = baseline::load(baselines.directory(), summary.platform, &summary.baseline)?;
+    let mut result = judge::judge(&summary, baseline.as_ref());
+    result.notes.extend(baselines.note(summary.platform, &summary.baseline));
     let Some(name) = recorded.others.first().and_then(|other| other.against.as_deref()) else { return Ok(result) };
     let others = summarise(&recorded.others)?;
     Ok(judge::judge_beside(result, &summary, judge::Other { name, summary: &others }))

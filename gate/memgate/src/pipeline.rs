@@ -13,6 +13,7 @@ use memgate_verdict::{
 };
 
 use crate::{
+    baselines::Baselines,
     failures::Outcomes,
     judging::{flame_graphs, judge_runs, judged, read_evidence, report},
     measure::side_by_side,
@@ -28,23 +29,29 @@ use crate::{
 /// # Errors
 /// When the configuration is wrong or this machine lacks something, which memgate finds before anything runs, and when
 /// it is interrupted.
-pub async fn check(config: &Config, selection: &Selection, narrator: &Narrator, cancel: &Cancel) -> Result<Report> {
+pub async fn check(
+    config: &Config,
+    selection: &Selection,
+    baselines: &Baselines,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<Report> {
     // Baselines are read first: a broken one should not cost the time of the runs.
     for target in &targets(config, selection)? {
-        baseline::load(&config.baselines, target.platform, &target.service.baseline)?;
+        baseline::load(baselines.directory(), target.platform, &target.service.baseline)?;
     }
     let check = async |pair: &Pair<'_>| {
         let target = pair.change.target;
         let mut runs = target.runs;
         let mut recorded = pair.measure(1..=runs, narrator, cancel).await?;
         loop {
-            let result = judged(&recorded, &config.baselines)?;
+            let result = judged(&recorded, baselines)?;
             let Some(more) = judge::more_runs(&result).filter(|more| *more <= target.max_runs()) else { break };
             narrator.say(&format!("{}: measuring {}", target.title(), undecided(&result, more - runs)));
             recorded.extend(pair.measure(runs + 1..=more, narrator, cancel).await?);
             runs = more;
         }
-        judge_runs(&recorded, &config.baselines, &selection.out)
+        judge_runs(&recorded, baselines, &selection.out)
     };
     let judged = measured(config, selection, narrator, cancel, check).await?;
     Ok(report(judged.done, judged.failures))
@@ -65,7 +72,7 @@ async fn measured<T>(
     };
     let of_other = Selection { out: selection.out.join(names::AGAINST), ..selection.clone() };
     make_directory(&of_other.out)?;
-    let revision = Revision::find(words, &config.file, &of_other.out, cancel).await?;
+    let revision = Revision::find("--against", words, &config.file, &of_other.out, cancel).await?;
     let services: Vec<_> = targets.iter().map(|target| revision.service(target.service)).collect::<Result<_>>()?;
     let others: Vec<_> = targets.iter().zip(&services).map(|(target, other)| target.of(other, &revision)).collect();
     let changes = prepare(&targets, selection, narrator, cancel).await?;
@@ -108,7 +115,7 @@ pub async fn record(
 ///
 /// # Errors
 /// When evidence or a baseline cannot be used.
-pub fn judge(files: &[PathBuf], baselines: &Path, out: &Path) -> Result<Report> {
+pub fn judge(files: &[PathBuf], baselines: &Baselines, out: &Path) -> Result<Report> {
     let evidence = read_evidence(files)?;
     let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
     Ok(report(results, Vec::new()))
@@ -119,7 +126,7 @@ pub fn judge(files: &[PathBuf], baselines: &Path, out: &Path) -> Result<Report> 
 ///
 /// # Errors
 /// When a run is missing, or when evidence or a baseline cannot be used.
-pub fn merge(config: &Config, selection: &Selection, files: &[PathBuf]) -> Result<Report> {
+pub fn merge(config: &Config, selection: &Selection, baselines: &Baselines, files: &[PathBuf]) -> Result<Report> {
     let evidence = read_evidence(files)?;
     let missing: Vec<_> = targets(config, selection)?
         .iter()
@@ -140,6 +147,6 @@ pub fn merge(config: &Config, selection: &Selection, files: &[PathBuf]) -> Resul
         return Err(Error::infrastructure(Stage::Collect, message, help));
     }
     let out = &selection.out;
-    let results = evidence.values().map(|runs| judge_runs(runs, &config.baselines, out)).collect::<Result<Vec<_>>>()?;
+    let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
     Ok(report(results, Vec::new()))
 }

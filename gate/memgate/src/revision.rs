@@ -1,9 +1,10 @@
-//! The other build of `--against`: a commit, which gets a worktree of its own, or a second checkout.
+//! The other build of `--against`, and the commit of `--baselines-from`: a commit, which gets a worktree of its own, or a
+//! second checkout.
 
 use std::{
     ffi::OsStr,
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     process::{self, Output, Stdio},
 };
 
@@ -41,19 +42,25 @@ impl Revision {
     ///
     /// # Errors
     /// When there is no such revision, or it cannot be checked out; and when memgate is interrupted.
-    pub(crate) async fn find(words: &str, configuration: &Path, out: &Path, cancel: &Cancel) -> Result<Self> {
+    pub(crate) async fn find(
+        option: &'static str,
+        words: &str,
+        configuration: &Path,
+        out: &Path,
+        cancel: &Cancel,
+    ) -> Result<Self> {
         let beside = configuration.parent().unwrap_or(Path::new("/"));
-        let git = Git { directory: beside.to_owned(), cancel };
+        let git = Git { option, directory: beside.to_owned(), cancel };
         if let Some(there) = second_checkout(words) {
             let there = canonical(&there)?;
             let root = |directory: PathBuf| async move {
-                let git = Git { directory: directory.clone(), cancel };
+                let git = Git { option, directory: directory.clone(), cancel };
                 Ok::<_, memgate_evidence::error::Error>(git.root().await.unwrap_or(directory))
             };
             let here = root(canonical(beside)?).await?;
             let there = root(there).await?;
             if here == there {
-                let message = format!("--against {words}: this is the checkout that has the change");
+                let message = format!("{option} {words}: this is the checkout that has the change");
                 return Err(InputError::new(message, "name another checkout, or a commit").into());
             }
             let name = there.display().to_string();
@@ -79,6 +86,25 @@ impl Revision {
             format!("it has another {file}, which is not used: both builds have the load and the settings of this one")
         });
         Self { note, ..self }
+    }
+
+    /// The place in the other checkout of what is at `path` in this one, whether there is something or not. `path` need
+    /// not exist; the configuration lies in this checkout.
+    ///
+    /// # Errors
+    /// When the path lies outside of the checkout.
+    pub(crate) fn beside(&self, configuration: &Path, path: &Path) -> Result<PathBuf> {
+        let directory = configuration.parent().unwrap_or(Path::new("/"));
+        let inside = path.strip_prefix(directory).ok().filter(|inside| inside.components().all(is_name));
+        let real = canonical(directory)?;
+        match (real.strip_prefix(&self.here), inside) {
+            (Ok(of_directory), Some(inside)) => Ok(self.there.join(of_directory).join(inside)),
+            _ => {
+                let (path, here) = (path.display(), self.here.display());
+                let message = format!("{path} lies outside of {here}, so {} has no other version of it", self.name);
+                Err(InputError::new(message, "keep the baselines in the checkout, below the configuration").into())
+            }
+        }
     }
 
     /// The service as it is in the other checkout: the same load and the same settings with the other sources.
@@ -132,6 +158,11 @@ impl Revision {
     }
 }
 
+/// Whether a part of a path leads down.
+fn is_name(part: Component<'_>) -> bool {
+    matches!(part, Component::Normal(_) | Component::CurDir)
+}
+
 /// The directory that `words` mean, if they cannot be a commit, or if they are a path.
 fn second_checkout(words: &str) -> Option<PathBuf> {
     let path = Path::new(words);
@@ -161,7 +192,7 @@ impl Worktree {
         git.run(["worktree", "add", "--quiet", "--force", "--detach"], [made.place.as_os_str(), OsStr::new(commit)])
             .await?;
         if made.place.join(".gitmodules").exists() {
-            let inside = Git { directory: made.place.clone(), cancel: git.cancel };
+            let inside = Git { directory: made.place.clone(), ..*git };
             inside.run(["submodule", "--quiet", "update", "--init", "--recursive"], []).await?;
         }
         Ok(made)
@@ -193,6 +224,8 @@ const SAFE: [&str; 2] = ["-c", "core.hooksPath=/dev/null"];
 
 /// git in a directory.
 struct Git<'a> {
+    /// The option that named the revision, for messages.
+    option: &'static str,
     directory: PathBuf,
     cancel: &'a Cancel,
 }
@@ -210,11 +243,12 @@ impl Git<'_> {
             let commit = self.merge_base(&target).await?;
             return Ok((format!("the merge base with {target} ({})", short(&commit)), commit));
         }
+        let option = self.option;
         let asked = format!("{words}^{{commit}}");
         let found = self.output(["rev-parse", "--verify", "--quiet", "--end-of-options"], [OsStr::new(&asked)]).await?;
         if !found.status.success() {
             let message =
-                format!("--against {words}: there is no such commit, branch or tag in {}", self.directory.display());
+                format!("{option} {words}: there is no such commit, branch or tag in {}", self.directory.display());
             let help = "fetch it first (in GitHub Actions, check out with `fetch-depth: 0`); a second checkout is named \
                         by its path, such as ../main";
             return Err(InputError::new(message, help).into());
@@ -234,11 +268,12 @@ impl Git<'_> {
         if head.status.success() {
             return Ok(text(&head.stdout));
         }
+        let option = self.option;
         let message = format!(
-            "--against {MERGE_BASE}: it is not known which branch the change is for: {GITHUB_BASE} is not set, and \
+            "{option} {MERGE_BASE}: it is not known which branch the change is for: {GITHUB_BASE} is not set, and \
              there is no origin/HEAD"
         );
-        let help = "run `git remote set-head origin --auto`, or name a commit: `--against $(git merge-base HEAD main)`";
+        let help = "run `git remote set-head origin --auto`, or name a commit: `$(git merge-base HEAD main)`";
         Err(InputError::new(message, help).into())
     }
 
@@ -251,7 +286,8 @@ impl Git<'_> {
         let reason = last_lines(&found.stderr);
         let reason = if reason.is_empty() { "they have no commit in common".to_owned() } else { reason };
         let why = if shallow { "; the clone is shallow" } else { "" };
-        let message = format!("--against {MERGE_BASE}: HEAD and {target}: {reason}{why}");
+        let option = self.option;
+        let message = format!("{option} {MERGE_BASE}: HEAD and {target}: {reason}{why}");
         let help = match shallow {
             true => "fetch the history: `git fetch --unshallow`, or `fetch-depth: 0` in GitHub Actions",
             false => "fetch the branch that the change is for, or name a commit",
@@ -270,7 +306,7 @@ impl Git<'_> {
         }
         let message =
             format!("`git {}` in {} failed: {}", words.join(" "), self.directory.display(), last_lines(&output.stderr));
-        let help = "--against needs a git repository with a work tree, or the path of a second checkout";
+        let help = "memgate needs a git repository with a work tree here, or the path of a second checkout";
         Err(InputError::new(message, help).into())
     }
 
@@ -278,8 +314,9 @@ impl Git<'_> {
         let mut command = Command::new("git");
         command.args(SAFE).args(words).args(paths).current_dir(&self.directory).env("LC_ALL", "C");
         output_unless_cancelled(&mut command, self.cancel).await?.map_err(|error| {
-            let message = format!("--against needs git, which cannot be started: {error}");
-            InputError::new(message, "install git, or leave --against out").into()
+            let option = self.option;
+            let message = format!("{option} needs git, which cannot be started: {error}");
+            InputError::new(message, "install git, or leave the option out").into()
         })
     }
 }

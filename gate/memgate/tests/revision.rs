@@ -4,7 +4,9 @@ mod common;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use common::{assert_fails, repository::Repository, stderr};
+use common::{assert_fails, changed, evidence::healthy, repository::Repository, stderr, stdout};
+use memgate_evidence::Evidence;
+use memgate_files::evidence_file;
 
 /// A body that does not compile, so that a check ends after both builds were tried.
 const BROKEN: &str = "undefined()";
@@ -138,4 +140,118 @@ fn the_second_checkout_stays_as_it_is() {
     assert_fails(&output, 4, &[&format!("build: {path}: `go build .`"), "undefined: undefined"]);
     assert_eq!(other.git(&["status", "--porcelain"]), before);
     other.assert_no_worktree();
+}
+
+/// The baseline of the service: healthy evidence allocates 2,000 bytes a request.
+const BASELINE: &str = "\
+version: 1
+service: s
+platform: linux/amd64
+metrics:
+  alloc_bytes_per_request: { baseline: 2kB, noise: 10B, tolerance: 2% }
+environment: { go: go1.27.3, kernel: x, page_size: 4KiB, thp: madvise, cpu: x, cpus: 2, runner: native, recorded: 2026-11-23, runs: 5 }
+";
+
+/// A repository with a baseline, and evidence of a change that allocates a fifth more.
+fn worsened() -> Repository {
+    let repository = Repository::new(1);
+    repository.write("baselines/linux-amd64/s.yaml", BASELINE);
+    repository.commit("with a baseline");
+    fs::create_dir(repository.out()).unwrap();
+    for run in [1, 2] {
+        let evidence = Evidence { service: "s".to_owned(), baseline: "s".to_owned(), ..healthy(run, 2400) };
+        evidence_file::write(&repository.out().join(format!("s.linux-amd64.run{run}.evidence.json")), &evidence)
+            .unwrap();
+    }
+    repository
+}
+
+fn merge(repository: &Repository, options: &[&str]) -> std::process::Output {
+    let mut command = repository.memgate();
+    let output =
+        command.args(["merge", "out", "--platform", "linux/amd64", "--out", "out"]).args(options).output().unwrap();
+    assert_eq!(repository.git(&["worktree", "list", "--porcelain"]).matches("worktree ").count(), 1);
+    assert!(!repository.out().join("baselines-from/checkout").exists());
+    output
+}
+
+#[test]
+fn a_change_that_loosens_its_own_baseline_is_judged_by_that_of_the_base() {
+    let repository = worsened();
+    let edits: [(&str, Option<String>); 3] = [
+        ("a larger figure", Some(changed(BASELINE, "baseline: 2kB", "baseline: 2.4kB"))),
+        (
+            "the failing line is gone",
+            Some(
+                changed(BASELINE, "alloc_bytes_per_request:", "goroutines_max:")
+                    .replace("2kB, noise: 10B", "90, noise: 1"),
+            ),
+        ),
+        ("the file is gone", None),
+    ];
+    for (what, edit) in edits {
+        match edit {
+            Some(text) => repository.write("baselines/linux-amd64/s.yaml", &text),
+            None => fs::remove_dir_all(repository.path().join("baselines")).unwrap(),
+        }
+        let own = merge(&repository, &[]);
+        assert_ne!(own.status.code(), Some(1), "{what}: {}", stdout(&own));
+        let output = merge(&repository, &["--baselines-from", "HEAD"]);
+        assert_eq!(output.status.code(), Some(1), "{what}: {}{}", stdout(&output), stderr(&output));
+        let report = stdout(&output);
+        let note = "note: the baseline is that of HEAD (";
+        assert!(report.contains(note), "{what}: {report}");
+        assert!(report.contains("baselines/linux-amd64/s.yaml, which is not used here"), "{what}: {report}");
+    }
+}
+
+#[test]
+fn a_baseline_that_a_change_leaves_alone_is_the_same_from_the_base() {
+    let repository = worsened();
+    let output = merge(&repository, &["--baselines-from", "main"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!stdout(&output).contains("which is not used here"), "{}", stdout(&output));
+}
+
+/// A service with another name has no baseline in the base, so nothing holds.
+#[test]
+fn a_change_that_renames_its_service_has_no_baseline() {
+    let repository = worsened();
+    repository.write(
+        "memgate.yaml",
+        &repository.configuration("build: { dir: service, package: . }").replace("  s:\n", "  t:\n"),
+    );
+    fs::rename(
+        repository.path().join("baselines/linux-amd64/s.yaml"),
+        repository.path().join("baselines/linux-amd64/t.yaml"),
+    )
+    .unwrap();
+    for run in [1, 2] {
+        fs::remove_file(repository.out().join(format!("s.linux-amd64.run{run}.evidence.json"))).unwrap();
+        let evidence = Evidence { service: "t".to_owned(), baseline: "t".to_owned(), ..healthy(run, 2400) };
+        evidence_file::write(&repository.out().join(format!("t.linux-amd64.run{run}.evidence.json")), &evidence)
+            .unwrap();
+    }
+    let output = merge(&repository, &["--baselines-from", "main"]);
+    assert_eq!(output.status.code(), Some(3), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("no-baseline"), "{}", stdout(&output));
+}
+
+#[test]
+fn baselines_of_nowhere_are_refused() {
+    let repository = worsened();
+    assert_fails(
+        &merge(&repository, &["--baselines-from", "nowhere"]),
+        2,
+        &["--baselines-from nowhere", "no such commit"],
+    );
+    let outside = repository
+        .configuration("build: { dir: service, package: . }")
+        .replace("version: 1\n", "version: 1\nbaselines: /tmp\n");
+    repository.write("memgate.yaml", &outside);
+    assert_fails(
+        &merge(&repository, &["--baselines-from", "main"]),
+        2,
+        &["/tmp lies outside of", "keep the baselines in the checkout"],
+    );
 }
