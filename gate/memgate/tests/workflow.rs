@@ -39,8 +39,16 @@ fn the_example_calls_memgate_with_arguments_that_it_has() {
     let calls = calls(&serde_yaml::from_str(&text).unwrap());
     let verbs: Vec<_> = calls.iter().map(|call| call.split_whitespace().next().unwrap()).collect();
     assert_eq!(verbs, ["plan", "record", "merge"]);
+    // A pull request must not be judged by its own baselines, nor by evidence that it brings along.
+    assert!(
+        calls[2].starts_with("merge /opt/evidence ") && calls[2].contains("--baselines-from merge-base"),
+        "{calls:?}"
+    );
     for call in calls {
         let call = call.replace("${{ matrix.platform }}", "linux/loong64");
+        let call = call
+            .replace("${{ github.base_ref && '--baselines-from merge-base' || '' }}", "--baselines-from merge-base");
+        assert!(!call.contains("${{"), "{call}");
         // clap refuses wrong arguments before it handles `--help`, so nothing runs.
         let output = memgate().args(call.split_whitespace()).arg("--help").output().unwrap();
         assert_eq!(output.status.code(), Some(0), "memgate {call}: {}", stderr(&output));
