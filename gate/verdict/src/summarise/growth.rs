@@ -375,3 +375,46 @@ fn rises_throughout(halves: (Points<'_>, Points<'_>), interval: Interval) -> Int
 fn range(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A point a minute.
+    fn minutes(values: &[f64]) -> Vec<(f64, f64)> {
+        (0u32..).map(f64::from).zip(values.iter().copied()).collect()
+    }
+
+    #[test]
+    fn a_fall_of_half_the_range_is_a_sawtooths() {
+        let sawtooth = minutes(&[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 0.0, 10.0]);
+        assert_eq!(falls_back(&sawtooth[..7]), None);
+        let told = falls_back(&sawtooth).unwrap_or_default();
+        assert_eq!(told, "a sawtooth: it fell 360 s into the measuring phase, which must last several teeth");
+        // Half of the range is not much if neighbours differ by as much.
+        assert_eq!(falls_back(&minutes(&[0.0, 50.0, 0.0, 50.0, 100.0, 50.0, 0.0])), None);
+        // Of a range of 100, it falls by 49 and by 51.
+        assert_eq!(falls_back(&minutes(&[0.0, 99.0, 100.0, 100.0, 51.0, 51.0, 51.0])), None);
+        assert!(falls_back(&minutes(&[0.0, 99.0, 100.0, 100.0, 49.0, 49.0, 49.0])).is_some());
+        // It has risen above that again.
+        assert_eq!(falls_back(&minutes(&[0.0, 1.0, 100.0, 100.0, 40.0, 41.0, 101.0])), None);
+    }
+
+    #[test]
+    fn what_only_rises_has_at_least_half_of_its_slower_half() {
+        let wide = Interval { measured: 12.0, low: -100.0, high: 1000.0 };
+        let of = |first: Points<'_>, second: Points<'_>| {
+            let Interval { measured, low, high } = rises_throughout((first, second), wide);
+            (measured, low, high)
+        };
+        // 10 a minute in the first half, 20 in the second.
+        assert_eq!(of(&[(0.0, 0.0), (1.0, 10.0)], &[(2.0, 20.0), (3.0, 40.0)]), (12.0, 5.0, 40.0));
+        // Time begins anywhere.
+        assert_eq!(of(&[(7.0, 5.0), (8.0, 15.0)], &[(9.0, 25.0), (10.0, 45.0)]), (12.0, 5.0, 40.0));
+        let unchanged = (12.0, -100.0, 1000.0);
+        assert_eq!(of(&[(0.0, 0.0), (1.0, 10.0)], &[(2.0, 0.0), (3.0, 40.0)]), unchanged, "it falls");
+        assert_eq!(of(&[(0.0, 0.0), (1.0, 38.0)], &[(2.0, 39.0), (3.0, 40.0)]), unchanged, "one half does not rise");
+        assert_eq!(of(&[(0.0, 40.0), (1.0, 40.0)], &[(2.0, 40.0), (3.0, 40.0)]), unchanged, "it is flat");
+        assert_eq!(of(&[], &[(0.0, 1.0)]), unchanged);
+    }
+}

@@ -86,6 +86,29 @@ fn a_time_that_differs_no_more_than_runs_do_holds() {
     assert_beside(PAUSE, (&steady(300e3), 0.0), (&steady(270e3), 0.0), Verdict::Regressed, reason);
 }
 
+/// The noise of both growths counts: their half-widths in quadrature.
+#[test]
+fn a_growth_beyond_the_noise_of_both_builds_fails() {
+    let verdict = |change: f64, other: f64| {
+        let metric = Metric::HeapLiveGrowth;
+        beside(metric, &build(metric, &[2e6; 2], change), &build(metric, &[0.0; 2], other)).verdict
+    };
+    assert_eq!(verdict(0.7e6, 1.0), Verdict::Regressed);
+    assert_eq!(verdict(1.0, 0.7e6), Verdict::Regressed);
+    assert_eq!(verdict(0.7e6, 0.7e6), Verdict::Inconclusive);
+    assert_eq!(verdict(0.5e6, 0.5e6), Verdict::Regressed);
+}
+
+/// A heap that is flat in each process has an exact growth of 0, which says nothing of the noise between processes.
+#[test]
+fn beside_exact_figures_the_spread_of_the_runs_counts() {
+    let metric = Metric::HeapLiveGrowth;
+    let flat = build(metric, &[0.0; 2], 0.0);
+    let gate_of = |figures: &[f64]| beside(metric, &build(metric, figures, 1.0), &flat);
+    assert_eq!(gate_of(&[0.8e6, 1.6e6]).verdict, Verdict::Inconclusive);
+    assert_eq!(gate_of(&[1.0e6, 1.0001e6]).verdict, Verdict::Regressed);
+}
+
 #[test]
 fn a_time_far_beyond_never_passes() {
     let gate = beside(PAUSE, &build(PAUSE, &[20e6, 90e6], 5e3), &build(PAUSE, &[280e3, 260e3], 5e3));
