@@ -414,6 +414,8 @@ mod tests {
         let unchanged = (12.0, -100.0, 1000.0);
         assert_eq!(of(&[(0.0, 0.0), (1.0, 10.0)], &[(2.0, 0.0), (3.0, 40.0)]), unchanged, "it falls");
         assert_eq!(of(&[(0.0, 0.0), (1.0, 38.0)], &[(2.0, 39.0), (3.0, 40.0)]), unchanged, "one half does not rise");
+        let dip = [(0.0, 1000.0), (1.0, 1020.0), (1.5, 1005.0)];
+        assert_eq!(of(&dip, &[(2.0, 1020.0), (3.0, 1040.0)]), unchanged, "it falls by more than a tenth of its rise");
         assert_eq!(of(&[(0.0, 40.0), (1.0, 40.0)], &[(2.0, 40.0), (3.0, 40.0)]), unchanged, "it is flat");
         assert_eq!(of(&[], &[(0.0, 1.0)]), unchanged);
     }

@@ -203,6 +203,17 @@ fn a_heap_beyond_the_goal_of_the_gc_is_told_as_what_grew() {
 }
 
 #[test]
+fn what_describes_the_heap_is_no_growth_of_its_own() {
+    let mut run = healthy(1);
+    // 0.6 MB a minute of descriptions, which is less than a 32nd of the heap.
+    let grown = |bytes: u64| every(SECOND / 10, move |at| bytes + at / 100_000).value;
+    run.signals.go_memory.data.runtime_other = grown(100_000);
+    run.signals.rss_kinds.data.anonymous = grown(40_000_000);
+    let growth = figure(&run, Metric::RssAnonGrowth).unwrap();
+    assert_eq!((growth.measured, growth.remark.as_str()), (0.0, ""));
+}
+
+#[test]
 fn a_value_between_readings_is_interpolated() {
     let entries = super::series::Entries::new(&[10, 20, 40], &[100, 200, 1000], "readings").unwrap();
     for (at_ns, value) in [(10, 100.0), (15, 150.0), (20, 200.0), (25, 400.0), (40, 1000.0), (5, 100.0), (50, 1000.0)] {
@@ -222,6 +233,13 @@ fn the_share_of_the_gc_is_that_of_the_measuring_phase() {
         }
     }
     assert_near(measured(&run, Metric::GcCpuFraction), 0.05, 1e-9);
+    // Its share differs from cycle to cycle, so it has an interval.
+    let mut uneven = run.clone();
+    for (index, gc) in uneven.signals.gc_cpu.data.gc_ns.iter_mut().enumerate() {
+        *gc += if index % 3 == 0 { SECOND / 1000 } else { 0 };
+    }
+    let share = figure(&uneven, Metric::GcCpuFraction).unwrap();
+    assert!(share.low < share.measured && share.measured < share.high, "{share:?}");
     // All work is the GC's.
     let cpu = &mut run.signals.gc_cpu.data;
     cpu.gc_idle_ns.fill(0);
