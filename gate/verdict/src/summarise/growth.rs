@@ -391,6 +391,8 @@ mod tests {
         assert_eq!(falls_back(&sawtooth[..7]), None);
         let told = falls_back(&sawtooth).unwrap_or_default();
         assert_eq!(told, "a sawtooth: it fell 360 s into the measuring phase, which must last several teeth");
+        let above: Vec<_> = sawtooth.iter().map(|&(at, value)| (at, value + 1000.0)).collect();
+        assert!(falls_back(&above).is_some(), "wherever it begins");
         // Half of the range is not much if neighbours differ by as much.
         assert_eq!(falls_back(&minutes(&[0.0, 50.0, 0.0, 50.0, 100.0, 50.0, 0.0])), None);
         // Of a range of 100, it falls by 49 and by 51.
