@@ -402,6 +402,26 @@ mod tests {
         assert_eq!(falls_back(&minutes(&[0.0, 1.0, 100.0, 100.0, 40.0, 41.0, 101.0])), None);
     }
 
+    fn sure(_: Points<'_>) -> Option<Slope> {
+        Some(Slope { interval: Interval { measured: 12.0, low: 7.0, high: 1000.0 }, points: 9 })
+    }
+
+    fn unsure(_: Points<'_>) -> Option<Slope> {
+        Some(Slope { interval: Interval { measured: 12.0, low: -100.0, high: 1000.0 }, points: 9 })
+    }
+
+    #[test]
+    fn the_shape_of_a_series_decides_on_its_interval() {
+        let of = |values: &[f64], slope_of: fn(Points<'_>) -> Option<Slope>| {
+            let Growth { slope, level, shape } = growth(&minutes(values), slope_of).unwrap();
+            (slope.interval.low, slope.interval.high, level, shape.is_empty())
+        };
+        let sawtooth = [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 0.0, 6.0];
+        assert_eq!(of(&sawtooth, sure), (0.0, 1000.0, 24.0, false), "it may not have grown at all");
+        assert_eq!(of(&[0.0, 10.0, 20.0, 40.0], unsure), (5.0, 40.0, 17.5, true), "it only rises");
+        assert_eq!(of(&[0.0, 40.0, 0.0, 40.0], unsure), (-100.0, 1000.0, 20.0, true));
+    }
+
     #[test]
     fn what_only_rises_has_at_least_half_of_its_slower_half() {
         let wide = Interval { measured: 12.0, low: -100.0, high: 1000.0 };
