@@ -482,13 +482,13 @@ metrics! {
         comparison: Some(within(0.5).or_less_than(16.0)),
         sites: [],
     }
-    /// Threads that exist after the drain and did not exist before the load.
+    /// Threads that exist after the drain and came in the measuring phase or later.
     ThreadsLeaked {
         name: "threads_leaked",
         unit: Count,
         quantity: Count,
         pooling: Mean,
-        limit: unlimited(),
+        limit: always(at_most(16.0)),
         // The runtime keeps idle threads, so a few more are no leak.
         comparison: Some(within(0.5).or_less_than(32.0)),
         sites: [],
@@ -504,14 +504,14 @@ metrics! {
         comparison: Some(within(0.5).or_less_than(16.0)),
         sites: [],
     }
-    /// File descriptors that are open after the drain and were not open before the load.
+    /// File descriptors that are open after the drain and came in the measuring phase.
     FdsLeaked {
         name: "fds_leaked",
         unit: Count,
         quantity: Count,
         pooling: Mean,
-        limit: always(at_most(10.0)),
-        // A service opens a few on first use, which the limit allows.
+        limit: always(at_most(5.0)),
+        // A service may open a few while it is measured, which the limit allows.
         comparison: None,
         sites: [],
     }

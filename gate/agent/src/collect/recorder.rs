@@ -347,7 +347,8 @@ impl Recorder {
                  file descriptors are sums over them, in which a page counts once for each process that has it"
             )
         });
-        held.into_iter().chain(sums).collect()
+        let short_lived = self.scene.service.short_lived(self.scene.clock.now_ns());
+        held.into_iter().chain(sums).chain(short_lived).collect()
     }
 
     /// Compares the records with the runtime's own totals. Every pause and every cycle must have a record.
@@ -390,12 +391,13 @@ impl Recorder {
     /// Ends the recording. Returns every signal with its exactness, and the call stacks that the signals use.
     pub fn into_signals(self, elsewhere: Elsewhere) -> (Signals, Code) {
         let Self { mut scene, collectors, cross_check, attached: _attached, ticks: _ } = self;
-        let ending = Ending::new(scene.service.doubt(), cross_check, scene.programs.as_deref());
+        let ending = Ending::new(scene.service.doubt(scene.clock.now_ns()), cross_check, scene.programs.as_deref());
         let ending = match scene.cgroup.processes() {
             Some(_) => ending.summed_over_the_cgroup(scene.service.replacement()),
             None => ending,
         };
         let worth = collectors.counters.worth(&ending);
+        let within_sums = collectors.counters.worth_within_sums(&ending);
         let allocations = collectors.allocations.into_signals(&ending, &mut scene);
         let goroutine_sites = collectors.goroutines.into_signal(&ending, &mut scene);
         let counters = collectors.counters.into_signals(&ending);
@@ -409,7 +411,7 @@ impl Recorder {
             world_stops: pauses.world_stops,
             gc_cpu: collectors.gc_cpu.into_signal(worth.clone()),
             forced_collections: collectors.forced.into_signal(&ending),
-            go_memory: collectors.go_memory.into_signal(worth.clone()),
+            go_memory: collectors.go_memory.into_signal(within_sums),
             live_heap: collectors.live_heap.into_signal(&ending, worth),
             alloc_bytes: counters.alloc_bytes,
             alloc_objects: counters.alloc_objects,

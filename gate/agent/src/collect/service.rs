@@ -1,7 +1,7 @@
 //! The launched process: whether it is still the same program, and whether it is the whole service.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     ops::Range,
     os::unix::fs::MetadataExt as _,
@@ -26,9 +26,26 @@ pub(super) struct ServiceProcess {
     stat: ProcResult<Stat>,
     /// Why the process is no longer the launched program.
     replaced: Option<String>,
-    /// Names of processes that the service started.
-    others: BTreeSet<String>,
+    /// The processes that the service started and memgate saw, by their numbers.
+    others: BTreeMap<i32, Other>,
+    /// Whether a process has ended that memgate did not see. It looks many times a second, so that one lived shortly.
+    has_unseen: bool,
+    /// Whether memgate sees the service's own children only, because there is no cgroup.
+    sees_children_only: bool,
 }
+
+/// A process that the service started.
+#[derive(Debug)]
+struct Other {
+    name: String,
+    /// When memgate saw it for the first and for the last time, ns since launch.
+    first_ns: u64,
+    last_ns: u64,
+}
+
+/// A process that lives for less than this, or for less than half of a shorter run, does a job for the service and does
+/// not serve in its stead.
+const LIVES_SHORTLY_NS: u64 = 10_000_000_000;
 
 /// Why memgate cannot watch the launched process.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -81,7 +98,16 @@ impl ServiceProcess {
         let process = Process::new_with_root(entry.clone()).map_err(ServiceError::Entry)?;
         let stat = process.stat().map_err(ServiceError::Entry)?;
         let identity = Identity::of(&entry, &stat).map_err(ServiceError::Executable)?;
-        Ok(Self { process, entry, identity, stat: Ok(stat), replaced: None, others: BTreeSet::new() })
+        Ok(Self {
+            process,
+            entry,
+            identity,
+            stat: Ok(stat),
+            replaced: None,
+            others: BTreeMap::new(),
+            has_unseen: false,
+            sees_children_only: false,
+        })
     }
 
     /// Checks that the process runs the same file that memgate read at `path`.
@@ -151,10 +177,53 @@ impl ServiceProcess {
         tasks.filter_map(|task| task.children().ok()).flatten().map(u32::cast_signed).collect()
     }
 
-    /// Notes that the service has started this process. Its name is unknown if it has ended.
-    pub(super) fn has_started(&mut self, other: Option<i32>) {
-        let stat = other.and_then(|pid| self.sibling(pid)?.stat().ok());
-        self.others.insert(stat.map_or_else(|| "one that has ended".to_owned(), |stat| stat.comm));
+    /// Notes that the service has started this process. Call it while the process lives, at each look.
+    pub(super) fn has_started(&mut self, other: i32, at_ns: u64) {
+        let Some(stat) = self.sibling(other).and_then(|process| process.stat().ok()) else {
+            self.has_unseen |= !self.others.contains_key(&other);
+            return;
+        };
+        let seen =
+            self.others.entry(other).or_insert_with(|| Other { name: String::new(), first_ns: at_ns, last_ns: 0 });
+        // Between fork and exec it has its parent's name.
+        (seen.name, seen.last_ns) = (stat.comm, at_ns);
+    }
+
+    /// Notes that memgate sees the service's own children only. What a child starts may outlive it, so that each child is
+    /// a doubt.
+    pub(super) const fn is_seen_with_children_only(&mut self) {
+        self.sees_children_only = true;
+    }
+
+    /// Notes that a process has ended that the service started.
+    pub(super) const fn has_ended_one(&mut self) {
+        self.has_unseen = true;
+    }
+
+    /// The names of the processes that are a doubt at the end of a run, and of those that lived shortly.
+    fn others(&self, end_ns: u64) -> [BTreeSet<&str>; 2] {
+        let lived_shortly = |other: &Other| {
+            !self.sees_children_only && other.last_ns.saturating_sub(other.first_ns) < LIVES_SHORTLY_NS.min(end_ns / 2)
+        };
+        let (short, long): (Vec<&Other>, Vec<&Other>) = self.others.values().partition(|other| lived_shortly(other));
+        let [mut long, mut short] = [long, short].map(|some| some.iter().map(|other| other.name.as_str()).collect());
+        if self.others.is_empty() && self.has_unseen {
+            let unseen: &mut BTreeSet<&str> = if self.sees_children_only { &mut long } else { &mut short };
+            unseen.insert("unknown, because they had ended");
+        }
+        [long, short]
+    }
+
+    /// What the reader must know of processes that lived shortly, at the end of a run, if there were any.
+    pub(super) fn short_lived(&self, end_ns: u64) -> Option<String> {
+        let [_, short] = self.others(end_ns);
+        (!short.is_empty()).then(|| {
+            format!(
+                "the service started processes that lived shortly ({}): figures of Go's heap, of the GC and of page \
+                 faults are those of the launched process alone",
+                joined(&short)
+            )
+        })
     }
 
     /// Why the process is no longer the launched program, if it is not.
@@ -162,14 +231,15 @@ impl ServiceProcess {
         self.replaced.clone()
     }
 
-    /// Why figures of this process are not those of the whole service, if there is a reason.
-    pub(super) fn doubt(&self) -> Option<String> {
+    /// Why figures of this process are not those of the whole service at the end of a run, if there is a reason. Processes
+    /// that live shortly are none: what the service keeps and what it serves with stays in the launched process.
+    pub(super) fn doubt(&self, end_ns: u64) -> Option<String> {
         if self.replaced.is_some() {
             return self.replacement();
         }
-        let names: Vec<_> = self.others.iter().map(String::as_str).collect();
-        let others = || format!("the service started other processes, which are not measured: {}", names.join(", "));
-        (!names.is_empty()).then(others)
+        let [long, _] = self.others(end_ns);
+        let others = || format!("the service started other processes, which are not measured: {}", joined(&long));
+        (!long.is_empty()).then(others)
     }
 
     /// The number that is added to an address of a position-independent executable with these segments to get one of
@@ -187,22 +257,28 @@ impl ServiceProcess {
     }
 }
 
+fn joined(names: &BTreeSet<&str>) -> String {
+    names.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::collect::testing::FakeProc;
+
+    const SECOND: u64 = 1_000_000_000;
 
     #[test]
     fn another_execution_is_not_the_service_and_stays_so() {
         let proc = FakeProc::new();
         let mut service = proc.service();
         assert!(service.look());
-        assert_eq!(service.doubt(), None);
+        assert_eq!(service.doubt(100 * SECOND), None);
         proc.stat(|stat| stat.startstack += 4096);
         assert!(!service.look());
         proc.stat(|stat| stat.startstack -= 4096);
         assert!(!service.look(), "a process that was replaced meanwhile is not trusted again");
-        assert!(service.doubt().unwrap().contains("replaced itself by a new execution of "));
+        assert!(service.doubt(100 * SECOND).unwrap().contains("replaced itself by a new execution of "));
     }
 
     #[test]
@@ -220,7 +296,7 @@ mod tests {
         proc.end();
         assert!(service.look());
         assert!(service.stat().is_err());
-        assert_eq!(service.doubt(), None);
+        assert_eq!(service.doubt(100 * SECOND), None);
     }
 
     #[test]
@@ -251,14 +327,57 @@ mod tests {
     }
 
     #[test]
-    fn other_processes_are_named() {
+    fn processes_that_live_long_are_a_doubt_and_named() {
         let proc = FakeProc::new();
         let mut service = proc.service();
         proc.other(4243, "worker");
-        service.has_started(Some(4243));
-        service.has_started(Some(4244));
-        service.has_started(None);
-        let doubt = service.doubt().unwrap();
-        assert!(doubt.ends_with("which are not measured: one that has ended, worker"), "{doubt}");
+        service.has_started(4243, SECOND);
+        assert_eq!(service.doubt(100 * SECOND), None);
+        service.has_started(4243, 12 * SECOND);
+        let doubt = service.doubt(100 * SECOND).unwrap();
+        assert!(doubt.ends_with("which are not measured: worker"), "{doubt}");
+        assert_eq!(service.short_lived(100 * SECOND), None);
+    }
+
+    #[test]
+    fn processes_that_live_shortly_are_a_note() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        assert_eq!(service.short_lived(100 * SECOND), None);
+        service.has_ended_one();
+        assert!(service.short_lived(100 * SECOND).unwrap().contains("lived shortly (unknown, because they had ended)"));
+        for pid in 1..100 {
+            proc.other(pid, "convert");
+            service.has_started(pid, u64::try_from(pid).unwrap() * SECOND);
+            service.has_started(pid, u64::try_from(pid + 9).unwrap() * SECOND);
+            proc.end_other(pid);
+            service.has_started(pid, 200 * SECOND);
+        }
+        assert_eq!(service.doubt(200 * SECOND), None, "each lived for 9 s");
+        assert!(service.short_lived(200 * SECOND).unwrap().contains("lived shortly (convert)"));
+    }
+
+    #[test]
+    fn without_a_cgroup_each_child_is_a_doubt() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        service.is_seen_with_children_only();
+        service.has_ended_one();
+        assert!(service.doubt(100 * SECOND).unwrap().ends_with("unknown, because they had ended"));
+        proc.other(4243, "daemonize");
+        service.has_started(4243, SECOND);
+        assert!(service.doubt(100 * SECOND).unwrap().ends_with("daemonize"));
+        assert_eq!(service.short_lived(100 * SECOND), None);
+    }
+
+    #[test]
+    fn a_process_that_lives_through_half_of_a_short_run_is_a_doubt() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        proc.other(4243, "worker");
+        service.has_started(4243, SECOND / 10);
+        service.has_started(4243, 4 * SECOND);
+        assert!(service.doubt(5 * SECOND).unwrap().ends_with("worker"));
+        assert_eq!(service.doubt(100 * SECOND), None);
     }
 }

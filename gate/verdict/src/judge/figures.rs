@@ -37,6 +37,18 @@ impl Figures {
         Ok(Self { metric, all, sets, deviation: deviation(&runs) })
     }
 
+    /// The figures of the runs that have one, if at least two do. They may show a failure, and never that a gate holds: what
+    /// the other runs did is not known.
+    pub(super) fn of_some(metric: Metric, summary: &Summary) -> Option<Self> {
+        let runs = summary.of_each_run(metric);
+        let known: Vec<_> =
+            runs.into_iter().filter(|run| Pooled::of(metric, std::slice::from_ref(run)).is_ok()).collect();
+        let (first, fresh) = looks::sets(&known)?;
+        let pooled = |runs| Pooled::of(metric, runs).ok();
+        let sets = Some((pooled(first)?, pooled(fresh)?));
+        Some(Self { metric, all: pooled(&known)?, sets, deviation: deviation(&known) })
+    }
+
     /// The number of runs.
     pub(super) const fn runs(&self) -> usize {
         self.all.runs

@@ -25,6 +25,8 @@ pub(super) struct Gate {
     stands_for_baseline: bool,
     /// The figures, or why there are none.
     figures: Result<Figures, String>,
+    /// The figures of the runs that have one, if others have none.
+    of_some: Option<Figures>,
 }
 
 /// A default limit beside the runs that a baseline is made of, in the metric's unit.
@@ -82,7 +84,8 @@ impl Gate {
             return None;
         }
         let figures = Figures::of(metric, summary).map_err(|unavailable| unavailable.reason);
-        let level = figures.as_ref().ok().and_then(|figures| figures.all.level);
+        let of_some = if figures.is_err() { Figures::of_some(metric, summary) } else { None };
+        let level = figures.as_ref().ok().or(of_some.as_ref()).and_then(|figures| figures.all.level);
         let limit = match expectation.limit {
             Limit::At(limit) => Some(limit),
             Limit::None => None,
@@ -96,6 +99,7 @@ impl Gate {
             misfit: misfit.map(str::to_owned),
             stands_for_baseline,
             figures,
+            of_some,
         })
     }
 
@@ -103,10 +107,11 @@ impl Gate {
     pub(super) fn judge(&self) -> GateResult {
         let ruling = match &self.figures {
             Ok(figures) => self.rule(figures),
-            Err(reason) => Ruling::undecided(Need::Data, format!("no figure: {reason}")),
+            Err(reason) => self.rule_some(reason),
         };
         let ruling = if self.expectation.advisory { ruling.advisory() } else { ruling };
-        let pooled = self.figures.as_ref().ok().map(|figures| &figures.all);
+        let of_some = self.of_some.as_ref().filter(|_| ruling.verdict == Verdict::Regressed);
+        let pooled = self.figures.as_ref().ok().or(of_some).map(|figures| &figures.all);
         let interval = pooled.map(Pooled::interval);
         GateResult {
             metric: self.metric,
@@ -122,6 +127,15 @@ impl Gate {
             needs: ruling.needs,
             reason: ruling.sentence(),
             sites: Vec::new(),
+        }
+    }
+
+    /// The ruling if some run has no figure. The others may show a failure, but nothing shows that the gate holds.
+    fn rule_some(&self, reason: &str) -> Ruling {
+        let fails = |ruling: &Ruling| ruling.verdict == Verdict::Regressed;
+        match self.of_some.as_ref().map(|figures| self.rule(figures)).filter(fails) {
+            Some(ruling) => Ruling { clause: format!("{}; {reason}", ruling.clause), ..ruling },
+            None => Ruling::undecided(Need::Data, format!("no figure: {reason}")),
         }
     }
 

@@ -43,7 +43,7 @@ fn good_figures() -> BTreeMap<Metric, Measurement> {
         .into_iter()
         .map(|metric| match metric {
             _ if metric.unit() == Unit::BytesPerMinute => (metric, around(0.0, 1e5)),
-            Metric::FdsLeaked => (metric, exactly(0.0)),
+            Metric::FdsLeaked | Metric::ThreadsLeaked => (metric, exactly(0.0)),
             Metric::GoroutinesLeaked | Metric::OomKills => (metric, exactly(0.0)),
             Metric::RequestErrors => (metric, around(0.0001, 0.0001).map(|errors| Estimate { n: 30_000, ..errors })),
             Metric::GcCpuFraction => (metric, around(0.05, 0.01)),

@@ -109,9 +109,9 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
         Metric::CgroupPeak => totals::cgroup_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::SwapPeak => most(run, &signals.swap, "samples of swapped-out memory", 0),
         Metric::ThreadsMax => most(run, &signals.threads, "thread counts", 1),
-        Metric::ThreadsLeaked => left(run, &signals.threads, "thread counts"),
+        Metric::ThreadsLeaked => totals::threads_leaked(run).and_then(|left| totals::figure(&left)),
         Metric::FdsMax => most(run, &signals.fds, "counts of file descriptors", 1),
-        Metric::FdsLeaked => left(run, &signals.fds, "counts of file descriptors"),
+        Metric::FdsLeaked => totals::fds_leaked(run).and_then(|left| totals::figure(&left)),
         Metric::StwFraction => stops::stopped_blocks(run).and_then(|blocks| pauses::stopped_share(&blocks)),
         Metric::RssPeak => totals::rss_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::OffheapPeak => totals::off_heap_peak(run).and_then(|peak| totals::figure(&peak)),
@@ -123,10 +123,6 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
 
 fn per_request(run: Run<'_>, total: &Signal<Series>, what: &str) -> Measurement {
     rates::per_request(run, total, what).and_then(|windows| rates::ratio_of_totals(&windows))
-}
-
-fn left(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Measurement {
-    totals::left(run, signal, what).and_then(|left| totals::figure(&left))
 }
 
 fn most(run: Run<'_>, signal: &Signal<Series>, what: &str, least: u64) -> Measurement {

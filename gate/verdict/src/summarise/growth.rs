@@ -48,6 +48,18 @@ const PART_TO_TELL: f64 = 0.1;
 /// The number of blocks in which falls are looked for.
 const SMOOTH_BLOCKS: usize = 16;
 
+/// A minimum is of at least this many readings.
+const LEAST_OF: usize = 3;
+
+/// The least number of blocks of which the minima have a slope worth the name.
+const LEAST_BLOCKS: usize = 8;
+
+/// Minima stand for the readings if their interval is at most this share of the readings' own.
+const NARROWER: f64 = 0.5;
+
+/// One in this many points must follow a late rise.
+const STAYS_FOR: usize = 20;
+
 /// A series that never falls by more than this share of its rise only rises.
 const ONLY_RISES: f64 = 0.1;
 
@@ -59,20 +71,57 @@ const RISES_THROUGHOUT: f64 = 0.2;
 pub(super) fn of_live_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let own = live_heap(run, span)?;
-    let forced = usable(&run.signals().forced_collections, "forced collections");
-    let windows = forced.as_ref().map_or(&[][..], |forced| &forced.windows);
+    // A cycle that ended late is a doubt of the phase after the window. The readings in the window are none the worse.
+    let forced = &run.signals().forced_collections;
+    let windows = match forced.exactness {
+        Exactness::Missing { .. } => &[][..],
+        Exactness::Exact | Exactness::Sampled | Exactness::Bucketed | Exactness::Inexact { .. } => &forced.data.windows,
+    };
     let all = Entries::of(&run.signals().live_heap, "live-heap readings")?;
     let counted = |at: u64| span.contains(at) || windows.iter().any(|window| window.contains(at));
     let points: Vec<(f64, f64)> =
         all.iter().filter(|(at, _)| counted(*at)).map(|(at, bytes)| (minutes_from(span, at), bytes as f64)).collect();
-    growth(&points, slope).ok_or_else(|| {
+    growth_of_what_stays(&points).ok_or_else(|| {
         let found = own.len();
         let cycles = if found == 1 { "cycle" } else { "cycles" };
-        let why = forced.err().map(|why| format!(" ({})", why.reason)).unwrap_or_default();
+        let why =
+            usable(forced, "forced collections").err().map(|why| format!(" ({})", why.reason)).unwrap_or_default();
         Unavailable::because(format!(
             "only {found} GC {cycles} in the measuring phase{why}, and a slope needs {MIN_POINTS}: measure longer"
         ))
     })
+}
+
+/// The growth of the readings, or of their minima if these say at least twice as much.
+///
+/// A reading holds what stays and what requests, pools and jobs have in hand at the end of the mark phase. The latter
+/// comes on top, so that the least reading of a block is closest to what stays.
+fn growth_of_what_stays(points: Points<'_>) -> Option<Growth> {
+    let of_all = growth(points, slope)?;
+    let width = |growth: &Growth| growth.slope.interval.high - growth.slope.interval.low;
+    let minima = minima(points).and_then(|minima| growth(&minima, slope));
+    Some(match minima {
+        Some(least) if width(&least) <= NARROWER * width(&of_all) => {
+            let shape = [least.shape.as_str(), "from the least live heap of each 5 s"];
+            let shape = shape.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+            Growth { slope: Slope { points: of_all.slope.points, ..least.slope }, level: of_all.level, shape }
+        }
+        Some(_) | None => of_all,
+    })
+}
+
+/// The least readings of blocks of 5 s; `None` if there are too few blocks, or if one has too few readings for a minimum.
+fn minima(points: Points<'_>) -> Option<Vec<(f64, f64)>> {
+    let first_at = points.first()?.0;
+    let block_of = |point: &(f64, f64)| ((point.0 - first_at) * 60.0 / BLOCK_S as f64).floor();
+    let mut blocks: Vec<Points<'_>> = points.chunk_by(|one, next| block_of(one) == block_of(next)).collect();
+    // The last one may be cut off.
+    let _cut_off = blocks.pop_if(|last| last.len() < LEAST_OF);
+    if blocks.len() < LEAST_BLOCKS || blocks.iter().any(|block| block.len() < LEAST_OF) {
+        return None;
+    }
+    let least = |block: &Points<'_>| block.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1));
+    blocks.iter().map(least).collect()
 }
 
 /// A time in minutes from the start of a span, negative before it.
@@ -100,15 +149,22 @@ pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
 /// The growth of the resident off-heap memory, without pages of files, which the kernel takes back. C's allocators and
 /// drivers seldom return any memory.
 pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
-    let what = "off-heap samples";
     let span = run.measure()?;
-    let samples = totals::off_heap(run, what)?;
+    let anonymous = off_heap_without_files(run, span)?;
+    of_blocks(span, &anonymous, least, slope_of_stairs).ok_or_else(|| too_few(OFF_HEAP))
+}
+
+const OFF_HEAP: &str = "off-heap samples";
+
+/// The resident off-heap memory less what pages of files grew since the start of the span, bytes.
+fn off_heap_without_files(run: Run<'_>, span: TimeSpan) -> Result<Vec<(u64, f64)>, Unavailable> {
+    let samples = totals::off_heap(run, OFF_HEAP)?;
     let kinds = usable(&run.signals().rss_kinds, "resident set by kind")?;
     let files = Entries::new(&kinds.at_ns, &kinds.file, "resident set by kind")?;
     files.covering(span, "resident set by kind")?;
     let before = files.at_or_before(span.start_ns);
     let anonymous = samples.iter().map(|(at, bytes)| (at, bytes as f64 - (files.at_or_before(at) - before).max(0.0)));
-    of_blocks(span, &anonymous.collect::<Vec<_>>(), least, slope_of_stairs).ok_or_else(|| too_few(what))
+    Ok(anonymous.collect())
 }
 
 /// The growth of the anonymous resident set. The Go heap counts only beyond the goal of the GC: below it, garbage waits
@@ -119,10 +175,8 @@ pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let kinds = usable(&run.signals().rss_kinds, what)?;
     let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?.not_all_zeros(what)?;
     let go = GoMemory::of(run, span)?;
-    let beyond: Vec<(u64, f64)> = samples
-        .iter()
-        .map(|(at, bytes)| (at, bytes as f64 - go.as_ref().map_or(0.0, |go| go.within_goal(at))))
-        .collect();
+    let of_heap = |at, anonymous: f64| go.as_ref().map_or(anonymous, |go| go.beyond_heap(at, anonymous));
+    let beyond: Vec<(u64, f64)> = samples.iter().map(|(at, bytes)| (at, of_heap(at, bytes as f64))).collect();
     let growth = of_blocks(span, &beyond, median_of, slope).ok_or_else(|| too_few(what))?;
     let off_heap = Entries::of(&run.signals().offheap, "off-heap samples").ok();
     let parts = [
@@ -143,17 +197,20 @@ pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let column = |values: &'static str, column| Entries::new(&memory.at_ns, column, values);
     let current = column(what, &memory.current)?.covering(span, what)?.without_zeros(what)?;
     let (file, shared) = (column(what, &memory.file)?, column(what, &memory.shmem)?);
+    let anonymous = column(what, &memory.anon)?;
     let go = GoMemory::of(run, span)?;
     let kept = |(at, bytes): (u64, u64)| {
         let reclaimable = (file.at_or_before(at) - shared.at_or_before(at)).max(0.0);
-        (at, bytes as f64 - reclaimable - go.as_ref().map_or(0.0, |go| go.within_goal(at)))
+        let anonymous = anonymous.at_or_before(at);
+        let beyond = go.as_ref().map_or(anonymous, |go| go.beyond_heap(at, anonymous));
+        (at, bytes as f64 - reclaimable - anonymous + beyond)
     };
     let growth = of_blocks(span, &current.iter().map(kept).collect::<Vec<_>>(), median_of, slope);
     let growth = growth.ok_or_else(|| too_few(what))?;
     let kernel = memory.kernel.as_ref().and_then(|kernel| column(what, kernel).ok());
     let parts = [
         ("shared memory (tmpfs)", pace(shared, span)),
-        ("anonymous memory", pace(column(what, &memory.anon)?, span)),
+        ("anonymous memory", pace(anonymous, span)),
         ("the kernel", kernel.and_then(|kernel| pace(kernel, span))),
     ];
     Ok(Growth { level: level(current), ..growth.made_of(&parts) })
@@ -166,6 +223,8 @@ struct GoMemory<'a> {
     goal: Entries<'a>,
     stacks: Entries<'a>,
     other: Entries<'a>,
+    /// Resident off-heap memory of the launched process; empty if it is not known.
+    off_heap: Vec<(u64, f64)>,
 }
 
 impl<'a> GoMemory<'a> {
@@ -185,6 +244,7 @@ impl<'a> GoMemory<'a> {
             goal: column(&memory.heap_goal)?,
             stacks: column(&memory.stacks)?,
             other: column(&memory.runtime_other)?,
+            off_heap: off_heap_without_files(run, span).unwrap_or_default(),
         }))
     }
 
@@ -192,6 +252,22 @@ impl<'a> GoMemory<'a> {
     fn within_goal(&self, at_ns: u64) -> f64 {
         let heap = self.heap(at_ns).min(HEADROOM * self.goal.at_or_before(at_ns));
         heap + self.other.at_or_before(at_ns).min(DESCRIPTIONS * heap)
+    }
+
+    /// Anonymous memory without the Go heap up to the goal, bytes.
+    ///
+    /// The heap may have pages that were never touched, as in large buffers. They get resident one by one, below the
+    /// goal. So no less counts than what is known to be beyond the heap, and what only fills the heap is no growth.
+    fn beyond_heap(&self, at_ns: u64, anonymous: f64) -> f64 {
+        anonymous.max(self.known(at_ns)) - self.within_goal(at_ns)
+    }
+
+    /// All that is known of the process's anonymous memory, touched or not, bytes; 0 if its off-heap memory is not
+    /// known.
+    fn known(&self, at_ns: u64) -> f64 {
+        let after = self.off_heap.partition_point(|(at, _)| *at <= at_ns);
+        let Some((_, off_heap)) = self.off_heap.get(after.saturating_sub(1)) else { return 0.0 };
+        self.heap(at_ns) + self.stacks.at_or_before(at_ns) + self.other.at_or_before(at_ns) + off_heap
     }
 
     fn beyond(&self, at_ns: u64) -> f64 {
@@ -218,6 +294,24 @@ impl<'a> GoMemory<'a> {
 }
 
 impl Growth {
+    /// The same growth, or up to that of a series that rises once in each such time as its points do. A robust slope makes
+    /// little of a rise near the end, and it may be the first of many.
+    fn or_that_of_a_rise(self, points: Points<'_>) -> Self {
+        let (Some((at, size)), [first, .., last]) = (late_rise(points), points) else { return self };
+        let interval = self.slope.interval;
+        let pace = size / (last.0 - first.0);
+        if pace <= interval.high {
+            return self;
+        }
+        let told = format!(
+            "it rose by {} {:.0} s into the measuring phase and stayed, which may come again",
+            units::format(size, Unit::Bytes),
+            at * 60.0
+        );
+        let shape = [self.shape, told].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+        Self { slope: Slope { interval: Interval { high: pace, ..interval }, ..self.slope }, shape, ..self }
+    }
+
     /// The same growth, with the parts that make it up, in bytes per minute, if there is a growth.
     fn made_of(self, parts: &[(&str, Option<f64>)]) -> Self {
         if self.slope.interval.low <= 0.0 {
@@ -291,6 +385,7 @@ pub(super) fn per_minute(growth: &Growth) -> Measurement {
 /// - A series that slows down has the slope of its second half: a working set that grows and then stays is no leak.
 /// - A series that falls back to where it was, a sawtooth, may not have grown at all.
 /// - A series that only rises, in both halves, has grown, whatever its autocorrelation.
+/// - A series that rises late and stays may do so again and again.
 fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -> Option<Growth> {
     let whole = slope_of(points)?;
     let level = mean(&points.iter().map(|point| point.1).collect::<Vec<_>>())?;
@@ -301,7 +396,7 @@ fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -
         && slows_down(first.interval, second.interval)
     {
         let shape = "growth slowed down: slope of the second half of the measuring phase".to_owned();
-        return Some(Growth { slope: second, level, shape });
+        return Some(Growth { slope: second, level, shape }.or_that_of_a_rise(halves.1));
     }
     if let Some(fall) = falls_back(points) {
         let interval = whole.interval;
@@ -309,7 +404,26 @@ fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -
         return Some(Growth { slope, level, shape: fall });
     }
     let slope = Slope { interval: rises_throughout(halves, whole.interval), ..whole };
-    Some(Growth { slope, level, shape: String::new() })
+    Some(Growth { slope, level, shape: String::new() }.or_that_of_a_rise(points))
+}
+
+/// The largest rise after which the series stays above all that was before, in the second half of the points: when, and by
+/// how many bytes.
+fn late_rise(points: Points<'_>) -> Option<(f64, f64)> {
+    let most_before = points.iter().scan(f64::NEG_INFINITY, |most, point| {
+        let before = *most;
+        *most = most.max(point.1);
+        Some(before)
+    });
+    let most_before: Vec<f64> = most_before.collect();
+    // Fewer points may be high by chance.
+    let late = points.len() / 2..=points.len().checked_sub(points.len().div_ceil(STAYS_FOR))?;
+    let mut least = f64::INFINITY;
+    let rises = points.iter().zip(most_before).enumerate().rev().filter_map(|(index, (point, before))| {
+        least = least.min(point.1);
+        (late.contains(&index) && least > before).then_some((point.0, least - before))
+    });
+    rises.max_by(|one, other| one.1.total_cmp(&other.1))
 }
 
 /// Whether the second slope is at most half of the first, and significantly less. Either of two criteria suffices for

@@ -2,6 +2,7 @@
 
 pub(crate) mod broken;
 mod fuzz;
+mod habits;
 pub(crate) mod simulation;
 mod sites;
 
@@ -505,8 +506,8 @@ fn runs_are_sorted_and_pooled() {
     assert_eq!(pooled(Metric::RssPeak).interval(), (50_060_000.0, 70_000_000.0));
     assert_eq!(pooled(Metric::GcPauseP99).n, 3 * 600);
     assert_eq!(pooled(Metric::RequestErrors).n, 90_000);
-    let of_first = summary.runs[0].metrics[&Metric::HeapLiveGrowth].clone().unwrap();
-    let together = pooled(Metric::HeapLiveGrowth);
+    let of_first = summary.runs[0].metrics[&Metric::RssGrowth].clone().unwrap();
+    let together = pooled(Metric::RssGrowth);
     let (low, high) = together.interval();
     assert!(high - low < of_first.high - of_first.low, "three runs know more than one");
 }

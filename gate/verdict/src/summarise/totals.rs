@@ -1,6 +1,6 @@
 //! Totals and maxima.
 
-use memgate_evidence::{Exactness, Series, Signal};
+use memgate_evidence::{Exactness, Series, Signal, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
@@ -86,7 +86,7 @@ pub(super) fn cgroup_peak(run: Run<'_>) -> Result<Value, Unavailable> {
 
 /// What is there at the end of the drain beyond what was there before the load: goroutines, threads or descriptors.
 /// `what` names the counts in the plural.
-pub(super) fn left(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<Value, Unavailable> {
+fn left(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<Value, Unavailable> {
     let (drain, load_start_ns) = (run.drain()?, run.load_start_ns()?);
     let counts = Entries::of(signal, what)?;
     let (Some((first_ns, first)), Some((last_ns, last))) = (counts.iter().next(), counts.iter().last()) else {
@@ -103,6 +103,49 @@ pub(super) fn left(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<
         return Err(Unavailable::because(format!("the {what} end {early:.1} s before the end of the drain")));
     }
     Ok(Value { value: last.saturating_sub(first), n: 2, sampled: false })
+}
+
+/// The number of threads or descriptors around the measuring phase.
+struct Levels {
+    start: u64,
+    end: u64,
+    /// At the end of the drain.
+    last: u64,
+}
+
+impl Levels {
+    /// `None` if there is no reading around the phase's start or end.
+    ///
+    /// The least reading of the twentieth of the phase's length before each: what comes and goes with requests is not in
+    /// it.
+    fn of(run: Run<'_>, signal: &Signal<Series>, what: &str) -> Result<Option<Self>, Unavailable> {
+        let (counts, span) = (Entries::of(signal, what)?.without_zeros(what)?, run.measure()?);
+        let least_before = |end_ns: u64| {
+            let before = TimeSpan { start_ns: end_ns.saturating_sub(span.length_ns() / 20), end_ns };
+            counts.within_closed(before).value.iter().copied().min()
+        };
+        let levels = least_before(span.start_ns).zip(least_before(span.end_ns)).zip(counts.iter().last());
+        Ok(levels.map(|((start, end), (_, last))| Self { start, end, last }))
+    }
+}
+
+/// Threads that are left and came in the measuring phase or later: what the load starts once, it starts in the warm-up.
+/// The runtime keeps threads of blocking calls, so that their number does not fall after the load.
+pub(super) fn threads_leaked(run: Run<'_>) -> Result<Value, Unavailable> {
+    let (what, signal) = ("thread counts", &run.signals().threads);
+    let left = left(run, signal, what)?;
+    let came = Levels::of(run, signal, what)?.map(|levels| levels.end.max(levels.last).saturating_sub(levels.start));
+    Ok(Value { value: came.map_or(left.value, |came| left.value.min(came)), ..left })
+}
+
+/// Descriptors that are left and came in the measuring phase: what the load opens once, such as a pool, it opens in the
+/// warm-up. If no fewer are open after the load than in it, its own connections are left too, and all that are left count.
+pub(super) fn fds_leaked(run: Run<'_>) -> Result<Value, Unavailable> {
+    let (what, signal) = ("counts of file descriptors", &run.signals().fds);
+    let left = left(run, signal, what)?;
+    let came = Levels::of(run, signal, what)?.filter(|levels| levels.last < levels.end);
+    let came = came.map(|levels| levels.end.saturating_sub(levels.start));
+    Ok(Value { value: came.map_or(left.value, |came| left.value.min(came)), ..left })
 }
 
 /// Goroutines that are left after the drain and were not there before the load, as far as they came in the measuring

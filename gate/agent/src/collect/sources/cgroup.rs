@@ -69,9 +69,13 @@ impl CgroupCollector {
     /// Notices the processes that the service has started, and reads the memory by kind if it has changed much or if
     /// the limit is near, so that the last reading before a kill is close to the kill. Returns when to look again.
     pub(in crate::collect) fn look(&mut self, scene: &mut Scene) -> Duration {
-        let others = scene.others().unwrap_or_else(|| scene.service.children());
+        let others = scene.others().unwrap_or_else(|| {
+            scene.service.is_seen_with_children_only();
+            scene.service.children()
+        });
+        let at_ns = scene.clock.now_ns();
         for other in others {
-            scene.service.has_started(Some(other));
+            scene.service.has_started(other, at_ns);
         }
         let (Some(limit), Ok(charged)) = (scene.cgroup.limit(), scene.cgroup.current()) else { return PACE };
         let now = At { at_ns: scene.clock.now_ns(), value: charged };
@@ -363,10 +367,12 @@ mod tests {
         let mut collector = CgroupCollector::default();
         cgroup.write("cgroup.procs", &format!("{PID}\n"));
         collector.look(&mut fake.scene);
-        assert_eq!(fake.scene.service.doubt(), None);
+        assert_eq!(fake.scene.service.short_lived(u64::MAX), None);
         cgroup.write("cgroup.procs", &format!("{PID}\n4243\n"));
         collector.look(&mut fake.scene);
-        assert!(fake.scene.service.doubt().unwrap().ends_with("worker"));
+        assert!(fake.scene.service.short_lived(u64::MAX).unwrap().contains("worker"));
+        collector.look(&mut fake.scene);
+        assert!(fake.scene.service.doubt(1).unwrap().ends_with("worker"));
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl ResidentCollector {
         self.threads.push(at_ns, sum.threads);
         self.page_faults.push(at_ns, faults);
         if has_children {
-            scene.service.has_started(None);
+            scene.service.has_ended_one();
         }
         Ok(())
     }
@@ -103,12 +103,14 @@ impl ResidentCollector {
         let worth: Worth = ending.read(self.failure.clone());
         let summed = ending.summed(self.failure);
         let peak = self.peak.unwrap_or_else(|| Err(NOT_REACHED.to_owned()));
+        let several = || "the service had several processes, and the kernel's peak is that of one".to_owned();
+        let of_one = worth.doubt.clone().or_else(|| (self.processes > 1).then(several));
         ResidentSignals {
             rss: summed.clone().of(STATUS, self.rss),
             rss_kinds: summed.clone().of(STATUS, self.kinds),
             swap: summed.clone().of(STATUS, self.swap),
             threads: summed.of(STATUS, self.threads),
-            rss_peak: exact(PEAK, peak, worth.doubt.clone()),
+            rss_peak: exact(PEAK, peak, of_one),
             page_faults: worth.of(FAULTS, self.page_faults),
         }
     }
@@ -201,8 +203,10 @@ mod tests {
         cgroup.write("cgroup.procs", &format!("{PID}\n"));
         collector.read(READING, &mut fake.scene);
         assert_eq!(collector.processes(), 2);
-        fake.scene.service.has_started(Some(4243));
-        let ending = Ending::new(fake.scene.service.doubt(), None, None).summed_over_the_cgroup(None);
+        for at_ns in [0, 20_000_000_000] {
+            fake.scene.service.has_started(4243, at_ns);
+        }
+        let ending = Ending::new(fake.scene.service.doubt(u64::MAX), None, None).summed_over_the_cgroup(None);
         let signals = collector.into_signals(&ending);
         let kib = |sizes: [u64; 2]| sizes.map(|size| size * 1024);
         assert_eq!(signals.rss.data.value, kib([605, 55]));
@@ -243,6 +247,23 @@ mod tests {
     }
 
     #[test]
+    fn the_peak_of_one_of_several_processes_is_a_doubt() {
+        let mut fake = Fake::new();
+        let cgroup = FakeCgroup::v2();
+        fake.scene.cgroup = cgroup.files(None);
+        fake.proc.status(&[("VmHWM", 700), ("RssAnon", 1)]);
+        fake.proc.other(4243, "convert");
+        fake.proc.status_of(4243, 1, &[("RssAnon", 900)]);
+        cgroup.write("cgroup.procs", &format!("{PID}\n4243\n"));
+        let mut collector = ResidentCollector::default();
+        collector.reach(Boundary::MeasureStart, &mut fake.scene);
+        collector.read(READING, &mut fake.scene);
+        collector.reach(Boundary::MeasureEnd, &mut fake.scene);
+        let peak = collector.into_signals(&Ending::default()).rss_peak;
+        assert!(matches!(peak.exactness, Exactness::Inexact { reason } if reason.contains("several processes")));
+    }
+
+    #[test]
     fn a_peak_that_cannot_be_reset_is_unknown() {
         let mut fake = Fake::new();
         fake.proc.end();
@@ -260,6 +281,6 @@ mod tests {
         fake.proc.stat(|stat| stat.cminflt = 9);
         fake.scene.service.look();
         ResidentCollector::default().read(READING, &mut fake.scene);
-        assert!(fake.scene.service.doubt().unwrap().contains("one that has ended"));
+        assert!(fake.scene.service.short_lived(u64::MAX).unwrap().contains("had ended"));
     }
 }

@@ -105,9 +105,11 @@ proptest! {
         let mut summary = summary(metric, &figures);
         summary.runs[missing.index(figures.len())].metrics.insert(metric, unavailable("it is missing"));
         let result = judge(&summary, Some(&baseline_of([(metric, expectation.clone())])));
-        let expected = if expectation.advisory { Verdict::Advisory } else { Verdict::Inconclusive };
-        prop_assert_eq!(gate(&result, metric).verdict, expected);
-        prop_assert!(badness(result.verdict) >= badness(expected));
+        let least = if expectation.advisory { Verdict::Advisory } else { Verdict::Inconclusive };
+        let found = gate(&result, metric).verdict;
+        // The other runs may show a failure.
+        prop_assert!(found == least || found == Verdict::Regressed, "{found:?}");
+        prop_assert!(badness(result.verdict) >= badness(least));
     }
 
     #[test]

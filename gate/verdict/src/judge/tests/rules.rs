@@ -565,3 +565,24 @@ fn a_missing_metric_that_is_not_asked_for_leaves_the_verdict() {
         assert_eq!(gate(&result, metric).verdict, Verdict::Inconclusive, "{metric}");
     }
 }
+
+#[test]
+fn runs_without_a_figure_do_not_hide_a_failure_of_the_others() {
+    let (leak, gap) = (around(9e6, 1e6), unavailable("the samples have a gap of 6.4 s in the phase"));
+    let of = |runs: &[Measurement]| {
+        let result = judge(&summary_of(Metric::OffheapGrowth, runs), None);
+        let gate = gate(&result, Metric::OffheapGrowth);
+        (gate.verdict, gate.reason.clone(), gate.measured)
+    };
+    let (verdict, reason, measured) = of(&[leak.clone(), gap.clone(), leak.clone()]);
+    assert_eq!((verdict, measured), (Verdict::Regressed, Some(9e6)));
+    assert_eq!(
+        reason,
+        "9MB/min (at least 8.18MB/min) exceeds the limit of 2MB/min in each of 2 runs; run 2: the samples have a gap of 6.4 s in the phase."
+    );
+    assert_eq!(of(&[leak.clone(), gap.clone()]).0, Verdict::Inconclusive, "one run fails nothing");
+    assert_eq!(of(&[leak, gap.clone(), around(0.0, 1e5)]).0, Verdict::Inconclusive);
+    let (verdict, reason, measured) = of(&[around(0.0, 1e5), gap, around(0.0, 1e5)]);
+    assert_eq!((verdict, measured), (Verdict::Inconclusive, None), "what one run did is not known");
+    assert_eq!(reason, "No figure: run 2: the samples have a gap of 6.4 s in the phase.");
+}

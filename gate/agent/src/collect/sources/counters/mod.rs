@@ -76,6 +76,12 @@ impl CounterCollector {
         Worth { missing: self.reader.as_ref().err().cloned(), ..ending.read(self.failure.clone()) }
     }
 
+    /// The same of what is subtracted from a sum over the processes of the cgroup. Other processes make it no less true:
+    /// what they have stays in the difference.
+    pub(in crate::collect) fn worth_within_sums(&self, ending: &Ending) -> Worth {
+        Worth { missing: self.reader.as_ref().err().cloned(), ..ending.summed(self.failure.clone()) }
+    }
+
     pub(in crate::collect) fn into_signals(self, ending: &Ending) -> CounterSignals {
         let worth = self.worth(ending);
         CounterSignals {
@@ -184,9 +190,20 @@ mod tests {
         fake.proc.replace_executable();
         collector.read(READING, &mut fake.scene);
         assert_eq!((fake.scene.new_cycles, collector.alloc_bytes.value.len()), (None, 0));
-        let ending = Ending::new(fake.scene.service.doubt(), None, None);
+        let ending = Ending::new(fake.scene.service.doubt(u64::MAX), None, None);
         let signals = collector.into_signals(&ending);
         assert!(matches!(signals.goroutines.exactness, Exactness::Inexact { reason } if reason.contains("replaced")));
+    }
+
+    #[test]
+    fn other_processes_are_no_doubt_of_what_is_subtracted_from_a_sum() {
+        let heap = heap();
+        let collector = collector(&heap);
+        let ending = Ending::new(Some("other processes".to_owned()), None, None).summed_over_the_cgroup(None);
+        assert_eq!(collector.worth(&ending).doubt.as_deref(), Some("other processes"));
+        assert_eq!(collector.worth_within_sums(&ending).doubt, None);
+        let ending = ending.summed_over_the_cgroup(Some("replaced".to_owned()));
+        assert_eq!(collector.worth_within_sums(&ending).doubt.as_deref(), Some("replaced"));
     }
 
     #[test]

@@ -1,0 +1,175 @@
+//! Habits of healthy services that resemble a leak, each beside the leak that it resembles.
+
+use super::*;
+
+/// Seconds into the measuring phase, not negative.
+const fn into_phase(at: u64) -> u64 {
+    at.saturating_sub(MEASURE.start_ns)
+}
+
+fn growth(run: &Evidence, metric: Metric) -> Estimate {
+    figure(run, metric).unwrap()
+}
+
+/// A run whose live heap is this, read once a second.
+fn with_heap(heap: impl FnMut(u64) -> u64) -> Evidence {
+    let mut run = healthy(1);
+    run.signals.gc_pauses.data = Pauses::default();
+    run.signals.live_heap.data = every(SECOND, heap);
+    run
+}
+
+/// A heap of 200 MB, below its goal, of which 100 MB have been touched when the phase begins. 500 kB a second more are.
+#[test]
+fn a_heap_whose_pages_get_resident_one_by_one_does_not_grow() {
+    let mut run = healthy(1);
+    run.signals.go_memory.data.heap_in_use.fill(200_000_000);
+    run.signals.go_memory.data.heap_goal.fill(220_000_000);
+    let touched = |at: u64| 100_000_000 + into_phase(at) / 2_000;
+    let kinds = &mut run.signals.rss_kinds.data;
+    kinds.anonymous = every(SECOND / 10, touched).value;
+    let (file, shared) = (kinds.file[0], kinds.shared[0]);
+    run.signals.rss.data = every(SECOND / 10, |at| touched(at) + file + shared);
+    run.signals.rss_peak.data = 200_000_000;
+    let cgroup = &mut run.signals.cgroup_memory.data;
+    cgroup.anon = every(SECOND / 10, touched).value;
+    cgroup.current = every(SECOND / 10, |at| 20_000_000 + touched(at)).value;
+    for metric in [Metric::RssAnonGrowth, Metric::CgroupGrowth] {
+        let estimate = growth(&run, metric);
+        assert!(estimate.measured.abs() < 1e4 && estimate.high < 1e5, "{metric}: {estimate:?}");
+    }
+    // Off-heap memory and stacks are no heap, whatever was touched of the heap.
+    run.signals.offheap.data = every(SECOND / 2, |at| 4_000_000 + at / 20_000);
+    for metric in [Metric::RssAnonGrowth, Metric::CgroupGrowth] {
+        assert_near(growth(&run, metric).measured, 3e6, 0.02);
+    }
+    run.signals.go_memory.data.stacks = every(SECOND / 10, |at| 1_000_000 + at / 20_000).value;
+    assert_near(growth(&run, Metric::RssAnonGrowth).measured, 6e6, 0.02);
+    // What the kernel has and no process is charged too.
+    run.signals.cgroup_memory.data.current = every(SECOND / 10, |at| 20_000_000 + touched(at) + at / 20_000).value;
+    assert_near(growth(&run, Metric::CgroupGrowth).measured, 9e6, 0.02);
+}
+
+/// Without off-heap figures memgate does not know what other processes have, so that all of it counts.
+#[test]
+fn anonymous_memory_of_other_processes_counts() {
+    let mut run = healthy(1);
+    run.signals.offheap.exactness = Exactness::Inexact { reason: "other processes".to_owned() };
+    run.signals.rss_kinds.data.anonymous = every(SECOND / 10, |at| 40_000_000 + at / 20_000).value;
+    assert_near(growth(&run, Metric::RssAnonGrowth).measured, 3e6, 0.02);
+}
+
+fn with_steps(bytes: u64, steps: impl Fn(u64) -> u64) -> Estimate {
+    let mut random = Random(1);
+    growth(&with_heap(|at| 500_000 + random.below(20_000) + steps(at) * bytes), Metric::HeapLiveGrowth)
+}
+
+/// Another one may follow the phase.
+#[test]
+fn a_single_rise_in_the_second_half_is_a_doubt() {
+    for second in 31..=55 {
+        let estimate = with_steps(10_000_000, |at| u64::from(into_phase(at) >= second * SECOND));
+        assert!(estimate.low <= 0.0 && estimate.high > 9e6, "at {second} s: {estimate:?}");
+    }
+    let late = with_steps(10_000_000, |at| u64::from(into_phase(at) >= 52 * SECOND));
+    assert_eq!(late.remark, "it rose by 9.52MiB 52 s into the measuring phase and stayed, which may come again");
+}
+
+/// Such as a cache that fills in the first half.
+#[test]
+fn a_late_rise_is_a_doubt_after_growth_that_slowed_down() {
+    let estimate =
+        with_steps(1_000_000, |at| (into_phase(at) / SECOND).min(20) + u64::from(into_phase(at) >= 55 * SECOND) * 10);
+    assert!(estimate.low <= 0.0 && estimate.high > 9e6, "{estimate:?}");
+}
+
+/// A leak of 5 MB at once, at least once in each half of the phase.
+#[test]
+fn steps_that_come_again_are_a_leak() {
+    for every_s in [10, 20, 25, 29] {
+        for offset in 0..every_s {
+            let estimate = with_steps(5_000_000, |at| (at / SECOND + offset) / every_s);
+            assert!(estimate.low > 1e6, "every {every_s} s, {offset} s earlier: {estimate:?}");
+        }
+    }
+}
+
+/// A job that holds up to 50 MB for three seconds in ten.
+#[test]
+fn what_a_job_holds_for_a_while_is_no_growth_and_hides_none() {
+    let of = |leak: u64| {
+        let mut random = Random(1);
+        let mut run = with_heap(|_| 0);
+        run.signals.live_heap.data = every(SECOND / 2, |at| {
+            let job = if (6..9).contains(&(at / SECOND % 10)) { 20_000_000 + random.below(30_000_000) } else { 0 };
+            500_000 + random.below(20_000) + job + into_phase(at) / 60_000 * leak
+        });
+        growth(&run, Metric::HeapLiveGrowth)
+    };
+    let healthy = of(0);
+    assert!(healthy.measured.abs() < 1e5 && healthy.high < 1e6, "{healthy:?}");
+    assert!(healthy.remark.ends_with("from the least live heap of each 5 s"), "{healthy:?}");
+    let leak = of(1);
+    assert_near(leak.measured, 1e6, 0.05);
+    assert!(leak.low > 0.5e6, "{leak:?}");
+}
+
+/// The last cycle of a window ended after it. Its readings of the live heap are as good as any.
+#[test]
+fn readings_in_a_window_count_if_its_last_cycle_ended_late() {
+    let mut run = with_heap(|_| 20_000_000);
+    let in_windows = |at: u64| (6 * SECOND..10 * SECOND).contains(&at) || (70 * SECOND..74 * SECOND).contains(&at);
+    let own = [30 * SECOND, 50 * SECOND];
+    let data = every(SECOND / 2, |at| 20_000_000 + at / 20_000);
+    let kept = data.at_ns.iter().zip(&data.value).filter(|(at, _)| in_windows(**at) || own.contains(*at));
+    let (at_ns, value) = kept.map(|(at, value)| (*at, *value)).unzip();
+    run.signals.live_heap.data = Series { at_ns, value };
+    run.signals.gc_cpu.data = Default::default();
+    let windows = [(6, 10), (70, 74)].map(|(from, to)| TimeSpan { start_ns: from * SECOND, end_ns: to * SECOND });
+    run.signals.forced_collections = exact(memgate_evidence::ForcedCollections {
+        period_ns: SECOND / 2,
+        windows: windows.to_vec(),
+        asked: vec![8, 8],
+    });
+    run.signals.forced_collections.exactness = Exactness::Inexact { reason: "a cycle had not ended".to_owned() };
+    assert_near(measured(&run, Metric::HeapLiveGrowth), 3e6, 0.01);
+    run.signals.forced_collections.exactness = Exactness::Missing { reason: "GOGC is off".to_owned() };
+    assert!(reason(&run, Metric::HeapLiveGrowth).contains("GOGC is off"));
+}
+
+/// A run with these counts of descriptors and threads, from what came by a time.
+fn with_counts(came: fn(u64) -> u64, closes: bool) -> Evidence {
+    let mut run = healthy(1);
+    let loaded = |at: u64| (WARMUP.start_ns..=MEASURE.end_ns).contains(&at) || (!closes && at > WARMUP.start_ns);
+    let count = |at: u64| 8 + if loaded(at) { 32 } else { 0 } + came(at);
+    run.signals.fds.data = every(SECOND / 10, count);
+    run.signals.threads.data = every(SECOND / 10, count);
+    run
+}
+
+#[test]
+fn descriptors_that_the_load_opens_once_are_not_leaked() {
+    let of = |came: fn(u64) -> u64| measured(&with_counts(came, true), Metric::FdsLeaked);
+    assert_eq!(of(|at| (at / SECOND * 6).min(36)), 0.0, "a pool that is full before the phase");
+    assert_eq!(of(|at| at / SECOND), 60.0, "one a second");
+    assert_eq!(of(|at| at / SECOND / 8), 8.0, "one in eight seconds");
+    for second in [1, 20, 40, 56] {
+        let mut run = with_counts(|_| 0, true);
+        let all_at_once = |at: u64| u64::from(into_phase(at) >= second * SECOND) * 40;
+        for (at, count) in run.signals.fds.data.at_ns.iter().zip(&mut run.signals.fds.data.value) {
+            *count += all_at_once(*at);
+        }
+        assert_eq!(measured(&run, Metric::FdsLeaked), 40.0, "all at once after {second} s");
+    }
+    let left_open = with_counts(|_| 0, false);
+    assert_eq!(measured(&left_open, Metric::FdsLeaked), 32.0, "none is closed after the load");
+}
+
+#[test]
+fn threads_that_the_load_starts_once_are_not_leaked() {
+    let of = |came: fn(u64) -> u64| measured(&with_counts(came, false), Metric::ThreadsLeaked);
+    assert_eq!(of(|_| 0), 0.0, "the runtime keeps those of blocking calls");
+    assert_eq!(of(|at| at / SECOND), 68.0, "one a second");
+    assert_eq!(of(|at| into_phase(at) / SECOND / 30 * 20), 40.0, "twenty at once, twice");
+    assert_eq!(of(|at| u64::from(into_phase(at) >= 59 * SECOND) * 20), 20.0, "late");
+}
