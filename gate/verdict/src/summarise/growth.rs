@@ -537,6 +537,16 @@ mod tests {
     }
 
     #[test]
+    fn a_growth_slows_down_if_its_second_half_is_at_most_half_as_steep_and_that_is_no_noise() {
+        let within = |measured: f64, half: f64| Interval { measured, low: measured - half, high: measured + half };
+        assert!(slows_down(within(10.0, 2.0), within(4.0, 2.0)), "6 is more than the noise of 2.8");
+        assert!(!slows_down(within(10.0, 5.0), within(4.0, 5.0)), "6 is less than the noise of 7.1");
+        assert!(!slows_down(within(10.0, 1.0), within(6.0, 1.0)), "it is more than half as steep");
+        assert!(slows_down(within(10.0, 50.0), within(1.0, 2.0)), "even the upper bound is less than half as steep");
+        assert!(!slows_down(within(0.0, 1.0), within(0.0, 1.0)));
+    }
+
+    #[test]
     fn what_only_rises_has_at_least_half_of_its_slower_half() {
         let wide = Interval { measured: 12.0, low: -100.0, high: 1000.0 };
         let of = |first: Points<'_>, second: Points<'_>| {

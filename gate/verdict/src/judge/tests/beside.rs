@@ -70,6 +70,17 @@ fn a_difference_beyond_tolerance_and_noise_fails_in_both_halves() {
 }
 
 #[test]
+fn less_within_the_noise_is_no_improvement() {
+    assert_beside(
+        BYTES,
+        (&[19_000.0, 20_800.0], 0.0),
+        (&[20_300.0, 20_304.0], 0.0),
+        Verdict::Pass,
+        "19.9kB/request does not exceed the 20.3kB/request of main (1a2b3c4).",
+    );
+}
+
+#[test]
 fn one_disturbed_process_fails_nothing() {
     let gate = beside(BYTES, &build(BYTES, &[20_001.0, 21_000.0], 0.0), &build(BYTES, &[20_000.0, 20_004.0], 0.0));
     assert_eq!((gate.verdict, gate.needs), (Verdict::Inconclusive, Some(Need::MoreRuns)));
