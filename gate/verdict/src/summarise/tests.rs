@@ -204,6 +204,24 @@ fn a_heap_beyond_the_goal_of_the_gc_is_told_as_what_grew() {
 }
 
 #[test]
+fn a_growth_of_anonymous_memory_is_told_by_what_grew() {
+    let grown = |interval: u64, bytes: u64| every(interval, move |at| bytes + at / 10_000).value;
+    let parts: [(fn(&mut Evidence) -> &mut Vec<u64>, u64, &str); 3] = [
+        (|run| &mut run.signals.go_memory.data.stacks, SECOND / 10, "goroutine stacks"),
+        (|run| &mut run.signals.offheap.data.value, SECOND / 2, "off-heap memory"),
+        (|run| &mut run.signals.go_memory.data.runtime_other, SECOND / 10, "the runtime's own data"),
+    ];
+    for (part, interval, name) in parts {
+        let mut run = healthy(1);
+        *part(&mut run) = grown(interval, 5_000_000);
+        run.signals.rss_kinds.data.anonymous = grown(SECOND / 10, 40_000_000);
+        let growth = figure(&run, Metric::RssAnonGrowth).unwrap();
+        assert_near(growth.measured, 6e6, 1e-3);
+        assert_eq!(growth.remark, format!("{name} grew by 6.00MB/min"));
+    }
+}
+
+#[test]
 fn what_describes_the_heap_is_no_growth_of_its_own() {
     let mut run = healthy(1);
     // 0.6 MB a minute of descriptions, which is less than a 32nd of the heap.
