@@ -170,6 +170,18 @@ fn runs_that_do_not_hold_a_default_limit_get_twice_what_they_may_have() {
 }
 
 #[test]
+fn more_runs_show_no_difference_that_the_tolerance_allows() {
+    let needs_to_notice = |more: f64| {
+        let expectation = Expectation { limit: Limit::None, must_notice: Some(more), ..recorded() };
+        needs(&alike(BYTES, 2, &around(1000.0, 10.0)), &baseline(expectation), BYTES)
+    };
+    // The tolerance of 5 % is 50 bytes.
+    assert_eq!(needs_to_notice(50.0), Some(Need::Baseline));
+    assert_eq!(needs_to_notice(51.0), Some(Need::MoreRuns));
+    assert_eq!(needs_to_notice(500.0), None);
+}
+
+#[test]
 fn no_failed_request_of_few_passes() {
     let of = |failed: f64, intended: u64| {
         let share = failed / intended as f64;
