@@ -203,10 +203,13 @@ fn a_heap_beyond_the_goal_of_the_gc_is_told_as_what_grew() {
     assert_eq!(growth.remark, "the heap beyond the GC's goal grew by 6.00MB/min");
 }
 
+/// A part of the anonymous memory, the interval of its readings, and its name.
+type Part = (fn(&mut Evidence) -> &mut Vec<u64>, u64, &'static str);
+
 #[test]
 fn a_growth_of_anonymous_memory_is_told_by_what_grew() {
     let grown = |interval: u64, bytes: u64| every(interval, move |at| bytes + at / 10_000).value;
-    let parts: [(fn(&mut Evidence) -> &mut Vec<u64>, u64, &str); 3] = [
+    let parts: [Part; 3] = [
         (|run| &mut run.signals.go_memory.data.stacks, SECOND / 10, "goroutine stacks"),
         (|run| &mut run.signals.offheap.data.value, SECOND / 2, "off-heap memory"),
         (|run| &mut run.signals.go_memory.data.runtime_other, SECOND / 10, "the runtime's own data"),
