@@ -489,3 +489,80 @@ fn rises_throughout(halves: (Points<'_>, Points<'_>), interval: Interval) -> Int
 fn range(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A point a minute.
+    fn minutes(values: &[f64]) -> Vec<(f64, f64)> {
+        (0u32..).map(f64::from).zip(values.iter().copied()).collect()
+    }
+
+    #[test]
+    fn a_fall_of_half_the_range_is_a_sawtooths() {
+        let sawtooth = minutes(&[0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 0.0, 10.0]);
+        assert_eq!(falls_back(&sawtooth[..7]), None);
+        let told = falls_back(&sawtooth).unwrap_or_default();
+        assert_eq!(told, "a sawtooth: it fell 360 s into the measuring phase, which must last several teeth");
+        let above: Vec<_> = sawtooth.iter().map(|&(at, value)| (at, value + 1000.0)).collect();
+        assert!(falls_back(&above).is_some(), "wherever it begins");
+        // Half of the range is not much if neighbours differ by as much.
+        assert_eq!(falls_back(&minutes(&[0.0, 50.0, 0.0, 50.0, 100.0, 50.0, 0.0])), None);
+        // Of a range of 100, it falls by 49 and by 51.
+        assert_eq!(falls_back(&minutes(&[0.0, 99.0, 100.0, 100.0, 51.0, 51.0, 51.0])), None);
+        assert!(falls_back(&minutes(&[0.0, 99.0, 100.0, 100.0, 49.0, 49.0, 49.0])).is_some());
+        // It has risen above that again.
+        assert_eq!(falls_back(&minutes(&[0.0, 1.0, 100.0, 100.0, 40.0, 41.0, 101.0])), None);
+    }
+
+    fn sure(_: Points<'_>) -> Option<Slope> {
+        Some(Slope { interval: Interval { measured: 12.0, low: 7.0, high: 1000.0 }, points: 9 })
+    }
+
+    fn unsure(_: Points<'_>) -> Option<Slope> {
+        Some(Slope { interval: Interval { measured: 12.0, low: -100.0, high: 1000.0 }, points: 9 })
+    }
+
+    #[test]
+    fn the_shape_of_a_series_decides_on_its_interval() {
+        let of = |values: &[f64], slope_of: fn(Points<'_>) -> Option<Slope>| {
+            let Growth { slope, level, shape } = growth(&minutes(values), slope_of).unwrap();
+            (slope.interval.low, slope.interval.high, level, shape.is_empty())
+        };
+        let sawtooth = [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 0.0, 6.0];
+        assert_eq!(of(&sawtooth, sure), (0.0, 1000.0, 24.0, false), "it may not have grown at all");
+        assert_eq!(of(&[0.0, 10.0, 20.0, 40.0], unsure), (5.0, 40.0, 17.5, true), "it only rises");
+        assert_eq!(of(&[0.0, 40.0, 0.0, 40.0], unsure), (-100.0, 1000.0, 20.0, true));
+    }
+
+    #[test]
+    fn a_growth_slows_down_if_its_second_half_is_at_most_half_as_steep_and_that_is_no_noise() {
+        let within = |measured: f64, half: f64| Interval { measured, low: measured - half, high: measured + half };
+        assert!(slows_down(within(10.0, 2.0), within(4.0, 2.0)), "6 is more than the noise of 2.8");
+        assert!(!slows_down(within(10.0, 5.0), within(4.0, 5.0)), "6 is less than the noise of 7.1");
+        assert!(!slows_down(within(10.0, 1.0), within(6.0, 1.0)), "it is more than half as steep");
+        assert!(slows_down(within(10.0, 50.0), within(1.0, 2.0)), "even the upper bound is less than half as steep");
+        assert!(!slows_down(within(0.0, 1.0), within(0.0, 1.0)));
+    }
+
+    #[test]
+    fn what_only_rises_has_at_least_half_of_its_slower_half() {
+        let wide = Interval { measured: 12.0, low: -100.0, high: 1000.0 };
+        let of = |first: Points<'_>, second: Points<'_>| {
+            let Interval { measured, low, high } = rises_throughout((first, second), wide);
+            (measured, low, high)
+        };
+        // 10 a minute in the first half, 20 in the second.
+        assert_eq!(of(&[(0.0, 0.0), (1.0, 10.0)], &[(2.0, 20.0), (3.0, 40.0)]), (12.0, 5.0, 40.0));
+        // Time begins anywhere.
+        assert_eq!(of(&[(7.0, 5.0), (8.0, 15.0)], &[(9.0, 25.0), (10.0, 45.0)]), (12.0, 5.0, 40.0));
+        let unchanged = (12.0, -100.0, 1000.0);
+        assert_eq!(of(&[(0.0, 0.0), (1.0, 10.0)], &[(2.0, 0.0), (3.0, 40.0)]), unchanged, "it falls");
+        assert_eq!(of(&[(0.0, 0.0), (1.0, 38.0)], &[(2.0, 39.0), (3.0, 40.0)]), unchanged, "one half does not rise");
+        let dip = [(0.0, 1000.0), (1.0, 1020.0), (1.5, 1005.0)];
+        assert_eq!(of(&dip, &[(2.0, 1020.0), (3.0, 1040.0)]), unchanged, "it falls by more than a tenth of its rise");
+        assert_eq!(of(&[(0.0, 40.0), (1.0, 40.0)], &[(2.0, 40.0), (3.0, 40.0)]), unchanged, "it is flat");
+        assert_eq!(of(&[], &[(0.0, 1.0)]), unchanged);
+    }
+}

@@ -180,6 +180,97 @@ fn a_working_set_that_grows_and_then_stays_is_no_leak() {
 }
 
 #[test]
+fn a_growth_knows_the_mean_of_what_grows() {
+    let run = healthy(1);
+    let level = |metric| figure(&run, metric).unwrap().level;
+    assert_eq!(level(Metric::RssAnonGrowth), Some(40e6));
+    assert_eq!(level(Metric::CgroupGrowth), Some(60e6));
+    assert_near(level(Metric::HeapLiveGrowth).unwrap(), 20.05e6, 1e-3);
+    assert_near(level(Metric::RssGrowth).unwrap(), 50e6, 1e-3);
+    assert_eq!(level(Metric::HeapLiveGrowthPerRequest), None, "it is no growth over time");
+}
+
+#[test]
+fn a_heap_beyond_the_goal_of_the_gc_is_told_as_what_grew() {
+    let mut run = healthy(1);
+    let grown = |bytes: u64| every(SECOND / 10, move |at| bytes + at / 10_000).value;
+    run.signals.go_memory.data.heap_in_use = grown(100_000_000);
+    run.signals.rss_kinds.data.anonymous = grown(150_000_000);
+    run.signals.rss.data.value = grown(160_000_000);
+    run.signals.rss_peak.data = 200_000_000;
+    let growth = figure(&run, Metric::RssAnonGrowth).unwrap();
+    assert_near(growth.measured, 6e6, 1e-3);
+    assert_eq!(growth.remark, "the heap beyond the GC's goal grew by 6.00MB/min");
+}
+
+/// A part of the anonymous memory, the interval of its readings, and its name.
+type Part = (fn(&mut Evidence) -> &mut Vec<u64>, u64, &'static str);
+
+#[test]
+fn a_growth_of_anonymous_memory_is_told_by_what_grew() {
+    let grown = |interval: u64, bytes: u64| every(interval, move |at| bytes + at / 10_000).value;
+    let parts: [Part; 3] = [
+        (|run| &mut run.signals.go_memory.data.stacks, SECOND / 10, "goroutine stacks"),
+        (|run| &mut run.signals.offheap.data.value, SECOND / 2, "off-heap memory"),
+        (|run| &mut run.signals.go_memory.data.runtime_other, SECOND / 10, "the runtime's own data"),
+    ];
+    for (part, interval, name) in parts {
+        let mut run = healthy(1);
+        *part(&mut run) = grown(interval, 5_000_000);
+        run.signals.rss_kinds.data.anonymous = grown(SECOND / 10, 40_000_000);
+        let growth = figure(&run, Metric::RssAnonGrowth).unwrap();
+        assert_near(growth.measured, 6e6, 1e-3);
+        assert_eq!(growth.remark, format!("{name} grew by 6.00MB/min"));
+    }
+}
+
+#[test]
+fn what_describes_the_heap_is_no_growth_of_its_own() {
+    let mut run = healthy(1);
+    // 0.6 MB a minute of descriptions, which is less than a 32nd of the heap.
+    let grown = |bytes: u64| every(SECOND / 10, move |at| bytes + at / 100_000).value;
+    run.signals.go_memory.data.runtime_other = grown(100_000);
+    run.signals.rss_kinds.data.anonymous = grown(40_000_000);
+    let growth = figure(&run, Metric::RssAnonGrowth).unwrap();
+    assert_eq!((growth.measured, growth.remark.as_str()), (0.0, ""));
+}
+
+#[test]
+fn a_value_between_readings_is_interpolated() {
+    let entries = super::series::Entries::new(&[10, 20, 40], &[100, 200, 1000], "readings").unwrap();
+    for (at_ns, value) in [(10, 100.0), (15, 150.0), (20, 200.0), (25, 400.0), (40, 1000.0), (5, 100.0), (50, 1000.0)] {
+        assert_eq!(entries.interpolated(at_ns), value, "{at_ns}");
+    }
+}
+
+#[test]
+fn the_share_of_the_gc_is_that_of_the_measuring_phase() {
+    let mut run = healthy(1);
+    // In the warm-up the GC worked for a second more.
+    let cpu = &mut run.signals.gc_cpu.data;
+    for (at_ns, (gc, total)) in cpu.at_ns.iter().zip(cpu.gc_ns.iter_mut().zip(&mut cpu.total_ns)) {
+        if *at_ns > WARMUP.start_ns + SECOND {
+            *gc += SECOND;
+            *total += SECOND;
+        }
+    }
+    assert_near(measured(&run, Metric::GcCpuFraction), 0.05, 1e-9);
+    // Its share differs from cycle to cycle, so it has an interval.
+    let mut uneven = run.clone();
+    for (index, gc) in uneven.signals.gc_cpu.data.gc_ns.iter_mut().enumerate() {
+        *gc += if index % 3 == 0 { SECOND / 1000 } else { 0 };
+    }
+    let share = figure(&uneven, Metric::GcCpuFraction).unwrap();
+    assert!(share.low < share.measured && share.measured < share.high, "{share:?}");
+    // All work is the GC's.
+    let cpu = &mut run.signals.gc_cpu.data;
+    cpu.gc_idle_ns.fill(0);
+    cpu.idle_ns.fill(0);
+    cpu.gc_ns = cpu.total_ns.clone();
+    assert_eq!(measured(&run, Metric::GcCpuFraction), 1.0);
+}
+
+#[test]
 fn a_flat_series_grows_by_0_exactly() {
     let mut run = healthy(1);
     run.signals.rss.data = every(SECOND / 10, |_| 50_000_000);
@@ -410,6 +501,13 @@ fn nothing_completed_and_nothing_intended_leave_no_ratio() {
     assert_eq!(reason(&run, Metric::AllocsPerRequest), expected);
     run.signals.requests.data.measure = RequestCounts::default();
     assert_eq!(reason(&run, Metric::RequestErrors), "no request was intended in the measuring phase");
+}
+
+#[test]
+fn degrees_of_trust_have_their_names_of_the_json() {
+    for trust in Trust::ALL {
+        assert_eq!(serde_json::to_value(trust).unwrap(), trust.name());
+    }
 }
 
 #[test]

@@ -70,6 +70,17 @@ fn a_difference_beyond_tolerance_and_noise_fails_in_both_halves() {
 }
 
 #[test]
+fn less_within_the_noise_is_no_improvement() {
+    assert_beside(
+        BYTES,
+        (&[19_000.0, 20_800.0], 0.0),
+        (&[20_300.0, 20_304.0], 0.0),
+        Verdict::Pass,
+        "19.9kB/request does not exceed the 20.3kB/request of main (1a2b3c4).",
+    );
+}
+
+#[test]
 fn one_disturbed_process_fails_nothing() {
     let gate = beside(BYTES, &build(BYTES, &[20_001.0, 21_000.0], 0.0), &build(BYTES, &[20_000.0, 20_004.0], 0.0));
     assert_eq!((gate.verdict, gate.needs), (Verdict::Inconclusive, Some(Need::MoreRuns)));
@@ -84,6 +95,29 @@ fn a_time_that_differs_no_more_than_runs_do_holds() {
     let steady = |figure: f64| [figure, figure + 1e3, figure - 1e3, figure, figure + 1e3, figure];
     let reason = "300µs exceeds the 270µs of main (1a2b3c4) by more than 20µs (floor), in both halves of 6 runs.";
     assert_beside(PAUSE, (&steady(300e3), 0.0), (&steady(270e3), 0.0), Verdict::Regressed, reason);
+}
+
+/// The noise of both growths counts: their half-widths in quadrature.
+#[test]
+fn a_growth_beyond_the_noise_of_both_builds_fails() {
+    let verdict = |change: f64, other: f64| {
+        let metric = Metric::HeapLiveGrowth;
+        beside(metric, &build(metric, &[2e6; 2], change), &build(metric, &[0.0; 2], other)).verdict
+    };
+    assert_eq!(verdict(0.7e6, 1.0), Verdict::Regressed);
+    assert_eq!(verdict(1.0, 0.7e6), Verdict::Regressed);
+    assert_eq!(verdict(0.7e6, 0.7e6), Verdict::Inconclusive);
+    assert_eq!(verdict(0.5e6, 0.5e6), Verdict::Regressed);
+}
+
+/// A heap that is flat in each process has an exact growth of 0, which says nothing of the noise between processes.
+#[test]
+fn beside_exact_figures_the_spread_of_the_runs_counts() {
+    let metric = Metric::HeapLiveGrowth;
+    let flat = build(metric, &[0.0; 2], 0.0);
+    let gate_of = |figures: &[f64]| beside(metric, &build(metric, figures, 1.0), &flat);
+    assert_eq!(gate_of(&[0.8e6, 1.6e6]).verdict, Verdict::Inconclusive);
+    assert_eq!(gate_of(&[1.0e6, 1.0001e6]).verdict, Verdict::Regressed);
 }
 
 #[test]

@@ -80,6 +80,11 @@ fn a_limit_fails_if_both_sets_of_runs_are_beyond_it() {
         "1.05kB/request exceeds the limit of 1kB/request, but not in each of 2 runs: more runs decide.",
     );
     assert_eq!(needs(&disagree, &baseline(limit(1000.0)), BYTES), Some(Need::MoreRuns));
+    for runs in [[1000.0, 1200.0], [1200.0, 1000.0]] {
+        let (verdict, reason) = ruling(&summary_of(BYTES, &runs.map(exactly)), &baseline(limit(1000.0)), BYTES);
+        assert_eq!(verdict, Verdict::Inconclusive);
+        assert!(reason.contains("but not in each of 2 runs"), "one is at the limit: {reason}");
+    }
     let six = summary_of(BYTES, &[900.0, 900.0, 900.0, 1200.0, 1200.0, 1200.0].map(exactly));
     assert_ruling(
         ruling(&six, &baseline(limit(1000.0)), BYTES),
@@ -130,6 +135,50 @@ fn the_limit_of_a_growth_follows_what_grows() {
     };
     assert_eq!(of(10e6), (Some(0.5e6), Verdict::Regressed));
     assert_eq!(of(4e9), (Some(20e6), Verdict::Pass));
+}
+
+#[test]
+fn a_time_that_no_baseline_names_is_advisory_in_a_guest() {
+    let mut summary = alike(Metric::GcCpuFraction, 2, &exactly(0.9));
+    assert_eq!(gate(&judge(&summary, Some(&baseline(recorded()))), Metric::GcCpuFraction).verdict, Verdict::Regressed);
+    summary.environment.runner = Runner::Qemu;
+    let in_guest = |named: Option<Expectation>| {
+        let mut baseline = baseline(recorded());
+        baseline.environment.runner = Runner::Qemu;
+        baseline.metrics.extend(named.map(|named| (Metric::GcCpuFraction, named)));
+        gate(&judge(&summary, Some(&baseline)), Metric::GcCpuFraction).verdict
+    };
+    assert_eq!(in_guest(None), Verdict::Advisory);
+    assert_eq!(in_guest(Some(limit(0.5))), Verdict::Regressed);
+}
+
+#[test]
+fn runs_that_do_not_hold_a_default_limit_get_twice_what_they_may_have() {
+    let of = |growth: &Measurement| {
+        let metric = Metric::HeapLiveGrowth;
+        let LimitForRuns { limit, instead } =
+            limit_for_runs(metric, &alike(metric, 2, growth), Limits::General).unwrap();
+        (limit, instead)
+    };
+    assert_eq!(of(&exactly(0.1e6)), (0.5e6, None));
+    assert_eq!(of(&exactly(3e6)), (0.5e6, Some(6e6)));
+    // It is within the limit, and nobody knows.
+    let (limit, instead) = of(&around(0.0, 2e6));
+    assert!(limit == 0.5e6 && (2e6..8e6).contains(&instead.unwrap()), "{instead:?}");
+    let bytes = alike(BYTES, 2, &exactly(1.0));
+    assert!(limit_for_runs(BYTES, &bytes, Limits::General).is_none(), "it has no default limit");
+}
+
+#[test]
+fn more_runs_show_no_difference_that_the_tolerance_allows() {
+    let needs_to_notice = |more: f64| {
+        let expectation = Expectation { limit: Limit::None, must_notice: Some(more), ..recorded() };
+        needs(&alike(BYTES, 2, &around(1000.0, 10.0)), &baseline(expectation), BYTES)
+    };
+    // The tolerance of 5 % is 50 bytes.
+    assert_eq!(needs_to_notice(50.0), Some(Need::Baseline));
+    assert_eq!(needs_to_notice(51.0), Some(Need::MoreRuns));
+    assert_eq!(needs_to_notice(500.0), None);
 }
 
 #[test]

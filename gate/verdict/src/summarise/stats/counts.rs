@@ -121,6 +121,14 @@ mod tests {
     }
 
     #[test]
+    fn beyond_what_the_beta_distribution_can_the_interval_is_wilsons() {
+        let whole = 3 * CLOPPER_PEARSON_UP_TO;
+        let (alpha, z) = (0.025, normal_quantile(0.975));
+        assert_eq!(share_within(7, whole, alpha), wilson(7.0, whole as f64, z));
+        assert_ne!(share_within(7, CLOPPER_PEARSON_UP_TO, alpha), wilson(7.0, CLOPPER_PEARSON_UP_TO as f64, z));
+    }
+
+    #[test]
     fn shares_of_huge_counts_stay_finite() {
         for (part, whole) in [(0, u64::MAX), (1, u64::MAX), (u64::MAX / 2, u64::MAX), (u64::MAX, u64::MAX)] {
             let share = share(part, whole);

@@ -99,6 +99,9 @@ mod tests {
             let exact = binomial_quantile(BINOMIAL_EXACT_UP_TO, 0.99, probability);
             let approximate = binomial_quantile_by_normal(BINOMIAL_EXACT_UP_TO, 0.99, probability);
             assert!(exact.abs_diff(approximate) <= 1, "{exact} and {approximate}");
+            let many = 1_000 * BINOMIAL_EXACT_UP_TO;
+            let of_many = binomial_quantile_by_normal(many, 0.99, probability);
+            assert_eq!(binomial_quantile(many, 0.99, probability), of_many);
         }
     }
 }

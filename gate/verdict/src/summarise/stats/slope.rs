@@ -254,6 +254,22 @@ mod tests {
         assert_eq!(slope.points, 200);
     }
 
+    /// Σ(x − x̄)² is 10, Σ(x − x̄)(y − ȳ) is 6, and the residuals' squares add up to 2.4. The 97.5 % point of t with 3
+    /// degrees of freedom is 3.182.
+    #[test]
+    fn least_squares_are_those_of_textbooks() {
+        let points = [(1.0, 2.0), (2.0, 4.0), (3.0, 5.0), (4.0, 4.0), (5.0, 5.0)];
+        let half = 3.182_446 * (0.8f64 / 10.0).sqrt();
+        let interval = least_squares(&points, 0.0).unwrap();
+        let Interval { measured, low, high } = interval;
+        assert!((measured - 0.6).abs() < 1e-12, "{interval:?}");
+        assert!((measured - low - half).abs() < 1e-6 && (high - measured - half).abs() < 1e-6, "{interval:?}");
+        // The values within the blocks say that the means are worse than that.
+        let interval = least_squares(&points, 3.2).unwrap();
+        assert!((interval.high - interval.measured - 2.0 * half).abs() < 1e-6, "{interval:?}");
+        assert_eq!(least_squares(&[(1.0, 2.0); 5], 0.0), None);
+    }
+
     #[test]
     fn one_outlier_moves_nothing() {
         let mut points: Vec<_> = (0..30).map(|i| (f64::from(i), 2.0 * f64::from(i))).collect();

@@ -156,6 +156,16 @@ fn without_a_heap_profile_single_samples_tell_what_allocates() {
 }
 
 #[test]
+fn without_samples_the_heap_profile_tells_what_allocates() {
+    let run = profiled(1, 36);
+    let by_profile = sites(std::slice::from_ref(&run), Metric::HeapAllocRate);
+    assert_ne!(by_profile, []);
+    let mut without = run;
+    without.signals.alloc_samples = exact(AllocSamples::default());
+    assert_eq!(sites(&[without], Metric::HeapAllocRate), by_profile, "a rate of 0 samples nothing");
+}
+
+#[test]
 fn goroutines_are_named_by_the_statement_that_starts_them() {
     let at = |metric| {
         let sites = sites(&[profiled(1, 36)], metric);
