@@ -1,4 +1,5 @@
 //! What `--against` may name, and what becomes of everything else. Nothing is measured here.
+#![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 
