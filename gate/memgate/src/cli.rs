@@ -16,7 +16,7 @@ use memgate_evidence::{
     tier::Tier,
 };
 use memgate_report::{Format, Output};
-use memgate_verdict::metric::Limits;
+use memgate_verdict::metric::{Limits, Metric};
 
 use crate::{images::Which, select::Selection};
 
@@ -101,7 +101,7 @@ pub enum Command {
         #[command(flatten)]
         formats: Formats,
     },
-    /// Records baselines.
+    /// Records baselines, and gives them new figures.
     #[command(subcommand)]
     Baseline(BaselineCommand),
     /// Manages the images of guests: Debian kernels with memgate's agent.
@@ -140,6 +140,21 @@ pub enum BaselineCommand {
         /// The default limits of the baselines.
         #[arg(long, value_name = "SET", value_enum, default_value_t = LimitSet::General)]
         limits: LimitSet,
+    },
+    /// Shows how the figures in the evidence differ from those in the baseline files.
+    Diff {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+    },
+    /// Puts the figures in the evidence into the baseline files, with where they come from. Every other byte stays.
+    Accept {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+        /// A metric whose figure to accept. Can be given several times. The default is all.
+        #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
+        metrics: Vec<Metric>,
     },
 }
 

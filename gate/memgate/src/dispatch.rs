@@ -12,23 +12,19 @@ use memgate_evidence::{
     error::{Error, InfrastructureError, InputError, Result, Stage},
     platform::Platform,
 };
-use memgate_files::{OutputError, evidence_file, whole as atomic_file};
+use memgate_files::evidence_file;
 use memgate_goexe::{GoExe, GoExeError};
 use memgate_report::{self as report, Format, Output, Style};
-use memgate_verdict::{
-    metric::Limits,
-    results::{self, Report},
-    summarise::summarise,
-};
+use memgate_verdict::results::{self, Report};
 
 use crate::{
+    baseline_files,
     baselines::Baselines,
     boot::Booth,
     cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Measured, Recorded, SchemaOf},
     doctor::ProbeReport,
     failures::{colour_is_allowed, rendered},
     images::{self, Which},
-    judging,
     narrator::Narrator,
     pipeline, select,
 };
@@ -42,9 +38,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Merge { measured, evidence, judged_by, formats } => merge(&measured, &evidence, &judged_by, &formats),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
-        Command::Baseline(BaselineCommand::Record { recorded, limits }) => {
-            record_baselines(&recorded, limits.into()).map(|()| 0)
-        }
+        Command::Baseline(command) => baseline(&command).map(|()| 0),
         Command::Image(command) => image(&command),
         Command::Doctor { probes, twin, force_probes, json } => {
             doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
@@ -161,20 +155,16 @@ fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Resu
     }
 }
 
-fn record_baselines(recorded: &Recorded, limits: Limits) -> Result<()> {
-    for recorded_runs in judging::read_evidence(&recorded.evidence)?.values() {
-        let summary = summarise(&recorded_runs.runs)?;
-        let file = baseline::path(&recorded.baselines, summary.platform, &summary.baseline);
-        if file.exists() {
-            let help = "edit it, or remove it and record again; a baseline is reviewed like code";
-            return Err(InputError::new(format!("{}: this baseline already exists", file.display()), help).into());
+fn baseline(command: &BaselineCommand) -> Result<()> {
+    print(&match command {
+        BaselineCommand::Record { recorded, limits } => {
+            baseline_files::record(&recorded.evidence, &recorded.baselines, (*limits).into())
         }
-        let text = baseline::render(&summary, &today(), limits)?;
-        let written = atomic_file::write(&file, text.as_bytes());
-        written.map_err(|source| OutputError::Path { path: file.clone(), option: "--baselines", source })?;
-        print(&format!("{}\n", file.display()))?;
-    }
-    Ok(())
+        BaselineCommand::Diff { recorded } => baseline_files::diff(&recorded.evidence, &recorded.baselines),
+        BaselineCommand::Accept { recorded, metrics } => {
+            baseline_files::accept(&recorded.evidence, &recorded.baselines, &metrics.iter().copied().collect())
+        }
+    }?)
 }
 
 fn image(command: &ImageCommand) -> Result<u8> {
@@ -203,11 +193,6 @@ fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Re
         return print(&format!("{json:#}\n"));
     }
     print(&report.text())
-}
-
-/// Today's date in UTC, such as `2026-11-23`.
-fn today() -> String {
-    jiff::Timestamp::now().to_string().chars().take_while(|character| *character != 'T').collect()
 }
 
 fn print_schema(of: SchemaOf) -> Result<()> {

@@ -4,6 +4,7 @@
 //! docs/explanation/architecture.md describes it.
 
 pub mod architecture;
+mod baseline_files;
 pub mod baselines;
 pub mod boot;
 pub mod cli;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    assert_fails,
+    assert_fails, changed,
     evidence::{healthy, profiled},
     memgate, stderr, stdout,
 };
@@ -499,6 +499,51 @@ fn a_baseline_is_recorded_of_the_build_that_is_judged() {
     assert_eq!(recorded.on_directory(&["baseline", "record"]).status.code(), Some(0));
     let baseline = fs::read_to_string(recorded.baseline()).unwrap();
     assert!(baseline.contains("alloc_bytes_per_request: { baseline: 2.004002kB/request"), "{baseline}");
+}
+
+#[test]
+fn new_figures_go_into_a_baseline_and_everything_else_stays() {
+    let recorded = Recorded::new();
+    let reviewed = changed(
+        &fs::read_to_string(recorded.baseline()).unwrap(),
+        "  alloc_bytes_per_request: {",
+        "  # Agreed with the team.\n  alloc_bytes_per_request:   {",
+    );
+    fs::write(recorded.baseline(), &reviewed).unwrap();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
+    }
+    assert_eq!(recorded.judge(&[]).status.code(), Some(1));
+    let difference = "  alloc_bytes_per_request: 2.00kB/request -> 2.40kB/request (+19.9%), looser\n";
+    let diff = recorded.on_directory(&["baseline", "diff"]);
+    assert_eq!(diff.status.code(), Some(0), "{}", stderr(&diff));
+    assert!(stdout(&diff).contains("uaa.yaml: ") && stdout(&diff).contains(" would change\n"), "{}", stdout(&diff));
+    assert!(stdout(&diff).contains(difference), "{}", stdout(&diff));
+    assert_eq!(fs::read_to_string(recorded.baseline()).unwrap(), reviewed, "diff writes nothing");
+    let accept = recorded.on_directory(&["baseline", "accept", "--metric", "alloc_bytes_per_request"]);
+    assert_eq!(accept.status.code(), Some(0), "{}", stderr(&accept));
+    assert!(stdout(&accept).ends_with(&format!("uaa.yaml: 1 figure changed\n{difference}")), "{}", stdout(&accept));
+    let after = fs::read_to_string(recorded.baseline()).unwrap();
+    let differing = reviewed.lines().zip(after.lines()).filter(|(one, other)| one != other).count();
+    assert_eq!((differing, after.lines().count()), (1, reviewed.lines().count()), "{after}");
+    assert!(after.contains("# Agreed with the team.\n  alloc_bytes_per_request:   { baseline: 2.4"), "{after}");
+    assert_eq!(recorded.judge(&[]).status.code(), Some(0), "{}", stdout(&recorded.judge(&[])));
+    let all = recorded.on_directory(&["baseline", "accept"]);
+    assert_eq!(all.status.code(), Some(0), "{}", stderr(&all));
+    let again = recorded.on_directory(&["baseline", "diff"]);
+    assert!(stdout(&again).ends_with("uaa.yaml: 0 figures would change\n"), "{}", stdout(&again));
+}
+
+#[test]
+fn figures_are_not_accepted_where_there_is_no_baseline_or_no_such_metric() {
+    let recorded = Recorded::of(&[healthy(1, 2000), healthy(2, 2004)]);
+    let output = recorded.on_directory(&["baseline", "accept"]);
+    assert_fails(&output, 2, &["uaa.yaml: this baseline cannot be read", "memgate baseline record"]);
+    let recorded = Recorded::new();
+    let output = recorded.on_directory(&["baseline", "accept", "--metric", "alloc"]);
+    assert_fails(&output, 2, &["'alloc'", "alloc_bytes_per_request"]);
+    let output = recorded.on_directory(&["baseline", "accept", "--metric", "oom_kills"]);
+    assert_fails(&output, 2, &["oom_kills has no recorded figure here", "uaa.yaml:"]);
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub fn schema() -> serde_json::Value {
     schemars::schema_for!(file::File).to_value()
 }
 
-fn from_source(source: &Source, platform: Platform, service: &str) -> Result<Baseline> {
+pub(super) fn from_source(source: &Source, platform: Platform, service: &str) -> Result<Baseline> {
     let file: file::File = source.parse()?;
     belongs(source, "service", &file.service.0, service)?;
     belongs(source, "platform", file.platform.name(), platform.name())?;

@@ -1,10 +1,12 @@
 //! Baseline files: what a service is allowed on each platform, in YAML that people edit and review.
 
+mod accept;
 mod file;
 mod load;
 mod render;
 #[cfg(test)]
 mod tests;
 
+pub use accept::{Accepted, Change, accept};
 pub use load::{load, parse, path, schema};
 pub use render::render;

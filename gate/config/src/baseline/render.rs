@@ -96,11 +96,10 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     if !has_limit && comparison.is_none() {
         return String::new();
     }
-    let figures = match figures(summary, metric) {
-        Ok(figures) => figures,
+    let (mean, noise) = match recorded_figure(summary, metric) {
+        Ok(figure) => figure,
         Err(reason) => return format!("  # {metric}: no figure: {}\n", one_line(&reason)),
     };
-    let mean = figures.iter().mean();
     let (mut fields, mut comment) = (Vec::new(), String::new());
     if let Some(LimitForRuns { limit, instead }) = limit_for_runs(metric, summary, limits) {
         let (limit, measured) = (format(limit, unit), format(mean, unit));
@@ -113,12 +112,7 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     }
     if let Some(comparison) = comparison {
         fields.push(format!("baseline: {}", format_exact(mean, unit)));
-        if figures.len() > 1 {
-            let deviation = figures.iter().std_dev();
-            // What rounding leaves of equal figures is no noise.
-            let noise = if deviation > 1e-9 * mean.abs() { deviation } else { 0.0 };
-            fields.push(format!("noise: {}", format_exact(noise, unit)));
-        }
+        fields.extend(noise.map(|noise| format!("noise: {}", format_exact(noise, unit))));
         fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
         fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
         if comparison.advisory {
@@ -136,6 +130,18 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     }
 }
 
+/// The figure to record, and its noise if there are at least two runs; or the reason why a run cannot be used.
+pub(super) fn recorded_figure(summary: &Summary, metric: Metric) -> Result<(f64, Option<f64>), String> {
+    let figures = figures(summary, metric)?;
+    let mean = figures.iter().mean();
+    let noise = (figures.len() > 1).then(|| {
+        let deviation = figures.iter().std_dev();
+        // What rounding leaves of equal figures is no noise.
+        if deviation > 1e-9 * mean.abs() { deviation } else { 0.0 }
+    });
+    Ok((mean, noise))
+}
+
 /// The estimates of all runs, or the reason why one of them cannot be used.
 fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, String> {
     let figure = |run: &memgate_verdict::summarise::RunSummary| match run.metrics.get(&metric) {
@@ -151,13 +157,13 @@ fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, String> {
 }
 
 /// A page size, in KiB if possible.
-fn page_size(bytes: u64) -> String {
+pub(super) fn page_size(bytes: u64) -> String {
     if bytes.is_multiple_of(1024) { format!("{}KiB", bytes / 1024) } else { format!("{bytes}B") }
 }
 
 /// A double-quoted YAML string (YAML 1.2, section 5.7). NUL characters are dropped, because the kernel's names of CPUs
 /// and kernels do not contain any.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for character in text.chars().filter(|character| *character != '\0') {
         match character {

@@ -16,6 +16,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod accept;
+
 const EXAMPLE: &str = include_str!("testdata/uaa.yaml");
 
 fn read(text: &str) -> memgate_evidence::error::Result<Baseline> {

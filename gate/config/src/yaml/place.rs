@@ -49,10 +49,18 @@ impl KeyPath {
         Self { steps: self.steps.iter().cloned().chain([step]).collect(), at_key: false }
     }
 
+    /// The value at the place; `None` if there is none.
+    pub(crate) fn value<'v>(&self, document: &'v serde_yaml::Value) -> Option<&'v serde_yaml::Value> {
+        self.steps.iter().try_fold(document, |value, step| match step {
+            Step::Key(key) => value.get(key.as_str()),
+            Step::Index(index) => value.get(*index),
+        })
+    }
+
     /// The position in bytes at which the place begins, or its innermost part that exists.
     ///
     /// `serde` reports places only in errors, so the text is deserialized again into something that fails at the place.
-    pub(super) fn find(&self, text: &str) -> Option<usize> {
+    pub(crate) fn find(&self, text: &str) -> Option<usize> {
         (0..=self.steps.len()).rev().find_map(|length| {
             let at_key = length < self.steps.len() || self.at_key;
             let finder = Finder { steps: &self.steps[..length], at_key };

@@ -3,7 +3,7 @@
 use crate::{baseline::Baseline, summarise::Summary};
 
 /// Why the baseline cannot be compared with the runs: both values of everything that differs, and what to do.
-pub(super) fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
+pub fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
     let (ours, theirs) = (&summary.environment, &baseline.environment);
     let pairs = [
         ("service", baseline.service.clone(), summary.baseline.clone()),

@@ -12,6 +12,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use fit::misfit;
 pub use gate::{LimitForRuns, limit_for_runs};
 pub use looks::MOST_RUNS;
 pub use service::{Other, judge, judge_beside, more_runs};
