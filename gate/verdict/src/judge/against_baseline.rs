@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     baseline::Expectation,
-    metric::Unit,
+    metric::{Quantity, Unit},
     results::{Need, Verdict},
     summarise::{Pooled, pooled_deviation, t_quantile},
 };
@@ -21,6 +21,11 @@ struct Effect {
 /// The noise of one run: its standard deviation, and the degrees of freedom behind it.
 struct Noise {
     deviation: f64,
+    /// The recorded figure and the deviation of the logarithm, if it is a time.
+    ///
+    /// A time varies by a factor: pauses of 70 ms vary by 20 ms, and those of 0.3 ms by 0.1 ms. So the noise of a time is
+    /// that of its logarithm, for which the share of the deviation stands.
+    of_time: Option<(f64, f64)>,
     freedom: f64,
     /// The number of recorded runs.
     recorded: f64,
@@ -37,7 +42,7 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figu
     let Some(effect) = Effect::of(baseline, expectation, figures.metric.unit()) else {
         return without_effect(baseline, figures);
     };
-    let noise = Noise::of(expectation, recorded, figures);
+    let noise = Noise::of(baseline, expectation, recorded, figures);
     let excess = |figure: &Pooled| figure.measured - baseline;
     let band = |figure: &Pooled| noise.as_ref().map(|noise| noise.band(figure, figures.alpha()));
     let by = effect.text(figures);
@@ -144,12 +149,17 @@ impl Effect {
 
 impl Noise {
     /// The noise of the recorded runs and the present ones; `None` if there is only one of each.
-    fn of(expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<Self> {
+    fn of(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<Self> {
         let recorded = f64::from(recorded.max(1));
         let of_baseline = expectation.noise.map(|noise| (noise, recorded - 1.0));
         let of_runs = figures.deviation.map(|deviation| (deviation, figures.runs() as f64 - 1.0));
         let (deviation, freedom) = pooled_deviation(of_baseline.into_iter().chain(of_runs))?;
-        Some(Self { deviation, freedom, recorded })
+        let share = |of: Option<(f64, f64)>, figure: f64| of.map(|(deviation, freedom)| (deviation / figure, freedom));
+        let measured = figures.all.measured;
+        let is_time = figures.metric.quantity() == Quantity::Time && baseline > 0.0 && measured > 0.0;
+        let shares = share(of_baseline, baseline).into_iter().chain(share(of_runs, measured));
+        let of_time = if is_time { pooled_deviation(shares).map(|(share, _)| (baseline, share)) } else { None };
+        Some(Self { deviation, of_time, freedom, recorded })
     }
 
     /// The standard error of the difference of the figure and the recorded one.
@@ -160,6 +170,13 @@ impl Noise {
 
     /// The difference that noise alone exceeds with a probability of at most `alpha`.
     fn band(&self, figure: &Pooled, alpha: f64) -> f64 {
-        t_quantile(1.0 - alpha, self.freedom) * self.std_error(figure)
+        let quantile = t_quantile(1.0 - alpha, self.freedom);
+        match self.of_time {
+            None => quantile * self.std_error(figure),
+            Some((baseline, share)) => {
+                let of_runs = (share / (figure.runs as f64).sqrt()).max(figure.std_error() / figure.measured);
+                baseline * (quantile * of_runs.hypot(share / self.recorded.sqrt())).exp_m1()
+            }
+        }
     }
 }

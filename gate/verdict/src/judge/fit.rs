@@ -22,8 +22,8 @@ pub fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
     let known = known.filter_map(|(what, theirs, ours)| Some((what, theirs.clone()?, ours)));
     differences(pairs.into_iter().chain(known)).map(|differences| {
         format!(
-            "the baseline does not fit: {differences}; to record a new one, remove its file, then run `memgate record --service {} \
-             --platform {} --runs 5` and `memgate baseline record` on what it writes",
+            "the baseline does not fit: {differences}; to record it anew, run `memgate record --service {} --platform {} --runs 5` \
+             and `memgate baseline accept` on what it writes",
             summary.service, summary.platform
         )
     })

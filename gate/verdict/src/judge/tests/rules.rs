@@ -436,8 +436,8 @@ fn a_baseline_that_does_not_fit_is_not_compared_and_limits_still_hold() {
     other.environment.go = "go1.26.9".to_owned();
     let result = judge(&alike(BYTES, 2, &exactly(5000.0)), Some(&other));
     let misfit = "The baseline does not fit: page size 16384 bytes in the baseline and 4096 bytes here, Go version go1.26 in \
-                  the baseline and go1.27 here; to record a new one, remove its file, then run `memgate record --service uaa \
-                  --platform linux/amd64 --runs 5` and `memgate baseline record` on what it writes.";
+                  the baseline and go1.27 here; to record it anew, run `memgate record --service uaa --platform \
+                  linux/amd64 --runs 5` and `memgate baseline accept` on what it writes.";
     let bytes = gate(&result, BYTES);
     assert_eq!((bytes.verdict, bytes.reason.as_str()), (Verdict::Inconclusive, misfit));
     assert_eq!(gate(&result, Metric::GoroutinesMax).verdict, Verdict::Regressed);
@@ -655,4 +655,27 @@ fn runs_without_a_figure_do_not_hide_a_failure_of_the_others() {
     let (verdict, reason, measured) = of(&[around(0.0, 1e5), gap, around(0.0, 1e5)]);
     assert_eq!((verdict, measured), (Verdict::Inconclusive, None), "what one run did is not known");
     assert_eq!(reason, "No figure: run 2: the samples have a gap of 6.4 s in the phase.");
+}
+
+/// Long pauses vary by more than short ones. Two runs suffice for pauses that are 200 times as long.
+#[test]
+fn the_noise_of_a_time_is_a_factor() {
+    const PAUSE: Metric = Metric::GcPauseP90;
+    let expectation = || Expectation {
+        baseline: Some(259e3),
+        noise: Some(51e3),
+        tolerance: Some(1.0),
+        floor: Some(10e6),
+        ..Expectation::default()
+    };
+    let of = |figures: &[f64]| {
+        let figures: Vec<_> = figures.iter().map(|figure| around(*figure, 0.2 * figure)).collect();
+        ruling(&summary_of(PAUSE, &figures), &baseline_of([(PAUSE, expectation())]), PAUSE)
+    };
+    let (verdict, reason) = of(&[84e6, 54e6]);
+    assert_eq!(verdict, Verdict::Regressed, "{reason}");
+    assert_eq!(reason, "69ms exceeds the baseline of 259µs by more than 10ms (floor), in each of 2 runs.");
+    assert_eq!(of(&[280e3, 84e6]).0, Verdict::Inconclusive, "one disturbed run fails nothing");
+    assert_eq!(of(&[11e6, 300e3]).0, Verdict::Pass);
+    assert_eq!(of(&[280e3, 240e3]).0, Verdict::Pass);
 }
