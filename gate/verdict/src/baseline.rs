@@ -70,6 +70,19 @@ pub struct Expectation {
     pub must_notice: Option<f64>,
     /// Reported, never failed.
     pub advisory: bool,
+    /// Someone's word that the gate may fail for a while.
+    pub waiver: Option<Waiver>,
+}
+
+/// Why a gate may fail, who says so, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiver {
+    /// The reason, for the reader.
+    pub reason: String,
+    /// Who answers for it, for the reader.
+    pub owner: String,
+    /// The last day on which it holds, such as `2026-12-31`.
+    pub expires: String,
 }
 
 /// The absolute limit of a metric.

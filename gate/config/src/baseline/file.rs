@@ -90,6 +90,20 @@ pub(super) struct Expectation {
     /// If true, the metric is reported and never fails. False by default.
     #[serde(default)]
     pub(super) advisory: bool,
+    /// The gate may fail until a day. Afterwards it fails whatever the figure is.
+    pub(super) waiver: Option<Waiver>,
+}
+
+/// Why a gate may fail, who says so, and until when.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Waiver {
+    /// Why the gate may fail.
+    pub(super) reason: Scalar<Word>,
+    /// Who answers for it.
+    pub(super) owner: Scalar<Word>,
+    /// The last day on which it holds, such as `2026-12-31`.
+    pub(super) expires: Scalar<Day>,
 }
 
 /// A set of default limits.

@@ -6,7 +6,7 @@ use memgate_evidence::{
     error::{Error, InputError, Result},
     platform::Platform,
 };
-use memgate_verdict::baseline::{Baseline, BaselineEnvironment, Expectation, Limit};
+use memgate_verdict::baseline::{Baseline, BaselineEnvironment, Expectation, Limit, Waiver};
 use memgate_verdict::{
     metric::{Limits, Metric, Unit},
     quoted, units,
@@ -131,6 +131,11 @@ impl Reader<'_> {
             floor: self.size("floor", file.floor.as_ref(), unit)?,
             must_notice: self.size("must_notice", file.must_notice.as_ref(), unit)?,
             advisory: file.advisory,
+            waiver: file.waiver.as_ref().map(|waiver| Waiver {
+                reason: waiver.reason.0.clone(),
+                owner: waiver.owner.0.clone(),
+                expires: waiver.expires.0.clone(),
+            }),
         })
     }
 

@@ -66,6 +66,13 @@ refused! {
     duplicate_metric: changed("gc_pause_p99: { limit: 50ms }", "gc_pause_p99: { limit: 50ms }\n  gc_pause_p99: { limit: 90ms }");
     wrong_set_of_limits: changed("metrics:\n", "limits: strict\nmetrics:\n");
     must_notice_without_limit_or_baseline: changed("limit: 50ms", "must_notice: 5ms");
+    waiver_without_owner: changed("limit: 50ms", "limit: 50ms, waiver: { reason: x, expires: 2026-12-31 }");
+    waiver_of_no_day: changed("limit: 50ms", "limit: 50ms, waiver: { reason: x, owner: y, expires: soon }");
+    waiver_of_a_day_that_is_none: changed("limit: 50ms", "limit: 50ms, waiver: { reason: x, owner: y, expires: 2026-02-30 }");
+    nested_waiver: changed("limit: 50ms", "limit: 50ms, waiver: { reason: x, owner: y, expires: 2026-12-31, waiver: { reason: x, owner: y, expires: 2026-12-31 } }");
+    waiver_of_an_unknown_metric: changed("gc_pause_p99: { limit: 50ms }", "gc_pause: { limit: 50ms, waiver: { reason: x, owner: y, expires: 2026-12-31 } }");
+    waiver_alone: changed("limit: 50ms", "waiver: { reason: x, owner: y, expires: 2026-12-31 }");
+    empty_reason: changed("limit: 50ms", "limit: 50ms, waiver: { reason: \"\", owner: y, expires: 2026-12-31 }");
     duplicate_limit: changed("limit: 50ms", "limit: 50ms, limit: 90ms");
     neither_limit_nor_baseline: changed("limit: 50ms", "advisory: true");
     tolerance_without_baseline: changed("limit: 50ms", "limit: 50ms, tolerance: 5%");
@@ -178,6 +185,7 @@ fn summary(runs: &[f64]) -> Summary {
         service: "uaa".to_owned(),
         platform: Platform::LinuxLoong64,
         baseline: "uaa-login".to_owned(),
+        day: "2026-11-23".to_owned(),
         environment: Environment {
             go: "go1.27.3".to_owned(),
             kernel: "6.18.44-\"x\"\\\n# 龙芯\u{2028}\u{fffe}".to_owned(),
@@ -395,4 +403,15 @@ proptest! {
         summary.environment.cpu = text.clone();
         prop_assert_eq!(read_back(&summary).environment.cpu, text.replace('\0', ""));
     }
+}
+
+#[test]
+fn a_waiver_is_read() {
+    let waiver = "waiver: { reason: \"until the rewrite\", owner: ada, expires: 2026-12-31 }";
+    let baseline = read(&changed("limit: 50ms", &format!("limit: 50ms, {waiver}"))).unwrap();
+    let read = baseline.metrics[&Metric::GcPauseP99].waiver.as_ref().unwrap();
+    assert_eq!(
+        (read.reason.as_str(), read.owner.as_str(), read.expires.as_str()),
+        ("until the rewrite", "ada", "2026-12-31")
+    );
 }

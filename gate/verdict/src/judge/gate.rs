@@ -23,6 +23,8 @@ pub(super) struct Gate {
     misfit: Option<String>,
     /// Whether there is no baseline at all, so that this gate stands for all its gates.
     stands_for_baseline: bool,
+    /// The day of the last run.
+    day: String,
     /// The figures, or why there are none.
     figures: Result<Figures, String>,
     /// The figures of the runs that have one, if others have none.
@@ -98,6 +100,7 @@ impl Gate {
             recorded: baseline.map_or(0, |baseline| baseline.environment.runs),
             misfit: misfit.map(str::to_owned),
             stands_for_baseline,
+            day: summary.day.clone(),
             figures,
             of_some,
         })
@@ -110,6 +113,10 @@ impl Gate {
             Err(reason) => self.rule_some(reason),
         };
         let ruling = if self.expectation.advisory { ruling.advisory() } else { ruling };
+        let ruling = match &self.expectation.waiver {
+            Some(waiver) => ruling.waived(waiver, &self.day),
+            None => ruling,
+        };
         let of_some = self.of_some.as_ref().filter(|_| ruling.verdict == Verdict::Regressed);
         let pooled = self.figures.as_ref().ok().or(of_some).map(|figures| &figures.all);
         let interval = pooled.map(Pooled::interval);
@@ -180,7 +187,8 @@ impl Gate {
 
     /// Why nothing can be compared with the expectation: comparisons with NaN would pass.
     fn unfit(&self) -> Option<String> {
-        let Expectation { limit: _, baseline, noise, tolerance, floor, must_notice, advisory: _ } = self.expectation;
+        let Expectation { limit: _, baseline, noise, tolerance, floor, must_notice, advisory: _, waiver: _ } =
+            self.expectation;
         let sizes = [("noise", noise), ("tolerance", tolerance), ("floor", floor), ("must_notice", must_notice)];
         let wrong_size =
             sizes.into_iter().find(|(_, size)| size.is_some_and(|size| !(size.is_finite() && size >= 0.0)));

@@ -1,6 +1,9 @@
 //! The ruling on a gate, and which of several rulings counts.
 
-use crate::results::{Need, Verdict, worst};
+use crate::{
+    baseline::Waiver,
+    results::{Need, Verdict, worst},
+};
 
 /// A verdict and the reason, one clause without a full stop.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +54,27 @@ impl Ruling {
             () => (other.clause, other.needs),
         };
         Self { verdict, clause, needs, noticed }
+    }
+
+    /// The ruling of a gate under a waiver. Until its last day, the gate does not fail. Afterwards it fails whatever the
+    /// figure is, so that nobody forgets it. Days are compared as text, `2026-12-31`; a day of another form is never within.
+    pub(super) fn waived(self, waiver: &Waiver, day: &str) -> Self {
+        let Waiver { reason, owner, expires } = waiver;
+        if day.len() != expires.len() || day > expires.as_str() {
+            let clause = format!(
+                "the waiver of {owner} ended on {expires} ({reason}), and the runs are of {day}: remove it, or agree on \
+                 another day; {}",
+                self.clause
+            );
+            return Self::new(Verdict::Regressed, clause);
+        }
+        match self.verdict {
+            Verdict::Regressed | Verdict::Inconclusive => {
+                let clause = format!("waived until {expires} by {owner} ({reason}): {}", self.clause);
+                Self::new(Verdict::Advisory, clause)
+            }
+            Verdict::Pass | Verdict::Improved | Verdict::Advisory | Verdict::NoBaseline => self,
+        }
     }
 
     /// The ruling of a gate that is reported but never failed.

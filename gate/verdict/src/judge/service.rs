@@ -8,7 +8,7 @@ use super::{
     ruling::Ruling,
 };
 use crate::{
-    baseline::Baseline,
+    baseline::{Baseline, Waiver},
     metric::Metric,
     results::{GateResult, Need, ServiceResult, Verdict, worst},
     summarise::{Site, Summary},
@@ -48,8 +48,17 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
             .cloned()
             .chain(misfit.map(|misfit| Ruling::new(Verdict::Inconclusive, misfit).sentence()))
             .chain(baseline.and_then(|baseline| borne(summary, baseline)))
+            .chain(baseline.into_iter().flat_map(waivers))
             .collect(),
     }
+}
+
+/// The waivers of a baseline, for every report, whether their gates hold or not.
+fn waivers(baseline: &Baseline) -> impl Iterator<Item = String> {
+    baseline.metrics.iter().filter_map(|(metric, expectation)| {
+        let Waiver { reason, owner, expires } = expectation.waiver.as_ref()?;
+        Some(format!("{metric} is waived until {expires} by {owner}: {reason}"))
+    })
 }
 
 /// Another build of the same service, whose processes were measured in turn with those of the one that is judged.

@@ -17,7 +17,7 @@ use memgate_testing::environment;
 
 use super::*;
 use crate::{
-    baseline::{Baseline, BaselineEnvironment, Expectation, Limit},
+    baseline::{Baseline, BaselineEnvironment, Expectation, Limit, Waiver},
     metric::{Limits, Metric, Unit},
     results::{GateResult, Need, ServiceResult, Verdict, worst},
     summarise::{Estimate, Measurement, RunSummary, Summary, Unavailable},
@@ -63,6 +63,7 @@ fn summary_of(metric: Metric, runs: &[Measurement]) -> Summary {
         service: "uaa".to_owned(),
         platform: Platform::LinuxAmd64,
         baseline: "uaa".to_owned(),
+        day: "2026-11-23".to_owned(),
         environment: environment(),
         runs: (1..)
             .zip(runs)

@@ -36,6 +36,7 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
         service: first.service.clone(),
         platform: first.platform,
         baseline: first.baseline.clone(),
+        day: sorted.iter().map(|run| day(&run.0.started_at)).max().unwrap_or_default().to_owned(),
         environment: first.environment.clone(),
         runs: summaries,
         sites: sites::by_metric(&profiles),
@@ -47,6 +48,11 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
 }
 
 /// Every metric of one run. Metrics of signals that contradict each other have no figure.
+/// `2026-11-23` of `2026-11-23T15:30:00Z`.
+fn day(time: &str) -> &str {
+    time.split('T').next().unwrap_or_default()
+}
+
 fn metrics(run: Run<'_>) -> BTreeMap<Metric, Measurement> {
     let contradictions = contradictions::find(run);
     let metric = |metric| {

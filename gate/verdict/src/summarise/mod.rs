@@ -45,6 +45,8 @@ pub struct Summary {
     pub platform: Platform,
     /// The name of the baseline to compare the service with.
     pub baseline: String,
+    /// The day on which the last run began, such as `2026-11-23`, in UTC.
+    pub day: String,
     /// The environment as the first run states it.
     pub environment: Environment,
     /// The metrics of each run, in the order of the runs.

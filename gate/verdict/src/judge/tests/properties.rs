@@ -32,7 +32,7 @@ prop_compose! {
         must_notice in prop::option::of(0.0..200.0),
         advisory in prop::bool::weighted(0.1),
     ) -> Expectation {
-        Expectation { limit, baseline, noise, tolerance, floor, must_notice, advisory }
+        Expectation { limit, baseline, noise, tolerance, floor, must_notice, advisory, waiver: None }
     }
 }
 

@@ -679,3 +679,47 @@ fn the_noise_of_a_time_is_a_factor() {
     assert_eq!(of(&[11e6, 300e3]).0, Verdict::Pass);
     assert_eq!(of(&[280e3, 240e3]).0, Verdict::Pass);
 }
+
+/// An expectation with a waiver until this day. The runs are of 2026-11-23.
+fn waived(expectation: Expectation, expires: &str) -> Baseline {
+    let waiver =
+        Waiver { reason: "until the rewrite".to_owned(), owner: "ada".to_owned(), expires: expires.to_owned() };
+    baseline(Expectation { waiver: Some(waiver), ..expectation })
+}
+
+#[test]
+fn a_waived_gate_is_advisory_up_to_its_last_day() {
+    let worse = alike(BYTES, 2, &exactly(1300.0));
+    for expires in ["2026-11-23", "2027-01-01"] {
+        let result = judge(&worse, Some(&waived(recorded(), expires)));
+        let bytes = gate(&result, BYTES);
+        assert_eq!(bytes.verdict, Verdict::Advisory, "{}", bytes.reason);
+        let reason = format!("Waived until {expires} by ada (until the rewrite): 1300B/request exceeds");
+        assert!(bytes.reason.replace("1.30kB", "1300B").starts_with(&reason), "{}", bytes.reason);
+        assert_eq!(
+            result.notes,
+            [format!("alloc_bytes_per_request is waived until {expires} by ada: until the rewrite")]
+        );
+    }
+    let lacking = summary_of(BYTES, &[exactly(1.0), unavailable("records were lost")]);
+    assert_eq!(gate(&judge(&lacking, Some(&waived(recorded(), "2026-12-01"))), BYTES).verdict, Verdict::Advisory);
+    let fine = judge(&alike(BYTES, 2, &exactly(1000.0)), Some(&waived(recorded(), "2026-12-01")));
+    assert_eq!(gate(&fine, BYTES).verdict, Verdict::Pass);
+    assert_eq!(fine.notes.len(), 1, "a waiver that is not needed is told too");
+}
+
+#[test]
+fn a_waiver_that_has_ended_fails_whatever_the_figure_is() {
+    for figure in [1000.0, 1300.0] {
+        let result = judge(&alike(BYTES, 2, &exactly(figure)), Some(&waived(recorded(), "2026-11-22")));
+        let bytes = gate(&result, BYTES);
+        assert_eq!(bytes.verdict, Verdict::Regressed);
+        let reason =
+            "The waiver of ada ended on 2026-11-22 (until the rewrite), and the runs are of 2026-11-23: remove it";
+        assert!(bytes.reason.starts_with(reason), "{}", bytes.reason);
+    }
+    // A day that nobody knows is within no waiver.
+    let mut summary = alike(BYTES, 2, &exactly(1000.0));
+    summary.day = String::new();
+    assert_eq!(judge(&summary, Some(&waived(recorded(), "2027-01-01"))).verdict, Verdict::Regressed);
+}
