@@ -8,10 +8,14 @@ use std::{
 };
 
 use memgate_config::baseline::{self, Accepted};
-use memgate_evidence::error::{InputError, Result};
+use memgate_evidence::{
+    error::{InputError, Result},
+    platform::Platform,
+};
 use memgate_files::{OutputError, whole as atomic_file};
 use memgate_verdict::{
-    metric::{Limits, Metric},
+    baseline::{Baseline, Expectation, Limit},
+    metric::{Comparison, DefaultLimit, Limits, Metric, Unit},
     summarise::{Summary, summarise},
     units,
 };
@@ -66,6 +70,80 @@ pub(crate) fn accept(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<
         write(&file.path, &file.accepted.text)?;
     }
     Ok(files.iter().map(|file| told(file, "changed")).collect())
+}
+
+/// What a metric is, its default limits, which differences matter, and what each baseline file expects of it.
+///
+/// # Errors
+/// When a baseline file is wrong.
+pub(crate) fn explain(metric: Metric, directory: &Path) -> Result<String> {
+    let unit = metric.unit();
+    let mut text = format!("{metric}, {}: {}\n", unit.name(), metric.sentence());
+    let limits = Limits::ALL.map(|limits| {
+        let limit = match metric.default_limit(limits) {
+            None => "none".to_owned(),
+            Some(DefaultLimit::Fixed(limit)) => units::format(limit, unit),
+            Some(DefaultLimit::Growth { bytes, share }) => {
+                format!("{}, or {} a minute", units::format(bytes, unit), units::format(share, Unit::Ratio))
+            }
+        };
+        format!("{} {limit}", limits.name())
+    });
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "default limit: {}", limits.join("; "));
+    let difference = |comparison: Comparison| {
+        let share = units::format(comparison.tolerance, Unit::Ratio);
+        comparison.floor.map_or(share.clone(), |floor| format!("{share} or {}", units::format(floor, unit)))
+    };
+    let of = |comparison: Option<Comparison>| comparison.map_or("not compared".to_owned(), difference);
+    let _ = writeln!(text, "differences that matter, from a recorded figure: {}", of(metric.comparison()));
+    let _ = writeln!(text, "from another build: {}", of(metric.beside().map(|beside| beside.closely)));
+    for (path, baseline) in baselines(directory)? {
+        let expected = match baseline.metrics.get(&metric) {
+            None => "nothing beside the default limit".to_owned(),
+            Some(expectation) => expected(expectation, unit),
+        };
+        let recorded = &baseline.environment.recorded;
+        let _ = writeln!(text, "{}, recorded {recorded}: {expected}", path.display());
+    }
+    Ok(text)
+}
+
+/// `baseline 20.3kB/request, noise 0.49B/request, tolerance 0.40%`.
+fn expected(expectation: &Expectation, unit: Unit) -> String {
+    let Expectation { limit, baseline, noise, tolerance, floor, must_notice, advisory, waiver } = expectation;
+    let limit = match limit {
+        Limit::Default => None,
+        Limit::None => Some("limit none".to_owned()),
+        Limit::At(limit) => Some(format!("limit {}", units::format(*limit, unit))),
+    };
+    let of = |name: &str, value: Option<f64>, unit| value.map(|value| format!("{name} {}", units::format(value, unit)));
+    let parts = [
+        limit,
+        of("baseline", *baseline, unit),
+        of("noise", *noise, unit),
+        of("tolerance", *tolerance, Unit::Ratio),
+        of("floor", *floor, unit),
+        of("must_notice", *must_notice, unit),
+        advisory.then(|| "advisory".to_owned()),
+        waiver.as_ref().map(|waiver| format!("waived until {} by {}: {}", waiver.expires, waiver.owner, waiver.reason)),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// The baseline files in the directory, in the order of their names.
+fn baselines(directory: &Path) -> Result<Vec<(PathBuf, Baseline)>> {
+    let mut found = Vec::new();
+    for platform in Platform::ALL {
+        for entry in fs::read_dir(directory.join(platform.folder())).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_yaml = path.extension().is_some_and(|extension| extension == "yaml");
+            let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|_| is_yaml) else { continue };
+            found.extend(baseline::load(directory, platform, name)?.map(|baseline| (path.clone(), baseline)));
+        }
+    }
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(found)
 }
 
 /// A baseline file with the figures of evidence.

@@ -147,6 +147,15 @@ pub enum BaselineCommand {
         #[command(flatten)]
         recorded: Recorded,
     },
+    /// Explains a metric: what it is, its default limits, and what each baseline file expects of it.
+    Explain {
+        /// The metric.
+        #[arg(value_name = "METRIC", value_parser = one_of(&Metric::ALL, Metric::name))]
+        metric: Metric,
+        /// The directory of baselines.
+        #[arg(long, value_name = "DIR", default_value = "baselines")]
+        baselines: PathBuf,
+    },
     /// Puts the figures in the evidence into the baseline files, with where they come from. Every other byte stays.
     Accept {
         /// What was recorded.

@@ -161,6 +161,7 @@ fn baseline(command: &BaselineCommand) -> Result<()> {
             baseline_files::record(&recorded.evidence, &recorded.baselines, (*limits).into())
         }
         BaselineCommand::Diff { recorded } => baseline_files::diff(&recorded.evidence, &recorded.baselines),
+        BaselineCommand::Explain { metric, baselines } => baseline_files::explain(*metric, baselines),
         BaselineCommand::Accept { recorded, metrics } => {
             baseline_files::accept(&recorded.evidence, &recorded.baselines, &metrics.iter().copied().collect())
         }

@@ -535,6 +535,32 @@ fn new_figures_go_into_a_baseline_and_everything_else_stays() {
 }
 
 #[test]
+fn a_metric_is_explained_with_what_the_baselines_expect() {
+    let recorded = Recorded::new();
+    let explain = |metric: &str| {
+        let mut command = recorded.command("baseline");
+        command.args(["explain", metric]).args(recorded.baselines_flag()).output().unwrap()
+    };
+    let output = explain("alloc_bytes_per_request");
+    let text = stdout(&output);
+    for line in [
+        "alloc_bytes_per_request, bytes/request: Bytes allocated on the Go heap per completed request.",
+        "default limit: general none; xinchuang none",
+        "differences that matter, from a recorded figure: 0.40%",
+        "uaa.yaml, recorded 20",
+        ": baseline 2.00kB/request, noise 2.83B/request, tolerance 0.40%",
+    ] {
+        assert!(text.contains(line), "`{line}` is not in: {text}");
+    }
+    let growth = stdout(&explain("heap_live_growth"));
+    assert!(growth.contains("default limit: general 0.50MB/min, or 0.50% a minute"), "{growth}");
+    assert!(growth.contains("nothing beside the default limit"), "{growth}");
+    assert_fails(&explain("alloc"), 2, &["'alloc'", "alloc_bytes_per_request"]);
+    fs::write(recorded.baseline(), "version: 1\n").unwrap();
+    assert_fails(&explain("oom_kills"), 2, &["uaa.yaml"]);
+}
+
+#[test]
 fn figures_are_not_accepted_where_there_is_no_baseline_or_no_such_metric() {
     let recorded = Recorded::of(&[healthy(1, 2000), healthy(2, 2004)]);
     let output = recorded.on_directory(&["baseline", "accept"]);

@@ -215,6 +215,11 @@ macro_rules! metrics {
                 match self { $(Self::$metric => $name,)+ }
             }
 
+            /// What it is, in a sentence or two.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$metric => concat!($($sentence),+).trim(),)+ }
+            }
+
             /// Its unit.
             pub const fn unit(self) -> Unit {
                 match self { $(Self::$metric => Unit::$unit,)+ }
