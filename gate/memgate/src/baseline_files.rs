@@ -14,7 +14,7 @@ use memgate_evidence::{
 };
 use memgate_files::{OutputError, whole as atomic_file};
 use memgate_verdict::{
-    baseline::{Baseline, Expectation, Limit},
+    baseline::{Baseline, Expectation, Limit, Waiver},
     metric::{Comparison, DefaultLimit, Limits, Metric, Unit},
     summarise::{Summary, summarise},
     units,
@@ -70,6 +70,50 @@ pub(crate) fn accept(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<
         write(&file.path, &file.accepted.text)?;
     }
     Ok(files.iter().map(|file| told(file, "changed")).collect())
+}
+
+/// Puts a waiver into the baseline files of a service, for these platforms or for all that have one, and returns their
+/// names. Either all files are written or, if one is wrong, none.
+///
+/// # Errors
+/// When the waiver says nothing or ends in the past, when there is no baseline, or when the metric has no entry in it.
+pub(crate) fn waive(
+    metric: Metric,
+    service: &str,
+    platforms: &[Platform],
+    waiver: &Waiver,
+    directory: &Path,
+) -> Result<String> {
+    for (option, text) in [("--reason", &waiver.reason), ("--owner", &waiver.owner)] {
+        if text.trim().is_empty() {
+            return Err(InputError::new(format!("{option} is empty"), "write it for whoever reads the report").into());
+        }
+    }
+    let expires = &waiver.expires;
+    if !baseline::is_day(expires) || *expires < today() {
+        let message = format!("--expires {expires}: this is no day from today on");
+        return Err(InputError::new(message, format!("write a day such as {}", today())).into());
+    }
+    let all = platforms.is_empty();
+    let wanted = if all { Platform::ALL.to_vec() } else { platforms.to_vec() };
+    let paths = wanted.into_iter().map(|platform| (platform, baseline::path(directory, platform, service)));
+    let paths: Vec<_> = paths.filter(|(_, path)| !all || path.exists()).collect();
+    if paths.is_empty() {
+        let message = format!("{service} has no baseline in {}", directory.display());
+        return Err(InputError::new(
+            message,
+            "name the directory with --baselines, and the service as its file is named",
+        )
+        .into());
+    }
+    let waived = |(platform, path): &(Platform, PathBuf)| {
+        Ok((path.clone(), baseline::waive(path, &read(path)?, (*platform, service), metric, waiver)?))
+    };
+    let files: Vec<_> = paths.iter().map(waived).collect::<Result<_>>()?;
+    for (path, text) in &files {
+        write(path, text)?;
+    }
+    Ok(files.iter().map(|(path, _)| format!("{}: {metric} is waived until {expires}\n", path.display())).collect())
 }
 
 /// What a metric is, its default limits, which differences matter, and what each baseline file expects of it.

@@ -16,7 +16,10 @@ use memgate_evidence::{
     tier::Tier,
 };
 use memgate_report::{Format, Output};
-use memgate_verdict::metric::{Limits, Metric};
+use memgate_verdict::{
+    baseline::Waiver,
+    metric::{Limits, Metric},
+};
 
 use crate::{images::Which, select::Selection};
 
@@ -147,6 +150,8 @@ pub enum BaselineCommand {
         #[command(flatten)]
         recorded: Recorded,
     },
+    /// Lets a gate fail up to a day: puts a waiver into the baseline files of a service. Every other byte stays.
+    Waive(Waived),
     /// Explains a metric: what it is, its default limits, and what each baseline file expects of it.
     Explain {
         /// The metric.
@@ -165,6 +170,45 @@ pub enum BaselineCommand {
         #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
         metrics: Vec<Metric>,
     },
+}
+
+/// What to waive.
+#[derive(Debug, Args)]
+pub struct Waived {
+    /// The metric. It must have an entry in the file.
+    #[arg(value_name = "METRIC", value_parser = one_of(&Metric::ALL, Metric::name))]
+    pub metric: Metric,
+    /// The service, as its baseline file is named.
+    #[arg(long, value_name = "S")]
+    pub service: String,
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`. Can be given several times. The default is every platform
+    /// for which the service has a baseline.
+    #[arg(long = "platform", value_name = "P")]
+    platforms: Vec<PlatformArgument>,
+    /// Why the gate may fail.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Who answers for it.
+    #[arg(long, value_name = "WHO")]
+    owner: String,
+    /// The last day on which it may, such as 2026-12-31.
+    #[arg(long, value_name = "DAY")]
+    expires: String,
+    /// The directory of baselines.
+    #[arg(long, value_name = "DIR", default_value = "baselines")]
+    pub baselines: PathBuf,
+}
+
+impl Waived {
+    /// The platforms; none for all that have a baseline.
+    pub fn platforms(&self) -> Vec<Platform> {
+        platforms(&self.platforms)
+    }
+
+    /// The waiver as the file has it.
+    pub fn waiver(&self) -> Waiver {
+        Waiver { reason: self.reason.clone(), owner: self.owner.clone(), expires: self.expires.clone() }
+    }
 }
 
 /// A set of default limits.

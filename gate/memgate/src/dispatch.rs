@@ -161,6 +161,13 @@ fn baseline(command: &BaselineCommand) -> Result<()> {
             baseline_files::record(&recorded.evidence, &recorded.baselines, (*limits).into())
         }
         BaselineCommand::Diff { recorded } => baseline_files::diff(&recorded.evidence, &recorded.baselines),
+        BaselineCommand::Waive(waived) => baseline_files::waive(
+            waived.metric,
+            &waived.service,
+            &waived.platforms(),
+            &waived.waiver(),
+            &waived.baselines,
+        ),
         BaselineCommand::Explain { metric, baselines } => baseline_files::explain(*metric, baselines),
         BaselineCommand::Accept { recorded, metrics } => {
             baseline_files::accept(&recorded.evidence, &recorded.baselines, &metrics.iter().copied().collect())

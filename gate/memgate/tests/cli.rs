@@ -535,6 +535,51 @@ fn new_figures_go_into_a_baseline_and_everything_else_stays() {
 }
 
 #[test]
+fn a_waived_gate_does_not_fail_the_check() {
+    let recorded = Recorded::new();
+    for run in [1, 2] {
+        evidence_file::write(&recorded.file(run), &healthy(run, 2400)).unwrap();
+    }
+    assert_eq!(recorded.judge(&[]).status.code(), Some(1));
+    let waive = |metric: &str, service: &str, reason: &str, expires: &str| {
+        let mut command = recorded.command("baseline");
+        command.args([
+            "waive",
+            metric,
+            "--service",
+            service,
+            "--reason",
+            reason,
+            "--owner",
+            "ada",
+            "--expires",
+            expires,
+        ]);
+        command.args(recorded.baselines_flag()).output().unwrap()
+    };
+    let bytes = "alloc_bytes_per_request";
+    let before = fs::read_to_string(recorded.baseline()).unwrap();
+    assert_fails(&waive(bytes, "uaa", " ", "2999-12-31"), 2, &["--reason is empty"]);
+    assert_fails(&waive(bytes, "uaa", "x", "2020-12-31"), 2, &["--expires 2020-12-31: this is no day from today on"]);
+    assert_fails(&waive(bytes, "uaa", "x", "soon"), 2, &["--expires soon"]);
+    assert_fails(&waive(bytes, "pay", "x", "2999-12-31"), 2, &["pay has no baseline in"]);
+    assert_fails(&waive("gc_mark_p99", "uaa", "x", "2999-12-31"), 2, &["gc_mark_p99 has no entry here"]);
+    assert_eq!(fs::read_to_string(recorded.baseline()).unwrap(), before, "nothing is written");
+    let output = waive(bytes, "uaa", "fixed in 2.4", "2999-12-31");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).ends_with("uaa.yaml: alloc_bytes_per_request is waived until 2999-12-31\n"));
+    let output = recorded.judge(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    assert!(stdout(&output).contains("note: alloc_bytes_per_request is waived until 2999-12-31 by ada: fixed in 2.4"));
+    assert!(stdout(&output).contains("Waived until 2999-12-31 by ada (fixed in 2.4):"), "{}", stdout(&output));
+    let ended = changed(&fs::read_to_string(recorded.baseline()).unwrap(), "2999-12-31", "2020-12-31");
+    fs::write(recorded.baseline(), ended).unwrap();
+    let output = recorded.judge(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("The waiver of ada ended on 2020-12-31"), "{}", stdout(&output));
+}
+
+#[test]
 fn a_metric_is_explained_with_what_the_baselines_expect() {
     let recorded = Recorded::new();
     let explain = |metric: &str| {

@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, ops::Range, path::Path};
 use memgate_evidence::{
     Environment,
     error::{Error, InputError, Result},
+    platform::Platform,
 };
 use memgate_verdict::{
-    baseline::{Baseline, BaselineEnvironment, Expectation},
+    baseline::{Baseline, BaselineEnvironment, Expectation, Waiver},
     metric::Metric,
     summarise::Summary,
     units::format_exact,
@@ -92,6 +93,74 @@ pub fn accept(
         format_exact(change.before, change.metric.unit()) != format_exact(change.after, change.metric.unit())
     });
     Ok(Accepted { text, changes, kept })
+}
+
+/// Gives a metric a waiver in the text of a baseline file, in place of one that it has. Every other byte stays.
+///
+/// # Errors
+/// When the text is no baseline of the service and platform, when the metric has no entry in it, or when the entry cannot
+/// get another key.
+pub fn waive(
+    path: &Path,
+    text: &str,
+    (platform, service): (Platform, &str),
+    metric: Metric,
+    waiver: &Waiver,
+) -> Result<String> {
+    let source = Source::new(path.display().to_string(), text);
+    let before = load::from_source(&source, platform, service)?;
+    let place = KeyPath::root().key("metrics").key(metric.name());
+    let Some(entry) = before.metrics.get(&metric) else {
+        let what = format!("{metric} has no entry here");
+        let help = format!("add one first, such as `{metric}: {{ limit: … }}` with its default limit");
+        return Err(source.error(&KeyPath::root().key("metrics"), Problem::new(what, "no entry", help)));
+    };
+    let Waiver { reason, owner, expires } = waiver;
+    let text = match entry.waiver {
+        Some(_) => {
+            let of = |key: &str, value: &str| (place.key("waiver").key(key), value.to_owned());
+            edited(&source, text, vec![of("reason", reason), of("owner", owner), of("expires", expires)])?
+        }
+        None => {
+            let added =
+                format!("waiver: {{ reason: {}, owner: {}, expires: {expires} }}", quoted(reason), quoted(owner));
+            with_a_key(text, &place, &source.parse()?, &added).ok_or_else(|| {
+                let help = format!("add it yourself: `{added}`");
+                source.error(&place, Problem::new("this entry cannot get a waiver", "an unusual form", help))
+            })?
+        }
+    };
+    let mut after = load::parse(path, &text, platform, service)?;
+    if let Some(entry) = after.metrics.get_mut(&metric).filter(|entry| entry.waiver.as_ref() == Some(waiver)) {
+        entry.waiver.clone_from(&before.metrics[&metric].waiver);
+    }
+    if after == before {
+        return Ok(text);
+    }
+    let message = format!("{}: {metric} cannot get a waiver without a change of something else", path.display());
+    Err(InputError::new(message, "write the waiver into the file yourself").into())
+}
+
+/// The text with one more key at the end of a map whose last value is a scalar; `None` if it is not.
+fn with_a_key(text: &str, place: &KeyPath, values: &serde_yaml::Value, added: &str) -> Option<String> {
+    let mark = if text.starts_with('\u{feff}') { "\u{feff}" } else { "" };
+    let body = &text[mark.len()..];
+    let is_flow = body[place.find(body)?..].starts_with('{');
+    let (last, _) = place.value(values)?.as_mapping()?.iter().last()?;
+    let last = place.key(last.as_str()?);
+    let end = span(body, &last, values)?.end;
+    let (at, added) = if is_flow {
+        (end, format!(", {added}"))
+    } else {
+        let key = last.at_key().find(body)?;
+        let line = body[..key].rfind('\n').map_or(0, |at| at + 1);
+        let indent = body[line..key].chars().all(|character| character == ' ').then_some(&body[line..key])?;
+        let rest = &body[end..];
+        let ends = rest.find('\n').map_or(rest.len(), |at| if rest[..at].ends_with('\r') { at - 1 } else { at });
+        let line_end = if body.contains("\r\n") { "\r\n" } else { "\n" };
+        (end + ends, format!("{line_end}{indent}{added}"))
+    };
+    Some([mark, &body[..at], &added, &body[at..]].concat())
 }
 
 /// Checks that the metrics can be accepted by themselves.

@@ -164,6 +164,11 @@ impl Kind for Day {
     }
 }
 
+/// Whether the text is a day such as `2026-11-23`.
+pub fn is_day(text: &str) -> bool {
+    Day::read(text).is_ok()
+}
+
 /// A quantity. Its unit depends on the metric, so it is parsed later.
 #[derive(Debug)]
 pub(super) struct Quantity;

@@ -7,6 +7,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Accepted, Change, accept};
+pub use accept::{Accepted, Change, accept, waive};
+pub use file::is_day;
 pub use load::{load, parse, path, schema};
 pub use render::render;

@@ -7,7 +7,7 @@ use memgate_evidence::{
     tier::Tier,
 };
 use memgate_verdict::{
-    baseline::{Baseline, Expectation, Limit},
+    baseline::{Baseline, Expectation, Limit, Waiver},
     metric::{Limits, Metric},
     results::Verdict,
     summarise::{Estimate, RunSummary, Summary, Unavailable},

@@ -232,6 +232,44 @@ proptest! {
     }
 }
 
+fn waiver() -> Waiver {
+    Waiver {
+        reason: "the \"new\" encoder: 基线".to_owned(), owner: "ada".to_owned(), expires: "2026-12-31".to_owned()
+    }
+}
+
+fn waived(text: &str, metric: Metric, waiver: &Waiver) -> memgate_evidence::error::Result<String> {
+    let path = Path::new("baselines/linux-loong64/uaa-login.yaml");
+    waive(path, text, (Platform::LinuxLoong64, "uaa-login"), metric, waiver)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn a_waiver_is_put_in_and_nothing_else_changes(layout in layouts()) {
+        let before = File::of(&layout, &measured()).text(&layout, false);
+        for metric in [Metric::AllocBytesPerRequest, Metric::GoroutinesMax, Metric::RequestLatencyP99] {
+            let after = waived(&before, metric, &waiver()).unwrap_or_else(|error| panic!("{before}\n{}", render_error(&error)));
+            let same = before.chars().zip(after.chars()).take_while(|(one, other)| one == other).count();
+            let rest: String = before.chars().skip(same).collect();
+            prop_assert!(after.ends_with(&rest), "{}\n{}", before, after);
+            let read = parse(Path::new("x"), &after, Platform::LinuxLoong64, "uaa-login").unwrap();
+            prop_assert_eq!(read.metrics[&metric].waiver.as_ref(), Some(&waiver()));
+            // Another waiver takes its place.
+            let other = Waiver { expires: "2027-01-31".to_owned(), ..waiver() };
+            let again = waived(&after, metric, &other).unwrap();
+            prop_assert_eq!(again, after.replace("2026-12-31", "2027-01-31"));
+        }
+    }
+}
+
+#[test]
+fn a_metric_without_an_entry_gets_no_waiver() {
+    let message = waived(&file(), Metric::GcMarkP99, &waiver()).unwrap_err().to_string();
+    assert!(message.contains("metrics: gc_mark_p99 has no entry here"), "{message}");
+}
+
 /// A file as memgate records it.
 fn file() -> String {
     render(&summary(&[1000.0, 1010.0]), "2026-11-23", Limits::General).unwrap()
