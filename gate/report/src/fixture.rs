@@ -10,7 +10,7 @@ use memgate_evidence::{
 };
 use memgate_verdict::{
     metric::{Metric, Unit},
-    results::{GateResult, Report, SCHEMA, ServiceFailure, ServiceResult, Verdict},
+    results::{GateResult, Recording, Report, SCHEMA, ServiceFailure, ServiceResult, Verdict},
     summarise::{SignalNote, Site, SiteKind, SourceLocation, Trust},
 };
 
@@ -103,6 +103,8 @@ fn signals() -> Vec<SignalNote> {
 /// A result with the verdict of its first gate.
 pub(super) fn result(service: &str, platform: Platform, gates: Vec<GateResult>, notes: &[&str]) -> ServiceResult {
     ServiceResult {
+        recording: Some(Recording { day: "2026-11-23".into(), runs: 5 }),
+        ungated: vec![Metric::GcPauseMax, Metric::GcMarkP99],
         service: service.into(),
         platform,
         verdict: gates.first().map_or(Verdict::NoBaseline, |gate| gate.verdict),

@@ -53,6 +53,7 @@ fn service(result: &ServiceResult, blocks: &mut Vec<String>) {
         blocks.push(format!("Flame graphs: {}", files.join(", ")));
     }
     blocks.push(format!("Trust: {}", escape(&view::trust(result))));
+    blocks.push(format!("Baseline: {}", escape(&view::baseline(result))));
     blocks.push(environment(result));
     blocks.push(format!("Repeat it locally: {}", code(&view::repeat_command(result))));
 }

@@ -55,6 +55,7 @@ fn service(result: &ServiceResult, style: Style, lines: &mut Vec<String>) {
         lines.extend(finding.sites.iter().enumerate().map(indent));
     }
     lines.push(format!("trust: {}", view::trust(result)));
+    lines.push(format!("baseline: {}", view::baseline(result)));
     lines.extend(result.notes.iter().map(|note| format!("note: {}", text::visible(note))));
     lines.extend(result.files.iter().map(|file| format!("file: {}", text::visible(file))));
     lines.push(format!("repeat: {}", view::repeat_command(result)));

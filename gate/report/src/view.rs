@@ -214,6 +214,19 @@ pub(super) fn trust(result: &ServiceResult) -> String {
     format!("tier {}; {signals}", result.tier)
 }
 
+/// How old the baseline is, and what has no gate.
+pub(super) fn baseline(result: &ServiceResult) -> String {
+    let recorded = match &result.recording {
+        None => "none".to_owned(),
+        Some(recording) => {
+            let runs = counted(usize::try_from(recording.runs).unwrap_or(usize::MAX), "run");
+            format!("recorded on {}, {runs}", text::visible(&recording.day))
+        }
+    };
+    let names: Vec<&str> = result.ungated.iter().map(|metric| metric.name()).collect();
+    if names.is_empty() { recorded } else { format!("{recorded}; no gate on {}", names.join(", ")) }
+}
+
 /// The number of signals with this degree of trust; unless they are exact or sampled, also their names and reasons.
 fn of_trust(signals: &[SignalNote], trust: Trust) -> Option<String> {
     let of_trust: Vec<&SignalNote> = signals.iter().filter(|signal| signal.exactness == trust).collect();

@@ -97,12 +97,27 @@ pub struct ServiceResult {
     pub options: Vec<String>,
     /// How far each signal can be trusted, in the worst of the runs.
     pub signals: Vec<SignalNote>,
+    /// The recording behind the baseline; `null` if there is no baseline.
+    #[serde(default)]
+    pub recording: Option<Recording>,
     /// One entry for each gate, in the order of [`Metric::ALL`].
     pub gates: Vec<GateResult>,
+    /// The metrics that have a figure and no gate.
+    #[serde(default)]
+    pub ungated: Vec<Metric>,
     /// Files that were written beside the report, such as flame graphs.
     pub files: Vec<String>,
     /// Notes on the whole result, such as what the runs lacked or why a baseline does not fit.
     pub notes: Vec<String>,
+}
+
+/// When and how a baseline was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Recording {
+    /// The day, such as `2026-11-23`.
+    pub day: String,
+    /// The number of fresh processes that were measured.
+    pub runs: u32,
 }
 
 /// The outcome of one gate. Figures are in `unit`, or `null` if there are none.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     baseline::{Baseline, Waiver},
     metric::Metric,
-    results::{GateResult, Need, ServiceResult, Verdict, worst},
+    results::{GateResult, Need, Recording, ServiceResult, Verdict, worst},
     summarise::{Site, Summary},
     units,
 };
@@ -31,7 +31,12 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
     for gate in &mut gates {
         gate.sites = sites(summary, gate);
     }
+    let is_ungated =
+        |metric: &Metric| summary.pooled(*metric).is_ok() && gates.iter().all(|gate| gate.metric != *metric);
     ServiceResult {
+        recording: baseline
+            .map(|baseline| Recording { day: baseline.environment.recorded.clone(), runs: baseline.environment.runs }),
+        ungated: Metric::ALL.into_iter().filter(is_ungated).collect(),
         service: summary.service.clone(),
         platform: summary.platform,
         verdict: worst(gates.iter().map(|gate| gate.verdict)),
