@@ -214,6 +214,9 @@ pub(super) fn trust(result: &ServiceResult) -> String {
     format!("tier {}; {signals}", result.tier)
 }
 
+/// The most metrics without a gate that are named.
+const MOST_UNGATED: usize = 8;
+
 /// How old the baseline is, and what has no gate.
 pub(super) fn baseline(result: &ServiceResult) -> String {
     let recorded = match &result.recording {
@@ -224,7 +227,11 @@ pub(super) fn baseline(result: &ServiceResult) -> String {
         }
     };
     let names: Vec<&str> = result.ungated.iter().map(|metric| metric.name()).collect();
-    if names.is_empty() { recorded } else { format!("{recorded}; no gate on {}", names.join(", ")) }
+    match names.len() {
+        0 => recorded,
+        1..=MOST_UNGATED => format!("{recorded}; no gate on {}", names.join(", ")),
+        many => format!("{recorded}; no gate on {many} metrics"),
+    }
 }
 
 /// The number of signals with this degree of trust; unless they are exact or sampled, also their names and reasons.
