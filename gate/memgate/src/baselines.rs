@@ -17,11 +17,11 @@ use crate::revision::Revision;
 pub struct Baselines {
     directory: PathBuf,
     /// The commit that they are of, if they are not those of the checkout.
-    from: Option<From>,
+    from: Option<Origin>,
 }
 
 #[derive(Debug)]
-struct From {
+struct Origin {
     /// Its worktree is removed when this is dropped.
     revision: Revision,
     /// The directory of the checkout's own baselines, which are not used.
@@ -42,7 +42,7 @@ impl Baselines {
         let Some(words) = revision else { return Ok(Self::of(config.baselines.clone())) };
         let revision = Revision::find("--baselines-from", words, &config.file, out, cancel).await?;
         let directory = revision.beside(&config.file, &config.baselines)?;
-        Ok(Self { directory, from: Some(From { revision, own: config.baselines.clone() }) })
+        Ok(Self { directory, from: Some(Origin { revision, own: config.baselines.clone() }) })
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -51,7 +51,7 @@ impl Baselines {
 
     /// What the reader must know of where the baseline comes from: the commit, and whether the change edits it.
     pub(crate) fn note(&self, platform: Platform, name: &str) -> Option<String> {
-        let From { revision, own } = self.from.as_ref()?;
+        let Origin { revision, own } = self.from.as_ref()?;
         let [theirs, ours] = [&self.directory, own].map(|directory| baseline::path(directory, platform, name));
         let edited = match fs::read(&theirs).ok() == fs::read(&ours).ok() {
             true => String::new(),

@@ -52,8 +52,8 @@ pub fn run(cli: Cli) -> ExitCode {
     }))
 }
 
-/// Checks, or only records if there is nothing to judge by and to report in. Everything runs on one thread, because the service
-/// ends when the thread that started it ends.
+/// Checks, or only records if there is nothing to judge by and to report in. Everything runs on one thread, because the
+/// service ends when the thread that started it ends.
 fn measure(measured: &Measured, judged: Option<(&JudgedBy, &Formats)>) -> Result<u8> {
     let config = config::load(&measured.config)?;
     let narrator = Narrator::new();

@@ -29,12 +29,7 @@ pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), R
     let mut by_target: BTreeMap<_, Recorded> = BTreeMap::new();
     for file in evidence_files(files)? {
         let evidence = evidence_file::read(&file)?;
-        let recorded = by_target.entry((evidence.service.clone(), evidence.platform)).or_default();
-        let of_its_build = match evidence.against {
-            None => &mut recorded.runs,
-            Some(_) => &mut recorded.others,
-        };
-        of_its_build.push(evidence);
+        by_target.entry((evidence.service.clone(), evidence.platform)).or_default().push(evidence);
     }
     by_target.values().try_for_each(is_one_comparison)?;
     Ok(by_target)

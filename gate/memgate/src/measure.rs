@@ -27,6 +27,14 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Adds the evidence of a run to the build that it is of.
+    pub(crate) fn push(&mut self, run: Evidence) {
+        match run.against {
+            None => self.runs.push(run),
+            Some(_) => self.others.push(run),
+        }
+    }
+
     /// Adds the evidence of more runs.
     pub(crate) fn extend(&mut self, more: Self) {
         self.runs.extend(more.runs);
@@ -81,19 +89,12 @@ impl Pair<'_> {
     ) -> Result<Recorded> {
         let mut recorded = Recorded::default();
         for run in runs {
-            let other = async |recorded: &mut Recorded| {
-                if let Some(other) = &self.other {
-                    recorded.others.push(other.measure(run, narrator, cancel).await?);
-                }
-                Ok::<_, memgate_evidence::error::Error>(())
-            };
-            let other_first = run.is_multiple_of(2);
-            if other_first {
-                other(&mut recorded).await?;
+            let mut builds: Vec<&Bench<'_>> = self.builds().collect();
+            if run.is_multiple_of(2) {
+                builds.reverse();
             }
-            recorded.runs.push(self.change.measure(run, narrator, cancel).await?);
-            if !other_first {
-                other(&mut recorded).await?;
+            for build in builds {
+                recorded.push(build.measure(run, narrator, cancel).await?);
             }
         }
         Ok(recorded)
@@ -101,8 +102,12 @@ impl Pair<'_> {
 
     /// The evidence files of these runs, those of the other build too.
     pub(crate) fn files(&self, runs: std::ops::RangeInclusive<u32>) -> Vec<PathBuf> {
-        let benches = [&self.change].into_iter().chain(&self.other);
-        benches.flat_map(|bench| runs.clone().map(|run| bench.file(run))).collect()
+        self.builds().flat_map(|build| runs.clone().map(|run| build.file(run))).collect()
+    }
+
+    /// The build that is judged, and the other one if there is one.
+    fn builds(&self) -> impl Iterator<Item = &Bench<'_>> {
+        [&self.change].into_iter().chain(&self.other)
     }
 }
 

@@ -57,6 +57,9 @@ pub async fn check(
     Ok(report(judged.done, judged.failures))
 }
 
+/// The option that names the other build.
+const AGAINST: &str = "--against";
+
 /// Prepares what is selected, with the other build if the selection names one, and runs the work for each service.
 async fn measured<T>(
     config: &Config,
@@ -72,7 +75,8 @@ async fn measured<T>(
     };
     let of_other = Selection { out: selection.out.join(names::AGAINST), ..selection.clone() };
     make_directory(&of_other.out)?;
-    let revision = Revision::find("--against", words, &config.file, &of_other.out, cancel).await?;
+    let revision = Revision::find(AGAINST, words, &config.file, &of_other.out, cancel).await?;
+    let revision = revision.with_submodules(AGAINST, cancel).await?;
     let services: Vec<_> = targets.iter().map(|target| revision.service(target.service)).collect::<Result<_>>()?;
     let others: Vec<_> = targets.iter().zip(&services).map(|(target, other)| target.of(other, &revision)).collect();
     let changes = prepare(&targets, selection, narrator, cancel).await?;

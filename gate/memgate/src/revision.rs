@@ -53,12 +53,12 @@ impl Revision {
         let git = Git { option, directory: beside.to_owned(), cancel };
         if let Some(there) = second_checkout(words) {
             let there = canonical(&there)?;
-            let root = |directory: PathBuf| async move {
+            // Neither need be in a repository.
+            let root = async |directory: PathBuf| {
                 let git = Git { option, directory: directory.clone(), cancel };
-                Ok::<_, memgate_evidence::error::Error>(git.root().await.unwrap_or(directory))
+                git.root().await.unwrap_or(directory)
             };
-            let here = root(canonical(beside)?).await?;
-            let there = root(there).await?;
+            let (here, there) = (root(canonical(beside)?).await, root(there).await);
             if here == there {
                 let message = format!("{option} {words}: this is the checkout that has the change");
                 return Err(InputError::new(message, "name another checkout, or a commit").into());
@@ -71,6 +71,18 @@ impl Revision {
         let worktree = Worktree::make(&git, &here, &out.join("checkout"), &commit).await?;
         let found = Self { name, note: None, here, there: worktree.place.clone(), worktree: Some(worktree) };
         Ok(found.noting(configuration))
+    }
+
+    /// Checks the submodules of a commit out, which a build may need. Those of a second checkout are its owner's.
+    ///
+    /// # Errors
+    /// When git cannot check one out, and when memgate is interrupted.
+    pub(crate) async fn with_submodules(self, option: &'static str, cancel: &Cancel) -> Result<Self> {
+        if self.worktree.is_some() && self.there.join(".gitmodules").exists() {
+            let git = Git { option, directory: self.there.clone(), cancel };
+            git.run(["submodule", "--quiet", "update", "--init", "--recursive"], []).await?;
+        }
+        Ok(self)
     }
 
     /// With a note if the other checkout has another configuration.
@@ -163,7 +175,7 @@ fn is_name(part: Component<'_>) -> bool {
     matches!(part, Component::Normal(_) | Component::CurDir)
 }
 
-/// The directory that `words` mean, if they cannot be a commit, or if they are a path.
+/// The directory that `words` mean, if they begin as a path.
 fn second_checkout(words: &str) -> Option<PathBuf> {
     let path = Path::new(words);
     let is_path = path.is_absolute() || words.starts_with("./") || words.starts_with("../") || words == "..";
@@ -191,10 +203,6 @@ impl Worktree {
         made.remove();
         git.run(["worktree", "add", "--quiet", "--force", "--detach"], [made.place.as_os_str(), OsStr::new(commit)])
             .await?;
-        if made.place.join(".gitmodules").exists() {
-            let inside = Git { directory: made.place.clone(), ..*git };
-            inside.run(["submodule", "--quiet", "update", "--init", "--recursive"], []).await?;
-        }
         Ok(made)
     }
 
@@ -207,9 +215,9 @@ impl Worktree {
             let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         };
         let words = ["worktree", "remove", "--force", "--force"].map(OsStr::new);
+        // It also forgets a worktree whose directory is gone. `prune` would forget those of others too.
         git(&words.into_iter().chain([self.place.as_os_str()]).collect::<Vec<_>>());
         let _ = fs::remove_dir_all(&self.place);
-        git(&["worktree", "prune"].map(OsStr::new));
     }
 }
 

@@ -7,10 +7,12 @@ use std::{fs, process::Output};
 
 use common::{
     busy::{self, HeldUp},
-    can_attach, cgroups, changed,
-    repository::{FIRST_LINE, Repository},
+    can_attach, cgroups, changed, plain,
+    repository::{FIRST_LINE, Repository, path_with_go},
+    running::Running,
     stderr, stdout,
 };
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 #[test]
@@ -73,6 +75,25 @@ fn a_build_does_not_differ_from_itself() {
             Ok(())
         });
         assert!(there.join("service/main.go").exists(), "a second checkout stays");
+    }
+}
+
+#[test]
+fn an_interrupted_comparison_leaves_no_worktree() {
+    if can_attach() {
+        let repository = Repository::new(18183);
+        for words in ["of main (", "run 1: measuring"] {
+            let mut command = repository.memgate();
+            command.args(["check", "--out", "out", "--against", "main"]);
+            let mut memgate =
+                Running::start(plain(&command).current_dir(repository.path()).env("PATH", path_with_go()));
+            memgate.says(words);
+            memgate.signal(Signal::SIGINT);
+            let ended = memgate.ends();
+            assert_eq!(ended.status.code(), Some(130), "{words}: {}", ended.said);
+            repository.assert_no_worktree();
+            assert_eq!(cgroups(), Vec::<std::path::PathBuf>::new());
+        }
     }
 }
 

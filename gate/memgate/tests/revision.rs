@@ -76,10 +76,10 @@ fn a_service_that_the_other_build_cannot_have_is_refused() {
     with("binary: { linux/amd64: service/service, linux/arm64: service/service, linux/loong64: service/service }");
     repository.write("service/service", "");
     assert_fails(&repository.check("main", &[]), 2, &["services.s.binary", "no other version of", "--against DIR"]);
-    with("build: { dir: newer, package: . }");
+    with("build: { dir: newer, package: ., env: { CGO_ENABLED: \"0\" } }");
     repository.write("newer/go.mod", "module newer\n");
     assert_fails(&repository.check("main", &[]), 2, &["services.s.build.dir", "has no newer", "--service"]);
-    with("build: { dir: /tmp, package: . }");
+    with("build: { dir: /tmp, package: ., env: { CGO_ENABLED: \"0\" } }");
     assert_fails(&repository.check("main", &[]), 2, &["services.s.build.dir", "/tmp lies outside of"]);
 }
 
@@ -111,13 +111,32 @@ fn what_a_killed_check_left_is_replaced_and_no_hook_runs() {
     assert!(!repository.path().join(".git/hooked").exists());
 }
 
+/// Its disk may be elsewhere for the moment.
+#[test]
+fn a_worktree_of_the_user_stays_even_if_its_directory_is_gone() {
+    let repository = Repository::new(1);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let theirs = elsewhere.path().join("theirs");
+    repository.git(&["worktree", "add", "--quiet", "--detach", theirs.to_str().unwrap()]);
+    fs::rename(&theirs, elsewhere.path().join("unmounted")).unwrap();
+    repository.git(&["worktree", "add", "--quiet", "--detach", "out/against/checkout"]);
+    fs::remove_dir_all(repository.out().join("against/checkout")).unwrap();
+    repository.handle(BROKEN);
+    let output = repository.command("HEAD").output().unwrap();
+    assert_fails(&output, 4, &["undefined: undefined"]);
+    let left = repository.git(&["worktree", "list", "--porcelain"]);
+    assert!(left.contains(theirs.to_str().unwrap()), "{left}");
+    assert_eq!(left.matches("worktree ").count(), 2, "{left}");
+}
+
 #[test]
 fn submodules_of_the_other_build_are_checked_out() {
     let library = Repository::new(1);
     let repository = Repository::new(1);
     let url = format!("file://{}", library.path().display());
     repository.git(&["submodule", "--quiet", "add", &url, "library"]);
-    let configuration = repository.configuration("build: { dir: library/service, package: . }");
+    let configuration =
+        repository.configuration("build: { dir: library/service, package: ., env: { CGO_ENABLED: \"0\" } }");
     repository.write("memgate.yaml", &configuration);
     repository.commit("with a submodule");
     repository.write("library/service/main.go", "broken");
@@ -206,6 +225,17 @@ fn a_change_that_loosens_its_own_baseline_is_judged_by_that_of_the_base() {
     }
 }
 
+/// Baselines need none of the sources that a job may have no right to fetch.
+#[test]
+fn baselines_of_the_base_need_no_submodules() {
+    let repository = worsened();
+    let library = Repository::new(1);
+    repository.git(&["submodule", "--quiet", "add", &format!("file://{}", library.path().display()), "library"]);
+    repository.commit("with a submodule");
+    let output = merge(&repository, &["--baselines-from", "HEAD"]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+}
+
 #[test]
 fn a_baseline_that_a_change_leaves_alone_is_the_same_from_the_base() {
     let repository = worsened();
@@ -220,7 +250,9 @@ fn a_change_that_renames_its_service_has_no_baseline() {
     let repository = worsened();
     repository.write(
         "memgate.yaml",
-        &repository.configuration("build: { dir: service, package: . }").replace("  s:\n", "  t:\n"),
+        &repository
+            .configuration("build: { dir: service, package: ., env: { CGO_ENABLED: \"0\" } }")
+            .replace("  s:\n", "  t:\n"),
     );
     fs::rename(
         repository.path().join("baselines/linux-amd64/s.yaml"),
@@ -247,7 +279,7 @@ fn baselines_of_nowhere_are_refused() {
         &["--baselines-from nowhere", "no such commit"],
     );
     let outside = repository
-        .configuration("build: { dir: service, package: . }")
+        .configuration("build: { dir: service, package: ., env: { CGO_ENABLED: \"0\" } }")
         .replace("version: 1\n", "version: 1\nbaselines: /tmp\n");
     repository.write("memgate.yaml", &outside);
     assert_fails(

@@ -1,6 +1,7 @@
 //! A git repository with a small service, for `--against`.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -52,7 +53,10 @@ impl Repository {
         let repository = Self { directory: tempfile::tempdir().expect("a temporary directory"), port };
         repository.git(&["init", "--quiet", "--initial-branch", "main"]);
         repository.write("go.mod", "module service\n\ngo 1.21\n");
-        repository.write("memgate.yaml", &repository.configuration("build: { dir: service, package: . }"));
+        repository.write(
+            "memgate.yaml",
+            &repository.configuration("build: { dir: service, package: ., env: { CGO_ENABLED: \"0\" } }"),
+        );
         repository.write("service/go.mod", "module service\n\ngo 1.21\n");
         repository.handle("");
         repository.commit("first");
@@ -126,9 +130,7 @@ services:
     /// `memgate` in the checkout.
     pub fn memgate(&self) -> assert_cmd::Command {
         let mut command = memgate();
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let paths = [repository().join(".tools/go/bin")].into_iter().chain(std::env::split_paths(&path));
-        command.env("PATH", std::env::join_paths(paths).expect("a path"));
+        command.env("PATH", path_with_go());
         command.current_dir(self.path()).env_remove("GITHUB_BASE_REF");
         command
     }
@@ -145,4 +147,11 @@ services:
         assert_eq!(self.git(&["worktree", "list", "--porcelain"]).matches("worktree ").count(), 1);
         assert!(!self.out().join("against/checkout").exists());
     }
+}
+
+/// The search path with the project's own Go first.
+pub fn path_with_go() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let paths = [repository().join(".tools/go/bin")].into_iter().chain(std::env::split_paths(&path));
+    std::env::join_paths(paths).expect("a path")
 }
