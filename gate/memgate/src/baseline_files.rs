@@ -9,7 +9,7 @@ use std::{
 
 use memgate_config::baseline::{self, Accepted};
 use memgate_evidence::{
-    error::{InputError, Result},
+    error::{Error, InputError, Result},
     platform::Platform,
 };
 use memgate_files::{OutputError, whole as atomic_file};
@@ -30,7 +30,7 @@ use crate::judging;
 pub(crate) fn record(evidence: &[PathBuf], directory: &Path, limits: Limits) -> Result<String> {
     let made = |summary: &Summary| {
         let file = baseline::path(directory, summary.platform, &summary.baseline);
-        if file.exists() {
+        if baseline::load(directory, summary.platform, &summary.baseline)?.is_some() {
             let help = "give it the new figures with `memgate baseline accept`, or remove it and record again";
             return Err(InputError::new(format!("{}: this baseline already exists", file.display()), help).into());
         }
@@ -49,7 +49,7 @@ pub(crate) fn record(evidence: &[PathBuf], directory: &Path, limits: Limits) -> 
 /// The same.
 pub(crate) fn diff(evidence: &[PathBuf], directory: &Path) -> Result<String> {
     let files = accepted(evidence, directory, &BTreeSet::new())?;
-    Ok(files.iter().map(|file| told(file, "would change")).collect())
+    Ok(files.iter().map(|(file, accepted)| told(&file.path, accepted, "would change")).collect())
 }
 
 /// Puts the figures of the evidence into the baseline files, those of these metrics or of all if there are none, and
@@ -60,16 +60,8 @@ pub(crate) fn diff(evidence: &[PathBuf], directory: &Path) -> Result<String> {
 /// When there is no baseline, when a file cannot be changed, or when it changes meanwhile.
 pub(crate) fn accept(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) -> Result<String> {
     let files = accepted(evidence, directory, metrics)?;
-    for file in &files {
-        if read(&file.path)? != file.before {
-            let message = format!("{}: it changed while memgate read it, and nothing is written", file.path.display());
-            return Err(InputError::new(message, "run the command again").into());
-        }
-    }
-    for file in &files {
-        write(&file.path, &file.accepted.text)?;
-    }
-    Ok(files.iter().map(|file| told(file, "changed")).collect())
+    replace(files.iter().map(|(file, accepted)| (file, accepted.text.as_str())))?;
+    Ok(files.iter().map(|(file, accepted)| told(&file.path, accepted, "changed")).collect())
 }
 
 /// Puts a waiver into the baseline files of a service, for these platforms or for all that have one, and returns their
@@ -94,26 +86,26 @@ pub(crate) fn waive(
         let message = format!("--expires {expires}: this is no day from today on");
         return Err(InputError::new(message, format!("write a day such as {}", today())).into());
     }
-    let all = platforms.is_empty();
-    let wanted = if all { Platform::ALL.to_vec() } else { platforms.to_vec() };
-    let paths = wanted.into_iter().map(|platform| (platform, baseline::path(directory, platform, service)));
-    let paths: Vec<_> = paths.filter(|(_, path)| !all || path.exists()).collect();
-    if paths.is_empty() {
+    let wanted = if platforms.is_empty() { &Platform::ALL } else { platforms };
+    let mut files = Vec::new();
+    for platform in wanted.iter().copied() {
+        match read(directory, platform, service)? {
+            // A platform that is not asked for need not have one.
+            None if platforms.is_empty() => {}
+            None => return Err(no_baseline(directory, platform, service)),
+            Some(file) => {
+                let text = baseline::waive(&file.path, &file.text, (platform, service), metric, waiver)?;
+                files.push((file, text));
+            }
+        }
+    }
+    if files.is_empty() {
         let message = format!("{service} has no baseline in {}", directory.display());
-        return Err(InputError::new(
-            message,
-            "name the directory with --baselines, and the service as its file is named",
-        )
-        .into());
+        let help = "name the directory with --baselines, and the service as its file is named";
+        return Err(InputError::new(message, help).into());
     }
-    let waived = |(platform, path): &(Platform, PathBuf)| {
-        Ok((path.clone(), baseline::waive(path, &read(path)?, (*platform, service), metric, waiver)?))
-    };
-    let files: Vec<_> = paths.iter().map(waived).collect::<Result<_>>()?;
-    for (path, text) in &files {
-        write(path, text)?;
-    }
-    Ok(files.iter().map(|(path, _)| format!("{}: {metric} is waived until {expires}\n", path.display())).collect())
+    replace(files.iter().map(|(file, text)| (file, text.as_str())))?;
+    Ok(files.iter().map(|(file, _)| format!("{}: {metric} is waived until {expires}\n", file.path.display())).collect())
 }
 
 /// What a metric is, its default limits, which differences matter, and what each baseline file expects of it.
@@ -142,7 +134,11 @@ pub(crate) fn explain(metric: Metric, directory: &Path) -> Result<String> {
     let of = |comparison: Option<Comparison>| comparison.map_or("not compared".to_owned(), difference);
     let _ = writeln!(text, "differences that matter, from a recorded figure: {}", of(metric.comparison()));
     let _ = writeln!(text, "from another build: {}", of(metric.beside().map(|beside| beside.closely)));
-    for (path, baseline) in baselines(directory)? {
+    let files = baselines(directory)?;
+    if files.is_empty() {
+        let _ = writeln!(text, "{}: no baseline files", directory.display());
+    }
+    for (path, baseline) in files {
         let expected = match baseline.metrics.get(&metric) {
             None => "nothing beside the default limit".to_owned(),
             Some(expectation) => expected(expectation, unit),
@@ -190,21 +186,57 @@ fn baselines(directory: &Path) -> Result<Vec<(PathBuf, Baseline)>> {
     Ok(found)
 }
 
-/// A baseline file with the figures of evidence.
-struct Changed {
+/// A baseline file as it is.
+struct File {
     path: PathBuf,
-    before: String,
-    accepted: Accepted,
+    text: String,
 }
 
-fn accepted(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) -> Result<Vec<Changed>> {
-    let changed = |summary: &Summary| {
-        let path = baseline::path(directory, summary.platform, &summary.baseline);
-        let before = read(&path)?;
-        let accepted = baseline::accept(&path, &before, summary, &today(), metrics)?;
-        Ok(Changed { path, before, accepted })
+/// The baseline file of a service on a platform, which is a right one; `None` if there is none.
+fn read(directory: &Path, platform: Platform, service: &str) -> Result<Option<File>> {
+    // It also checks the name, which must not lead out of the directory, and the file's size.
+    if baseline::load(directory, platform, service)?.is_none() {
+        return Ok(None);
+    }
+    let path = baseline::path(directory, platform, service);
+    let text = text_of(&path)?;
+    Ok(Some(File { path, text }))
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| {
+        let message = format!("{}: this baseline cannot be read: {error}", path.display());
+        InputError::new(message, "check the file's permissions").into()
+    })
+}
+
+fn no_baseline(directory: &Path, platform: Platform, service: &str) -> Error {
+    let path = baseline::path(directory, platform, service);
+    let help = "make one with `memgate baseline record`, or name the directory with --baselines";
+    InputError::new(format!("{}: there is no such baseline", path.display()), help).into()
+}
+
+/// Gives the files these texts, or none of them if one has changed since it was read.
+fn replace<'a>(files: impl Iterator<Item = (&'a File, &'a str)> + Clone) -> Result<()> {
+    for (File { path, text }, _) in files.clone() {
+        if text_of(path)? != *text {
+            let message = format!("{}: it changed while memgate read it, and nothing is written", path.display());
+            return Err(InputError::new(message, "run the command again").into());
+        }
+    }
+    files.into_iter().try_for_each(|(file, text)| write(&file.path, text))
+}
+
+/// Each baseline file with the figures of the evidence.
+fn accepted(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) -> Result<Vec<(File, Accepted)>> {
+    let accepted = |summary: &Summary| {
+        let Some(file) = read(directory, summary.platform, &summary.baseline)? else {
+            return Err(no_baseline(directory, summary.platform, &summary.baseline));
+        };
+        let accepted = baseline::accept(&file.path, &file.text, summary, &today(), metrics)?;
+        Ok((file, accepted))
     };
-    summaries(evidence)?.iter().map(changed).collect()
+    summaries(evidence)?.iter().map(accepted).collect()
 }
 
 /// The metrics of the evidence, by service and platform.
@@ -214,8 +246,8 @@ fn summaries(evidence: &[PathBuf]) -> Result<Vec<Summary>> {
 
 /// What a file has or would have: a line for each figure that differs, and for each that stays because it was not
 /// measured. For every metric, more is worse.
-fn told(file: &Changed, verb: &str) -> String {
-    let Changed { path, accepted: Accepted { changes, kept, .. }, .. } = file;
+fn told(path: &Path, accepted: &Accepted, verb: &str) -> String {
+    let Accepted { changes, kept, .. } = accepted;
     let figures = if changes.len() == 1 { "figure" } else { "figures" };
     let mut text = format!("{}: {} {figures} {verb}\n", path.display(), changes.len());
     for change in changes {
@@ -231,13 +263,6 @@ fn told(file: &Changed, verb: &str) -> String {
         let _ = writeln!(text, "  {metric}: stays, because it was not measured: {reason}");
     }
     text
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| {
-        let help = "make one with `memgate baseline record`, or name the directory with --baselines";
-        InputError::new(format!("{}: this baseline cannot be read: {error}", path.display()), help).into()
-    })
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

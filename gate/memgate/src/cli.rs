@@ -150,6 +150,15 @@ pub enum BaselineCommand {
         #[command(flatten)]
         recorded: Recorded,
     },
+    /// Puts the figures in the evidence into the baseline files, with where they come from. Every other byte stays.
+    Accept {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+        /// A metric whose figure to accept. Can be given several times. The default is all.
+        #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
+        metrics: Vec<Metric>,
+    },
     /// Lets a gate fail up to a day: puts a waiver into the baseline files of a service. Every other byte stays.
     Waive(Waived),
     /// Explains a metric: what it is, its default limits, and what each baseline file expects of it.
@@ -160,15 +169,6 @@ pub enum BaselineCommand {
         /// The directory of baselines.
         #[arg(long, value_name = "DIR", default_value = "baselines")]
         baselines: PathBuf,
-    },
-    /// Puts the figures in the evidence into the baseline files, with where they come from. Every other byte stays.
-    Accept {
-        /// What was recorded.
-        #[command(flatten)]
-        recorded: Recorded,
-        /// A metric whose figure to accept. Can be given several times. The default is all.
-        #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
-        metrics: Vec<Metric>,
     },
 }
 

@@ -563,6 +563,7 @@ fn a_waived_gate_does_not_fail_the_check() {
     assert_fails(&waive(bytes, "uaa", "x", "2020-12-31"), 2, &["--expires 2020-12-31: this is no day from today on"]);
     assert_fails(&waive(bytes, "uaa", "x", "soon"), 2, &["--expires soon"]);
     assert_fails(&waive(bytes, "pay", "x", "2999-12-31"), 2, &["pay has no baseline in"]);
+    assert_fails(&waive(bytes, "../uaa", "x", "2999-12-31"), 2, &["`../uaa` cannot be the name of a baseline"]);
     assert_fails(&waive("gc_mark_p99", "uaa", "x", "2999-12-31"), 2, &["gc_mark_p99 has no entry here"]);
     assert_eq!(fs::read_to_string(recorded.baseline()).unwrap(), before, "nothing is written");
     let output = waive(bytes, "uaa", "fixed in 2.4", "2999-12-31");
@@ -601,6 +602,9 @@ fn a_metric_is_explained_with_what_the_baselines_expect() {
     assert!(growth.contains("default limit: general 0.50MB/min, or 0.50% a minute"), "{growth}");
     assert!(growth.contains("nothing beside the default limit"), "{growth}");
     assert_fails(&explain("alloc"), 2, &["'alloc'", "alloc_bytes_per_request"]);
+    let nowhere =
+        recorded.command("baseline").args(["explain", "oom_kills", "--baselines", "nowhere"]).output().unwrap();
+    assert!(stdout(&nowhere).contains("nowhere: no baseline files"), "{}", stdout(&nowhere));
     fs::write(recorded.baseline(), "version: 1\n").unwrap();
     assert_fails(&explain("oom_kills"), 2, &["uaa.yaml"]);
 }
@@ -609,7 +613,7 @@ fn a_metric_is_explained_with_what_the_baselines_expect() {
 fn figures_are_not_accepted_where_there_is_no_baseline_or_no_such_metric() {
     let recorded = Recorded::of(&[healthy(1, 2000), healthy(2, 2004)]);
     let output = recorded.on_directory(&["baseline", "accept"]);
-    assert_fails(&output, 2, &["uaa.yaml: this baseline cannot be read", "memgate baseline record"]);
+    assert_fails(&output, 2, &["uaa.yaml: there is no such baseline", "memgate baseline record"]);
     let recorded = Recorded::new();
     let output = recorded.on_directory(&["baseline", "accept", "--metric", "alloc"]);
     assert_fails(&output, 2, &["'alloc'", "alloc_bytes_per_request"]);

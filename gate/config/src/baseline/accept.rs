@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, ops::Range, path::Path};
 
 use memgate_evidence::{
     Environment,
-    error::{Error, InputError, Result},
+    error::{InputError, Result},
     platform::Platform,
 };
 use memgate_verdict::{
-    baseline::{Baseline, BaselineEnvironment, Expectation, Waiver},
+    baseline::{Baseline, BaselineEnvironment, Waiver},
+    judge::misfit,
     metric::Metric,
     summarise::Summary,
-    units::format_exact,
+    units::{format_exact, parse},
 };
 
 use super::{
@@ -38,7 +39,7 @@ pub struct Change {
     pub metric: Metric,
     /// The figure of the file.
     pub before: f64,
-    /// The mean of the runs.
+    /// The mean of the runs, with as many digits as the file has.
     pub after: f64,
 }
 
@@ -50,8 +51,9 @@ pub struct Change {
 /// another place has it too.
 ///
 /// # Errors
-/// When the text is no baseline of the service and platform, when a metric is not in it, when there are fewer than two
-/// runs, when some metrics are named and the runs do not fit, or when a value cannot be replaced alone.
+/// When the text is no baseline of the service and platform, when a metric that is named is not in it or was not
+/// measured, when there are fewer than two runs, when figures stay and the runs do not fit, or when a value cannot be
+/// replaced alone.
 pub fn accept(
     path: &Path,
     text: &str,
@@ -65,11 +67,12 @@ pub fn accept(
         let message = format!("{}: one run of {} has no noise", path.display(), summary.service);
         return Err(InputError::new(message, "record more runs: `memgate record --runs 6`").into());
     }
-    check_asked(&source, &before, summary, metrics)?;
+    check_asked(&source, &before, metrics)?;
     let is_asked = |metric: &Metric| metrics.is_empty() || metrics.contains(metric);
+    let mut expected = before.clone();
     let (mut edits, mut changes, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    for (&metric, expectation) in before.metrics.iter().filter(|(metric, _)| is_asked(metric)) {
-        let Some(figure) = expectation.baseline else { continue };
+    for (&metric, expectation) in expected.metrics.iter_mut().filter(|(metric, _)| is_asked(metric)) {
+        let Some(figure) = &mut expectation.baseline else { continue };
         let (mean, noise) = match recorded_figure(summary, metric) {
             Ok((mean, noise)) => (mean, noise.unwrap_or_default()),
             Err(reason) => {
@@ -77,21 +80,35 @@ pub fn accept(
                 continue;
             }
         };
-        let of = |key: &str| KeyPath::root().key("metrics").key(metric.name()).key(key);
-        edits.push((of("baseline"), format_exact(mean, metric.unit())));
-        if expectation.noise.is_some() {
-            edits.push((of("noise"), format_exact(noise, metric.unit())));
+        let place = KeyPath::root().key("metrics").key(metric.name());
+        let mut put = |key: &str, old: &mut f64, new: f64| {
+            let text = format_exact(new, metric.unit());
+            // What the file will say, with as many digits as it has.
+            *old = parse(&text, metric.unit()).unwrap_or(f64::NAN);
+            edits.push((place.key(key), text));
+        };
+        let recorded = *figure;
+        put("baseline", figure, mean);
+        if recorded != *figure {
+            changes.push(Change { metric, before: recorded, after: *figure });
         }
-        changes.push(Change { metric, before: figure, after: mean });
+        if let Some(old) = &mut expectation.noise {
+            put("noise", old, noise);
+        }
     }
+    check_fit(&source, &before, summary, metrics, &kept)?;
     if metrics.is_empty() {
-        edits.extend(of_environment(&before.environment, &summary.environment, recorded, summary.runs.len()));
+        expected.environment = environment(&before.environment, &summary.environment, recorded, summary.runs.len());
+        edits.extend(of_environment(&expected.environment));
     }
     let text = edited(&source, text, edits)?;
-    check_rest(path, &text, &before, summary, &changes)?;
-    changes.retain(|change| {
-        format_exact(change.before, change.metric.unit()) != format_exact(change.after, change.metric.unit())
-    });
+    // memgate must not damage a file.
+    if load::parse(path, &text, summary.platform, &summary.baseline)? != expected {
+        let message = format!("{}: its figures cannot be replaced without a change of something else", path.display());
+        return Err(
+            InputError::new(message, "write the figures of `memgate baseline diff` into the file yourself").into()
+        );
+    }
     Ok(Accepted { text, changes, kept })
 }
 
@@ -130,21 +147,18 @@ pub fn waive(
             })?
         }
     };
-    let mut after = load::parse(path, &text, platform, service)?;
-    if let Some(entry) = after.metrics.get_mut(&metric).filter(|entry| entry.waiver.as_ref() == Some(waiver)) {
-        entry.waiver.clone_from(&before.metrics[&metric].waiver);
+    let mut expected = before;
+    expected.metrics.entry(metric).or_default().waiver = Some(waiver.clone());
+    if load::parse(path, &text, platform, service)? != expected {
+        let message = format!("{}: {metric} cannot get a waiver without a change of something else", path.display());
+        return Err(InputError::new(message, "write the waiver into the file yourself").into());
     }
-    if after == before {
-        return Ok(text);
-    }
-    let message = format!("{}: {metric} cannot get a waiver without a change of something else", path.display());
-    Err(InputError::new(message, "write the waiver into the file yourself").into())
+    Ok(text)
 }
 
 /// The text with one more key at the end of a map whose last value is a scalar; `None` if it is not.
 fn with_a_key(text: &str, place: &KeyPath, values: &serde_yaml::Value, added: &str) -> Option<String> {
-    let mark = if text.starts_with('\u{feff}') { "\u{feff}" } else { "" };
-    let body = &text[mark.len()..];
+    let (mark, body) = without_mark(text);
     let is_flow = body[place.find(body)?..].starts_with('{');
     let (last, _) = place.value(values)?.as_mapping()?.iter().last()?;
     let last = place.key(last.as_str()?);
@@ -163,55 +177,88 @@ fn with_a_key(text: &str, place: &KeyPath, values: &serde_yaml::Value, added: &s
     Some([mark, &body[..at], &added, &body[at..]].concat())
 }
 
-/// Checks that the metrics can be accepted by themselves.
-fn check_asked(source: &Source, before: &Baseline, summary: &Summary, metrics: &BTreeSet<Metric>) -> Result<()> {
+/// Checks that each metric that is asked for has a figure to replace.
+fn check_asked(source: &Source, before: &Baseline, metrics: &BTreeSet<Metric>) -> Result<()> {
     let has_figure = |metric: &Metric| before.metrics.get(metric).is_some_and(|one| one.baseline.is_some());
-    if let Some(missing) = metrics.iter().find(|metric| !has_figure(metric)) {
-        let what = format!("{missing} has no recorded figure here");
-        let help = "add `baseline: …` with the figure of `memgate baseline diff`, or name another metric";
-        let place = KeyPath::root().key("metrics");
-        return Err(source.error(&place, Problem::new(what, "no recorded figure", help)));
-    }
-    let misfit = if metrics.is_empty() { None } else { memgate_verdict::judge::misfit(summary, before) };
-    misfit.map_or(Ok(()), |misfit| {
-        let help = "accept the figures of all metrics together: leave --metric out";
-        Err(source.error(&KeyPath::root().key("environment"), Problem::new(misfit, "recorded elsewhere", help)))
-    })
+    let Some(missing) = metrics.iter().find(|metric| !has_figure(metric)) else { return Ok(()) };
+    let what = format!("{missing} has no recorded figure here");
+    let help = "add `baseline: …` with the figure of `memgate baseline diff`, or name another metric";
+    Err(source.error(&KeyPath::root().key("metrics"), Problem::new(what, "no recorded figure", help)))
 }
 
-/// Where the figures come from, as far as the file says so.
-fn of_environment(
-    before: &BaselineEnvironment,
-    now: &Environment,
-    recorded: &str,
-    runs: usize,
-) -> impl Iterator<Item = (KeyPath, String)> {
-    let known = |key, is_there: bool, text: String| (is_there && !text.is_empty()).then_some((key, text));
+/// Checks that figures that stay may stand beside those of these runs, and that what is asked for by name was measured.
+fn check_fit(
+    source: &Source,
+    before: &Baseline,
+    summary: &Summary,
+    metrics: &BTreeSet<Metric>,
+    kept: &[(Metric, String)],
+) -> Result<()> {
+    if let Some((metric, reason)) = kept.iter().find(|(metric, _)| metrics.contains(metric)) {
+        let place = KeyPath::root().key("metrics").key(metric.name());
+        let what = format!("the runs have no figure to accept: {reason}");
+        return Err(source.error(&place, Problem::new(what, "not measured", "record it again, or leave it out")));
+    }
+    let misfit = if metrics.is_empty() && kept.is_empty() { None } else { misfit(summary, before) };
+    let Some(misfit) = misfit else { return Ok(()) };
+    let (what, help) = match kept.first() {
+        None => (misfit, "accept the figures of all metrics together: leave --metric out".to_owned()),
+        Some((metric, reason)) => (
+            format!("{misfit}; and {metric}, whose figure would stay, was not measured: {reason}"),
+            format!("record runs that have {metric}, or take its line out of the file"),
+        ),
+    };
+    Err(source.error(&KeyPath::root().key("environment"), Problem::new(what, "recorded elsewhere", help)))
+}
+
+/// Where the figures come from, as far as the file said so before.
+fn environment(before: &BaselineEnvironment, now: &Environment, recorded: &str, runs: usize) -> BaselineEnvironment {
+    let known = |before: &Option<String>, now: String| before.is_some().then_some(now).filter(|now| !now.is_empty());
+    BaselineEnvironment {
+        go: now.go.clone(),
+        kernel: now.kernel.clone(),
+        page_size: now.page_size,
+        thp: now.thp.clone(),
+        cpu: now.cpu.clone(),
+        cpus: now.cpus,
+        runner: now.runner,
+        recorded: recorded.to_owned(),
+        runs: u32::try_from(runs).unwrap_or(u32::MAX),
+        build: known(&before.build, now.build_text()),
+        variables: known(&before.variables, now.variables_text()),
+        // Evidence of an older memgate does not know them. What the file says stays.
+        load: known(&before.load, now.load.clone()).or_else(|| before.load.clone()),
+        phases: known(&before.phases, now.phases.clone()).or_else(|| before.phases.clone()),
+    }
+}
+
+fn of_environment(environment: &BaselineEnvironment) -> impl Iterator<Item = (KeyPath, String)> {
+    let environment = environment.clone();
     let always = [
-        ("go", now.go.clone()),
-        ("kernel", now.kernel.clone()),
-        ("page_size", page_size(now.page_size)),
-        ("thp", now.thp.clone()),
-        ("cpu", now.cpu.clone()),
-        ("cpus", now.cpus.to_string()),
-        ("runner", now.runner.to_string()),
-        ("recorded", recorded.to_owned()),
-        ("runs", runs.to_string()),
+        ("go", environment.go),
+        ("kernel", environment.kernel),
+        ("page_size", page_size(environment.page_size)),
+        ("thp", environment.thp),
+        ("cpu", environment.cpu),
+        ("cpus", environment.cpus.to_string()),
+        ("runner", environment.runner.to_string()),
+        ("recorded", environment.recorded),
+        ("runs", environment.runs.to_string()),
     ];
     let optional = [
-        known("build", before.build.is_some(), now.build_text()),
-        known("variables", before.variables.is_some(), now.variables_text()),
-        known("load", before.load.is_some(), now.load.clone()),
-        known("phases", before.phases.is_some(), now.phases.clone()),
+        ("build", environment.build),
+        ("variables", environment.variables),
+        ("load", environment.load),
+        ("phases", environment.phases),
     ];
+    let optional = optional.into_iter().filter_map(|(key, text)| Some((key, text?)));
     let place = KeyPath::root().key("environment");
-    always.into_iter().chain(optional.into_iter().flatten()).map(move |(key, text)| (place.key(key), text))
+    always.into_iter().chain(optional).map(move |(key, text)| (place.key(key), text))
 }
 
 /// The text with these values in place of those at the places.
 fn edited(source: &Source, text: &str, edits: Vec<(KeyPath, String)>) -> Result<String> {
-    let mark = if text.starts_with('\u{feff}') { "\u{feff}" } else { "" };
-    let body = &text[mark.len()..];
+    let (mark, body) = without_mark(text);
     let values: serde_yaml::Value = source.parse()?;
     let mut spans = Vec::new();
     for (place, value) in edits {
@@ -232,6 +279,11 @@ fn edited(source: &Source, text: &str, edits: Vec<(KeyPath, String)>) -> Result<
     }
     written.push_str(&body[end..]);
     Ok(written)
+}
+
+/// The byte order mark, if there is one, and the rest. The parser does not count it.
+fn without_mark(text: &str) -> (&str, &str) {
+    text.split_at(if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 })
 }
 
 /// The bytes of the scalar at the place; `None` if it is not a scalar that stands there alone, on one line.
@@ -294,23 +346,4 @@ fn in_the_style_of(old: &str, value: &str) -> String {
         _ if value.chars().all(is_plain) => value.to_owned(),
         _ => quoted(value),
     }
-}
-
-/// Checks that the text is the same baseline but for the figures and the environment. memgate must not damage a file.
-fn check_rest(path: &Path, text: &str, before: &Baseline, summary: &Summary, changes: &[Change]) -> Result<()> {
-    let mut after = load::parse(path, text, summary.platform, &summary.baseline)?;
-    for change in changes {
-        let old = &before.metrics[&change.metric];
-        let Some(new) = after.metrics.get_mut(&change.metric) else { continue };
-        let is_near = |one: f64, other: f64| (one - other).abs() <= 1e-6 * other.abs().max(f64::MIN_POSITIVE);
-        if new.baseline.is_some_and(|figure| is_near(figure, change.after)) {
-            *new = Expectation { baseline: old.baseline, noise: old.noise, ..new.clone() };
-        }
-    }
-    after.environment = before.environment.clone();
-    if after == *before {
-        return Ok(());
-    }
-    let message = format!("{}: its figures cannot be replaced without a change of something else", path.display());
-    Err(Error::from(InputError::new(message, "write the figures of `memgate baseline diff` into the file yourself")))
 }

@@ -279,13 +279,9 @@ fn file() -> String {
 fn a_recorded_file_takes_all_new_figures() {
     let accepted = accepted(&file(), &measured(), &[]).unwrap();
     let bytes = accepted.changes.iter().find(|change| change.metric == Metric::AllocBytesPerRequest).unwrap();
-    assert_eq!((bytes.before, bytes.after), (1005.0, recorded_mean(Metric::AllocBytesPerRequest)));
+    assert_eq!((bytes.before, bytes.after), (1005.0, 18_414.17));
     assert!(accepted.text.contains("recorded: \"2026-11-29\", runs: 3"), "{}", accepted.text);
     assert!(accepted.text.contains("kernel: \"7.2.0\""));
-}
-
-fn recorded_mean(metric: Metric) -> f64 {
-    super::super::render::recorded_figure(&measured(), metric).unwrap().0
 }
 
 #[test]
@@ -349,4 +345,15 @@ fn a_metric_that_a_run_lacks_keeps_its_figure() {
     assert_eq!(accepted.kept, [(Metric::GcCycles, "run 2: records were lost".to_owned())]);
     let of = |text: &str| text.lines().find(|line| line.contains("gc_cycles:")).map(str::to_owned);
     assert_eq!(of(&accepted.text), of(&file()));
+    // By name, it is an error.
+    let message = accepted_error(&file(), &summary, &[Metric::GcCycles]);
+    assert!(
+        message.contains("metrics.gc_cycles: the runs have no figure to accept: run 2: records were lost"),
+        "{message}"
+    );
+    // It cannot stay beside figures of another kind of machine.
+    summary.environment.page_size = 4096;
+    let message = accepted_error(&file(), &summary, &[]);
+    assert!(message.contains("page size 16384 bytes in the baseline and 4096 bytes here"), "{message}");
+    assert!(message.contains("and gc_cycles, whose figure would stay, was not measured"), "{message}");
 }
