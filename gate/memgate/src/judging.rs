@@ -8,6 +8,7 @@ use std::{
 
 use memgate_config::baseline;
 use memgate_evidence::{
+    Environment,
     error::{InputError, Result},
     platform::Platform,
 };
@@ -37,6 +38,23 @@ pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), R
 
 /// Checks that the evidence is of one build, or of one build and one other.
 fn is_one_comparison(recorded: &Recorded) -> Result<()> {
+    if let (Some(run), Some(other)) = (recorded.runs.first(), recorded.others.first()) {
+        let (a, b) = (&run.environment, &other.environment);
+        let page_size = |environment: &Environment| environment.page_size.to_string();
+        let pairs = [
+            ("load", a.load.clone(), b.load.clone()),
+            ("phases", a.phases.clone(), b.phases.clone()),
+            ("runner", a.runner.to_string(), b.runner.to_string()),
+            ("page size", page_size(a), page_size(b)),
+        ];
+        if let Some((what, ours, theirs)) = pairs.into_iter().find(|(_, ours, theirs)| ours != theirs) {
+            let message = format!(
+                "{} on {}: the builds were not measured in turn: one has the {what} `{ours}` and the other `{theirs}`",
+                run.service, run.platform
+            );
+            return Err(InputError::new(message, "name the evidence of one command").into());
+        }
+    }
     let names: BTreeSet<_> = recorded.others.iter().filter_map(|other| other.against.as_deref()).collect();
     let (message, help) = match (recorded.others.first(), recorded.runs.is_empty()) {
         (Some(other), true) => (
@@ -103,7 +121,7 @@ pub(crate) fn judged(recorded: &Recorded, baselines: &Baselines) -> Result<Servi
     result.notes.extend(baselines.note(summary.platform, &summary.baseline));
     let Some(name) = recorded.others.first().and_then(|other| other.against.as_deref()) else { return Ok(result) };
     let others = summarise(&recorded.others)?;
-    Ok(judge::judge_beside(result, &summary, judge::Other { name, summary: &others }))
+    Ok(judge::judge_beside(result, &summary, baseline.as_ref(), judge::Other { name, summary: &others }))
 }
 
 /// The root of the repository that memgate was called in: the nearest directory that contains `.git`, or the current

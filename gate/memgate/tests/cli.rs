@@ -622,6 +622,19 @@ fn figures_are_not_accepted_where_there_is_no_baseline_or_no_such_metric() {
 }
 
 #[test]
+fn builds_under_another_load_are_not_compared() {
+    let recorded = Recorded::of(&[healthy(1, 2000), healthy(2, 2004)]);
+    let other = |run| {
+        let mut other = healthy(run, 2000);
+        other.environment.load = "5/s over 1 connections: 1 GET /".to_owned();
+        other
+    };
+    recorded.against("main", [other(1), other(2)]);
+    let says = ["uaa on linux/amd64: the builds were not measured in turn", "load", "5/s over 1 connections"];
+    assert_fails(&recorded.on_directory(&["judge"]), 2, &says);
+}
+
+#[test]
 fn merged_evidence_is_judged_as_one() {
     let recorded = Recorded::new();
     let merge = || {

@@ -8,6 +8,7 @@ use super::{
     service::{Other, SITES, failing},
 };
 use crate::{
+    baseline::Baseline,
     metric::{Beside, Comparison, Metric, Quantity, Unit},
     results::{GateResult, Need, Verdict},
     summarise::{Pooled, Site, Summary, grown, pooled_deviation, t_quantile},
@@ -15,11 +16,18 @@ use crate::{
 };
 
 /// The gate on a metric of two builds; `None` if the metric is not compared, or if neither build has it.
-pub(super) fn gate(metric: Metric, summary: &Summary, other: Other<'_>) -> Option<GateResult> {
+pub(super) fn gate(
+    metric: Metric,
+    summary: &Summary,
+    baseline: Option<&Baseline>,
+    other: Other<'_>,
+) -> Option<GateResult> {
     let beside = metric.beside()?;
+    let expectation = baseline.and_then(|baseline| baseline.metrics.get(&metric));
     let (change, base) = (Figures::of(metric, summary), Figures::of(metric, other.summary));
     let in_guest = summary.environment.runner == Runner::Qemu;
-    let advisory = beside.closely.advisory || (in_guest && metric.quantity() == Quantity::Time);
+    let is_reported_only = expectation.is_some_and(|expectation| expectation.advisory);
+    let advisory = beside.closely.advisory || is_reported_only || (in_guest && metric.quantity() == Quantity::Time);
     let failing = [summary, other.summary].into_iter().find_map(|summary| failing(summary, false));
     let ruling = match (&change, &base) {
         // What no build has is no difference. A default limit on it has a gate of its own.
@@ -32,6 +40,10 @@ pub(super) fn gate(metric: Metric, summary: &Summary, other: Other<'_>) -> Optio
         (Ok(change), Ok(base)) => rule(&Pair { change, other: base, name: other.name }, beside),
     };
     let ruling = if advisory { ruling.advisory() } else { ruling };
+    let ruling = match expectation.and_then(|expectation| expectation.waiver.as_ref()) {
+        Some(waiver) => ruling.waived(waiver, &summary.day),
+        None => ruling,
+    };
     let pooled = change.as_ref().ok().map(|figures| &figures.all);
     let interval = pooled.map(Pooled::interval);
     Some(GateResult {

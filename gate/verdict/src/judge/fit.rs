@@ -22,8 +22,8 @@ pub fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
     let known = known.filter_map(|(what, theirs, ours)| Some((what, theirs.clone()?, ours)));
     differences(pairs.into_iter().chain(known)).map(|differences| {
         format!(
-            "the baseline does not fit: {differences}; to record it anew, run `memgate record --service {} --platform {} --runs 5` \
-             and `memgate baseline accept` on what it writes",
+            "the baseline does not fit: {differences}; to record it anew, run `memgate record --service {} --platform {} \
+             --runs 5` and `memgate baseline accept` on what it writes",
             summary.service, summary.platform
         )
     })
@@ -40,8 +40,8 @@ pub(super) fn borne(summary: &Summary, baseline: &Baseline) -> Option<String> {
     let variables = theirs.variables.clone().map(|theirs| ("variables", theirs, ours.variables_text()));
     differences(pairs.into_iter().chain(variables)).map(|differences| {
         format!(
-            "the baseline was recorded with other settings: {differences}; figures of time, GC, threads and resident memory may \
-             differ for that alone"
+            "the baseline was recorded with other settings: {differences}; figures of time, GC, threads and resident \
+             memory may differ for that alone"
         )
     })
 }

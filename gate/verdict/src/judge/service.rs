@@ -71,14 +71,20 @@ fn waivers(baseline: &Baseline) -> impl Iterator<Item = String> {
 pub struct Other<'a> {
     /// Its name in reports, such as `main (1a2b3c4)`.
     pub name: &'a str,
-    /// Its metrics. It has as many runs as the one that is judged.
+    /// Its metrics.
     pub summary: &'a Summary,
 }
 
 /// Compares a judged service with another build of it. Adds a gate for each metric that can be compared, with what grew
-/// by call site, and the other build's notes.
-pub fn judge_beside(mut result: ServiceResult, summary: &Summary, other: Other<'_>) -> ServiceResult {
-    result.gates.extend(Metric::ALL.into_iter().filter_map(|metric| beside::gate(metric, summary, other)));
+/// by call site, and the other build's notes. A metric that the baseline waives or only reports is so here too.
+pub fn judge_beside(
+    mut result: ServiceResult,
+    summary: &Summary,
+    baseline: Option<&Baseline>,
+    other: Other<'_>,
+) -> ServiceResult {
+    let gate = |metric| beside::gate(metric, summary, baseline, other);
+    result.gates.extend(Metric::ALL.into_iter().filter_map(gate));
     result.verdict = worst(result.gates.iter().map(|gate| gate.verdict));
     let notes = other.summary.notes.iter().filter(|note| !summary.notes.contains(note));
     result.notes.extend(notes.map(|note| format!("{}: {note}", other.name)));

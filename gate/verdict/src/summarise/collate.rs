@@ -19,7 +19,8 @@ use crate::metric::{Metric, Unit};
 ///
 /// # Errors
 /// When there is no run, when two runs have the same number, or when the runs differ in service, platform, baseline or
-/// environment (Go version, build, variables, load, phases, page size and runner), or in the length of their measuring phase.
+/// environment (Go version, build, variables, load, phases, page size and runner), or in the length of their measuring
+/// phase.
 #[expect(clippy::result_large_err, reason = "such an error ends the command, so its size is of no account")]
 pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let mut sorted: Vec<Run<'_>> = runs.iter().map(Run).collect();
@@ -47,12 +48,12 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     })
 }
 
-/// Every metric of one run. Metrics of signals that contradict each other have no figure.
 /// `2026-11-23` of `2026-11-23T15:30:00Z`.
 fn day(time: &str) -> &str {
     time.split('T').next().unwrap_or_default()
 }
 
+/// Every metric of one run. Metrics of signals that contradict each other have no figure.
 fn metrics(run: Run<'_>) -> BTreeMap<Metric, Measurement> {
     let contradictions = contradictions::find(run);
     let metric = |metric| {

@@ -13,7 +13,7 @@ fn build(metric: Metric, figures: &[f64], half: f64) -> Summary {
 
 /// The gate on the metric of a build beside another.
 fn beside(metric: Metric, change: &Summary, other: &Summary) -> GateResult {
-    let result = judge_beside(judge(change, None), change, Other { name: "main (1a2b3c4)", summary: other });
+    let result = judge_beside(judge(change, None), change, None, Other { name: "main (1a2b3c4)", summary: other });
     result.gates.into_iter().find(|gate| gate.metric == metric && gate.against.is_some()).unwrap()
 }
 
@@ -148,7 +148,7 @@ fn a_figure_that_one_build_lacks_is_not_compared() {
     let gate = beside(BYTES, &lacking, &whole);
     assert_eq!(gate.reason, "No figure: run 2: records were lost.");
     // What neither build has is no difference: where a default limit wants it, that has a gate of its own.
-    let result = judge_beside(judge(&lacking, None), &lacking, Other { name: "main", summary: &lacking });
+    let result = judge_beside(judge(&lacking, None), &lacking, None, Other { name: "main", summary: &lacking });
     assert!(!result.gates.iter().any(|gate| gate.metric == BYTES && gate.against.is_some()));
 }
 
@@ -199,7 +199,7 @@ fn the_verdict_is_the_worst_of_both_comparisons_and_the_other_builds_notes_are_t
         )])),
     );
     assert_eq!(alone.verdict, Verdict::Pass);
-    let result = judge_beside(alone, &change, Other { name: "main", summary: &other });
+    let result = judge_beside(alone, &change, None, Other { name: "main", summary: &other });
     assert_eq!(result.verdict, Verdict::Regressed);
     assert!(result.notes.contains(&"main: a note".to_owned()), "{:?}", result.notes);
 }
@@ -221,4 +221,30 @@ fn a_leak_on_top_of_another_is_a_difference() {
         Verdict::Pass,
         "2.15MB/min exceeds the 2.05MB/min of main (1a2b3c4) by no more than 0.50MB/min (floor).",
     );
+}
+
+/// What a team has agreed on holds beside another build too.
+#[test]
+fn what_the_baseline_waives_or_only_reports_is_so_beside_another_build() {
+    let (change, other) = (build(BYTES, &[20_200.0, 20_204.0], 0.0), build(BYTES, &[20_000.0, 20_004.0], 0.0));
+    let of = |expectation: Expectation| {
+        let baseline = baseline_of([(BYTES, Expectation { limit: Limit::At(30_000.0), ..expectation })]);
+        let other = Other { name: "main (1a2b3c4)", summary: &other };
+        let result = judge_beside(judge(&change, Some(&baseline)), &change, Some(&baseline), other);
+        let gate = result.gates.into_iter().find(|gate| gate.metric == BYTES && gate.against.is_some()).unwrap();
+        (gate.verdict, gate.reason)
+    };
+    assert_eq!(of(Expectation::default()).0, Verdict::Regressed);
+    assert_eq!(of(Expectation { advisory: true, ..Expectation::default() }).0, Verdict::Advisory);
+    let until = |expires: &str| {
+        let waiver = Waiver { reason: "agreed".to_owned(), owner: "ada".to_owned(), expires: expires.to_owned() };
+        of(Expectation { waiver: Some(waiver), ..Expectation::default() })
+    };
+    let (verdict, reason) = until("2026-12-31");
+    assert_eq!(verdict, Verdict::Advisory);
+    assert!(
+        reason
+            .starts_with("Waived until 2026-12-31 by ada (agreed): 20.2kB/request exceeds the 20.0kB/request of main")
+    );
+    assert_eq!(until("2026-11-22").0, Verdict::Regressed);
 }
