@@ -26,8 +26,8 @@ pub(super) struct ServiceProcess {
     stat: ProcResult<Stat>,
     /// Why the process is no longer the launched program.
     replaced: Option<String>,
-    /// The processes that the service started and memgate saw, by their numbers.
-    others: BTreeMap<i32, Other>,
+    /// The processes that the service started and memgate saw, by number and time of start: numbers come again.
+    others: BTreeMap<(i32, u64), Other>,
     /// Whether a process has ended that memgate did not see. It looks many times a second, so that one lived shortly.
     has_unseen: bool,
     /// Whether memgate sees the service's own children only, because there is no cgroup.
@@ -180,11 +180,11 @@ impl ServiceProcess {
     /// Notes that the service has started this process. Call it while the process lives, at each look.
     pub(super) fn has_started(&mut self, other: i32, at_ns: u64) {
         let Some(stat) = self.sibling(other).and_then(|process| process.stat().ok()) else {
-            self.has_unseen |= !self.others.contains_key(&other);
+            self.has_unseen = true;
             return;
         };
-        let seen =
-            self.others.entry(other).or_insert_with(|| Other { name: String::new(), first_ns: at_ns, last_ns: 0 });
+        let seen = self.others.entry((other, stat.starttime));
+        let seen = seen.or_insert_with(|| Other { name: String::new(), first_ns: at_ns, last_ns: 0 });
         // Between fork and exec it has its parent's name.
         (seen.name, seen.last_ns) = (stat.comm, at_ns);
     }
@@ -337,6 +337,19 @@ mod tests {
         let doubt = service.doubt(100 * SECOND).unwrap();
         assert!(doubt.ends_with("which are not measured: worker"), "{doubt}");
         assert_eq!(service.short_lived(100 * SECOND), None);
+    }
+
+    #[test]
+    fn processes_that_have_the_same_number_one_after_the_other_live_shortly() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        for at_s in [1, 50] {
+            proc.other_since(4243, "convert", at_s);
+            service.has_started(4243, at_s * SECOND);
+            proc.end_other(4243);
+        }
+        assert_eq!(service.doubt(100 * SECOND), None);
+        assert!(service.short_lived(100 * SECOND).unwrap().contains("lived shortly (convert)"));
     }
 
     #[test]

@@ -152,6 +152,7 @@ pub(super) struct FakeStat {
     pub(super) minflt: u64,
     pub(super) cminflt: u64,
     pub(super) majflt: u64,
+    pub(super) starttime: u64,
     pub(super) startstack: u64,
 }
 
@@ -236,9 +237,14 @@ impl FakeProc {
 
     /// Adds another process with this id and name.
     pub(super) fn other(&self, pid: i32, name: &str) {
+        self.other_since(pid, name, 0);
+    }
+
+    /// The same with when it started, clock ticks since boot.
+    pub(super) fn other_since(&self, pid: i32, name: &str, starttime: u64) {
         let entry = self.entry(pid);
         fs::create_dir(&entry).unwrap();
-        write_stat(&entry, name, &FakeStat::default());
+        write_stat(&entry, name, &FakeStat { starttime, ..FakeStat::default() });
     }
 
     /// Ends another process.
@@ -263,12 +269,14 @@ fn status(threads: u32, sizes: &[(&str, u64)]) -> String {
 }
 
 fn write_stat(entry: &Path, name: &str, stat: &FakeStat) {
-    let FakeStat { minflt, cminflt, majflt, startstack } = stat;
+    let FakeStat { minflt, cminflt, majflt, starttime, startstack } = stat;
     let zeros = |count: usize| vec!["0"; count].join(" ");
-    // The zeros are the fields from `state` to `flags`, from `cmajflt` to `endcode`, and from `kstkesp` to `exit_code`
-    // (proc_pid_stat(5)).
-    let fields =
-        format!("{PID} ({name}) S {} {minflt} {cminflt} {majflt} {} {startstack} {}\n", zeros(6), zeros(15), zeros(24));
+    // The zeros are the fields from `ppid` to `flags`, from `cmajflt` to `itrealvalue`, from `vsize` to `endcode`, and from
+    // `kstkesp` to `exit_code` (proc_pid_stat(5)).
+    let faults = format!("{minflt} {cminflt} {majflt}");
+    let [before, between] = [zeros(9), zeros(5)];
+    let times = format!("{before} {starttime} {between}");
+    let fields = format!("{PID} ({name}) S {} {faults} {times} {startstack} {}\n", zeros(6), zeros(24));
     fs::write(entry.join("stat"), fields).unwrap();
 }
 
