@@ -83,6 +83,21 @@ pub enum Command {
         #[command(flatten)]
         formats: Formats,
     },
+    /// Finds the commit since that of `--against` which makes a metric worse. Exits with 0 if it names one, or else 3.
+    Bisect {
+        /// What to measure: one service on one platform.
+        #[command(flatten)]
+        measured: Measured,
+        /// The last commit.
+        #[arg(long = "to", value_name = "REV", default_value = "HEAD")]
+        last: String,
+        /// The metric. The default is the one that grows most of those that fail between the first and the last commit.
+        #[arg(long, value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
+        metric: Option<Metric>,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the jobs that measure the services.
     Plan {
         /// What to measure.
@@ -354,6 +369,7 @@ impl Measured {
             platforms: if named.is_empty() { absent.to_vec() } else { named },
             runner: self.runner,
             runs: self.runs,
+            commit: None,
             against: self.against.clone(),
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             snapshots: !self.no_snapshot,

@@ -15,11 +15,16 @@ use memgate_evidence::{
 use memgate_files::evidence_file;
 use memgate_goexe::{GoExe, GoExeError};
 use memgate_report::{self as report, Format, Output, Style};
-use memgate_verdict::results::{self, Report};
+use memgate_verdict::{
+    metric::Metric,
+    results::{self, Report},
+};
+use serde::Serialize;
 
 use crate::{
     baseline_files,
     baselines::Baselines,
+    bisect,
     boot::Booth,
     cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Measured, Recorded, SchemaOf},
     doctor::ProbeReport,
@@ -36,6 +41,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Record { measured } => measure(&measured, None),
         Command::Judge { recorded, out, formats } => judge(&recorded, &out, &formats).map(|report| report.exit_code()),
         Command::Merge { measured, evidence, judged_by, formats } => merge(&measured, &evidence, &judged_by, &formats),
+        Command::Bisect { measured, last, metric, json } => bisect(&measured, &last, metric, json),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
         Command::Baseline(command) => baseline(&command).map(|()| 0),
@@ -136,6 +142,21 @@ async fn baselines(config: &Config, by: &JudgedBy, out: &Path, cancel: &Cancel) 
     Baselines::find(config, by.baselines_from.as_deref(), &out.join("baselines-from"), cancel).await
 }
 
+fn bisect(measured: &Measured, last: &str, metric: Option<Metric>, json: bool) -> Result<u8> {
+    let selection = measured.selection(&[Platform::host()]);
+    if selection.against.is_none() {
+        let help = "name the last commit that is good: --against v1.4.0";
+        return Err(InputError::new("bisect needs --against REV, the commit to begin with", help).into());
+    }
+    let config = config::load(&measured.config)?;
+    let narrator = Narrator::new();
+    until_cancelled(async |cancel| {
+        let found = bisect::bisect(&config, &selection, last, metric, &narrator, cancel).await?;
+        print(&if json { json_text(&found)? } else { found.text() })?;
+        Ok(found.exit_code())
+    })
+}
+
 fn plan(measured: &Measured) -> Result<()> {
     let config = config::load(&measured.config)?;
     print(&format!("{}\n", select::github_matrix(&config, &measured.selection(&Platform::ALL))?))
@@ -195,12 +216,12 @@ fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Re
         exe = exe.with_twin(twin).map_err(unfit)?;
     }
     let report = ProbeReport::of(&exe, force);
-    if json {
-        let json =
-            serde_json::to_value(&report).map_err(|error| InputError::new(error.to_string(), "please report this"))?;
-        return print(&format!("{json:#}\n"));
-    }
-    print(&report.text())
+    print(&if json { json_text(&report)? } else { report.text() })
+}
+
+fn json_text(value: &impl Serialize) -> Result<String> {
+    let json = serde_json::to_value(value).map_err(|error| InputError::new(error.to_string(), "please report this"))?;
+    Ok(format!("{json:#}\n"))
 }
 
 fn print_schema(of: SchemaOf) -> Result<()> {

@@ -15,9 +15,10 @@ use memgate_evidence::{
 use memgate_files::{evidence_file, names};
 use memgate_report::{self as report, FlameGraphFiles};
 use memgate_verdict::{
+    baseline::Baseline,
     judge,
     results::{Report, ServiceFailure, ServiceResult},
-    summarise::summarise,
+    summarise::{Summary, summarise},
 };
 
 use crate::{baselines::Baselines, measure::Recorded};
@@ -117,11 +118,21 @@ pub(crate) fn judge_runs(recorded: &Recorded, baselines: &Baselines, out: &Path)
 pub(crate) fn judged(recorded: &Recorded, baselines: &Baselines) -> Result<ServiceResult> {
     let summary = summarise(&recorded.runs)?;
     let baseline = baseline::load(baselines.directory(), summary.platform, &summary.baseline)?;
-    let mut result = judge::judge(&summary, baseline.as_ref());
+    let mut result = judged_by(&summary, recorded, baseline.as_ref())?;
     result.notes.extend(baselines.note(summary.platform, &summary.baseline));
+    Ok(result)
+}
+
+/// Judges the evidence by no baseline, and beside the other build if there is one.
+pub(crate) fn judged_without_baseline(recorded: &Recorded) -> Result<ServiceResult> {
+    judged_by(&summarise(&recorded.runs)?, recorded, None)
+}
+
+fn judged_by(summary: &Summary, recorded: &Recorded, baseline: Option<&Baseline>) -> Result<ServiceResult> {
+    let result = judge::judge(summary, baseline);
     let Some(name) = recorded.others.first().and_then(|other| other.against.as_deref()) else { return Ok(result) };
     let others = summarise(&recorded.others)?;
-    Ok(judge::judge_beside(result, &summary, baseline.as_ref(), judge::Other { name, summary: &others }))
+    Ok(judge::judge_beside(result, summary, baseline, judge::Other { name, summary: &others }))
 }
 
 /// The root of the repository that memgate was called in: the nearest directory that contains `.git`, or the current

@@ -25,7 +25,7 @@ pub(super) struct Finding<'a> {
     /// One line, safe to show.
     pub(super) reason: String,
     pub(super) gate: Option<&'a GateResult>,
-    /// The gate's call sites as [`sites`] gives them.
+    /// The gate's call sites as [`site_lines`] gives them.
     pub(super) sites: Vec<String>,
     /// Repeats the run locally; one line, safe to show.
     pub(super) repeat: Option<String>,
@@ -162,8 +162,8 @@ pub(super) fn against(result: &ServiceResult) -> Option<String> {
 }
 
 /// The call sites of a gate: a title, then one line for each site; empty if there are none. Safe to show.
-pub(super) fn sites(result: &ServiceResult, gate: &GateResult) -> Vec<String> {
-    let title = match (result.runs, &gate.against) {
+pub fn site_lines(runs: u32, gate: &GateResult) -> Vec<String> {
+    let title = match (runs, &gate.against) {
         _ if gate.sites.is_empty() => return Vec::new(),
         (runs, Some(_)) => format!("call sites that have more than in the other build, in {runs} runs together:"),
         (1, None) => "call sites:".to_owned(),
@@ -274,7 +274,7 @@ pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
             verdict: gate.verdict,
             reason: text::visible(&gate.reason),
             gate: Some(gate),
-            sites: sites(result, gate),
+            sites: site_lines(result.runs, gate),
             repeat: repeat.clone(),
         }))
         .collect();
