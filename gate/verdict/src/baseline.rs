@@ -59,6 +59,8 @@ pub struct Expectation {
     pub limit: Limit,
     /// The recorded figure: the mean of the recorded runs.
     pub baseline: Option<f64>,
+    /// The recorded figure at the last release, from which the figure may not drift.
+    pub anchor: Option<f64>,
     /// The noise of the recorded figure: the standard deviation between the recorded runs.
     pub noise: Option<f64>,
     /// Relative tolerance, a share of `baseline`, such as 0.05 for 5 %.

@@ -11,7 +11,7 @@ use memgate_verdict::{
     baseline::{Baseline, BaselineEnvironment, Waiver},
     judge::misfit,
     metric::Metric,
-    summarise::Summary,
+    summarise::{Summary, pooled_deviation},
     units::{format_exact, parse},
 };
 
@@ -63,53 +63,117 @@ pub fn accept(
 ) -> Result<Accepted> {
     let source = Source::new(path.display().to_string(), text);
     let before = load::from_source(&source, summary.platform, &summary.baseline)?;
-    if summary.runs.len() < 2 {
-        let message = format!("{}: one run of {} has no noise", path.display(), summary.service);
-        return Err(InputError::new(message, "record more runs: `memgate record --runs 6`").into());
-    }
+    check_runs(path, summary)?;
     check_asked(&source, &before, metrics)?;
     let is_asked = |metric: &Metric| metrics.is_empty() || metrics.contains(metric);
-    let mut expected = before.clone();
-    let (mut edits, mut changes, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    for (&metric, expectation) in expected.metrics.iter_mut().filter(|(metric, _)| is_asked(metric)) {
-        let Some(figure) = &mut expectation.baseline else { continue };
-        let (mean, noise) = match recorded_figure(summary, metric) {
-            Ok((mean, noise)) => (mean, noise.unwrap_or_default()),
-            Err(reason) => {
-                kept.push((metric, reason));
-                continue;
-            }
-        };
-        let place = KeyPath::root().key("metrics").key(metric.name());
-        let mut put = |key: &str, old: &mut f64, new: f64| {
-            let text = format_exact(new, metric.unit());
-            // What the file will say, with as many digits as it has.
-            *old = parse(&text, metric.unit()).unwrap_or(f64::NAN);
-            edits.push((place.key(key), text));
-        };
-        let recorded = *figure;
-        put("baseline", figure, mean);
-        if recorded != *figure {
-            changes.push(Change { metric, before: recorded, after: *figure });
-        }
-        if let Some(old) = &mut expectation.noise {
-            put("noise", old, noise);
-        }
-    }
-    check_fit(&source, &before, summary, metrics, &kept)?;
+    let mut figures = Figures::of(&before, summary, is_asked, Noise::OfTheseRuns);
+    check_fit(&source, &before, summary, metrics, &figures.kept)?;
     if metrics.is_empty() {
-        expected.environment = environment(&before.environment, &summary.environment, recorded, summary.runs.len());
-        edits.extend(of_environment(&expected.environment));
+        let now = environment(&before.environment, &summary.environment, recorded, summary.runs.len());
+        figures.edits.extend(of_environment(&now));
+        figures.expected.environment = now;
     }
-    let text = edited(&source, text, edits)?;
-    // memgate must not damage a file.
-    if load::parse(path, &text, summary.platform, &summary.baseline)? != expected {
-        let message = format!("{}: its figures cannot be replaced without a change of something else", path.display());
-        return Err(
-            InputError::new(message, "write the figures of `memgate baseline diff` into the file yourself").into()
-        );
+    figures.written(&source, path, text, summary)
+}
+
+/// Puts the figures of these metrics of the runs into the text of a baseline file, and no others; none if there are none.
+/// Where the file has `noise`, it becomes that of the recorded runs and of these together: the file says of how many runs
+/// its figures are, and the deviation of fewer is hardly known.
+///
+/// # Errors
+/// As for [`accept`] with metrics. The runs must fit the file even if no figure changes.
+pub fn tighten(path: &Path, text: &str, summary: &Summary, metrics: &BTreeSet<Metric>) -> Result<Accepted> {
+    let source = Source::new(path.display().to_string(), text);
+    let before = load::from_source(&source, summary.platform, &summary.baseline)?;
+    check_runs(path, summary)?;
+    check_asked(&source, &before, metrics)?;
+    if let Some(misfit) = misfit(summary, &before) {
+        let help = "accept the figures of all metrics together: `memgate baseline accept`";
+        let problem = Problem::new(misfit, "recorded elsewhere", help);
+        return Err(source.error(&KeyPath::root().key("environment"), problem));
     }
-    Ok(Accepted { text, changes, kept })
+    let figures = Figures::of(&before, summary, |metric| metrics.contains(metric), Noise::OfAllRuns);
+    check_fit(&source, &before, summary, metrics, &figures.kept)?;
+    figures.written(&source, path, text, summary)
+}
+
+/// Which runs the noise in the file is of.
+#[derive(Debug, Clone, Copy)]
+enum Noise {
+    /// Those whose figures the file gets.
+    OfTheseRuns,
+    /// These, and those whose figures the file had.
+    OfAllRuns,
+}
+
+/// The figures of runs in place of recorded ones.
+struct Figures {
+    /// What the file will say.
+    expected: Baseline,
+    edits: Vec<(KeyPath, String)>,
+    changes: Vec<Change>,
+    kept: Vec<(Metric, String)>,
+}
+
+impl Figures {
+    fn of(before: &Baseline, summary: &Summary, is_asked: impl Fn(&Metric) -> bool, noise_is: Noise) -> Self {
+        let recorded_runs = f64::from(before.environment.runs);
+        let mut expected = before.clone();
+        let (mut edits, mut changes, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        for (&metric, expectation) in expected.metrics.iter_mut().filter(|(metric, _)| is_asked(metric)) {
+            let Some(figure) = &mut expectation.baseline else { continue };
+            let (mean, noise) = match recorded_figure(summary, metric) {
+                Ok((mean, noise)) => (mean, noise.unwrap_or_default()),
+                Err(reason) => {
+                    kept.push((metric, reason));
+                    continue;
+                }
+            };
+            let place = KeyPath::root().key("metrics").key(metric.name());
+            let mut put = |key: &str, old: &mut f64, new: f64| {
+                let text = format_exact(new, metric.unit());
+                // What the file will say, with as many digits as it has.
+                *old = parse(&text, metric.unit()).unwrap_or(f64::NAN);
+                edits.push((place.key(key), text));
+            };
+            let recorded = *figure;
+            put("baseline", figure, mean);
+            if recorded != *figure {
+                changes.push(Change { metric, before: recorded, after: *figure });
+            }
+            if let Some(old) = &mut expectation.noise {
+                let parts = [(*old, recorded_runs - 1.0), (noise, summary.runs.len() as f64 - 1.0)];
+                let noise = match noise_is {
+                    Noise::OfTheseRuns => noise,
+                    Noise::OfAllRuns => pooled_deviation(parts).map_or(noise, |(deviation, _)| deviation),
+                };
+                put("noise", old, noise);
+            }
+        }
+        Self { expected, edits, changes, kept }
+    }
+
+    /// The text with these figures.
+    fn written(self, source: &Source, path: &Path, text: &str, summary: &Summary) -> Result<Accepted> {
+        let Self { expected, edits, changes, kept } = self;
+        let text = edited(source, text, edits)?;
+        // memgate must not damage a file.
+        if load::parse(path, &text, summary.platform, &summary.baseline)? != expected {
+            let what = "its figures cannot be replaced without a change of something else";
+            let help = "write the figures of `memgate baseline diff` into the file yourself";
+            return Err(InputError::new(format!("{}: {what}", path.display()), help).into());
+        }
+        Ok(Accepted { text, changes, kept })
+    }
+}
+
+/// Checks that there are enough runs for a deviation.
+fn check_runs(path: &Path, summary: &Summary) -> Result<()> {
+    if summary.runs.len() >= 2 {
+        return Ok(());
+    }
+    let message = format!("{}: one run of {} has no noise", path.display(), summary.service);
+    Err(InputError::new(message, "record more runs: `memgate record --runs 6`").into())
 }
 
 /// Gives a metric a waiver in the text of a baseline file, in place of one that it has. Every other byte stays.
@@ -157,11 +221,22 @@ pub fn waive(
 }
 
 /// The text with one more key at the end of a map whose last value is a scalar; `None` if it is not.
-fn with_a_key(text: &str, place: &KeyPath, values: &serde_yaml::Value, added: &str) -> Option<String> {
+pub(super) fn with_a_key(text: &str, place: &KeyPath, values: &serde_yaml::Value, added: &str) -> Option<String> {
+    let (last, _) = place.value(values)?.as_mapping()?.iter().last()?;
+    with_a_key_after(text, place, last.as_str()?, values, added)
+}
+
+/// The text with one more key after this one of a map, whose value is a scalar; `None` if it is not.
+pub(super) fn with_a_key_after(
+    text: &str,
+    place: &KeyPath,
+    key: &str,
+    values: &serde_yaml::Value,
+    added: &str,
+) -> Option<String> {
     let (mark, body) = without_mark(text);
     let is_flow = body[place.find(body)?..].starts_with('{');
-    let (last, _) = place.value(values)?.as_mapping()?.iter().last()?;
-    let last = place.key(last.as_str()?);
+    let last = place.key(key);
     let end = span(body, &last, values)?.end;
     let (at, added) = if is_flow {
         (end, format!(", {added}"))
@@ -257,7 +332,7 @@ fn of_environment(environment: &BaselineEnvironment) -> impl Iterator<Item = (Ke
 }
 
 /// The text with these values in place of those at the places.
-fn edited(source: &Source, text: &str, edits: Vec<(KeyPath, String)>) -> Result<String> {
+pub(super) fn edited(source: &Source, text: &str, edits: Vec<(KeyPath, String)>) -> Result<String> {
     let (mark, body) = without_mark(text);
     let values: serde_yaml::Value = source.parse()?;
     let mut spans = Vec::new();
@@ -336,7 +411,7 @@ fn end_of_single_quoted(text: &str) -> Option<usize> {
 }
 
 /// The value as a scalar, quoted as the old one was. A plain one stays plain if it can.
-fn in_the_style_of(old: &str, value: &str) -> String {
+pub(super) fn in_the_style_of(old: &str, value: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "./%-_+µ".contains(character);
     match old.chars().next() {
         Some('\'') if value.chars().all(|character| (' '..='~').contains(&character)) => {

@@ -78,6 +78,9 @@ pub(super) struct Expectation {
     pub(super) limit: Option<Scalar<Quantity>>,
     /// The recorded figure: the mean of the recorded runs.
     pub(super) baseline: Option<Scalar<Quantity>>,
+    /// The recorded figure at the last release, which `memgate baseline anchor` pins. The gate also fails if the figure
+    /// drifts from it by more than twice the tolerance or floor.
+    pub(super) anchor: Option<Scalar<Quantity>>,
     /// The noise of the recorded figure: the standard deviation between the recorded runs.
     pub(super) noise: Option<Scalar<Quantity>>,
     /// Relative tolerance, such as 5% of the baseline.

@@ -113,7 +113,8 @@ impl Reader<'_> {
             let problem = Problem::new("has neither `limit` nor `baseline`", "needs one of the two", help);
             return Err(self.source.error(&self.place.clone().at_key(), problem));
         }
-        let comparison = [("noise", &file.noise), ("tolerance", &file.tolerance), ("floor", &file.floor)];
+        let comparison =
+            [("anchor", &file.anchor), ("noise", &file.noise), ("tolerance", &file.tolerance), ("floor", &file.floor)];
         if file.baseline.is_none()
             && let Some((key, _)) = comparison.iter().find(|(_, value)| value.is_some())
         {
@@ -126,6 +127,7 @@ impl Reader<'_> {
         Ok(Expectation {
             limit: self.limit(file.limit.as_ref(), unit)?,
             baseline: self.quantity("baseline", file.baseline.as_ref(), unit)?,
+            anchor: self.quantity("anchor", file.anchor.as_ref(), unit)?,
             noise: self.size("noise", file.noise.as_ref(), unit)?,
             tolerance: self.size("tolerance", file.tolerance.as_ref(), Unit::Ratio)?,
             floor: self.size("floor", file.floor.as_ref(), unit)?,

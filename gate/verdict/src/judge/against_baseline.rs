@@ -3,6 +3,7 @@
 use super::{
     figures::{Figures, Z_95},
     ruling::Ruling,
+    step::Step,
 };
 use crate::{
     baseline::Expectation,
@@ -12,14 +13,14 @@ use crate::{
 };
 
 /// A difference that matters.
-struct Effect {
-    size: f64,
+pub(super) struct Effect {
+    pub(super) size: f64,
     /// What determines it.
     source: String,
 }
 
 /// The noise of one run: its standard deviation, and the degrees of freedom behind it.
-struct Noise {
+pub(super) struct Noise {
     deviation: f64,
     /// The recorded figure and the deviation of the logarithm, if it is a time.
     ///
@@ -56,7 +57,7 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figu
         let clause = format!("{measured} exceeds the baseline of {base} by more than {by}");
         return undecided(clause, band(&figures.all), &effect, expectation, figures);
     }
-    let noticed = baseline + effect.size + noise.as_ref().map_or(0.0, |noise| Z_95 * noise.std_error(&figures.all));
+    let noticed = noticed(baseline, &effect, noise.as_ref(), figures);
     if let Some(must) = expectation.must_notice
         && noticed - baseline > must
     {
@@ -87,6 +88,36 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figu
     Ruling::holds(Verdict::Pass, noticed, clause)
 }
 
+/// The figure that does not pass in 95 of 100 checks.
+pub(super) fn noticed(baseline: f64, effect: &Effect, noise: Option<&Noise>, figures: &Figures) -> f64 {
+    baseline + effect.size + noise.map_or(0.0, |noise| Z_95 * noise.std_error(&figures.all))
+}
+
+/// The same, whatever the verdict is; `None` if nothing says which difference matters.
+pub(super) fn notices(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<f64> {
+    let effect = Effect::of(baseline, expectation, figures.metric.unit())?;
+    let noise = Noise::of(baseline, expectation, recorded, figures);
+    Some(noticed(baseline, &effect, noise.as_ref(), figures))
+}
+
+/// The share of a figure by which the file's seven digits may differ from it.
+const ROUNDING: f64 = 1e-6;
+
+/// The step from the recorded figure to the measured one. Noise is the same as in [`rule`]. Without any, nothing says that
+/// a lower figure is more than luck.
+pub(super) fn step(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Step {
+    let excess = figures.all.measured - baseline;
+    let rounding = ROUNDING * baseline.abs();
+    let effect = Effect::of(baseline, expectation, figures.metric.unit()).map_or(0.0, |effect| effect.size);
+    let noise = Noise::of(baseline, expectation, recorded, figures);
+    let band = noise.map(|noise| noise.band(&figures.all, figures.alpha()).max(rounding));
+    match () {
+        () if excess > effect.max(rounding) => Step::Looser { beyond_noise: band.is_some_and(|band| excess > band) },
+        () if band.is_some_and(|band| -excess > band) => Step::Tighter,
+        () => Step::Within,
+    }
+}
+
 /// A recorded figure with nothing to say which difference matters.
 fn without_effect(baseline: f64, figures: &Figures) -> Ruling {
     let (measured, base) = (figures.text(figures.all.measured), figures.text(baseline));
@@ -101,7 +132,7 @@ fn without_effect(baseline: f64, figures: &Figures) -> Ruling {
 }
 
 /// A difference that matters, if it is one.
-fn undecided(
+pub(super) fn undecided(
     clause: String,
     band: Option<f64>,
     effect: &Effect,
@@ -128,7 +159,7 @@ fn undecided(
 
 impl Effect {
     /// The larger of tolerance and floor. A baseline that names neither means three times its noise.
-    fn of(baseline: f64, expectation: &Expectation, unit: Unit) -> Option<Self> {
+    pub(super) fn of(baseline: f64, expectation: &Expectation, unit: Unit) -> Option<Self> {
         let of_tolerance = expectation.tolerance.map(|tolerance| Self {
             size: tolerance * baseline.abs(),
             source: format!("tolerance {}", crate::units::format(tolerance, Unit::Ratio)),
@@ -142,14 +173,19 @@ impl Effect {
         chosen.or_else(of_noise)
     }
 
-    fn text(&self, figures: &Figures) -> String {
+    /// Several of such differences.
+    pub(super) fn times(self, number: f64) -> Self {
+        Self { size: number * self.size, source: format!("{number} × {}", self.source) }
+    }
+
+    pub(super) fn text(&self, figures: &Figures) -> String {
         format!("{} ({})", figures.text(self.size), self.source)
     }
 }
 
 impl Noise {
     /// The noise of the recorded runs and the present ones; `None` if there is only one of each.
-    fn of(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<Self> {
+    pub(super) fn of(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<Self> {
         let recorded = f64::from(recorded.max(1));
         let of_baseline = expectation.noise.map(|noise| (noise, recorded - 1.0));
         let of_runs = figures.deviation.map(|deviation| (deviation, figures.runs() as f64 - 1.0));
@@ -163,13 +199,13 @@ impl Noise {
     }
 
     /// The standard error of the difference of the figure and the recorded one.
-    fn std_error(&self, figure: &Pooled) -> f64 {
+    pub(super) fn std_error(&self, figure: &Pooled) -> f64 {
         let of_runs = (self.deviation / (figure.runs as f64).sqrt()).max(figure.std_error());
         of_runs.hypot(self.deviation / self.recorded.sqrt())
     }
 
     /// The difference that noise alone exceeds with a probability of at most `alpha`.
-    fn band(&self, figure: &Pooled, alpha: f64) -> f64 {
+    pub(super) fn band(&self, figure: &Pooled, alpha: f64) -> f64 {
         let quantile = t_quantile(1.0 - alpha, self.freedom);
         match self.of_time {
             None => quantile * self.std_error(figure),

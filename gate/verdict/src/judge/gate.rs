@@ -2,7 +2,12 @@
 
 use memgate_evidence::platform::Runner;
 
-use super::{against_baseline, against_limit, figures::Figures, ruling::Ruling};
+use super::{
+    against_anchor::{self, Anchored},
+    against_baseline, against_limit,
+    figures::Figures,
+    ruling::Ruling,
+};
 use crate::{
     baseline::{Baseline, Expectation, Limit},
     metric::{Limits, Metric, Quantity},
@@ -25,6 +30,8 @@ pub(super) struct Gate {
     stands_for_baseline: bool,
     /// The day of the last run.
     day: String,
+    /// The command that pins the recorded figure as the anchor.
+    pins: String,
     /// The figures, or why there are none.
     figures: Result<Figures, String>,
     /// The figures of the runs that have one, if others have none.
@@ -101,6 +108,10 @@ impl Gate {
             misfit: misfit.map(str::to_owned),
             stands_for_baseline,
             day: summary.day.clone(),
+            pins: format!(
+                "memgate baseline anchor --service {} --platform {} --metric {metric}",
+                summary.baseline, summary.platform
+            ),
             figures,
             of_some,
         })
@@ -128,6 +139,7 @@ impl Gate {
             high: interval.map(|(_, high)| high),
             limit: self.limit,
             baseline: self.expectation.baseline,
+            anchor: self.expectation.anchor,
             against: None,
             noticed: ruling.noticed,
             verdict: ruling.verdict,
@@ -152,7 +164,7 @@ impl Gate {
         }
         let relative = self.expectation.baseline.map(|baseline| match &self.misfit {
             Some(misfit) => Ruling::undecided(Need::Baseline, misfit.clone()),
-            None => against_baseline::rule(baseline, &self.expectation, self.recorded, figures),
+            None => self.beside_recorded(baseline, figures),
         });
         let absolute = self.limit.map(|limit| against_limit::rule(limit, self.expectation.must_notice, figures));
         let ruling = match (relative, absolute) {
@@ -165,6 +177,15 @@ impl Gate {
             .filter(|more| !more.is_empty())
             .fold(ruling.clause, |clause, more| format!("{clause}; {more}"));
         Ruling { clause, ..ruling }
+    }
+
+    /// The ruling beside the recorded figure, and the one at the last release if the baseline has it.
+    fn beside_recorded(&self, baseline: f64, figures: &Figures) -> Ruling {
+        let (expectation, recorded) = (&self.expectation, self.recorded);
+        let step = against_baseline::rule(baseline, expectation, recorded, figures);
+        let Some(anchor) = expectation.anchor else { return step };
+        let anchored = Anchored { anchor, baseline, expectation, recorded, pins: &self.pins };
+        against_anchor::rule(step, &anchored, figures)
     }
 
     /// What a gate that holds would have noticed, if that is not the limit itself.
@@ -187,7 +208,7 @@ impl Gate {
 
     /// Why nothing can be compared with the expectation: comparisons with NaN would pass.
     fn unfit(&self) -> Option<String> {
-        let Expectation { limit: _, baseline, noise, tolerance, floor, must_notice, advisory: _, waiver: _ } =
+        let Expectation { limit: _, baseline, anchor, noise, tolerance, floor, must_notice, advisory: _, waiver: _ } =
             self.expectation;
         let sizes = [("noise", noise), ("tolerance", tolerance), ("floor", floor), ("must_notice", must_notice)];
         let wrong_size =
@@ -195,7 +216,7 @@ impl Gate {
         if let Some((name, _)) = wrong_size {
             return Some(format!("the baseline's {name} is not a number of at least 0"));
         }
-        let figures = [("limit", self.limit), ("figure", baseline)];
+        let figures = [("limit", self.limit), ("figure", baseline), ("anchor", anchor)];
         let wrong = figures.into_iter().find(|(_, figure)| figure.is_some_and(|figure| !figure.is_finite()));
         wrong.map(|(name, _)| format!("the baseline's {name} is not a finite number"))
     }

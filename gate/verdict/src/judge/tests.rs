@@ -1,11 +1,13 @@
 //! Tests of whole verdicts.
 
+mod anchor;
 mod bad_input;
 mod beside;
 mod evidence;
 mod power;
 mod properties;
 mod rules;
+mod step;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,50 @@
+//! How measured figures stand beside the recorded ones, for whoever changes a baseline.
+
+use super::{against_anchor, against_baseline, figures::Figures, service};
+use crate::{
+    baseline::Baseline,
+    metric::Metric,
+    summarise::{Summary, Unavailable},
+};
+
+/// A step from a recorded figure to a measured one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Less, by more than noise explains.
+    Tighter,
+    /// More, by more than the difference that matters.
+    Looser {
+        /// Whether it is more by more than noise explains, too.
+        beyond_noise: bool,
+    },
+    /// Neither.
+    Within,
+}
+
+/// The step from the recorded figure of a metric to that of these runs; `None` if there is no recorded figure. Whether the
+/// baseline fits the runs is another question ([`misfit`](super::misfit)).
+///
+/// # Errors
+/// When a run has no figure; the reason names the run.
+pub fn step(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option<Result<Step, Unavailable>> {
+    let expectation = baseline.metrics.get(&metric)?;
+    let recorded = expectation.baseline?;
+    let step = |figures: Figures| against_baseline::step(recorded, expectation, baseline.environment.runs, &figures);
+    Some(Figures::of(metric, summary).map(step))
+}
+
+/// The smallest figure of a metric that as many such runs would have noticed beside the recorded figure and its anchor, in
+/// 95 of 100 checks, whatever the limit is; `None` if nothing is compared, or if a run has no figure.
+pub fn notices(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option<f64> {
+    let expectation = baseline.metrics.get(&metric)?;
+    let (recorded, runs) = (expectation.baseline?, baseline.environment.runs);
+    let figures = Figures::of(metric, summary).ok()?;
+    let of_step = against_baseline::notices(recorded, expectation, runs, &figures)?;
+    let anchor = expectation.anchor.and_then(|anchor| against_anchor::notices(anchor, expectation, runs, &figures));
+    Some(anchor.map_or(of_step, |of_anchor| of_anchor.min(of_step)))
+}
+
+/// Why the figures of these runs mean nothing, judged by this baseline: the service fails its requests.
+pub fn spoiled(summary: &Summary, baseline: &Baseline) -> Option<String> {
+    service::spoiled(summary, &super::judge(summary, Some(baseline)).gates)
+}
