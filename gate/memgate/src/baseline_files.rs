@@ -16,7 +16,7 @@ use memgate_files::{OutputError, whole as atomic_file};
 use memgate_verdict::{
     baseline::{Baseline, Expectation, Limit, Waiver},
     metric::{Comparison, DefaultLimit, Limits, Metric, Unit},
-    summarise::{Summary, summarise},
+    summarise::{Summary, numbered, summarise},
     units,
 };
 
@@ -168,7 +168,21 @@ pub(crate) fn explain(metric: Metric, directory: &Path) -> Result<String> {
 
 /// `baseline 20.3kB/request, noise 0.49B/request, tolerance 0.40%`.
 fn expected(expectation: &Expectation, unit: Unit) -> String {
-    let Expectation { limit, baseline, anchor, noise, tolerance, floor, must_notice, advisory, waiver } = expectation;
+    let Expectation {
+        limit,
+        baseline,
+        anchor,
+        noise,
+        noise_freedom,
+        between,
+        between_freedom,
+        tolerance,
+        floor,
+        must_notice,
+        advisory,
+        waiver,
+    } = expectation;
+    let freedom = |name: &str, freedom: &Option<u32>| freedom.map(|freedom| format!("{name} {freedom}"));
     let limit = match limit {
         Limit::Default => None,
         Limit::None => Some("limit none".to_owned()),
@@ -180,6 +194,9 @@ fn expected(expectation: &Expectation, unit: Unit) -> String {
         of("baseline", *baseline, unit),
         of("anchor", *anchor, unit),
         of("noise", *noise, unit),
+        freedom("noise_freedom", noise_freedom),
+        of("between", *between, unit),
+        freedom("between_freedom", between_freedom),
         of("tolerance", *tolerance, Unit::Ratio),
         of("floor", *floor, unit),
         of("must_notice", *must_notice, unit),
@@ -262,7 +279,7 @@ fn accepted(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) 
 fn summaries(evidence: &[PathBuf]) -> Result<Vec<Summary>> {
     let recorded = judging::read_evidence(evidence)?;
     let summaries: Vec<Summary> =
-        recorded.values().map(|recorded| Ok(summarise(&recorded.runs)?)).collect::<Result<_>>()?;
+        recorded.into_values().map(|recorded| Ok(summarise(&numbered(recorded.runs))?)).collect::<Result<_>>()?;
     for (index, summary) in summaries.iter().enumerate() {
         let is_same = |other: &&Summary| (&other.baseline, other.platform) == (&summary.baseline, summary.platform);
         if let Some(other) = summaries[..index].iter().find(is_same) {

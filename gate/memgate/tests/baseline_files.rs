@@ -425,3 +425,38 @@ fn figures_that_do_not_fit_are_accepted_together_or_not_at_all() {
     assert!(place.text().contains("go: \"go1.27"), "{}", place.text());
     assert_eq!(place.judge().status.code(), Some(0), "{}", stdout(&place.judge()));
 }
+
+/// Each day's command counts its runs from 1.
+#[test]
+fn a_baseline_of_several_days_knows_how_days_differ_and_remembers_the_next() {
+    let place = Place { directory: tempfile::tempdir().unwrap() };
+    let days = [("mon", 2000), ("tue", 2010), ("wed", 1996), ("thu", 2006)];
+    for (day, (name, bytes)) in (23..).zip(days) {
+        for run in [1, 2] {
+            let started_at = format!("2026-11-{day}T12:0{run}:00Z");
+            place.write(name, &Evidence { started_at, ..healthy(run, bytes + u64::from(run)) });
+        }
+    }
+    let output = place.baseline(&["record", "mon", "tue", "wed", "thu"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = place.text();
+    let bytes = text.lines().find(|line| line.contains(BYTES)).unwrap();
+    assert!(bytes.contains("noise_freedom: 4, between: 6.") && bytes.contains("between_freedom: 3"), "{bytes}");
+    assert!(text.contains("runs: 8, occasions: 4,"), "{text}");
+    let explained = stdout(&place.baseline(&["explain", BYTES]));
+    assert!(explained.contains("noise_freedom 4, between 6."), "{explained}");
+    // Another day is within what days differ.
+    for run in [1, 2] {
+        let started_at = format!("2026-11-28T12:0{run}:00Z");
+        place.write("new", &Evidence { started_at, ..healthy(run, 2007) });
+    }
+    assert_eq!(place.judge().status.code(), Some(0), "{}", stdout(&place.judge()));
+    assert_eq!(place.baseline(&["accept", "new"]).status.code(), Some(0));
+    let text = place.text();
+    let bytes = text.lines().find(|line| line.contains(BYTES)).unwrap();
+    assert!(bytes.contains("noise_freedom: 5,") && bytes.contains("between_freedom: 4"), "{bytes}");
+    assert!(text.contains("runs: 2, occasions: 1,"), "{text}");
+    // The same evidence twice is a mistake, and no occasion.
+    let twice = place.baseline(&["accept", "new", "new/uaa.linux-amd64.run1.evidence.json"]);
+    assert_fails(&twice, 2, &["two runs of `uaa` on linux/amd64 have the number 1"]);
+}

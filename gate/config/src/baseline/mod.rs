@@ -4,6 +4,7 @@ mod accept;
 mod anchor;
 mod file;
 mod load;
+mod memory;
 mod render;
 #[cfg(test)]
 mod tests;

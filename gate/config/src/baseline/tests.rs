@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod accept;
+mod memory;
 
 const EXAMPLE: &str = include_str!("testdata/uaa.yaml");
 
@@ -77,6 +78,11 @@ refused! {
     neither_limit_nor_baseline: changed("limit: 50ms", "advisory: true");
     anchor_without_baseline: changed("limit: 50ms", "limit: 50ms, anchor: 40ms");
     negative_anchor: changed("baseline: 18.41kB", "baseline: 18.41kB, anchor: -18kB");
+    between_without_occasions: changed("tolerance: 2%", "tolerance: 2%, between: 3B, between_freedom: 3");
+    between_without_freedom: changed("tolerance: 2%", "tolerance: 2%, between: 3B").replace("runs: 5", "runs: 5, occasions: 4");
+    freedom_without_between: changed("tolerance: 2%", "tolerance: 2%, between_freedom: 3");
+    freedom_without_noise: changed("noise: 30B", "noise_freedom: 3");
+    no_occasions: changed("runs: 5", "runs: 5, occasions: 0");
     tolerance_without_baseline: changed("limit: 50ms", "limit: 50ms, tolerance: 5%");
     no_metrics: EXAMPLE.split("metrics:").next().unwrap().to_owned() + "metrics: {}\n";
     no_environment: EXAMPLE.lines().filter(|line| !line.starts_with("environment")).collect::<Vec<_>>().join("\n");
@@ -207,7 +213,7 @@ fn summary(runs: &[f64]) -> Summary {
         runs: runs
             .iter()
             .zip(1..)
-            .map(|(figure, run)| RunSummary { run, metrics: metrics(*figure), sites: BTreeMap::new() })
+            .map(|(figure, run)| RunSummary { run, occasion: 0, metrics: metrics(*figure), sites: BTreeMap::new() })
             .collect(),
         sites: BTreeMap::new(),
         tier: Tier::T2,

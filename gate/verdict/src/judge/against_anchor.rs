@@ -1,7 +1,7 @@
 //! Compares a figure with the one at the last release, so that small steps do not add up unseen.
 
 use super::{
-    against_baseline::{Effect, Noise, noticed, undecided},
+    against_baseline::{Effect, Noise, Recorded, noticed, undecided},
     figures::Figures,
     ruling::Ruling,
 };
@@ -24,8 +24,8 @@ pub(super) struct Anchored<'a> {
     /// The recorded figure.
     pub(super) baseline: f64,
     pub(super) expectation: &'a Expectation,
-    /// The number of recorded runs.
-    pub(super) recorded: u32,
+    /// What is behind it.
+    pub(super) recorded: Recorded,
     /// The command that pins a new anchor.
     pub(super) pins: &'a str,
 }
@@ -64,7 +64,7 @@ pub(super) fn rule(step: Ruling, anchored: &Anchored<'_>, figures: &Figures) -> 
                     sum(&step, anchored, figures)
                 ),
             ),
-            false => undecided(clause, band(&figures.all), &effect, expectation, figures),
+            false => undecided(clause, noise.as_ref(), &effect, expectation, figures),
         };
         return step.and(drifted);
     }
@@ -73,7 +73,7 @@ pub(super) fn rule(step: Ruling, anchored: &Anchored<'_>, figures: &Figures) -> 
 }
 
 /// The figure that does not pass in 95 of 100 checks; `None` if nothing says which drift matters.
-pub(super) fn notices(anchor: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<f64> {
+pub(super) fn notices(anchor: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Option<f64> {
     let effect = Effect::of(anchor, expectation, figures.metric.unit())?.times(STEPS);
     let noise = Noise::of(anchor, expectation, recorded, figures);
     Some(noticed(anchor, &effect, noise.as_ref(), figures))

@@ -4,7 +4,8 @@ use memgate_evidence::platform::Runner;
 
 use super::{
     against_anchor::{self, Anchored},
-    against_baseline, against_limit,
+    against_baseline::{self, Recorded},
+    against_limit,
     figures::Figures,
     ruling::Ruling,
 };
@@ -22,8 +23,8 @@ pub(super) struct Gate {
     limit: Option<f64>,
     /// The baseline's expectation, if any.
     pub(super) expectation: Expectation,
-    /// The number of runs behind the recorded figure.
-    recorded: u32,
+    /// What is behind the recorded figure.
+    recorded: Recorded,
     /// Why the recorded figure cannot be compared.
     misfit: Option<String>,
     /// Whether there is no baseline at all, so that this gate stands for all its gates.
@@ -104,7 +105,7 @@ impl Gate {
             metric,
             limit,
             expectation,
-            recorded: baseline.map_or(0, |baseline| baseline.environment.runs),
+            recorded: baseline.map_or(Recorded::default(), |baseline| Recorded::of(&baseline.environment)),
             misfit: misfit.map(str::to_owned),
             stands_for_baseline,
             day: summary.day.clone(),
@@ -208,9 +209,28 @@ impl Gate {
 
     /// Why nothing can be compared with the expectation: comparisons with NaN would pass.
     fn unfit(&self) -> Option<String> {
-        let Expectation { limit: _, baseline, anchor, noise, tolerance, floor, must_notice, advisory: _, waiver: _ } =
-            self.expectation;
-        let sizes = [("noise", noise), ("tolerance", tolerance), ("floor", floor), ("must_notice", must_notice)];
+        // Every field is named, so a new one does not compile until it is handled here.
+        let Expectation {
+            limit: _,
+            baseline,
+            anchor,
+            noise,
+            noise_freedom: _,
+            between,
+            between_freedom: _,
+            tolerance,
+            floor,
+            must_notice,
+            advisory: _,
+            waiver: _,
+        } = self.expectation;
+        let sizes = [
+            ("noise", noise),
+            ("between", between),
+            ("tolerance", tolerance),
+            ("floor", floor),
+            ("must_notice", must_notice),
+        ];
         let wrong_size =
             sizes.into_iter().find(|(_, size)| size.is_some_and(|size| !(size.is_finite() && size >= 0.0)));
         if let Some((name, _)) = wrong_size {

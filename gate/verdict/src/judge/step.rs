@@ -1,6 +1,11 @@
 //! How measured figures stand beside the recorded ones, for whoever changes a baseline.
 
-use super::{against_anchor, against_baseline, figures::Figures, service};
+use super::{
+    against_anchor,
+    against_baseline::{self, Recorded},
+    figures::Figures,
+    service,
+};
 use crate::{
     baseline::Baseline,
     metric::Metric,
@@ -28,8 +33,8 @@ pub enum Step {
 /// When a run has no figure; the reason names the run.
 pub fn step(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option<Result<Step, Unavailable>> {
     let expectation = baseline.metrics.get(&metric)?;
-    let recorded = expectation.baseline?;
-    let step = |figures: Figures| against_baseline::step(recorded, expectation, baseline.environment.runs, &figures);
+    let (figure, recorded) = (expectation.baseline?, Recorded::of(&baseline.environment));
+    let step = |figures: Figures| against_baseline::step(figure, expectation, recorded, &figures);
     Some(Figures::of(metric, summary).map(step))
 }
 
@@ -37,11 +42,21 @@ pub fn step(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option<Re
 /// 95 of 100 checks, whatever the limit is; `None` if nothing is compared, or if a run has no figure.
 pub fn notices(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option<f64> {
     let expectation = baseline.metrics.get(&metric)?;
-    let (recorded, runs) = (expectation.baseline?, baseline.environment.runs);
+    let (figure, recorded) = (expectation.baseline?, Recorded::of(&baseline.environment));
     let figures = Figures::of(metric, summary).ok()?;
-    let of_step = against_baseline::notices(recorded, expectation, runs, &figures)?;
-    let anchor = expectation.anchor.and_then(|anchor| against_anchor::notices(anchor, expectation, runs, &figures));
+    let of_step = against_baseline::notices(figure, expectation, recorded, &figures)?;
+    let anchor = expectation.anchor.and_then(|anchor| against_anchor::notices(anchor, expectation, recorded, &figures));
     Some(anchor.map_or(of_step, |of_anchor| of_anchor.min(of_step)))
+}
+
+/// Whether a metric differs from the recorded figure, in either direction, by more than the difference that matters and by
+/// more than noise. What is less says how occasions differ. If it is not known, it is a change.
+pub fn is_change(metric: Metric, summary: &Summary, baseline: &Baseline) -> bool {
+    let expectation = baseline.metrics.get(&metric);
+    let Some((figure, expectation)) = expectation.and_then(|one| Some((one.baseline?, one))) else { return true };
+    let recorded = Recorded::of(&baseline.environment);
+    Figures::of(metric, summary)
+        .map_or(true, |figures| against_baseline::is_change(figure, expectation, recorded, &figures))
 }
 
 /// Why the figures of these runs mean nothing, judged by this baseline: the service fails its requests.
