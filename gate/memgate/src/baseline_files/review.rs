@@ -66,7 +66,7 @@ struct Proposal<'a> {
 }
 
 enum What {
-    Figures(Figures),
+    Figures(Box<Figures>),
     /// The text of a file that does not exist.
     New(String),
 }
@@ -94,7 +94,8 @@ impl<'a> Proposal<'a> {
         let [before, after] = [&file.text, &all.text].map(|text| baseline::parse(&path, text, platform, service));
         let (before, after) = (before?, after?);
         let misfit = judge::misfit(summary, &before);
-        Ok(Self { path, summary, what: What::Figures(Figures { file, before, all, after, misfit }) })
+        let figures = Figures { file, before, all, after, misfit };
+        Ok(Self { path, summary, what: What::Figures(Box::new(figures)) })
     }
 }
 
