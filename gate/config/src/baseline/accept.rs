@@ -125,12 +125,13 @@ struct Figures {
 impl Figures {
     fn of(before: &Baseline, summary: &Summary, is_asked: impl Fn(&Metric) -> bool, noise_is: Noise) -> Self {
         let recorded_runs = f64::from(before.environment.runs);
+        let has_memory = before.environment.occasions.is_some();
         let mut figures =
             Self { expected: before.clone(), edits: vec![], added: vec![], changes: vec![], kept: vec![] };
         let Self { expected, edits, changes, kept, .. } = &mut figures;
         for (&metric, expectation) in expected.metrics.iter_mut().filter(|(metric, _)| is_asked(metric)) {
             let Some(figure) = &mut expectation.baseline else { continue };
-            let (mean, noise) = match mean_and_noise(summary, metric) {
+            let (mean, noise) = match mean_and_noise(summary, metric, has_memory) {
                 Ok(figure) => figure,
                 Err(reason) => {
                     kept.push((metric, reason));
@@ -150,7 +151,7 @@ impl Figures {
                 changes.push(Change { metric, before: recorded, after: *figure });
             }
             // A file with a memory gets its noise below.
-            if let Some(old) = expectation.noise.as_mut().filter(|_| before.environment.occasions.is_none()) {
+            if let Some(old) = expectation.noise.as_mut().filter(|_| !has_memory) {
                 let parts = [(*old, recorded_runs - 1.0), (noise, summary.runs.len() as f64 - 1.0)];
                 let noise = match noise_is {
                     Noise::OfTheseRuns => noise,
@@ -246,11 +247,12 @@ impl Figures {
     }
 }
 
-/// The figure of a metric and the deviation of all runs, as they are recorded.
-fn mean_and_noise(summary: &Summary, metric: Metric) -> Result<(f64, f64), String> {
+/// The figure of a metric and the deviation of all runs, as they are recorded. In a file that keeps occasions apart, each
+/// counts as much as another, whatever the number of its runs.
+fn mean_and_noise(summary: &Summary, metric: Metric, has_memory: bool) -> Result<(f64, f64), String> {
     let (mean, noise) = recorded_figure(summary, metric)?;
-    // Each occasion counts as much as another, whatever the number of its runs.
-    let mean = if memory::occasions(summary) > 1 { memory::Recorded::of(summary, metric)?.mean } else { mean };
+    let of_occasions = has_memory && memory::occasions(summary) > 1;
+    let mean = if of_occasions { memory::Recorded::of(summary, metric)?.mean } else { mean };
     Ok((mean, noise.unwrap_or_default()))
 }
 

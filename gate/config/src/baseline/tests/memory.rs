@@ -95,9 +95,11 @@ fn a_memory_can_begin_in_any_file() {
     let again = accepted(&after, &now, &[]).unwrap().text;
     assert_eq!(again.lines().count(), after.lines().count(), "{again}");
     assert!(again.contains("noise_freedom: 6\r\n") && again.contains("between_freedom: 2\r\n"), "{again}");
-    // Without the key, nothing is added.
-    let plain = accepted(block, &now, &[]).unwrap().text;
+    // Without the key, nothing is added, and all runs count alike.
+    let two = &[&[1003.0, 1003.0, 1003.0][..], &[1007.0]];
+    let plain = accepted(block, &on_occasions(two), &[]).unwrap().text;
     assert!(!plain.contains("freedom") && !plain.contains("between"), "{plain}");
+    assert!(plain.contains("baseline: 1.004kB/request"), "{plain}");
 }
 
 /// The figure of one occasion stands beside those of several then, and none is better known than it.
