@@ -274,8 +274,8 @@ fn accepted(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) 
     summaries(evidence)?.iter().map(accepted).collect()
 }
 
-/// The metrics of the evidence, by service and platform. Each has a baseline file of its own, because a file can have the
-/// figures of one service only.
+/// The metrics of the evidence, by service and platform. Each has a baseline file of its own, because a file can have
+/// the figures of one service only.
 fn summaries(evidence: &[PathBuf]) -> Result<Vec<Summary>> {
     let recorded = judging::read_evidence(evidence)?;
     let summaries: Vec<Summary> =

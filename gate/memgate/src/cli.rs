@@ -162,18 +162,18 @@ pub enum BaselineCommand {
         #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
         metrics: Vec<Metric>,
     },
-    /// Asks about each figure that differs from the recorded one, and about each baseline that does not exist yet. Writes
-    /// what is accepted.
+    /// Asks about each figure that differs from the recorded one, and about each baseline that does not exist yet.
+    /// Writes what is accepted.
     Review {
         /// What was recorded.
         #[command(flatten)]
         recorded: Recorded,
     },
-    /// Takes the figures in the evidence that are lower than the recorded ones by more than noise, for a script. Never takes
-    /// a higher one: exit code 1 if there is one and nobody answers for it.
+    /// Takes the figures in the evidence that are lower than the recorded ones by more than noise, for a script. Never
+    /// takes a higher one: exit code 1 if there is one and nobody answers for it.
     Update(Updated),
-    /// Pins the recorded figures as those of a release. From then on a gate also fails if small steps add up to more than
-    /// twice the difference that matters.
+    /// Pins the recorded figures as those of a release. From then on a gate also fails if small steps add up to more
+    /// than twice the difference that matters.
     Anchor(Anchored),
     /// Lets a gate fail up to a day: puts a waiver into the baseline files of a service. Every other byte stays.
     Waive(Waived),

@@ -87,8 +87,8 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
         let mut in_it = evidence_in(file);
         if in_it.is_empty() {
-            // Downloaded artifacts have a directory each. One that a command wrote to has its evidence in itself, and what
-            // lies below is something else.
+            // Downloaded artifacts have a directory each. One that a command wrote to has its evidence in itself, and
+            // what lies below is something else.
             let below = entries(file).filter(|path| path.is_dir() && !path.ends_with(names::AGAINST));
             in_it = below.flat_map(|directory| evidence_in(&directory)).collect();
         }

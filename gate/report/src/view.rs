@@ -137,8 +137,8 @@ pub(super) fn measured(gate: &GateResult) -> String {
     format!("{measured} ({low} to {high})")
 }
 
-/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, anchor 1.1ms` follows if there is one, and `, notices 55ms`
-/// if the gate holds.
+/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, anchor 1.1ms` follows if there is one, and
+/// `, notices 55ms` if the gate holds.
 pub(super) fn figures(gate: &GateResult) -> String {
     let noticed = gate.noticed.map(|noticed| format!(", notices {}", figure(Some(noticed), gate.unit)));
     let (measured, baseline) = (measured(gate), figure(gate.baseline, gate.unit));

@@ -78,9 +78,9 @@ pub fn accept(
     figures.written(&source, path, text, summary)
 }
 
-/// Puts the figures of these metrics of the runs into the text of a baseline file, and no others; none if there are none.
-/// Where the file has `noise`, it becomes that of the recorded runs and of these together: the file says of how many runs
-/// its figures are, and the deviation of fewer is hardly known.
+/// Puts the figures of these metrics of the runs into the text of a baseline file, and no others; none if there are
+/// none. Where the file has `noise`, it becomes that of the recorded runs and of these together: the file says of how
+/// many runs its figures are, and the deviation of fewer is hardly known.
 ///
 /// # Errors
 /// As for [`accept`] with metrics. The runs must fit the file even if no figure changes.
@@ -166,8 +166,8 @@ impl Figures {
         figures
     }
 
-    /// Pools how the runs differ with how the recorded ones did, and the step to their mean with how occasions differ. A
-    /// step that is a change of the service says nothing of occasions.
+    /// Pools how the runs differ with how the recorded ones did, and the step to their mean with how occasions differ.
+    /// A step that is a change of the service says nothing of occasions.
     fn remember(&mut self, before: &Baseline, summary: &Summary, occasions: u32, is_asked: impl Fn(&Metric) -> bool) {
         let runs = before.environment.runs;
         for (&metric, old) in before.metrics.iter().filter(|(metric, _)| is_asked(metric)) {
@@ -247,8 +247,8 @@ impl Figures {
     }
 }
 
-/// The figure of a metric and the deviation of all runs, as they are recorded. In a file that keeps occasions apart, each
-/// counts as much as another, whatever the number of its runs.
+/// The figure of a metric and the deviation of all runs, as they are recorded. In a file that keeps occasions apart,
+/// each counts as much as another, whatever the number of its runs.
 fn mean_and_noise(summary: &Summary, metric: Metric, has_memory: bool) -> Result<(f64, f64), String> {
     let (mean, noise) = recorded_figure(summary, metric)?;
     let of_occasions = has_memory && memory::occasions(summary) > 1;

@@ -37,8 +37,8 @@ pub struct Pin {
 /// Makes the recorded figures of these metrics, or of all if there are none, the anchors of a baseline file.
 ///
 /// # Errors
-/// When the text is no baseline of the service and platform, when a metric that is named has no recorded figure in it, or
-/// when an entry cannot get another key.
+/// When the text is no baseline of the service and platform, when a metric that is named has no recorded figure in it,
+/// or when an entry cannot get another key.
 pub fn anchor(
     path: &Path,
     text: &str,

@@ -22,12 +22,12 @@ pub(crate) struct Which {
     pub(crate) metrics: BTreeSet<Metric>,
 }
 
-/// Pins the recorded figures in the baseline files as anchors, and returns what has changed as text. Either all files are
-/// written or, if one is wrong, none.
+/// Pins the recorded figures in the baseline files as anchors, and returns what has changed as text. Either all files
+/// are written or, if one is wrong, none.
 ///
 /// # Errors
-/// When there is no such file, when a metric that is named has no recorded figure in one, when a file cannot be changed,
-/// or when it changes meanwhile.
+/// When there is no such file, when a metric that is named has no recorded figure in one, when a file cannot be
+/// changed, or when it changes meanwhile.
 pub(crate) fn anchor(which: &Which, directory: &Path) -> Result<String> {
     let Which { services, platforms, metrics } = which;
     let all: Vec<Baseline> = baselines(directory)?.into_iter().map(|(_, baseline)| baseline).collect();

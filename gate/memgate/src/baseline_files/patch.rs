@@ -17,8 +17,8 @@ use super::{read, summaries, today};
 /// The lines around a change that a patch shows.
 const CONTEXT: usize = 3;
 
-/// The changes of [`accept`](super::accept), and new files as [`record`](super::record) makes them, as a unified diff for
-/// `git apply` in the current directory. Empty if nothing would change.
+/// The changes of [`accept`](super::accept), and new files as [`record`](super::record) makes them, as a unified diff
+/// for `git apply` in the current directory. Empty if nothing would change.
 ///
 /// # Errors
 /// When a file cannot be changed or made, or when git could not find it from here.
@@ -87,8 +87,8 @@ fn unified(name: &str, before: Option<&str>, after: &str) -> String {
             // A span without lines stands behind the line before it.
             format!("{},{lines}", if lines > 0 { start + 1 } else { start })
         };
-        // The place of the other file in a deletion or an insertion is not always that behind the part before it, so that
-        // lines are counted.
+        // The place of the other file in a deletion or an insertion is not always that behind the part before it, so
+        // that lines are counted.
         let old_span = span(first.old_range().start, hunk.iter().map(|op| op.old_range().len()).sum());
         let new_span = span(first.new_range().start, hunk.iter().map(|op| op.new_range().len()).sum());
         // Writing to a string cannot fail.

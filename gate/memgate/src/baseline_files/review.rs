@@ -19,9 +19,9 @@ use memgate_verdict::{
 
 use super::{File, line, read, replace, summaries, today, write};
 
-/// Asks about each figure in the evidence that differs from the recorded one, and about each file that does not exist yet.
-/// Writes what was accepted of a file when all its questions are answered; everything else stays. The end of `input`
-/// ends the review, and the file at hand stays as it is.
+/// Asks about each figure in the evidence that differs from the recorded one, and about each file that does not exist
+/// yet. Writes what was accepted of a file when all its questions are answered; everything else stays. The end of
+/// `input` ends the review, and the file at hand stays as it is.
 ///
 /// # Errors
 /// When evidence or a file cannot be used, which is before the first question; when a file changes meanwhile; and when

@@ -22,13 +22,13 @@ pub(crate) struct Updated {
     pub(crate) is_looser: bool,
 }
 
-/// Puts the figures of the evidence that are lower by more than noise into the baseline files. A figure that is higher by
-/// more than the difference that matters never goes in. With a waiver, its metric gets that one, unless it is advisory or
-/// has one that still holds. Either all files are written or, if one is wrong, none.
+/// Puts the figures of the evidence that are lower by more than noise into the baseline files. A figure that is higher
+/// by more than the difference that matters never goes in. With a waiver, its metric gets that one, unless it is
+/// advisory or has one that still holds. Either all files are written or, if one is wrong, none.
 ///
 /// # Errors
-/// When the waiver says nothing or ends in the past, when there is no baseline or the runs do not fit it, when the service
-/// fails its requests, when a file cannot be changed, or when it changes meanwhile.
+/// When the waiver says nothing or ends in the past, when there is no baseline or the runs do not fit it, when the
+/// service fails its requests, when a file cannot be changed, or when it changes meanwhile.
 pub(crate) fn update(evidence: &[PathBuf], directory: &Path, waiver: Option<&Waiver>) -> Result<Updated> {
     waiver.map_or(Ok(()), check_waiver)?;
     let of_file = |summary: &Summary| OfFile::of(summary, directory, waiver);

@@ -13,8 +13,8 @@ use crate::{
     units,
 };
 
-/// A figure may drift from its anchor by this multiple of the difference that matters: one step that passes, and room for
-/// the next.
+/// A figure may drift from its anchor by this multiple of the difference that matters: one step that passes, and room
+/// for the next.
 const STEPS: f64 = 2.0;
 
 /// A recorded figure that has an anchor.

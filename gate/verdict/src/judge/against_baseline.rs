@@ -62,8 +62,8 @@ struct Between {
 ///
 /// *Noise* is the deviation of single runs, from the recorded runs and the present ones together, with their degrees of
 /// freedom: a deviation of three runs may be far off, and Student's t allows for it. The difference of two means has a
-/// standard error of s · √(1/K + 1/n). If the baseline knows how occasions differ, the runs of one check share theirs, and
-/// b² · (1 + 1/N) adds to its square. The *difference that matters* is a person's choice (`tolerance`, `floor`).
+/// standard error of s · √(1/K + 1/n). If the baseline knows how occasions differ, the runs of one check share theirs,
+/// and b² · (1 + 1/N) adds to its square. The *difference that matters* is a person's choice (`tolerance`, `floor`).
 pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Ruling {
     let (measured, base) = (figures.text(figures.all.measured), figures.text(baseline));
     let Some(effect) = Effect::of(baseline, expectation, figures.metric.unit()) else {
@@ -129,8 +129,8 @@ pub(super) fn notices(baseline: f64, expectation: &Expectation, recorded: Record
 /// The share of a figure by which the file's seven digits may differ from it.
 const ROUNDING: f64 = 1e-6;
 
-/// The step from the recorded figure to the measured one. Noise is the same as in [`rule`]. Without any, nothing says that
-/// a lower figure is more than luck.
+/// The step from the recorded figure to the measured one. Noise is the same as in [`rule`]. Without any, nothing says
+/// that a lower figure is more than luck.
 pub(super) fn step(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Step {
     let excess = figures.all.measured - baseline;
     let rounding = ROUNDING * baseline.abs();
@@ -147,9 +147,9 @@ pub(super) fn step(baseline: f64, expectation: &Expectation, recorded: Recorded,
 /// The chance that a step between two occasions counts as a change although it is none, in each direction.
 const ALPHA_OF_CHANGE: f64 = 0.005;
 
-/// Whether the figure differs from the recorded one, in either direction, by more than the difference that matters and by
-/// more than noise. Without any, all that matters is a change. A change that counts as noise would widen the noise for
-/// good, so that this is less strict than [`rule`].
+/// Whether the figure differs from the recorded one, in either direction, by more than the difference that matters and
+/// by more than noise. Without any, all that matters is a change. A change that counts as noise would widen the noise
+/// for good, so that this is less strict than [`rule`].
 pub(super) fn is_change(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> bool {
     let difference = (figures.all.measured - baseline).abs();
     let effect = Effect::of(baseline, expectation, figures.metric.unit()).map_or(0.0, |effect| effect.size);
@@ -281,17 +281,17 @@ impl Noise {
 
     /// The difference that noise alone exceeds with a probability of at most `alpha` in each of two sets of runs.
     ///
-    /// Both sets are of one occasion. What occasions differ is beyond a bound in both sets or in none, so that its bound must
-    /// hold with `alpha`² by itself.
+    /// Both sets are of one occasion. What occasions differ is beyond a bound in both sets or in none, so that its
+    /// bound must hold with `alpha`² by itself.
     pub(super) fn band(&self, figure: &Pooled, alpha: f64) -> f64 {
         self.explained(figure, alpha, alpha.powi(2))
     }
 
     /// The difference that noise explains, with these chances that runs and that occasions differ by more.
     ///
-    /// Each part has its own degrees of freedom, and their bounds make that of the sum (Zou and Donner, Stat. Med. 27, 2008).
-    /// One number of degrees of freedom for the sum (Satterthwaite) is too large far out in the tail, where few occasions
-    /// count most: simulated checks failed a hundred times as often as they may.
+    /// Each part has its own degrees of freedom, and their bounds make that of the sum (Zou and Donner, Stat. Med. 27,
+    /// 2008). One number of degrees of freedom for the sum (Satterthwaite) is too large far out in the tail, where few
+    /// occasions count most: simulated checks failed a hundred times as often as they may.
     fn explained(&self, figure: &Pooled, of_runs: f64, of_occasions: f64) -> f64 {
         let (quantile, occasions) = (t_quantile(1.0 - of_runs, self.freedom), self.bound_of_occasions(of_occasions));
         match self.of_time {

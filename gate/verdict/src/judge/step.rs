@@ -26,8 +26,8 @@ pub enum Step {
     Within,
 }
 
-/// The step from the recorded figure of a metric to that of these runs; `None` if there is no recorded figure. Whether the
-/// baseline fits the runs is another question ([`misfit`](super::misfit)).
+/// The step from the recorded figure of a metric to that of these runs; `None` if there is no recorded figure. Whether
+/// the baseline fits the runs is another question ([`misfit`](super::misfit)).
 ///
 /// # Errors
 /// When a run has no figure; the reason names the run.
@@ -38,8 +38,8 @@ pub fn step(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option<Re
     Some(Figures::of(metric, summary).map(step))
 }
 
-/// The smallest figure of a metric that as many such runs would have noticed beside the recorded figure and its anchor, in
-/// 95 of 100 checks, whatever the limit is; `None` if nothing is compared, or if a run has no figure.
+/// The smallest figure of a metric that as many such runs would have noticed beside the recorded figure and its anchor,
+/// in 95 of 100 checks, whatever the limit is; `None` if nothing is compared, or if a run has no figure.
 pub fn notices(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option<f64> {
     let expectation = baseline.metrics.get(&metric)?;
     let (figure, recorded) = (expectation.baseline?, Recorded::of(&baseline.environment));
@@ -49,8 +49,8 @@ pub fn notices(metric: Metric, summary: &Summary, baseline: &Baseline) -> Option
     Some(anchor.map_or(of_step, |of_anchor| of_anchor.min(of_step)))
 }
 
-/// Whether a metric differs from the recorded figure, in either direction, by more than the difference that matters and by
-/// more than noise. What is less says how occasions differ. If it is not known, it is a change.
+/// Whether a metric differs from the recorded figure, in either direction, by more than the difference that matters and
+/// by more than noise. What is less says how occasions differ. If it is not known, it is a change.
 pub fn is_change(metric: Metric, summary: &Summary, baseline: &Baseline) -> bool {
     let expectation = baseline.metrics.get(&metric);
     let Some((figure, expectation)) = expectation.and_then(|one| Some((one.baseline?, one))) else { return true };

@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use memgate_evidence::{Evidence, Phases};
 
-/// Runs of one command follow each other within minutes. A run that starts later than this after the end of all runs before
-/// it is of another occasion.
+/// Runs of one command follow each other within minutes. A run that starts later than this after the end of all runs
+/// before it is of another occasion.
 const APART: SignedDuration = SignedDuration::from_hours(1);
 
-/// The occasion of each run, from 0 in the order of their starts. If a start cannot be read, all are of one: nothing says
-/// that they are of several.
+/// The occasion of each run, from 0 in the order of their starts. If a start cannot be read, all are of one: nothing
+/// says that they are of several.
 pub fn occasions(runs: &[&Evidence]) -> Vec<usize> {
     let mut of_runs = vec![0; runs.len()];
     let starts: Option<Vec<Timestamp>> = runs.iter().map(|run| run.started_at.parse().ok()).collect();

@@ -62,7 +62,8 @@ fn accepted_figures_are_remembered() {
     let before = render(&on_occasions(TWO_DAYS), "2026-11-23", Limits::General).unwrap();
     let now = on_occasions(&[&[1001.0, 1003.0]]);
     let after = accepted(&before, &now, &[]).unwrap().text;
-    // Within: √2 with two degrees of freedom and with one. Between: 8, and 1² over 1/2 + 1 of the step, which makes 26/6.
+    // Within: √2 with two degrees of freedom and with one. Between: 8, and 1² over 1/2 + 1 of the step, which makes
+    // 26/6.
     let expected = "alloc_bytes_per_request: { baseline: 1.002kB/request, noise: 1.414214B/request, noise_freedom: 3, \
                     between: 2.081666B/request, between_freedom: 2, tolerance: 0.4% }";
     assert_eq!(line(&after), expected);

@@ -14,8 +14,8 @@ fn bytes(figures: &[f64], expectation: Expectation) -> GateResult {
     gate(&judge(&summary_of(BYTES, &runs), Some(&baseline_of([(BYTES, expectation)]))), BYTES).clone()
 }
 
-/// Twenty changes of +0.4 %, each measured and accepted in turn. Each passes its own recorded figure. The anchor stops the
-/// first one that is more than twice the tolerance above it.
+/// Twenty changes of +0.4 %, each measured and accepted in turn. Each passes its own recorded figure. The anchor stops
+/// the first one that is more than twice the tolerance above it.
 #[test]
 fn twenty_small_steps_are_stopped_by_the_anchor() {
     for (tolerance, step, stops_at) in [(0.0041, 0.004, 3), (0.005, 0.004, 3), (0.01, 0.004, 5), (0.02, 0.004, 10)] {

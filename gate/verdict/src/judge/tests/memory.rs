@@ -59,7 +59,8 @@ fn recorded_on(random: &mut Random, occasions: usize, has_memory: bool) -> Basel
     baseline
 }
 
-/// The verdict of a check on another occasion, on which requests allocate this many bytes on average, and what it needs.
+/// The verdict of a check on another occasion, on which requests allocate this many bytes on average, and what it
+/// needs.
 fn check(random: &mut Random, baseline: &Baseline, bytes: f64) -> (Verdict, Option<Need>) {
     let all = occasion(random, bytes, MOST_RUNS);
     let expectation = &baseline.metrics[&BYTES];

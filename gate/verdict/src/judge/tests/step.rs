@@ -61,8 +61,8 @@ fn a_service_that_fails_its_requests_has_no_figures_to_take() {
     assert!(reason.starts_with("50% of the requests failed"), "{reason}");
 }
 
-/// A script that takes the least figure so far would lock in the luckiest of a hundred nights: here 2.5 deviations below
-/// the mean. Taken only beyond noise, the figure stays within one deviation of it.
+/// A script that takes the least figure so far would lock in the luckiest of a hundred nights: here 2.5 deviations
+/// below the mean. Taken only beyond noise, the figure stays within one deviation of it.
 #[test]
 fn lucky_runs_are_not_locked_in() {
     let mut random = Random(42);

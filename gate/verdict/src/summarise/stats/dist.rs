@@ -20,7 +20,8 @@ pub(super) fn t_975(freedom: f64) -> f64 {
 /// The quantile of Student's t distribution with `freedom` degrees of freedom, at least 1, for a probability from 0.5
 /// to 1 − 10⁻⁷, and at most 10⁹.
 pub fn t_quantile(probability: f64, freedom: f64) -> f64 {
-    // With one degree of freedom, the least possible, the point of 99.99 % is 3183.1, and that of 1 − 10⁻⁷ is 3.2 · 10⁶.
+    // With one degree of freedom, the least possible, the point of 99.99 % is 3183.1, and that of 1 − 10⁻⁷ is 3.2 ·
+    // 10⁶.
     let freedom = freedom.clamp(1.0, NORMAL_FROM);
     StudentsT::new(0.0, 1.0, freedom).map_or(f64::NAN, |t| {
         let (low, high) = if t.cdf(4096.0) < probability { (4096.0, 1e9) } else { (0.0, 4096.0) };
