@@ -44,7 +44,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Bisect { measured, last, metric, json } => bisect(&measured, &last, metric, json),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
-        Command::Baseline(command) => baseline(&command).map(|()| 0),
+        Command::Baseline(command) => baseline(&command),
         Command::Image(command) => image(&command),
         Command::Doctor { probes, twin, force_probes, json } => {
             doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
@@ -176,12 +176,29 @@ fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Resu
     }
 }
 
-fn baseline(command: &BaselineCommand) -> Result<()> {
-    print(&match command {
+fn baseline(command: &BaselineCommand) -> Result<u8> {
+    let text = match command {
+        BaselineCommand::Update(update) => {
+            let Recorded { evidence, baselines } = &update.recorded;
+            let updated = baseline_files::update(evidence, baselines, update.waiver().as_ref())?;
+            print(&updated.text)?;
+            return Ok(u8::from(updated.is_looser));
+        }
+        BaselineCommand::Review { recorded } => {
+            let mut answers = std::io::stdin().lock();
+            baseline_files::review(&recorded.evidence, &recorded.baselines, &mut answers, &mut |text| print(text))?;
+            return Ok(0);
+        }
+        BaselineCommand::Anchor(anchored) => baseline_files::anchor(&anchored.which(), &anchored.baselines),
         BaselineCommand::Record { recorded, limits } => {
             baseline_files::record(&recorded.evidence, &recorded.baselines, (*limits).into())
         }
-        BaselineCommand::Diff { recorded } => baseline_files::diff(&recorded.evidence, &recorded.baselines),
+        BaselineCommand::Diff { recorded, patch: true } => {
+            baseline_files::patch(&recorded.evidence, &recorded.baselines)
+        }
+        BaselineCommand::Diff { recorded, patch: false } => {
+            baseline_files::diff(&recorded.evidence, &recorded.baselines)
+        }
         BaselineCommand::Waive(waived) => baseline_files::waive(
             waived.metric,
             &waived.service,
@@ -193,7 +210,8 @@ fn baseline(command: &BaselineCommand) -> Result<()> {
         BaselineCommand::Accept { recorded, metrics } => {
             baseline_files::accept(&recorded.evidence, &recorded.baselines, &metrics.iter().copied().collect())
         }
-    }?)
+    }?;
+    print(&text).map(|()| 0)
 }
 
 fn image(command: &ImageCommand) -> Result<u8> {

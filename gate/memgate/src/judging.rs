@@ -86,20 +86,38 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
             found.push(file.clone());
             continue;
         }
-        let before = found.len();
-        for directory in [file.clone(), file.join(names::AGAINST)] {
-            let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-            found.extend(entries.filter(|path| path.to_string_lossy().ends_with(names::EVIDENCE)));
+        let mut in_it = evidence_in(file);
+        if in_it.is_empty() {
+            // Downloaded artifacts have a directory each. One that a command wrote to has its evidence in itself, and
+            // what lies below is something else.
+            let below = entries(file).filter(|path| path.is_dir() && !path.ends_with(names::AGAINST));
+            in_it = below.flat_map(|directory| evidence_in(&directory)).collect();
         }
-        found[before..].sort();
-        if found.len() == before {
-            let message = format!("{}: no file in this directory ends in {}", file.display(), names::EVIDENCE);
+        if in_it.is_empty() {
+            let message = format!(
+                "{}: no file in this directory ends in {}, and none in a directory in it",
+                file.display(),
+                names::EVIDENCE
+            );
             return Err(
                 InputError::new(message, "name evidence files, or a directory that `memgate record` wrote to").into()
             );
         }
+        in_it.sort();
+        found.extend(in_it);
     }
     Ok(found)
+}
+
+/// The evidence in a directory, and that of the build that it is compared with.
+fn evidence_in(directory: &Path) -> Vec<PathBuf> {
+    let all = entries(directory).chain(entries(&directory.join(names::AGAINST)));
+    all.filter(|path| path.to_string_lossy().ends_with(names::EVIDENCE)).collect()
+}
+
+/// What lies in a directory; nothing if it cannot be read.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Judges the evidence and writes its flame graphs below `out`.

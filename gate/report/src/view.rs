@@ -137,7 +137,8 @@ pub(super) fn measured(gate: &GateResult) -> String {
     format!("{measured} ({low} to {high})")
 }
 
-/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, notices 55ms` follows if the gate holds.
+/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, anchor 1.1ms` follows if there is one, and
+/// `, notices 55ms` if the gate holds.
 pub(super) fn figures(gate: &GateResult) -> String {
     let noticed = gate.noticed.map(|noticed| format!(", notices {}", figure(Some(noticed), gate.unit)));
     let (measured, baseline) = (measured(gate), figure(gate.baseline, gate.unit));
@@ -145,7 +146,8 @@ pub(super) fn figures(gate: &GateResult) -> String {
         None => format!("limit {}, baseline {baseline}", figure(gate.limit, gate.unit)),
         Some(against) => format!("{}: {baseline}", text::visible(against)),
     };
-    format!("measured {measured}, {compared}{}", noticed.unwrap_or_default())
+    let anchor = gate.anchor.map(|anchor| format!(", anchor {}", figure(Some(anchor), gate.unit)));
+    format!("measured {measured}, {compared}{}{}", anchor.unwrap_or_default(), noticed.unwrap_or_default())
 }
 
 /// The name of a gate, which no other gate of the result has.
