@@ -29,6 +29,7 @@ pub use flames::{FlameGraph, FlameGraphs, Graph, difference_graphs, flame_graphs
 pub use grown::grown;
 pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};
+pub(crate) use stats::count_f64;
 pub use stats::t_quantile;
 pub use trust::{SignalNote, Trust};
 
