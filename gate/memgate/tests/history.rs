@@ -186,6 +186,7 @@ fn a_full_disk_is_an_error_and_the_report_is_still_there() {
     let judged = Judged::new();
     let mut command = memgate();
     command.arg("judge").arg(judged.path("evidence")).arg("--out").arg(judged.path("out"));
+    command.arg("--baselines").arg(judged.path("baselines"));
     let output = command.args(["--history", "/dev/full"]).output().unwrap();
     assert_fails(&output, 4, &["/dev/full cannot be written", "No space left", "--history"]);
     assert!(stdout(&output).contains("no-baseline"), "{}", stdout(&output));

@@ -56,10 +56,10 @@ fn table(trend: &Trend) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.force_no_tty();
-    table.set_header(["  metric", "first", "last", "change", "trend"]);
+    table.set_header(["metric", "first", "last", "change", "trend"]);
     for metric in &trend.metrics {
         table.add_row([
-            format!("  {}", metric.metric),
+            metric.metric.name().to_owned(),
             units::format(metric.first(), metric.unit),
             units::format(metric.last(), metric.unit),
             change(metric.share()),
@@ -73,11 +73,16 @@ fn table(trend: &Trend) -> Table {
     table
 }
 
+/// Beside a figure near 0, every difference is a large share that says nothing. From this one on it is not told.
+pub(super) const LARGEST_SHARE: f64 = 10.0;
+
 /// A difference as a share, such as `+3.9%`; `-` if there is none, because the figure before is 0.
 pub(super) fn change(share: Option<f64>) -> String {
     let Some(share) = share else { return "-".to_owned() };
     match 100.0 * share {
         0.0 => "0%".to_owned(),
+        _ if share >= LARGEST_SHARE => "> +1000%".to_owned(),
+        _ if share <= -LARGEST_SHARE => "< -1000%".to_owned(),
         percent if percent.abs() >= 100.0 => format!("{percent:+.0}%"),
         percent if percent.abs() >= 1.0 => format!("{percent:+.1}%"),
         percent if percent.abs() >= 0.01 => format!("{percent:+.2}%"),
@@ -165,6 +170,7 @@ fn padded(name: &str, code: u8, style: Style) -> String {
 
 /// `20.3kB/request -> 21.1kB/request (+3.9%)`.
 pub(super) fn figures(before: f64, after: f64, share: Option<f64>, unit: Unit) -> String {
+    let share = share.filter(|share| share.abs() < LARGEST_SHARE);
     let share = share.map(|share| format!(" ({})", change(Some(share)))).unwrap_or_default();
     format!("{} -> {}{share}", units::format(before, unit), units::format(after, unit))
 }
@@ -187,8 +193,9 @@ mod tests {
 
     #[test]
     fn shares_have_two_to_four_digits() {
-        let texts = [None, Some(0.0), Some(0.5), Some(-0.012), Some(0.004), Some(0.000_031), Some(12.0)].map(change);
-        assert_eq!(texts, ["-", "0%", "+50.0%", "-1.2%", "+0.40%", "+0.0031%", "+1200%"]);
+        let texts = [None, Some(0.0), Some(0.5), Some(-0.012), Some(0.004), Some(0.000_031), Some(1.2), Some(12.0), Some(-12.0)]
+            .map(change);
+        assert_eq!(texts, ["-", "0%", "+50.0%", "-1.2%", "+0.40%", "+0.0031%", "+120%", "> +1000%", "< -1000%"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use memgate_verdict::{
 };
 
 use super::{
-    history::{change, counts, figures, place, short, subject},
+    history::{LARGEST_SHARE, change, counts, figures, place, short, subject},
     text,
 };
 
@@ -28,10 +28,10 @@ const SHOWN: usize = 400;
 const COLUMNS: usize = 3;
 
 /// The size of a chart with its texts, pixels.
-const CHART: (f64, f64) = (430.0, 178.0);
+const CHART: (f64, f64) = (430.0, 196.0);
 
 /// The place of the dots in a chart, pixels from its corner.
-const PLOT: Area = Area { left: 84.0, top: 34.0, width: 332.0, height: 112.0 };
+const PLOT: Area = Area { left: 84.0, top: 48.0, width: 332.0, height: 112.0 };
 
 /// The height of the text above the charts, pixels.
 const HEAD: f64 = 64.0;
@@ -150,8 +150,8 @@ impl<'a> Chart<'a> {
         svg.add(format_args!("<svg x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{height}\">"));
         self.band(svg);
         self.levels(svg);
-        self.jumps(svg);
         self.dots(svg);
+        self.jumps(svg);
         svg.add(format_args!("</svg>"));
         self.changes(svg);
     }
@@ -159,11 +159,15 @@ impl<'a> Chart<'a> {
     fn title(&self, svg: &mut Svg) {
         let metric = self.metric;
         svg.add(format_args!("<text x=\"10\" y=\"16\" font-size=\"12\" font-weight=\"bold\">{}</text>", metric.metric));
-        let (last, share) = (units::format(metric.last(), metric.unit), change(metric.share()));
+        let [first, last] = [metric.first(), metric.last()].map(|figure| units::format(figure, metric.unit));
+        let change = match metric.share().filter(|share| share.abs() < LARGEST_SHARE) {
+            Some(share) => format!("{} in all", change(Some(share))),
+            None => format!("from {first}"),
+        };
         let x = PLOT.left + PLOT.width;
         svg.add(format_args!(
-            "<text x=\"{x}\" y=\"16\" text-anchor=\"end\">{} ({share} in all)</text>",
-            escaped(&last)
+            "<text x=\"{x}\" y=\"16\" text-anchor=\"end\">{}</text>",
+            escaped(&format!("{last} ({change})"))
         ));
     }
 
@@ -266,7 +270,7 @@ impl<'a> Chart<'a> {
         };
         let step = PLOT.width / (self.to - self.from).max(1) as f64;
         let x = PLOT.left + self.x(self.metric.points[mark.at].verdict) - step / 2.0;
-        let (top, bottom) = (PLOT.top - 8.0, PLOT.top + PLOT.height);
+        let (top, bottom) = (PLOT.top - 24.0, PLOT.top + PLOT.height);
         let place = place(&mark.day, mark.commit.as_deref(), mark.after_commit.as_deref());
         let what = figures(mark.before, mark.after, mark.share, self.metric.unit);
         svg.add(format_args!(
@@ -276,9 +280,12 @@ impl<'a> Chart<'a> {
         let (anchor, beside) = if x > PLOT.left + PLOT.width / 2.0 { ("end", x - 4.0) } else { ("start", x + 4.0) };
         let commit = mark.commit.as_deref().map(|commit| format!(" at {}", short(commit))).unwrap_or_default();
         // Labels of neighbours stand below each other.
-        let y = PLOT.top - 1.0 + 12.0 * (index % 4) as f64;
-        let apart = || format!("from 0 to {}", units::format(mark.after, self.metric.unit));
-        let label = escaped(&format!("{}{commit}", mark.share.map_or_else(apart, |share| change(Some(share)))));
+        let y = PLOT.top - 15.0 + 12.0 * (index % 4) as f64;
+        let label = match mark.share.filter(|share| share.abs() < LARGEST_SHARE) {
+            Some(share) => change(Some(share)),
+            None => what,
+        };
+        let label = escaped(&format!("{label}{commit}"));
         svg.add(format_args!(
             "<text x=\"{beside:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\" stroke=\"#ffffff\" \
              stroke-width=\"3\" paint-order=\"stroke\">{label}</text>"

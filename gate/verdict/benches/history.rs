@@ -64,6 +64,12 @@ fn main() {
     for step in STEPS {
         println!("| {step} | {} |", noticed(step, &mut random));
     }
+    println!("\n| a step that is repaired after | of size 3 | 5 | 10 |");
+    println!("| --- | --- | --- | --- |");
+    for length in [4, 6, 8, 12, 20] {
+        let cells = [3.0, 5.0, 10.0].map(|step| repaired(length, step, &mut random));
+        println!("| {length} commits | {} |", cells.join(" | "));
+    }
 }
 
 /// A series with these levels.
@@ -147,6 +153,18 @@ fn noticed(step: f64, random: &mut Random) -> String {
         commits => commits.to_string(),
     };
     format!("{} | {} | {} | {}", percent(sudden, SERIES), of(5), of(9), percent(never, SERIES))
+}
+
+/// How often both ends of a step up are marked that is repaired after `length` commits.
+fn repaired(length: usize, step: f64, random: &mut Random) -> String {
+    let both = (0..SERIES).filter(|_| {
+        let start = usize::try_from(random.below(100)).expect("a small number") + 40;
+        let is_high = |commit: &usize| (start..start + length).contains(commit);
+        let levels: Vec<f64> = (0..COMMITS).map(|commit| if is_high(&commit) { step } else { 0.0 }).collect();
+        let marks = change_points(&figures(&levels, NOISES[0].1, random));
+        [start, start + length].iter().all(|place| marks.iter().any(|mark| mark.at.abs_diff(*place) <= 1))
+    });
+    percent(both.count(), SERIES)
 }
 
 fn percent(part: usize, whole: usize) -> String {

@@ -75,7 +75,7 @@ impl MetricTrend {
         self.points.last().map_or(f64::NAN, |point| point.measured)
     }
 
-    /// What changed from the first figure to the last, as a share of the first; `None` if that is 0.
+    /// What changed from the first figure to the last, as a share of the first; `None` if that is 0 and the last is not.
     pub fn share(&self) -> Option<f64> {
         share(self.first(), self.last())
     }
@@ -260,8 +260,9 @@ fn versions(before: &Line, after: &Line) -> Vec<String> {
     pairs.into_iter().filter(|(_, old, new)| old != new).map(|(of, old, new)| format!("{of} {old} to {new}")).collect()
 }
 
+/// A difference as a share of the figure before.
 fn share(before: f64, after: f64) -> Option<f64> {
-    let share = (after - before) / before.abs();
+    let share = if before == after { 0.0 } else { (after - before) / before.abs() };
     share.is_finite().then_some(share)
 }
 
