@@ -193,8 +193,18 @@ mod tests {
 
     #[test]
     fn shares_have_two_to_four_digits() {
-        let texts = [None, Some(0.0), Some(0.5), Some(-0.012), Some(0.004), Some(0.000_031), Some(1.2), Some(12.0), Some(-12.0)]
-            .map(change);
+        let texts = [
+            None,
+            Some(0.0),
+            Some(0.5),
+            Some(-0.012),
+            Some(0.004),
+            Some(0.000_031),
+            Some(1.2),
+            Some(12.0),
+            Some(-12.0),
+        ]
+        .map(change);
         assert_eq!(texts, ["-", "0%", "+50.0%", "-1.2%", "+0.40%", "+0.0031%", "+120%", "> +1000%", "< -1000%"]);
     }
 

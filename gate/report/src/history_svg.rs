@@ -255,40 +255,50 @@ impl<'a> Chart<'a> {
         }
     }
 
+    /// The lines between two levels, and on top of them how far the levels lie apart.
     fn changes(&self, svg: &mut Svg) {
-        let shown = self.metric.changes.iter().filter(|change| change.at >= self.first);
-        for (index, change) in shown.enumerate() {
-            self.change(change, index, svg);
+        let shown: Vec<_> = self.metric.changes.iter().filter(|change| change.at >= self.first).collect();
+        for change in &shown {
+            self.line(change, svg);
+        }
+        for (index, change) in shown.iter().enumerate() {
+            self.label(change, index, svg);
         }
     }
 
-    /// The line between two levels, and how far they lie apart.
-    fn change(&self, mark: &Change, index: usize, svg: &mut Svg) {
-        let colour = match mark.direction {
-            Direction::Worse => WORSE,
-            Direction::Better => BETTER,
-        };
+    /// The place of the line before the first figure of a new level, from the chart's corner.
+    fn border(&self, mark: &Change) -> f64 {
         let step = PLOT.width / (self.to - self.from).max(1) as f64;
-        let x = PLOT.left + self.x(self.metric.points[mark.at].verdict) - step / 2.0;
-        let (top, bottom) = (PLOT.top - 24.0, PLOT.top + PLOT.height);
+        PLOT.left + self.x(self.metric.points[mark.at].verdict) - step / 2.0
+    }
+
+    fn line(&self, mark: &Change, svg: &mut Svg) {
+        let (x, top, bottom) = (self.border(mark), PLOT.top - 24.0, PLOT.top + PLOT.height);
         let place = place(&mark.day, mark.commit.as_deref(), mark.after_commit.as_deref());
         let what = figures(mark.before, mark.after, mark.share, self.metric.unit);
         svg.add(format_args!(
-            "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\" fill=\"none\"><title>{}</title></path>",
+            "<path d=\"M{x:.1} {top:.1}V{bottom:.1}\" stroke=\"{}\" stroke-dasharray=\"4 3\" fill=\"none\">\
+             <title>{}</title></path>",
+            colour(mark.direction),
             escaped(&format!("{}: {what} {place}", mark.direction.name()))
         ));
+    }
+
+    fn label(&self, mark: &Change, index: usize, svg: &mut Svg) {
+        let x = self.border(mark);
         let (anchor, beside) = if x > PLOT.left + PLOT.width / 2.0 { ("end", x - 4.0) } else { ("start", x + 4.0) };
-        let commit = mark.commit.as_deref().map(|commit| format!(" at {}", short(commit))).unwrap_or_default();
         // Labels of neighbours stand below each other.
         let y = PLOT.top - 15.0 + 12.0 * (index % 4) as f64;
-        let label = match mark.share.filter(|share| share.abs() < LARGEST_SHARE) {
+        let apart = match mark.share.filter(|share| share.abs() < LARGEST_SHARE) {
             Some(share) => change(Some(share)),
-            None => what,
+            None => figures(mark.before, mark.after, None, self.metric.unit),
         };
-        let label = escaped(&format!("{label}{commit}"));
+        let commit = mark.commit.as_deref().map(|commit| format!(" at {}", short(commit))).unwrap_or_default();
         svg.add(format_args!(
-            "<text x=\"{beside:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\" stroke=\"#ffffff\" \
-             stroke-width=\"3\" paint-order=\"stroke\">{label}</text>"
+            "<text x=\"{beside:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{}\" stroke=\"#ffffff\" \
+             stroke-width=\"3\" paint-order=\"stroke\">{}</text>",
+            colour(mark.direction),
+            escaped(&format!("{apart}{commit}"))
         ));
     }
 
@@ -305,6 +315,13 @@ impl<'a> Chart<'a> {
         // Each by itself, because their difference may be too large.
         let share = if least < most { (figure / 2.0 - least / 2.0) / (most / 2.0 - least / 2.0) } else { 0.5 };
         PLOT.height * (0.90 - 0.78 * share.clamp(-10.0, 10.0))
+    }
+}
+
+const fn colour(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Worse => WORSE,
+        Direction::Better => BETTER,
     }
 }
 

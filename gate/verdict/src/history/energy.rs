@@ -1,8 +1,8 @@
 //! The place that divides a series best, by the energy distance of its two parts.
 //!
 //! The measure is Q of D. S. Matteson and N. A. James, "A Nonparametric Approach for Multiple Change Point Analysis of
-//! Multivariate Data", JASA 109, 2014, with α = 1. Their second part may end before the series does; here it is the whole
-//! rest, as the change points after it are searched for in the parts.
+//! Multivariate Data", JASA 109, 2014, with α = 1. Their second part may end before the series does. Here it is the whole
+//! rest, because the parts are searched in turn.
 
 use std::ops::RangeInclusive;
 
