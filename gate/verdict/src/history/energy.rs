@@ -68,8 +68,8 @@ mod tests {
     fn the_measure_is_the_definition() {
         let figures = [1.0, 4.0, 2.0, 8.0, 5.0, 7.0, 1.5, 3.0];
         let measures = measures(&figures);
-        for place in 2..=6 {
-            assert!((measures[place] - measure(&figures, place)).abs() < 1e-12, "{place}");
+        for (place, found) in measures.iter().enumerate().take(7).skip(2) {
+            assert!((found - measure(&figures, place)).abs() < 1e-12, "{place}");
         }
         assert_eq!(measures[0], 0.0);
         // The distances of the first figure to the others, less twice the mean distance between those.
@@ -86,7 +86,8 @@ mod tests {
         assert_eq!(best_split(&figures, 2..=28), Some(12));
         assert_eq!(best_split(&figures, 15..=28), Some(15), "the nearest that is allowed");
         assert_eq!(best_split(&[5.0; 30], 2..=28), None);
-        assert_eq!(best_split(&figures, 20..=19), None);
+        let none = RangeInclusive::new(20, 19);
+        assert_eq!(best_split(&figures, none), None);
         assert_eq!(best_split(&[], 0..=0), None);
         let mut spike = vec![1.0; 20];
         spike.push(9.0);
