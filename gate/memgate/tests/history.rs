@@ -266,7 +266,9 @@ fn a_change_is_shown_with_its_commits_and_does_not_gate() {
     assert!(mark.ends_with("at 000001e on 2026-11-11, after 000001d, p < 1e-12"), "{mark}");
     let only = stdout(&kept.show(&["--metric", "goroutines_max"]));
     assert!(only.contains("goroutines_max") && !only.contains("alloc_bytes"), "{only}");
-    assert!(only.contains("no change points"), "{only}");
+    assert!(only.ends_with("no change points\n"), "{only}");
+    let few = stdout(&Kept::new(&lines("uaa")[..22].concat()).show(&[]));
+    assert!(few.ends_with("no change points: one needs 23 figures\n"), "{few}");
 }
 
 #[test]

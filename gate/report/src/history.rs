@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use memgate_verdict::{
-    history::{Change, Direction, MetricTrend, Sudden, Trend, Trends},
+    history::{Change, Direction, LEAST_AFTER, LEAST_BEFORE, MetricTrend, Sudden, Trend, Trends},
     metric::Unit,
     units,
 };
@@ -31,7 +31,10 @@ pub fn history_text(trends: &Trends, style: Style) -> String {
         lines.extend(table(trend).lines().map(|line| line.trim_end().to_owned()));
         let marks = marks(trend);
         if marks.is_empty() {
-            lines.push("no change points".to_owned());
+            let most = trend.metrics.iter().map(|metric| metric.points.len()).max().unwrap_or_default();
+            let needed = LEAST_BEFORE + LEAST_AFTER;
+            let why = if most < needed { format!(": one needs {needed} figures") } else { String::new() };
+            lines.push(format!("no change points{why}"));
         }
         lines.extend(marks.iter().map(|mark| mark.text(style)));
         lines.join("\n") + "\n"

@@ -15,7 +15,7 @@ use super::{LEAST_AFTER, LEAST_BEFORE, ROUNDING, SIGNIFICANT, WINDOW, energy::be
 use crate::summarise::count_f64;
 
 /// A place is proposed if its p is below this, and confirmed if it is below [`SIGNIFICANT`] beside its neighbours.
-const PROPOSED: f64 = 0.001;
+const PROPOSED: f64 = 0.01;
 
 /// A place from which on a series has another level.
 #[derive(Debug, Clone, Copy, PartialEq)]
