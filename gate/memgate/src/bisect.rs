@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::{
     narrator::Narrator,
     pipeline::compare,
-    revision::{Commit, History},
+    revision::{Commit, CommitRange},
     select::{Selection, Target, targets},
 };
 
@@ -180,7 +180,7 @@ pub(crate) async fn bisect(
         return Err(InputError::new(message, help).into());
     };
     let first = selection.against.as_deref().unwrap_or_default();
-    let History { first, commits } = History::between(first, last, &config.file, cancel).await?;
+    let CommitRange { first, commits } = CommitRange::between(first, last, &config.file, cancel).await?;
     let comparing = Comparing { config, selection, narrator, cancel, first: &first, commits: &commits };
     let mut steps = Vec::new();
     let (metric, found) = comparing.search(metric, &mut steps).await?;

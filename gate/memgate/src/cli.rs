@@ -21,7 +21,7 @@ use memgate_verdict::{
     metric::{Limits, Metric},
 };
 
-use crate::{baseline_files, images::Which, select::Selection};
+use crate::{baseline_files, history::Wanted, images::Which, select::Selection};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///
@@ -49,6 +49,9 @@ pub enum Command {
         /// What to print and write.
         #[command(flatten)]
         formats: Formats,
+        /// Where to keep the verdicts.
+        #[command(flatten)]
+        kept: Kept,
     },
     /// Builds, runs and measures services. Writes evidence and does not judge it.
     Record {
@@ -67,6 +70,9 @@ pub enum Command {
         /// What to print and write.
         #[command(flatten)]
         formats: Formats,
+        /// Where to keep the verdicts.
+        #[command(flatten)]
+        kept: Kept,
     },
     /// Judges evidence that several jobs recorded as one. Fails if the evidence of a run is missing.
     Merge {
@@ -82,6 +88,9 @@ pub enum Command {
         /// What to print and write.
         #[command(flatten)]
         formats: Formats,
+        /// Where to keep the verdicts.
+        #[command(flatten)]
+        kept: Kept,
     },
     /// Finds the commit since that of `--against` which makes a metric worse. Exits with 0 if it names one, or else 3.
     Bisect {
@@ -119,6 +128,8 @@ pub enum Command {
         #[command(flatten)]
         formats: Formats,
     },
+    /// Shows the trends of kept verdicts, and from which commits on a figure has another level. Marks never gate.
+    History(Shown),
     /// Records baselines, and gives them new figures.
     #[command(subcommand)]
     Baseline(BaselineCommand),
@@ -499,6 +510,53 @@ pub struct Formats {
     pub outputs: Vec<Output>,
 }
 
+/// Where to keep verdicts.
+#[derive(Debug, Args)]
+pub struct Kept {
+    /// Appends a line to this file for each service and platform that was judged. `memgate history` shows them.
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+}
+
+/// What to show of a history.
+#[derive(Debug, Args)]
+pub struct Shown {
+    /// History files.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A service. Can be given several times. The default is all.
+    #[arg(long = "service", value_name = "S")]
+    services: Vec<String>,
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`. Can be given several times. The default is `all`.
+    #[arg(long = "platform", value_name = "P")]
+    platforms: Vec<PlatformArgument>,
+    /// A metric. Can be given several times. The default is all.
+    #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
+    metrics: Vec<Metric>,
+    /// Draws the trends into this directory: a picture for each service and platform, with a chart for each metric.
+    #[arg(long, value_name = "DIR")]
+    pub svg: Option<PathBuf>,
+    /// The format of what is printed.
+    #[arg(long, value_name = "F", value_enum, default_value_t = HistoryFormat::Terminal)]
+    pub format: HistoryFormat,
+}
+
+impl Shown {
+    /// The plain options.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted { services: self.services.clone(), platforms: platforms(&self.platforms), metrics: self.metrics.clone() }
+    }
+}
+
+/// A format of trends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HistoryFormat {
+    /// Tables for a person at a terminal or in a log.
+    Terminal,
+    /// The trends with every figure, for programs.
+    Json,
+}
+
 /// Parses an output, and lists the formats in help texts.
 #[derive(Debug, Clone, Copy)]
 struct OutputParser;
@@ -564,6 +622,8 @@ pub enum SchemaOf {
     Evidence,
     /// The report that `--format json` prints.
     Report,
+    /// A line of a history.
+    History,
 }
 
 #[cfg(test)]

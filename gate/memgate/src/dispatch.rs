@@ -26,9 +26,13 @@ use crate::{
     baselines::Baselines,
     bisect,
     boot::Booth,
-    cli::{BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Measured, Recorded, SchemaOf},
+    cli::{
+        BaselineCommand, Cli, Command, Formats, HistoryFormat, ImageCommand, JudgedBy, Kept, Measured, Recorded,
+        SchemaOf, Shown,
+    },
     doctor::ProbeReport,
     failures::{colour_is_allowed, rendered},
+    history::{self, History},
     images::{self, Which},
     narrator::Narrator,
     pipeline, select,
@@ -37,13 +41,20 @@ use crate::{
 /// Runs the command. Errors go to stderr.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
-        Command::Check { measured, judged_by, formats } => measure(&measured, Some((&judged_by, &formats))),
+        Command::Check { measured, judged_by, formats, kept } => {
+            measure(&measured, Some((&judged_by, &formats, &kept)))
+        }
         Command::Record { measured } => measure(&measured, None),
-        Command::Judge { recorded, out, formats } => judge(&recorded, &out, &formats).map(|report| report.exit_code()),
-        Command::Merge { measured, evidence, judged_by, formats } => merge(&measured, &evidence, &judged_by, &formats),
+        Command::Judge { recorded, out, formats, kept } => {
+            judge(&recorded, &out, &formats, Some(&kept)).map(|report| report.exit_code())
+        }
+        Command::Merge { measured, evidence, judged_by, formats, kept } => {
+            merge(&measured, &evidence, &judged_by, &formats, &kept)
+        }
         Command::Bisect { measured, last, metric, json } => bisect(&measured, &last, metric, json),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
-        Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
+        Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats, None).map(|_| 0),
+        Command::History(shown) => show_history(&shown).map(|()| 0),
         Command::Baseline(command) => baseline(&command),
         Command::Image(command) => image(&command),
         Command::Doctor { probes, twin, force_probes, json } => {
@@ -60,11 +71,14 @@ pub fn run(cli: Cli) -> ExitCode {
 
 /// Checks, or only records if there is nothing to judge by and to report in. Everything runs on one thread, because the
 /// service ends when the thread that started it ends.
-fn measure(measured: &Measured, judged: Option<(&JudgedBy, &Formats)>) -> Result<u8> {
+fn measure(measured: &Measured, judged: Option<(&JudgedBy, &Formats, &Kept)>) -> Result<u8> {
     let config = config::load(&measured.config)?;
     let narrator = Narrator::new();
     until_cancelled(async |cancel| match judged {
-        Some((by, formats)) => check(&config, measured, by, formats, &narrator, cancel).await,
+        Some((by, formats, kept)) => {
+            let history = open_history(kept, beside(&config), &narrator)?;
+            check(&config, measured, by, formats, &narrator, cancel, history.as_ref()).await
+        }
         None => record(&config, measured, &narrator, cancel).await,
     })
 }
@@ -99,12 +113,13 @@ async fn check(
     formats: &Formats,
     narrator: &Narrator,
     cancel: &Cancel,
+    history: Option<&History>,
 ) -> Result<u8> {
     report::validate(&formats.outputs)?;
     let selection = measured.selection(&[Platform::host()]);
     let baselines = baselines(config, by, &selection.out, cancel).await?;
     let report = pipeline::check(config, &selection, &baselines, narrator, cancel).await?;
-    write_report(&report, &formats.outputs, Some(&selection.out))?;
+    finish(&report, &formats.outputs, Some(&selection.out), history)?;
     Ok(report.exit_code())
 }
 
@@ -118,21 +133,26 @@ async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cance
     Ok(if recorded.failures.is_empty() { 0 } else { InfrastructureError::EXIT_CODE })
 }
 
-fn judge(recorded: &Recorded, out: &Path, formats: &Formats) -> Result<Report> {
+fn judge(recorded: &Recorded, out: &Path, formats: &Formats, kept: Option<&Kept>) -> Result<Report> {
     report::validate(&formats.outputs)?;
+    let history = match kept {
+        Some(kept) => open_history(kept, &std::env::current_dir().unwrap_or_default(), &Narrator::new())?,
+        None => None,
+    };
     let report = pipeline::judge(&recorded.evidence, &Baselines::of(recorded.baselines.clone()), out)?;
-    write_report(&report, &formats.outputs, None)?;
+    finish(&report, &formats.outputs, None, history.as_ref())?;
     Ok(report)
 }
 
-fn merge(measured: &Measured, evidence: &[PathBuf], by: &JudgedBy, formats: &Formats) -> Result<u8> {
+fn merge(measured: &Measured, evidence: &[PathBuf], by: &JudgedBy, formats: &Formats, kept: &Kept) -> Result<u8> {
     report::validate(&formats.outputs)?;
     let config = config::load(&measured.config)?;
+    let history = open_history(kept, beside(&config), &Narrator::new())?;
     let selection = measured.selection(&Platform::ALL);
     until_cancelled(async |cancel| {
         let baselines = baselines(&config, by, &selection.out, cancel).await?;
         let report = pipeline::merge(&config, &selection, &baselines, evidence)?;
-        write_report(&report, &formats.outputs, Some(&selection.out))?;
+        finish(&report, &formats.outputs, Some(&selection.out), history.as_ref())?;
         Ok(report.exit_code())
     })
 }
@@ -160,6 +180,52 @@ fn bisect(measured: &Measured, last: &str, metric: Option<Metric>, json: bool) -
 fn plan(measured: &Measured) -> Result<()> {
     let config = config::load(&measured.config)?;
     print(&format!("{}\n", select::github_matrix(&config, &measured.selection(&Platform::ALL))?))
+}
+
+/// The history to keep verdicts in, if one is named. `checkout` lies in the checkout whose commit is judged.
+fn open_history(kept: &Kept, checkout: &Path, narrator: &Narrator) -> Result<Option<History>> {
+    kept.history.as_deref().map(|file| History::open(file, checkout, narrator)).transpose()
+}
+
+/// The directory of the configuration.
+fn beside(config: &Config) -> &Path {
+    config.file.parent().unwrap_or(Path::new("/"))
+}
+
+/// Writes the reports, and keeps the verdicts even if a report cannot be written.
+fn finish(report: &Report, outputs: &[Output], out: Option<&Path>, history: Option<&History>) -> Result<()> {
+    let written = write_report(report, outputs, out);
+    history.map_or(Ok(()), |history| history.append(report))?;
+    written
+}
+
+/// Prints the trends of a history and draws its pictures.
+fn show_history(shown: &Shown) -> Result<()> {
+    let (trends, notes) = history::trends(&shown.files, &shown.wanted())?;
+    let narrator = Narrator::new();
+    for note in notes {
+        narrator.say(&note);
+    }
+    let pictures = match &shown.svg {
+        Some(directory) => report::write_history_pictures(directory, &trends)?,
+        None => Vec::new(),
+    };
+    match shown.format {
+        HistoryFormat::Json => {
+            pictures.iter().for_each(|picture| narrator.say(&format!("file: {}", picture.display())));
+            print(&report::history_json(&trends))
+        }
+        HistoryFormat::Terminal => {
+            let files: String = pictures.iter().map(|picture| format!("file: {}\n", picture.display())).collect();
+            print(&(report::history_text(&trends, style()) + &files))
+        }
+    }
+}
+
+/// The style of what goes to standard output.
+#[expect(clippy::disallowed_methods, reason = "it only asks whether stdout is a terminal")]
+fn style() -> Style {
+    Style { colour: std::io::stdout().is_terminal() && colour_is_allowed(), width: None }
 }
 
 /// Writes the requested reports, `report.json` in the output directory, and the step summary that GitHub shows.
@@ -248,6 +314,7 @@ fn print_schema(of: SchemaOf) -> Result<()> {
         SchemaOf::Baseline => baseline::schema(),
         SchemaOf::Evidence => evidence_file::schema(),
         SchemaOf::Report => results::schema(),
+        SchemaOf::History => memgate_verdict::history::schema(),
     };
     print(&format!("{schema:#}\n"))
 }

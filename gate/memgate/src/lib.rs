@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod failures;
 pub mod gobuild;
 pub mod guest_runner;
+mod history;
 pub mod images;
 pub mod judging;
 pub mod measure;

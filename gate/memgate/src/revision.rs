@@ -189,16 +189,16 @@ pub(crate) struct Commit {
     pub(crate) subject: String,
 }
 
-/// The commits of a branch.
+/// The commits between two.
 #[derive(Debug)]
-pub(crate) struct History {
+pub(crate) struct CommitRange {
     /// The commit before them.
     pub(crate) first: Commit,
     /// The commits after it, the oldest first. A merge is one commit: what it merges is not listed.
     pub(crate) commits: Vec<Commit>,
 }
 
-impl History {
+impl CommitRange {
     /// The commits after `first`, up to `last`. `configuration` is a file in the checkout.
     ///
     /// # Errors

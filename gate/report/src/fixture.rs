@@ -117,6 +117,7 @@ pub(super) fn result(service: &str, platform: Platform, gates: Vec<GateResult>, 
         gates,
         files: vec![],
         notes: notes.iter().map(ToString::to_string).collect(),
+        figures: [].into(),
     }
 }
 

@@ -4,6 +4,8 @@
 mod flamegraphs;
 mod format;
 mod github;
+mod history;
+mod history_svg;
 mod json;
 mod junit;
 mod markdown;
@@ -16,6 +18,8 @@ mod write;
 pub use flamegraphs::{FlameGraphFiles, write_flame_graphs};
 pub use format::{Format, Output, Style, render, validate};
 pub use github::step_summary;
+pub use history::{history_json, history_text};
+pub use history_svg::write_history_pictures;
 pub use repository::locate;
 pub use text::visible;
 pub use view::{repeat_command, site_lines};

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod baseline;
+pub mod history;
 pub mod judge;
 pub mod metric;
 pub mod profile;

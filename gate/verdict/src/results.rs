@@ -1,6 +1,8 @@
 //! The results of judging, which reports show: the verdicts and their order, and the results of gates, services and
 //! whole runs; and the failures of services that could not be judged.
 
+use std::collections::BTreeMap;
+
 use memgate_evidence::{
     Environment,
     error::{FailureText, InfrastructureError},
@@ -109,6 +111,22 @@ pub struct ServiceResult {
     pub files: Vec<String>,
     /// Notes on the whole result, such as what the runs lacked or why a baseline does not fit.
     pub notes: Vec<String>,
+    /// The figures of all metrics that have one, gated or not, for a history. If the service fails its requests, only
+    /// their share is a figure. Not in JSON, which has them by gate.
+    #[serde(skip)]
+    pub figures: BTreeMap<Metric, Figure>,
+}
+
+/// The figure of a metric over all runs, in the metric's unit.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// The point estimate.
+    pub measured: f64,
+    /// Lower end of its 95 % interval, or the least figure of a run if each is an exact count.
+    pub low: f64,
+    /// Upper end of its 95 % interval, or the largest figure of a run if each is an exact count.
+    pub high: f64,
 }
 
 /// When and how a baseline was recorded.

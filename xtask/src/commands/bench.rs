@@ -62,6 +62,9 @@ pub(crate) enum Bench {
         #[arg(last = true, required = true)]
         args: Vec<String>,
     },
+    /// How well the marks of `memgate history` find known steps, and how many there are without one
+    /// (docs/explanation/statistics.md).
+    History,
     /// `memgate check` of every planted defect, several times each (docs/explanation/defects.md).
     Defects {
         /// The number of runs of each.
@@ -101,6 +104,10 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::Guests { args } => in_guests(workspace, "guests", args),
         Bench::Panel { args } => {
             let bench = cmd!(workspace.sh, "cargo bench --package memgate --bench panel -- {args...}");
+            match step::become_command(bench)? {}
+        }
+        Bench::History => {
+            let bench = cmd!(workspace.sh, "cargo bench --package memgate-verdict --bench history");
             match step::become_command(bench)? {}
         }
         Bench::Variation { args } => in_guests(workspace, "variation", args),

@@ -1,5 +1,7 @@
 //! Judges all gates of one service on one platform.
 
+use std::collections::BTreeMap;
+
 use super::{
     beside,
     fit::{borne, misfit},
@@ -10,7 +12,7 @@ use super::{
 use crate::{
     baseline::{Baseline, Waiver},
     metric::Metric,
-    results::{GateResult, Need, Recording, ServiceResult, Verdict, worst},
+    results::{Figure, GateResult, Need, Recording, ServiceResult, Verdict, worst},
     summarise::{Site, Summary},
     units,
 };
@@ -31,6 +33,7 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
     for gate in &mut gates {
         gate.sites = sites(summary, gate);
     }
+    let figures = history(summary, &gates);
     let is_ungated =
         |metric: &Metric| summary.pooled(*metric).is_ok() && gates.iter().all(|gate| gate.metric != *metric);
     ServiceResult {
@@ -55,6 +58,7 @@ pub fn judge(summary: &Summary, baseline: Option<&Baseline>) -> ServiceResult {
             .chain(baseline.and_then(|baseline| borne(summary, baseline)))
             .chain(baseline.into_iter().flat_map(waivers))
             .collect(),
+        figures,
     }
 }
 
@@ -130,6 +134,19 @@ fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
         return Vec::new();
     }
     summary.sites.get(&gate.metric).into_iter().flatten().take(SITES).cloned().collect()
+}
+
+/// The figures to keep in a history.
+fn history(summary: &Summary, results: &[GateResult]) -> BTreeMap<Metric, Figure> {
+    let spoiled = spoiled(summary, results).is_some();
+    let means_something = |metric: &Metric| !spoiled || *metric == Metric::RequestErrors;
+    let figure = |metric| {
+        let pooled = summary.pooled(metric).ok()?;
+        let (low, high) = pooled.interval();
+        let is_finite = [pooled.measured, low, high].into_iter().all(f64::is_finite);
+        is_finite.then_some((metric, Figure { measured: pooled.measured, low, high }))
+    };
+    Metric::ALL.into_iter().filter(means_something).filter_map(figure).collect()
 }
 
 /// Why the figures of a service mean nothing: it fails its requests.

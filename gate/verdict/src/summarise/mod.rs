@@ -31,6 +31,7 @@ pub use grown::grown;
 pub use occasions::{numbered, occasions};
 pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};
+pub(crate) use stats::count_f64;
 pub use stats::t_quantile;
 pub use trust::{SignalNote, Trust};
 

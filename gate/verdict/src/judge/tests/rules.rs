@@ -555,12 +555,27 @@ fn figures_of_a_service_that_fails_its_requests_mean_nothing() {
     let spoiled = gate(&result, BYTES);
     assert_eq!(spoiled.verdict, Verdict::Inconclusive);
     assert_eq!(spoiled.reason, "2% of the requests failed: figures of a service that fails its requests mean nothing.");
+    assert_eq!(result.figures.keys().collect::<Vec<_>>(), [&Metric::RequestErrors], "nor does a history keep them");
     // One run: the gate itself is not confirmed, but more than 1 % of the requests failed.
     let once = judge(&alike(Metric::RequestErrors, 1, &failing(0.02)), Some(&baseline(recorded())));
     assert_eq!(gate(&once, BYTES).verdict, Verdict::Inconclusive);
     // A few failures do no harm.
     let few = judge(&alike(Metric::RequestErrors, 1, &failing(0.005)), Some(&baseline(recorded())));
     assert_eq!(gate(&few, BYTES).verdict, Verdict::Pass);
+}
+
+#[test]
+fn a_result_has_the_figures_of_all_metrics_gated_or_not() {
+    let mut summary = alike(BYTES, 2, &around(1000.0, 50.0));
+    for run in &mut summary.runs {
+        run.metrics.insert(Metric::GcMarkP99, unavailable("there is no cycle"));
+    }
+    let result = judge(&summary, None);
+    assert!(result.gates.len() < Metric::ALL.len());
+    let known: Vec<_> = Metric::ALL.into_iter().filter(|metric| *metric != Metric::GcMarkP99).collect();
+    assert_eq!(result.figures.keys().copied().collect::<Vec<_>>(), known);
+    let (figure, gate) = (result.figures[&Metric::HeapLiveGrowth], gate(&result, Metric::HeapLiveGrowth));
+    assert_eq!((Some(figure.measured), Some(figure.low), Some(figure.high)), (gate.measured, gate.low, gate.high));
 }
 
 #[test]

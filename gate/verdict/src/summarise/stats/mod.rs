@@ -73,7 +73,7 @@ pub(super) fn standard_deviation(values: &[f64]) -> Option<f64> {
 }
 
 /// A count as a float; exact below 2⁵³.
-pub(super) const fn count_f64(n: usize) -> f64 {
+pub(crate) const fn count_f64(n: usize) -> f64 {
     n as f64
 }
 
