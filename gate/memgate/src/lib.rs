@@ -23,3 +23,4 @@ pub mod preflight;
 pub mod prepare;
 mod revision;
 pub mod select;
+pub mod trust;

@@ -61,7 +61,7 @@ pub async fn check(
 const AGAINST: &str = "--against";
 
 /// Prepares what is selected, with the other build if the selection names one, and runs the work for each service.
-async fn measured<T>(
+pub(crate) async fn measured<T>(
     config: &Config,
     selection: &Selection,
     narrator: &Narrator,

@@ -29,7 +29,7 @@ pub use flames::{FlameGraph, FlameGraphs, Graph, difference_graphs, flame_graphs
 pub use grown::grown;
 pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};
-pub use stats::t_quantile;
+pub use stats::{share_at_most, t_quantile};
 pub use trust::{SignalNote, Trust};
 
 use memgate_evidence::{Environment, platform::Platform, tier::Tier};
