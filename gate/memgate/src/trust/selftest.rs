@@ -171,7 +171,11 @@ impl Kind {
 }
 
 /// A whole number, rounded up.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the value is at least 1, and `as` saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the value is at least 1, and `as` saturates"
+)]
 fn at_least_one(value: f64) -> u64 {
     value.ceil().max(1.0) as u64
 }
@@ -182,12 +186,7 @@ fn at_least_one(value: f64) -> u64 {
 /// # Errors
 /// When the configuration is wrong or this machine lacks something, and when memgate is interrupted. What fails in one
 /// service is in the report.
-pub async fn measure(
-    config: &Config,
-    selection: Selection,
-    narrator: &Narrator,
-    cancel: &Cancel,
-) -> Result<Report> {
+pub async fn measure(config: &Config, selection: Selection, narrator: &Narrator, cancel: &Cancel) -> Result<Report> {
     check_selection(config, &selection)?;
     let selection = below(selection, "selftest");
     let test = async |pair: &Pair<'_>| {
@@ -304,9 +303,9 @@ impl Judged<'_> {
     fn no_gate(&self, metric: Metric) -> String {
         match self.baseline {
             None => "no baseline: record one with `memgate baseline record`".to_owned(),
-            Some(_) => format!(
-                "the baseline has no entry for {metric}: add one with the figure of `memgate baseline record`"
-            ),
+            Some(_) => {
+                format!("the baseline has no entry for {metric}: add one with the figure of `memgate baseline record`")
+            }
         }
     }
 
