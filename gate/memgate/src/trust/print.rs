@@ -2,7 +2,9 @@
 //!
 //! Every line starts with one of memgate's own words, so no name can pass for a workflow command of a CI system.
 
-use comfy_table::{Table, presets};
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
 use memgate_verdict::{
     metric::{Metric, Unit},
     quoted,
@@ -58,7 +60,7 @@ fn calibration(result: &Calibration) -> Vec<String> {
         format!(
             "baseline: {recorded} processes; gates: {}",
             match &result.gates_of {
-                Some(file) => quoted::printable(&file.display().to_string(), 200),
+                Some(file) => quoted::printable(&from_here(file).display().to_string(), 200),
                 None => "default limits and tolerances".to_owned(),
             }
         ),
@@ -68,6 +70,7 @@ fn calibration(result: &Calibration) -> Vec<String> {
     if let Some(resampled) = &result.resampled {
         table.add_row(rates("resampled", resampled));
     }
+    align(&mut table, 1..7);
     lines.extend(table.lines());
     let of_checks = [("disjoint", Some(&result.disjoint)), ("resampled", result.resampled.as_ref())];
     for (name, gate) in of_checks
@@ -94,10 +97,16 @@ fn calibration(result: &Calibration) -> Vec<String> {
             power.cannot_fail.as_ref().map_or("yes".to_owned(), |why| format!("no: {why}")),
         ]);
     }
+    align(&mut table, 1..4);
     lines.extend(table.lines());
     lines.extend(result.notes.iter().map(|note| format!("note: {note}")));
     lines.push(String::new());
     lines
+}
+
+/// The file as one names it in the current directory.
+fn from_here(file: &Path) -> &Path {
+    std::env::current_dir().ok().and_then(|here| file.strip_prefix(here).ok()).unwrap_or(file)
 }
 
 fn rates(name: &str, rates: &Rates) -> [String; 7] {
@@ -135,6 +144,7 @@ fn selftest(result: &Selftest) -> Vec<String> {
             outcome.name().to_owned(),
         ]);
     }
+    align(&mut table, 4..6);
     lines.extend(table.lines());
     let not_found = faults.iter().filter(|planted| planted.outcome != Outcome::Found);
     lines.extend(not_found.map(|planted| format!("{}: {}: {}", planted.outcome.name(), planted.gate, planted.reason)));
@@ -149,6 +159,15 @@ fn table<const COLUMNS: usize>(head: [&str; COLUMNS]) -> Table {
     table.force_no_tty();
     table.set_header(head);
     table
+}
+
+/// Sets the figures of these columns to the right.
+fn align(table: &mut Table, columns: std::ops::Range<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
 }
 
 fn figure(value: Option<f64>, unit: Unit) -> String {

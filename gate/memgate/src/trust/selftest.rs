@@ -10,7 +10,7 @@ use memgate_evidence::{
     platform::{Platform, Runner},
 };
 use memgate_verdict::{
-    baseline::{Baseline, Limit},
+    baseline::{Baseline, Expectation, Limit},
     judge::{judge, more_runs},
     metric::{Metric, Unit},
     results::{GateResult, Need, ServiceFailure, ServiceResult, Verdict},
@@ -43,7 +43,7 @@ impl Report {
         Self { schema: SCHEMA, memgate: env!("CARGO_PKG_VERSION"), results, failures }
     }
 
-    /// The process exit code: 4 if a service could not be measured, else 1 if a fault was missed, else 3 if a gate
+    /// The process exit code: 4 if a service could not be measured, else 1 if a fault was not found, else 3 if a gate
     /// cannot find its fault, and 0 if every fault was found.
     pub fn exit_code(&self) -> u8 {
         if !self.failures.is_empty() {
@@ -113,7 +113,7 @@ pub enum Outcome {
     /// The gate does not hold without the fault, or has nothing to compare with, so nothing can be shown.
     CannotTell,
     /// The gate is not `regressed`.
-    Missed,
+    NotFound,
 }
 
 impl Outcome {
@@ -123,7 +123,7 @@ impl Outcome {
             Self::Found => "found",
             Self::CannotFail => "cannot fail",
             Self::CannotTell => "cannot tell",
-            Self::Missed => "missed",
+            Self::NotFound => "not found",
         }
     }
 
@@ -131,7 +131,7 @@ impl Outcome {
         match self {
             Self::Found => 0,
             Self::CannotFail | Self::CannotTell => 3,
-            Self::Missed => 1,
+            Self::NotFound => 1,
         }
     }
 }
@@ -269,7 +269,8 @@ impl Judged<'_> {
         };
         // A waiver that has ended fails its gate.
         let fails = gate.is_some_and(|gate| gate.verdict == Verdict::Regressed);
-        if let Some(reason) = self.switched_off(metric).filter(|_| !fails) {
+        let has_limit = gate.is_some_and(|gate| gate.limit.is_some());
+        if let Some(reason) = self.switched_off(metric, has_limit).filter(|_| !fails) {
             return Ok(nothing(Outcome::CannotFail, reason));
         }
         let Some(gate) = gate else { return Ok(nothing(Outcome::CannotTell, self.no_gate(metric))) };
@@ -293,11 +294,14 @@ impl Judged<'_> {
     }
 
     /// Why the baseline lets the gate not fail.
-    fn switched_off(&self, metric: Metric) -> Option<String> {
+    fn switched_off(&self, metric: Metric, has_limit: bool) -> Option<String> {
         let expectation = self.baseline?.metrics.get(&metric)?;
         let has_no_limit = expectation.limit == Limit::None && expectation.baseline.is_none();
         let off = has_no_limit.then(|| "the baseline says `limit: none` and has no figure".to_owned());
-        switched_off(expectation).or(off)
+        let Expectation { tolerance, floor, noise, .. } = expectation;
+        let compares = [tolerance, floor, noise].into_iter().any(Option::is_some) || has_limit;
+        let blunt = "the baseline has a figure, but neither a tolerance, a floor nor a noise to compare it with";
+        switched_off(expectation).or(off).or_else(|| (!compares).then(|| blunt.to_owned()))
     }
 
     fn no_gate(&self, metric: Metric) -> String {
@@ -337,7 +341,7 @@ fn outcome(gate: &GateResult) -> Outcome {
         (Verdict::Regressed, _) => Outcome::Found,
         (Verdict::NoBaseline, _) | (Verdict::Inconclusive, Some(Need::Baseline | Need::Data)) => Outcome::CannotTell,
         (Verdict::Inconclusive, Some(Need::MoreRuns | Need::LongerPhase) | None)
-        | (Verdict::Pass | Verdict::Improved | Verdict::Advisory, _) => Outcome::Missed,
+        | (Verdict::Pass | Verdict::Improved | Verdict::Advisory, _) => Outcome::NotFound,
     }
 }
 
