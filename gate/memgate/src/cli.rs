@@ -125,7 +125,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Shows how often checks of one and the same build are not green on this machine, and what each gate notices.
+    /// Shows how often checks of one and the same build are not green on this machine, and what each gate notices. The
+    /// exit code is that of the worst check.
     Calibrate {
         /// What to measure, or what was recorded.
         #[command(flatten)]
@@ -135,7 +136,8 @@ pub enum Command {
             value_parser = clap::value_parser!(u32).range(i64::from(calibrate::FEWEST_PROCESSES)..=200))]
         processes: u32,
     },
-    /// Plants a leak, garbage and goroutines into runs of the service, and shows that its gates find them.
+    /// Plants a leak, garbage and goroutines into runs of the service, and shows whether its gates find them. The exit
+    /// code is 1 if one is not found, and 3 if a gate cannot find one.
     Selftest {
         /// What to measure, or what was recorded.
         #[command(flatten)]

@@ -180,6 +180,16 @@ fn resampling_sees_what_the_order_of_the_runs_hides() {
 }
 
 #[test]
+fn a_check_that_lacks_processes_is_cut_short_and_not_green() {
+    let wild = |run| healthy(run, [2400, 2000][run as usize % 2] + if run <= 4 { 0 } else { 80 });
+    let recorded = Recorded::of(&(1..=8).map(wild).collect::<Vec<_>>());
+    let disjoint = &recorded.result("calibrate", 3)["disjoint"];
+    // It looked at 2, 3 and 4 processes, and would have looked at 6.
+    let counts = ["checks", "not_green", "cut_short", "regressed"].map(|key| disjoint[key].as_u64().unwrap());
+    assert_eq!((counts, &disjoint["runs"]), ([1, 1, 1, 0], &4.0.into()), "{disjoint}");
+}
+
+#[test]
 fn the_users_own_gates_are_calibrated_with_the_figures_of_the_runs() {
     let drifted = |run| healthy(run, if run <= 6 { 2000 } else { 2040 });
     let runs: Vec<Evidence> = (1..=12).map(drifted).collect();
