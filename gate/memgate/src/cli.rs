@@ -407,8 +407,7 @@ pub struct Trusted {
     #[command(flatten)]
     pub measured: Measured,
     /// Evidence files, or directories that contain them. Starts no process, and reads no configuration.
-    #[arg(long, value_name = "EVIDENCE", num_args = 1..,
-        conflicts_with_all = ["config", "services", "platforms", "runner", "runs", "against", "tier", "force_probes", "no_snapshot", "out"])]
+    #[arg(long, value_name = "EVIDENCE", num_args = 1.., conflicts_with_all = MEASURED)]
     pub from: Vec<PathBuf>,
     /// The directory of baselines for `--from`. Otherwise the configuration names it.
     #[arg(long, value_name = "DIR", default_value = "baselines", requires = "from")]
@@ -417,6 +416,10 @@ pub struct Trusted {
     #[arg(long, value_name = "F", value_enum, default_value_t = TrustFormat::Terminal)]
     pub format: TrustFormat,
 }
+
+/// The options of [`Measured`] by their fields.
+const MEASURED: [&str; 10] =
+    ["config", "services", "platforms", "runner", "runs", "against", "tier", "force_probes", "no_snapshot", "out"];
 
 /// What `calibrate` and `selftest` print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -283,7 +283,10 @@ fn a_comparison_of_two_builds_is_refused() {
 #[test]
 fn recorded_evidence_takes_no_options_of_measuring() {
     let recorded = Recorded::healthy(2);
-    for option in ["--service=uaa", "--runs=3", "--config=memgate.yaml", "--out=x"] {
+    let with_values =
+        ["--service=uaa", "--platform=host", "--runner=native", "--runs=3", "--against=main", "--tier=T0"];
+    let others = ["--config=memgate.yaml", "--out=x", "--force-probes", "--no-snapshot"];
+    for option in with_values.into_iter().chain(others) {
         for verb in ["calibrate", "selftest"] {
             assert_fails(&recorded.run(verb, &[option]), 2, &["cannot be used with"]);
         }

@@ -144,7 +144,7 @@ fn selftest(result: &Selftest) -> Vec<String> {
             outcome.name().to_owned(),
         ]);
     }
-    align(&mut table, 4..6);
+    align(&mut table, 3..5);
     lines.extend(table.lines());
     let not_found = faults.iter().filter(|planted| planted.outcome != Outcome::Found);
     lines.extend(not_found.map(|planted| format!("{}: {}: {}", planted.outcome.name(), planted.gate, planted.reason)));
