@@ -59,8 +59,7 @@ fn main() {
         let runs = read(directory);
         let name = &runs[0].service;
         assert!(runs.len() >= options.recorded + MOST_RUNS, "{name}: only {} runs", runs.len());
-        let run = |evidence: &Evidence| Run::of(evidence).expect("one run");
-        let healthy: Vec<Run> = runs.iter().map(run).collect();
+        let healthy = Run::all(&runs).expect("runs");
         let (base, rest) = healthy.split_at(options.recorded);
         let baseline = gates.baseline(&base.iter().collect::<Vec<_>>()).expect("a baseline");
         row(&format!("{name}, healthy, disjoint runs"), &disjoint(&baseline, rest, Looks::default()), None);
@@ -73,10 +72,10 @@ fn main() {
             let worse = |evidence: &Evidence| {
                 let mut worse = evidence.clone();
                 fault(evidence, &mut random).plant(&mut worse);
-                run(&worse)
+                worse
             };
-            let worse: Vec<Run> = runs.iter().map(worse).collect();
-            row(&format!("{name}, {what}"), &drawn(&worse), Some(metric));
+            let worse: Vec<Evidence> = runs.iter().map(worse).collect();
+            row(&format!("{name}, {what}"), &drawn(&Run::all(&worse).expect("runs")), Some(metric));
         }
     }
 }

@@ -16,11 +16,21 @@ use memgate_files::{OutputError, whole as atomic_file};
 use memgate_verdict::{
     baseline::{Baseline, Expectation, Limit, Waiver},
     metric::{Comparison, DefaultLimit, Limits, Metric, Unit},
-    summarise::{Summary, summarise},
+    summarise::{Summary, numbered, summarise},
     units,
 };
 
 use crate::judging;
+
+mod anchor;
+mod patch;
+mod review;
+mod update;
+
+pub(crate) use anchor::{Which, anchor};
+pub(crate) use patch::patch;
+pub(crate) use review::review;
+pub(crate) use update::update;
 
 /// Writes a new baseline file for each service and platform in the evidence, and returns their names, each on a line. If
 /// one exists or cannot be made, none is written.
@@ -76,16 +86,8 @@ pub(crate) fn waive(
     waiver: &Waiver,
     directory: &Path,
 ) -> Result<String> {
-    for (option, text) in [("--reason", &waiver.reason), ("--owner", &waiver.owner)] {
-        if text.trim().is_empty() {
-            return Err(InputError::new(format!("{option} is empty"), "write it for whoever reads the report").into());
-        }
-    }
+    check_waiver(waiver)?;
     let expires = &waiver.expires;
-    if !baseline::is_day(expires) || *expires < today() {
-        let message = format!("--expires {expires}: this is no day from today on");
-        return Err(InputError::new(message, format!("write a day such as {}", today())).into());
-    }
     let wanted = if platforms.is_empty() { &Platform::ALL } else { platforms };
     let mut files = Vec::new();
     for platform in wanted.iter().copied() {
@@ -106,6 +108,21 @@ pub(crate) fn waive(
     }
     replace(files.iter().map(|(file, text)| (file, text.as_str())))?;
     Ok(files.iter().map(|(file, _)| format!("{}: {metric} is waived until {expires}\n", file.path.display())).collect())
+}
+
+/// Checks that a waiver says something, and that it does not end in the past.
+fn check_waiver(waiver: &Waiver) -> Result<()> {
+    for (option, text) in [("--reason", &waiver.reason), ("--owner", &waiver.owner)] {
+        if text.trim().is_empty() {
+            return Err(InputError::new(format!("{option} is empty"), "write it for whoever reads the report").into());
+        }
+    }
+    let expires = &waiver.expires;
+    if !baseline::is_day(expires) || *expires < today() {
+        let message = format!("--expires {expires}: this is no day from today on");
+        return Err(InputError::new(message, format!("write a day such as {}", today())).into());
+    }
+    Ok(())
 }
 
 /// What a metric is, its default limits, which differences matter, and what each baseline file expects of it.
@@ -151,7 +168,21 @@ pub(crate) fn explain(metric: Metric, directory: &Path) -> Result<String> {
 
 /// `baseline 20.3kB/request, noise 0.49B/request, tolerance 0.40%`.
 fn expected(expectation: &Expectation, unit: Unit) -> String {
-    let Expectation { limit, baseline, noise, tolerance, floor, must_notice, advisory, waiver } = expectation;
+    let Expectation {
+        limit,
+        baseline,
+        anchor,
+        noise,
+        noise_freedom,
+        between,
+        between_freedom,
+        tolerance,
+        floor,
+        must_notice,
+        advisory,
+        waiver,
+    } = expectation;
+    let freedom = |name: &str, freedom: &Option<u32>| freedom.map(|freedom| format!("{name} {freedom}"));
     let limit = match limit {
         Limit::Default => None,
         Limit::None => Some("limit none".to_owned()),
@@ -161,7 +192,11 @@ fn expected(expectation: &Expectation, unit: Unit) -> String {
     let parts = [
         limit,
         of("baseline", *baseline, unit),
+        of("anchor", *anchor, unit),
         of("noise", *noise, unit),
+        freedom("noise_freedom", noise_freedom),
+        of("between", *between, unit),
+        freedom("between_freedom", between_freedom),
         of("tolerance", *tolerance, Unit::Ratio),
         of("floor", *floor, unit),
         of("must_notice", *must_notice, unit),
@@ -239,9 +274,23 @@ fn accepted(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) 
     summaries(evidence)?.iter().map(accepted).collect()
 }
 
-/// The metrics of the evidence, by service and platform.
+/// The metrics of the evidence, by service and platform. Each has a baseline file of its own, because a file can have
+/// the figures of one service only.
 fn summaries(evidence: &[PathBuf]) -> Result<Vec<Summary>> {
-    judging::read_evidence(evidence)?.values().map(|recorded| Ok(summarise(&recorded.runs)?)).collect()
+    let recorded = judging::read_evidence(evidence)?;
+    let summaries: Vec<Summary> =
+        recorded.into_values().map(|recorded| Ok(summarise(&numbered(recorded.runs))?)).collect::<Result<_>>()?;
+    for (index, summary) in summaries.iter().enumerate() {
+        let is_same = |other: &&Summary| (&other.baseline, other.platform) == (&summary.baseline, summary.platform);
+        if let Some(other) = summaries[..index].iter().find(is_same) {
+            let message = format!(
+                "{} and {} have the same baseline, {} on {}, which has the figures of one of them",
+                other.service, summary.service, summary.baseline, summary.platform
+            );
+            return Err(InputError::new(message, "name the evidence of one of the two services").into());
+        }
+    }
+    Ok(summaries)
 }
 
 /// What a file has or would have: a line for each figure that differs, and for each that stays because it was not
@@ -251,18 +300,22 @@ fn told(path: &Path, accepted: &Accepted, verb: &str) -> String {
     let figures = if changes.len() == 1 { "figure" } else { "figures" };
     let mut text = format!("{}: {} {figures} {verb}\n", path.display(), changes.len());
     for change in changes {
-        let unit = change.metric.unit();
-        let [before, after] = [change.before, change.after].map(|figure| units::format(figure, unit));
-        let share = (change.after - change.before) / change.before.abs();
-        let share = if share.is_finite() { format!(" ({share:+.1}%)", share = 100.0 * share) } else { String::new() };
-        let looser = if change.after > change.before { ", looser" } else { "" };
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "  {}: {before} -> {after}{share}{looser}", change.metric);
+        let _ = writeln!(text, "  {}", line(change.metric, change.before, change.after));
     }
     for (metric, reason) in kept {
         let _ = writeln!(text, "  {metric}: stays, because it was not measured: {reason}");
     }
     text
+}
+
+/// `rss_peak: 60.0MiB -> 50.0MiB (-16.7%)`. For every metric, more is worse.
+fn line(metric: Metric, before: f64, after: f64) -> String {
+    let [from, to] = [before, after].map(|figure| units::format(figure, metric.unit()));
+    let share = (after - before) / before.abs();
+    let share = if share.is_finite() { format!(" ({share:+.1}%)", share = 100.0 * share) } else { String::new() };
+    let looser = if after > before { ", looser" } else { "" };
+    format!("{metric}: {from} -> {to}{share}{looser}")
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -21,7 +21,7 @@ use memgate_verdict::{
     metric::{Limits, Metric},
 };
 
-use crate::{images::Which, select::Selection, trust::calibrate};
+use crate::{baseline_files, images::Which, select::Selection, trust::calibrate};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///
@@ -82,6 +82,21 @@ pub enum Command {
         /// What to print and write.
         #[command(flatten)]
         formats: Formats,
+    },
+    /// Finds the commit since that of `--against` which makes a metric worse. Exits with 0 if it names one, or else 3.
+    Bisect {
+        /// What to measure: one service on one platform.
+        #[command(flatten)]
+        measured: Measured,
+        /// The last commit.
+        #[arg(long = "to", value_name = "REV", default_value = "HEAD")]
+        last: String,
+        /// The metric. The default is the one that grows most of those that fail between the first and the last commit.
+        #[arg(long, value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
+        metric: Option<Metric>,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Prints the jobs that measure the services.
     Plan {
@@ -167,6 +182,9 @@ pub enum BaselineCommand {
         /// What was recorded.
         #[command(flatten)]
         recorded: Recorded,
+        /// Prints what would change as a patch for `git apply`, with a new file for each service that has none.
+        #[arg(long)]
+        patch: bool,
     },
     /// Puts the figures in the evidence into the baseline files, with where they come from. Every other byte stays.
     Accept {
@@ -177,6 +195,19 @@ pub enum BaselineCommand {
         #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
         metrics: Vec<Metric>,
     },
+    /// Asks about each figure that differs from the recorded one, and about each baseline that does not exist yet.
+    /// Writes what is accepted.
+    Review {
+        /// What was recorded.
+        #[command(flatten)]
+        recorded: Recorded,
+    },
+    /// Takes the figures in the evidence that are lower than the recorded ones by more than noise, for a script. Never
+    /// takes a higher one: exit code 1 if there is one and nobody answers for it.
+    Update(Updated),
+    /// Pins the recorded figures as those of a release. From then on a gate also fails if small steps add up to more
+    /// than twice the difference that matters.
+    Anchor(Anchored),
     /// Lets a gate fail up to a day: puts a waiver into the baseline files of a service. Every other byte stays.
     Waive(Waived),
     /// Explains a metric: what it is, its default limits, and what each baseline file expects of it.
@@ -226,6 +257,60 @@ impl Waived {
     /// The waiver as the file has it.
     pub fn waiver(&self) -> Waiver {
         Waiver { reason: self.reason.clone(), owner: self.owner.clone(), expires: self.expires.clone() }
+    }
+}
+
+/// What to take without a person.
+#[derive(Debug, Args)]
+pub struct Updated {
+    /// What was recorded.
+    #[command(flatten)]
+    pub recorded: Recorded,
+    /// Why gates on figures that got looser may fail. With it, their metrics get a waiver.
+    #[arg(long, value_name = "TEXT", requires_all = ["owner", "expires"])]
+    reason: Option<String>,
+    /// Who answers for it.
+    #[arg(long, value_name = "WHO", requires_all = ["reason", "expires"])]
+    owner: Option<String>,
+    /// The last day on which they may, such as 2026-12-31.
+    #[arg(long, value_name = "DAY", requires_all = ["reason", "owner"])]
+    expires: Option<String>,
+}
+
+impl Updated {
+    /// The waiver for what got looser, if there is one.
+    pub fn waiver(&self) -> Option<Waiver> {
+        let Self { recorded: _, reason, owner, expires } = self;
+        Some(Waiver { reason: reason.clone()?, owner: owner.clone()?, expires: expires.clone()? })
+    }
+}
+
+/// What to pin.
+#[derive(Debug, Args)]
+pub struct Anchored {
+    /// A service, as its baseline file is named. Can be given several times. The default is all.
+    #[arg(long = "service", value_name = "S")]
+    services: Vec<String>,
+    /// linux/amd64, linux/arm64, linux/loong64, `host` or `all`. Can be given several times. The default is every platform
+    /// that has a baseline.
+    #[arg(long = "platform", value_name = "P")]
+    platforms: Vec<PlatformArgument>,
+    /// A metric whose figure to pin. Can be given several times. The default is all.
+    #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
+    metrics: Vec<Metric>,
+    /// The directory of baselines.
+    #[arg(long, value_name = "DIR", default_value = "baselines")]
+    pub baselines: PathBuf,
+}
+
+impl Anchored {
+    /// The plain options.
+    pub(crate) fn which(&self) -> baseline_files::Which {
+        baseline_files::Which {
+            services: self.services.clone(),
+            platforms: platforms(&self.platforms),
+            metrics: self.metrics.iter().copied().collect(),
+        }
     }
 }
 
@@ -372,6 +457,7 @@ impl Measured {
             platforms: if named.is_empty() { absent.to_vec() } else { named },
             runner: self.runner,
             runs: self.runs,
+            commit: None,
             against: self.against.clone(),
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             snapshots: !self.no_snapshot,

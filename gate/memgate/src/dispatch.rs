@@ -15,11 +15,16 @@ use memgate_evidence::{
 use memgate_files::evidence_file;
 use memgate_goexe::{GoExe, GoExeError};
 use memgate_report::{self as report, Format, Output, Style};
-use memgate_verdict::results::{self, Report};
+use memgate_verdict::{
+    metric::Metric,
+    results::{self, Report},
+};
+use serde::Serialize;
 
 use crate::{
     baseline_files,
     baselines::Baselines,
+    bisect,
     boot::Booth,
     cli::{
         BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Measured, Recorded, SchemaOf, TrustFormat,
@@ -40,9 +45,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Record { measured } => measure(&measured, None),
         Command::Judge { recorded, out, formats } => judge(&recorded, &out, &formats).map(|report| report.exit_code()),
         Command::Merge { measured, evidence, judged_by, formats } => merge(&measured, &evidence, &judged_by, &formats),
+        Command::Bisect { measured, last, metric, json } => bisect(&measured, &last, metric, json),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats).map(|_| 0),
-        Command::Baseline(command) => baseline(&command).map(|()| 0),
+        Command::Baseline(command) => baseline(&command),
         Command::Image(command) => image(&command),
         Command::Doctor { probes, twin, force_probes, json } => {
             doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
@@ -142,6 +148,21 @@ async fn baselines(config: &Config, by: &JudgedBy, out: &Path, cancel: &Cancel) 
     Baselines::find(config, by.baselines_from.as_deref(), &out.join("baselines-from"), cancel).await
 }
 
+fn bisect(measured: &Measured, last: &str, metric: Option<Metric>, json: bool) -> Result<u8> {
+    let selection = measured.selection(&[Platform::host()]);
+    if selection.against.is_none() {
+        let help = "name the last commit that is good: --against v1.4.0";
+        return Err(InputError::new("bisect needs --against REV, the commit to begin with", help).into());
+    }
+    let config = config::load(&measured.config)?;
+    let narrator = Narrator::new();
+    until_cancelled(async |cancel| {
+        let found = bisect::bisect(&config, &selection, last, metric, &narrator, cancel).await?;
+        print(&if json { json_text(&found)? } else { found.text() })?;
+        Ok(found.exit_code())
+    })
+}
+
 fn plan(measured: &Measured) -> Result<()> {
     let config = config::load(&measured.config)?;
     print(&format!("{}\n", select::github_matrix(&config, &measured.selection(&Platform::ALL))?))
@@ -161,12 +182,29 @@ fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Resu
     }
 }
 
-fn baseline(command: &BaselineCommand) -> Result<()> {
-    print(&match command {
+fn baseline(command: &BaselineCommand) -> Result<u8> {
+    let text = match command {
+        BaselineCommand::Update(update) => {
+            let Recorded { evidence, baselines } = &update.recorded;
+            let updated = baseline_files::update(evidence, baselines, update.waiver().as_ref())?;
+            print(&updated.text)?;
+            return Ok(u8::from(updated.is_looser));
+        }
+        BaselineCommand::Review { recorded } => {
+            let mut answers = std::io::stdin().lock();
+            baseline_files::review(&recorded.evidence, &recorded.baselines, &mut answers, &mut |text| print(text))?;
+            return Ok(0);
+        }
+        BaselineCommand::Anchor(anchored) => baseline_files::anchor(&anchored.which(), &anchored.baselines),
         BaselineCommand::Record { recorded, limits } => {
             baseline_files::record(&recorded.evidence, &recorded.baselines, (*limits).into())
         }
-        BaselineCommand::Diff { recorded } => baseline_files::diff(&recorded.evidence, &recorded.baselines),
+        BaselineCommand::Diff { recorded, patch: true } => {
+            baseline_files::patch(&recorded.evidence, &recorded.baselines)
+        }
+        BaselineCommand::Diff { recorded, patch: false } => {
+            baseline_files::diff(&recorded.evidence, &recorded.baselines)
+        }
         BaselineCommand::Waive(waived) => baseline_files::waive(
             waived.metric,
             &waived.service,
@@ -178,7 +216,8 @@ fn baseline(command: &BaselineCommand) -> Result<()> {
         BaselineCommand::Accept { recorded, metrics } => {
             baseline_files::accept(&recorded.evidence, &recorded.baselines, &metrics.iter().copied().collect())
         }
-    }?)
+    }?;
+    print(&text).map(|()| 0)
 }
 
 fn image(command: &ImageCommand) -> Result<u8> {
@@ -201,12 +240,12 @@ fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Re
         exe = exe.with_twin(twin).map_err(unfit)?;
     }
     let report = ProbeReport::of(&exe, force);
-    if json {
-        let json =
-            serde_json::to_value(&report).map_err(|error| InputError::new(error.to_string(), "please report this"))?;
-        return print(&format!("{json:#}\n"));
-    }
-    print(&report.text())
+    print(&if json { json_text(&report)? } else { report.text() })
+}
+
+fn json_text(value: &impl Serialize) -> Result<String> {
+    let json = serde_json::to_value(value).map_err(|error| InputError::new(error.to_string(), "please report this"))?;
+    Ok(format!("{json:#}\n"))
 }
 
 fn calibrate(trusted: &Trusted, processes: u32) -> Result<u8> {

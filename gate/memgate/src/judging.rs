@@ -15,9 +15,10 @@ use memgate_evidence::{
 use memgate_files::{evidence_file, names};
 use memgate_report::{self as report, FlameGraphFiles};
 use memgate_verdict::{
+    baseline::Baseline,
     judge,
     results::{Report, ServiceFailure, ServiceResult},
-    summarise::summarise,
+    summarise::{Summary, summarise},
 };
 
 use crate::{baselines::Baselines, measure::Recorded};
@@ -85,20 +86,38 @@ fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
             found.push(file.clone());
             continue;
         }
-        let before = found.len();
-        for directory in [file.clone(), file.join(names::AGAINST)] {
-            let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-            found.extend(entries.filter(|path| path.to_string_lossy().ends_with(names::EVIDENCE)));
+        let mut in_it = evidence_in(file);
+        if in_it.is_empty() {
+            // Downloaded artifacts have a directory each. One that a command wrote to has its evidence in itself, and
+            // what lies below is something else.
+            let below = entries(file).filter(|path| path.is_dir() && !path.ends_with(names::AGAINST));
+            in_it = below.flat_map(|directory| evidence_in(&directory)).collect();
         }
-        found[before..].sort();
-        if found.len() == before {
-            let message = format!("{}: no file in this directory ends in {}", file.display(), names::EVIDENCE);
+        if in_it.is_empty() {
+            let message = format!(
+                "{}: no file in this directory ends in {}, and none in a directory in it",
+                file.display(),
+                names::EVIDENCE
+            );
             return Err(
                 InputError::new(message, "name evidence files, or a directory that `memgate record` wrote to").into()
             );
         }
+        in_it.sort();
+        found.extend(in_it);
     }
     Ok(found)
+}
+
+/// The evidence in a directory, and that of the build that it is compared with.
+fn evidence_in(directory: &Path) -> Vec<PathBuf> {
+    let all = entries(directory).chain(entries(&directory.join(names::AGAINST)));
+    all.filter(|path| path.to_string_lossy().ends_with(names::EVIDENCE)).collect()
+}
+
+/// What lies in a directory; nothing if it cannot be read.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 /// Judges the evidence and writes its flame graphs below `out`.
@@ -117,11 +136,21 @@ pub(crate) fn judge_runs(recorded: &Recorded, baselines: &Baselines, out: &Path)
 pub(crate) fn judged(recorded: &Recorded, baselines: &Baselines) -> Result<ServiceResult> {
     let summary = summarise(&recorded.runs)?;
     let baseline = baseline::load(baselines.directory(), summary.platform, &summary.baseline)?;
-    let mut result = judge::judge(&summary, baseline.as_ref());
+    let mut result = judged_by(&summary, recorded, baseline.as_ref())?;
     result.notes.extend(baselines.note(summary.platform, &summary.baseline));
+    Ok(result)
+}
+
+/// Judges the evidence by no baseline, and beside the other build if there is one.
+pub(crate) fn judged_without_baseline(recorded: &Recorded) -> Result<ServiceResult> {
+    judged_by(&summarise(&recorded.runs)?, recorded, None)
+}
+
+fn judged_by(summary: &Summary, recorded: &Recorded, baseline: Option<&Baseline>) -> Result<ServiceResult> {
+    let result = judge::judge(summary, baseline);
     let Some(name) = recorded.others.first().and_then(|other| other.against.as_deref()) else { return Ok(result) };
     let others = summarise(&recorded.others)?;
-    Ok(judge::judge_beside(result, &summary, baseline.as_ref(), judge::Other { name, summary: &others }))
+    Ok(judge::judge_beside(result, summary, baseline, judge::Other { name, summary: &others }))
 }
 
 /// The root of the repository that memgate was called in: the nearest directory that contains `.git`, or the current

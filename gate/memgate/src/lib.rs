@@ -6,6 +6,7 @@
 pub mod architecture;
 mod baseline_files;
 pub mod baselines;
+mod bisect;
 pub mod boot;
 pub mod cli;
 mod command;

@@ -4,23 +4,25 @@
 use std::path::{Path, PathBuf};
 
 use memgate_agent::cancel::Cancel;
-use memgate_config::{Config, baseline};
+use memgate_config::{Config, Service, baseline};
 use memgate_evidence::error::{Error, Result, Stage};
 use memgate_files::names;
+use memgate_report::locate;
 use memgate_verdict::{
     judge,
-    results::{Need, Report, ServiceResult},
+    metric::Metric,
+    results::{Need, Report, ServiceResult, worst},
 };
 
 use crate::{
     baselines::Baselines,
     failures::Outcomes,
-    judging::{flame_graphs, judge_runs, judged, read_evidence, report},
-    measure::side_by_side,
+    judging::{flame_graphs, judge_runs, judged, judged_without_baseline, read_evidence, report},
+    measure::{Recorded, side_by_side},
     narrator::Narrator,
     prepare::{Pair, make_directory, pairs, prepare},
-    revision::Revision,
-    select::{Selection, targets},
+    revision::{CHECKOUT, Revision},
+    select::{Against, Selection, targets},
 };
 
 /// Measures and judges. If a gate cannot be decided, measures more fresh processes, up to the service's `max_runs`. A
@@ -41,24 +43,69 @@ pub async fn check(
         baseline::load(baselines.directory(), target.platform, &target.service.baseline)?;
     }
     let check = async |pair: &Pair<'_>| {
-        let target = pair.change.target;
-        let mut runs = target.runs;
-        let mut recorded = pair.measure(1..=runs, narrator, cancel).await?;
-        loop {
-            let result = judged(&recorded, baselines)?;
-            let Some(more) = judge::more_runs(&result).filter(|more| *more <= target.max_runs()) else { break };
-            narrator.say(&format!("{}: measuring {}", target.title(), undecided(&result, more - runs)));
-            recorded.extend(pair.measure(runs + 1..=more, narrator, cancel).await?);
-            runs = more;
-        }
+        let recorded = until_decided(pair, narrator, cancel, |recorded| judged(recorded, baselines)).await?;
         judge_runs(&recorded, baselines, &selection.out)
     };
     let judged = measured(config, selection, narrator, cancel, check).await?;
     Ok(report(judged.done, judged.failures))
 }
 
+/// Measures fresh processes until every gate of the result is decided, or up to the service's `max_runs`.
+async fn until_decided(
+    pair: &Pair<'_>,
+    narrator: &Narrator,
+    cancel: &Cancel,
+    judged: impl Fn(&Recorded) -> Result<ServiceResult>,
+) -> Result<Recorded> {
+    let target = pair.change.target;
+    let mut runs = target.runs;
+    let mut recorded = pair.measure(1..=runs, narrator, cancel).await?;
+    loop {
+        let result = judged(&recorded)?;
+        let Some(more) = judge::more_runs(&result).filter(|more| *more <= target.max_runs()) else { break };
+        narrator.say(&format!("{}: measuring {}", target.title(), undecided(&result, more - runs)));
+        recorded.extend(pair.measure(runs + 1..=more, narrator, cancel).await?);
+        runs = more;
+    }
+    Ok(recorded)
+}
+
+/// Measures two commits in turn, and judges the differences between them by no baseline: of this metric, or of all.
+///
+/// # Errors
+/// When the configuration is wrong, when a commit cannot be checked out or has no such service, and when memgate is
+/// interrupted.
+pub(crate) async fn compare(
+    config: &Config,
+    selection: &Selection,
+    metric: Option<Metric>,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<Outcomes<ServiceResult>> {
+    let differences = |recorded: &Recorded| {
+        let mut result = judged_without_baseline(recorded)?;
+        result.gates.retain(|gate| gate.against.is_some() && metric.is_none_or(|metric| metric == gate.metric));
+        result.verdict = worst(result.gates.iter().map(|gate| gate.verdict));
+        Ok(result)
+    };
+    let compare = async |pair: &Pair<'_>| {
+        let recorded = until_decided(pair, narrator, cancel, differences).await?;
+        let mut result = differences(&recorded)?;
+        // The commit's sources lie in its worktree.
+        let sources = std::path::absolute(selection.out.join(COMMIT).join(CHECKOUT)).ok();
+        if let Some(root) = sources.as_deref().and_then(Path::to_str) {
+            locate(&mut result, root);
+        }
+        Ok(result)
+    };
+    measured(config, selection, narrator, cancel, compare).await
+}
+
 /// The option that names the other build.
 const AGAINST: &str = "--against";
+
+/// The directory below `out` for the commit whose build is judged.
+const COMMIT: &str = "commit";
 
 /// Prepares what is selected, with the other build if the selection names one, and runs the work for each service.
 pub(crate) async fn measured<T>(
@@ -69,17 +116,33 @@ pub(crate) async fn measured<T>(
     work: impl AsyncFn(&Pair<'_>) -> Result<T>,
 ) -> Result<Outcomes<T>> {
     let targets = targets(config, selection)?;
+    let check_out = async |option, words: &str, out: &Path| {
+        make_directory(out)?;
+        Revision::find(option, words, &config.file, out, cancel).await?.with_submodules(option, cancel).await
+    };
+    let services = |revision: &Revision| -> Result<Vec<Service>> {
+        targets.iter().map(|target| revision.service(target.service)).collect()
+    };
+    let commit = match &selection.commit {
+        None => None,
+        Some(words) => Some(check_out("the commit", words, &selection.out.join(COMMIT)).await?),
+    };
+    let changed = commit.as_ref().map(services).transpose()?;
+    let changes: Vec<_> = match &changed {
+        None => targets.iter().map(|target| target.with(target.service, None)).collect(),
+        Some(services) => targets.iter().zip(services).map(|(target, service)| target.with(service, None)).collect(),
+    };
     let Some(words) = &selection.against else {
-        let prepared = prepare(&targets, selection, narrator, cancel).await?;
+        let prepared = prepare(&changes, selection, narrator, cancel).await?;
         return side_by_side(pairs(prepared, None), narrator, work).await;
     };
     let of_other = Selection { out: selection.out.join(names::AGAINST), ..selection.clone() };
-    make_directory(&of_other.out)?;
-    let revision = Revision::find(AGAINST, words, &config.file, &of_other.out, cancel).await?;
-    let revision = revision.with_submodules(AGAINST, cancel).await?;
-    let services: Vec<_> = targets.iter().map(|target| revision.service(target.service)).collect::<Result<_>>()?;
-    let others: Vec<_> = targets.iter().zip(&services).map(|(target, other)| target.of(other, &revision)).collect();
-    let changes = prepare(&targets, selection, narrator, cancel).await?;
+    let revision = check_out(AGAINST, words, &of_other.out).await?;
+    let against = Against { name: revision.name.clone(), note: revision.note.clone() };
+    let services = services(&revision)?;
+    let others: Vec<_> =
+        targets.iter().zip(&services).map(|(target, other)| target.with(other, Some(against.clone()))).collect();
+    let changes = prepare(&changes, selection, narrator, cancel).await?;
     let others = prepare(&others, &of_other, narrator, cancel).await?;
     side_by_side(pairs(changes, Some(others)), narrator, work).await
 }

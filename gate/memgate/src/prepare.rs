@@ -118,8 +118,14 @@ impl<'run> Bench<'run> {
                     .map_err(|error| cannot_write(out, error))?;
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
-                gobuild::build(&build, target.tools().unwrap_or(&build.dir), target.platform, &executable, cancel)
-                    .await?;
+                gobuild::build(
+                    &build,
+                    target.tools.as_deref().unwrap_or(&build.dir),
+                    target.platform,
+                    &executable,
+                    cancel,
+                )
+                .await?;
                 executable
             }
             Executable::Binary(binaries) => existing(binaries, target)?,

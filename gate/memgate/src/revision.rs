@@ -11,9 +11,13 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::{Executable, Service};
 use memgate_evidence::error::{InputError, Result};
+use serde::Serialize;
 use tokio::process::Command;
 
 use crate::command::{last_lines, output_unless_cancelled};
+
+/// The directory of a commit's worktree below the directory that is given for it.
+pub(crate) const CHECKOUT: &str = "checkout";
 
 /// The word that stands for the commit at which the change left the branch that it is for.
 const MERGE_BASE: &str = "merge-base";
@@ -68,7 +72,7 @@ impl Revision {
         }
         let here = git.root().await?;
         let (name, commit) = git.commit(words).await?;
-        let worktree = Worktree::make(&git, &here, &out.join("checkout"), &commit).await?;
+        let worktree = Worktree::make(&git, &here, &out.join(CHECKOUT), &commit).await?;
         let found = Self { name, note: None, here, there: worktree.place.clone(), worktree: Some(worktree) };
         Ok(found.noting(configuration))
     }
@@ -170,6 +174,61 @@ impl Revision {
     }
 }
 
+/// A commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Commit {
+    /// Its full hash.
+    pub(crate) hash: String,
+    /// Its hash, as short as people write it.
+    pub(crate) short: String,
+    /// Who wrote it.
+    pub(crate) author: String,
+    /// The day on which it was written, such as `2026-11-23`.
+    pub(crate) day: String,
+    /// The first line of its message.
+    pub(crate) subject: String,
+}
+
+/// The commits of a branch.
+#[derive(Debug)]
+pub(crate) struct History {
+    /// The commit before them.
+    pub(crate) first: Commit,
+    /// The commits after it, the oldest first. A merge is one commit: what it merges is not listed.
+    pub(crate) commits: Vec<Commit>,
+}
+
+impl History {
+    /// The commits after `first`, up to `last`. `configuration` is a file in the checkout.
+    ///
+    /// # Errors
+    /// When there is no such commit, when `last` does not come after `first`, and when memgate is interrupted.
+    pub(crate) async fn between(first: &str, last: &str, configuration: &Path, cancel: &Cancel) -> Result<Self> {
+        let directory = configuration.parent().unwrap_or(Path::new("/")).to_owned();
+        let git = |option| Git { option, directory: directory.clone(), cancel };
+        if second_checkout(first).is_some() {
+            let message = format!("--against {first}: bisect needs a commit, and this is a directory");
+            return Err(InputError::new(message, "name a commit, a branch or a tag").into());
+        }
+        let (first_name, first) = git("--against").commit(first).await?;
+        let git = git("--to");
+        let (last_name, last) = git.commit(last).await?;
+        let is_before = git.output(["merge-base", "--is-ancestor"], [OsStr::new(&first), OsStr::new(&last)]).await?;
+        if !is_before.status.success() || first == last {
+            let message = format!("--against {first_name}: {last_name} does not come after it");
+            let help = "name a commit that is older: `--against merge-base`, or a tag of the same branch";
+            return Err(InputError::new(message, help).into());
+        }
+        let range = format!("{first}..{last}");
+        let list = git.run(["rev-list", "--reverse", "--first-parent"], [OsStr::new(&range)]).await?;
+        let mut commits = Vec::new();
+        for hash in list.lines() {
+            commits.push(git.described(hash).await?);
+        }
+        Ok(Self { first: git.described(&first).await?, commits })
+    }
+}
+
 /// Whether a part of a path leads down.
 fn is_name(part: Component<'_>) -> bool {
     matches!(part, Component::Normal(_) | Component::CurDir)
@@ -265,6 +324,15 @@ impl Git<'_> {
         let name =
             if commit.starts_with(words) { short(&commit).to_owned() } else { format!("{words} ({})", short(&commit)) };
         Ok((name, commit))
+    }
+
+    /// The commit with this hash.
+    async fn described(&self, hash: &str) -> Result<Commit> {
+        // Nothing in a name or a first line is a zero byte.
+        let text = self.run(["show", "--no-patch", "--format=%h%x00%an%x00%as%x00%s"], [OsStr::new(hash)]).await?;
+        let mut parts = text.splitn(4, '\0').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        Ok(Commit { hash: hash.to_owned(), short: part(), author: part(), day: part(), subject: part() })
     }
 
     /// The branch that the change is for.

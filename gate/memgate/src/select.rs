@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use memgate_config::{Config, Executable, PlatformOptions, Service};
@@ -12,7 +12,7 @@ use memgate_evidence::{
     platform::{Platform, Runner},
 };
 
-use crate::{preflight, revision::Revision};
+use crate::preflight;
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Selection {
     pub runner: Option<Runner>,
     /// The number of fresh processes for each; overrides the configuration.
     pub runs: Option<u32>,
+    /// The commit whose build is judged; `None` for the checkout itself.
+    pub commit: Option<String>,
     /// The other build to compare with: `merge-base`, a commit, or the directory of a second checkout.
     pub against: Option<String>,
     /// How to collect.
@@ -44,43 +46,33 @@ pub(crate) struct Target<'config> {
     pub(crate) options: PlatformOptions,
     pub(crate) runner: Option<Runner>,
     pub(crate) runs: u32,
+    /// The directory in or above which memgate looks for a Go toolchain that is not on `PATH`: that of the checkout, for
+    /// every build. `None` if nothing is built.
+    pub(crate) tools: Option<PathBuf>,
     /// What makes this the other build of `--against`, if it is.
     pub(crate) against: Option<Against>,
 }
 
 /// The other build.
+#[derive(Clone)]
 pub(crate) struct Against {
     /// Its name in reports.
     pub(crate) name: String,
     /// What a reader must know of it.
     pub(crate) note: Option<String>,
-    /// Where the build that is judged finds its Go toolchain: both are built by the same one.
-    pub(crate) tools: Option<PathBuf>,
 }
 
 impl Target<'_> {
-    /// The directory in or above which memgate looks for a Go toolchain that is not on `PATH`; `None` if nothing is built.
-    pub(crate) fn tools(&self) -> Option<&Path> {
-        match (&self.against, &self.service.executable) {
-            (Some(Against { tools, .. }), _) => tools.as_deref(),
-            (None, Executable::Build(build)) => Some(&build.dir),
-            (None, Executable::Binary(_)) => None,
-        }
-    }
-
-    /// The same target with the sources of the other build.
-    pub(crate) fn of<'other>(&self, service: &'other Service, revision: &Revision) -> Target<'other> {
+    /// The same target with these sources.
+    pub(crate) fn with<'other>(&self, service: &'other Service, against: Option<Against>) -> Target<'other> {
         Target {
             service,
             platform: self.platform,
             options: self.options.clone(),
             runner: self.runner,
             runs: self.runs,
-            against: Some(Against {
-                name: revision.name.clone(),
-                note: revision.note.clone(),
-                tools: self.tools().map(Path::to_owned),
-            }),
+            tools: self.tools.clone(),
+            against,
         }
     }
 
@@ -112,6 +104,10 @@ pub(crate) fn targets<'config>(config: &'config Config, selection: &Selection) -
             options: options.clone(),
             runner,
             runs: runs(service),
+            tools: match &service.executable {
+                Executable::Build(build) => Some(build.dir.clone()),
+                Executable::Binary(_) => None,
+            },
             against: None,
         })
     };

@@ -288,3 +288,49 @@ fn baselines_of_nowhere_are_refused() {
         &["/tmp lies outside of", "keep the baselines in the checkout"],
     );
 }
+
+#[test]
+fn what_bisect_cannot_search_is_refused_with_what_to_do() {
+    let repository = Repository::new(1);
+    let first = repository.git(&["rev-parse", "HEAD"]);
+    repository.write("note", "1");
+    let second = repository.commit("second");
+    repository.git(&["checkout", "--quiet", "-b", "aside", &first]);
+    repository.write("other", "1");
+    repository.commit("aside");
+    repository.git(&["checkout", "--quiet", "main"]);
+    let two = fs::read_to_string(repository.path().join("memgate.yaml")).unwrap();
+    let two = format!("{two}{}", changed(&two, "  s:\n", "  t:\n").split_once("services:\n").unwrap().1);
+    for (words, says) in [
+        (&["--tier", "T0"][..], &["bisect needs --against REV", "--against v1.4.0"][..]),
+        (&["--against", "nowhere"], &["--against nowhere", "no such commit"]),
+        (&["--against", "./"], &["--against ./", "bisect needs a commit", "a tag"]),
+        (&["--against", &first, "--to", "nowhere"], &["--to nowhere", "no such commit"]),
+        (&["--against", &second], &["does not come after it", "merge-base"]),
+        (&["--against", &second, "--to", &first], &["does not come after it"]),
+        (&["--against", "aside"], &["aside (", "HEAD (", "does not come after it"]),
+        (&["--against", &first, "--platform", "all"], &["3 are selected", "s linux/amd64", "s linux/loong64"]),
+        (&["--against", &first, "--metric", "rss"], &["rss"]),
+        (&["--against", &first, "--config", "two.yaml"], &["2 are selected", "t linux/"]),
+        (&["--against", &first, "--service", "u"], &["u"]),
+    ] {
+        repository.write("two.yaml", &two);
+        let mut command = repository.memgate();
+        let output = command.args(["bisect", "--out", "out"]).args(words).output().unwrap();
+        assert_fails(&output, 2, says);
+        repository.assert_no_worktree();
+    }
+}
+
+#[test]
+fn bisect_fails_if_an_end_cannot_be_built() {
+    let repository = Repository::new(1);
+    let first = repository.git(&["rev-parse", "HEAD"]);
+    repository.handle(BROKEN);
+    repository.commit("second");
+    let mut command = repository.memgate();
+    let output = command.args(["bisect", "--tier", "T0", "--out", "out", "--against", &first]).output().unwrap();
+    assert_fails(&output, 4, &["build:", "undefined"]);
+    repository.assert_no_worktree();
+    assert!(!repository.out().join("commit/checkout").exists());
+}

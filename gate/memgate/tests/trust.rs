@@ -239,8 +239,9 @@ fn too_few_processes_and_processes_that_count_twice_are_refused() {
 fn evidence_of_several_commands_is_of_one_calibration() {
     let recorded = Recorded::healthy(6);
     for run in 7..=12 {
-        // A second command numbers its runs from 1 too.
-        recorded.add("second", &Evidence { run: run - 6, ..healthy(run, 2000) });
+        // A second command, on another day, numbers its runs from 1 too.
+        let started_at = format!("2026-11-24T12:{run:02}:00Z");
+        recorded.add("second", &Evidence { run: run - 6, started_at, ..healthy(run, 2000) });
     }
     let output = recorded.run_on("calibrate", &[&recorded.directory(), &recorded.0.path().join("second")], &[]);
     assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));

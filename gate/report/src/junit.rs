@@ -93,7 +93,7 @@ fn properties(result: &ServiceResult) -> Vec<Property> {
 
 fn gate_case(class: String, gate: &GateResult, result: &ServiceResult) -> TestCase {
     let reason = text::visible(&gate.reason);
-    let lines = [view::figures(gate)].into_iter().chain(view::sites(result, gate));
+    let lines = [view::figures(gate)].into_iter().chain(view::site_lines(result.runs, gate));
     let lines = lines.chain([view::trust(result), view::repeat_command(result)]);
     let details = lines.collect::<Vec<_>>().join("\n");
     let mut case = case(class, &view::name(gate), gate.verdict, &reason, &details);

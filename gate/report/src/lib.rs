@@ -17,7 +17,8 @@ pub use flamegraphs::{FlameGraphFiles, write_flame_graphs};
 pub use format::{Format, Output, Style, render, validate};
 pub use github::step_summary;
 pub use repository::locate;
-pub use view::repeat_command;
+pub use text::visible;
+pub use view::{repeat_command, site_lines};
 pub use write::{FailedOutput, ReportError, append_step_summary, write};
 
 #[cfg(test)]

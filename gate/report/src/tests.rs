@@ -48,6 +48,13 @@ fn services_that_could_not_be_judged_have_a_snapshot_in_every_format() {
 }
 
 #[test]
+fn the_figures_of_a_gate_name_its_anchor() {
+    let figures = [Some(3.0), None, None, None, Some(2.0)];
+    let gate = GateResult { anchor: Some(1.0), ..gate(Metric::GoroutinesMax, Verdict::Pass, figures, "why") };
+    assert_eq!(view::figures(&gate), "measured 3, limit -, baseline 2, anchor 1, notices 2");
+}
+
+#[test]
 fn a_failure_is_worse_than_every_verdict_and_hides_no_result() {
     assert_eq!(failed_report().exit_code(), 4);
     assert_eq!(failed_report().verdict, None);

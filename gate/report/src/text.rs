@@ -8,7 +8,7 @@
 ///
 /// GitHub's runner finds the `##[` of the older workflow commands anywhere in a line (`ActionCommand.TryParse`), so it
 /// is broken up.
-pub(super) fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     text.chars().map(visible_character).collect::<String>().replace("##[", "## [")
 }
 

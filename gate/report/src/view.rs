@@ -25,7 +25,7 @@ pub(super) struct Finding<'a> {
     /// One line, safe to show.
     pub(super) reason: String,
     pub(super) gate: Option<&'a GateResult>,
-    /// The gate's call sites as [`sites`] gives them.
+    /// The gate's call sites as [`site_lines`] gives them.
     pub(super) sites: Vec<String>,
     /// Repeats the run locally; one line, safe to show.
     pub(super) repeat: Option<String>,
@@ -137,7 +137,8 @@ pub(super) fn measured(gate: &GateResult) -> String {
     format!("{measured} ({low} to {high})")
 }
 
-/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, notices 55ms` follows if the gate holds.
+/// `measured 61ms (58ms to 64ms), limit 50ms, baseline 1.2ms`; `, anchor 1.1ms` follows if there is one, and
+/// `, notices 55ms` if the gate holds.
 pub(super) fn figures(gate: &GateResult) -> String {
     let noticed = gate.noticed.map(|noticed| format!(", notices {}", figure(Some(noticed), gate.unit)));
     let (measured, baseline) = (measured(gate), figure(gate.baseline, gate.unit));
@@ -145,7 +146,8 @@ pub(super) fn figures(gate: &GateResult) -> String {
         None => format!("limit {}, baseline {baseline}", figure(gate.limit, gate.unit)),
         Some(against) => format!("{}: {baseline}", text::visible(against)),
     };
-    format!("measured {measured}, {compared}{}", noticed.unwrap_or_default())
+    let anchor = gate.anchor.map(|anchor| format!(", anchor {}", figure(Some(anchor), gate.unit)));
+    format!("measured {measured}, {compared}{}{}", anchor.unwrap_or_default(), noticed.unwrap_or_default())
 }
 
 /// The name of a gate, which no other gate of the result has.
@@ -162,8 +164,8 @@ pub(super) fn against(result: &ServiceResult) -> Option<String> {
 }
 
 /// The call sites of a gate: a title, then one line for each site; empty if there are none. Safe to show.
-pub(super) fn sites(result: &ServiceResult, gate: &GateResult) -> Vec<String> {
-    let title = match (result.runs, &gate.against) {
+pub fn site_lines(runs: u32, gate: &GateResult) -> Vec<String> {
+    let title = match (runs, &gate.against) {
         _ if gate.sites.is_empty() => return Vec::new(),
         (runs, Some(_)) => format!("call sites that have more than in the other build, in {runs} runs together:"),
         (1, None) => "call sites:".to_owned(),
@@ -274,7 +276,7 @@ pub(super) fn findings(result: &ServiceResult) -> Vec<Finding<'_>> {
             verdict: gate.verdict,
             reason: text::visible(&gate.reason),
             gate: Some(gate),
-            sites: sites(result, gate),
+            sites: site_lines(result.runs, gate),
             repeat: repeat.clone(),
         }))
         .collect();

@@ -42,6 +42,8 @@ pub struct BaselineEnvironment {
     pub recorded: String,
     /// The number of fresh processes that were measured.
     pub runs: u32,
+    /// The number of occasions that these runs were made on, if the baseline keeps what is between occasions apart.
+    pub occasions: Option<u32>,
     /// Settings of the build, such as `GOAMD64=v1`. A baseline of another build does not fit.
     pub build: Option<String>,
     /// Variables of the Go runtime given to the service, such as `GOGC=50`. A note says if the runs have others.
@@ -59,8 +61,16 @@ pub struct Expectation {
     pub limit: Limit,
     /// The recorded figure: the mean of the recorded runs.
     pub baseline: Option<f64>,
+    /// The recorded figure at the last release, from which the figure may not drift.
+    pub anchor: Option<f64>,
     /// The noise of the recorded figure: the standard deviation between the recorded runs.
     pub noise: Option<f64>,
+    /// The degrees of freedom behind `noise`, if it is pooled over several recordings.
+    pub noise_freedom: Option<u32>,
+    /// How the figure differs between occasions: the standard deviation of the means of their runs.
+    pub between: Option<f64>,
+    /// The degrees of freedom behind `between`.
+    pub between_freedom: Option<u32>,
     /// Relative tolerance, a share of `baseline`, such as 0.05 for 5 %.
     pub tolerance: Option<f64>,
     /// Absolute floor: differences up to this do not matter.

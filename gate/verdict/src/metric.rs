@@ -197,6 +197,7 @@ macro_rules! metrics {
             pooling: $pooling:ident,
             limit: $limit:expr,
             comparison: $comparison:expr,
+            beside: $beside:expr,
             sites: [$($profile:ident),*],
         }
     )+) => {
@@ -254,24 +255,14 @@ macro_rules! metrics {
             /// `None` if it is not compared.
             ///
             /// The machine is the same for both, so what varies with the machine is compared more closely than with a
-            /// recorded figure.
+            /// recorded figure. `beside: None` in a row means as closely.
             pub const fn beside(self) -> Option<Beside> {
                 let recorded = self.comparison();
                 let closely = match self {
-                    Self::GcPauseP90 => Some(within(0.05).or_less_than(20e3)),
-                    Self::GcStwFraction => Some(within(0.05).or_less_than(0.0005)),
-                    Self::GcCpuFraction => Some(within(0.05).or_less_than(0.002)),
-                    Self::RequestLatencyP99 => Some(within(0.05).for_the_reader()),
-                    Self::GcCycles => Some(within(0.05).or_less_than(2.0)),
-                    Self::RssPeak | Self::RssAnonPeak | Self::OffheapPeak | Self::CgroupPeak => {
-                        Some(within(0.05).or_less_than(MIB))
-                    }
-                    // As much as the default limit, on top of what the other build leaks.
-                    Self::HeapLiveGrowth => Some(within(0.05).or_less_than(0.5e6)),
-                    Self::RssAnonGrowth | Self::OffheapGrowth => Some(within(0.05).or_less_than(2e6)),
-                    Self::CgroupGrowth => Some(within(0.05).or_less_than(4e6)),
-                    Self::GoroutinesLeaked => Some(within(0.05).or_less_than(0.5)),
-                    _ => recorded,
+                    $(Self::$metric => match $beside {
+                        Some(closely) => Some(closely),
+                        None => recorded,
+                    },)+
                 };
                 match (closely, recorded) {
                     (Some(closely), Some(recorded)) => Some(Beside { closely, undecided: recorded }),
@@ -298,6 +289,7 @@ metrics! {
         limit: in_xinchuang(50e6),
         // A p99 has twice the spread of a p90, so the p90 is compared.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// 90th percentile of the GC's stop-the-world pauses, ns.
@@ -309,6 +301,7 @@ metrics! {
         limit: unlimited(),
         // On a busy machine a short pause lasts until the GC's thread gets a processor again, which takes milliseconds.
         comparison: Some(within(1.0).or_less_than(10e6)),
+        beside: Some(within(0.05).or_less_than(20e3)),
         sites: [],
     }
     /// Longest stop-the-world pause of the GC, ns.
@@ -320,6 +313,7 @@ metrics! {
         limit: unlimited(),
         // The maximum depends on chance; the limit of the p99 covers it.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// Share of the measuring phase in which the GC had stopped the world.
@@ -331,6 +325,7 @@ metrics! {
         limit: unlimited(),
         // Half a percent is 5 ms in a second.
         comparison: Some(within(1.0).or_less_than(0.005)),
+        beside: Some(within(0.05).or_less_than(0.0005)),
         sites: [],
     }
     /// Share of the measuring phase in which the world was stopped for any reason, with the part that the runtime does not count.
@@ -342,6 +337,7 @@ metrics! {
         limit: unlimited(),
         // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// 99th percentile of the time by which a stop of the world for the GC exceeds what the runtime counts, ns.
@@ -353,6 +349,7 @@ metrics! {
         limit: unlimited(),
         // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// 99th percentile of the concurrent mark phases, ns.
@@ -364,6 +361,7 @@ metrics! {
         limit: unlimited(),
         // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// Share of the process's CPU time that the GC took.
@@ -375,6 +373,7 @@ metrics! {
         limit: always(at_most(0.25)),
         // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
+        beside: Some(within(0.05).or_less_than(0.002)),
         sites: [],
     }
     /// GC cycles per minute.
@@ -386,6 +385,7 @@ metrics! {
         limit: unlimited(),
         // Depends on the throughput and the pacer. Ten more cycles a minute are cheap.
         comparison: Some(within(0.25).or_less_than(10.0)),
+        beside: Some(within(0.05).or_less_than(2.0)),
         sites: [],
     }
     /// Bytes allocated on the Go heap per second.
@@ -397,6 +397,7 @@ metrics! {
         limit: in_xinchuang(15e6),
         // Depends on the throughput.
         comparison: None,
+        beside: None,
         sites: [AllocatedBytes],
     }
     /// Bytes allocated on the Go heap per completed request.
@@ -408,6 +409,7 @@ metrics! {
         limit: unlimited(),
         // Does not depend on the speed of the load: runs of a service vary by 0.003 to 0.2 %.
         comparison: Some(within(0.004)),
+        beside: None,
         sites: [AllocatedBytes],
     }
     /// Objects allocated on the Go heap per completed request.
@@ -419,6 +421,7 @@ metrics! {
         limit: unlimited(),
         // Does not depend on the speed of the load, like the bytes.
         comparison: Some(within(0.004)),
+        beside: None,
         sites: [AllocatedObjects],
     }
     /// Share of the refills of span caches for which no span could be used again.
@@ -430,6 +433,7 @@ metrics! {
         limit: unlimited(),
         // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// Slope of the live heap at the end of each mark phase, bytes per minute.
@@ -441,6 +445,8 @@ metrics! {
         limit: always(growth_of(0.5e6, 0.005)),
         // No leak is acceptable.
         comparison: None,
+        // As much as the default limit, on top of what the other build leaks. So for each growth.
+        beside: Some(within(0.05).or_less_than(0.5e6)),
         sites: [LiveHeapGrowth],
     }
     /// Slope of the live heap over completed requests, bytes per request: what a request leaves behind.
@@ -452,6 +458,7 @@ metrics! {
         limit: unlimited(),
         // Is near zero, where a relative difference means nothing.
         comparison: None,
+        beside: None,
         sites: [LiveHeapGrowth],
     }
     /// Most goroutines at any time.
@@ -463,6 +470,7 @@ metrics! {
         limit: in_xinchuang(2000.0),
         // Depends on the number of requests in flight, which varies by chance.
         comparison: Some(within(0.5).or_less_than(20.0)),
+        beside: None,
         sites: [GoroutinesUnderLoad],
     }
     /// Goroutines that exist after the drain and did not exist before the load.
@@ -474,6 +482,7 @@ metrics! {
         limit: always(at_most(0.0)),
         // No leak is acceptable.
         comparison: None,
+        beside: Some(within(0.05).or_less_than(0.5)),
         sites: [GoroutinesLeft],
     }
     /// Most threads of the service's processes at any time.
@@ -485,6 +494,7 @@ metrics! {
         limit: unlimited(),
         // The runtime starts threads for blocking calls and keeps them, so their number varies.
         comparison: Some(within(0.5).or_less_than(16.0)),
+        beside: None,
         sites: [],
     }
     /// Threads that exist after the drain and came in the measuring phase or later.
@@ -496,6 +506,7 @@ metrics! {
         limit: always(at_most(16.0)),
         // The runtime keeps idle threads, so a few more are no leak.
         comparison: Some(within(0.5).or_less_than(32.0)),
+        beside: None,
         sites: [],
     }
     /// Most open file descriptors of the service's processes at any time.
@@ -507,6 +518,7 @@ metrics! {
         limit: unlimited(),
         // Depends on the number of connections.
         comparison: Some(within(0.5).or_less_than(16.0)),
+        beside: None,
         sites: [],
     }
     /// File descriptors that are open after the drain and came in the measuring phase.
@@ -518,6 +530,7 @@ metrics! {
         limit: always(at_most(5.0)),
         // A service may open a few while it is measured, which the limit allows.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// Largest resident set, bytes.
@@ -529,6 +542,7 @@ metrics! {
         limit: unlimited(),
         // Depends on when the scavenger returned pages. 8 MiB more are no reason to stop a change.
         comparison: Some(within(0.25).or_less_than(8.0 * MIB)),
+        beside: Some(within(0.05).or_less_than(MIB)),
         sites: [LiveHeapGrowth, OffheapGrowth],
     }
     /// Slope of the resident set, bytes per minute.
@@ -540,6 +554,7 @@ metrics! {
         limit: in_xinchuang(0.5e6),
         // Is near zero, where a relative difference means nothing.
         comparison: None,
+        beside: None,
         sites: [LiveHeapGrowth, OffheapGrowth],
     }
     /// Largest anonymous part of the resident set: heaps and stacks, without pages of files, bytes.
@@ -551,6 +566,7 @@ metrics! {
         limit: unlimited(),
         // Depends on when the scavenger returned pages. 8 MiB more are no reason to stop a change.
         comparison: Some(within(0.25).or_less_than(8.0 * MIB)),
+        beside: Some(within(0.05).or_less_than(MIB)),
         sites: [LiveHeapGrowth, OffheapGrowth],
     }
     /// Slope of the anonymous resident set, less the Go heap up to the GC's goal, bytes per minute.
@@ -562,6 +578,7 @@ metrics! {
         limit: always(growth_of(2e6, 0.02)),
         // Is near zero, where a relative difference means nothing.
         comparison: None,
+        beside: Some(within(0.05).or_less_than(2e6)),
         sites: [OffheapGrowth],
     }
     /// Peak of the resident memory that the Go runtime does not manage, bytes.
@@ -573,6 +590,7 @@ metrics! {
         limit: unlimited(),
         // Depends on when the scavenger returned pages. 8 MiB more are no reason to stop a change.
         comparison: Some(within(0.25).or_less_than(8.0 * MIB)),
+        beside: Some(within(0.05).or_less_than(MIB)),
         sites: [OffheapGrowth],
     }
     /// Slope of the resident memory that the Go runtime does not manage, bytes per minute.
@@ -584,6 +602,7 @@ metrics! {
         limit: always(growth_of(2e6, 0.02)),
         // Is near zero, where a relative difference means nothing.
         comparison: None,
+        beside: Some(within(0.05).or_less_than(2e6)),
         sites: [OffheapGrowth],
     }
     /// Largest working set of the service's cgroup, without the file pages that the kernel frees first, bytes.
@@ -595,6 +614,7 @@ metrics! {
         limit: unlimited(),
         // Depends on when the scavenger returned pages. 16 MiB more are no reason to stop a change.
         comparison: Some(within(0.25).or_less_than(16.0 * MIB)),
+        beside: Some(within(0.05).or_less_than(MIB)),
         sites: [LiveHeapGrowth, OffheapGrowth],
     }
     /// Slope of the cgroup's memory without pages of files, less the Go heap up to the GC's goal, bytes per minute.
@@ -606,6 +626,7 @@ metrics! {
         limit: always(growth_of(4e6, 0.02)),
         // Is near zero, where a relative difference means nothing.
         comparison: None,
+        beside: Some(within(0.05).or_less_than(4e6)),
         sites: [OffheapGrowth],
     }
     /// Most swapped-out memory of the service's processes, bytes.
@@ -617,6 +638,7 @@ metrics! {
         limit: unlimited(),
         // A service that swaps is slow, so the floor is small.
         comparison: Some(within(0.25).or_less_than(1.0 * MIB)),
+        beside: None,
         sites: [],
     }
     /// 99th percentile of the duration of the Go runtime's mappings, ns.
@@ -628,6 +650,7 @@ metrics! {
         limit: unlimited(),
         // Its variation between runs is not known yet, so only a baseline's limit applies.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// Page faults per completed request.
@@ -639,6 +662,7 @@ metrics! {
         limit: unlimited(),
         // Depends on the scavenger: the service faults in the pages that it returned.
         comparison: Some(within(0.5).or_less_than(0.5)),
+        beside: None,
         sites: [],
     }
     /// Processes of the service that the kernel killed because memory ran out.
@@ -650,6 +674,7 @@ metrics! {
         limit: always(at_most(0.0)),
         // No kill is acceptable.
         comparison: None,
+        beside: None,
         sites: [],
     }
     /// 99th percentile of the request latency from the intended start, ns.
@@ -661,6 +686,7 @@ metrics! {
         limit: unlimited(),
         // Varies by 30 % and more on shared machines and is not a property of the memory, so it is only reported.
         comparison: Some(within(1.0).for_the_reader()),
+        beside: Some(within(0.05).for_the_reader()),
         sites: [],
     }
     /// Share of the requests that failed.
@@ -672,6 +698,7 @@ metrics! {
         limit: always(at_most(0.001)),
         // No failed request is acceptable.
         comparison: None,
+        beside: None,
         sites: [],
     }
 }

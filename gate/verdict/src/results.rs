@@ -137,6 +137,9 @@ pub struct GateResult {
     pub limit: Option<f64>,
     /// The figure to compare with: the recorded one, or that of another build (`against`).
     pub baseline: Option<f64>,
+    /// The recorded figure at the last release, from which the figure may not drift; `null` if the baseline has none.
+    #[serde(default)]
+    pub anchor: Option<f64>,
     /// The name of the build that `baseline` is the figure of, if it was measured beside this one, such as `main
     /// (1a2b3c4)`; `null` if `baseline` is of a baseline file.
     #[serde(default)]

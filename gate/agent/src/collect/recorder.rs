@@ -40,6 +40,8 @@ pub struct Recorder {
     collectors: Collectors,
     attached: Attached,
     ticks: u32,
+    /// When the next look at the cgroup is due.
+    look_at: Instant,
     /// How the records differ from the runtime's own totals, if they do.
     cross_check: Option<String>,
 }
@@ -188,7 +190,7 @@ impl Recorder {
             descriptors: DescriptorCollector::default(),
         };
         scene.programs = attached.programs.take();
-        Self { scene, collectors, attached, ticks: 0, cross_check: None }
+        Self { scene, collectors, attached, ticks: 0, look_at: Instant::now(), cross_check: None }
     }
 
     /// The tier that the collectors use.
@@ -331,9 +333,14 @@ impl Recorder {
         self.collectors.descriptors.count(&self.scene);
     }
 
-    /// Looks at the service's cgroup, and returns when to look again: soon if its memory limit is near.
-    pub fn look(&mut self) -> Duration {
-        self.collectors.cgroup.look(&mut self.scene)
+    /// When the next look at the service's processes and at its cgroup is due.
+    pub const fn look_at(&self) -> Instant {
+        self.look_at
+    }
+
+    /// Looks at the service's processes and at its cgroup. The next look is due soon if the memory limit is near.
+    pub fn look(&mut self) {
+        self.look_at = Instant::now() + self.collectors.cgroup.look(&mut self.scene);
     }
 
     /// What the reader of the signals must know. `oom_kills` is the number of OOM kills, if it is known.
@@ -390,7 +397,7 @@ impl Recorder {
 
     /// Ends the recording. Returns every signal with its exactness, and the call stacks that the signals use.
     pub fn into_signals(self, elsewhere: Elsewhere) -> (Signals, Code) {
-        let Self { mut scene, collectors, cross_check, attached: _attached, ticks: _ } = self;
+        let Self { mut scene, collectors, cross_check, attached: _attached, ticks: _, look_at: _ } = self;
         let ending = Ending::new(scene.service.doubt(scene.clock.now_ns()), cross_check, scene.programs.as_deref());
         let ending = match scene.cgroup.processes() {
             Some(_) => ending.summed_over_the_cgroup(scene.service.replacement()),

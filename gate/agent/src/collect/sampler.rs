@@ -107,9 +107,8 @@ fn failure(what: &str) -> Error {
 
 fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>) -> Recorder {
     let mut next_tick = Instant::now();
-    let mut next_look = next_tick;
     loop {
-        let next = next_tick.min(next_look);
+        let next = next_tick.min(recorder.look_at());
         match requests.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok((what, done)) => {
                 perform(&mut recorder, what);
@@ -117,8 +116,8 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
                 let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {
-                if next_look <= next_tick {
-                    next_look = Instant::now() + recorder.look();
+                if recorder.look_at() <= next_tick {
+                    recorder.look();
                 } else {
                     recorder.tick();
                     next_tick += INTERVAL;

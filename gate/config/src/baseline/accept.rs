@@ -3,20 +3,20 @@
 use std::{collections::BTreeSet, ops::Range, path::Path};
 
 use memgate_evidence::{
-    Environment,
     error::{InputError, Result},
     platform::Platform,
 };
 use memgate_verdict::{
-    baseline::{Baseline, BaselineEnvironment, Waiver},
-    judge::misfit,
+    baseline::{Baseline, BaselineEnvironment, Expectation, Waiver},
+    judge::{is_change, misfit},
     metric::Metric,
-    summarise::Summary,
+    summarise::{Summary, pooled_deviation},
     units::{format_exact, parse},
 };
 
 use super::{
     load,
+    memory::{self, Spread},
     render::{page_size, quoted, recorded_figure},
 };
 use crate::yaml::{KeyPath, Problem, Source};
@@ -63,53 +63,206 @@ pub fn accept(
 ) -> Result<Accepted> {
     let source = Source::new(path.display().to_string(), text);
     let before = load::from_source(&source, summary.platform, &summary.baseline)?;
-    if summary.runs.len() < 2 {
-        let message = format!("{}: one run of {} has no noise", path.display(), summary.service);
-        return Err(InputError::new(message, "record more runs: `memgate record --runs 6`").into());
-    }
+    check_runs(path, summary)?;
     check_asked(&source, &before, metrics)?;
     let is_asked = |metric: &Metric| metrics.is_empty() || metrics.contains(metric);
-    let mut expected = before.clone();
-    let (mut edits, mut changes, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    for (&metric, expectation) in expected.metrics.iter_mut().filter(|(metric, _)| is_asked(metric)) {
-        let Some(figure) = &mut expectation.baseline else { continue };
-        let (mean, noise) = match recorded_figure(summary, metric) {
-            Ok((mean, noise)) => (mean, noise.unwrap_or_default()),
-            Err(reason) => {
-                kept.push((metric, reason));
-                continue;
-            }
-        };
-        let place = KeyPath::root().key("metrics").key(metric.name());
-        let mut put = |key: &str, old: &mut f64, new: f64| {
-            let text = format_exact(new, metric.unit());
-            // What the file will say, with as many digits as it has.
-            *old = parse(&text, metric.unit()).unwrap_or(f64::NAN);
-            edits.push((place.key(key), text));
-        };
-        let recorded = *figure;
-        put("baseline", figure, mean);
-        if recorded != *figure {
-            changes.push(Change { metric, before: recorded, after: *figure });
-        }
-        if let Some(old) = &mut expectation.noise {
-            put("noise", old, noise);
-        }
-    }
-    check_fit(&source, &before, summary, metrics, &kept)?;
+    let mut figures = Figures::of(&before, summary, is_asked, Noise::OfTheseRuns);
+    check_fit(&source, &before, summary, metrics, &figures.kept)?;
     if metrics.is_empty() {
-        expected.environment = environment(&before.environment, &summary.environment, recorded, summary.runs.len());
-        edits.extend(of_environment(&expected.environment));
+        let now = environment(&before.environment, summary, recorded);
+        figures.edits.extend(of_environment(&now));
+        figures.expected.environment = now;
+    } else {
+        figures.lower_occasions(summary);
     }
-    let text = edited(&source, text, edits)?;
-    // memgate must not damage a file.
-    if load::parse(path, &text, summary.platform, &summary.baseline)? != expected {
-        let message = format!("{}: its figures cannot be replaced without a change of something else", path.display());
-        return Err(
-            InputError::new(message, "write the figures of `memgate baseline diff` into the file yourself").into()
-        );
+    figures.written(&source, path, text, summary)
+}
+
+/// Puts the figures of these metrics of the runs into the text of a baseline file, and no others; none if there are
+/// none. Where the file has `noise`, it becomes that of the recorded runs and of these together: the file says of how
+/// many runs its figures are, and the deviation of fewer is hardly known.
+///
+/// # Errors
+/// As for [`accept`] with metrics. The runs must fit the file even if no figure changes.
+pub fn tighten(path: &Path, text: &str, summary: &Summary, metrics: &BTreeSet<Metric>) -> Result<Accepted> {
+    let source = Source::new(path.display().to_string(), text);
+    let before = load::from_source(&source, summary.platform, &summary.baseline)?;
+    check_runs(path, summary)?;
+    check_asked(&source, &before, metrics)?;
+    if let Some(misfit) = misfit(summary, &before) {
+        let help = "accept the figures of all metrics together: `memgate baseline accept`";
+        let problem = Problem::new(misfit, "recorded elsewhere", help);
+        return Err(source.error(&KeyPath::root().key("environment"), problem));
     }
-    Ok(Accepted { text, changes, kept })
+    let mut figures = Figures::of(&before, summary, |metric| metrics.contains(metric), Noise::OfAllRuns);
+    check_fit(&source, &before, summary, metrics, &figures.kept)?;
+    if !metrics.is_empty() {
+        figures.lower_occasions(summary);
+    }
+    figures.written(&source, path, text, summary)
+}
+
+/// Which runs the noise in the file is of.
+#[derive(Debug, Clone, Copy)]
+enum Noise {
+    /// Those whose figures the file gets.
+    OfTheseRuns,
+    /// These, and those whose figures the file had.
+    OfAllRuns,
+}
+
+/// The figures of runs in place of recorded ones.
+struct Figures {
+    /// What the file will say.
+    expected: Baseline,
+    edits: Vec<(KeyPath, String)>,
+    /// Keys that a metric's entry does not have: the key before each, and its text.
+    added: Vec<(Metric, &'static str, String)>,
+    changes: Vec<Change>,
+    kept: Vec<(Metric, String)>,
+}
+
+impl Figures {
+    fn of(before: &Baseline, summary: &Summary, is_asked: impl Fn(&Metric) -> bool, noise_is: Noise) -> Self {
+        let recorded_runs = f64::from(before.environment.runs);
+        let has_memory = before.environment.occasions.is_some();
+        let mut figures =
+            Self { expected: before.clone(), edits: vec![], added: vec![], changes: vec![], kept: vec![] };
+        let Self { expected, edits, changes, kept, .. } = &mut figures;
+        for (&metric, expectation) in expected.metrics.iter_mut().filter(|(metric, _)| is_asked(metric)) {
+            let Some(figure) = &mut expectation.baseline else { continue };
+            let (mean, noise) = match mean_and_noise(summary, metric, has_memory) {
+                Ok(figure) => figure,
+                Err(reason) => {
+                    kept.push((metric, reason));
+                    continue;
+                }
+            };
+            let place = KeyPath::root().key("metrics").key(metric.name());
+            let mut put = |key: &str, old: &mut f64, new: f64| {
+                let text = format_exact(new, metric.unit());
+                // What the file will say, with as many digits as it has.
+                *old = parse(&text, metric.unit()).unwrap_or(f64::NAN);
+                edits.push((place.key(key), text));
+            };
+            let recorded = *figure;
+            put("baseline", figure, mean);
+            if recorded != *figure {
+                changes.push(Change { metric, before: recorded, after: *figure });
+            }
+            // A file with a memory gets its noise below.
+            if let Some(old) = expectation.noise.as_mut().filter(|_| !has_memory) {
+                let parts = [(*old, recorded_runs - 1.0), (noise, summary.runs.len() as f64 - 1.0)];
+                let noise = match noise_is {
+                    Noise::OfTheseRuns => noise,
+                    Noise::OfAllRuns => pooled_deviation(parts).map_or(noise, |(deviation, _)| deviation),
+                };
+                put("noise", old, noise);
+            }
+        }
+        if let Some(occasions) = before.environment.occasions {
+            figures.remember(before, summary, occasions, &is_asked);
+        }
+        figures
+    }
+
+    /// Pools how the runs differ with how the recorded ones did, and the step to their mean with how occasions differ.
+    /// A step that is a change of the service says nothing of occasions.
+    fn remember(&mut self, before: &Baseline, summary: &Summary, occasions: u32, is_asked: impl Fn(&Metric) -> bool) {
+        let runs = before.environment.runs;
+        for (&metric, old) in before.metrics.iter().filter(|(metric, _)| is_asked(metric)) {
+            let (Some(figure), Ok(now)) = (old.baseline, memory::Recorded::of(summary, metric)) else { continue };
+            let spread = |deviation: Option<f64>, freedom: Option<u32>| {
+                Some(Spread { deviation: deviation?, freedom: freedom.filter(|freedom| *freedom > 0)? })
+            };
+            let freedom = old.noise_freedom.or(Some(runs.saturating_sub(occasions)));
+            let within = memory::pooled([spread(old.noise, freedom), now.within]);
+            let step = (!is_change(metric, summary, before)).then(|| now.by_step(figure, occasions));
+            let between = memory::pooled([spread(old.between, old.between_freedom), now.between, step]);
+            let mut after = "baseline";
+            if old.noise.is_some() && within.is_some() {
+                self.spread(metric, ["noise", "noise_freedom"], after, within);
+                after = "noise_freedom";
+            }
+            self.spread(metric, ["between", "between_freedom"], after, between);
+        }
+    }
+
+    /// Puts a deviation and its degrees of freedom into a metric's entry, behind this key if it has none.
+    fn spread(
+        &mut self,
+        metric: Metric,
+        [key, of_freedom]: [&'static str; 2],
+        after: &'static str,
+        spread: Option<Spread>,
+    ) {
+        let (Some(Spread { deviation, freedom }), Some(expectation)) = (spread, self.expected.metrics.get_mut(&metric))
+        else {
+            return;
+        };
+        let text = format_exact(deviation, metric.unit());
+        let read = parse(&text, metric.unit()).ok();
+        let Expectation { noise, noise_freedom, between, between_freedom, .. } = expectation;
+        let (of_key, of_its_freedom) = if key == "noise" { (noise, noise_freedom) } else { (between, between_freedom) };
+        let had = [of_key.is_some(), of_its_freedom.is_some()];
+        (*of_key, *of_its_freedom) = (read, Some(freedom));
+        let place = KeyPath::root().key("metrics").key(metric.name());
+        for (key, after, had, text) in [(key, after, had[0], text), (of_freedom, key, had[1], freedom.to_string())] {
+            match had {
+                true => self.edits.push((place.key(key), text)),
+                false => self.added.push((metric, after, format!("{key}: {text}"))),
+            }
+        }
+    }
+
+    /// Figures of fewer occasions now stand beside the others, and the file says so of all.
+    fn lower_occasions(&mut self, summary: &Summary) {
+        let now = memory::occasions(summary);
+        if let Some(occasions) = self.expected.environment.occasions.as_mut().filter(|occasions| **occasions > now) {
+            *occasions = now;
+            self.edits.push((KeyPath::root().key("environment").key("occasions"), now.to_string()));
+        }
+    }
+
+    /// The text with these figures.
+    fn written(self, source: &Source, path: &Path, text: &str, summary: &Summary) -> Result<Accepted> {
+        let Self { expected, edits, added, changes, kept } = self;
+        let mut text = edited(source, text, edits)?;
+        for (metric, after, added) in added {
+            let place = KeyPath::root().key("metrics").key(metric.name());
+            let source = Source::new(path.display().to_string(), text.as_str());
+            let values = source.parse()?;
+            text = with_a_key_after(&text, &place, after, &values, &added).ok_or_else(|| {
+                let help = format!("add it yourself: `{added}`");
+                source.error(&place, Problem::new("this entry cannot get another key", "an unusual form", help))
+            })?;
+        }
+        // memgate must not damage a file.
+        if load::parse(path, &text, summary.platform, &summary.baseline)? != expected {
+            let what = "its figures cannot be replaced without a change of something else";
+            let help = "write the figures of `memgate baseline diff` into the file yourself";
+            return Err(InputError::new(format!("{}: {what}", path.display()), help).into());
+        }
+        Ok(Accepted { text, changes, kept })
+    }
+}
+
+/// The figure of a metric and the deviation of all runs, as they are recorded. In a file that keeps occasions apart,
+/// each counts as much as another, whatever the number of its runs.
+fn mean_and_noise(summary: &Summary, metric: Metric, has_memory: bool) -> Result<(f64, f64), String> {
+    let (mean, noise) = recorded_figure(summary, metric)?;
+    let of_occasions = has_memory && memory::occasions(summary) > 1;
+    let mean = if of_occasions { memory::Recorded::of(summary, metric)?.mean } else { mean };
+    Ok((mean, noise.unwrap_or_default()))
+}
+
+/// Checks that there are enough runs for a deviation.
+fn check_runs(path: &Path, summary: &Summary) -> Result<()> {
+    if summary.runs.len() >= 2 {
+        return Ok(());
+    }
+    let message = format!("{}: one run of {} has no noise", path.display(), summary.service);
+    Err(InputError::new(message, "record more runs: `memgate record --runs 6`").into())
 }
 
 /// Gives a metric a waiver in the text of a baseline file, in place of one that it has. Every other byte stays.
@@ -157,11 +310,22 @@ pub fn waive(
 }
 
 /// The text with one more key at the end of a map whose last value is a scalar; `None` if it is not.
-fn with_a_key(text: &str, place: &KeyPath, values: &serde_yaml::Value, added: &str) -> Option<String> {
+pub(super) fn with_a_key(text: &str, place: &KeyPath, values: &serde_yaml::Value, added: &str) -> Option<String> {
+    let (last, _) = place.value(values)?.as_mapping()?.iter().last()?;
+    with_a_key_after(text, place, last.as_str()?, values, added)
+}
+
+/// The text with one more key after this one of a map, whose value is a scalar; `None` if it is not.
+pub(super) fn with_a_key_after(
+    text: &str,
+    place: &KeyPath,
+    key: &str,
+    values: &serde_yaml::Value,
+    added: &str,
+) -> Option<String> {
     let (mark, body) = without_mark(text);
     let is_flow = body[place.find(body)?..].starts_with('{');
-    let (last, _) = place.value(values)?.as_mapping()?.iter().last()?;
-    let last = place.key(last.as_str()?);
+    let last = place.key(key);
     let end = span(body, &last, values)?.end;
     let (at, added) = if is_flow {
         (end, format!(", {added}"))
@@ -212,7 +376,8 @@ fn check_fit(
 }
 
 /// Where the figures come from, as far as the file said so before.
-fn environment(before: &BaselineEnvironment, now: &Environment, recorded: &str, runs: usize) -> BaselineEnvironment {
+fn environment(before: &BaselineEnvironment, summary: &Summary, recorded: &str) -> BaselineEnvironment {
+    let (now, runs, occasions) = (&summary.environment, summary.runs.len(), memory::occasions(summary));
     let known = |before: &Option<String>, now: String| before.is_some().then_some(now).filter(|now| !now.is_empty());
     BaselineEnvironment {
         go: now.go.clone(),
@@ -224,6 +389,7 @@ fn environment(before: &BaselineEnvironment, now: &Environment, recorded: &str, 
         runner: now.runner,
         recorded: recorded.to_owned(),
         runs: u32::try_from(runs).unwrap_or(u32::MAX),
+        occasions: before.occasions.map(|_| occasions),
         build: known(&before.build, now.build_text()),
         variables: known(&before.variables, now.variables_text()),
         // Evidence of an older memgate does not know them. What the file says stays.
@@ -246,6 +412,7 @@ fn of_environment(environment: &BaselineEnvironment) -> impl Iterator<Item = (Ke
         ("runs", environment.runs.to_string()),
     ];
     let optional = [
+        ("occasions", environment.occasions.map(|occasions| occasions.to_string())),
         ("build", environment.build),
         ("variables", environment.variables),
         ("load", environment.load),
@@ -257,7 +424,7 @@ fn of_environment(environment: &BaselineEnvironment) -> impl Iterator<Item = (Ke
 }
 
 /// The text with these values in place of those at the places.
-fn edited(source: &Source, text: &str, edits: Vec<(KeyPath, String)>) -> Result<String> {
+pub(super) fn edited(source: &Source, text: &str, edits: Vec<(KeyPath, String)>) -> Result<String> {
     let (mark, body) = without_mark(text);
     let values: serde_yaml::Value = source.parse()?;
     let mut spans = Vec::new();
@@ -336,7 +503,7 @@ fn end_of_single_quoted(text: &str) -> Option<usize> {
 }
 
 /// The value as a scalar, quoted as the old one was. A plain one stays plain if it can.
-fn in_the_style_of(old: &str, value: &str) -> String {
+pub(super) fn in_the_style_of(old: &str, value: &str) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "./%-_+µ".contains(character);
     match old.chars().next() {
         Some('\'') if value.chars().all(|character| (' '..='~').contains(&character)) => {

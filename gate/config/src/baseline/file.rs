@@ -60,6 +60,9 @@ pub(super) struct Environment {
     pub(super) recorded: Scalar<Day>,
     /// The number of fresh processes that were measured.
     pub(super) runs: Whole<1, 10_000>,
+    /// The number of occasions on which these runs were made. With this key, `memgate baseline accept` keeps the noise
+    /// between occasions apart from that within one.
+    pub(super) occasions: Option<Whole<1, 10_000>>,
     /// Settings of the build, such as `GOAMD64=v1`, or `none`.
     pub(super) build: Option<Scalar<Word>>,
     /// Variables of the Go runtime given to the service, such as `GOGC=50`, or `none`.
@@ -78,8 +81,17 @@ pub(super) struct Expectation {
     pub(super) limit: Option<Scalar<Quantity>>,
     /// The recorded figure: the mean of the recorded runs.
     pub(super) baseline: Option<Scalar<Quantity>>,
+    /// The recorded figure at the last release, which `memgate baseline anchor` pins. The gate also fails if the figure
+    /// drifts from it by more than twice the tolerance or floor.
+    pub(super) anchor: Option<Scalar<Quantity>>,
     /// The noise of the recorded figure: the standard deviation between the recorded runs.
     pub(super) noise: Option<Scalar<Quantity>>,
+    /// The degrees of freedom behind `noise`, if it is pooled over several recordings. One less than `runs` by default.
+    pub(super) noise_freedom: Option<Whole<1, 1_000_000>>,
+    /// How the figure differs between occasions: the standard deviation of the means of their runs.
+    pub(super) between: Option<Scalar<Quantity>>,
+    /// The degrees of freedom behind `between`.
+    pub(super) between_freedom: Option<Whole<1, 1_000_000>>,
     /// Relative tolerance, such as 5% of the baseline.
     pub(super) tolerance: Option<Scalar<Quantity>>,
     /// Absolute floor: differences up to this do not matter.

@@ -15,7 +15,7 @@ use memgate_verdict::{
 use super::file;
 use crate::{
     Name,
-    yaml::{KeyPath, Problem, Scalar, Source},
+    yaml::{KeyPath, Problem, Scalar, Source, Whole},
 };
 
 /// The baseline file of a service on a platform: `DIRECTORY/linux-amd64/SERVICE.yaml`.
@@ -63,8 +63,11 @@ pub(super) fn from_source(source: &Source, platform: Platform, service: &str) ->
         let help = "add a metric: `gc_pause_p99: { limit: 50ms }`";
         return Err(source.error(&place.at_key(), Problem::new("there are no metrics", "at least one metric", help)));
     }
+    let has_occasions = file.environment.occasions.is_some();
     let metrics = file.metrics.into_iter().map(|(metric, expectation)| {
-        Ok((metric, Reader { source, metric, place: place.key(metric.name()) }.expectation(&expectation)?))
+        let reader = Reader { source, metric, place: place.key(metric.name()) };
+        reader.memory(&expectation, has_occasions)?;
+        Ok((metric, reader.expectation(&expectation)?))
     });
     Ok(Baseline {
         service: file.service.0,
@@ -81,6 +84,7 @@ pub(super) fn from_source(source: &Source, platform: Platform, service: &str) ->
             runner: file.environment.runner,
             recorded: file.environment.recorded.0,
             runs: file.environment.runs.as_u32(),
+            occasions: file.environment.occasions.map(Whole::as_u32),
             build: file.environment.build.map(|build| build.0),
             variables: file.environment.variables.map(|variables| variables.0),
             load: file.environment.load.map(|load| load.0),
@@ -113,7 +117,13 @@ impl Reader<'_> {
             let problem = Problem::new("has neither `limit` nor `baseline`", "needs one of the two", help);
             return Err(self.source.error(&self.place.clone().at_key(), problem));
         }
-        let comparison = [("noise", &file.noise), ("tolerance", &file.tolerance), ("floor", &file.floor)];
+        let comparison = [
+            ("anchor", &file.anchor),
+            ("noise", &file.noise),
+            ("between", &file.between),
+            ("tolerance", &file.tolerance),
+            ("floor", &file.floor),
+        ];
         if file.baseline.is_none()
             && let Some((key, _)) = comparison.iter().find(|(_, value)| value.is_some())
         {
@@ -126,7 +136,11 @@ impl Reader<'_> {
         Ok(Expectation {
             limit: self.limit(file.limit.as_ref(), unit)?,
             baseline: self.quantity("baseline", file.baseline.as_ref(), unit)?,
+            anchor: self.quantity("anchor", file.anchor.as_ref(), unit)?,
             noise: self.size("noise", file.noise.as_ref(), unit)?,
+            noise_freedom: file.noise_freedom.map(Whole::as_u32),
+            between: self.size("between", file.between.as_ref(), unit)?,
+            between_freedom: file.between_freedom.map(Whole::as_u32),
             tolerance: self.size("tolerance", file.tolerance.as_ref(), Unit::Ratio)?,
             floor: self.size("floor", file.floor.as_ref(), unit)?,
             must_notice: self.size("must_notice", file.must_notice.as_ref(), unit)?,
@@ -137,6 +151,34 @@ impl Reader<'_> {
                 expires: waiver.expires.0.clone(),
             }),
         })
+    }
+
+    /// Checks that what the noise's memory consists of is there together.
+    fn memory(&self, file: &file::Expectation, has_occasions: bool) -> Result<()> {
+        let wrong = |key: &str, without: &str, help: &str| {
+            let what = format!("`{key}` has no meaning without `{without}`");
+            let place = self.place.key(key).at_key();
+            Err(self.source.error(&place, Problem::new(what, format!("there is no `{without}`"), help)))
+        };
+        match file {
+            _ if file.noise_freedom.is_some() && file.noise.is_none() => {
+                wrong("noise_freedom", "noise", "add the `noise` that it is of, or remove it")
+            }
+            _ if file.between.is_some() && file.between_freedom.is_none() => wrong(
+                "between",
+                "between_freedom",
+                "add its degrees of freedom, one less than the occasions that it is of",
+            ),
+            _ if file.between_freedom.is_some() && file.between.is_none() => {
+                wrong("between_freedom", "between", "add the `between` that it is of, or remove it")
+            }
+            _ if file.between.is_some() && !has_occasions => wrong(
+                "between",
+                "environment.occasions",
+                "add `occasions: N` to `environment`: of how many the figures are",
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// An absolute limit, or `none`.

@@ -14,7 +14,7 @@ use memgate_verdict::{
 };
 use statrs::statistics::Statistics as _;
 
-use super::load;
+use super::{load, memory};
 use crate::yaml::is_printable;
 
 const HEAD: &str = "\
@@ -23,6 +23,11 @@ const HEAD: &str = "\
 #   baseline   mean of the recorded runs; noise is the standard deviation between them
 #   tolerance  relative and floor absolute: how far from the baseline a run may be
 #   advisory   reported, never failed
+";
+
+/// Follows the head of a file that is of several occasions.
+const HEAD_OF_OCCASIONS: &str = "\
+#   noise      then is the deviation of runs of one occasion, and between that of occasions
 ";
 
 const TAIL: &str = "\
@@ -49,8 +54,10 @@ pub fn render(summary: &Summary, recorded: &str, limits: Limits) -> Result<Strin
         Limits::General => String::new(),
         Limits::Xinchuang => format!("limits: {}\n", limits.name()),
     };
+    let occasions = memory::occasions(summary);
+    let memory = if occasions > 1 { HEAD_OF_OCCASIONS } else { "" };
     let mut text = format!(
-        "{HEAD}version: 1\nservice: {}\nplatform: {}\n{limit_set}metrics:\n",
+        "{HEAD}{memory}version: 1\nservice: {}\nplatform: {}\n{limit_set}metrics:\n",
         quoted(&summary.baseline),
         summary.platform
     );
@@ -61,7 +68,7 @@ pub fn render(summary: &Summary, recorded: &str, limits: Limits) -> Result<Strin
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "{TAIL}environment: {{ go: {}, kernel: {}, page_size: {}, thp: {}, cpu: {}, cpus: {}, runner: {}, recorded: {}, runs: {},\n  build: {}, variables: {}{} }}",
+        "{TAIL}environment: {{ go: {}, kernel: {}, page_size: {}, thp: {}, cpu: {}, cpus: {}, runner: {}, recorded: {}, runs: {}{},\n  build: {}, variables: {}{} }}",
         quoted(&environment.go),
         quoted(&environment.kernel),
         page_size(environment.page_size),
@@ -71,6 +78,7 @@ pub fn render(summary: &Summary, recorded: &str, limits: Limits) -> Result<Strin
         quoted(environment.runner.name()),
         quoted(recorded),
         summary.runs.len(),
+        if occasions > 1 { format!(", occasions: {occasions}") } else { String::new() },
         quoted(&environment.build_text()),
         quoted(&environment.variables_text()),
         [("load", &environment.load), ("phases", &environment.phases)]
@@ -96,7 +104,7 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     if !has_limit && comparison.is_none() {
         return String::new();
     }
-    let (mean, noise) = match recorded_figure(summary, metric) {
+    let (mean, noise) = match noise_of(summary, metric) {
         Ok(figure) => figure,
         Err(reason) => return format!("  # {metric}: no figure: {}\n", one_line(&reason)),
     };
@@ -112,7 +120,7 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     }
     if let Some(comparison) = comparison {
         fields.push(format!("baseline: {}", format_exact(mean, unit)));
-        fields.extend(noise.map(|noise| format!("noise: {}", format_exact(noise, unit))));
+        fields.extend(noise);
         fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
         fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
         if comparison.advisory {
@@ -130,6 +138,21 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     }
 }
 
+/// The figure to record, and the fields that say how it varies: within and between occasions if there are several.
+fn noise_of(summary: &Summary, metric: Metric) -> Result<(f64, Vec<String>), String> {
+    let exact = |figure: f64| format_exact(figure, metric.unit());
+    if memory::occasions(summary) < 2 {
+        let (mean, noise) = recorded_figure(summary, metric)?;
+        return Ok((mean, noise.iter().map(|noise| format!("noise: {}", exact(*noise))).collect()));
+    }
+    let recorded = memory::Recorded::of(summary, metric)?;
+    let of = |key: &str, spread: Option<memory::Spread>| {
+        spread.map(|spread| format!("{key}: {}, {key}_freedom: {}", exact(spread.deviation), spread.freedom))
+    };
+    let fields = [of("noise", recorded.within), of("between", recorded.between)];
+    Ok((recorded.mean, fields.into_iter().flatten().collect()))
+}
+
 /// The figure to record, and its noise if there are at least two runs; or the reason why a run cannot be used.
 pub(super) fn recorded_figure(summary: &Summary, metric: Metric) -> Result<(f64, Option<f64>), String> {
     let figures = figures(summary, metric)?;
@@ -143,7 +166,7 @@ pub(super) fn recorded_figure(summary: &Summary, metric: Metric) -> Result<(f64,
 }
 
 /// The estimates of all runs, or the reason why one of them cannot be used.
-fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, String> {
+pub(super) fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, String> {
     let figure = |run: &memgate_verdict::summarise::RunSummary| match run.metrics.get(&metric) {
         None => Err(format!("run {}: not measured", run.run)),
         Some(Err(unavailable)) => Err(format!("run {}: {}", run.run, unavailable.reason)),

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod accept;
+mod memory;
 
 const EXAMPLE: &str = include_str!("testdata/uaa.yaml");
 
@@ -75,6 +76,13 @@ refused! {
     empty_reason: changed("limit: 50ms", "limit: 50ms, waiver: { reason: \"\", owner: y, expires: 2026-12-31 }");
     duplicate_limit: changed("limit: 50ms", "limit: 50ms, limit: 90ms");
     neither_limit_nor_baseline: changed("limit: 50ms", "advisory: true");
+    anchor_without_baseline: changed("limit: 50ms", "limit: 50ms, anchor: 40ms");
+    negative_anchor: changed("baseline: 18.41kB", "baseline: 18.41kB, anchor: -18kB");
+    between_without_occasions: changed("tolerance: 2%", "tolerance: 2%, between: 3B, between_freedom: 3");
+    between_without_freedom: changed("tolerance: 2%", "tolerance: 2%, between: 3B").replace("runs: 5", "runs: 5, occasions: 4");
+    freedom_without_between: changed("tolerance: 2%", "tolerance: 2%, between_freedom: 3");
+    freedom_without_noise: changed("noise: 30B", "noise_freedom: 3");
+    no_occasions: changed("runs: 5", "runs: 5, occasions: 0");
     tolerance_without_baseline: changed("limit: 50ms", "limit: 50ms, tolerance: 5%");
     no_metrics: EXAMPLE.split("metrics:").next().unwrap().to_owned() + "metrics: {}\n";
     no_environment: EXAMPLE.lines().filter(|line| !line.starts_with("environment")).collect::<Vec<_>>().join("\n");
@@ -107,7 +115,7 @@ fn numbers_that_cannot_be_are_refused_with_their_key() {
             .replace("noise: 30B, tolerance: 2%, floor: 64B", "tolerance: 2%")
     };
     for (metric, right, wrong) in metrics {
-        for key in ["limit", "baseline", "noise", "floor", "must_notice", "tolerance"] {
+        for key in ["limit", "baseline", "anchor", "noise", "floor", "must_notice", "tolerance"] {
             let of = |value: &str| match key {
                 "limit" | "baseline" => with(metric, &format!("{key}: {value}")),
                 _ => with(metric, &format!("baseline: {right}, {key}: {value}")),
@@ -152,6 +160,8 @@ fn zeros_are_limits_and_no_environment() {
 fn a_growth_may_have_been_negative() {
     let baseline = read(EXAMPLE).unwrap();
     assert_eq!(baseline.metrics[&Metric::RssGrowth].baseline, Some(-120e3));
+    let anchored = read(&changed("baseline: -120kB/min", "baseline: -120kB/min, anchor: -0.2MB/min")).unwrap();
+    assert_eq!(anchored.metrics[&Metric::RssGrowth].anchor, Some(-200e3));
 }
 
 #[test]
@@ -203,7 +213,7 @@ fn summary(runs: &[f64]) -> Summary {
         runs: runs
             .iter()
             .zip(1..)
-            .map(|(figure, run)| RunSummary { run, metrics: metrics(*figure), sites: BTreeMap::new() })
+            .map(|(figure, run)| RunSummary { run, occasion: 0, metrics: metrics(*figure), sites: BTreeMap::new() })
             .collect(),
         sites: BTreeMap::new(),
         tier: Tier::T2,

@@ -220,7 +220,7 @@ impl Calibration {
         in_order(&mut runs)?;
         let summary = summarise(&runs)?;
         enough(&summary.service, summary.platform, runs.len(), looks)?;
-        let healthy: Vec<Run> = runs.iter().map(Run::of).collect::<Result<_>>()?;
+        let healthy = Run::all(&runs)?;
         let gates = Gates::find(baselines, summary.platform, &summary.baseline)?;
         let recorded = recorded_of(healthy.len());
         let (base, rest) = healthy.split_at(recorded);

@@ -16,7 +16,7 @@ use memgate_verdict::{
     judge::{MOST_RUNS, judge, more_runs},
     metric::Limits,
     results::ServiceResult,
-    summarise::{Summary, summarise},
+    summarise::{Summary, occasions, summarise},
 };
 
 /// The metrics of one run.
@@ -24,12 +24,18 @@ use memgate_verdict::{
 pub struct Run(Summary);
 
 impl Run {
-    /// The metrics of this run.
+    /// The metrics of each of these runs, which know on which occasion they were made.
     ///
     /// # Errors
     /// When the evidence cannot be summarised.
-    pub fn of(evidence: &Evidence) -> Result<Self> {
-        Ok(Self(summarise(std::slice::from_ref(evidence))?))
+    pub fn all(evidence: &[Evidence]) -> Result<Vec<Self>> {
+        let occasions = occasions(&evidence.iter().collect::<Vec<_>>());
+        let alone = |(run, occasion): (&Evidence, usize)| {
+            let mut summary = summarise(std::slice::from_ref(run))?;
+            summary.runs.iter_mut().for_each(|run| run.occasion = occasion);
+            Ok(Self(summary))
+        };
+        evidence.iter().zip(occasions).map(alone).collect()
     }
 
     /// Several runs as one command would have made them; `None` for no runs.
@@ -38,8 +44,10 @@ impl Run {
         let mut all = first.0.clone();
         all.runs.extend(rest.iter().flat_map(|run| run.0.runs.iter().cloned()));
         all.day = runs.iter().map(|run| run.0.day.clone()).max().unwrap_or_default();
+        let occasions: BTreeSet<usize> = all.runs.iter().map(|run| run.occasion).collect();
         for (run, number) in all.runs.iter_mut().zip(1..) {
             run.run = number;
+            run.occasion = occasions.range(..run.occasion).count();
         }
         Some(all)
     }

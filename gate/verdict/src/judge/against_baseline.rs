@@ -3,23 +3,39 @@
 use super::{
     figures::{Figures, Z_95},
     ruling::Ruling,
+    step::Step,
 };
 use crate::{
-    baseline::Expectation,
+    baseline::{BaselineEnvironment, Expectation},
     metric::{Quantity, Unit},
     results::{Need, Verdict},
     summarise::{Pooled, pooled_deviation, t_quantile},
 };
 
+/// What is behind a recorded figure.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Recorded {
+    /// The number of runs.
+    runs: u32,
+    /// The number of occasions on which they were made.
+    occasions: u32,
+}
+
+impl Recorded {
+    pub(super) fn of(environment: &BaselineEnvironment) -> Self {
+        Self { runs: environment.runs, occasions: environment.occasions.unwrap_or(1) }
+    }
+}
+
 /// A difference that matters.
-struct Effect {
-    size: f64,
+pub(super) struct Effect {
+    pub(super) size: f64,
     /// What determines it.
     source: String,
 }
 
 /// The noise of one run: its standard deviation, and the degrees of freedom behind it.
-struct Noise {
+pub(super) struct Noise {
     deviation: f64,
     /// The recorded figure and the deviation of the logarithm, if it is a time.
     ///
@@ -29,6 +45,16 @@ struct Noise {
     freedom: f64,
     /// The number of recorded runs.
     recorded: f64,
+    /// How occasions differ, if the baseline knows.
+    between: Option<Between>,
+}
+
+/// How occasions differ: the standard deviation of their means, and its degrees of freedom.
+struct Between {
+    deviation: f64,
+    freedom: f64,
+    /// The number of occasions behind the recorded figure.
+    occasions: f64,
 }
 
 /// Regressed if each of two sets of runs, by itself, exceeds the baseline by more than the difference that matters, and
@@ -36,8 +62,9 @@ struct Noise {
 ///
 /// *Noise* is the deviation of single runs, from the recorded runs and the present ones together, with their degrees of
 /// freedom: a deviation of three runs may be far off, and Student's t allows for it. The difference of two means has a
-/// standard error of s · √(1/K + 1/n). The *difference that matters* is a person's choice (`tolerance`, `floor`).
-pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Ruling {
+/// standard error of s · √(1/K + 1/n). If the baseline knows how occasions differ, the runs of one check share theirs,
+/// and b² · (1 + 1/N) adds to its square. The *difference that matters* is a person's choice (`tolerance`, `floor`).
+pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Ruling {
     let (measured, base) = (figures.text(figures.all.measured), figures.text(baseline));
     let Some(effect) = Effect::of(baseline, expectation, figures.metric.unit()) else {
         return without_effect(baseline, figures);
@@ -54,9 +81,9 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figu
     }
     if excess(&figures.all) > effect.size {
         let clause = format!("{measured} exceeds the baseline of {base} by more than {by}");
-        return undecided(clause, band(&figures.all), &effect, expectation, figures);
+        return undecided(clause, noise.as_ref(), &effect, expectation, figures);
     }
-    let noticed = baseline + effect.size + noise.as_ref().map_or(0.0, |noise| Z_95 * noise.std_error(&figures.all));
+    let noticed = noticed(baseline, &effect, noise.as_ref(), figures);
     if let Some(must) = expectation.must_notice
         && noticed - baseline > must
     {
@@ -87,6 +114,50 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: u32, figu
     Ruling::holds(Verdict::Pass, noticed, clause)
 }
 
+/// The figure that does not pass in 95 of 100 checks.
+pub(super) fn noticed(baseline: f64, effect: &Effect, noise: Option<&Noise>, figures: &Figures) -> f64 {
+    baseline + effect.size + noise.map_or(0.0, |noise| Z_95 * noise.std_error(&figures.all))
+}
+
+/// The same, whatever the verdict is; `None` if nothing says which difference matters.
+pub(super) fn notices(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Option<f64> {
+    let effect = Effect::of(baseline, expectation, figures.metric.unit())?;
+    let noise = Noise::of(baseline, expectation, recorded, figures);
+    Some(noticed(baseline, &effect, noise.as_ref(), figures))
+}
+
+/// The share of a figure by which the file's seven digits may differ from it.
+const ROUNDING: f64 = 1e-6;
+
+/// The step from the recorded figure to the measured one. Noise is the same as in [`rule`]. Without any, nothing says
+/// that a lower figure is more than luck.
+pub(super) fn step(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Step {
+    let excess = figures.all.measured - baseline;
+    let rounding = ROUNDING * baseline.abs();
+    let effect = Effect::of(baseline, expectation, figures.metric.unit()).map_or(0.0, |effect| effect.size);
+    let noise = Noise::of(baseline, expectation, recorded, figures);
+    let band = noise.map(|noise| noise.band(&figures.all, figures.alpha()).max(rounding));
+    match () {
+        () if excess > effect.max(rounding) => Step::Looser { beyond_noise: band.is_some_and(|band| excess > band) },
+        () if band.is_some_and(|band| -excess > band) => Step::Tighter,
+        () => Step::Within,
+    }
+}
+
+/// The chance that a step between two occasions counts as a change although it is none, in each direction.
+const ALPHA_OF_CHANGE: f64 = 0.005;
+
+/// Whether the figure differs from the recorded one, in either direction, by more than the difference that matters and
+/// by more than noise. Without any, all that matters is a change. A change that counts as noise would widen the noise
+/// for good, so that this is less strict than [`rule`].
+pub(super) fn is_change(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> bool {
+    let difference = (figures.all.measured - baseline).abs();
+    let effect = Effect::of(baseline, expectation, figures.metric.unit()).map_or(0.0, |effect| effect.size);
+    let noise = Noise::of(baseline, expectation, recorded, figures);
+    let explained = noise.map(|noise| noise.explained(&figures.all, ALPHA_OF_CHANGE, ALPHA_OF_CHANGE));
+    difference > effect && explained.is_none_or(|explained| difference > explained)
+}
+
 /// A recorded figure with nothing to say which difference matters.
 fn without_effect(baseline: f64, figures: &Figures) -> Ruling {
     let (measured, base) = (figures.text(figures.all.measured), figures.text(baseline));
@@ -101,23 +172,27 @@ fn without_effect(baseline: f64, figures: &Figures) -> Ruling {
 }
 
 /// A difference that matters, if it is one.
-fn undecided(
+pub(super) fn undecided(
     clause: String,
-    band: Option<f64>,
+    noise: Option<&Noise>,
     effect: &Effect,
     expectation: &Expectation,
     figures: &Figures,
 ) -> Ruling {
+    let band = noise.map(|noise| noise.band(&figures.all, figures.alpha()));
+    let of_occasions = noise.is_some_and(|noise| noise.is_of_occasions(&figures.all, figures.alpha()));
     let (needs, why) = match band {
         _ if figures.sets.is_none() => (Need::MoreRuns, " in the only run".to_owned()),
         Some(band) if band > effect.size => {
-            let needs = if figures.more_runs() { Need::MoreRuns } else { Need::Baseline };
+            let needs = if figures.more_runs() && !of_occasions { Need::MoreRuns } else { Need::Baseline };
             (needs, format!(", but noise alone may exceed it by {}", figures.text(band)))
         }
         _ => (Need::MoreRuns, format!(", but not {}", figures.in_both())),
     };
     let advice = match needs {
         Need::MoreRuns if figures.more_runs() => "more runs decide",
+        // All runs of a check are of one occasion.
+        Need::Baseline if of_occasions => "a baseline of more occasions decides",
         Need::Baseline if expectation.noise.is_none() => "a baseline of several runs decides",
         Need::Baseline => "a baseline of more runs decides",
         Need::MoreRuns | Need::LongerPhase | Need::Data => "a longer measuring phase decides",
@@ -128,30 +203,40 @@ fn undecided(
 
 impl Effect {
     /// The larger of tolerance and floor. A baseline that names neither means three times its noise.
-    fn of(baseline: f64, expectation: &Expectation, unit: Unit) -> Option<Self> {
+    pub(super) fn of(baseline: f64, expectation: &Expectation, unit: Unit) -> Option<Self> {
         let of_tolerance = expectation.tolerance.map(|tolerance| Self {
             size: tolerance * baseline.abs(),
             source: format!("tolerance {}", crate::units::format(tolerance, Unit::Ratio)),
         });
         let of_floor = expectation.floor.map(|floor| Self { size: floor, source: "floor".to_owned() });
         let of_noise = || {
-            let noise = expectation.noise?;
+            let noise = match (expectation.noise, expectation.between) {
+                (Some(noise), Some(between)) => noise.hypot(between),
+                (noise, between) => noise.or(between)?,
+            };
             Some(Self { size: 3.0 * noise, source: format!("3 × noise of {}", crate::units::format(noise, unit)) })
         };
         let chosen = [of_tolerance, of_floor].into_iter().flatten().max_by(|a, b| a.size.total_cmp(&b.size));
         chosen.or_else(of_noise)
     }
 
-    fn text(&self, figures: &Figures) -> String {
+    /// Several of such differences.
+    pub(super) fn times(self, number: f64) -> Self {
+        Self { size: number * self.size, source: format!("{number} × {}", self.source) }
+    }
+
+    pub(super) fn text(&self, figures: &Figures) -> String {
         format!("{} ({})", figures.text(self.size), self.source)
     }
 }
 
 impl Noise {
     /// The noise of the recorded runs and the present ones; `None` if there is only one of each.
-    fn of(baseline: f64, expectation: &Expectation, recorded: u32, figures: &Figures) -> Option<Self> {
-        let recorded = f64::from(recorded.max(1));
-        let of_baseline = expectation.noise.map(|noise| (noise, recorded - 1.0));
+    pub(super) fn of(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Option<Self> {
+        let occasions = f64::from(recorded.occasions.max(1));
+        let recorded = f64::from(recorded.runs.max(1));
+        let freedom = expectation.noise_freedom.map_or(recorded - 1.0, f64::from);
+        let of_baseline = expectation.noise.map(|noise| (noise, freedom));
         let of_runs = figures.deviation.map(|deviation| (deviation, figures.runs() as f64 - 1.0));
         let (deviation, freedom) = pooled_deviation(of_baseline.into_iter().chain(of_runs))?;
         let share = |of: Option<(f64, f64)>, figure: f64| of.map(|(deviation, freedom)| (deviation / figure, freedom));
@@ -159,23 +244,62 @@ impl Noise {
         let is_time = figures.metric.quantity() == Quantity::Time && baseline > 0.0 && measured > 0.0;
         let shares = share(of_baseline, baseline).into_iter().chain(share(of_runs, measured));
         let of_time = if is_time { pooled_deviation(shares).map(|(share, _)| (baseline, share)) } else { None };
-        Some(Self { deviation, of_time, freedom, recorded })
+        let between = expectation.between.map(|deviation| Between {
+            deviation,
+            freedom: expectation.between_freedom.map_or(1.0, f64::from),
+            occasions,
+        });
+        Some(Self { deviation, of_time, freedom, recorded, between })
     }
 
     /// The standard error of the difference of the figure and the recorded one.
-    fn std_error(&self, figure: &Pooled) -> f64 {
-        let of_runs = (self.deviation / (figure.runs as f64).sqrt()).max(figure.std_error());
-        of_runs.hypot(self.deviation / self.recorded.sqrt())
+    pub(super) fn std_error(&self, figure: &Pooled) -> f64 {
+        self.of_runs(figure).hypot(self.of_occasions())
     }
 
-    /// The difference that noise alone exceeds with a probability of at most `alpha`.
-    fn band(&self, figure: &Pooled, alpha: f64) -> f64 {
-        let quantile = t_quantile(1.0 - alpha, self.freedom);
+    /// The part of the standard error by which runs differ.
+    fn of_runs(&self, figure: &Pooled) -> f64 {
+        let of_figure = (self.deviation / (figure.runs as f64).sqrt()).max(figure.std_error());
+        of_figure.hypot(self.deviation / self.recorded.sqrt())
+    }
+
+    /// The part by which occasions differ, which the runs of one occasion share.
+    fn of_occasions(&self) -> f64 {
+        self.between.as_ref().map_or(0.0, |between| between.deviation * (1.0 + 1.0 / between.occasions).sqrt())
+    }
+
+    /// Whether most of the band is that of occasions, which more runs of one occasion do not lessen.
+    fn is_of_occasions(&self, figure: &Pooled, alpha: f64) -> bool {
+        self.bound_of_occasions(alpha.powi(2)) > t_quantile(1.0 - alpha, self.freedom) * self.of_runs(figure)
+    }
+
+    /// The difference by which occasions alone exceed the recorded figure with a probability of at most `alpha`.
+    fn bound_of_occasions(&self, alpha: f64) -> f64 {
+        let Some(between) = self.between.as_ref().filter(|between| between.deviation > 0.0) else { return 0.0 };
+        t_quantile(1.0 - alpha, between.freedom) * self.of_occasions()
+    }
+
+    /// The difference that noise alone exceeds with a probability of at most `alpha` in each of two sets of runs.
+    ///
+    /// Both sets are of one occasion. What occasions differ is beyond a bound in both sets or in none, so that its
+    /// bound must hold with `alpha`² by itself.
+    pub(super) fn band(&self, figure: &Pooled, alpha: f64) -> f64 {
+        self.explained(figure, alpha, alpha.powi(2))
+    }
+
+    /// The difference that noise explains, with these chances that runs and that occasions differ by more.
+    ///
+    /// Each part has its own degrees of freedom, and their bounds make that of the sum (Zou and Donner, Stat. Med. 27,
+    /// 2008). One number of degrees of freedom for the sum (Satterthwaite) is too large far out in the tail, where few
+    /// occasions count most: simulated checks failed a hundred times as often as they may.
+    fn explained(&self, figure: &Pooled, of_runs: f64, of_occasions: f64) -> f64 {
+        let (quantile, occasions) = (t_quantile(1.0 - of_runs, self.freedom), self.bound_of_occasions(of_occasions));
         match self.of_time {
-            None => quantile * self.std_error(figure),
+            None => (quantile * self.of_runs(figure)).hypot(occasions),
             Some((baseline, share)) => {
-                let of_runs = (share / (figure.runs as f64).sqrt()).max(figure.std_error() / figure.measured);
-                baseline * (quantile * of_runs.hypot(share / self.recorded.sqrt())).exp_m1()
+                let of_figure = (share / (figure.runs as f64).sqrt()).max(figure.std_error() / figure.measured);
+                let runs = quantile * of_figure.hypot(share / self.recorded.sqrt());
+                baseline * runs.hypot(occasions / baseline).exp_m1()
             }
         }
     }

@@ -54,6 +54,7 @@ pub(super) fn gate(
         high: interval.map(|(_, high)| high),
         limit: None,
         baseline: base.ok().map(|figures| figures.all.measured),
+        anchor: None,
         against: Some(other.name.to_owned()),
         noticed: ruling.noticed,
         verdict: ruling.verdict,

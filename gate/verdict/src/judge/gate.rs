@@ -2,7 +2,13 @@
 
 use memgate_evidence::platform::Runner;
 
-use super::{against_baseline, against_limit, figures::Figures, ruling::Ruling};
+use super::{
+    against_anchor::{self, Anchored},
+    against_baseline::{self, Recorded},
+    against_limit,
+    figures::Figures,
+    ruling::Ruling,
+};
 use crate::{
     baseline::{Baseline, Expectation, Limit},
     metric::{Limits, Metric, Quantity},
@@ -17,14 +23,16 @@ pub(super) struct Gate {
     limit: Option<f64>,
     /// The baseline's expectation, if any.
     pub(super) expectation: Expectation,
-    /// The number of runs behind the recorded figure.
-    recorded: u32,
+    /// What is behind the recorded figure.
+    recorded: Recorded,
     /// Why the recorded figure cannot be compared.
     misfit: Option<String>,
     /// Whether there is no baseline at all, so that this gate stands for all its gates.
     stands_for_baseline: bool,
     /// The day of the last run.
     day: String,
+    /// The command that pins the recorded figure as the anchor.
+    pins: String,
     /// The figures, or why there are none.
     figures: Result<Figures, String>,
     /// The figures of the runs that have one, if others have none.
@@ -97,10 +105,14 @@ impl Gate {
             metric,
             limit,
             expectation,
-            recorded: baseline.map_or(0, |baseline| baseline.environment.runs),
+            recorded: baseline.map_or(Recorded::default(), |baseline| Recorded::of(&baseline.environment)),
             misfit: misfit.map(str::to_owned),
             stands_for_baseline,
             day: summary.day.clone(),
+            pins: format!(
+                "memgate baseline anchor --service {} --platform {} --metric {metric}",
+                summary.baseline, summary.platform
+            ),
             figures,
             of_some,
         })
@@ -128,6 +140,7 @@ impl Gate {
             high: interval.map(|(_, high)| high),
             limit: self.limit,
             baseline: self.expectation.baseline,
+            anchor: self.expectation.anchor,
             against: None,
             noticed: ruling.noticed,
             verdict: ruling.verdict,
@@ -152,7 +165,7 @@ impl Gate {
         }
         let relative = self.expectation.baseline.map(|baseline| match &self.misfit {
             Some(misfit) => Ruling::undecided(Need::Baseline, misfit.clone()),
-            None => against_baseline::rule(baseline, &self.expectation, self.recorded, figures),
+            None => self.beside_recorded(baseline, figures),
         });
         let absolute = self.limit.map(|limit| against_limit::rule(limit, self.expectation.must_notice, figures));
         let ruling = match (relative, absolute) {
@@ -165,6 +178,15 @@ impl Gate {
             .filter(|more| !more.is_empty())
             .fold(ruling.clause, |clause, more| format!("{clause}; {more}"));
         Ruling { clause, ..ruling }
+    }
+
+    /// The ruling beside the recorded figure, and the one at the last release if the baseline has it.
+    fn beside_recorded(&self, baseline: f64, figures: &Figures) -> Ruling {
+        let (expectation, recorded) = (&self.expectation, self.recorded);
+        let step = against_baseline::rule(baseline, expectation, recorded, figures);
+        let Some(anchor) = expectation.anchor else { return step };
+        let anchored = Anchored { anchor, baseline, expectation, recorded, pins: &self.pins };
+        against_anchor::rule(step, &anchored, figures)
     }
 
     /// What a gate that holds would have noticed, if that is not the limit itself.
@@ -187,15 +209,34 @@ impl Gate {
 
     /// Why nothing can be compared with the expectation: comparisons with NaN would pass.
     fn unfit(&self) -> Option<String> {
-        let Expectation { limit: _, baseline, noise, tolerance, floor, must_notice, advisory: _, waiver: _ } =
-            self.expectation;
-        let sizes = [("noise", noise), ("tolerance", tolerance), ("floor", floor), ("must_notice", must_notice)];
+        // Every field is named, so a new one does not compile until it is handled here.
+        let Expectation {
+            limit: _,
+            baseline,
+            anchor,
+            noise,
+            noise_freedom: _,
+            between,
+            between_freedom: _,
+            tolerance,
+            floor,
+            must_notice,
+            advisory: _,
+            waiver: _,
+        } = self.expectation;
+        let sizes = [
+            ("noise", noise),
+            ("between", between),
+            ("tolerance", tolerance),
+            ("floor", floor),
+            ("must_notice", must_notice),
+        ];
         let wrong_size =
             sizes.into_iter().find(|(_, size)| size.is_some_and(|size| !(size.is_finite() && size >= 0.0)));
         if let Some((name, _)) = wrong_size {
             return Some(format!("the baseline's {name} is not a number of at least 0"));
         }
-        let figures = [("limit", self.limit), ("figure", baseline)];
+        let figures = [("limit", self.limit), ("figure", baseline), ("anchor", anchor)];
         let wrong = figures.into_iter().find(|(_, figure)| figure.is_some_and(|figure| !figure.is_finite()));
         wrong.map(|(name, _)| format!("the baseline's {name} is not a finite number"))
     }

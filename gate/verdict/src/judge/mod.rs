@@ -1,5 +1,6 @@
 //! Metrics and baseline → verdict. Pure: uses no process, clock, file or network.
 
+mod against_anchor;
 mod against_baseline;
 mod against_limit;
 mod beside;
@@ -9,6 +10,7 @@ mod gate;
 mod looks;
 mod ruling;
 mod service;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -16,3 +18,4 @@ pub use fit::misfit;
 pub use gate::{LimitForRuns, limit_for_runs};
 pub use looks::MOST_RUNS;
 pub use service::{Other, judge, judge_beside, more_runs};
+pub use step::{Step, is_change, notices, spoiled, step};

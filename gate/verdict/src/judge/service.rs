@@ -133,7 +133,7 @@ fn sites(summary: &Summary, gate: &GateResult) -> Vec<Site> {
 }
 
 /// Why the figures of a service mean nothing: it fails its requests.
-fn spoiled(summary: &Summary, results: &[GateResult]) -> Option<String> {
+pub(super) fn spoiled(summary: &Summary, results: &[GateResult]) -> Option<String> {
     let gate = results.iter().find(|result| result.metric == Metric::RequestErrors);
     failing(summary, gate.is_some_and(|gate| gate.verdict == Verdict::Regressed))
 }

@@ -1,11 +1,14 @@
 //! Tests of whole verdicts.
 
+mod anchor;
 mod bad_input;
 mod beside;
 mod evidence;
+mod memory;
 mod power;
 mod properties;
 mod rules;
+mod step;
 
 use std::collections::BTreeMap;
 
@@ -67,7 +70,12 @@ fn summary_of(metric: Metric, runs: &[Measurement]) -> Summary {
         environment: environment(),
         runs: (1..)
             .zip(runs)
-            .map(|(run, measurement)| RunSummary { run, metrics: with(measurement), sites: BTreeMap::new() })
+            .map(|(run, measurement)| RunSummary {
+                run,
+                occasion: 0,
+                metrics: with(measurement),
+                sites: BTreeMap::new(),
+            })
             .collect(),
         sites: BTreeMap::new(),
         tier: Tier::T2,
@@ -98,6 +106,7 @@ fn baseline_of(metrics: impl IntoIterator<Item = (Metric, Expectation)>) -> Base
             runner: environment.runner,
             recorded: "2026-11-01".to_owned(),
             runs: 5,
+            occasions: None,
             build: None,
             variables: None,
             load: None,

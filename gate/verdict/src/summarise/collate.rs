@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError};
 
 use super::{
-    Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions, growth, pauses, rates, requests,
+    Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions, growth, occasions, pauses, rates,
+    requests,
     run::Run,
     series::seconds,
     sites::{self, Profiles},
@@ -27,12 +28,14 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     sorted.sort_by_key(|run| run.0.run);
     let first = check(&sorted).map_err(|error| *error)?;
     let profiles: Vec<Profiles<'_>> = sorted.iter().map(|run| Profiles::of(*run)).collect();
-    let alone = |(run, profiles): (&Run<'_>, &Profiles<'_>)| RunSummary {
+    let occasions = occasions(&sorted.iter().map(|run| run.0).collect::<Vec<_>>());
+    let alone = |((run, profiles), occasion): ((&Run<'_>, &Profiles<'_>), usize)| RunSummary {
         run: run.0.run,
+        occasion,
         metrics: metrics(*run),
         sites: sites::by_metric(std::slice::from_ref(profiles)),
     };
-    let summaries: Vec<RunSummary> = sorted.iter().zip(&profiles).map(alone).collect();
+    let summaries: Vec<RunSummary> = sorted.iter().zip(&profiles).zip(occasions).map(alone).collect();
     Ok(Summary {
         service: first.service.clone(),
         platform: first.platform,

@@ -6,6 +6,7 @@ mod flames;
 mod frames;
 mod grown;
 mod growth;
+mod occasions;
 mod pauses;
 mod pool;
 mod rates;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 pub use collate::summarise;
 pub use flames::{FlameGraph, FlameGraphs, Graph, difference_graphs, flame_graphs};
 pub use grown::grown;
+pub use occasions::{numbered, occasions};
 pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};
 pub use stats::{share_at_most, t_quantile};
@@ -83,6 +85,8 @@ impl Summary {
 pub struct RunSummary {
     /// The run's number.
     pub run: u32,
+    /// The occasion on which it was made, from 0 ([`occasions()`]).
+    pub occasion: usize,
     /// Every metric has an entry.
     pub metrics: BTreeMap<Metric, Measurement>,
     /// The call sites behind each metric in this run, largest first. Metrics without call sites have no entry.

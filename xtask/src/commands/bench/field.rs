@@ -6,6 +6,8 @@ mod right;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -83,10 +85,9 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     prepare(workspace, options, &cases)?;
     let sh = &workspace.sh;
     let memgate = artifact::build(cmd!(sh, "cargo build --release --package memgate --bin memgate"), "memgate")?;
-    let out = workspace.root().join("target/bench/field");
-    if out.exists() {
-        std::fs::remove_dir_all(&out).into_diagnostic().wrap_err_with(|| format!("cannot empty {}", out.display()))?;
-    }
+    let (out, _lock) = own_directory(&workspace.root().join("target/bench/field"))
+        .into_diagnostic()
+        .wrap_err("cannot make an empty directory for the results")?;
     fixtures.write(&out, options.phases)?;
     let mut bench = Bench { workspace, options, fixtures: &fixtures, memgate, out, recorded: BTreeMap::new() };
     let (start, mut outcomes) = (Instant::now(), Vec::new());
@@ -113,6 +114,26 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         (_, 0) => Ok(()),
         (all, wrong) => Err(miette!("{wrong} of {all} are wrong")),
     }
+}
+
+/// An empty directory below `parent` that no other command of this kind uses while the lock is held.
+fn own_directory(parent: &Path) -> io::Result<(PathBuf, File)> {
+    std::fs::create_dir_all(parent)?;
+    let mut number = 1;
+    let lock = loop {
+        let lock = File::create(parent.join(format!("{number}.lock")))?;
+        match lock.try_lock() {
+            Ok(()) => break lock,
+            Err(TryLockError::WouldBlock) => number += 1,
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    };
+    let directory = parent.join(number.to_string());
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory)?;
+    }
+    std::fs::create_dir(&directory)?;
+    Ok((directory, lock))
 }
 
 /// Installs what the chosen cases need.
@@ -251,6 +272,20 @@ fn has_avx512() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_at_once_have_directories_of_their_own() {
+        let parent = tempfile::tempdir().unwrap();
+        let (first, lock) = own_directory(parent.path()).unwrap();
+        std::fs::write(first.join("report.json"), "{}").unwrap();
+        let (second, _) = own_directory(parent.path()).unwrap();
+        assert_eq!((first.clone(), second), (parent.path().join("1"), parent.path().join("2")));
+        assert!(first.join("report.json").exists());
+        drop(lock);
+        let (again, _lock) = own_directory(parent.path()).unwrap();
+        assert_eq!(again, first);
+        assert!(!first.join("report.json").exists(), "an ended command's files are removed");
+    }
 
     #[test]
     fn platforms_are_memgates() {

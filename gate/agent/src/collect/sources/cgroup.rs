@@ -16,6 +16,9 @@ const MEMORY: &str = "memory.stat and memory.current of the cgroup at 2.5 Hz, an
 
 /// The time between two looks.
 const PACE: Duration = Duration::from_millis(50);
+/// The same without a cgroup: each thread's children are read, which costs much, and a child that has ended meanwhile is
+/// a doubt too.
+const WITHOUT_CGROUP: Duration = Duration::from_millis(500);
 /// The same while the limit is near.
 const FAST: Duration = Duration::from_millis(5);
 /// The limit is near if the cgroup reaches it in this time at its present growth.
@@ -69,7 +72,9 @@ impl CgroupCollector {
     /// Notices the processes that the service has started, and reads the memory by kind if it has changed much or if
     /// the limit is near, so that the last reading before a kill is close to the kill. Returns when to look again.
     pub(in crate::collect) fn look(&mut self, scene: &mut Scene) -> Duration {
-        let others = scene.others().unwrap_or_else(|| {
+        let others = scene.others();
+        let pace = if others.is_some() { PACE } else { WITHOUT_CGROUP };
+        let others = others.unwrap_or_else(|| {
             scene.service.is_seen_with_children_only();
             scene.service.children()
         });
@@ -77,7 +82,7 @@ impl CgroupCollector {
         for other in others {
             scene.service.has_started(other, at_ns);
         }
-        let (Some(limit), Ok(charged)) = (scene.cgroup.limit(), scene.cgroup.current()) else { return PACE };
+        let (Some(limit), Ok(charged)) = (scene.cgroup.limit(), scene.cgroup.current()) else { return pace };
         let now = At { at_ns: scene.clock.now_ns(), value: charged };
         let is_near = self.is_near(limit, now);
         self.charged = Some(now);
@@ -85,7 +90,7 @@ impl CgroupCollector {
         if is_near || charged.abs_diff(read) >= limit / STEP {
             self.read_once(scene);
         }
-        if is_near { FAST } else { PACE }
+        if is_near { FAST } else { pace }
     }
 
     /// Whether the cgroup soon reaches its limit. File pages that the kernel can free do not bring it nearer.
@@ -293,7 +298,7 @@ mod tests {
         collector.read_memory(&fake.scene);
         collector.reach(Boundary::MeasureStart, &mut fake.scene);
         collector.reach(Boundary::MeasureEnd, &mut fake.scene);
-        assert_eq!(collector.look(&mut fake.scene), PACE);
+        assert_eq!(collector.look(&mut fake.scene), WITHOUT_CGROUP);
         let signals = collector.into_signals(Err("no memory controller".to_owned()));
         let reason = "there is no memory controller in cgroup v2 or v1".to_owned();
         assert_eq!(signals.cgroup_memory.exactness, Exactness::Missing { reason: reason.clone() });

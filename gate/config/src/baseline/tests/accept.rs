@@ -99,6 +99,8 @@ impl File {
         let of_bytes = vec![
             ("baseline", Value::Slot(slot("18.41kB", bytes))),
             ("noise", Value::Slot(slot("30B", bytes_noise))),
+            // Accepted figures leave it alone.
+            ("anchor", Value::Fixed("18kB")),
             ("tolerance", Value::Fixed("0.4%")),
         ];
         let of_goroutines = vec![("floor", Value::Fixed("20")), ("baseline", Value::Slot(slot("38", goroutines)))];
@@ -264,6 +266,61 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn anchors_are_put_in_and_nothing_else_changes(layout in layouts()) {
+        let before = File::of(&layout, &measured()).text(&layout, false);
+        let (goroutines, latency) = (BTreeSet::from([Metric::GoroutinesMax]), BTreeSet::from([Metric::RequestLatencyP99]));
+        for (metrics, figure, metric) in [(goroutines, "38", Metric::GoroutinesMax), (latency, "2.1ms", Metric::RequestLatencyP99)] {
+            let pinned = pinned(&before, &metrics).unwrap_or_else(|error| panic!("{before}\n{}", render_error(&error)));
+            // What was put in is a key behind another, or a line of its own.
+            let same = before.chars().zip(pinned.text.chars()).take_while(|(one, other)| one == other).count();
+            let rest: String = before.chars().skip(same).collect();
+            prop_assert!(pinned.text.ends_with(&rest), "{}\n{}", before, pinned.text);
+            let put_in: String = pinned.text.chars().skip(same).take(pinned.text.chars().count() - before.chars().count()).collect();
+            let plain: String = put_in.chars().filter(|character| character.is_ascii_alphanumeric() || "./".contains(*character)).collect();
+            prop_assert!(put_in.contains("anchor") || put_in.contains("nchor"), "{}", put_in);
+            prop_assert!(plain.contains(figure), "{}", put_in);
+            let after = pinned.changes[0].after;
+            prop_assert_eq!(&pinned.changes, &vec![Pin { metric, before: None, after }]);
+        }
+        // An anchor that is there gets the recorded figure.
+        let all = pinned(&before, &BTreeSet::new()).unwrap();
+        prop_assert_eq!(all.changes.iter().map(|pin| pin.before.is_some()).collect::<Vec<_>>(), [true, false, false]);
+        prop_assert!(all.text.contains("anchor: 18.41kB") || all.text.contains("anchor:   18.41kB"), "{}", all.text);
+        let again = pinned(&all.text, &BTreeSet::new()).unwrap();
+        prop_assert_eq!((again.text, again.changes), (all.text, vec![]));
+    }
+}
+
+fn pinned(text: &str, metrics: &BTreeSet<Metric>) -> memgate_evidence::error::Result<Pinned> {
+    anchor(Path::new("baselines/linux-loong64/uaa-login.yaml"), text, (Platform::LinuxLoong64, "uaa-login"), metrics)
+}
+
+/// A figure that a person wrote keeps all its digits, and an alias stands for its figure.
+#[test]
+fn an_anchor_is_the_figure_as_it_is_written() {
+    let pinned_from = |from: &str, to: &str| pinned(&changed_file(from, to), &BTreeSet::new());
+    let text = pinned_from("baseline: 1005B/request", "baseline: 1005.123456789B/request").unwrap().text;
+    assert!(text.contains("baseline: 1005.123456789B/request, anchor: 1005.123456789B/request, noise"), "{text}");
+    let aliased = "limit: &shared 1005B/request, baseline: *shared";
+    let text = pinned_from("baseline: 1005B/request", aliased).unwrap().text;
+    assert!(text.contains("tolerance: 0.4%, anchor: 1005B/request }"), "{text}");
+    let folded = pinned_from("baseline: 1005B/request", "baseline: 1005B/request, anchor: &x 7B, floor: *x");
+    let message = folded.unwrap_err().to_string();
+    assert!(message.contains("anchors cannot be written without a change of something else"), "{message}");
+    let message = pinned(&file(), &BTreeSet::from([Metric::GcMarkP99])).unwrap_err().to_string();
+    assert!(message.contains("metrics: gc_mark_p99 has no recorded figure here to pin"), "{message}");
+}
+
+fn changed_file(from: &str, to: &str) -> String {
+    let text = file();
+    assert!(text.contains(from), "{text}");
+    text.replacen(from, to, 1)
+}
+
 #[test]
 fn a_metric_without_an_entry_gets_no_waiver() {
     let message = waived(&file(), Metric::GcMarkP99, &waiver()).unwrap_err().to_string();
@@ -356,4 +413,29 @@ fn a_metric_that_a_run_lacks_keeps_its_figure() {
     let message = accepted_error(&file(), &summary, &[]);
     assert!(message.contains("page size 16384 bytes in the baseline and 4096 bytes here"), "{message}");
     assert!(message.contains("and gc_cycles, whose figure would stay, was not measured"), "{message}");
+}
+
+/// Two runs say little of noise, and the file says that its figures are of more.
+#[test]
+fn a_tightened_figure_has_the_noise_of_all_runs_and_leaves_the_rest() {
+    let before = file();
+    let tightened = |summary: &Summary, metrics: &[Metric]| {
+        let path = Path::new("baselines/linux-loong64/uaa-login.yaml");
+        tighten(path, &before, summary, &metrics.iter().copied().collect())
+    };
+    let mut now = summary(&[900.0, 900.0]);
+    let none = tightened(&now, &[]).unwrap();
+    assert_eq!((none.text.as_str(), none.changes), (before.as_str(), vec![]));
+    let bytes = tightened(&now, &[Metric::AllocBytesPerRequest]).unwrap();
+    let differing: Vec<_> = before.lines().zip(bytes.text.lines()).filter(|(one, other)| one != other).collect();
+    assert_eq!(differing.len(), 1, "{differing:?}");
+    // A deviation of 7.071068 of two runs, and of 0 of two others: the root of half its square.
+    assert!(differing[0].1.contains("{ baseline: 900B/request, noise: 5B/request, tolerance"), "{differing:?}");
+    let message = tightened(&now, &[Metric::OomKills]).unwrap_err().to_string();
+    assert!(message.contains("oom_kills has no recorded figure here"), "{message}");
+    now.environment.page_size = 4096;
+    let message = tightened(&now, &[]).unwrap_err().to_string();
+    assert!(message.contains("environment: the baseline does not fit: page size 16384 bytes"), "{message}");
+    now.runs.truncate(1);
+    assert!(tightened(&now, &[]).unwrap_err().to_string().contains("one run of uaa has no noise"));
 }

@@ -26,13 +26,28 @@ prop_compose! {
     fn expectation()(
         limit in prop_oneof![Just(Limit::Default), Just(Limit::None), (900.0..1200.0).prop_map(Limit::At)],
         baseline in prop::option::of(900.0..1200.0),
+        anchor in prop::option::of(900.0..1200.0),
         noise in prop::option::of(0.0..30.0),
+        between in prop::option::of((0.0..30.0, 1..9_u32)),
         tolerance in prop::option::of(0.0..0.2),
         floor in prop::option::of(0.0..100.0),
         must_notice in prop::option::of(0.0..200.0),
         advisory in prop::bool::weighted(0.1),
     ) -> Expectation {
-        Expectation { limit, baseline, noise, tolerance, floor, must_notice, advisory, waiver: None }
+        Expectation {
+            limit,
+            baseline,
+            anchor: baseline.and(anchor),
+            noise,
+            noise_freedom: noise.and(between).map(|(_, freedom)| 2 * freedom),
+            between: between.map(|(deviation, _)| deviation),
+            between_freedom: between.map(|(_, freedom)| freedom),
+            tolerance,
+            floor,
+            must_notice,
+            advisory,
+            waiver: None,
+        }
     }
 }
 

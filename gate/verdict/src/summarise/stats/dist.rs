@@ -18,11 +18,15 @@ pub(super) fn t_975(freedom: f64) -> f64 {
 }
 
 /// The quantile of Student's t distribution with `freedom` degrees of freedom, at least 1, for a probability from 0.5
-/// to 0.9999.
+/// to 1 − 10⁻⁷, and at most 10⁹.
 pub fn t_quantile(probability: f64, freedom: f64) -> f64 {
-    // With one degree of freedom, the least possible, the point of 99.99 % is 3183.1.
+    // With one degree of freedom, the least possible, the point of 99.99 % is 3183.1, and that of 1 − 10⁻⁷ is 3.2 ·
+    // 10⁶.
     let freedom = freedom.clamp(1.0, NORMAL_FROM);
-    StudentsT::new(0.0, 1.0, freedom).map_or(f64::NAN, |t| bisect(|x| t.cdf(x), probability, 0.0, 4096.0))
+    StudentsT::new(0.0, 1.0, freedom).map_or(f64::NAN, |t| {
+        let (low, high) = if t.cdf(4096.0) < probability { (4096.0, 1e9) } else { (0.0, 4096.0) };
+        bisect(|x| t.cdf(x), probability, low, high)
+    })
 }
 
 /// The smallest `x` with P(X ≤ x) ≥ `probability`, for X binomial with `n` trials of chance `p`.
@@ -88,6 +92,11 @@ mod tests {
             assert!((t_975(freedom) - expected).abs() < 1e-3, "t with {freedom} degrees of freedom");
         }
         assert!((t_quantile(0.999, 5.0) - 5.893).abs() < 1e-3 && (t_quantile(0.9995, 1.0) - 636.6).abs() < 0.1);
+        // With one degree of freedom, the quantile is that of Cauchy's distribution: 1 / tan(π · α).
+        for alpha in [1e-5, 2.5e-7] {
+            let exact = 1.0 / (std::f64::consts::PI * alpha).tan();
+            assert!((t_quantile(1.0 - alpha, 1.0) / exact - 1.0).abs() < 1e-4, "{alpha}: {exact}");
+        }
         // 0.025 and 0.975 points of the chi-squared distribution with 20 degrees of freedom: 9.591 and 34.170.
         assert!((2.0 * gamma_quantile(10.0, 0.025) - 9.591).abs() < 1e-3);
         assert!((2.0 * gamma_quantile(10.0, 0.975) - 34.170).abs() < 1e-3);
