@@ -21,7 +21,7 @@ use memgate_verdict::{
     metric::{Limits, Metric},
 };
 
-use crate::{baseline_files, history::Wanted, images::Which, select::Selection};
+use crate::{baseline_files, history::Wanted, images::Which, select::Selection, trust::calibrate};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///
@@ -150,6 +150,24 @@ pub enum Command {
         /// Prints JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Shows how often checks of one and the same build are not green on this machine, and what each gate notices. The
+    /// exit code is that of the worst check.
+    Calibrate {
+        /// What to measure, or what was recorded.
+        #[command(flatten)]
+        trusted: Trusted,
+        /// The number of fresh processes to measure.
+        #[arg(long, value_name = "N", default_value_t = 12, conflicts_with = "from",
+            value_parser = clap::value_parser!(u32).range(i64::from(calibrate::FEWEST_PROCESSES)..=200))]
+        processes: u32,
+    },
+    /// Plants a leak, garbage and goroutines into runs of the service, and shows whether its gates find them. The exit
+    /// code is 1 if one is not found, and 3 if a gate cannot find one.
+    Selftest {
+        /// What to measure, or what was recorded.
+        #[command(flatten)]
+        trusted: Trusted,
     },
     /// Prints the JSON Schema of a file format, for use in editors.
     Schema {
@@ -477,6 +495,36 @@ impl Measured {
         let flags = [("--force-probes", force_probes), ("--no-snapshot", no_snapshot)];
         with_values.chain(flags.into_iter().filter(|(_, given)| **given).map(|(name, _)| name.to_owned())).collect()
     }
+}
+
+/// What `calibrate` and `selftest` work on.
+#[derive(Debug, Args)]
+pub struct Trusted {
+    /// What to measure.
+    #[command(flatten)]
+    pub measured: Measured,
+    /// Evidence files, or directories that contain them. Starts no process, and reads no configuration.
+    #[arg(long, value_name = "EVIDENCE", num_args = 1.., conflicts_with_all = MEASURED)]
+    pub from: Vec<PathBuf>,
+    /// The directory of baselines for `--from`. Otherwise the configuration names it.
+    #[arg(long, value_name = "DIR", default_value = "baselines", requires = "from")]
+    pub baselines: PathBuf,
+    /// What to print.
+    #[arg(long, value_name = "F", value_enum, default_value_t = TrustFormat::Terminal)]
+    pub format: TrustFormat,
+}
+
+/// The options of [`Measured`] by their fields.
+const MEASURED: [&str; 10] =
+    ["config", "services", "platforms", "runner", "runs", "against", "tier", "force_probes", "no_snapshot", "out"];
+
+/// What `calibrate` and `selftest` print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TrustFormat {
+    /// Tables for a person.
+    Terminal,
+    /// JSON.
+    Json,
 }
 
 /// The default configuration file.

@@ -28,7 +28,7 @@ use crate::{
     boot::Booth,
     cli::{
         BaselineCommand, Cli, Command, Formats, HistoryFormat, ImageCommand, JudgedBy, Kept, Measured, Recorded,
-        SchemaOf, Shown,
+        SchemaOf, Shown, TrustFormat, Trusted,
     },
     doctor::ProbeReport,
     failures::{colour_is_allowed, rendered},
@@ -36,6 +36,7 @@ use crate::{
     images::{self, Which},
     narrator::Narrator,
     pipeline, select,
+    trust::{calibrate, selftest},
 };
 
 /// Runs the command. Errors go to stderr.
@@ -60,6 +61,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Doctor { probes, twin, force_probes, json } => {
             doctor(&probes, twin.as_deref(), force_probes, json).map(|()| 0)
         }
+        Command::Calibrate { trusted, processes } => calibrate(&trusted, processes),
+        Command::Selftest { trusted } => selftest(&trusted),
         Command::Schema { of } => print_schema(of).map(|()| 0),
     };
     ExitCode::from(outcome.unwrap_or_else(|error| {
@@ -306,6 +309,47 @@ fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Re
 fn json_text(value: &impl Serialize) -> Result<String> {
     let json = serde_json::to_value(value).map_err(|error| InputError::new(error.to_string(), "please report this"))?;
     Ok(format!("{json:#}\n"))
+}
+
+fn calibrate(trusted: &Trusted, processes: u32) -> Result<u8> {
+    let shown = |report: &calibrate::Report| {
+        print_trust(trusted.format, report, calibrate::Report::text)?;
+        Ok(report.exit_code())
+    };
+    if !trusted.from.is_empty() {
+        return shown(&calibrate::of_evidence(&trusted.from, &trusted.baselines)?);
+    }
+    let config = config::load(&trusted.measured.config)?;
+    let selection = trusted.measured.selection(&[Platform::host()]);
+    let narrator = Narrator::new();
+    until_cancelled(async |cancel| {
+        shown(&calibrate::measure(&config, selection.clone(), processes, &narrator, cancel).await?)
+    })
+}
+
+fn selftest(trusted: &Trusted) -> Result<u8> {
+    let shown = |report: &selftest::Report| {
+        print_trust(trusted.format, report, selftest::Report::text)?;
+        Ok(report.exit_code())
+    };
+    if !trusted.from.is_empty() {
+        return shown(&selftest::of_evidence(&trusted.from, &trusted.baselines)?);
+    }
+    let config = config::load(&trusted.measured.config)?;
+    let selection = trusted.measured.selection(&[Platform::host()]);
+    let narrator = Narrator::new();
+    until_cancelled(async |cancel| shown(&selftest::measure(&config, selection.clone(), &narrator, cancel).await?))
+}
+
+fn print_trust<T: serde::Serialize>(format: TrustFormat, report: &T, text: fn(&T) -> String) -> Result<()> {
+    match format {
+        TrustFormat::Terminal => print(&text(report)),
+        TrustFormat::Json => {
+            let json = serde_json::to_value(report)
+                .map_err(|error| InputError::new(error.to_string(), "please report this"))?;
+            print(&format!("{json:#}\n"))
+        }
+    }
 }
 
 fn print_schema(of: SchemaOf) -> Result<()> {

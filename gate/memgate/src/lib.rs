@@ -25,3 +25,4 @@ pub mod preflight;
 pub mod prepare;
 mod revision;
 pub mod select;
+pub mod trust;

@@ -108,7 +108,7 @@ const AGAINST: &str = "--against";
 const COMMIT: &str = "commit";
 
 /// Prepares what is selected, with the other build if the selection names one, and runs the work for each service.
-async fn measured<T>(
+pub(crate) async fn measured<T>(
     config: &Config,
     selection: &Selection,
     narrator: &Narrator,

@@ -32,7 +32,7 @@ pub use occasions::{numbered, occasions};
 pub use pool::{Pooled, deviation, pooled_deviation};
 pub use sites::{Site, SiteKind, SourceLocation};
 pub(crate) use stats::count_f64;
-pub use stats::t_quantile;
+pub use stats::{share_at_most, t_quantile};
 pub use trust::{SignalNote, Trust};
 
 use memgate_evidence::{Environment, platform::Platform, tier::Tier};

@@ -71,6 +71,12 @@ pub(in crate::summarise) fn share_within(part: u64, whole: u64, alpha: f64) -> I
     Interval { measured: k / n, low, high }.within(0.0, 1.0)
 }
 
+/// The upper bound of the share `part / whole`, which is too low with a probability of at most `alpha`: the upper end of
+/// the interval of Clopper and Pearson. `whole` is at least `part`. Without a whole it is 1.
+pub fn share_at_most(part: u64, whole: u64, alpha: f64) -> f64 {
+    share_within(part, whole, alpha).high
+}
+
 fn wilson(k: f64, n: f64, z: f64) -> Interval {
     let (p, z2) = (k / n, z * z);
     let centre = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
@@ -107,6 +113,16 @@ mod tests {
         assert!(none.low == 0.0 && (none.high - 0.0362).abs() < 1e-4, "{none:?}");
         assert!((share(0, 3_688).high - 0.001).abs() < 1e-6);
         assert_eq!(share(5, 5).high, 1.0);
+    }
+
+    #[test]
+    fn no_event_among_few_is_no_share_of_zero() {
+        // The share at which a series without any event has a chance of 5 %: 1 − 0.05^(1/n).
+        for whole in [1, 3, 40, 200] {
+            let exact = 1.0 - 0.05f64.powf(1.0 / whole as f64);
+            assert!((share_at_most(0, whole, 0.05) - exact).abs() < 1e-9, "{whole}");
+        }
+        assert_eq!((share_at_most(3, 3, 0.05), share_at_most(0, 0, 0.05)), (1.0, 1.0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod quantile;
 mod ratio;
 mod slope;
 
+pub use counts::share_at_most;
 pub(super) use counts::{Events, rate_of_events, share, share_within};
 pub(super) use dist::Z_975;
 pub use dist::t_quantile;
