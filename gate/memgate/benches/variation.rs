@@ -57,7 +57,7 @@ fn figures(platform: Platform, times: u32) -> BTreeMap<Metric, Vec<f64>> {
         assert!(yaml.contains(from), "the example has no `{from}`");
         yaml.replace(from, to)
     };
-    let yaml = with(yaml, "{ warmup: 10s, measure: 30s, drain: 5s }", "{ warmup: 2s, measure: 8s, drain: 1s }");
+    let yaml = with(yaml, "{ warmup: 20s, measure: 30s, drain: 5s }", "{ warmup: 2s, measure: 8s, drain: 1s }");
     let yaml = with(yaml, "dir: fixtures-go", &format!("dir: \"{}\"", repository().join("fixtures-go").display()));
     let bench = Bench::new(&yaml);
     let mut figures: BTreeMap<_, Vec<_>> = Metric::ALL.map(|metric| (metric, Vec::new())).into();

@@ -103,9 +103,9 @@ pub enum Command {
         /// The metric. The default is the one that grows most of those that fail between the first and the last commit.
         #[arg(long, value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
         metric: Option<Metric>,
-        /// Prints JSON.
-        #[arg(long)]
-        json: bool,
+        /// How to print what it finds.
+        #[arg(long, value_name = "F", value_enum, default_value_t = Printed::Terminal)]
+        format: Printed,
     },
     /// Prints the jobs that measure the services.
     Plan {
@@ -510,22 +510,13 @@ pub struct Trusted {
     #[arg(long, value_name = "DIR", default_value = "baselines", requires = "from")]
     pub baselines: PathBuf,
     /// What to print.
-    #[arg(long, value_name = "F", value_enum, default_value_t = TrustFormat::Terminal)]
-    pub format: TrustFormat,
+    #[arg(long, value_name = "F", value_enum, default_value_t = Printed::Terminal)]
+    pub format: Printed,
 }
 
 /// The options of [`Measured`] by their fields.
 const MEASURED: [&str; 10] =
     ["config", "services", "platforms", "runner", "runs", "against", "tier", "force_probes", "no_snapshot", "out"];
-
-/// What `calibrate` and `selftest` print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TrustFormat {
-    /// Tables for a person.
-    Terminal,
-    /// JSON.
-    Json,
-}
 
 /// The default configuration file.
 const CONFIG: &str = "memgate.yaml";
@@ -585,8 +576,8 @@ pub struct Shown {
     #[arg(long, value_name = "DIR")]
     pub svg: Option<PathBuf>,
     /// The format of what is printed.
-    #[arg(long, value_name = "F", value_enum, default_value_t = HistoryFormat::Terminal)]
-    pub format: HistoryFormat,
+    #[arg(long, value_name = "F", value_enum, default_value_t = Printed::Terminal)]
+    pub format: Printed,
 }
 
 impl Shown {
@@ -596,12 +587,12 @@ impl Shown {
     }
 }
 
-/// A format of trends.
+/// A format of a result that is no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum HistoryFormat {
-    /// Tables for a person at a terminal or in a log.
+pub enum Printed {
+    /// Text for a person at a terminal or in a log.
     Terminal,
-    /// The trends with every figure, for programs.
+    /// Everything, for programs.
     Json,
 }
 

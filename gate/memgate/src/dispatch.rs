@@ -27,8 +27,8 @@ use crate::{
     bisect,
     boot::Booth,
     cli::{
-        BaselineCommand, Cli, Command, Formats, HistoryFormat, ImageCommand, JudgedBy, Kept, Measured, Recorded,
-        SchemaOf, Shown, TrustFormat, Trusted,
+        BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Kept, Measured, Printed, Recorded, SchemaOf,
+        Shown, Trusted,
     },
     doctor::ProbeReport,
     failures::{colour_is_allowed, rendered},
@@ -52,7 +52,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Merge { measured, evidence, judged_by, formats, kept } => {
             merge(&measured, &evidence, &judged_by, &formats, &kept)
         }
-        Command::Bisect { measured, last, metric, json } => bisect(&measured, &last, metric, json),
+        Command::Bisect { measured, last, metric, format } => bisect(&measured, &last, metric, format),
         Command::Plan { measured, github_matrix: _ } => plan(&measured).map(|()| 0),
         Command::Report { recorded, out, formats } => judge(&recorded, &out, &formats, None).map(|_| 0),
         Command::History(shown) => show_history(&shown).map(|()| 0),
@@ -165,7 +165,7 @@ async fn baselines(config: &Config, by: &JudgedBy, out: &Path, cancel: &Cancel) 
     Baselines::find(config, by.baselines_from.as_deref(), &out.join("baselines-from"), cancel).await
 }
 
-fn bisect(measured: &Measured, last: &str, metric: Option<Metric>, json: bool) -> Result<u8> {
+fn bisect(measured: &Measured, last: &str, metric: Option<Metric>, format: Printed) -> Result<u8> {
     let selection = measured.selection(&[Platform::host()]);
     if selection.against.is_none() {
         let help = "name the last commit that is good: --against v1.4.0";
@@ -175,7 +175,7 @@ fn bisect(measured: &Measured, last: &str, metric: Option<Metric>, json: bool) -
     let narrator = Narrator::new();
     until_cancelled(async |cancel| {
         let found = bisect::bisect(&config, &selection, last, metric, &narrator, cancel).await?;
-        print(&if json { json_text(&found)? } else { found.text() })?;
+        print_as(format, &found, bisect::Bisection::text)?;
         Ok(found.exit_code())
     })
 }
@@ -214,11 +214,11 @@ fn show_history(shown: &Shown) -> Result<()> {
         None => Vec::new(),
     };
     match shown.format {
-        HistoryFormat::Json => {
+        Printed::Json => {
             pictures.iter().for_each(|picture| narrator.say(&format!("file: {}", picture.display())));
             print(&report::history_json(&trends))
         }
-        HistoryFormat::Terminal => {
+        Printed::Terminal => {
             let files: String = pictures.iter().map(|picture| format!("file: {}\n", picture.display())).collect();
             print(&(report::history_text(&trends, style()) + &files))
         }
@@ -313,7 +313,7 @@ fn json_text(value: &impl Serialize) -> Result<String> {
 
 fn calibrate(trusted: &Trusted, processes: u32) -> Result<u8> {
     let shown = |report: &calibrate::Report| {
-        print_trust(trusted.format, report, calibrate::Report::text)?;
+        print_as(trusted.format, report, calibrate::Report::text)?;
         Ok(report.exit_code())
     };
     if !trusted.from.is_empty() {
@@ -329,7 +329,7 @@ fn calibrate(trusted: &Trusted, processes: u32) -> Result<u8> {
 
 fn selftest(trusted: &Trusted) -> Result<u8> {
     let shown = |report: &selftest::Report| {
-        print_trust(trusted.format, report, selftest::Report::text)?;
+        print_as(trusted.format, report, selftest::Report::text)?;
         Ok(report.exit_code())
     };
     if !trusted.from.is_empty() {
@@ -341,14 +341,10 @@ fn selftest(trusted: &Trusted) -> Result<u8> {
     until_cancelled(async |cancel| shown(&selftest::measure(&config, selection.clone(), &narrator, cancel).await?))
 }
 
-fn print_trust<T: serde::Serialize>(format: TrustFormat, report: &T, text: fn(&T) -> String) -> Result<()> {
+fn print_as<T: Serialize>(format: Printed, result: &T, text: fn(&T) -> String) -> Result<()> {
     match format {
-        TrustFormat::Terminal => print(&text(report)),
-        TrustFormat::Json => {
-            let json = serde_json::to_value(report)
-                .map_err(|error| InputError::new(error.to_string(), "please report this"))?;
-            print(&format!("{json:#}\n"))
-        }
+        Printed::Terminal => print(&text(result)),
+        Printed::Json => print(&json_text(result)?),
     }
 }
 

@@ -28,7 +28,7 @@ fn the_commit_that_allocates_more_is_named_with_its_line() {
         repository.handle("kept <- make([]byte, 40_000)");
         busy::again(|| {
             let mut command = repository.memgate();
-            command.args(["bisect", "--out", "out", "--json", "--against", &first]);
+            command.args(["bisect", "--out", "out", "--format", "json", "--against", &first]);
             let output = command.args(["--metric", "alloc_bytes_per_request"]).output().unwrap();
             repository.assert_no_worktree();
             assert!(!repository.out().join("commit/checkout").exists());
