@@ -1,7 +1,7 @@
 //! How often healthy runs are not green, and how small a worsening is noticed. `cargo xtask bench panel` runs this.
 //!
 //! It reads recorded runs of one healthy service and makes checks of them, as `memgate check` would: a baseline of some
-//! runs, and then looks at others. Worse runs are recorded runs to which a worsening is added by the runtime's own
+//! runs, and then looks at others. It also compares runs with others, as `memgate check --against` does. Worse runs are recorded runs to which a worsening is added by the runtime's own
 //! arithmetic. Nothing is measured here, so the same files give the same table.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use memgate::trust::{
-    checks::{Check, Gates, Looks, Run, disjoint, resampled},
+    checks::{Check, Gates, Looks, Run, disjoint, disjoint_beside, resampled, resampled_beside},
     plant::Fault,
 };
 use memgate_evidence::Evidence;
@@ -67,6 +67,10 @@ fn main() {
             resampled(&healthy, pool, options.recorded, options.checks, &gates, Looks::default()).expect("a baseline")
         };
         row(&format!("{name}, healthy, resampled"), &drawn(&healthy), None);
+        let looks = Looks::default();
+        row(&format!("{name}, healthy beside healthy, disjoint"), &disjoint_beside(&healthy, looks), None);
+        let beside = resampled_beside(&healthy, &healthy, options.checks, looks);
+        row(&format!("{name}, healthy beside healthy, resampled"), &beside, None);
         let mut random = Random(42);
         for (what, metric, fault) in WORSENINGS {
             let worse = |evidence: &Evidence| {
@@ -75,7 +79,10 @@ fn main() {
                 worse
             };
             let worse: Vec<Evidence> = runs.iter().map(worse).collect();
-            row(&format!("{name}, {what}"), &drawn(&Run::all(&worse).expect("runs")), Some(metric));
+            let worse = Run::all(&worse).expect("runs");
+            row(&format!("{name}, {what}"), &drawn(&worse), Some(metric));
+            let beside = resampled_beside(&healthy, &worse, options.checks, Looks::default());
+            row(&format!("{name}, {what}, beside healthy runs"), &beside, Some(metric));
         }
     }
 }

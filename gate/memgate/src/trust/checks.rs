@@ -13,9 +13,9 @@ use memgate_evidence::{
 };
 use memgate_verdict::{
     baseline::Baseline,
-    judge::{MOST_RUNS, judge, more_runs},
+    judge::{MOST_RUNS, Other, judge, judge_beside, more_runs},
     metric::Limits,
-    results::ServiceResult,
+    results::{ServiceResult, worst},
     summarise::{Summary, occasions, summarise},
 };
 
@@ -83,8 +83,12 @@ pub struct Check {
 impl Check {
     /// Checks runs as memgate does: adds runs until every gate is decided. Takes the runs that it needs from `runs`;
     /// `None` if fewer are left than it begins with.
-    fn of<'a>(baseline: &Baseline, looks: Looks, runs: &mut impl Iterator<Item = &'a Run>) -> Option<Self> {
-        let mut taken: Vec<&Run> = Vec::new();
+    fn of<T>(
+        looks: Looks,
+        runs: &mut impl Iterator<Item = T>,
+        judged: impl Fn(&[T]) -> Option<ServiceResult>,
+    ) -> Option<Self> {
+        let mut taken: Vec<T> = Vec::new();
         let mut wanted = usize::try_from(looks.first).ok()?;
         let mut before: Option<Self> = None;
         loop {
@@ -92,7 +96,7 @@ impl Check {
             if taken.len() < wanted {
                 return before.map(|check| Self { cut_short: true, ..check });
             }
-            let last = judge(&Run::together(&taken)?, Some(baseline));
+            let last = judged(&taken)?;
             let first = before.map_or_else(|| last.clone(), |check| check.first);
             let more = more_runs(&last).filter(|more| *more <= looks.most);
             let check = Self { first, last, cut_short: false };
@@ -101,6 +105,18 @@ impl Check {
             before = Some(check);
         }
     }
+}
+
+/// The result of comparing runs with others, as `memgate check --against` compares two builds; `None` for no runs. It has
+/// the gates on differences alone.
+fn beside(pairs: &[(&Run, &Run)]) -> Option<ServiceResult> {
+    let (change, other): (Vec<&Run>, Vec<&Run>) = pairs.iter().copied().unzip();
+    let (change, other) = (Run::together(&change)?, Run::together(&other)?);
+    let other = Other { name: "the other build", summary: &other };
+    let mut result = judge_beside(judge(&change, None), &change, None, other);
+    result.gates.retain(|gate| gate.against.is_some());
+    result.verdict = worst(result.gates.iter().map(|gate| gate.verdict));
+    Some(result)
 }
 
 /// The gates of checks, for which recorded runs give the figures.
@@ -157,7 +173,25 @@ impl Gates {
 /// Checks in the order of the runs. No run is in two checks.
 pub fn disjoint(baseline: &Baseline, runs: &[Run], looks: Looks) -> Vec<Check> {
     let mut left = runs.iter();
-    std::iter::from_fn(|| Check::of(baseline, looks, &mut left)).collect()
+    let judged = |runs: &[&Run]| Some(judge(&Run::together(runs)?, Some(baseline)));
+    std::iter::from_fn(|| Check::of(looks, &mut left, judged)).collect()
+}
+
+/// Comparisons in the order of the runs, of each run with the one after it. No run is in two comparisons.
+pub fn disjoint_beside(runs: &[Run], looks: Looks) -> Vec<Check> {
+    let mut left = runs.chunks_exact(2).map(|pair| (&pair[0], &pair[1]));
+    std::iter::from_fn(|| Check::of(looks, &mut left, beside)).collect()
+}
+
+/// Comparisons of runs drawn from a pool with other runs drawn from the healthy ones. The same runs give the same
+/// comparisons. Two of them share runs, so their outcomes are not independent.
+pub fn resampled_beside(healthy: &[Run], pool: &[Run], checks: u32, looks: Looks) -> Vec<Check> {
+    let drawn = |check| {
+        let order = shuffled(healthy.len().min(pool.len()), check);
+        let mut left = order.chunks_exact(2).map(|pair| (&pool[pair[0]], &healthy[pair[1]]));
+        Check::of(looks, &mut left, beside)
+    };
+    (0..checks).filter_map(drawn).collect()
 }
 
 /// Checks of runs drawn from a pool, each with a baseline of other runs drawn from the healthy ones. The same runs give
@@ -179,7 +213,8 @@ pub fn resampled(
         let (base, rest) = order.split_at(recorded.min(order.len()));
         let baseline = gates.baseline(&base.iter().map(|&index| &healthy[index]).collect::<Vec<_>>())?;
         let mut left = rest.iter().map(|&index| &pool[index]);
-        made.extend(Check::of(&baseline, looks, &mut left));
+        let judged = |runs: &[&Run]| Some(judge(&Run::together(runs)?, Some(&baseline)));
+        made.extend(Check::of(looks, &mut left, judged));
     }
     Ok(made)
 }
