@@ -51,12 +51,19 @@ fn a_working_set_that_grows_to_a_limit_is_no_leak() {
             assert!(every.contains(&"heap_live_growth"), "{report:#}");
             let regressed = are(&report, "regressed", &every);
             assert!(regressed.iter().all(|metric| OF_TIME.contains(metric)), "{regressed:?}: {printed}");
-            let undecided = [regressed, are(&report, "inconclusive", &every)].concat();
+            // What a machine does to pauses says nothing of a working set, and may last for hours.
+            let (of_time, undecided): (Vec<&str>, Vec<&str>) =
+                are(&report, "inconclusive", &every).into_iter().partition(|metric| OF_TIME.contains(metric));
             if !undecided.is_empty() {
                 // A short phase does not always decide the growth of a heap that the GC resizes. It must never be red.
                 return Err(HeldUp::Undecided { metrics: undecided.into_iter().map(str::to_owned).collect() });
             }
-            assert_eq!(output.status.code(), Some(0), "{printed}");
+            let code = match (regressed.is_empty(), of_time.is_empty()) {
+                (false, _) => 1,
+                (true, false) => 3,
+                (true, true) => 0,
+            };
+            assert_eq!(output.status.code(), Some(code), "{printed}");
             Ok(())
         });
     }
