@@ -9,8 +9,8 @@ use std::{
 
 /// Writes a file so that a reader sees either the old contents or the new ones, never a part. The contents go to a
 /// temporary file in the same directory, which is synced and renamed. Missing parent directories are made. The mode is
-/// 0666 less the umask, so that a later step of a CI job that runs as another user can read the file. A failure leaves
-/// no temporary file behind.
+/// that of the old file. That of a new one is 0666 less the umask, so that a later step of a CI job that runs as another
+/// user can read the file. A failure leaves no temporary file behind.
 ///
 /// Symbolic links are followed. Anything but a regular file, such as `/dev/stdout` or a pipe, is written in place,
 /// because replacing it would break it for other programs.
@@ -35,6 +35,9 @@ fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::R
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(&directory)?;
     fill(file.as_file_mut())?;
+    if let Ok(old) = fs::metadata(path) {
+        file.as_file().set_permissions(old.permissions())?;
+    }
     // A file system that allocates space late reports a full disk only here.
     file.as_file().sync_all()?;
     file.persist(path)?;
@@ -80,6 +83,17 @@ mod tests {
         let plain = directory.path().join("plain");
         File::create(&plain).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions(), fs::metadata(&plain).unwrap().permissions());
+    }
+
+    #[test]
+    fn a_file_that_few_may_read_stays_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("report.json");
+        fs::write(&path, b"old").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use memgate_evidence::{
 use memgate_files::{OutputError, whole as atomic_file};
 use memgate_verdict::{
     baseline::{Baseline, Expectation, Limit, Waiver},
+    judge,
     metric::{Comparison, DefaultLimit, Limits, Metric, Unit},
     summarise::{Summary, numbered, summarise},
     units,
@@ -46,7 +47,7 @@ pub(crate) fn record(evidence: &[PathBuf], directory: &Path, limits: Limits) -> 
         }
         Ok((file, baseline::render(summary, &today(), limits)?))
     };
-    let files: Vec<_> = summaries(evidence)?.iter().map(made).collect::<Result<_>>()?;
+    let files: Vec<_> = summaries(evidence, directory)?.iter().map(made).collect::<Result<_>>()?;
     for (file, text) in &files {
         write(file, text)?;
     }
@@ -271,16 +272,25 @@ fn accepted(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) 
         let accepted = baseline::accept(&file.path, &file.text, summary, &today(), metrics)?;
         Ok((file, accepted))
     };
-    summaries(evidence)?.iter().map(accepted).collect()
+    summaries(evidence, directory)?.iter().map(accepted).collect()
 }
 
 /// The metrics of the evidence, by service and platform. Each has a baseline file of its own, because a file can have
 /// the figures of one service only.
-fn summaries(evidence: &[PathBuf]) -> Result<Vec<Summary>> {
+///
+/// # Errors
+/// When evidence cannot be used, or when the service fails its requests: its figures mean nothing.
+fn summaries(evidence: &[PathBuf], directory: &Path) -> Result<Vec<Summary>> {
     let recorded = judging::read_evidence(evidence)?;
     let summaries: Vec<Summary> =
         recorded.into_values().map(|recorded| Ok(summarise(&numbered(recorded.runs))?)).collect::<Result<_>>()?;
     for (index, summary) in summaries.iter().enumerate() {
+        let before = baseline::load(directory, summary.platform, &summary.baseline)?;
+        if let Some(reason) = judge::spoiled(summary, before.as_ref()) {
+            let message = format!("{} on {}: {reason}", summary.service, summary.platform);
+            let help = "mend the service or its load (`expect` names the right status codes), and record it again";
+            return Err(InputError::new(message, help).into());
+        }
         let is_same = |other: &&Summary| (&other.baseline, other.platform) == (&summary.baseline, summary.platform);
         if let Some(other) = summaries[..index].iter().find(is_same) {
             let message = format!(

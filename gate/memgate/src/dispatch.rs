@@ -79,6 +79,7 @@ fn measure(measured: &Measured, judged: Option<(&JudgedBy, &Formats, &Kept)>) ->
     let narrator = Narrator::new();
     until_cancelled(async |cancel| match judged {
         Some((by, formats, kept)) => {
+            validate(formats, Some(kept))?;
             let history = open_history(kept, beside(&config), &narrator)?;
             check(&config, measured, by, formats, &narrator, cancel, history.as_ref()).await
         }
@@ -118,7 +119,6 @@ async fn check(
     cancel: &Cancel,
     history: Option<&History>,
 ) -> Result<u8> {
-    report::validate(&formats.outputs)?;
     let selection = measured.selection(&[Platform::host()]);
     let baselines = baselines(config, by, &selection.out, cancel).await?;
     let report = pipeline::check(config, &selection, &baselines, narrator, cancel).await?;
@@ -137,7 +137,7 @@ async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cance
 }
 
 fn judge(recorded: &Recorded, out: &Path, formats: &Formats, kept: Option<&Kept>) -> Result<Report> {
-    report::validate(&formats.outputs)?;
+    validate(formats, kept)?;
     let history = match kept {
         Some(kept) => open_history(kept, &std::env::current_dir().unwrap_or_default(), &Narrator::new())?,
         None => None,
@@ -148,7 +148,7 @@ fn judge(recorded: &Recorded, out: &Path, formats: &Formats, kept: Option<&Kept>
 }
 
 fn merge(measured: &Measured, evidence: &[PathBuf], by: &JudgedBy, formats: &Formats, kept: &Kept) -> Result<u8> {
-    report::validate(&formats.outputs)?;
+    validate(formats, Some(kept))?;
     let config = config::load(&measured.config)?;
     let history = open_history(kept, beside(&config), &Narrator::new())?;
     let selection = measured.selection(&Platform::ALL);
@@ -183,6 +183,17 @@ fn bisect(measured: &Measured, last: &str, metric: Option<Metric>, format: Print
 fn plan(measured: &Measured) -> Result<()> {
     let config = config::load(&measured.config)?;
     print(&format!("{}\n", select::github_matrix(&config, &measured.selection(&Platform::ALL))?))
+}
+
+/// Checks that no two outputs go to the same place.
+fn validate(formats: &Formats, kept: Option<&Kept>) -> Result<()> {
+    report::validate(&formats.outputs)?;
+    let Some(history) = kept.and_then(|kept| kept.history.as_deref()) else { return Ok(()) };
+    let place = |path: &Path| std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).ok();
+    let is_history = |output: &&Output| output.file.as_deref().is_some_and(|file| place(file) == place(history));
+    let Some(output) = formats.outputs.iter().find(is_history) else { return Ok(()) };
+    let message = format!("--history {}: the format `{}` would go to the same file", history.display(), output.format);
+    Err(InputError::new(message, "give the report a file of its own: it replaces what is there").into())
 }
 
 /// The history to keep verdicts in, if one is named. `checkout` lies in the checkout whose commit is judged.

@@ -42,7 +42,8 @@ pub(crate) fn trends(files: &[PathBuf], wanted: &Wanted) -> Result<(Trends, Vec<
         notes.extend(read.notes);
     }
     if lines.is_empty() {
-        let message = format!("{}: there is no verdict in it yet", named(files));
+        // Each file without a line has a note that says why.
+        let message = notes.join("; ");
         let help = format!("`memgate check --history {}` appends one for each service", files[0].display());
         return Err(InputError::new(message, help).into());
     }
@@ -63,13 +64,9 @@ fn selected<'a>(lines: &'a [Line], files: &[PathBuf], wanted: &Wanted) -> Result
     }
     let platforms: BTreeSet<Platform> = lines.iter().map(|line| line.platform).collect();
     // `all` means those that are there.
-    if !wanted.platforms.is_empty() && !wanted.platforms.iter().any(|platform| platforms.contains(platform)) {
-        let names: Vec<_> = wanted.platforms.iter().map(|platform| platform.name()).collect();
-        return Err(absent(
-            files,
-            &format!("no verdict on {}", names.join(" or ")),
-            platforms.iter().map(|p| p.name()),
-        ));
+    let missing = wanted.platforms.iter().find(|platform| !platforms.contains(platform));
+    if let Some(platform) = missing.filter(|_| wanted.platforms != Platform::ALL) {
+        return Err(absent(files, &format!("no verdict on {platform}"), platforms.iter().map(|p| p.name())));
     }
     let is_wanted = |line: &&Line| {
         (wanted.services.is_empty() || wanted.services.contains(&line.service))

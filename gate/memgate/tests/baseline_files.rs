@@ -177,7 +177,12 @@ fn an_update_is_refused_if_its_runs_or_its_options_will_not_do() {
     counts.succeeded -= failed;
     counts.failed.insert("status 500".to_owned(), failed);
     place.write("new", &failing);
-    assert_fails(&update(&[]), 2, &["uaa.yaml: uaa on linux/amd64: ", "of the requests failed"]);
+    for command in ["update", "accept", "diff", "review"] {
+        let says = ["uaa on linux/amd64: ", "of the requests failed", "`expect` names the right status codes"];
+        assert_fails(&place.baseline(&[command, "new"]), 2, &says);
+    }
+    assert_fails(&place.baseline(&["record", "new", "--baselines", "others"]), 2, &["of the requests failed"]);
+    assert!(!place.path("others").exists());
     fs::remove_file(place.path("new/uaa.linux-amd64.run2.evidence.json")).unwrap();
     assert_fails(&update(&[]), 2, &["one run of uaa has no noise"]);
     assert_eq!(place.text(), before);
@@ -456,6 +461,11 @@ fn a_baseline_of_several_days_knows_how_days_differ_and_remembers_the_next() {
     let bytes = text.lines().find(|line| line.contains(BYTES)).unwrap();
     assert!(bytes.contains("noise_freedom: 5,") && bytes.contains("between_freedom: 4"), "{bytes}");
     assert!(text.contains("runs: 2, occasions: 1,"), "{text}");
+    // The same evidence again is no other occasion.
+    let accepted = place.text();
+    assert!(stdout(&place.baseline(&["accept", "new"])).contains("0 figures changed"));
+    assert_eq!(place.text(), accepted);
+    assert_eq!(stdout(&place.baseline(&["diff", "new", "--patch"])), "");
     // The same evidence twice is a mistake, and no occasion.
     let twice = place.baseline(&["accept", "new", "new/uaa.linux-amd64.run1.evidence.json"]);
     assert_fails(&twice, 2, &["two runs of `uaa` on linux/amd64 have the number 1"]);

@@ -163,6 +163,30 @@ fn nothing_is_appended_to_a_line_that_was_cut_off() {
 }
 
 #[test]
+fn nothing_is_appended_to_lines_of_a_newer_memgate() {
+    let judged = Judged::new();
+    judged.judge();
+    for end in ["\n", ""] {
+        let newer = format!("{}{end}", judged.text().trim_end().replace("\"schema\":1", "\"schema\":2"));
+        let judged = Judged::new();
+        fs::write(judged.path("h.jsonl"), &newer).unwrap();
+        assert_fails(&judged.judge(), 2, &["h.jsonl:1: this line was written by a newer memgate", "update memgate"]);
+        assert_eq!(judged.text(), newer);
+    }
+}
+
+#[test]
+fn a_report_does_not_take_the_place_of_the_history() {
+    let judged = Judged::new();
+    judged.judge();
+    let kept = judged.text();
+    let format = format!("json={}", judged.path("./h.jsonl").display());
+    let output = judged.command().args(["--format", &format]).output().unwrap();
+    assert_fails(&output, 2, &["the format `json` would go to the same file"]);
+    assert_eq!(judged.text(), kept);
+}
+
+#[test]
 fn a_history_that_cannot_be_written_is_told_before_anything_is_judged() {
     let judged = Judged::new();
     let to = |file: &str| {
@@ -322,6 +346,13 @@ fn a_last_line_that_is_cut_off_is_told_and_the_others_count() {
 }
 
 #[test]
+fn a_history_of_half_a_line_is_told_too() {
+    let line = &lines("uaa")[0];
+    assert_fails(&Kept::new(&line[..100]).show(&[]), 2, &["h.jsonl:1: the last line is cut off"]);
+    assert_fails(&Kept::new("").show(&[]), 2, &["there is no verdict in it yet"]);
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_refused_with_its_line() {
     let good = lines("uaa");
     let broken = |index: usize, line: &str| {
@@ -358,6 +389,8 @@ fn what_is_not_in_a_history_is_told_with_what_is() {
     let kept = Kept::new(&[lines("uaa"), lines("pay")].concat().concat());
     assert_fails(&kept.show(&["--service", "ua"]), 2, &["no verdict on the service `ua`", "it has: pay, uaa"]);
     assert_fails(&kept.show(&["--platform", "linux/arm64"]), 2, &["no verdict on linux/arm64", "it has: linux/amd64"]);
+    let some = kept.show(&["--platform", "linux/arm64", "--platform", "linux/amd64"]);
+    assert_fails(&some, 2, &["no verdict on linux/arm64"]);
     let says = ["no figure of rss_peak", "it has: alloc_bytes_per_request, goroutines_max"];
     assert_fails(&kept.show(&["--metric", "rss_peak"]), 2, &says);
     assert_fails(&kept.show(&["--metric", "rss"]), 2, &["'rss'", "alloc_bytes_per_request"]);

@@ -160,7 +160,8 @@ impl Figures {
                 put("noise", old, noise);
             }
         }
-        if let Some(occasions) = before.environment.occasions {
+        // Runs whose every figure is the recorded one are the recorded runs. They say nothing new of noise.
+        if let Some(occasions) = before.environment.occasions.filter(|_| !figures.changes.is_empty()) {
             figures.remember(before, summary, occasions, &is_asked);
         }
         figures

@@ -24,7 +24,7 @@ const CONTEXT: usize = 3;
 /// When a file cannot be changed or made, or when git could not find it from here.
 pub(crate) fn patch(evidence: &[PathBuf], directory: &Path) -> Result<String> {
     let mut text = String::new();
-    for summary in summaries(evidence)? {
+    for summary in summaries(evidence, directory)? {
         let name = name(&baseline::path(directory, summary.platform, &summary.baseline))?;
         let (before, after) = match read(directory, summary.platform, &summary.baseline)? {
             Some(file) => {

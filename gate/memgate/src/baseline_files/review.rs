@@ -32,7 +32,7 @@ pub(crate) fn review(
     input: &mut dyn BufRead,
     say: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    let summaries = summaries(evidence)?;
+    let summaries = summaries(evidence, directory)?;
     let proposals: Vec<Proposal<'_>> =
         summaries.iter().map(|summary| Proposal::of(summary, directory)).collect::<Result<_>>()?;
     let mut desk = Desk { input, say };

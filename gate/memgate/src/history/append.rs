@@ -90,7 +90,7 @@ enum Ending {
 }
 
 /// # Errors
-/// When the file's directory does not exist, and when its last line is cut off: a new line behind it would hide what was
+/// When the file's directory does not exist, when a line has another schema, and when its last line is cut off: a new line behind it would hide what was
 /// lost, and make a broken line in the middle of it.
 fn ending(path: &Path) -> Result<Ending> {
     match fs::metadata(path) {
@@ -108,14 +108,20 @@ fn ending(path: &Path) -> Result<Ending> {
         Err(_) => return Ok(Ending::Newline),
     }
     let bytes = read::bytes(path, read::MAX_BYTES)?;
-    let last = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    // `memgate history` refuses a file with lines of another schema, so nothing is appended to them.
+    for (line, number) in lines.iter().zip(1..) {
+        if let Err(problem @ read::Problem::Schema(_)) = read::line(line) {
+            return Err(problem.at(path, number));
+        }
+    }
+    let (last, number) = (lines.last().copied().unwrap_or_default(), lines.len());
     if last.trim_ascii().is_empty() {
         return Ok(Ending::Newline);
     }
     if read::line(last).is_ok() {
         return Ok(Ending::WholeLine);
     }
-    let number = bytes.split(|byte| *byte == b'\n').count();
     let message = format!("{}:{number}: the last line is cut off, and nothing is appended to it", path.display());
     let help = format!("restore it, or remove it: `sed -i '$d' {}`; the lines before it stay", path.display());
     Err(InputError::new(message, help).into())

@@ -59,7 +59,8 @@ pub fn is_change(metric: Metric, summary: &Summary, baseline: &Baseline) -> bool
         .map_or(true, |figures| against_baseline::is_change(figure, expectation, recorded, &figures))
 }
 
-/// Why the figures of these runs mean nothing, judged by this baseline: the service fails its requests.
-pub fn spoiled(summary: &Summary, baseline: &Baseline) -> Option<String> {
-    service::spoiled(summary, &super::judge(summary, Some(baseline)).gates)
+/// Why the figures of these runs mean nothing, judged by this baseline or by the default limits: the service fails its
+/// requests.
+pub fn spoiled(summary: &Summary, baseline: Option<&Baseline>) -> Option<String> {
+    service::spoiled(summary, &super::judge(summary, baseline).gates)
 }

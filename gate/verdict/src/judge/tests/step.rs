@@ -55,9 +55,9 @@ fn a_metric_without_a_recorded_figure_or_a_measured_one_has_no_step() {
 #[test]
 fn a_service_that_fails_its_requests_has_no_figures_to_take() {
     let baseline = baseline_of([(BYTES, recorded())]);
-    assert_eq!(spoiled(&alike(BYTES, 2, &exactly(900.0)), &baseline), None);
+    assert_eq!(spoiled(&alike(BYTES, 2, &exactly(900.0)), Some(&baseline)), None);
     let failing = alike(Metric::RequestErrors, 2, &around(0.5, 0.01));
-    let reason = spoiled(&failing, &baseline).unwrap();
+    let reason = spoiled(&failing, Some(&baseline)).unwrap();
     assert!(reason.starts_with("50% of the requests failed"), "{reason}");
 }
 
