@@ -202,7 +202,7 @@ impl Comparing<'_> {
         // The commits at the ends must be measured, so that their errors are those of the whole.
         let result = self.measure(0, self.commits.len(), metric).await??;
         let runs = result.runs;
-        let Some(worst) = worst_gate(result.gates) else { return Ok((metric, Found::Nothing)) };
+        let Some(worst) = worst_gate(result.gates, metric) else { return Ok((metric, Found::Nothing)) };
         let metric = worst.metric;
         let found = match growth(&worst) {
             Some(growth) if growth > 0.0 => Some(growth),
@@ -278,13 +278,13 @@ impl Comparing<'_> {
 
 /// The gate to search for: of the failed ones, the one whose figure grows most, as a share of what it was. If a single
 /// metric was asked for, its gate, whatever the verdict.
-fn worst_gate(gates: Vec<GateResult>) -> Option<GateResult> {
+fn worst_gate(gates: Vec<GateResult>, asked: Option<Metric>) -> Option<GateResult> {
     let share = |gate: &GateResult| {
         let share = growth(gate).unwrap_or(0.0) / gate.baseline.unwrap_or(0.0).abs();
         if share.is_nan() { 0.0 } else { share }
     };
-    if let [_] = gates.as_slice() {
-        return gates.into_iter().next();
+    if let Some(asked) = asked {
+        return gates.into_iter().find(|gate| gate.metric == asked);
     }
     let failed = gates.into_iter().filter(|gate| gate.verdict == Verdict::Regressed);
     failed.max_by(|one, other| share(one).total_cmp(&share(other)))

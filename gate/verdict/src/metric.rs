@@ -729,6 +729,21 @@ impl std::str::FromStr for Metric {
 }
 
 impl Unit {
+    /// Whether it is that of a growth: a slope, which has a natural zero and may be negative.
+    pub const fn is_growth(self) -> bool {
+        match self {
+            Self::BytesPerMinute => true,
+            Self::Nanoseconds
+            | Self::Ratio
+            | Self::Count
+            | Self::CountPerRequest
+            | Self::CountPerMinute
+            | Self::Bytes
+            | Self::BytesPerRequest
+            | Self::BytesPerSecond => false,
+        }
+    }
+
     /// The unit's name in JSON.
     pub const fn name(self) -> &'static str {
         match self {

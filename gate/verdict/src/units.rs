@@ -35,7 +35,7 @@ pub fn parse(text: &str, unit: Unit) -> Result<f64, String> {
     let Some((number, suffix)) = split(text) else {
         return Err(format!("`{}` is not {}", shorten(text), expected(unit)));
     };
-    if number.is_sign_negative() && unit != Unit::BytesPerMinute {
+    if number.is_sign_negative() && !unit.is_growth() {
         return Err(format!("`{}` is negative; expected {}", shorten(text), expected(unit)));
     }
     if suffix.is_empty()

@@ -64,7 +64,7 @@ pub fn accept(
     let source = Source::new(path.display().to_string(), text);
     let before = load::from_source(&source, summary.platform, &summary.baseline)?;
     check_runs(path, summary)?;
-    check_asked(&source, &before, metrics)?;
+    check_asked(&source, &before, metrics, ADD_A_FIGURE)?;
     let is_asked = |metric: &Metric| metrics.is_empty() || metrics.contains(metric);
     let mut figures = Figures::of(&before, summary, is_asked, Noise::OfTheseRuns);
     check_fit(&source, &before, summary, metrics, &figures.kept)?;
@@ -88,7 +88,7 @@ pub fn tighten(path: &Path, text: &str, summary: &Summary, metrics: &BTreeSet<Me
     let source = Source::new(path.display().to_string(), text);
     let before = load::from_source(&source, summary.platform, &summary.baseline)?;
     check_runs(path, summary)?;
-    check_asked(&source, &before, metrics)?;
+    check_asked(&source, &before, metrics, ADD_A_FIGURE)?;
     if let Some(misfit) = misfit(summary, &before) {
         let help = "accept the figures of all metrics together: `memgate baseline accept`";
         let problem = Problem::new(misfit, "recorded elsewhere", help);
@@ -160,19 +160,21 @@ impl Figures {
                 put("noise", old, noise);
             }
         }
-        // Runs whose every figure is the recorded one are the recorded runs. They say nothing new of noise.
-        if let Some(occasions) = before.environment.occasions.filter(|_| !figures.changes.is_empty()) {
-            figures.remember(before, summary, occasions, &is_asked);
+        if let Some(occasions) = before.environment.occasions {
+            figures.remember(before, summary, occasions);
         }
         figures
     }
 
     /// Pools how the runs differ with how the recorded ones did, and the step to their mean with how occasions differ.
-    /// A step that is a change of the service says nothing of occasions.
-    fn remember(&mut self, before: &Baseline, summary: &Summary, occasions: u32, is_asked: impl Fn(&Metric) -> bool) {
+    /// A step that is a change of the service says nothing of occasions. Neither does a figure that is the recorded one to
+    /// its last digit: it is of the recorded runs.
+    fn remember(&mut self, before: &Baseline, summary: &Summary, occasions: u32) {
         let runs = before.environment.runs;
-        for (&metric, old) in before.metrics.iter().filter(|(metric, _)| is_asked(metric)) {
-            let (Some(figure), Ok(now)) = (old.baseline, memory::Recorded::of(summary, metric)) else { continue };
+        for Change { metric, before: figure, .. } in self.changes.clone() {
+            let (Some(old), Ok(now)) = (before.metrics.get(&metric), memory::Recorded::of(summary, metric)) else {
+                continue;
+            };
             let spread = |deviation: Option<f64>, freedom: Option<u32>| {
                 Some(Spread { deviation: deviation?, freedom: freedom.filter(|freedom| *freedom > 0)? })
             };
@@ -342,12 +344,19 @@ pub(super) fn with_a_key_after(
     Some([mark, &body[..at], &added, &body[at..]].concat())
 }
 
-/// Checks that each metric that is asked for has a figure to replace.
-fn check_asked(source: &Source, before: &Baseline, metrics: &BTreeSet<Metric>) -> Result<()> {
+/// What to do about a metric without a figure to replace.
+const ADD_A_FIGURE: &str = "add `baseline: …` with the figure of `memgate baseline diff`, or name another metric";
+
+/// Checks that each metric that is asked for has a recorded figure. The error says what to do about one that has none.
+pub(super) fn check_asked(
+    source: &Source,
+    before: &Baseline,
+    metrics: &BTreeSet<Metric>,
+    help: &'static str,
+) -> Result<()> {
     let has_figure = |metric: &Metric| before.metrics.get(metric).is_some_and(|one| one.baseline.is_some());
     let Some(missing) = metrics.iter().find(|metric| !has_figure(metric)) else { return Ok(()) };
     let what = format!("{missing} has no recorded figure here");
-    let help = "add `baseline: …` with the figure of `memgate baseline diff`, or name another metric";
     Err(source.error(&KeyPath::root().key("metrics"), Problem::new(what, "no recorded figure", help)))
 }
 

@@ -6,10 +6,10 @@ use memgate_evidence::{
     error::{InputError, Result},
     platform::Platform,
 };
-use memgate_verdict::{baseline::Baseline, metric::Metric};
+use memgate_verdict::metric::Metric;
 
 use super::{
-    accept::{edited, in_the_style_of, with_a_key, with_a_key_after},
+    accept::{check_asked, edited, in_the_style_of, with_a_key, with_a_key_after},
     file, load,
 };
 use crate::yaml::{KeyPath, Problem, Scalar, Source};
@@ -47,7 +47,7 @@ pub fn anchor(
 ) -> Result<Pinned> {
     let source = Source::new(path.display().to_string(), text);
     let mut expected = load::from_source(&source, platform, service)?;
-    check_asked(&source, &expected, metrics)?;
+    check_asked(&source, &expected, metrics, "record it first, or name another metric")?;
     // Every digit of a figure that a person wrote.
     let written: file::File = source.parse()?;
     let mut pinned = Pinned { text: text.to_owned(), changes: Vec::new() };
@@ -84,12 +84,4 @@ fn with_anchor(path: &Path, text: &str, metric: Metric, has_one: bool, figure: &
         let help = format!("add it yourself: `{added}`");
         source.error(&place, Problem::new("this entry cannot get an anchor", "an unusual form", help))
     })
-}
-
-fn check_asked(source: &Source, before: &Baseline, metrics: &BTreeSet<Metric>) -> Result<()> {
-    let has_figure = |metric: &Metric| before.metrics.get(metric).is_some_and(|one| one.baseline.is_some());
-    let Some(missing) = metrics.iter().find(|metric| !has_figure(metric)) else { return Ok(()) };
-    let what = format!("{missing} has no recorded figure here to pin");
-    let problem = Problem::new(what, "no recorded figure", "record it first, or name another metric");
-    Err(source.error(&KeyPath::root().key("metrics"), problem))
 }

@@ -171,7 +171,7 @@ pub(super) fn figures(summary: &Summary, metric: Metric) -> Result<Vec<f64>, Str
         None => Err(format!("run {}: not measured", run.run)),
         Some(Err(unavailable)) => Err(format!("run {}: {}", run.run, unavailable.reason)),
         Some(Ok(estimate)) if !estimate.measured.is_finite() => Err(format!("run {}: not a number", run.run)),
-        Some(Ok(estimate)) if estimate.measured < 0.0 && metric.unit() != Unit::BytesPerMinute => {
+        Some(Ok(estimate)) if estimate.measured < 0.0 && !metric.unit().is_growth() => {
             Err(format!("run {}: negative", run.run))
         }
         Some(Ok(estimate)) => Ok(estimate.measured),

@@ -58,18 +58,7 @@ fn cannot_fail(metric: Metric, baseline: &Baseline) -> Option<String> {
 }
 
 fn share(unit: Unit, noticed: f64, measured: f64) -> Option<f64> {
-    let is_growth = match unit {
-        Unit::BytesPerMinute => true,
-        Unit::Nanoseconds
-        | Unit::Ratio
-        | Unit::Count
-        | Unit::CountPerRequest
-        | Unit::CountPerMinute
-        | Unit::Bytes
-        | Unit::BytesPerRequest
-        | Unit::BytesPerSecond => false,
-    };
-    (!is_growth && measured > 0.0).then(|| noticed / measured - 1.0)
+    (!unit.is_growth() && measured > 0.0).then(|| noticed / measured - 1.0)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::{
     ruling::Ruling,
 };
 use crate::{
-    metric::{Metric, Pooling, Unit},
+    metric::{Metric, Pooling},
     results::{Need, Verdict},
     summarise::Pooled,
 };
@@ -98,7 +98,7 @@ fn undecided(clause: String, figures: &Figures) -> Ruling {
 
 fn is_significant(figure: &Pooled, limit: f64, alpha: f64, metric: Metric) -> bool {
     let low = figure.lower(alpha);
-    if is_growth(metric) { low > 0.0 } else { low > limit || figure.is_exact() }
+    if metric.unit().is_growth() { low > 0.0 } else { low > limit || figure.is_exact() }
 }
 
 /// Whether nothing of a share happened at all: no request failed. A few requests cannot bound their share.
@@ -107,23 +107,8 @@ fn is_without_any(figure: &Pooled, metric: Metric) -> bool {
 }
 
 fn promise(limit: f64, metric: Metric) -> f64 {
-    let is_rare = is_growth(metric) || metric.pooling() == Pooling::Share;
+    let is_rare = metric.unit().is_growth() || metric.pooling() == Pooling::Share;
     limit * if is_rare { PROMISE_FOR_SMALL } else { PROMISE }
-}
-
-/// Whether the metric is a slope, which has a natural zero.
-pub(super) fn is_growth(metric: Metric) -> bool {
-    match metric.unit() {
-        Unit::BytesPerMinute => true,
-        Unit::Nanoseconds
-        | Unit::Ratio
-        | Unit::Count
-        | Unit::CountPerRequest
-        | Unit::CountPerMinute
-        | Unit::Bytes
-        | Unit::BytesPerRequest
-        | Unit::BytesPerSecond => false,
-    }
 }
 
 fn at_least(figures: &Figures) -> String {

@@ -160,7 +160,7 @@ impl Noise {
         let known = pooled_deviation(of(pair.change).into_iter().chain(of(pair.other)));
         let (deviation, freedom) = known.unwrap_or((f64::INFINITY, 1.0));
         let is_exact = pair.change.all.is_exact() || pair.other.all.is_exact();
-        Self { of_each: pair.change.metric.unit() == Unit::BytesPerMinute && !is_exact, deviation, freedom }
+        Self { of_each: pair.change.metric.unit().is_growth() && !is_exact, deviation, freedom }
     }
 
     /// The standard error of the difference of two figures.
