@@ -22,7 +22,7 @@ const HEAD: &str = "\
 #   limit      absolute; holds whatever was recorded; `none` switches a default limit off
 #   baseline   mean of the recorded runs; noise is the standard deviation between them
 #   tolerance  relative and floor absolute: how far from the baseline a run may be
-#   advisory   reported, never failed
+#   advisory   reported, never failed; so is a time that another day of the machine may explain, without `must_notice`
 ";
 
 /// Follows the head of a file that is of several occasions.

@@ -6,7 +6,7 @@ use memgate_config::baseline::{self, Accepted};
 use memgate_evidence::error::Result;
 use memgate_verdict::{
     baseline::{Baseline, Waiver},
-    judge::{self, Step},
+    judge::{self, Explained, Step},
     metric::Metric,
     summarise::Summary,
 };
@@ -66,8 +66,8 @@ impl OfFile {
             // Writing to a string cannot fail.
             let _ = writeln!(one.told, "  {metric}: stays, because it was not measured: {reason}");
         }
-        for &(metric, beyond_noise) in &steps.looser {
-            one.looser(metric, beyond_noise, summary, &before, waiver)?;
+        for &(metric, explained) in &steps.looser {
+            one.looser(metric, explained, summary, &before, waiver)?;
         }
         Ok(one)
     }
@@ -76,7 +76,7 @@ impl OfFile {
     fn looser(
         &mut self,
         metric: Metric,
-        beyond_noise: bool,
+        explained: Explained,
         summary: &Summary,
         before: &Baseline,
         waiver: Option<&Waiver>,
@@ -84,10 +84,14 @@ impl OfFile {
         let expectation = &before.metrics[&metric];
         let figures = expectation.baseline.zip(summary.pooled(metric).ok());
         let step = figures.map_or(String::new(), |(recorded, now)| line(metric, recorded, now.measured));
-        let noise = if beyond_noise { "" } else { ", though noise may explain it" };
+        let noise = match explained {
+            Explained::ByNothing => "",
+            Explained::ByNoise => ", though noise may explain it",
+            Explained::ByTheDay => ", though the day may explain it",
+        };
         let running = expectation.waiver.as_ref().filter(|waiver| waiver.expires >= today());
         let then = match (running, waiver) {
-            _ if expectation.advisory => "it stays, and its gate is only advisory".to_owned(),
+            _ if expectation.advisory || explained == Explained::ByTheDay => "it stays, and its gate is only advisory".to_owned(),
             (Some(running), _) => format!("it stays, waived until {} by {}", running.expires, running.owner),
             (None, Some(waiver)) => {
                 let place = (summary.platform, summary.baseline.as_str());
@@ -109,8 +113,8 @@ impl OfFile {
 #[derive(Default)]
 struct Steps {
     tighter: BTreeSet<Metric>,
-    /// Whether noise does not explain them.
-    looser: Vec<(Metric, bool)>,
+    /// With what may explain them.
+    looser: Vec<(Metric, Explained)>,
     /// Not measured, with the reason.
     kept: Vec<(Metric, String)>,
 }
@@ -124,7 +128,7 @@ impl Steps {
                 Some(Ok(Step::Tighter)) => {
                     steps.tighter.insert(metric);
                 }
-                Some(Ok(Step::Looser { beyond_noise })) => steps.looser.push((metric, beyond_noise)),
+                Some(Ok(Step::Looser(explained))) => steps.looser.push((metric, explained)),
                 Some(Err(unavailable)) => steps.kept.push((metric, unavailable.reason)),
             }
         }

@@ -64,7 +64,7 @@ pub(super) fn rule(step: Ruling, anchored: &Anchored<'_>, figures: &Figures) -> 
                     sum(&step, anchored, figures)
                 ),
             ),
-            false => undecided(clause, noise.as_ref(), &effect, expectation, figures),
+            false => undecided(clause, drift(&figures.all), noise.as_ref(), &effect, expectation, figures),
         };
         return step.and(drifted);
     }

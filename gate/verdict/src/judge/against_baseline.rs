@@ -3,11 +3,11 @@
 use super::{
     figures::{Figures, Z_95},
     ruling::Ruling,
-    step::Step,
+    step::{Explained, Step},
 };
 use crate::{
     baseline::{BaselineEnvironment, Expectation},
-    metric::{Quantity, Unit},
+    metric::{Metric, Quantity, Unit},
     results::{Need, Verdict},
     summarise::{Pooled, pooled_deviation, t_quantile},
 };
@@ -45,16 +45,56 @@ pub(super) struct Noise {
     freedom: f64,
     /// The number of recorded runs.
     recorded: f64,
-    /// How occasions differ, if the baseline knows.
-    between: Option<Between>,
+    between: Between,
 }
 
-/// How occasions differ: the standard deviation of their means, and its degrees of freedom.
-struct Between {
-    deviation: f64,
-    freedom: f64,
-    /// The number of occasions behind the recorded figure.
-    occasions: f64,
+/// How occasions differ.
+enum Between {
+    /// No more than their runs do.
+    Alike,
+    /// The standard deviation of their means, and its degrees of freedom.
+    Known {
+        deviation: f64,
+        freedom: f64,
+        /// The number of occasions behind the recorded figure.
+        occasions: f64,
+    },
+    /// A time of one occasion. On a slow day of the machine, pauses of the same code were ten times as long as on another.
+    Unknown,
+}
+
+impl Between {
+    fn of(expectation: &Expectation, recorded: Recorded, metric: Metric) -> Self {
+        match expectation.between {
+            Some(deviation) => Self::Known {
+                deviation,
+                freedom: expectation.between_freedom.map_or(1.0, f64::from),
+                occasions: f64::from(recorded.occasions.max(1)),
+            },
+            // Whoever names what the gate must notice says that occasions do not differ by more than what matters.
+            None if metric.quantity() == Quantity::Time && expectation.must_notice.is_none() => Self::Unknown,
+            None => Self::Alike,
+        }
+    }
+
+    /// The standard deviation of what an occasion and the recorded ones differ, as far as it is known.
+    fn std_error(&self) -> f64 {
+        match self {
+            Self::Alike | Self::Unknown => 0.0,
+            Self::Known { deviation, occasions, .. } => deviation * (1.0 + 1.0 / occasions).sqrt(),
+        }
+    }
+
+    /// The difference by which occasions alone exceed the recorded figure with a probability of at most `alpha`.
+    fn bound(&self, alpha: f64) -> f64 {
+        match self {
+            Self::Alike => 0.0,
+            // Student's t may be infinite, and so would 0 times it not be a number.
+            Self::Known { deviation, .. } if *deviation <= 0.0 => 0.0,
+            Self::Known { freedom, .. } => t_quantile(1.0 - alpha, *freedom) * self.std_error(),
+            Self::Unknown => f64::INFINITY,
+        }
+    }
 }
 
 /// Regressed if each of two sets of runs, by itself, exceeds the baseline by more than the difference that matters, and
@@ -64,6 +104,8 @@ struct Between {
 /// freedom: a deviation of three runs may be far off, and Student's t allows for it. The difference of two means has a
 /// standard error of s · √(1/K + 1/n). If the baseline knows how occasions differ, the runs of one check share theirs,
 /// and b² · (1 + 1/N) adds to its square. The *difference that matters* is a person's choice (`tolerance`, `floor`).
+///
+/// A time is advisory where occasions alone may explain it, unless `must_notice` says that they may not.
 pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Ruling {
     let (measured, base) = (figures.text(figures.all.measured), figures.text(baseline));
     let Some(effect) = Effect::of(baseline, expectation, figures.metric.unit()) else {
@@ -81,7 +123,8 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: Recorded,
     }
     if excess(&figures.all) > effect.size {
         let clause = format!("{measured} exceeds the baseline of {base} by more than {by}");
-        return undecided(clause, noise.as_ref(), &effect, expectation, figures);
+        let excess = excess(&figures.all);
+        return undecided(clause, excess, noise.as_ref(), &effect, expectation, figures);
     }
     let noticed = noticed(baseline, &effect, noise.as_ref(), figures);
     if let Some(must) = expectation.must_notice
@@ -136,9 +179,14 @@ pub(super) fn step(baseline: f64, expectation: &Expectation, recorded: Recorded,
     let rounding = ROUNDING * baseline.abs();
     let effect = Effect::of(baseline, expectation, figures.metric.unit()).map_or(0.0, |effect| effect.size);
     let noise = Noise::of(baseline, expectation, recorded, figures);
+    let by_occasions = occasions_may_explain(excess, noise.as_ref(), expectation, figures);
     let band = noise.map(|noise| noise.band(&figures.all, figures.alpha()).max(rounding));
     match () {
-        () if excess > effect.max(rounding) => Step::Looser { beyond_noise: band.is_some_and(|band| excess > band) },
+        () if excess > effect.max(rounding) => Step::Looser(match band {
+            Some(band) if excess > band => Explained::ByNothing,
+            _ if by_occasions => Explained::ByTheDay,
+            _ => Explained::ByNoise,
+        }),
         () if band.is_some_and(|band| -excess > band) => Step::Tighter,
         () => Step::Within,
     }
@@ -171,14 +219,28 @@ fn without_effect(baseline: f64, figures: &Figures) -> Ruling {
     Ruling::undecided(Need::Baseline, clause)
 }
 
+/// Whether a time is so much longer only because of the occasion, as far as the baseline knows.
+fn occasions_may_explain(excess: f64, noise: Option<&Noise>, expectation: &Expectation, figures: &Figures) -> bool {
+    let bound = noise.map_or(f64::INFINITY, |noise| noise.between.bound(figures.alpha().powi(2)));
+    figures.metric.quantity() == Quantity::Time && expectation.must_notice.is_none() && bound >= excess
+}
+
 /// A difference that matters, if it is one.
 pub(super) fn undecided(
     clause: String,
+    excess: f64,
     noise: Option<&Noise>,
     effect: &Effect,
     expectation: &Expectation,
     figures: &Figures,
 ) -> Ruling {
+    if occasions_may_explain(excess, noise, expectation, figures) {
+        let clause = format!(
+            "advisory only: {clause}, which may be the day and not the code: a comparison with another build \
+             (`--against`) tells, or a baseline of more occasions"
+        );
+        return Ruling::new(Verdict::Advisory, clause);
+    }
     let band = noise.map(|noise| noise.band(&figures.all, figures.alpha()));
     let of_occasions = noise.is_some_and(|noise| noise.is_of_occasions(&figures.all, figures.alpha()));
     let (needs, why) = match band {
@@ -233,7 +295,7 @@ impl Effect {
 impl Noise {
     /// The noise of the recorded runs and the present ones; `None` if there is only one of each.
     pub(super) fn of(baseline: f64, expectation: &Expectation, recorded: Recorded, figures: &Figures) -> Option<Self> {
-        let occasions = f64::from(recorded.occasions.max(1));
+        let between = Between::of(expectation, recorded, figures.metric);
         let recorded = f64::from(recorded.runs.max(1));
         let freedom = expectation.noise_freedom.map_or(recorded - 1.0, f64::from);
         let of_baseline = expectation.noise.map(|noise| (noise, freedom));
@@ -244,17 +306,12 @@ impl Noise {
         let is_time = figures.metric.quantity() == Quantity::Time && baseline > 0.0 && measured > 0.0;
         let shares = share(of_baseline, baseline).into_iter().chain(share(of_runs, measured));
         let of_time = if is_time { pooled_deviation(shares).map(|(share, _)| (baseline, share)) } else { None };
-        let between = expectation.between.map(|deviation| Between {
-            deviation,
-            freedom: expectation.between_freedom.map_or(1.0, f64::from),
-            occasions,
-        });
         Some(Self { deviation, of_time, freedom, recorded, between })
     }
 
     /// The standard error of the difference of the figure and the recorded one.
     pub(super) fn std_error(&self, figure: &Pooled) -> f64 {
-        self.of_runs(figure).hypot(self.of_occasions())
+        self.of_runs(figure).hypot(self.between.std_error())
     }
 
     /// The part of the standard error by which runs differ.
@@ -263,20 +320,9 @@ impl Noise {
         of_figure.hypot(self.deviation / self.recorded.sqrt())
     }
 
-    /// The part by which occasions differ, which the runs of one occasion share.
-    fn of_occasions(&self) -> f64 {
-        self.between.as_ref().map_or(0.0, |between| between.deviation * (1.0 + 1.0 / between.occasions).sqrt())
-    }
-
     /// Whether most of the band is that of occasions, which more runs of one occasion do not lessen.
     fn is_of_occasions(&self, figure: &Pooled, alpha: f64) -> bool {
-        self.bound_of_occasions(alpha.powi(2)) > t_quantile(1.0 - alpha, self.freedom) * self.of_runs(figure)
-    }
-
-    /// The difference by which occasions alone exceed the recorded figure with a probability of at most `alpha`.
-    fn bound_of_occasions(&self, alpha: f64) -> f64 {
-        let Some(between) = self.between.as_ref().filter(|between| between.deviation > 0.0) else { return 0.0 };
-        t_quantile(1.0 - alpha, between.freedom) * self.of_occasions()
+        self.between.bound(alpha.powi(2)) > t_quantile(1.0 - alpha, self.freedom) * self.of_runs(figure)
     }
 
     /// The difference that noise alone exceeds with a probability of at most `alpha` in each of two sets of runs.
@@ -293,7 +339,7 @@ impl Noise {
     /// 2008). One number of degrees of freedom for the sum (Satterthwaite) is too large far out in the tail, where few
     /// occasions count most: simulated checks failed a hundred times as often as they may.
     fn explained(&self, figure: &Pooled, of_runs: f64, of_occasions: f64) -> f64 {
-        let (quantile, occasions) = (t_quantile(1.0 - of_runs, self.freedom), self.bound_of_occasions(of_occasions));
+        let (quantile, occasions) = (t_quantile(1.0 - of_runs, self.freedom), self.between.bound(of_occasions));
         match self.of_time {
             None => (quantile * self.of_runs(figure)).hypot(occasions),
             Some((baseline, share)) => {

@@ -18,12 +18,20 @@ pub enum Step {
     /// Less, by more than noise explains.
     Tighter,
     /// More, by more than the difference that matters.
-    Looser {
-        /// Whether it is more by more than noise explains, too.
-        beyond_noise: bool,
-    },
+    Looser(Explained),
     /// Neither.
     Within,
+}
+
+/// What may explain that a figure is more than the recorded one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Explained {
+    /// Neither noise nor the day: it got worse.
+    ByNothing,
+    /// How runs differ.
+    ByNoise,
+    /// How occasions differ, so that the gate on this time is advisory.
+    ByTheDay,
 }
 
 /// The step from the recorded figure of a metric to that of these runs; `None` if there is no recorded figure. Whether

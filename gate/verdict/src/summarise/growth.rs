@@ -48,6 +48,11 @@ const PART_TO_TELL: f64 = 0.1;
 /// The number of blocks in which falls are looked for.
 const SMOOTH_BLOCKS: usize = 16;
 
+/// A process that gets to work takes so much more at once, bytes: stacks in spans of 32 KiB, the heap in chunks, pages of
+/// libraries. A rise by less in a whole phase shows no growth per minute. Measured: services that had run for 1 s took
+/// 0.04 to 0.18 MB more in the next 3 s.
+const LEAST_RISE: f64 = 256.0 * 1024.0;
+
 /// A minimum is of at least this many readings.
 const LEAST_OF: usize = 3;
 
@@ -312,6 +317,18 @@ impl Growth {
         Self { slope: Slope { interval: Interval { high: pace, ..interval }, ..self.slope }, shape, ..self }
     }
 
+    /// The same growth, which may be none if it is a small rise in the span.
+    fn or_too_little(self, span: TimeSpan) -> Self {
+        let interval = self.slope.interval;
+        let rise = interval.measured * span.length_ns() as f64 / 60e9;
+        if rise >= LEAST_RISE || interval.low <= 0.0 {
+            return self;
+        }
+        let told = format!("it is only {} in the whole phase", units::format(rise, Unit::Bytes));
+        let shape = [self.shape, told].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+        Self { slope: Slope { interval: Interval { low: 0.0, ..interval }, ..self.slope }, shape, ..self }
+    }
+
     /// The same growth, with the parts that make it up, in bytes per minute, if there is a growth.
     fn made_of(self, parts: &[(&str, Option<f64>)]) -> Self {
         if self.slope.interval.low <= 0.0 {
@@ -361,7 +378,7 @@ fn of_blocks(
         let values: Vec<f64> = samples.get(from..to)?.iter().map(|sample| sample.1).collect();
         points.push((minutes_into(span, block.start_ns.midpoint(block.end_ns)), value(&values)?));
     }
-    growth(&points, slope)
+    Some(growth(&points, slope)?.or_too_little(span))
 }
 
 /// The memory that a service keeps shows between its peaks.

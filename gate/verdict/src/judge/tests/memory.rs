@@ -157,6 +157,72 @@ fn more_runs_of_one_occasion_do_not_tell_what_occasions_do() {
     assert_eq!((gate.verdict, gate.needs), (Verdict::Inconclusive, Some(Need::MoreRuns)), "{}", gate.reason);
 }
 
+const PAUSE: Metric = Metric::GcPauseP90;
+
+/// A recorded time of 1 ms, of one occasion, that may be twice as long.
+fn recorded_time() -> Expectation {
+    Expectation { baseline: Some(1e6), noise: Some(50e3), tolerance: Some(1.0), ..Expectation::default() }
+}
+
+fn of_time(expectation: Expectation, figures: &[f64]) -> GateResult {
+    let runs: Vec<_> = figures.iter().map(|figure| around(*figure, 0.05 * figure)).collect();
+    gate(&judge(&summary_of(PAUSE, &runs), Some(&baseline_of([(PAUSE, expectation)]))), PAUSE).clone()
+}
+
+/// On a slow day of the machine, pauses of the same code were ten times as long.
+#[test]
+fn a_time_that_another_day_may_explain_is_advisory() {
+    let on_a_slow_day = [10e6, 11e6];
+    let gate = of_time(recorded_time(), &on_a_slow_day);
+    assert_eq!((gate.verdict, gate.needs), (Verdict::Advisory, None));
+    assert_eq!(
+        gate.reason,
+        "Advisory only: 10.5ms exceeds the baseline of 1ms by more than 1ms (tolerance 100%), which may be the \
+         day and not the code: a comparison with another build (`--against`) tells, or a baseline of more occasions."
+    );
+    let only_one = Expectation { noise: None, ..recorded_time() };
+    assert_eq!(of_time(only_one, &[10e6]).verdict, Verdict::Advisory);
+    assert_eq!(of_time(recorded_time(), &[1.5e6, 1.6e6]).verdict, Verdict::Pass);
+    let knowing = |between| Expectation { between: Some(between), between_freedom: Some(3), ..recorded_time() };
+    assert_eq!(of_time(knowing(5e6), &on_a_slow_day).verdict, Verdict::Advisory, "days differ by 5 ms");
+    assert_eq!(of_time(knowing(1e3), &on_a_slow_day).verdict, Verdict::Regressed, "days differ by 1 µs");
+    // Days do not explain it, but the runs may.
+    let gate = of_time(knowing(1e3), &[1.2e6, 11e6]);
+    assert_eq!((gate.verdict, gate.needs), (Verdict::Inconclusive, Some(Need::MoreRuns)), "{}", gate.reason);
+    // Its limit holds on every day.
+    let limited = Expectation { limit: Limit::At(5e6), ..recorded_time() };
+    assert_eq!(of_time(limited, &on_a_slow_day).verdict, Verdict::Regressed);
+    let drifted = Expectation { anchor: Some(1e6), baseline: Some(9e6), ..recorded_time() };
+    assert_eq!(of_time(drifted, &on_a_slow_day).verdict, Verdict::Advisory, "an anchor is of one occasion, too");
+}
+
+/// Whoever names what must be noticed says that days do not differ by more than what matters.
+#[test]
+fn a_time_that_must_be_noticed_fails() {
+    let sharp = Expectation { must_notice: Some(3e6), ..recorded_time() };
+    assert_eq!(of_time(sharp.clone(), &[10e6, 11e6]).verdict, Verdict::Regressed);
+    assert_eq!(of_time(sharp, &[1.5e6, 11e6]).verdict, Verdict::Inconclusive);
+    let knowing = |between| Expectation {
+        must_notice: Some(3e6),
+        between: Some(between),
+        between_freedom: Some(3),
+        ..recorded_time()
+    };
+    let gate = of_time(knowing(5e6), &[10e6, 11e6]);
+    assert_eq!((gate.verdict, gate.needs), (Verdict::Inconclusive, Some(Need::Baseline)), "what days differ is known");
+}
+
+/// A time of another day makes no baseline worse or better by itself, and says how days differ.
+#[test]
+fn a_time_of_another_day_is_no_step_and_no_change() {
+    let baseline = baseline_of([(PAUSE, recorded_time())]);
+    let of = |figure: f64| alike(PAUSE, 3, &around(figure, 0.05 * figure));
+    let step_of = |figure| step(PAUSE, &of(figure), &baseline).unwrap().unwrap();
+    assert_eq!(step_of(10e6), Step::Looser(Explained::ByTheDay));
+    assert_eq!(step_of(0.1e6), Step::Within);
+    assert!(!is_change(PAUSE, &of(10e6), &baseline) && !is_change(PAUSE, &of(0.1e6), &baseline));
+}
+
 /// A file without the keys is judged as it always was, and so is one whose occasions do not differ.
 #[test]
 fn without_a_memory_nothing_is_different() {

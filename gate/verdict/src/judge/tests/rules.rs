@@ -681,6 +681,7 @@ fn the_noise_of_a_time_is_a_factor() {
         noise: Some(51e3),
         tolerance: Some(1.0),
         floor: Some(10e6),
+        must_notice: Some(40e6),
         ..Expectation::default()
     };
     let of = |figures: &[f64]| {

@@ -16,8 +16,8 @@ fn less_is_tighter_only_beyond_noise_and_more_is_looser_beyond_what_matters() {
     assert_eq!(step_of(&[900.0, 901.0], recorded()), Step::Tighter);
     assert_eq!(step_of(&[990.0, 991.0], recorded()), Step::Within, "noise is 10");
     assert_eq!(step_of(&[1049.0, 1049.0], recorded()), Step::Within);
-    assert_eq!(step_of(&[1100.0, 1101.0], recorded()), Step::Looser { beyond_noise: true });
-    assert_eq!(step_of(&[1000.0, 1200.0], recorded()), Step::Looser { beyond_noise: false });
+    assert_eq!(step_of(&[1100.0, 1101.0], recorded()), Step::Looser(Explained::ByNothing));
+    assert_eq!(step_of(&[1000.0, 1200.0], recorded()), Step::Looser(Explained::ByNoise));
     // The tolerance keeps nothing from being tighter: it is a person's choice of what may get worse.
     let wide = Expectation { tolerance: Some(1.0), noise: Some(0.1), ..recorded() };
     assert_eq!(step_of(&[990.0, 990.1], wide.clone()), Step::Tighter);
@@ -28,7 +28,7 @@ fn less_is_tighter_only_beyond_noise_and_more_is_looser_beyond_what_matters() {
 fn without_noise_nothing_is_tighter_and_all_that_is_more_is_looser() {
     let bare = Expectation { baseline: Some(1000.0), ..Expectation::default() };
     assert_eq!(step_of(&[500.0], bare.clone()), Step::Within);
-    assert_eq!(step_of(&[1001.0], bare), Step::Looser { beyond_noise: false });
+    assert_eq!(step_of(&[1001.0], bare), Step::Looser(Explained::ByNoise));
 }
 
 /// The file has seven digits, and figures that are equal in all runs have no noise.

@@ -59,6 +59,27 @@ fn anonymous_memory_of_other_processes_counts() {
     assert_near(growth(&run, Metric::RssAnonGrowth).measured, 3e6, 0.02);
 }
 
+/// A process that gets to work takes some stacks and pages more, which would be a growth of 5 MB a minute in 3 s.
+#[test]
+fn a_rise_by_little_in_the_whole_phase_may_be_none() {
+    let of = |per_minute: u64| {
+        let mut run = healthy(1);
+        let risen = |at: u64| 40_000_000 + into_phase(at) * per_minute / (60 * SECOND);
+        run.signals.go_memory.exactness = Exactness::Missing { reason: "another runtime".to_owned() };
+        run.signals.rss_kinds.data.anonymous = every(SECOND / 10, risen).value;
+        run.signals.rss.data = every(SECOND / 10, risen);
+        [Metric::RssAnonGrowth, Metric::RssGrowth].map(|metric| growth(&run, metric))
+    };
+    for estimate in of(240_000) {
+        assert_near(estimate.measured, 240e3, 0.02);
+        assert!(estimate.low <= 0.0 && estimate.high > 239e3, "{estimate:?}");
+        assert_eq!(estimate.remark, "it is only 234KiB in the whole phase");
+    }
+    for estimate in of(300_000) {
+        assert!(estimate.low > 250e3 && estimate.remark.is_empty(), "{estimate:?}");
+    }
+}
+
 fn with_steps(bytes: u64, steps: impl Fn(u64) -> u64) -> Estimate {
     let mut random = Random(1);
     growth(&with_heap(|at| 500_000 + random.below(20_000) + steps(at) * bytes), Metric::HeapLiveGrowth)
