@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tempfile::NamedTempFile;
+
 /// Writes a file so that a reader sees either the old contents or the new ones, never a part. The contents go to a
 /// temporary file in the same directory, which is synced and renamed. Missing parent directories are made. The mode is
 /// that of the old file. That of a new one is 0666 less the umask, so that a later step of a CI job that runs as another
@@ -15,33 +17,64 @@ use std::{
 /// Symbolic links are followed. Anything but a regular file, such as `/dev/stdout` or a pipe, is written in place,
 /// because replacing it would break it for other programs.
 pub fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
-    write_with(path, |file| file.write_all(contents))
+    prepare(path, contents)?.put()
 }
 
-fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-        Ok(metadata) if !metadata.is_file() => fill(&mut OpenOptions::new().write(true).open(path)?),
-        Ok(_) => replace(&path.canonicalize()?, fill),
-        Err(_) => replace(path, fill),
-    }
+/// New contents of a file that have not taken their place yet. Dropped, they leave the old file and nothing else.
+#[derive(Debug)]
+pub struct Prepared(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// They lie beside the file.
+    Beside { contents: NamedTempFile, path: PathBuf },
+    /// They are to be written into a special file.
+    Into { file: File, contents: Vec<u8> },
 }
 
-fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let directory = parent(path);
+/// Does all of [`write()`] that may fail for want of space or permission. So several files can be prepared before the first
+/// of them changes.
+///
+/// # Errors
+/// When the file or its directory cannot be written.
+pub fn prepare(path: &Path, contents: &[u8]) -> io::Result<Prepared> {
+    Ok(Prepared(match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(metadata) if !metadata.is_file() => {
+            Kind::Into { file: OpenOptions::new().write(true).open(path)?, contents: contents.to_vec() }
+        }
+        Ok(_) => beside(path.canonicalize()?, contents)?,
+        Err(_) => beside(path.to_owned(), contents)?,
+    }))
+}
+
+fn beside(path: PathBuf, contents: &[u8]) -> io::Result<Kind> {
+    let directory = parent(&path);
     fs::create_dir_all(&directory)?;
     let mut file = tempfile::Builder::new()
         .prefix(".memgate-")
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(&directory)?;
-    fill(file.as_file_mut())?;
-    if let Ok(old) = fs::metadata(path) {
+    file.write_all(contents)?;
+    if let Ok(old) = fs::metadata(&path) {
         file.as_file().set_permissions(old.permissions())?;
     }
     // A file system that allocates space late reports a full disk only here.
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    Ok(Kind::Beside { contents: file, path })
+}
+
+impl Prepared {
+    /// Puts the contents in their place.
+    ///
+    /// # Errors
+    /// When the file cannot be replaced or written.
+    pub fn put(self) -> io::Result<()> {
+        match self.0 {
+            Kind::Beside { contents, path } => Ok(contents.persist(path).map(drop)?),
+            Kind::Into { mut file, contents } => file.write_all(&contents),
+        }
+    }
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -97,16 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_in_the_middle_leaves_the_old_file_and_nothing_else() {
+    fn what_is_prepared_and_not_put_leaves_the_old_file_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("report.json");
         write(&path, b"old").unwrap();
-        let error = write_with(&path, |file| {
-            file.write_all(b"new, and then")?;
-            Err(io::ErrorKind::StorageFull.into())
-        })
-        .unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        drop(prepare(&path, b"new").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(directory.path()), ["report.json"]);
     }

@@ -33,12 +33,26 @@ pub(crate) use patch::patch;
 pub(crate) use review::review;
 pub(crate) use update::update;
 
+/// Where new figures come from, and where they go.
+#[derive(Debug)]
+pub(crate) struct Recorded<'a> {
+    /// Evidence files, or directories that contain them.
+    pub(crate) evidence: &'a [PathBuf],
+    /// The directory of baselines.
+    pub(crate) directory: &'a Path,
+    /// The services to take; all in the evidence if there are none.
+    pub(crate) services: &'a [String],
+    /// The platforms to take; all in the evidence if there are none.
+    pub(crate) platforms: Vec<Platform>,
+}
+
 /// Writes a new baseline file for each service and platform in the evidence, and returns their names, each on a line. If
 /// one exists or cannot be made, none is written.
 ///
 /// # Errors
 /// When a file exists already, when evidence cannot be used, or when a file cannot be written.
-pub(crate) fn record(evidence: &[PathBuf], directory: &Path, limits: Limits) -> Result<String> {
+pub(crate) fn record(recorded: &Recorded<'_>, limits: Limits) -> Result<String> {
+    let directory = recorded.directory;
     let made = |summary: &Summary| {
         let file = baseline::path(directory, summary.platform, &summary.baseline);
         if baseline::load(directory, summary.platform, &summary.baseline)?.is_some() {
@@ -47,10 +61,8 @@ pub(crate) fn record(evidence: &[PathBuf], directory: &Path, limits: Limits) -> 
         }
         Ok((file, baseline::render(summary, &today(), limits)?))
     };
-    let files: Vec<_> = summaries(evidence, directory)?.iter().map(made).collect::<Result<_>>()?;
-    for (file, text) in &files {
-        write(file, text)?;
-    }
+    let files: Vec<_> = summaries(recorded)?.iter().map(made).collect::<Result<_>>()?;
+    write_all(files.iter().map(|(file, text)| (file.as_path(), text.as_str())))?;
     Ok(files.iter().map(|(file, _)| format!("{}\n", file.display())).collect())
 }
 
@@ -58,8 +70,8 @@ pub(crate) fn record(evidence: &[PathBuf], directory: &Path, limits: Limits) -> 
 ///
 /// # Errors
 /// The same.
-pub(crate) fn diff(evidence: &[PathBuf], directory: &Path) -> Result<String> {
-    let files = accepted(evidence, directory, &BTreeSet::new())?;
+pub(crate) fn diff(recorded: &Recorded<'_>) -> Result<String> {
+    let files = accepted(recorded, &BTreeSet::new())?;
     Ok(files.iter().map(|(file, accepted)| told(&file.path, accepted, "would change")).collect())
 }
 
@@ -69,8 +81,8 @@ pub(crate) fn diff(evidence: &[PathBuf], directory: &Path) -> Result<String> {
 ///
 /// # Errors
 /// When there is no baseline, when a file cannot be changed, or when it changes meanwhile.
-pub(crate) fn accept(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) -> Result<String> {
-    let files = accepted(evidence, directory, metrics)?;
+pub(crate) fn accept(recorded: &Recorded<'_>, metrics: &BTreeSet<Metric>) -> Result<String> {
+    let files = accepted(recorded, metrics)?;
     replace(files.iter().map(|(file, accepted)| (file, accepted.text.as_str())))?;
     Ok(files.iter().map(|(file, accepted)| told(&file.path, accepted, "changed")).collect())
 }
@@ -152,7 +164,7 @@ pub(crate) fn explain(metric: Metric, directory: &Path) -> Result<String> {
     let of = |comparison: Option<Comparison>| comparison.map_or("not compared".to_owned(), difference);
     let _ = writeln!(text, "differences that matter, from a recorded figure: {}", of(metric.comparison()));
     let _ = writeln!(text, "from another build: {}", of(metric.beside().map(|beside| beside.closely)));
-    let files = baselines(directory)?;
+    let files = baselines(directory, |_| true)?;
     if files.is_empty() {
         let _ = writeln!(text, "{}: no baseline files", directory.display());
     }
@@ -207,14 +219,15 @@ fn expected(expectation: &Expectation, unit: Unit) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// The baseline files in the directory, in the order of their names.
-fn baselines(directory: &Path) -> Result<Vec<(PathBuf, Baseline)>> {
+/// The baseline files of these services in the directory, in the order of their names.
+fn baselines(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<(PathBuf, Baseline)>> {
     let mut found = Vec::new();
     for platform in Platform::ALL {
         for entry in fs::read_dir(directory.join(platform.folder())).into_iter().flatten().flatten() {
             let path = entry.path();
             let is_yaml = path.extension().is_some_and(|extension| extension == "yaml");
-            let Some(name) = path.file_stem().and_then(|name| name.to_str()).filter(|_| is_yaml) else { continue };
+            let name = path.file_stem().and_then(|name| name.to_str()).filter(|name| is_yaml && is_wanted(name));
+            let Some(name) = name else { continue };
             found.extend(baseline::load(directory, platform, name)?.map(|baseline| (path.clone(), baseline)));
         }
     }
@@ -252,7 +265,7 @@ fn no_baseline(directory: &Path, platform: Platform, service: &str) -> Error {
     InputError::new(format!("{}: there is no such baseline", path.display()), help).into()
 }
 
-/// Gives the files these texts, or none of them if one has changed since it was read.
+/// Gives the files these texts, or none of them if one has changed since it was read or cannot be written.
 fn replace<'a>(files: impl Iterator<Item = (&'a File, &'a str)> + Clone) -> Result<()> {
     for (File { path, text }, _) in files.clone() {
         if text_of(path)? != *text {
@@ -260,30 +273,43 @@ fn replace<'a>(files: impl Iterator<Item = (&'a File, &'a str)> + Clone) -> Resu
             return Err(InputError::new(message, "run the command again").into());
         }
     }
-    files.into_iter().try_for_each(|(file, text)| write(&file.path, text))
+    write_all(files.map(|(file, text)| (file.path.as_path(), text)))
 }
 
 /// Each baseline file with the figures of the evidence.
-fn accepted(evidence: &[PathBuf], directory: &Path, metrics: &BTreeSet<Metric>) -> Result<Vec<(File, Accepted)>> {
+fn accepted(recorded: &Recorded<'_>, metrics: &BTreeSet<Metric>) -> Result<Vec<(File, Accepted)>> {
     let accepted = |summary: &Summary| {
+        let directory = recorded.directory;
         let Some(file) = read(directory, summary.platform, &summary.baseline)? else {
             return Err(no_baseline(directory, summary.platform, &summary.baseline));
         };
         let accepted = baseline::accept(&file.path, &file.text, summary, &today(), metrics)?;
         Ok((file, accepted))
     };
-    summaries(evidence, directory)?.iter().map(accepted).collect()
+    summaries(recorded)?.iter().map(accepted).collect()
 }
 
 /// The metrics of the evidence, by service and platform. Each has a baseline file of its own, because a file can have
 /// the figures of one service only.
 ///
 /// # Errors
-/// When evidence cannot be used, or when the service fails its requests: its figures mean nothing.
-fn summaries(evidence: &[PathBuf], directory: &Path) -> Result<Vec<Summary>> {
-    let recorded = judging::read_evidence(evidence)?;
+/// When evidence cannot be used, when it has no runs of a service or platform that is named, or when the service fails
+/// its requests: its figures mean nothing.
+fn summaries(recorded: &Recorded<'_>) -> Result<Vec<Summary>> {
+    let &Recorded { evidence, directory, services, ref platforms } = recorded;
+    let mut found = judging::read_evidence(evidence)?;
+    let no_service = services.iter().find(|wanted| found.keys().all(|(service, _)| service != *wanted));
+    let no_platform = platforms.iter().find(|wanted| found.keys().all(|(_, platform)| platform != *wanted));
+    if let Some(wanted) = no_service.cloned().or_else(|| no_platform.map(Platform::to_string)) {
+        let has: Vec<String> = found.keys().map(|(service, platform)| format!("{service} on {platform}")).collect();
+        let message = format!("{wanted}: the evidence has no run of it");
+        return Err(InputError::new(message, format!("the evidence has runs of {}", has.join(", "))).into());
+    }
+    found.retain(|(service, platform), _| {
+        (services.is_empty() || services.contains(service)) && (platforms.is_empty() || platforms.contains(platform))
+    });
     let summaries: Vec<Summary> =
-        recorded.into_values().map(|recorded| Ok(summarise(&numbered(recorded.runs))?)).collect::<Result<_>>()?;
+        found.into_values().map(|recorded| Ok(summarise(&numbered(recorded.runs)?)?)).collect::<Result<_>>()?;
     for (index, summary) in summaries.iter().enumerate() {
         let before = baseline::load(directory, summary.platform, &summary.baseline)?;
         if let Some(reason) = judge::spoiled(summary, before.as_ref()) {
@@ -297,7 +323,7 @@ fn summaries(evidence: &[PathBuf], directory: &Path) -> Result<Vec<Summary>> {
                 "{} and {} have the same baseline, {} on {}, which has the figures of one of them",
                 other.service, summary.service, summary.baseline, summary.platform
             );
-            return Err(InputError::new(message, "name the evidence of one of the two services").into());
+            return Err(InputError::new(message, "name one of the two services with --service").into());
         }
     }
     Ok(summaries)
@@ -328,9 +354,16 @@ fn line(metric: Metric, before: f64, after: f64) -> String {
     format!("{metric}: {from} -> {to}{share}{looser}")
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    let written = atomic_file::write(path, text.as_bytes());
-    Ok(written.map_err(|source| OutputError::Path { path: path.to_owned(), option: "--baselines", source })?)
+/// Writes all files, or none if one cannot be written.
+fn write_all<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -> Result<()> {
+    let failed = |path: &Path, source| OutputError::Path { path: path.to_owned(), option: "--baselines", source };
+    let prepared = files
+        .map(|(path, text)| {
+            let prepared = atomic_file::prepare(path, text.as_bytes());
+            Ok((path, prepared.map_err(|source| failed(path, source))?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    prepared.into_iter().try_for_each(|(path, file)| Ok(file.put().map_err(|source| failed(path, source))?))
 }
 
 /// Today's date in UTC, such as `2026-11-23`.

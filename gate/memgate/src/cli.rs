@@ -183,7 +183,7 @@ pub enum BaselineCommand {
     Record {
         /// What was recorded.
         #[command(flatten)]
-        recorded: Recorded,
+        recorded: NewFigures,
         /// The default limits of the baselines.
         #[arg(long, value_name = "SET", value_enum, default_value_t = LimitSet::General)]
         limits: LimitSet,
@@ -192,7 +192,7 @@ pub enum BaselineCommand {
     Diff {
         /// What was recorded.
         #[command(flatten)]
-        recorded: Recorded,
+        recorded: NewFigures,
         /// Prints what would change as a patch for `git apply`, with a new file for each service that has none.
         #[arg(long)]
         patch: bool,
@@ -201,7 +201,7 @@ pub enum BaselineCommand {
     Accept {
         /// What was recorded.
         #[command(flatten)]
-        recorded: Recorded,
+        recorded: NewFigures,
         /// A metric whose figure to accept. Can be given several times. The default is all.
         #[arg(long = "metric", value_name = "M", value_parser = one_of(&Metric::ALL, Metric::name))]
         metrics: Vec<Metric>,
@@ -211,7 +211,7 @@ pub enum BaselineCommand {
     Review {
         /// What was recorded.
         #[command(flatten)]
-        recorded: Recorded,
+        recorded: NewFigures,
     },
     /// Takes the figures in the evidence that are lower than the recorded ones by more than noise, for a script. Never
     /// takes a higher one: exit code 1 if there is one and nobody answers for it.
@@ -276,7 +276,7 @@ impl Waived {
 pub struct Updated {
     /// What was recorded.
     #[command(flatten)]
-    pub recorded: Recorded,
+    pub recorded: NewFigures,
     /// Why gates on figures that got looser may fail. With it, their metrics get a waiver.
     #[arg(long, value_name = "TEXT", requires_all = ["owner", "expires"])]
     reason: Option<String>,
@@ -539,6 +539,34 @@ pub struct Recorded {
     /// The directory of baselines.
     #[arg(long, value_name = "DIR", default_value = "baselines")]
     pub baselines: PathBuf,
+}
+
+/// New figures for baselines.
+#[derive(Debug, Args)]
+pub struct NewFigures {
+    /// What was recorded.
+    #[command(flatten)]
+    recorded: Recorded,
+    /// A service in the evidence whose figures to take. Can be given several times. The default is all.
+    #[arg(long = "service", value_name = "S")]
+    services: Vec<String>,
+    /// A platform in the evidence whose figures to take: linux/amd64, linux/arm64, linux/loong64 or `host`. Can be given
+    /// several times. The default is all.
+    #[arg(long = "platform", value_name = "P")]
+    platforms: Vec<PlatformArgument>,
+}
+
+impl NewFigures {
+    /// The plain options.
+    pub(crate) fn plain(&self) -> baseline_files::Recorded<'_> {
+        let Self { recorded, services, platforms: arguments } = self;
+        baseline_files::Recorded {
+            evidence: &recorded.evidence,
+            directory: &recorded.baselines,
+            services,
+            platforms: platforms(arguments),
+        }
+    }
 }
 
 /// What to print and write.

@@ -259,26 +259,19 @@ fn write_report(report: &Report, outputs: &[Output], out: Option<&Path>) -> Resu
 fn baseline(command: &BaselineCommand) -> Result<u8> {
     let text = match command {
         BaselineCommand::Update(update) => {
-            let Recorded { evidence, baselines } = &update.recorded;
-            let updated = baseline_files::update(evidence, baselines, update.waiver().as_ref())?;
+            let updated = baseline_files::update(&update.recorded.plain(), update.waiver().as_ref())?;
             print(&updated.text)?;
             return Ok(u8::from(updated.is_looser));
         }
         BaselineCommand::Review { recorded } => {
             let mut answers = std::io::stdin().lock();
-            baseline_files::review(&recorded.evidence, &recorded.baselines, &mut answers, &mut |text| print(text))?;
+            baseline_files::review(&recorded.plain(), &mut answers, &mut |text| print(text))?;
             return Ok(0);
         }
         BaselineCommand::Anchor(anchored) => baseline_files::anchor(&anchored.which(), &anchored.baselines),
-        BaselineCommand::Record { recorded, limits } => {
-            baseline_files::record(&recorded.evidence, &recorded.baselines, (*limits).into())
-        }
-        BaselineCommand::Diff { recorded, patch: true } => {
-            baseline_files::patch(&recorded.evidence, &recorded.baselines)
-        }
-        BaselineCommand::Diff { recorded, patch: false } => {
-            baseline_files::diff(&recorded.evidence, &recorded.baselines)
-        }
+        BaselineCommand::Record { recorded, limits } => baseline_files::record(&recorded.plain(), (*limits).into()),
+        BaselineCommand::Diff { recorded, patch: true } => baseline_files::patch(&recorded.plain()),
+        BaselineCommand::Diff { recorded, patch: false } => baseline_files::diff(&recorded.plain()),
         BaselineCommand::Waive(waived) => baseline_files::waive(
             waived.metric,
             &waived.service,
@@ -288,7 +281,7 @@ fn baseline(command: &BaselineCommand) -> Result<u8> {
         ),
         BaselineCommand::Explain { metric, baselines } => baseline_files::explain(*metric, baselines),
         BaselineCommand::Accept { recorded, metrics } => {
-            baseline_files::accept(&recorded.evidence, &recorded.baselines, &metrics.iter().copied().collect())
+            baseline_files::accept(&recorded.plain(), &metrics.iter().copied().collect())
         }
     }?;
     print(&text).map(|()| 0)

@@ -197,7 +197,7 @@ fn two_services_with_one_baseline_are_refused() {
         place.write("new", &Evidence { service: "twin".to_owned(), ..healthy(run, 1000) });
     }
     for command in ["record", "accept", "diff", "update"] {
-        let says = ["twin and uaa have the same baseline, uaa on linux/amd64", "name the evidence of one"];
+        let says = ["twin and uaa have the same baseline, uaa on linux/amd64", "name one of the two"];
         assert_fails(&place.baseline(&[command, "new"]), 2, &says);
     }
 }
@@ -296,9 +296,105 @@ fn anchors_are_not_pinned_where_there_is_no_such_file_or_figure() {
     assert_fails(&place.baseline(&["anchor", "--service", "pay"]), 2, &["pay has no such baseline in baselines"]);
     let platform = place.baseline(&["anchor", "--platform", "linux/arm64"]);
     assert_fails(&platform, 2, &["linux/arm64 has no such baseline in baselines"]);
-    assert_fails(&place.baseline(&["anchor", "--metric", "oom_kills"]), 2, &["oom_kills has no recorded figure here"]);
+    assert_fails(
+        &place.baseline(&["anchor", "--metric", "oom_kills"]),
+        2,
+        &["baselines: no baseline has a recorded figure of oom_kills"],
+    );
     assert_fails(&place.baseline(&["anchor", "--baselines", "no"]), 2, &["no: there are no baseline files"]);
     assert_eq!(place.text(), before);
+}
+
+/// Files that are not asked for may be wrong, and need not have a metric.
+#[test]
+fn an_anchor_of_one_service_or_metric_asks_nothing_of_other_files() {
+    let place = Place::recorded([2000, 2004]);
+    let other = place.path("baselines/linux-amd64/pay.yaml");
+    let of_limits = place.text().replacen("\"uaa\"", "\"pay\"", 1).replace(BYTES, "gc_pause_p99: { limit: 1s } # ");
+    fs::write(&other, &of_limits).unwrap();
+    let output = place.baseline(&["anchor", "--metric", BYTES]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "baselines/linux-amd64/uaa.yaml: 1 anchor changed\n  alloc_bytes_per_request: none -> 2.00kB/request\n"
+    );
+    assert_eq!(fs::read_to_string(&other).unwrap(), of_limits);
+    let of_pay = place.baseline(&["anchor", "--metric", BYTES, "--service", "pay"]);
+    assert_fails(&of_pay, 2, &["alloc_bytes_per_request has no recorded figure here"]);
+    fs::write(&other, "a note").unwrap();
+    assert_fails(&place.baseline(&["anchor"]), 2, &["pay.yaml"]);
+    assert_eq!(place.baseline(&["anchor", "--service", "uaa"]).status.code(), Some(0));
+}
+
+/// Two commands within an hour, each of which counts its runs from 1.
+#[test]
+fn the_runs_of_two_commands_make_one_baseline() {
+    let place = Place { directory: tempfile::tempdir().unwrap() };
+    for (name, minute) in [("one", 0), ("other", 10)] {
+        for run in [1, 2] {
+            let started_at = format!("2026-11-23T12:{:02}:00Z", minute + run);
+            place.write(name, &Evidence { started_at, ..healthy(run, 2000) });
+        }
+    }
+    let output = place.baseline(&["record", "one", "other"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(place.text().contains("runs: 4,"), "{}", place.text());
+    let again = place.baseline(&["diff", "one", "one/uaa.linux-amd64.run1.evidence.json"]);
+    assert_fails(&again, 2, &["two runs of uaa on linux/amd64 began at", "name the evidence of each process once"]);
+}
+
+/// One file of two lies in a place where nothing can be written: in this one a file stands for a directory.
+#[test]
+fn either_all_baselines_are_written_or_none() {
+    let place = Place { directory: tempfile::tempdir().unwrap() };
+    for run in [1, 2] {
+        place.write("new", &healthy(run, 2000));
+        place.write("new", &Evidence { platform: Platform::LinuxLoong64, ..healthy(run, 2000) });
+    }
+    fs::create_dir(place.path("baselines")).unwrap();
+    fs::write(place.path("baselines/linux-loong64"), "").unwrap();
+    assert_fails(&place.baseline(&["record", "new"]), 2, &["linux-loong64"]);
+    assert!(!place.file().exists());
+    let left = fs::read_dir(place.path("baselines/linux-amd64")).into_iter().flatten().count();
+    assert_eq!(left, 0, "a temporary file is left");
+}
+
+#[test]
+fn a_part_of_the_evidence_can_be_named() {
+    let place = Place { directory: tempfile::tempdir().unwrap() };
+    for run in [1, 2] {
+        place.write("new", &healthy(run, 2000));
+        place.write("new", &Evidence { platform: Platform::LinuxLoong64, ..healthy(run, 2000) });
+    }
+    assert_eq!(place.baseline(&["record", "new"]).status.code(), Some(0));
+    for run in [1, 2] {
+        place.write("new", &healthy(run, 3000));
+    }
+    let output = place.baseline(&["update", "new"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let command = "memgate baseline accept new --baselines baselines --service uaa --platform linux/amd64 --metric \
+                   alloc_bytes_per_request\n";
+    assert!(stdout(&output).contains(command), "{}", stdout(&output));
+    let loong64 = fs::read_to_string(place.path("baselines/linux-loong64/uaa.yaml")).unwrap();
+    let words: Vec<&str> = command.split_whitespace().skip(2).collect();
+    let output = place.baseline(&words);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(place.text().contains("alloc_bytes_per_request: { baseline: 3"), "{}", place.text());
+    assert_eq!(fs::read_to_string(place.path("baselines/linux-loong64/uaa.yaml")).unwrap(), loong64);
+    let none = place.baseline(&["diff", "new", "--platform", "linux/arm64"]);
+    assert_fails(&none, 2, &["linux/arm64: the evidence has no run of it", "uaa on linux/amd64, uaa on linux/loong64"]);
+    assert_fails(&place.baseline(&["diff", "new", "--service", "pay"]), 2, &["pay: the evidence has no run of it"]);
+}
+
+#[test]
+fn a_patch_of_a_symbolic_link_is_refused() {
+    let place = Place::recorded([2000, 2004]);
+    fs::rename(place.path("baselines"), place.path("kept")).unwrap();
+    std::os::unix::fs::symlink("kept", place.path("baselines")).unwrap();
+    place.measure([3000, 3004]);
+    let refused = place.baseline(&["diff", "new", "--patch"]);
+    assert_fails(&refused, 2, &["baselines: this is a symbolic link", "--baselines"]);
+    assert_eq!(place.baseline(&["diff", "new", "--patch", "--baselines", "kept"]).status.code(), Some(0));
 }
 
 impl Place {
@@ -468,5 +564,9 @@ fn a_baseline_of_several_days_knows_how_days_differ_and_remembers_the_next() {
     assert_eq!(stdout(&place.baseline(&["diff", "new", "--patch"])), "");
     // The same evidence twice is a mistake, and no occasion.
     let twice = place.baseline(&["accept", "new", "new/uaa.linux-amd64.run1.evidence.json"]);
-    assert_fails(&twice, 2, &["two runs of `uaa` on linux/amd64 have the number 1"]);
+    assert_fails(
+        &twice,
+        2,
+        &["two runs of uaa on linux/amd64 began at 2026-11-28T12:01:00Z: one process counts twice"],
+    );
 }

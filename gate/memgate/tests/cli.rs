@@ -405,7 +405,7 @@ fn a_configuration_that_is_wrong_is_shown_with_its_place() {
     let changed = |from, to| common::changed(&good, from, to);
     let cases: [(String, &[&str]); 7] = [
         (changed("    phases:", "    run_count: 3\n    phases:"), &["memgate.yaml:", "run_count", "runs"]),
-        (changed("warmup: 20s", "warmup: 20"), &["warmup", "20s"]),
+        (changed("warmup: 15s", "warmup: 20"), &["warmup", "20s"]),
         (changed("memory_max: 256MiB", "memory_max: 256 furlongs"), &["memory_max", "furlongs"]),
         (changed("    phases:", "    runs: 3\n    runs: 4\n    phases:"), &["duplicate key `runs`"]),
         (changed("    phases:", "\truns: 3\n    phases:"), &["tab"]),

@@ -59,7 +59,7 @@ pub fn healthy(run: u32) -> Evidence {
         platform: Platform::LinuxAmd64,
         run,
         baseline: "uaa".to_owned(),
-        started_at: "2026-11-23T12:00:00Z".to_owned(),
+        started_at: format!("2026-11-23T12:{:02}:00Z", 2 * run.min(29)),
         environment: environment(),
         phases: Phases { warmup: Some(WARMUP), measure: Some(MEASURE), tail: None, drain: Some(DRAIN) },
         ending: Ending::Stopped,

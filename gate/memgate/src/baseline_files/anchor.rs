@@ -30,19 +30,26 @@ pub(crate) struct Which {
 /// changed, or when it changes meanwhile.
 pub(crate) fn anchor(which: &Which, directory: &Path) -> Result<String> {
     let Which { services, platforms, metrics } = which;
-    let all: Vec<Baseline> = baselines(directory)?.into_iter().map(|(_, baseline)| baseline).collect();
-    let is_wanted = |baseline: &&Baseline| {
-        (services.is_empty() || services.contains(&baseline.service))
-            && (platforms.is_empty() || platforms.contains(&baseline.platform))
-    };
-    let wanted: Vec<&Baseline> = all.iter().filter(is_wanted).collect();
+    let is_wanted = |service: &str| services.is_empty() || services.iter().any(|wanted| wanted == service);
+    let on_platform = |baseline: &Baseline| platforms.is_empty() || platforms.contains(&baseline.platform);
+    let of_services = baselines(directory, is_wanted)?.into_iter().map(|(_, baseline)| baseline);
+    let mut wanted: Vec<Baseline> = of_services.filter(on_platform).collect();
     check_found(which, &wanted, directory)?;
+    // A file that is named must have the metrics. Of all files, those that have one of them are meant.
+    if services.is_empty() && !metrics.is_empty() {
+        if let Some(metric) = metrics.iter().find(|metric| wanted.iter().all(|baseline| !has(baseline, metric))) {
+            let message = format!("{}: no baseline has a recorded figure of {metric}", directory.display());
+            return Err(InputError::new(message, "record it first, or name another metric").into());
+        }
+        wanted.retain(|baseline| metrics.iter().any(|metric| has(baseline, metric)));
+    }
     let mut files: Vec<(File, String)> = Vec::new();
     let mut told = String::new();
-    for baseline in wanted {
+    for baseline in &wanted {
         let Some(file) = read(directory, baseline.platform, &baseline.service)? else { continue };
         let place = (baseline.platform, baseline.service.as_str());
-        let pinned = baseline::anchor(&file.path, &file.text, place, metrics)?;
+        let asked = metrics.iter().filter(|metric| !services.is_empty() || has(baseline, metric)).copied().collect();
+        let pinned = baseline::anchor(&file.path, &file.text, place, &asked)?;
         let anchors = if pinned.changes.len() == 1 { "anchor" } else { "anchors" };
         // Writing to a string cannot fail.
         let _ = writeln!(told, "{}: {} {anchors} changed", file.path.display(), pinned.changes.len());
@@ -63,8 +70,12 @@ pub(crate) fn anchor(which: &Which, directory: &Path) -> Result<String> {
     Ok(told)
 }
 
+fn has(baseline: &Baseline, metric: &Metric) -> bool {
+    baseline.metrics.get(metric).is_some_and(|expectation| expectation.baseline.is_some())
+}
+
 /// Checks that each service and each platform that is named has a file.
-fn check_found(which: &Which, wanted: &[&Baseline], directory: &Path) -> Result<()> {
+fn check_found(which: &Which, wanted: &[Baseline], directory: &Path) -> Result<()> {
     let directory = directory.display();
     let no_service = which.services.iter().find(|service| wanted.iter().all(|baseline| baseline.service != **service));
     let no_platform =

@@ -12,7 +12,7 @@ use memgate_evidence::error::{InputError, Result};
 use memgate_verdict::metric::Limits;
 use similar::{Algorithm, DiffOp, capture_diff_slices, group_diff_ops};
 
-use super::{read, summaries, today};
+use super::{Recorded, read, summaries, today};
 
 /// The lines around a change that a patch shows.
 const CONTEXT: usize = 3;
@@ -22,9 +22,10 @@ const CONTEXT: usize = 3;
 ///
 /// # Errors
 /// When a file cannot be changed or made, or when git could not find it from here.
-pub(crate) fn patch(evidence: &[PathBuf], directory: &Path) -> Result<String> {
+pub(crate) fn patch(recorded: &Recorded<'_>) -> Result<String> {
+    let directory = recorded.directory;
     let mut text = String::new();
-    for summary in summaries(evidence, directory)? {
+    for summary in summaries(recorded)? {
         let name = name(&baseline::path(directory, summary.platform, &summary.baseline))?;
         let (before, after) = match read(directory, summary.platform, &summary.baseline)? {
             Some(file) => {
@@ -65,6 +66,13 @@ fn name(path: &Path) -> Result<String> {
                 return Err(refused("a patch changes only files below the current directory").into());
             }
         }
+    }
+    let linked =
+        (1..=parts.len()).map(|depth| parts[..depth].iter().collect::<PathBuf>()).find(|path| path.is_symlink());
+    if let Some(link) = linked {
+        let help = "name with --baselines the directory that it leads to, or accept the figures with `memgate baseline accept`";
+        let message = format!("{}: this is a symbolic link, which `git apply` does not follow", link.display());
+        return Err(InputError::new(message, help).into());
     }
     Ok(parts.join("/"))
 }

@@ -17,7 +17,7 @@ use memgate_verdict::{
     units,
 };
 
-use super::{File, line, read, replace, summaries, today, write};
+use super::{File, Recorded, line, read, replace, summaries, today, write_all};
 
 /// Asks about each figure in the evidence that differs from the recorded one, and about each file that does not exist
 /// yet. Writes what was accepted of a file when all its questions are answered; everything else stays. The end of
@@ -27,14 +27,13 @@ use super::{File, line, read, replace, summaries, today, write};
 /// When evidence or a file cannot be used, which is before the first question; when a file changes meanwhile; and when
 /// questions or answers are lost.
 pub(crate) fn review(
-    evidence: &[PathBuf],
-    directory: &Path,
+    recorded: &Recorded<'_>,
     input: &mut dyn BufRead,
     say: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    let summaries = summaries(evidence, directory)?;
+    let summaries = summaries(recorded)?;
     let proposals: Vec<Proposal<'_>> =
-        summaries.iter().map(|summary| Proposal::of(summary, directory)).collect::<Result<_>>()?;
+        summaries.iter().map(|summary| Proposal::of(summary, recorded.directory)).collect::<Result<_>>()?;
     let mut desk = Desk { input, say };
     for proposal in &proposals {
         let decision = match &proposal.what {
@@ -195,7 +194,7 @@ fn review_new(path: &Path, text: &str, desk: &mut Desk<'_>) -> Result<Decision> 
                 let message = format!("{}: another program wrote it meanwhile, and nothing is written", path.display());
                 return Err(InputError::new(message, "run the command again").into());
             }
-            write(path, text)?;
+            write_all([(path, text)].into_iter())?;
             desk.tell(&format!("{}: it is written\n", path.display()))?;
             Ok(Decision::Next)
         }

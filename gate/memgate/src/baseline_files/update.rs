@@ -1,9 +1,9 @@
 //! New figures without a person: what got tighter goes into the file, and what got looser is told.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::Path, path::PathBuf};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use memgate_config::baseline::{self, Accepted};
-use memgate_evidence::error::Result;
+use memgate_evidence::{error::Result, platform::Platform};
 use memgate_verdict::{
     baseline::{Baseline, Waiver},
     judge::{self, Explained, Step},
@@ -11,7 +11,7 @@ use memgate_verdict::{
     summarise::Summary,
 };
 
-use super::{File, check_waiver, line, no_baseline, read, replace, summaries, today};
+use super::{File, Recorded, check_waiver, line, no_baseline, read, replace, summaries, today};
 
 /// What an update did.
 #[derive(Debug)]
@@ -29,22 +29,24 @@ pub(crate) struct Updated {
 /// # Errors
 /// When the waiver says nothing or ends in the past, when there is no baseline or the runs do not fit it, when the
 /// service fails its requests, when a file cannot be changed, or when it changes meanwhile.
-pub(crate) fn update(evidence: &[PathBuf], directory: &Path, waiver: Option<&Waiver>) -> Result<Updated> {
+pub(crate) fn update(recorded: &Recorded<'_>, waiver: Option<&Waiver>) -> Result<Updated> {
     waiver.map_or(Ok(()), check_waiver)?;
-    let of_file = |summary: &Summary| OfFile::of(summary, directory, waiver);
-    let files: Vec<OfFile> = summaries(evidence, directory)?.iter().map(of_file).collect::<Result<_>>()?;
+    let of_file = |summary: &Summary| OfFile::of(summary, recorded.directory, waiver);
+    let files: Vec<OfFile> = summaries(recorded)?.iter().map(of_file).collect::<Result<_>>()?;
     let changed = files.iter().filter(|one| one.text != one.file.text);
     replace(changed.map(|one| (&one.file, one.text.as_str())))?;
     let mut text: String = files.iter().map(|one| one.told.as_str()).collect();
-    let looser: BTreeSet<Metric> = files.iter().flat_map(|one| one.looser.iter().copied()).collect();
+    let looser: Vec<&OfFile> = files.iter().filter(|one| !one.looser.is_empty()).collect();
     if !looser.is_empty() {
-        text.push_str(&commands(&looser, evidence, directory));
+        text.push_str(&commands(&looser, files.len() == 1, recorded));
     }
     Ok(Updated { text, is_looser: !looser.is_empty() })
 }
 
 /// The update of one file.
 struct OfFile {
+    /// The service of the evidence, and its platform.
+    of: (String, Platform),
     file: File,
     /// Its new text.
     text: String,
@@ -61,7 +63,8 @@ impl OfFile {
         let before = baseline::parse(&file.path, &file.text, summary.platform, &summary.baseline)?;
         let steps = Steps::of(summary, &before);
         let tighter = baseline::tighten(&file.path, &file.text, summary, &steps.tighter)?;
-        let mut one = Self { told: told(&file.path, &tighter), text: tighter.text, file, looser: Vec::new() };
+        let of = (summary.service.clone(), summary.platform);
+        let mut one = Self { of, told: told(&file.path, &tighter), text: tighter.text, file, looser: Vec::new() };
         for (metric, reason) in &steps.kept {
             // Writing to a string cannot fail.
             let _ = writeln!(one.told, "  {metric}: stays, because it was not measured: {reason}");
@@ -91,7 +94,9 @@ impl OfFile {
         };
         let running = expectation.waiver.as_ref().filter(|waiver| waiver.expires >= today());
         let then = match (running, waiver) {
-            _ if expectation.advisory || explained == Explained::ByTheDay => "it stays, and its gate is only advisory".to_owned(),
+            _ if expectation.advisory || explained == Explained::ByTheDay => {
+                "it stays, and its gate is only advisory".to_owned()
+            }
             (Some(running), _) => format!("it stays, waived until {} by {}", running.expires, running.owner),
             (None, Some(waiver)) => {
                 let place = (summary.platform, summary.baseline.as_str());
@@ -148,14 +153,28 @@ fn told(path: &Path, tighter: &Accepted) -> String {
     text
 }
 
-/// The commands that take what got looser.
-fn commands(looser: &BTreeSet<Metric>, evidence: &[PathBuf], directory: &Path) -> String {
-    let metrics: String = looser.iter().map(|metric| format!(" --metric {metric}")).collect();
-    let words: Vec<String> = evidence.iter().map(|path| word(path)).collect();
-    let on = format!("{} --baselines {}", words.join(" "), word(directory));
+/// The commands that take what got looser, or let it fail for a while: one for each of several files, because others may
+/// not have its metrics.
+fn commands(looser: &[&OfFile], is_only_file: bool, recorded: &Recorded<'_>) -> String {
+    let evidence: Vec<String> = recorded.evidence.iter().map(|path| word(path)).collect();
+    let on = format!("{} --baselines {}", evidence.join(" "), word(recorded.directory));
+    let lines = |verb: &str, rest: &dyn Fn(&OfFile) -> String| {
+        let line = |one: &&OfFile| {
+            let (service, platform) = &one.of;
+            let which = match is_only_file {
+                true => String::new(),
+                false => format!(" --service {} --platform {platform}", word(Path::new(service))),
+            };
+            format!("  memgate baseline {verb} {on}{which}{}\n", rest(one))
+        };
+        looser.iter().map(line).collect::<String>()
+    };
+    let metrics = |one: &OfFile| one.looser.iter().map(|metric| format!(" --metric {metric}")).collect();
+    let waiver = |_: &OfFile| " --reason TEXT --owner WHO --expires DAY".to_owned();
     format!(
-        "What got looser stays as it is. To take it after a review:\n  memgate baseline accept {on}{metrics}\nTo let its \
-         gates fail for a while:\n  memgate baseline update {on} --reason TEXT --owner WHO --expires DAY\n"
+        "What got looser stays as it is. To take it after a review:\n{}To let its gates fail for a while:\n{}",
+        lines("accept", &metrics),
+        lines("update", &waiver)
     )
 }
 

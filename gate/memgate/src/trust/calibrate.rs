@@ -12,7 +12,7 @@ use memgate_evidence::{
 use memgate_verdict::{
     metric::{Limits, Metric},
     results::{ServiceFailure, Verdict, worst},
-    summarise::{share_at_most, summarise},
+    summarise::{numbered, share_at_most, summarise},
 };
 use serde::Serialize;
 
@@ -216,8 +216,8 @@ impl Calibration {
     ///
     /// # Errors
     /// When the runs are too few or do not belong together, and when no baseline can be made of them.
-    pub fn of(mut runs: Vec<Evidence>, baselines: &Path, looks: Looks) -> Result<Self> {
-        in_order(&mut runs)?;
+    pub fn of(runs: Vec<Evidence>, baselines: &Path, looks: Looks) -> Result<Self> {
+        let runs = numbered(runs)?;
         let summary = summarise(&runs)?;
         enough(&summary.service, summary.platform, runs.len(), looks)?;
         let healthy = Run::all(&runs)?;
@@ -268,20 +268,6 @@ fn notes(gates: &Gates, are_resampled: bool, left: usize, looks: Looks) -> Vec<S
 /// The number of processes for the baseline.
 fn recorded_of(processes: usize) -> usize {
     (processes / 2).min(MOST_RECORDED)
-}
-
-/// Sorts the runs by time and numbers them anew, because several commands have numbered theirs from 1.
-fn in_order(runs: &mut [Evidence]) -> Result<()> {
-    runs.sort_by(|one, other| one.started_at.cmp(&other.started_at));
-    if let Some(twins) = runs.windows(2).find(|pair| pair[0].started_at == pair[1].started_at) {
-        let Evidence { service, platform, started_at, .. } = &twins[0];
-        let message = format!("two runs of {service} on {platform} began at {started_at}: one process counts twice");
-        return Err(InputError::new(message, "name the evidence of each process once").into());
-    }
-    for (run, number) in runs.iter_mut().zip(1..) {
-        run.run = number;
-    }
-    Ok(())
 }
 
 /// Checks that this many processes make a baseline and at least two checks.

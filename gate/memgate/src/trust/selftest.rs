@@ -14,7 +14,7 @@ use memgate_verdict::{
     judge::{judge, more_runs},
     metric::{Metric, Unit},
     results::{GateResult, Need, ServiceFailure, ServiceResult, Verdict},
-    summarise::summarise,
+    summarise::{numbered, summarise},
 };
 use serde::Serialize;
 
@@ -215,7 +215,7 @@ pub fn of_evidence(files: &[PathBuf], baselines: &Path) -> Result<Report> {
             let message = format!("{} on {}: this is one process, which fails no gate", run.service, run.platform);
             return Err(InputError::new(message, "name the evidence of at least two processes").into());
         }
-        Ok(Selftest::of(&runs, baselines)?.0)
+        Ok(Selftest::of(&numbered(runs)?, baselines)?.0)
     };
     Ok(Report::new(recorded(files)?.into_iter().map(of).collect::<Result<_>>()?, Vec::new()))
 }

@@ -1,7 +1,9 @@
 //! Occasions: runs that were made at about the same time share what the machine was like then.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
-use memgate_evidence::{Evidence, Phases};
+use memgate_evidence::{Evidence, Phases, error::InputError};
 
 /// Runs of one command follow each other within minutes. A run that starts later than this after the end of all runs
 /// before it is of another occasion.
@@ -35,16 +37,25 @@ fn length(run: &Evidence) -> SignedDuration {
     SignedDuration::from_nanos(i64::try_from(ends.max().unwrap_or(0)).unwrap_or(i64::MAX))
 }
 
-/// The runs of several occasions, whose commands all count from 1, with numbers that differ. Those of one occasion keep
-/// theirs, so that a file that is named twice is still noticed.
-pub fn numbered(mut runs: Vec<Evidence>) -> Vec<Evidence> {
-    let occasions = occasions(&runs.iter().collect::<Vec<_>>());
-    let most = runs.iter().map(|run| run.run).max().unwrap_or(0);
-    for (run, occasion) in runs.iter_mut().zip(occasions) {
-        let before = u32::try_from(occasion).unwrap_or(u32::MAX).saturating_mul(most);
-        run.run = run.run.saturating_add(before);
+/// The runs in the order of their starts. Those of several commands, which all count from 1, get numbers that differ.
+///
+/// # Errors
+/// When two runs began at the same time: they are one.
+#[expect(clippy::result_large_err, reason = "such an error ends the command, so its size is of no account")]
+pub fn numbered(mut runs: Vec<Evidence>) -> Result<Vec<Evidence>, InputError> {
+    runs.sort_by(|one, other| one.started_at.cmp(&other.started_at));
+    if let Some(twins) = runs.windows(2).find(|pair| pair[0].started_at == pair[1].started_at) {
+        let Evidence { service, platform, started_at, .. } = &twins[0];
+        let message = format!("two runs of {service} on {platform} began at {started_at}: one process counts twice");
+        return Err(InputError::new(message, "name the evidence of each process once"));
     }
-    runs
+    let numbers: BTreeSet<u32> = runs.iter().map(|run| run.run).collect();
+    if numbers.len() < runs.len() {
+        for (run, number) in runs.iter_mut().zip(1..) {
+            run.run = number;
+        }
+    }
+    Ok(runs)
 }
 
 #[cfg(test)]
@@ -82,13 +93,20 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_several_occasions_get_numbers_that_differ() {
-        let days = ["2026-11-24T12:00:00Z", "2026-11-23T12:00:00Z"];
-        let runs = days.iter().flat_map(|day| [run(1, day), run(2, day)]).collect();
-        let numbers: Vec<_> = numbered(runs).iter().map(|run| run.run).collect();
-        assert_eq!(numbers, [3, 4, 1, 2]);
-        // The same run twice is a mistake.
-        let twice = numbered(vec![run(1, days[0]), run(1, days[0])]);
-        assert_eq!(twice.iter().map(|run| run.run).collect::<Vec<_>>(), [1, 1]);
+    fn runs_of_several_commands_get_numbers_that_differ() {
+        let starts = ["2026-11-23T12:10:00Z", "2026-11-23T12:11:00Z", "2026-11-23T12:00:00Z", "2026-11-23T12:01:00Z"];
+        let numbers_of = |numbers: [u32; 4]| {
+            let runs = numbers.into_iter().zip(starts).map(|(number, start)| run(number, start)).collect();
+            let numbered = numbered(runs).unwrap();
+            assert!(numbered.is_sorted_by_key(|run| run.started_at.clone()));
+            numbered.iter().map(|run| run.run).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers_of([1, 2, 1, 2]), [1, 2, 3, 4], "two commands within an hour");
+        assert_eq!(numbers_of([5, 6, 1, 3]), [1, 3, 5, 6], "one command keeps its numbers");
+        let twice = numbered(vec![run(1, starts[0]), run(2, starts[0])]).unwrap_err();
+        assert_eq!(
+            twice.to_string(),
+            "two runs of uaa on linux/amd64 began at 2026-11-23T12:10:00Z: one process counts twice"
+        );
     }
 }
