@@ -28,10 +28,11 @@ pub(crate) fn ensure(tools: &Tools<'_>, name: &str, version: &str, options: &[&s
     let exact = format!("={version}");
     let install =
         cmd!(tools.sh, "cargo install --quiet --locked --force {name} --version {exact} --root {root} {options...}")
-            // The tools' own release profiles (full link-time optimisation) would take several times as long to build.
+            // The tools' own release profiles (full link-time optimisation) would take several times as long to build, and the
+            // tools have little to do.
             .env("CARGO_PROFILE_RELEASE_LTO", "off")
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
             .env("CARGO_PROFILE_RELEASE_DEBUG", "false");
     step::run(install)?;
     std::fs::create_dir_all(&stamps).into_diagnostic().wrap_err_with(|| format!("cannot make {}", stamps.display()))?;
