@@ -20,6 +20,10 @@ use crate::load::Progress;
 /// The time between two ticks of the recorder.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// What is due within this time is done at once. A thread that has slept finds cold caches and a slow processor, so that
+/// each time costs more than what it does.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
 /// Requests to the sampler, besides its readings at intervals.
 #[derive(Debug)]
 pub enum Requested {
@@ -116,9 +120,11 @@ fn run(mut recorder: Recorder, requests: &Receiver<(Requested, SyncSender<()>)>)
                 let _ = done.send(());
             }
             Err(RecvTimeoutError::Timeout) => {
-                if recorder.look_at() <= next_tick {
+                let soon = Instant::now() + AT_ONCE;
+                if recorder.look_at() <= soon {
                     recorder.look();
-                } else {
+                }
+                if next_tick <= soon {
                     recorder.tick();
                     next_tick += INTERVAL;
                 }
