@@ -55,7 +55,8 @@ fn beside(path: PathBuf, contents: &[u8]) -> io::Result<Kind> {
         .prefix(".memgate-")
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(&directory)?;
-    file.write_all(contents)?;
+    // An error of the temporary file itself would name it.
+    file.as_file_mut().write_all(contents)?;
     if let Ok(old) = fs::metadata(&path) {
         file.as_file().set_permissions(old.permissions())?;
     }
