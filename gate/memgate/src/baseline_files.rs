@@ -298,16 +298,17 @@ fn accepted(recorded: &Recorded<'_>, metrics: &BTreeSet<Metric>) -> Result<Vec<(
 fn summaries(recorded: &Recorded<'_>) -> Result<Vec<Summary>> {
     let &Recorded { evidence, directory, services, ref platforms } = recorded;
     let mut found = judging::read_evidence(evidence)?;
-    let no_service = services.iter().find(|wanted| found.keys().all(|(service, _)| service != *wanted));
-    let no_platform = platforms.iter().find(|wanted| found.keys().all(|(_, platform)| platform != *wanted));
-    if let Some(wanted) = no_service.cloned().or_else(|| no_platform.map(Platform::to_string)) {
-        let has: Vec<String> = found.keys().map(|(service, platform)| format!("{service} on {platform}")).collect();
-        let message = format!("{wanted}: the evidence has no run of it");
-        return Err(InputError::new(message, format!("the evidence has runs of {}", has.join(", "))).into());
-    }
+    let has: Vec<String> = found.keys().map(|(service, platform)| format!("{service} on {platform}")).collect();
     found.retain(|(service, platform), _| {
         (services.is_empty() || services.contains(service)) && (platforms.is_empty() || platforms.contains(platform))
     });
+    // Each that is named has runs with one of the others that are named.
+    let no_service = services.iter().find(|wanted| found.keys().all(|(service, _)| service != *wanted));
+    let no_platform = platforms.iter().find(|wanted| found.keys().all(|(_, platform)| platform != *wanted));
+    if let Some(wanted) = no_service.cloned().or_else(|| no_platform.map(Platform::to_string)) {
+        let message = format!("{wanted}: the evidence has no such run");
+        return Err(InputError::new(message, format!("the evidence has runs of {}", has.join(", "))).into());
+    }
     let summaries: Vec<Summary> =
         found.into_values().map(|recorded| Ok(summarise(&numbered(recorded.runs)?)?)).collect::<Result<_>>()?;
     for (index, summary) in summaries.iter().enumerate() {

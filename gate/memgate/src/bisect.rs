@@ -25,13 +25,26 @@ use crate::{
     select::{Selection, Target, targets},
 };
 
-/// What the search saw and found.
-#[derive(Debug, Serialize)]
+/// The schema of [`Bisection`].
+const SCHEMA: u32 = 1;
+
+/// The JSON Schema of [`Bisection`].
+pub(crate) fn schema() -> serde_json::Value {
+    schemars::schema_for!(Bisection).to_value()
+}
+
+/// What the search saw and found. `memgate bisect --format json` prints it.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub(crate) struct Bisection {
+    /// Version of this format.
+    schema: u32,
+    /// The version of memgate that searched.
+    memgate: &'static str,
     /// The service's name in the configuration.
     service: String,
+    /// The platform measured.
     platform: Platform,
-    /// The metric that was searched for; `None` if none is worse.
+    /// The metric that was searched for; `null` if none is worse.
     metric: Option<Metric>,
     /// The commits from the one after the first to the last, the oldest first.
     commits: Vec<Commit>,
@@ -39,20 +52,22 @@ pub(crate) struct Bisection {
     first: Commit,
     /// Each comparison, in the order in which it was made.
     steps: Vec<Step>,
+    /// What the search found.
     found: Found,
 }
 
 /// A comparison of two commits.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Step {
     /// The place of the earlier one: 0 is the first commit, and 1 is the oldest of `commits`.
     from: usize,
     /// The place of the later one.
     to: usize,
+    /// What the comparison said.
     outcome: Outcome,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Outcome {
     /// The gate on the difference, and the number of runs of each build.
@@ -62,7 +77,7 @@ enum Outcome {
 }
 
 /// What the search found.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Found {
     /// The place of the commit with the largest step. The last comparison is that with the commit before it.
@@ -185,7 +200,17 @@ pub(crate) async fn bisect(
     let mut steps = Vec::new();
     let (metric, found) = comparing.search(metric, &mut steps).await?;
     let (service, platform) = (target.service.name.clone(), target.platform);
-    Ok(Bisection { service, platform, metric, commits, first, steps, found })
+    Ok(Bisection {
+        schema: SCHEMA,
+        memgate: env!("CARGO_PKG_VERSION"),
+        service,
+        platform,
+        metric,
+        commits,
+        first,
+        steps,
+        found,
+    })
 }
 
 struct Comparing<'a> {

@@ -691,6 +691,14 @@ pub enum SchemaOf {
     Report,
     /// A line of a history.
     History,
+    /// The trends that `history --format json` prints.
+    Trends,
+    /// What `bisect --format json` prints.
+    Bisection,
+    /// What `calibrate --format json` prints.
+    Calibration,
+    /// What `selftest --format json` prints.
+    Selftest,
 }
 
 #[cfg(test)]

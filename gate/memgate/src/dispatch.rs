@@ -359,6 +359,10 @@ fn print_schema(of: SchemaOf) -> Result<()> {
         SchemaOf::Evidence => evidence_file::schema(),
         SchemaOf::Report => results::schema(),
         SchemaOf::History => memgate_verdict::history::schema(),
+        SchemaOf::Trends => memgate_verdict::history::trends_schema(),
+        SchemaOf::Bisection => bisect::schema(),
+        SchemaOf::Calibration => calibrate::schema(),
+        SchemaOf::Selftest => selftest::schema(),
     };
     print(&format!("{schema:#}\n"))
 }

@@ -175,7 +175,7 @@ impl Revision {
 }
 
 /// A commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub(crate) struct Commit {
     /// Its full hash.
     pub(crate) hash: String,

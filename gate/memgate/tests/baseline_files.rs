@@ -382,8 +382,8 @@ fn a_part_of_the_evidence_can_be_named() {
     assert!(place.text().contains("alloc_bytes_per_request: { baseline: 3"), "{}", place.text());
     assert_eq!(fs::read_to_string(place.path("baselines/linux-loong64/uaa.yaml")).unwrap(), loong64);
     let none = place.baseline(&["diff", "new", "--platform", "linux/arm64"]);
-    assert_fails(&none, 2, &["linux/arm64: the evidence has no run of it", "uaa on linux/amd64, uaa on linux/loong64"]);
-    assert_fails(&place.baseline(&["diff", "new", "--service", "pay"]), 2, &["pay: the evidence has no run of it"]);
+    assert_fails(&none, 2, &["linux/arm64: the evidence has no such run", "uaa on linux/amd64, uaa on linux/loong64"]);
+    assert_fails(&place.baseline(&["diff", "new", "--service", "pay"]), 2, &["pay: the evidence has no such run"]);
 }
 
 #[test]

@@ -389,7 +389,8 @@ fn a_closed_stdout_is_an_error_and_not_a_verdict() {
 
 #[test]
 fn schemas_are_json() {
-    for of in ["config", "baseline", "evidence", "report", "history"] {
+    let all = ["config", "baseline", "evidence", "report", "history", "trends", "bisection", "calibration", "selftest"];
+    for of in all {
         let output = memgate().args(["schema", of]).output().unwrap();
         let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{of}");

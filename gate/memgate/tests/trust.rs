@@ -152,6 +152,7 @@ fn the_power_of_a_gate_is_that_of_the_first_look() {
     assert!((5e5..1e6).contains(&growth["noticed"].as_f64().unwrap()), "the limit and noise: {growth}");
     assert_eq!(growth["share"], Value::Null, "a share of no growth means nothing");
     assert!(of("request_latency_p99")["cannot_fail"].as_str().unwrap().contains("advisory"));
+    assert_eq!(of("gc_pause_p90")["cannot_fail"], "a time is advisory beside a baseline of one occasion");
 }
 
 /// The machine changes after the baseline: each check of the same build is red.

@@ -47,8 +47,13 @@ const ALPHA: f64 = 0.05;
 /// The schema of [`Report`].
 const SCHEMA: u32 = 1;
 
+/// The JSON Schema of [`Report`].
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
+}
+
 /// What `memgate calibrate --format json` prints.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Version of this format.
     pub schema: u32,
@@ -76,7 +81,7 @@ impl Report {
 }
 
 /// The checks of one service on one platform.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Calibration {
     /// The service's name in the configuration.
     pub service: String,
@@ -107,7 +112,7 @@ pub struct Calibration {
 }
 
 /// How often checks were not green.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Rates {
     /// The number of checks.
     pub checks: usize,
@@ -126,7 +131,7 @@ pub struct Rates {
 }
 
 /// A gate that was not green.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy, Serialize)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy, Serialize, schemars::JsonSchema)]
 pub struct NotGreen {
     /// The metric.
     pub metric: Metric,

@@ -2,7 +2,8 @@
 
 use memgate_evidence::platform::Runner;
 use memgate_verdict::{
-    baseline::Baseline,
+    baseline::{Baseline, Limit},
+    judge::lacks_occasions,
     metric::{Metric, Quantity, Unit},
     results::{GateResult, Verdict},
 };
@@ -11,7 +12,7 @@ use serde::Serialize;
 use super::{checks::Check, switched_off};
 
 /// What a gate would have noticed after the first look, in the worst of the checks.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Power {
     /// The metric.
     pub metric: Metric,
@@ -49,7 +50,15 @@ pub(super) fn of_gates(checks: &[Check], baseline: &Baseline) -> Vec<Power> {
 /// Why the gate of a metric cannot fail. In a guest, a time that the baseline does not name is advisory.
 fn cannot_fail(metric: Metric, baseline: &Baseline) -> Option<String> {
     match baseline.metrics.get(&metric) {
-        Some(expectation) => switched_off(expectation),
+        Some(expectation) => switched_off(expectation).or_else(|| {
+            let has_limit = match expectation.limit {
+                Limit::Default => metric.default_limit(baseline.limits).is_some(),
+                Limit::None => false,
+                Limit::At(_) => true,
+            };
+            let is_advisory = !has_limit && lacks_occasions(metric, expectation);
+            is_advisory.then(|| "a time is advisory beside a baseline of one occasion".to_owned())
+        }),
         None if metric.quantity() == Quantity::Time && baseline.environment.runner == Runner::Qemu => {
             Some("a time in a guest is advisory".to_owned())
         }

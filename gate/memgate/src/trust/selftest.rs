@@ -24,8 +24,13 @@ use crate::{narrator::Narrator, pipeline, prepare::Pair, select::Selection};
 /// The schema of [`Report`].
 const SCHEMA: u32 = 1;
 
+/// The JSON Schema of [`Report`].
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
+}
+
 /// What `memgate selftest --format json` prints.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Version of this format.
     pub schema: u32,
@@ -56,7 +61,7 @@ impl Report {
 }
 
 /// The faults in one service on one platform.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Selftest {
     /// The service's name in the configuration.
     pub service: String,
@@ -77,7 +82,7 @@ pub struct Selftest {
 }
 
 /// A fault and the gate that must find it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Planted {
     /// The fault's name: `leak`, `garbage` or `goroutines`.
     pub fault: &'static str,
@@ -103,7 +108,7 @@ pub struct Planted {
 }
 
 /// Whether a gate found a fault, the best outcome first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// The gate is `regressed` with the fault, and holds without it.

@@ -13,7 +13,7 @@ mod trends;
 pub use change_points::{ChangePoint, change_points};
 pub use jumps::{Jump, jumps};
 pub use line::{Line, SCHEMA, schema};
-pub use trends::{Change, Direction, MetricTrend, Point, Sudden, TRENDS_SCHEMA, Trend, Trends, trends};
+pub use trends::{Change, Direction, MetricTrend, Point, Sudden, TRENDS_SCHEMA, Trend, Trends, trends, trends_schema};
 
 /// The number of verdicts in which change points are searched for at once, and the most on either side that a level is
 /// the mean of.

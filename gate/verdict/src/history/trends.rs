@@ -15,8 +15,13 @@ use crate::{
 /// The schema of [`Trends`] in JSON.
 pub const TRENDS_SCHEMA: u32 = 1;
 
+/// The JSON Schema of [`Trends`].
+pub fn trends_schema() -> serde_json::Value {
+    schemars::schema_for!(Trends).to_value()
+}
+
 /// The trends of a history, which `memgate history --format json` prints.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Trends {
     /// Version of this format: [`TRENDS_SCHEMA`].
     pub schema: u32,
@@ -26,7 +31,7 @@ pub struct Trends {
 
 /// The trend of one service on one platform. A guest's figures are not those of the machine itself, so each runner has a
 /// trend of its own.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Trend {
     /// The service's name.
     pub service: String,
@@ -50,7 +55,7 @@ impl Trend {
 }
 
 /// The trend of a metric, in `unit`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct MetricTrend {
     /// The metric.
     pub metric: Metric,
@@ -87,7 +92,7 @@ impl MetricTrend {
 }
 
 /// A figure of a trend.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Point {
     /// The index of its verdict in the trend, from 0. Verdicts without a figure of the metric leave gaps.
     pub verdict: usize,
@@ -104,7 +109,7 @@ pub struct Point {
 }
 
 /// Whether a change is one for the worse. More is worse for every metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// The new level is higher.
@@ -124,7 +129,7 @@ impl Direction {
 }
 
 /// A change point of a trend.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Change {
     /// The index in `points` of the first figure of the new level.
     pub at: usize,
@@ -149,7 +154,7 @@ pub struct Change {
 }
 
 /// A jump of a trend.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Sudden {
     /// The index in `points`.
     pub at: usize,

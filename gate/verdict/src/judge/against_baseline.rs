@@ -71,8 +71,7 @@ impl Between {
                 freedom: expectation.between_freedom.map_or(1.0, f64::from),
                 occasions: f64::from(recorded.occasions.max(1)),
             },
-            // Whoever names what the gate must notice says that occasions do not differ by more than what matters.
-            None if metric.quantity() == Quantity::Time && expectation.must_notice.is_none() => Self::Unknown,
+            None if lacks_occasions(metric, expectation) => Self::Unknown,
             None => Self::Alike,
         }
     }
@@ -95,6 +94,12 @@ impl Between {
             Self::Unknown => f64::INFINITY,
         }
     }
+}
+
+/// Whether nobody knows how the occasions of a recorded time differ. Whoever names what the gate must notice says that
+/// they differ by no more than what matters.
+pub(super) fn lacks_occasions(metric: Metric, expectation: &Expectation) -> bool {
+    metric.quantity() == Quantity::Time && expectation.between.is_none() && expectation.must_notice.is_none()
 }
 
 /// Regressed if each of two sets of runs, by itself, exceeds the baseline by more than the difference that matters, and

@@ -7,7 +7,7 @@ use super::{
     service,
 };
 use crate::{
-    baseline::Baseline,
+    baseline::{Baseline, Expectation},
     metric::Metric,
     summarise::{Summary, Unavailable},
 };
@@ -65,6 +65,11 @@ pub fn is_change(metric: Metric, summary: &Summary, baseline: &Baseline) -> bool
     let recorded = Recorded::of(&baseline.environment);
     Figures::of(metric, summary)
         .map_or(true, |figures| against_baseline::is_change(figure, expectation, recorded, &figures))
+}
+
+/// Whether a recorded figure is a time of one occasion, which fails no gate. A limit on it may.
+pub fn lacks_occasions(metric: Metric, expectation: &Expectation) -> bool {
+    expectation.baseline.is_some() && against_baseline::lacks_occasions(metric, expectation)
 }
 
 /// Why the figures of these runs mean nothing, judged by this baseline or by the default limits: the service fails its
