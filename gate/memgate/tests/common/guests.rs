@@ -15,17 +15,19 @@ pub fn record(bench: &Bench, platform: &str, args: &[&str]) -> Output {
     output
 }
 
-/// The QEMUs that a memgate has left behind. A QEMU with a running memgate belongs to another test.
+/// The QEMUs that a memgate has left behind. A QEMU with a running memgate, or with a test of memgate-qemu's emulators,
+/// belongs to another test.
 pub fn guests() -> Vec<i32> {
     let is_guest = |process: &i32| {
         let line = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
         line.starts_with("qemu-system-") && line.contains("memgate.agent")
     };
-    let has_memgate = |process: &i32| {
+    let has_owner = |process: &i32| {
         let parent = super::parent(*process).map(|parent| format!("/proc/{parent}/comm"));
-        parent.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|name| name.trim_end() == "memgate")
+        let name = parent.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        name.trim_end() == "memgate" || name.starts_with("emulator-")
     };
-    super::processes().into_iter().filter(is_guest).filter(|process| !has_memgate(process)).collect()
+    super::processes().into_iter().filter(is_guest).filter(|process| !has_owner(process)).collect()
 }
 
 /// The evidence of a successful run.
