@@ -47,6 +47,15 @@ impl Recorded {
         recorded
     }
 
+    /// Runs with the gates of a baseline of steady ones, which tolerates 0.4 %.
+    fn with_close_gates(runs: u32, bytes: impl Fn(u32) -> u64) -> Self {
+        let recorded = Self::with_baseline(&(1..=runs).map(|run| healthy(run, 2000)).collect::<Vec<_>>());
+        for run in 1..=runs {
+            recorded.add("evidence", &healthy(run, bytes(run)));
+        }
+        recorded
+    }
+
     fn add(&self, directory: &str, run: &Evidence) {
         let directory = self.0.path().join(directory);
         fs::create_dir_all(&directory).unwrap();
@@ -173,8 +182,8 @@ fn healthy_checks_that_fail_are_counted_and_do_not_exit_with_0() {
 #[test]
 fn resampling_sees_what_the_order_of_the_runs_hides() {
     // The late runs of each half differ, so that the disjoint checks are green.
-    let wild = |run| healthy(run, if run % 2 == 0 { 2000 } else { 2400 });
-    let result = Recorded::of(&(1..=12).map(wild).collect::<Vec<_>>()).result("calibrate", 3);
+    let wild = |run| if run % 2 == 0 { 2000 } else { 2400 };
+    let result = Recorded::with_close_gates(12, wild).result("calibrate", 3);
     let (disjoint, resampled) = (&result["disjoint"], &result["resampled"]);
     assert_ne!(resampled["not_green"], 0, "{resampled}");
     assert_eq!(result["verdict"], "inconclusive", "{disjoint}");
@@ -182,8 +191,8 @@ fn resampling_sees_what_the_order_of_the_runs_hides() {
 
 #[test]
 fn a_check_that_lacks_processes_is_cut_short_and_not_green() {
-    let wild = |run| healthy(run, [2400, 2000][run as usize % 2] + if run <= 4 { 0 } else { 80 });
-    let recorded = Recorded::of(&(1..=8).map(wild).collect::<Vec<_>>());
+    let wild = |run| [2400, 2000][run as usize % 2] + if run <= 4 { 0 } else { 80 };
+    let recorded = Recorded::with_close_gates(8, wild);
     let disjoint = &recorded.result("calibrate", 3)["disjoint"];
     // It looked at 2, 3 and 4 processes, and would have looked at 6.
     let counts = ["checks", "not_green", "cut_short", "regressed"].map(|key| disjoint[key].as_u64().unwrap());
@@ -192,9 +201,7 @@ fn a_check_that_lacks_processes_is_cut_short_and_not_green() {
 
 #[test]
 fn the_users_own_gates_are_calibrated_with_the_figures_of_the_runs() {
-    let drifted = |run| healthy(run, if run <= 6 { 2000 } else { 2040 });
-    let runs: Vec<Evidence> = (1..=12).map(drifted).collect();
-    let recorded = Recorded::with_baseline(&runs);
+    let recorded = Recorded::with_close_gates(12, |run| if run <= 6 { 2000 } else { 2040 });
     assert_eq!(recorded.result("calibrate", 1)["disjoint"]["not_green"], 3);
     recorded.edit("tolerance: 0.4%", "tolerance: 5%");
     let before = fs::read(recorded.baseline()).unwrap();

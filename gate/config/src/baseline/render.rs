@@ -104,7 +104,7 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     if !has_limit && comparison.is_none() {
         return String::new();
     }
-    let (mean, noise) = match noise_of(summary, metric) {
+    let Figure { mean, deviation, noise } = match figure(summary, metric) {
         Ok(figure) => figure,
         Err(reason) => return format!("  # {metric}: no figure: {}\n", one_line(&reason)),
     };
@@ -121,7 +121,18 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     if let Some(comparison) = comparison {
         fields.push(format!("baseline: {}", format_exact(mean, unit)));
         fields.extend(noise);
-        fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
+        let least = least_tolerance(mean, deviation);
+        if least * mean.abs() > comparison.effect(mean) {
+            fields.push(format!("tolerance: {}", format_exact(least, Unit::Ratio)));
+            let usual = format(comparison.tolerance, Unit::Ratio);
+            comment = [comment, format!("tolerance: 3 × noise instead of {usual}, because the runs differ by much")]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join("; ");
+        } else {
+            fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
+        }
         fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
         if comparison.advisory {
             fields.push(ADVISORY.to_owned());
@@ -138,19 +149,44 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     }
 }
 
-/// The figure to record, and the fields that say how it varies: within and between occasions if there are several.
-fn noise_of(summary: &Summary, metric: Metric) -> Result<(f64, Vec<String>), String> {
+/// The least tolerance with which runs of the same build do not differ by chance: three times the deviation of a run, as
+/// a share of the figure, rounded up to two digits.
+fn least_tolerance(mean: f64, deviation: f64) -> f64 {
+    let share = 3.0 * deviation / mean.abs();
+    if !share.is_finite() || share <= 0.0 {
+        return 0.0;
+    }
+    let digit = 10f64.powf(share.log10().floor() - 1.0);
+    (share / digit).ceil() * digit
+}
+
+/// A figure to record.
+struct Figure {
+    mean: f64,
+    /// The deviation of a run on any occasion; 0 if it is not known.
+    deviation: f64,
+    /// The fields that say how it varies: within and between occasions if there are several.
+    noise: Vec<String>,
+}
+
+fn figure(summary: &Summary, metric: Metric) -> Result<Figure, String> {
     let exact = |figure: f64| format_exact(figure, metric.unit());
     if memory::occasions(summary) < 2 {
         let (mean, noise) = recorded_figure(summary, metric)?;
-        return Ok((mean, noise.iter().map(|noise| format!("noise: {}", exact(*noise))).collect()));
+        let fields = noise.iter().map(|noise| format!("noise: {}", exact(*noise))).collect();
+        return Ok(Figure { mean, deviation: noise.unwrap_or(0.0), noise: fields });
     }
     let recorded = memory::Recorded::of(summary, metric)?;
     let of = |key: &str, spread: Option<memory::Spread>| {
         spread.map(|spread| format!("{key}: {}, {key}_freedom: {}", exact(spread.deviation), spread.freedom))
     };
     let fields = [of("noise", recorded.within), of("between", recorded.between)];
-    Ok((recorded.mean, fields.into_iter().flatten().collect()))
+    let parts = [recorded.within, recorded.between].map(|spread| spread.map_or(0.0, |spread| spread.deviation));
+    Ok(Figure {
+        mean: recorded.mean,
+        deviation: parts[0].hypot(parts[1]),
+        noise: fields.into_iter().flatten().collect(),
+    })
 }
 
 /// The figure to record, and its noise if there are at least two runs; or the reason why a run cannot be used.

@@ -4,7 +4,7 @@ use memgate_evidence::{Exactness, Pauses, Signal};
 
 use super::{
     Estimate, Measurement, Unavailable,
-    rates::{NO_CYCLE, cycles_within},
+    rates::{NO_CYCLE, allocated, cycles_within},
     run::{Run, usable},
     series::{Entries, blocks, check_steady, seconds},
     stats::{Interval, Tally, percentile, ratio},
@@ -96,7 +96,7 @@ fn in_measure(run: Run<'_>) -> Result<Entries<'_>, Unavailable> {
     if inside.len() == 0 && cycles_within(run, span)?.len() == 0 {
         return Ok(inside);
     }
-    check_steady(inside.at_ns, span, WHAT)?;
+    check_steady(inside.at_ns, span, allocated(run, span), WHAT)?;
     check_against_cycles(inside, run)?;
     inside.not_all_zeros(WHAT)
 }

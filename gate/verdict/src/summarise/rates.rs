@@ -46,6 +46,11 @@ fn since_launch<'a>(total: &'a Signal<Series>, span: TimeSpan, what: &str) -> Re
     Entries::of_total(total, what)?.covering(span, what)?.without_zeros(what)
 }
 
+/// The total of allocated bytes, if it is known all through the span.
+pub(super) fn allocated(run: Run<'_>, span: TimeSpan) -> Option<Entries<'_>> {
+    since_launch(&run.signals().alloc_bytes, span, "allocated bytes").ok()
+}
+
 /// Requests that were completed in a minute of the measuring phase; more than 0.
 pub(super) fn requests_per_minute(run: Run<'_>) -> Result<f64, Unavailable> {
     let span = run.measure()?;
@@ -72,7 +77,7 @@ pub(super) fn gc_cpu(run: Run<'_>) -> Result<Windows, Unavailable> {
     if inside.len() == 0 {
         return if cycles_within(run, span)?.len() == 0 { Ok(Vec::new()) } else { Err(Unavailable::because(NO_CYCLE)) };
     }
-    check_steady(inside.at_ns, span, what)?;
+    check_steady(inside.at_ns, span, allocated(run, span), what)?;
     let before = gc.at_ns.partition_point(|&at| at < span.start_ns);
     // The runtime's totals are 0 at the launch.
     let value =
@@ -141,7 +146,7 @@ pub(super) fn cycles_within(run: Run<'_>, span: TimeSpan) -> Result<Entries<'_>,
 /// The live heap after the mark phase of each cycle in the measuring phase.
 pub(super) fn live_heap(run: Run<'_>, span: TimeSpan) -> Result<Entries<'_>, Unavailable> {
     let cycles = cycles_within(run, span)?;
-    check_steady(cycles.at_ns, span, "live-heap readings")?;
+    check_steady(cycles.at_ns, span, allocated(run, span), "live-heap readings")?;
     check_against_pauses(cycles, run)?;
     Ok(cycles)
 }

@@ -144,16 +144,29 @@ impl<'a> Entries<'a> {
 
 /// Checks events that an even load produces steadily. If they stop long before the end of the span, or start long after
 /// its beginning, records are missing. Fewer than three events prove nothing.
-pub(super) fn check_steady(at_ns: &[u64], span: TimeSpan, what: &str) -> Result<(), Unavailable> {
+///
+/// If events come from allocation, as those of the GC do, `allocated` is the total of allocated bytes. Then events are
+/// missing only if as much is allocated without them, too: a service that does its work in bursts collects in bursts.
+pub(super) fn check_steady(
+    at_ns: &[u64],
+    span: TimeSpan,
+    allocated: Option<Entries<'_>>,
+    what: &str,
+) -> Result<(), Unavailable> {
     let (Some(&first), Some(&last)) = (at_ns.first(), at_ns.last()) else { return Ok(()) };
     if at_ns.len() < 3 {
         return Ok(());
     }
-    let widest = at_ns.windows(2).map(|pair| seconds(pair[0], pair[1])).fold(0.0, f64::max);
-    // Collections become rarer as the live heap grows. Three times the widest gap is more than that explains.
-    let tolerated = 3.0 * widest + 0.05 * seconds(span.start_ns, span.end_ns);
-    let silent = seconds(last, span.end_ns).max(seconds(span.start_ns, first));
-    if silent > tolerated {
+    // The widest gap between two events, and the longest silence at an end of the span, in any measure of distance.
+    let gaps = |distance: &dyn Fn(u64, u64) -> f64| {
+        let widest = at_ns.windows(2).map(|pair| distance(pair[0], pair[1])).fold(0.0, f64::max);
+        let silent = distance(last, span.end_ns).max(distance(span.start_ns, first));
+        // Collections become rarer as the live heap grows. Three times the widest gap is more than that explains.
+        (widest, silent, silent <= 3.0 * widest + 0.05 * distance(span.start_ns, span.end_ns))
+    };
+    let (widest, silent, is_steady) = gaps(&seconds);
+    let is_steady_in_bytes = |bytes: Entries<'_>| gaps(&|from, to| bytes.interpolated(to) - bytes.interpolated(from)).2;
+    if !is_steady && !allocated.is_some_and(is_steady_in_bytes) {
         return Err(Unavailable::because(format!(
             "there are no {what} for {silent:.1} s at one end of the measuring phase, but the longest gap within it is {widest:.1} s: records are missing"
         )));

@@ -34,7 +34,7 @@ pub(super) fn refills(run: Run<'_>) -> Result<Refills, Unavailable> {
     let counts =
         || windows.iter().zip(counted.refills.iter().zip(&counted.misses)).filter(|(window, _)| inside(window));
     let ends: Vec<u64> = counts().map(|(window, _)| window.end_ns).collect();
-    check_steady(&ends, span, what)?;
+    check_steady(&ends, span, None, what)?;
     let sum = counts().try_fold((0u64, 0u64), |(refills, misses), (_, (more_refills, more_misses))| {
         Some((refills.checked_add(*more_refills)?, misses.checked_add(*more_misses)?))
     });

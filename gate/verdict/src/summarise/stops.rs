@@ -5,7 +5,7 @@ use memgate_evidence::{StopReason, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
-    rates::cycles_within,
+    rates::{allocated, cycles_within},
     run::{Run, usable},
     series::{Entries, blocks, check_steady, seconds},
     stats::{Tally, percentile},
@@ -43,7 +43,7 @@ pub(super) fn stopped_blocks(run: Run<'_>) -> Result<Vec<(f64, f64)>, Unavailabl
     if stops.reason.len() != durations.len() {
         return Err(Unavailable::because(format!("the {WHAT} have columns of different length")));
     }
-    check_steady(durations.within(span).at_ns, span, WHAT)?;
+    check_steady(durations.within(span).at_ns, span, allocated(run, span), WHAT)?;
     durations.within(span).not_all_zeros(WHAT)?;
     if durations.within(span).len() == 0 && cycles_within(run, span)?.len() > 0 {
         return Err(Unavailable::because("GC cycles without a stop of the world, which is impossible"));
@@ -128,7 +128,7 @@ fn gc_stops(run: Run<'_>) -> Result<Vec<Stop>, Unavailable> {
     if inside.is_empty() {
         return Err(Unavailable::because("no stop of the world for the GC in the measuring phase"));
     }
-    check_steady(&inside, span, WHAT)?;
+    check_steady(&inside, span, allocated(run, span), WHAT)?;
     Ok(stops)
 }
 

@@ -13,6 +13,7 @@ use crate::collect::{
 const STATUS: &str = "/proc/PID/status of each process of the cgroup at 5 Hz";
 const FAULTS: &str = "minflt + majflt of /proc/PID/stat at 5 Hz";
 const PEAK: &str = "VmHWM, reset at the start of the measuring phase";
+const PEAK_OF_SEVERAL: &str = "VmHWM of the launched process, or the largest sum over all processes at 5 Hz";
 
 /// Collects `rss`, `rss_kinds`, `swap`, `threads`, `rss_peak` and `page_faults`.
 #[derive(Default)]
@@ -24,9 +25,22 @@ pub(in crate::collect) struct ResidentCollector {
     page_faults: Series,
     /// The largest resident set of the measuring phase, bytes, or why it is unknown; `None` before the phase.
     peak: Option<Result<u64, String>>,
+    /// The largest sum over all processes among the readings of the measuring phase, bytes.
+    most: u64,
+    phase: Within,
     /// The most processes in a reading.
     processes: usize,
     failure: Option<String>,
+}
+
+/// Where the next reading lies.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Within {
+    #[default]
+    None,
+    Measuring,
+    /// At the very end of the measuring phase, which it belongs to.
+    End,
 }
 
 /// The signals of this collector.
@@ -80,6 +94,12 @@ impl ResidentCollector {
         let others = others.filter(|status| sum.add(status)).count();
         self.processes = self.processes.max(1 + others);
         self.rss.push(at_ns, sum.resident);
+        if self.phase != Within::None {
+            self.most = self.most.max(sum.resident);
+        }
+        if self.phase == Within::End {
+            self.phase = Within::None;
+        }
         let [anonymous, file, shared] = sum.kinds;
         self.kinds.at_ns.push(at_ns);
         self.kinds.anonymous.push(anonymous);
@@ -103,14 +123,17 @@ impl ResidentCollector {
         let worth: Worth = ending.read(self.failure.clone());
         let summed = ending.summed(self.failure);
         let peak = self.peak.unwrap_or_else(|| Err(NOT_REACHED.to_owned()));
-        let several = || "the service had several processes, and the kernel's peak is that of one".to_owned();
-        let of_one = worth.doubt.clone().or_else(|| (self.processes > 1).then(several));
+        let rss_peak = match peak {
+            // The kernel's peak is that of one process.
+            Ok(of_one) if self.processes > 1 => summed.clone().of(PEAK_OF_SEVERAL, of_one.max(self.most)),
+            peak => exact(PEAK, peak, worth.doubt.clone()),
+        };
         ResidentSignals {
             rss: summed.clone().of(STATUS, self.rss),
             rss_kinds: summed.clone().of(STATUS, self.kinds),
             swap: summed.clone().of(STATUS, self.swap),
             threads: summed.of(STATUS, self.threads),
-            rss_peak: exact(PEAK, peak, of_one),
+            rss_peak,
             page_faults: worth.of(FAULTS, self.page_faults),
         }
     }
@@ -129,8 +152,10 @@ impl Collector for ResidentCollector {
                 // 5 resets the high-water mark: Documentation/filesystems/proc.rst (Linux 6.18).
                 let reset = fs::write(scene.service.file("clear_refs"), "5");
                 self.peak = Some(reset.map(|()| 0).map_err(|error| format!("the peak cannot be reset: {error}")));
+                self.phase = Within::Measuring;
             }
             Boundary::MeasureEnd => {
+                self.phase = Within::End;
                 if let Some(Ok(_)) = self.peak {
                     let peak = scene.service.process().status().map(|status| status.vmhwm);
                     self.peak = Some(match peak {
@@ -247,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_of_one_of_several_processes_is_a_doubt() {
+    fn the_peak_of_several_processes_is_the_largest_sum_that_was_read() {
         let mut fake = Fake::new();
         let cgroup = FakeCgroup::v2();
         fake.scene.cgroup = cgroup.files(None);
@@ -259,8 +284,17 @@ mod tests {
         collector.reach(Boundary::MeasureStart, &mut fake.scene);
         collector.read(READING, &mut fake.scene);
         collector.reach(Boundary::MeasureEnd, &mut fake.scene);
-        let peak = collector.into_signals(&Ending::default()).rss_peak;
-        assert!(matches!(peak.exactness, Exactness::Inexact { reason } if reason.contains("several processes")));
+        fake.proc.status_of(4243, 1, &[("RssAnon", 1000)]);
+        collector.read(READING, &mut fake.scene);
+        fake.proc.status_of(4243, 1, &[("RssAnon", 5000)]);
+        collector.read(READING, &mut fake.scene);
+        let ending = Ending::new(Some("children".to_owned()), None, None).summed_over_the_cgroup(None);
+        let peak = collector.into_signals(&ending).rss_peak;
+        assert_eq!(
+            (peak.data, peak.exactness),
+            (1001 * 1024, Exactness::Sampled),
+            "a reading after the phase is none of it"
+        );
     }
 
     #[test]

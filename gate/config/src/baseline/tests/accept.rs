@@ -307,7 +307,7 @@ fn an_anchor_is_the_figure_as_it_is_written() {
     assert!(text.contains("baseline: 1005.123456789B/request, anchor: 1005.123456789B/request, noise"), "{text}");
     let aliased = "limit: &shared 1005B/request, baseline: *shared";
     let text = pinned_from("baseline: 1005B/request", aliased).unwrap().text;
-    assert!(text.contains("tolerance: 0.4%, anchor: 1005B/request }"), "{text}");
+    assert!(text.contains("tolerance: 2.2%, anchor: 1005B/request }"), "{text}");
     let folded = pinned_from("baseline: 1005B/request", "baseline: 1005B/request, anchor: &x 7B, floor: *x");
     let message = folded.unwrap_err().to_string();
     assert!(message.contains("anchors cannot be written without a change of something else"), "{message}");
@@ -374,7 +374,7 @@ fn what_cannot_be_replaced_alone_is_refused_with_its_place() {
         message.contains("metrics.alloc_bytes_per_request.noise: this value cannot be replaced alone"),
         "{message}"
     );
-    let floor = with("baseline: &shared 1005B/request").replacen("tolerance: 0.4%", "floor: *shared", 1);
+    let floor = with("baseline: &shared 1005B/request").replacen("tolerance: 2.2%", "floor: *shared", 1);
     let message = accepted_error(&floor, &summary, none);
     assert!(message.contains("its figures cannot be replaced without a change of something else"), "{message}");
     let folded = with("baseline: \"1005B\\\n    /request\"");

@@ -80,6 +80,32 @@ fn a_rise_by_little_in_the_whole_phase_may_be_none() {
     }
 }
 
+/// A job of 3 s in ten, in which everything is allocated. Collections come with it, and none for half of the phase is none
+/// too few.
+#[test]
+fn collections_that_come_in_bursts_are_not_missing() {
+    let mut run = healthy(1);
+    let in_job = |at: u64| (24..27).contains(&(into_phase(at) / SECOND));
+    let mut total = 1_000_000;
+    let allocating = |at: u64| {
+        total += if in_job(at) { 50_000_000 } else { 1_000 };
+        total
+    };
+    run.signals.alloc_bytes.data = every(SECOND / 5, allocating);
+    let cycles: Vec<(u64, u64)> =
+        run.signals.live_heap.data.at_ns.iter().copied().zip(run.signals.live_heap.data.value.clone()).collect();
+    let kept: Vec<(u64, u64)> = cycles.into_iter().filter(|(at, _)| in_job(*at) && *at >= MEASURE.start_ns).collect();
+    assert!(kept.len() >= 10, "{}", kept.len());
+    run.signals.live_heap.data.at_ns = kept.iter().map(|(at, _)| *at).collect();
+    run.signals.live_heap.data.value = kept.iter().map(|(_, value)| *value).collect();
+    run.signals.gc_pauses.data = Pauses::default();
+    assert!(figure(&run, Metric::HeapLiveGrowth).is_ok(), "{}", reason(&run, Metric::HeapLiveGrowth));
+    // The same collections, while the service allocates all along.
+    run.signals.alloc_bytes.data = every(SECOND / 5, |at| 1_000_000 + at / 100);
+    let reason = reason(&run, Metric::HeapLiveGrowth);
+    assert!(reason.starts_with("there are no live-heap readings for "), "{reason}");
+}
+
 fn with_steps(bytes: u64, steps: impl Fn(u64) -> u64) -> Estimate {
     let mut random = Random(1);
     growth(&with_heap(|at| 500_000 + random.below(20_000) + steps(at) * bytes), Metric::HeapLiveGrowth)
