@@ -26,6 +26,16 @@ impl Place {
         place
     }
 
+    /// Evidence of two runs on each of two platforms, and no baseline.
+    fn on_two_platforms() -> Self {
+        let place = Self { directory: tempfile::tempdir().unwrap() };
+        for run in [1, 2] {
+            place.write("new", &healthy(run, 2000));
+            place.write("new", &Evidence { platform: Platform::LinuxLoong64, ..healthy(run, 2000) });
+        }
+        place
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -346,11 +356,7 @@ fn the_runs_of_two_commands_make_one_baseline() {
 /// One file of two lies in a place where nothing can be written: in this one a file stands for a directory.
 #[test]
 fn either_all_baselines_are_written_or_none() {
-    let place = Place { directory: tempfile::tempdir().unwrap() };
-    for run in [1, 2] {
-        place.write("new", &healthy(run, 2000));
-        place.write("new", &Evidence { platform: Platform::LinuxLoong64, ..healthy(run, 2000) });
-    }
+    let place = Place::on_two_platforms();
     fs::create_dir(place.path("baselines")).unwrap();
     fs::write(place.path("baselines/linux-loong64"), "").unwrap();
     assert_fails(&place.baseline(&["record", "new"]), 2, &["linux-loong64"]);
@@ -361,11 +367,7 @@ fn either_all_baselines_are_written_or_none() {
 
 #[test]
 fn a_part_of_the_evidence_can_be_named() {
-    let place = Place { directory: tempfile::tempdir().unwrap() };
-    for run in [1, 2] {
-        place.write("new", &healthy(run, 2000));
-        place.write("new", &Evidence { platform: Platform::LinuxLoong64, ..healthy(run, 2000) });
-    }
+    let place = Place::on_two_platforms();
     assert_eq!(place.baseline(&["record", "new"]).status.code(), Some(0));
     for run in [1, 2] {
         place.write("new", &healthy(run, 3000));

@@ -89,7 +89,7 @@ fn a_service_that_starts_other_processes_is_inconclusive() {
             let signals = report["results"][0]["signals"].as_array().unwrap();
             signals.iter().find(|signal| signal["name"] == name).unwrap()["exactness"].clone()
         };
-        for name in ["rss", "rss_kinds", "swap", "threads", "fds"] {
+        for name in ["rss", "rss_kinds", "rss_peak", "swap", "threads", "fds"] {
             assert_eq!(trust(name), "sampled", "{name}");
         }
         assert_eq!(trust("page_faults"), "inexact");

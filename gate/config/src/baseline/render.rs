@@ -108,30 +108,26 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
         Ok(figure) => figure,
         Err(reason) => return format!("  # {metric}: no figure: {}\n", one_line(&reason)),
     };
-    let (mut fields, mut comment) = (Vec::new(), String::new());
+    let (mut fields, mut comments) = (Vec::new(), Vec::new());
     if let Some(LimitForRuns { limit, instead }) = limit_for_runs(metric, summary, limits) {
         let (limit, measured) = (format(limit, unit), format(mean, unit));
         if let Some(instead) = instead {
             fields.push(format!("limit: {}", format_exact(instead, unit)));
-            comment = format!("REVIEW: measured {measured}, which the default limit of {limit} does not allow");
+            comments.push(format!("REVIEW: measured {measured}, which the default limit of {limit} does not allow"));
         } else {
-            comment = format!("measured {measured}, default limit {limit}");
+            comments.push(format!("measured {measured}, default limit {limit}"));
         }
     }
     if let Some(comparison) = comparison {
         fields.push(format!("baseline: {}", format_exact(mean, unit)));
         fields.extend(noise);
         let least = least_tolerance(mean, deviation);
-        if least * mean.abs() > comparison.effect(mean) {
-            fields.push(format!("tolerance: {}", format_exact(least, Unit::Ratio)));
+        let is_wider = least * mean.abs() > comparison.effect(mean);
+        let tolerance = if is_wider { least } else { comparison.tolerance };
+        fields.push(format!("tolerance: {}", format_exact(tolerance, Unit::Ratio)));
+        if is_wider {
             let usual = format(comparison.tolerance, Unit::Ratio);
-            comment = [comment, format!("tolerance: 3 × noise instead of {usual}, because the runs differ by much")]
-                .into_iter()
-                .filter(|part| !part.is_empty())
-                .collect::<Vec<_>>()
-                .join("; ");
-        } else {
-            fields.push(format!("tolerance: {}", format_exact(comparison.tolerance, Unit::Ratio)));
+            comments.push(format!("tolerance: 3 × noise instead of {usual}, because the runs differ by much"));
         }
         fields.extend(comparison.floor.map(|floor| format!("floor: {}", format_exact(floor, unit))));
         if comparison.advisory {
@@ -142,6 +138,7 @@ fn metric_line(summary: &Summary, metric: Metric, limits: Limits) -> String {
     if is_emulated_time && !fields.is_empty() && fields.last().is_none_or(|field| field != ADVISORY) {
         fields.push(ADVISORY.to_owned());
     }
+    let comment = comments.join("; ");
     match (fields.is_empty(), comment.is_empty()) {
         (true, _) => format!("  # {metric}: {comment}\n"),
         (false, true) => format!("  {metric}: {{ {} }}\n", fields.join(", ")),

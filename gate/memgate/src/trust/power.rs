@@ -2,7 +2,7 @@
 
 use memgate_evidence::platform::Runner;
 use memgate_verdict::{
-    baseline::{Baseline, Limit},
+    baseline::Baseline,
     judge::lacks_occasions,
     metric::{Metric, Quantity, Unit},
     results::{GateResult, Verdict},
@@ -40,7 +40,8 @@ pub(super) fn of_gates(checks: &[Check], baseline: &Baseline) -> Vec<Power> {
         let noticed = worst.map(|(noticed, _)| noticed);
         // A waiver that has ended fails its gate.
         let fails = gates.iter().any(|gate| gate.verdict == Verdict::Regressed);
-        let cannot_fail = if fails { None } else { cannot_fail(metric, baseline) };
+        let has_limit = gates.iter().any(|gate| gate.limit.is_some());
+        let cannot_fail = if fails { None } else { cannot_fail(metric, baseline, has_limit) };
         let share = noticed.zip(measured).and_then(|(noticed, measured)| share(metric.unit(), noticed, measured));
         Some(Power { metric, unit: metric.unit(), measured, noticed, share, cannot_fail })
     };
@@ -48,14 +49,9 @@ pub(super) fn of_gates(checks: &[Check], baseline: &Baseline) -> Vec<Power> {
 }
 
 /// Why the gate of a metric cannot fail. In a guest, a time that the baseline does not name is advisory.
-fn cannot_fail(metric: Metric, baseline: &Baseline) -> Option<String> {
+fn cannot_fail(metric: Metric, baseline: &Baseline, has_limit: bool) -> Option<String> {
     match baseline.metrics.get(&metric) {
         Some(expectation) => switched_off(expectation).or_else(|| {
-            let has_limit = match expectation.limit {
-                Limit::Default => metric.default_limit(baseline.limits).is_some(),
-                Limit::None => false,
-                Limit::At(_) => true,
-            };
             let is_advisory = !has_limit && lacks_occasions(metric, expectation);
             is_advisory.then(|| "a time is advisory beside a baseline of one occasion".to_owned())
         }),

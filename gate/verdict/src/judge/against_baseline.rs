@@ -96,10 +96,15 @@ impl Between {
     }
 }
 
-/// Whether nobody knows how the occasions of a recorded time differ. Whoever names what the gate must notice says that
-/// they differ by no more than what matters.
+/// Whether a recorded figure may differ from one occasion to another by more than runs do: a time does. Whoever names
+/// what the gate must notice says that occasions differ by no more than what matters.
+fn varies_by_occasion(metric: Metric, expectation: &Expectation) -> bool {
+    metric.quantity() == Quantity::Time && expectation.must_notice.is_none()
+}
+
+/// Whether it does, and nobody knows by how much.
 pub(super) fn lacks_occasions(metric: Metric, expectation: &Expectation) -> bool {
-    metric.quantity() == Quantity::Time && expectation.between.is_none() && expectation.must_notice.is_none()
+    varies_by_occasion(metric, expectation) && expectation.between.is_none()
 }
 
 /// Regressed if each of two sets of runs, by itself, exceeds the baseline by more than the difference that matters, and
@@ -128,8 +133,7 @@ pub(super) fn rule(baseline: f64, expectation: &Expectation, recorded: Recorded,
     }
     if excess(&figures.all) > effect.size {
         let clause = format!("{measured} exceeds the baseline of {base} by more than {by}");
-        let excess = excess(&figures.all);
-        return undecided(clause, excess, noise.as_ref(), &effect, expectation, figures);
+        return undecided(clause, excess(&figures.all), noise.as_ref(), &effect, expectation, figures);
     }
     let noticed = noticed(baseline, &effect, noise.as_ref(), figures);
     if let Some(must) = expectation.must_notice
@@ -227,7 +231,7 @@ fn without_effect(baseline: f64, figures: &Figures) -> Ruling {
 /// Whether a time is so much longer only because of the occasion, as far as the baseline knows.
 fn occasions_may_explain(excess: f64, noise: Option<&Noise>, expectation: &Expectation, figures: &Figures) -> bool {
     let bound = noise.map_or(f64::INFINITY, |noise| noise.between.bound(figures.alpha().powi(2)));
-    figures.metric.quantity() == Quantity::Time && expectation.must_notice.is_none() && bound >= excess
+    varies_by_occasion(figures.metric, expectation) && bound >= excess
 }
 
 /// A difference that matters, if it is one.

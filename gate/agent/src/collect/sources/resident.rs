@@ -1,6 +1,6 @@
 //! The resident set by kind, its peak, swapped-out memory, threads and page faults, from `/proc`.
 
-use std::fs;
+use std::{fs, ops::Range};
 
 use memgate_evidence::{RssKinds, Series, Signal};
 use procfs::process::Status;
@@ -25,22 +25,11 @@ pub(in crate::collect) struct ResidentCollector {
     page_faults: Series,
     /// The largest resident set of the measuring phase, bytes, or why it is unknown; `None` before the phase.
     peak: Option<Result<u64, String>>,
-    /// The largest sum over all processes among the readings of the measuring phase, bytes.
-    most: u64,
-    phase: Within,
+    /// The readings of the measuring phase, with the one at its very end.
+    measured: Range<usize>,
     /// The most processes in a reading.
     processes: usize,
     failure: Option<String>,
-}
-
-/// Where the next reading lies.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Within {
-    #[default]
-    None,
-    Measuring,
-    /// At the very end of the measuring phase, which it belongs to.
-    End,
 }
 
 /// The signals of this collector.
@@ -94,12 +83,6 @@ impl ResidentCollector {
         let others = others.filter(|status| sum.add(status)).count();
         self.processes = self.processes.max(1 + others);
         self.rss.push(at_ns, sum.resident);
-        if self.phase != Within::None {
-            self.most = self.most.max(sum.resident);
-        }
-        if self.phase == Within::End {
-            self.phase = Within::None;
-        }
         let [anonymous, file, shared] = sum.kinds;
         self.kinds.at_ns.push(at_ns);
         self.kinds.anonymous.push(anonymous);
@@ -125,7 +108,11 @@ impl ResidentCollector {
         let peak = self.peak.unwrap_or_else(|| Err(NOT_REACHED.to_owned()));
         let rss_peak = match peak {
             // The kernel's peak is that of one process.
-            Ok(of_one) if self.processes > 1 => summed.clone().of(PEAK_OF_SEVERAL, of_one.max(self.most)),
+            Ok(of_one) if self.processes > 1 => {
+                let Range { start, end } = self.measured;
+                let most = self.rss.value.iter().take(end).skip(start).fold(of_one, |most, sum| most.max(*sum));
+                summed.clone().of(PEAK_OF_SEVERAL, most)
+            }
             peak => exact(PEAK, peak, worth.doubt.clone()),
         };
         ResidentSignals {
@@ -152,10 +139,10 @@ impl Collector for ResidentCollector {
                 // 5 resets the high-water mark: Documentation/filesystems/proc.rst (Linux 6.18).
                 let reset = fs::write(scene.service.file("clear_refs"), "5");
                 self.peak = Some(reset.map(|()| 0).map_err(|error| format!("the peak cannot be reset: {error}")));
-                self.phase = Within::Measuring;
+                self.measured = self.rss.value.len()..usize::MAX;
             }
             Boundary::MeasureEnd => {
-                self.phase = Within::End;
+                self.measured.end = self.rss.value.len() + 1;
                 if let Some(Ok(_)) = self.peak {
                     let peak = scene.service.process().status().map(|status| status.vmhwm);
                     self.peak = Some(match peak {
