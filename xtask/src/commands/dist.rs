@@ -19,7 +19,7 @@ use miette::{Context, IntoDiagnostic, Result, miette};
 use xshell::{Cmd, cmd};
 
 use crate::setup::{Tools, rust_src, zig};
-use crate::workspace::Workspace;
+use crate::workspace::{INCREMENTAL, Workspace, is_ci};
 use crate::{artifact, build_std};
 
 /// The program, as cargo names it.
@@ -70,9 +70,11 @@ fn build(workspace: &Workspace, chosen: &BTreeSet<Architecture>) -> Result<Vec<P
         cargo =
             with_linker(cargo, *architecture, &dir).into_diagnostic().wrap_err("cannot write the linker's script")?;
     }
-    let cargo = cargo
+    if !is_ci() {
         // Unchanged parts are not compiled again, so a new build takes seconds.
-        .env("CARGO_INCREMENTAL", "1")
+        cargo = cargo.env(INCREMENTAL, "1");
+    }
+    let cargo = cargo
         .env("MEMGATE_ZIG", zig)
         .env("ZIG_GLOBAL_CACHE_DIR", dir.join("zig"))
         .env("ZIG_LOCAL_CACHE_DIR", dir.join("zig"));
