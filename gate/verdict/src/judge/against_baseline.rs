@@ -37,16 +37,28 @@ pub(super) struct Effect {
 /// The noise of one run: its standard deviation, and the degrees of freedom behind it.
 pub(super) struct Noise {
     deviation: f64,
-    /// The recorded figure and the deviation of the logarithm, if it is a time.
-    ///
-    /// A time varies by a factor: pauses of 70 ms vary by 20 ms, and those of 0.3 ms by 0.1 ms. So the noise of a time is
-    /// that of its logarithm, for which the share of the deviation stands.
-    of_time: Option<(f64, f64)>,
+    by_factor: Option<ByFactor>,
     freedom: f64,
     /// The number of recorded runs.
     recorded: f64,
     between: Between,
 }
+
+/// The noise of the logarithm, for which the share of the deviation stands: pauses of 70 ms vary by 20 ms, and those of
+/// 0.3 ms by 0.1 ms.
+struct ByFactor {
+    /// The recorded figure.
+    baseline: f64,
+    /// The standard deviation of one run, as a share of its figure.
+    share: f64,
+    /// Whether the figure varies by a factor at any level, as a time does. Other figures do where they are at least
+    /// [`ANOTHER_LEVEL`] times as large as the recorded one. Whichever of the two noises is less then counts.
+    always: bool,
+}
+
+/// The deviation of runs at one level says little about runs at this many times that level. The cycles of a GC that has
+/// too little memory are 28 times as many, and differ by thousands from run to run.
+const ANOTHER_LEVEL: f64 = 2.0;
 
 /// How occasions differ.
 enum Between {
@@ -312,10 +324,13 @@ impl Noise {
         let (deviation, freedom) = pooled_deviation(of_baseline.into_iter().chain(of_runs))?;
         let share = |of: Option<(f64, f64)>, figure: f64| of.map(|(deviation, freedom)| (deviation / figure, freedom));
         let measured = figures.all.measured;
-        let is_time = figures.metric.quantity() == Quantity::Time && baseline > 0.0 && measured > 0.0;
+        let always = figures.metric.quantity() == Quantity::Time;
+        let is_positive = baseline > 0.0 && measured > 0.0;
+        let varies = is_positive && (always || measured >= ANOTHER_LEVEL * baseline);
         let shares = share(of_baseline, baseline).into_iter().chain(share(of_runs, measured));
-        let of_time = if is_time { pooled_deviation(shares).map(|(share, _)| (baseline, share)) } else { None };
-        Some(Self { deviation, of_time, freedom, recorded, between })
+        let share = if varies { pooled_deviation(shares) } else { None };
+        let by_factor = share.map(|(share, _)| ByFactor { baseline, share, always });
+        Some(Self { deviation, by_factor, freedom, recorded, between })
     }
 
     /// The standard error of the difference of the figure and the recorded one.
@@ -349,13 +364,11 @@ impl Noise {
     /// occasions count most: simulated checks failed a hundred times as often as they may.
     fn explained(&self, figure: &Pooled, of_runs: f64, of_occasions: f64) -> f64 {
         let (quantile, occasions) = (t_quantile(1.0 - of_runs, self.freedom), self.between.bound(of_occasions));
-        match self.of_time {
-            None => (quantile * self.of_runs(figure)).hypot(occasions),
-            Some((baseline, share)) => {
-                let of_figure = (share / (figure.runs as f64).sqrt()).max(figure.std_error() / figure.measured);
-                let runs = quantile * of_figure.hypot(share / self.recorded.sqrt());
-                baseline * runs.hypot(occasions / baseline).exp_m1()
-            }
-        }
+        let absolute = (quantile * self.of_runs(figure)).hypot(occasions);
+        let Some(ByFactor { baseline, share, always }) = self.by_factor else { return absolute };
+        let of_figure = (share / (figure.runs as f64).sqrt()).max(figure.std_error() / figure.measured);
+        let runs = quantile * of_figure.hypot(share / self.recorded.sqrt());
+        let factor = baseline * runs.hypot(occasions / baseline).exp_m1();
+        if always { factor } else { factor.min(absolute) }
     }
 }

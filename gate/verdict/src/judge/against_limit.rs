@@ -89,7 +89,7 @@ fn too_much(limit: f64, figures: &Figures) -> Ruling {
 }
 
 fn undecided(clause: String, figures: &Figures) -> Ruling {
-    if figures.more_runs() {
+    if figures.more_runs() && !figures.all.needs_longer {
         Ruling::undecided(Need::MoreRuns, format!("{clause}: more runs decide"))
     } else {
         Ruling::undecided(Need::LongerPhase, format!("{clause}: a longer measuring phase decides"))
@@ -98,7 +98,7 @@ fn undecided(clause: String, figures: &Figures) -> Ruling {
 
 fn is_significant(figure: &Pooled, limit: f64, alpha: f64, metric: Metric) -> bool {
     let low = figure.lower(alpha);
-    if metric.unit().is_growth() { low > 0.0 } else { low > limit || figure.is_exact() }
+    if metric.unit().is_growth() { low > 0.0 && !figure.needs_longer } else { low > limit || figure.is_exact() }
 }
 
 /// Whether nothing of a share happened at all: no request failed. A few requests cannot bound their share.

@@ -28,7 +28,15 @@ use crate::{
 
 /// An estimate whose interval extends by `half` to either side.
 fn around(measured: f64, half: f64) -> Measurement {
-    Ok(Estimate { measured, low: measured - half, high: measured + half, n: 100, level: None, remark: String::new() })
+    Ok(Estimate {
+        measured,
+        low: measured - half,
+        high: measured + half,
+        n: 100,
+        level: None,
+        needs_longer: false,
+        remark: String::new(),
+    })
 }
 
 /// An exact figure.

@@ -146,7 +146,15 @@ impl Estimate {
         if !(measured.is_finite() && low.is_finite() && high.is_finite()) {
             return Err(Unavailable::because("the values are too large or too few for a figure"));
         }
-        Ok(Self { measured, low: low.min(measured), high: high.max(measured), n, level: None, remark })
+        Ok(Self {
+            measured,
+            low: low.min(measured),
+            high: high.max(measured),
+            n,
+            level: None,
+            needs_longer: false,
+            remark,
+        })
     }
 }
 

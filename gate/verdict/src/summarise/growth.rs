@@ -18,6 +18,8 @@ pub(super) struct Growth {
     slope: Slope,
     /// The mean of what grows, bytes.
     level: f64,
+    /// Whether it is so little in the whole phase that it may be none.
+    is_too_little: bool,
     /// What the shape of the series says; empty if it is even.
     shape: String,
 }
@@ -109,7 +111,7 @@ fn growth_of_what_stays(points: Points<'_>) -> Option<Growth> {
         Some(least) if width(&least) <= NARROWER * width(&of_all) => {
             let shape = [least.shape.as_str(), "from the least live heap of each 5 s"];
             let shape = shape.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
-            Growth { slope: Slope { points: of_all.slope.points, ..least.slope }, level: of_all.level, shape }
+            Growth { slope: Slope { points: of_all.slope.points, ..least.slope }, level: of_all.level, shape, ..least }
         }
         Some(_) | None => of_all,
     })
@@ -299,6 +301,10 @@ impl<'a> GoMemory<'a> {
 }
 
 impl Growth {
+    const fn of(slope: Slope, level: f64, shape: String) -> Self {
+        Self { slope, level, shape, is_too_little: false }
+    }
+
     /// The same growth, or up to that of a series that rises once in each such time as its points do. A robust slope makes
     /// little of a rise near the end, and it may be the first of many.
     fn or_that_of_a_rise(self, points: Points<'_>) -> Self {
@@ -326,7 +332,8 @@ impl Growth {
         }
         let told = format!("it is only {} in the whole phase", units::format(rise, Unit::Bytes));
         let shape = [self.shape, told].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
-        Self { slope: Slope { interval: Interval { low: 0.0, ..interval }, ..self.slope }, shape, ..self }
+        let slope = Slope { interval: Interval { low: 0.0, ..interval }, ..self.slope };
+        Self { slope, shape, is_too_little: true, ..self }
     }
 
     /// The same growth, with the parts that make it up, in bytes per minute, if there is a growth.
@@ -393,8 +400,11 @@ fn median_of(values: &[f64]) -> Option<f64> {
 /// The growth as a figure.
 pub(super) fn per_minute(growth: &Growth) -> Measurement {
     let points = u64::try_from(growth.slope.points).unwrap_or(u64::MAX);
-    Estimate::of(growth.slope.interval, points, growth.shape.clone())
-        .map(|estimate| Estimate { level: Some(growth.level), ..estimate })
+    Estimate::of(growth.slope.interval, points, growth.shape.clone()).map(|estimate| Estimate {
+        level: Some(growth.level),
+        needs_longer: growth.is_too_little,
+        ..estimate
+    })
 }
 
 /// The slope of the points, minutes and bytes, as their shape demands:
@@ -413,15 +423,15 @@ fn growth(points: &[(f64, f64)], slope_of: fn(&[(f64, f64)]) -> Option<Slope>) -
         && slows_down(first.interval, second.interval)
     {
         let shape = "growth slowed down: slope of the second half of the measuring phase".to_owned();
-        return Some(Growth { slope: second, level, shape }.or_that_of_a_rise(halves.1));
+        return Some(Growth::of(second, level, shape).or_that_of_a_rise(halves.1));
     }
     if let Some(fall) = falls_back(points) {
         let interval = whole.interval;
         let slope = Slope { interval: Interval { low: interval.low.min(0.0), ..interval }, ..whole };
-        return Some(Growth { slope, level, shape: fall });
+        return Some(Growth::of(slope, level, fall));
     }
     let slope = Slope { interval: rises_throughout(halves, whole.interval), ..whole };
-    Some(Growth { slope, level, shape: String::new() }.or_that_of_a_rise(points))
+    Some(Growth::of(slope, level, String::new()).or_that_of_a_rise(points))
 }
 
 /// The largest rise after which the series stays above all that was before, in the second half of the points: when, and by
@@ -544,7 +554,7 @@ mod tests {
     #[test]
     fn the_shape_of_a_series_decides_on_its_interval() {
         let of = |values: &[f64], slope_of: fn(Points<'_>) -> Option<Slope>| {
-            let Growth { slope, level, shape } = growth(&minutes(values), slope_of).unwrap();
+            let Growth { slope, level, shape, is_too_little: _ } = growth(&minutes(values), slope_of).unwrap();
             (slope.interval.low, slope.interval.high, level, shape.is_empty())
         };
         let sawtooth = [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 0.0, 6.0];

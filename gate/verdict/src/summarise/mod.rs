@@ -110,6 +110,8 @@ pub struct Estimate {
     pub n: u64,
     /// The mean of what grows, bytes; `None` if the figure is not a growth.
     pub level: Option<f64>,
+    /// Whether the growth is so little in so short a phase that it may be none. Only a longer phase tells.
+    pub needs_longer: bool,
     /// A remark on how the figure was made, such as `max of 57 pauses`. Empty if the metric's name says it all.
     pub remark: String,
 }

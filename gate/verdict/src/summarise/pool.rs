@@ -30,6 +30,9 @@ pub struct Pooled {
     pub n: u64,
     /// The mean of what grows, bytes; `None` if the metric is not a growth.
     pub level: Option<f64>,
+    /// Whether a run's growth is so little in so short a phase that it may be none. More runs do not tell: what a service
+    /// takes once, as it gets to work, each of them takes.
+    pub needs_longer: bool,
     /// A remark on how the figure was made. Empty if the metric's name says it all.
     pub remark: String,
     /// The largest figure of a run that is an exact count and no estimate; `None` if there is none.
@@ -84,6 +87,7 @@ impl Pooled {
             runs: figures.len(),
             n: figures.iter().fold(0u64, |sum, figure| sum.saturating_add(figure.n)),
             level: mean(&levels),
+            needs_longer: figures.iter().any(|figure| figure.needs_longer),
             remark: remark(&numbered),
             largest_count: figures.iter().filter(|one| one.low == one.high).map(|one| one.measured).reduce(f64::max),
             noise: Noise::of(metric, &figures, &points),

@@ -125,6 +125,21 @@ fn a_growth_fails_if_it_is_real_and_beyond_the_limit() {
     );
 }
 
+/// What a process takes once, as it gets to work, each run takes. Six of them would be as sure of it as of a leak.
+#[test]
+fn a_growth_that_may_be_none_is_decided_by_a_longer_phase_and_not_by_more_runs() {
+    let figure = around(3e6, 0.1e6).map(|growth| Estimate { low: 0.0, needs_longer: true, ..growth });
+    for (runs, low, high) in [(2, "0.55MB/min", "3.08MB/min"), (6, "1.65MB/min", "3.04MB/min")] {
+        assert_ruling(
+            ruling(&alike(Metric::RssAnonGrowth, runs, &figure), &baseline(recorded()), Metric::RssAnonGrowth),
+            Verdict::Inconclusive,
+            &format!(
+                "3MB/min exceeds the limit of 2MB/min, but lies between {low} and {high}: a longer measuring phase decides."
+            ),
+        );
+    }
+}
+
 #[test]
 fn the_limit_of_a_growth_follows_what_grows() {
     let of = |level: f64| {
@@ -185,8 +200,15 @@ fn more_runs_show_no_difference_that_the_tolerance_allows() {
 fn no_failed_request_of_few_passes() {
     let of = |failed: f64, intended: u64| {
         let share = failed / intended as f64;
-        let figure =
-            Ok(Estimate { measured: share, low: 0.0, high: 1.0, n: intended, level: None, remark: String::new() });
+        let figure = Ok(Estimate {
+            measured: share,
+            low: 0.0,
+            high: 1.0,
+            n: intended,
+            level: None,
+            needs_longer: false,
+            remark: String::new(),
+        });
         ruling(&alike(Metric::RequestErrors, 2, &figure), &baseline(recorded()), Metric::RequestErrors)
     };
     assert_ruling(
@@ -270,6 +292,23 @@ fn the_degrees_of_freedom_of_the_noise_count() {
     let mut single = baseline(once(None));
     single.environment.runs = 1;
     assert_eq!(ruling(&alike(BYTES, 1, &exactly(1100.0)), &single, BYTES).0, Verdict::Inconclusive);
+}
+
+/// The cycles of a GC that has too little memory: far more, and never the same number.
+#[test]
+fn noise_at_another_level_is_a_share_of_it() {
+    const CYCLES: Metric = Metric::GcCycles;
+    let of = |runs: &[f64], noise| {
+        let expectation = Expectation { noise: Some(noise), ..recorded() };
+        let figures: Vec<_> = runs.iter().copied().map(exactly).collect();
+        ruling(&summary_of(CYCLES, &figures), &baseline_of([(CYCLES, expectation)]), CYCLES).0
+    };
+    assert_eq!(of(&[4e3, 36e3], 10.0), Verdict::Inconclusive);
+    assert_eq!(of(&[20e3, 36e3, 14e3, 38e3], 10.0), Verdict::Regressed);
+    // Runs that are alike at their level, beside a recorded figure that is noisy for its size.
+    assert_eq!(of(&[28e3, 28.1e3], 900.0), Verdict::Regressed);
+    // Less than twice as much is the same level.
+    assert_eq!(of(&[1.2e3, 1.9e3, 1.1e3, 1.95e3], 10.0), Verdict::Inconclusive);
 }
 
 #[test]
