@@ -7,6 +7,7 @@ mod artifact;
 mod build_std;
 mod citations;
 mod commands;
+mod disk;
 mod error;
 mod go_sources;
 mod interrupt;

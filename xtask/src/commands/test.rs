@@ -5,8 +5,14 @@ use xshell::cmd;
 
 use crate::commands::dist;
 use crate::setup::{Tools, gcc, go, go_cache, nextest as nextest_tool, qemu, services};
-use crate::step;
 use crate::workspace::{Workspace, is_ci};
+use crate::{disk, step};
+
+/// What a test run writes from nothing, after the lints: 4 GB into `target`, 3 GB into `.tools`, and 2 GB into Go's and
+/// cargo's caches.
+const FROM_NOTHING: u64 = 9_000_000_000;
+/// What the next one writes: changed crates, and what tests leave for those who look at a failure.
+const NEXT: u64 = 3_000_000_000;
 
 /// Builds everything, tests the Go services, and becomes nextest, so nextest's summary is the last line.
 ///
@@ -15,6 +21,8 @@ use crate::workspace::{Workspace, is_ci};
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let sh = &workspace.sh;
     let fixtures = workspace.fixtures()?;
+    let target = workspace.target();
+    disk::ensure_room(&target, if target.join("dist").is_dir() { NEXT } else { FROM_NOTHING })?;
     let tools = Tools::open(workspace)?;
     gcc::ensure(&tools)?;
     go::ensure(&tools)?;
