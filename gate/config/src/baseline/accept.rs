@@ -466,10 +466,6 @@ fn without_mark(text: &str) -> (&str, &str) {
 /// The bytes of the scalar at the place; `None` if it is not a scalar that stands there alone, on one line.
 fn span(text: &str, place: &KeyPath, values: &serde_yaml::Value) -> Option<Range<usize>> {
     let mut start = place.find(text)?;
-    // An alias is where its anchor is, before its own key.
-    if start <= place.clone().at_key().find(text)? {
-        return None;
-    }
     // An anchor belongs to the place, and not to the value.
     if text[start..].starts_with('&') {
         let name = text[start..].find(char::is_whitespace)?;

@@ -224,6 +224,8 @@ pub(super) fn quoted(text: &str) -> String {
     for character in text.chars().filter(|character| *character != '\0') {
         match character {
             '"' | '\\' => quoted.extend(['\\', character]),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
             ' '..='~' => quoted.push(character),
             _ if is_printable(character) && !character.is_control() && !is_break(character) => quoted.push(character),
             _ => quoted.push_str(&format!("\\U{:08X}", u32::from(character))),

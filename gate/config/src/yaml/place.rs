@@ -62,10 +62,15 @@ impl KeyPath {
     /// `serde` reports places only in errors, so the text is deserialized again into something that fails at the place.
     pub(crate) fn find(&self, text: &str) -> Option<usize> {
         (0..=self.steps.len()).rev().find_map(|length| {
+            let steps = &self.steps[..length];
             let at_key = length < self.steps.len() || self.at_key;
-            let finder = Finder { steps: &self.steps[..length], at_key };
-            let error = finder.deserialize(serde_yaml::Deserializer::from_str(text)).err()?;
-            Some(error.location()?.index())
+            let found = Finder { steps, at_key }.place(text)?;
+            // The deserializer names an alias by its anchor, which is before the alias's own key.
+            let key = matches!(steps.last(), Some(Step::Key(_))).then(|| Finder { steps, at_key: true }.place(text));
+            match key.flatten() {
+                Some(key) if found < key => Some(key + text[key..].find('*').unwrap_or(0)),
+                _ => Some(found),
+            }
         })
     }
 }
@@ -91,6 +96,11 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
+    /// The position in bytes at which it fails; `None` if the place is not in the text.
+    fn place(self, text: &str) -> Option<usize> {
+        Some(self.deserialize(serde_yaml::Deserializer::from_str(text)).err()?.location()?.index())
+    }
+
     fn found<T, E: Error>(self) -> Result<T, E> {
         Err(E::custom("found"))
     }

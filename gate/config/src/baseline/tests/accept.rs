@@ -374,6 +374,9 @@ fn what_cannot_be_replaced_alone_is_refused_with_its_place() {
         message.contains("metrics.alloc_bytes_per_request.noise: this value cannot be replaced alone"),
         "{message}"
     );
+    let (before, _) = shared.split_once("*shared").unwrap();
+    let (line, column) = (before.matches('\n').count() + 1, before.lines().last().unwrap().chars().count() + 1);
+    assert!(message.contains(&format!(":{line}:{column}: ")), "the place of the alias: {message}");
     let floor = with("baseline: &shared 1005B/request").replacen("tolerance: 2.2%", "floor: *shared", 1);
     let message = accepted_error(&floor, &summary, none);
     assert!(message.contains("its figures cannot be replaced without a change of something else"), "{message}");
