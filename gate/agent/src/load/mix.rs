@@ -1,9 +1,14 @@
 //! The order of the kinds of requests, from their weights, the seed and the request's index.
 
 /// The order of the kinds of requests. The same seed and weights give the same order, whatever the timing.
+///
+/// Any few requests in a row are mixed as the weights say. Kinds drawn at random would not be: of 7,000 requests of which
+/// 30 % allocate most, so many more or fewer would be among them that the bytes per request of a phase are known to no
+/// more than 0.3 %, and a service that allocates 0.5 % more is hard to tell.
 #[derive(Debug)]
 pub(super) struct Mix {
-    seed: u64,
+    /// The point of the first request, as a share of 2⁶⁴.
+    start: u64,
     /// Sums of the weights up to and including each kind.
     cumulative: Vec<u64>,
 }
@@ -18,16 +23,23 @@ impl Mix {
                 Some(*sum)
             })
             .collect();
-        cumulative.last().is_some_and(|&total| total > 0).then_some(Self { seed, cumulative })
+        cumulative.last().is_some_and(|&total| total > 0).then_some(Self { start: splitmix64(seed, 0), cumulative })
     }
 
     /// The kind of the request with this index, as an index in the weights.
+    ///
+    /// The points of the requests are a Weyl sequence with the golden ratio: each is further round a circle by that share
+    /// of it. Of all such sequences, this one covers every arc most evenly (L. Kuipers and H. Niederreiter, "Uniform
+    /// Distribution of Sequences", 1974, chapter 2).
     pub(super) fn kind(&self, index: u64) -> usize {
         let total = self.cumulative.last().copied().unwrap_or(0);
-        let chosen = scale(splitmix64(self.seed, index), total);
+        let chosen = scale(self.start.wrapping_add(index.wrapping_mul(GOLDEN)), total);
         self.cumulative.partition_point(|&sum| sum <= chosen)
     }
 }
+
+/// 2⁶⁴ divided by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Maps the whole range of `u64` to `0..total`, with a bias of at most `total / 2⁶⁴`.
 fn scale(random: u64, total: u64) -> u64 {
@@ -40,7 +52,7 @@ fn scale(random: u64, total: u64) -> u64 {
 /// "Fast splittable pseudorandom number generators", OOPSLA 2014; constants as in Sebastiano Vigna's splitmix64.c
 /// (2015).
 fn splitmix64(seed: u64, index: u64) -> u64 {
-    let state = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let state = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN));
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
@@ -67,15 +79,26 @@ mod tests {
         );
     }
 
+    /// The requests of any stretch, short or long, have the mix of the weights but for two of each kind.
     #[test]
-    fn kinds_are_as_frequent_as_their_weights() {
-        let mix = Mix::new(7, [8, 0, 2]).unwrap();
-        let mut count = [0_u32; 3];
-        for index in 0..100_000 {
-            count[mix.kind(index)] += 1;
+    fn kinds_are_as_frequent_as_their_weights_in_any_stretch() {
+        for (seed, weights) in [(1, [3, 6, 1]), (7, [8, 0, 2]), (9, [1, 1000, 7])] {
+            let mix = Mix::new(seed, weights).unwrap();
+            let total: u32 = weights.iter().sum();
+            for (from, length) in
+                [(0, 10), (0, 100), (12_345, 100), (77, 1000), (1 << 40, 30_000), (u64::MAX - 9_000, 9_000)]
+            {
+                let mut counts = [0_u32; 3];
+                for index in from..from + length {
+                    counts[mix.kind(index)] += 1;
+                }
+                for (count, weight) in counts.into_iter().zip(weights) {
+                    let expected = length as f64 * f64::from(weight) / f64::from(total);
+                    assert!((f64::from(count) - expected).abs() <= 2.0, "{weights:?} {from} {length}: {counts:?}");
+                    assert!(weight > 0 || count == 0, "weight 0 is never chosen");
+                }
+            }
         }
-        assert_eq!(count[1], 0, "weight 0 is never chosen");
-        assert!((79_000..81_000).contains(&count[0]), "{count:?}");
     }
 
     #[test]
