@@ -2,10 +2,13 @@
 //! decided; the others judge nothing.
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
+mod against;
 mod field;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Subcommand;
@@ -77,6 +80,9 @@ pub(crate) enum Bench {
         #[arg(long, value_parser = SERVICES, default_values = SERVICES)]
         service: Vec<String>,
     },
+    /// Whether a comparison with another build passes a change that does nothing and stops a worse one; fails if one verdict
+    /// is wrong (docs/explanation/judging.md).
+    Against(against::Options),
     /// Whether memgate decides rightly on services for which nobody tuned it; fails if one verdict is wrong
     /// (docs/explanation/field.md).
     Field(field::Options),
@@ -116,6 +122,7 @@ pub(crate) fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             in_guests(workspace, "faults", args)
         }
         Bench::Defects { times, platform, service } => defects(workspace, *times, platform, service),
+        Bench::Against(options) => against::run(workspace, options),
         Bench::Field(options) => field::run(workspace, options),
     }
 }
@@ -192,6 +199,26 @@ fn defects(workspace: &Workspace, times: u32, platforms: &[String], services: &[
     Ok(())
 }
 
+/// An empty directory below `parent` that no other command of this kind uses while the lock is held.
+fn own_directory(parent: &Path) -> io::Result<(PathBuf, File)> {
+    std::fs::create_dir_all(parent)?;
+    let mut number = 1;
+    let lock = loop {
+        let lock = File::create(parent.join(format!("{number}.lock")))?;
+        match lock.try_lock() {
+            Ok(()) => break lock,
+            Err(TryLockError::WouldBlock) => number += 1,
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    };
+    let directory = parent.join(number.to_string());
+    if directory.exists() {
+        std::fs::remove_dir_all(&directory)?;
+    }
+    std::fs::create_dir(&directory)?;
+    Ok((directory, lock))
+}
+
 /// The leaks of fixtures-go/memgate.yaml: the gate for which each is planted, and how the name of the right call site
 /// starts.
 const LEAKS: [(&str, &str, &str); 3] = [
@@ -248,4 +275,23 @@ fn regressed_gates(report: &Path) -> Result<Vec<String>> {
     let gates = report["results"][0]["gates"].as_array().cloned().unwrap_or_default();
     let regressed = gates.iter().filter(|gate| gate["verdict"] == "regressed");
     Ok(regressed.filter_map(|gate| gate["metric"].as_str().map(str::to_owned)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_at_once_have_directories_of_their_own() {
+        let parent = tempfile::tempdir().unwrap();
+        let (first, lock) = own_directory(parent.path()).unwrap();
+        std::fs::write(first.join("report.json"), "{}").unwrap();
+        let (second, _) = own_directory(parent.path()).unwrap();
+        assert_eq!((first.clone(), second), (parent.path().join("1"), parent.path().join("2")));
+        assert!(first.join("report.json").exists());
+        drop(lock);
+        let (again, _lock) = own_directory(parent.path()).unwrap();
+        assert_eq!(again, first);
+        assert!(!first.join("report.json").exists(), "an ended command's files are removed");
+    }
 }

@@ -6,8 +6,6 @@ mod right;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, TryLockError};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,6 +16,7 @@ use xshell::cmd;
 
 use self::fixtures::{Case, Fixtures, Need};
 use self::right::{Check, Outcome, Report};
+use super::own_directory;
 use crate::commands::dist;
 use crate::setup::{Tools, qemu, services};
 use crate::workspace::Workspace;
@@ -114,26 +113,6 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         (_, 0) => Ok(()),
         (all, wrong) => Err(miette!("{wrong} of {all} are wrong")),
     }
-}
-
-/// An empty directory below `parent` that no other command of this kind uses while the lock is held.
-fn own_directory(parent: &Path) -> io::Result<(PathBuf, File)> {
-    std::fs::create_dir_all(parent)?;
-    let mut number = 1;
-    let lock = loop {
-        let lock = File::create(parent.join(format!("{number}.lock")))?;
-        match lock.try_lock() {
-            Ok(()) => break lock,
-            Err(TryLockError::WouldBlock) => number += 1,
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
-    };
-    let directory = parent.join(number.to_string());
-    if directory.exists() {
-        std::fs::remove_dir_all(&directory)?;
-    }
-    std::fs::create_dir(&directory)?;
-    Ok((directory, lock))
 }
 
 /// Installs what the chosen cases need.
@@ -272,20 +251,6 @@ fn has_avx512() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn commands_at_once_have_directories_of_their_own() {
-        let parent = tempfile::tempdir().unwrap();
-        let (first, lock) = own_directory(parent.path()).unwrap();
-        std::fs::write(first.join("report.json"), "{}").unwrap();
-        let (second, _) = own_directory(parent.path()).unwrap();
-        assert_eq!((first.clone(), second), (parent.path().join("1"), parent.path().join("2")));
-        assert!(first.join("report.json").exists());
-        drop(lock);
-        let (again, _lock) = own_directory(parent.path()).unwrap();
-        assert_eq!(again, first);
-        assert!(!first.join("report.json").exists(), "an ended command's files are removed");
-    }
 
     #[test]
     fn platforms_are_memgates() {
