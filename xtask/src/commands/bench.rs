@@ -259,10 +259,15 @@ fn attribution(workspace: &Workspace, times: u32, only: Option<&str>) -> Result<
     Ok(())
 }
 
-fn first_site(report: &Path, metric: &str) -> Result<String> {
+/// The gates of a report's first service.
+fn gates(report: &Path) -> Result<Vec<serde_json::Value>> {
     let report: serde_json::Value =
         serde_json::from_slice(&std::fs::read(report).into_diagnostic()?).into_diagnostic()?;
-    let gates = report["results"][0]["gates"].as_array().cloned().unwrap_or_default();
+    Ok(report["results"][0]["gates"].as_array().cloned().unwrap_or_default())
+}
+
+fn first_site(report: &Path, metric: &str) -> Result<String> {
+    let gates = gates(report)?;
     let gate = gates.iter().find(|gate| gate["metric"] == metric);
     let first = gate.and_then(|gate| gate["sites"][0]["at"]["function"].as_str());
     let reason = || gate.and_then(|gate| gate["reason"].as_str()).unwrap_or("no gate");
@@ -270,9 +275,7 @@ fn first_site(report: &Path, metric: &str) -> Result<String> {
 }
 
 fn regressed_gates(report: &Path) -> Result<Vec<String>> {
-    let report: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(report).into_diagnostic()?).into_diagnostic()?;
-    let gates = report["results"][0]["gates"].as_array().cloned().unwrap_or_default();
+    let gates = gates(report)?;
     let regressed = gates.iter().filter(|gate| gate["verdict"] == "regressed");
     Ok(regressed.filter_map(|gate| gate["metric"].as_str().map(str::to_owned)).collect())
 }
