@@ -388,16 +388,6 @@ fn a_closed_stdout_is_an_error_and_not_a_verdict() {
 }
 
 #[test]
-fn schemas_are_json() {
-    let all = ["config", "baseline", "evidence", "report", "history", "trends", "bisection", "calibration", "selftest"];
-    for of in all {
-        let output = memgate().args(["schema", of]).output().unwrap();
-        let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{of}");
-    }
-}
-
-#[test]
 fn a_configuration_that_is_wrong_is_shown_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let good = fs::read_to_string(common::repository().join("memgate.yaml")).unwrap();

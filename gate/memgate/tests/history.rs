@@ -10,7 +10,7 @@ use std::{
     process::Output,
 };
 
-use common::{assert_fails, evidence::healthy, memgate, repository::Repository, stderr, stdout};
+use common::{assert_fails, evidence::healthy, memgate, repository::Repository, schema::assert_fits, stderr, stdout};
 use memgate_evidence::{
     Evidence,
     platform::{Platform, Runner},
@@ -78,6 +78,7 @@ fn a_verdict_is_kept_with_every_figure() {
     let text = judged.text();
     assert!(text.ends_with('\n'));
     let [line] = &values(&text)[..] else { panic!("{text}") };
+    assert_fits("history", line);
     let result = &report["results"][0];
     for (key, expected) in [
         ("schema", &1.into()),
@@ -301,6 +302,7 @@ fn trends_are_json_for_programs_and_pictures_for_people() {
     let output = kept.show(&["--format", "json", "--svg", "pictures"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let trends: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_fits("trends", &trends);
     assert_eq!((&trends["schema"], &trends["trends"][1]["service"]), (&1.into(), &"uaa".into()));
     let bytes = &trends["trends"][1]["metrics"][0];
     assert_eq!(bytes["metric"], "alloc_bytes_per_request");

@@ -10,6 +10,7 @@ use common::{
     can_attach, cgroups, changed, plain,
     repository::{FIRST_LINE, Repository, path_with_go},
     running::Running,
+    schema::assert_fits,
     stderr, stdout,
 };
 use nix::sys::signal::Signal;
@@ -113,6 +114,7 @@ fn check(repository: &Repository, against: &str) -> (Output, Value) {
     repository.assert_no_worktree();
     assert_eq!(cgroups(), Vec::<std::path::PathBuf>::new());
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
+    assert_fits("report", &report);
     (output, report)
 }
 

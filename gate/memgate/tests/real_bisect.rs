@@ -9,6 +9,7 @@ use common::{
     busy::{self, HeldUp},
     can_attach, changed,
     repository::{FIRST_LINE, Repository},
+    schema::assert_fits,
     stderr,
 };
 use serde_json::Value;
@@ -34,6 +35,7 @@ fn the_commit_that_allocates_more_is_named_with_its_line() {
             assert!(!repository.out().join("commit/checkout").exists());
             let found: Value =
                 serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
+            assert_fits("bisection", &found);
             let steps = found["steps"].as_array().unwrap();
             let skipped = |step: &&Value| step["outcome"]["skipped"].is_string();
             let not_compiled = |step: &&Value| step["outcome"]["skipped"].to_string().contains("undefined");

@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, process::Output};
 
-use common::{repository::Repository, stderr, stdout};
+use common::{repository::Repository, schema::assert_fits, stderr, stdout};
 use serde_json::Value;
 
 /// Runs the command without BPF and returns its output and its report.
@@ -14,6 +14,7 @@ fn run(repository: &Repository, words: &[&str]) -> (Output, Value) {
     let output = command.args(words).args(["--tier", "T0", "--out", "out", "--format", "json"]).output().unwrap();
     let report = serde_json::from_str(&stdout(&output));
     let report = report.unwrap_or_else(|error| panic!("{error}: {}{}", stdout(&output), stderr(&output)));
+    assert_fits(if words[0] == "calibrate" { "calibration" } else { words[0] }, &report);
     (output, report)
 }
 

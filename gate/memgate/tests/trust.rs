@@ -9,7 +9,7 @@ use std::{
     process::Output,
 };
 
-use common::{assert_fails, changed, evidence, memgate, stderr, stdout};
+use common::{assert_fails, changed, evidence, memgate, schema::assert_fits, stderr, stdout};
 use memgate_evidence::{Evidence, Exactness, platform::Runner};
 use memgate_files::evidence_file;
 use serde_json::Value;
@@ -97,6 +97,7 @@ impl Recorded {
         let output = self.run(verb, &["--format", "json"]);
         assert_eq!(output.status.code(), Some(code), "{}{}", stdout(&output), stderr(&output));
         let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_fits(if verb == "calibrate" { "calibration" } else { verb }, &report);
         report["results"][0].clone()
     }
 

@@ -14,6 +14,7 @@ pub mod go;
 pub mod guests;
 pub mod repository;
 pub mod running;
+pub mod schema;
 pub mod uaa;
 
 use std::{
