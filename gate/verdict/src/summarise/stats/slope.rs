@@ -23,6 +23,9 @@ const MAX_UNEVEN_BLOCKS: usize = 12;
 /// A gap is wide if it is this many times the median one.
 const WIDE_GAP: f64 = 4.0;
 
+/// Half of a block has at least two points.
+const LEAST_TO_HALVE: usize = 4;
+
 /// The largest autocorrelation that the interval is corrected for. Above it there is hardly more than one independent
 /// value.
 const MAX_AUTOCORRELATION: f64 = 0.95;
@@ -52,7 +55,7 @@ pub(in crate::summarise) struct Slope {
 /// become uselessly wide. But over these points nothing can have risen or fallen faster than from the least value to
 /// the greatest, so point and interval are cut there. docs/explanation/slopes.md gives the false alarms by simulation.
 pub(in crate::summarise) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
-    let blocks = blocks(points, fitting(points));
+    let blocks = in_halves_if_few(blocks(points, fitting(points)));
     if blocks.len() < MIN_POINTS {
         return None;
     }
@@ -140,6 +143,16 @@ fn blocks(points: &[(f64, f64)], most: usize) -> Vec<&[(f64, f64)]> {
     }
     let block = |point: &(f64, f64)| floor_index((point.0 - first.0) / length).min(most - 1);
     points.chunk_by(|one, next| block(one) == block(next)).collect()
+}
+
+/// The blocks, or the halves of those with readings for two if there are too few. A service without collections of its
+/// own has readings in two short windows only, before and after the measuring phase.
+fn in_halves_if_few(blocks: Vec<&[(f64, f64)]>) -> Vec<&[(f64, f64)]> {
+    if blocks.len() >= MIN_POINTS {
+        return blocks;
+    }
+    let halves = |block: &[(f64, f64)]| if block.len() < LEAST_TO_HALVE { block.len() } else { block.len() / 2 };
+    blocks.into_iter().flat_map(|block| block.chunks(halves(block).max(1))).collect()
 }
 
 /// The number of blocks for a slope.
@@ -281,6 +294,20 @@ mod tests {
     fn a_flat_series_has_slope_0_and_no_doubt() {
         let points: Vec<_> = (0..12).map(|i| (f64::from(i), 5e9)).collect();
         assert_eq!(slope(&points).unwrap().interval, Interval::exact(0.0));
+    }
+
+    #[test]
+    fn two_groups_of_points_far_apart_have_the_slope_between_them() {
+        let groups = |each: u32, gap: f64| -> Vec<(f64, f64)> {
+            let point = |x: f64, i: u32| (x, 2.0 * x + f64::from(i % 2));
+            let of = |from: f64| (0..each).map(move |i| point(from + f64::from(i), i));
+            of(0.0).chain(of(gap)).collect()
+        };
+        let slope_of = |each, gap| slope(&groups(each, gap)).map(|slope| slope.interval);
+        let found = slope_of(8, 1000.0).unwrap();
+        assert!((found.measured - 2.0).abs() < 0.01 && found.low > 1.98 && found.high < 2.02, "{found:?}");
+        assert_eq!(slope_of(3, 1000.0), None, "halves would be of one point");
+        assert_eq!(slope(&groups(8, 1000.0)[..8]).map(|slope| slope.points), Some(8), "one group is a series");
     }
 
     #[test]

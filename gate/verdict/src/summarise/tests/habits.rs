@@ -161,16 +161,16 @@ fn what_a_job_holds_for_a_while_is_no_growth_and_hides_none() {
     assert!(leak.low > 0.5e6, "{leak:?}");
 }
 
-/// The last cycle of a window ended after it. Its readings of the live heap are as good as any.
-#[test]
-fn readings_in_a_window_count_if_its_last_cycle_ended_late() {
-    let mut run = with_heap(|_| 20_000_000);
+/// A run with readings of the live heap in the two windows in which memgate asks for cycles, and at these own cycles.
+fn with_few_cycles(own: &[u64], live: impl FnMut(u64) -> u64) -> Evidence {
+    let mut run = healthy(1);
     let in_windows = |at: u64| (6 * SECOND..10 * SECOND).contains(&at) || (70 * SECOND..74 * SECOND).contains(&at);
-    let own = [30 * SECOND, 50 * SECOND];
-    let data = every(SECOND / 2, |at| 20_000_000 + at / 20_000);
+    let data = every(SECOND / 2, live);
     let kept = data.at_ns.iter().zip(&data.value).filter(|(at, _)| in_windows(**at) || own.contains(*at));
     let (at_ns, value) = kept.map(|(at, value)| (*at, *value)).unzip();
     run.signals.live_heap.data = Series { at_ns, value };
+    let at_ns = run.signals.live_heap.data.at_ns.clone();
+    run.signals.gc_pauses.data = Pauses { duration_ns: vec![50_000; at_ns.len()], at_ns };
     run.signals.gc_cpu.data = Default::default();
     let windows = [(6, 10), (70, 74)].map(|(from, to)| TimeSpan { start_ns: from * SECOND, end_ns: to * SECOND });
     run.signals.forced_collections = exact(memgate_evidence::ForcedCollections {
@@ -178,10 +178,34 @@ fn readings_in_a_window_count_if_its_last_cycle_ended_late() {
         windows: windows.to_vec(),
         asked: vec![8, 8],
     });
+    run
+}
+
+/// The last cycle of a window ended after it. Its readings of the live heap are as good as any.
+#[test]
+fn readings_in_a_window_count_if_its_last_cycle_ended_late() {
+    let mut run = with_few_cycles(&[30 * SECOND, 50 * SECOND], |at| 20_000_000 + at / 20_000);
     run.signals.forced_collections.exactness = Exactness::Inexact { reason: "a cycle had not ended".to_owned() };
     assert_near(measured(&run, Metric::HeapLiveGrowth), 3e6, 0.01);
     run.signals.forced_collections.exactness = Exactness::Missing { reason: "GOGC is off".to_owned() };
     assert!(reason(&run, Metric::HeapLiveGrowth).contains("GOGC is off"));
+}
+
+/// A service with little to do has no cycle of its own in a minute.
+#[test]
+fn readings_before_and_after_the_phase_suffice_for_a_slope() {
+    let of = |bytes_per_minute: u64| {
+        let mut random = Random(1);
+        growth(
+            &with_few_cycles(&[], |at| 280_000 + random.below(14_000) + at / 60_000 * bytes_per_minute / 1_000_000),
+            Metric::HeapLiveGrowth,
+        )
+    };
+    let healthy = of(0);
+    assert!(healthy.measured.abs() < 1e4 && healthy.high < 1e5 && healthy.n == 16, "{healthy:?}");
+    let leak = of(1_000_000);
+    assert_near(leak.measured, 1e6, 0.03);
+    assert!(leak.low > 0.9e6, "{leak:?}");
 }
 
 /// A run with these counts of descriptors and threads, from what came by a time.
