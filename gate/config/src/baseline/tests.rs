@@ -185,7 +185,16 @@ fn files_are_found_by_platform_and_name() {
 }
 
 fn estimate(measured: f64) -> Estimate {
-    Estimate { measured, low: measured, high: measured, n: 10, level: None, needs_longer: false, remark: String::new() }
+    Estimate {
+        measured,
+        low: measured,
+        high: measured,
+        n: 10,
+        level: None,
+        needs_longer: false,
+        may_be_pool: false,
+        remark: String::new(),
+    }
 }
 
 /// A summary of runs. Every metric has the same figure, which each run scales.

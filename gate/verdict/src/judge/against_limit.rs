@@ -41,6 +41,9 @@ pub(super) fn rule(limit: f64, must_notice: Option<f64>, figures: &Figures) -> R
     let alpha = figures.alpha();
     let beyond = |figure: &Pooled| figure.measured > limit && is_significant(figure, limit, alpha, figures.metric);
     if figures.both(beyond) {
+        if let Some(open) = figures.may_be_pool(&format!("{measured} exceeds the limit of {limit_text}")) {
+            return open;
+        }
         let clause = format!("{measured}{} exceeds the limit of {limit_text} {}", at_least(figures), figures.in_both());
         return Ruling::new(Verdict::Regressed, clause);
     }

@@ -103,6 +103,9 @@ pub(super) fn rule(pair: &Pair<'_>, beside: Beside) -> Ruling {
     };
     let both = change.sets.as_ref().zip(other.sets.as_ref());
     if both.is_some_and(|((first, fresh), (others, other_fresh))| beyond(first, others) && beyond(fresh, other_fresh)) {
+        if let Some(open) = change.may_be_pool(&format!("{measured} exceeds the {base} of {name} by more than {by}")) {
+            return open;
+        }
         let clause = format!("{measured} exceeds the {base} of {name} by more than {by}, {}", change.in_both());
         return Ruling::new(Verdict::Regressed, clause);
     }

@@ -1,8 +1,9 @@
 //! The figures of a metric, as the rules use them.
 
-use super::looks;
+use super::{looks, ruling::Ruling};
 use crate::{
     metric::Metric,
+    results::Need,
     summarise::{Pooled, Summary, Unavailable, deviation},
     units,
 };
@@ -62,6 +63,12 @@ impl Figures {
     /// Whether more runs may still decide.
     pub(super) fn more_runs(&self) -> bool {
         looks::next(self.all.runs).is_some()
+    }
+
+    /// The ruling on a figure that is too high if it may be that of a pool which still fills, as long as more runs tell.
+    pub(super) fn may_be_pool(&self, told: &str) -> Option<Ruling> {
+        let reason = || format!("{told}, and may be a pool that still fills: more runs decide");
+        (self.all.may_be_pool && self.more_runs()).then(|| Ruling::undecided(Need::MoreRuns, reason()))
     }
 
     /// Whether each of the two sets of runs says so by itself.

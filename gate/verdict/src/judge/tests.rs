@@ -35,6 +35,7 @@ fn around(measured: f64, half: f64) -> Measurement {
         n: 100,
         level: None,
         needs_longer: false,
+        may_be_pool: false,
         remark: String::new(),
     })
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use memgate_evidence::{Environment, Evidence, Series, Signal, error::InputError};
 
 use super::{
-    Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions, growth, occasions, pauses, rates,
-    requests,
+    Estimate, Measurement, RunSummary, Summary, Unavailable, contradictions,
+    filling::Filling,
+    growth, occasions, pauses, rates, requests,
     run::Run,
     series::seconds,
     sites::{self, Profiles},
@@ -29,10 +30,11 @@ pub fn summarise(runs: &[Evidence]) -> Result<Summary, InputError> {
     let first = check(&sorted).map_err(|error| *error)?;
     let profiles: Vec<Profiles<'_>> = sorted.iter().map(|run| Profiles::of(*run)).collect();
     let occasions = occasions(&sorted.iter().map(|run| run.0).collect::<Vec<_>>());
+    let filling = Filling::of(&sorted);
     let alone = |((run, profiles), occasion): ((&Run<'_>, &Profiles<'_>), usize)| RunSummary {
         run: run.0.run,
         occasion,
-        metrics: metrics(*run),
+        metrics: metrics(*run, &filling),
         sites: sites::by_metric(std::slice::from_ref(profiles)),
     };
     let summaries: Vec<RunSummary> = sorted.iter().zip(&profiles).zip(occasions).map(alone).collect();
@@ -57,11 +59,12 @@ fn day(time: &str) -> &str {
 }
 
 /// Every metric of one run. Metrics of signals that contradict each other have no figure.
-fn metrics(run: Run<'_>) -> BTreeMap<Metric, Measurement> {
+fn metrics(run: Run<'_>, filling: &Filling) -> BTreeMap<Metric, Measurement> {
     let contradictions = contradictions::find(run);
     let metric = |metric| {
         let spoilt = contradictions.iter().find_map(|contradiction| contradiction.spoils(metric));
-        let measured = || measure(metric, run).and_then(|figure| at_rate(metric, run, figure));
+        let counted = || measure(metric, run).map(|figure| filling.without_pools(metric, run, figure));
+        let measured = || counted().and_then(|figure| at_rate(metric, run, figure));
         (metric, spoilt.map_or_else(measured, Err))
     };
     Metric::ALL.into_iter().map(metric).collect()
@@ -153,6 +156,7 @@ impl Estimate {
             n,
             level: None,
             needs_longer: false,
+            may_be_pool: false,
             remark,
         })
     }

@@ -2,6 +2,7 @@
 
 mod collate;
 mod contradictions;
+mod filling;
 mod flames;
 mod frames;
 mod grown;
@@ -112,6 +113,8 @@ pub struct Estimate {
     pub level: Option<f64>,
     /// Whether the growth is so little in so short a phase that it may be none. Only a longer phase tells.
     pub needs_longer: bool,
+    /// Whether what was counted may be a pool that still fills. Only more runs tell.
+    pub may_be_pool: bool,
     /// A remark on how the figure was made, such as `max of 57 pauses`. Empty if the metric's name says it all.
     pub remark: String,
 }

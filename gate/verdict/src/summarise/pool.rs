@@ -33,6 +33,8 @@ pub struct Pooled {
     /// Whether a run's growth is so little in so short a phase that it may be none. More runs do not tell: what a service
     /// takes once, as it gets to work, each of them takes.
     pub needs_longer: bool,
+    /// Whether what a run counted may be a pool that still fills.
+    pub may_be_pool: bool,
     /// A remark on how the figure was made. Empty if the metric's name says it all.
     pub remark: String,
     /// The largest figure of a run that is an exact count and no estimate; `None` if there is none.
@@ -88,6 +90,7 @@ impl Pooled {
             n: figures.iter().fold(0u64, |sum, figure| sum.saturating_add(figure.n)),
             level: mean(&levels),
             needs_longer: figures.iter().any(|figure| figure.needs_longer),
+            may_be_pool: figures.iter().any(|figure| figure.may_be_pool),
             remark: remark(&numbered),
             largest_count: figures.iter().filter(|one| one.low == one.high).map(|one| one.measured).reduce(f64::max),
             noise: Noise::of(metric, &figures, &points),

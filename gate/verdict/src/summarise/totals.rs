@@ -4,6 +4,7 @@ use memgate_evidence::{Exactness, Series, Signal, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
+    filling::Came,
     run::{Run, usable},
     series::{Entries, seconds},
     stats::Interval,
@@ -141,12 +142,23 @@ pub(super) fn threads_leaked(run: Run<'_>) -> Result<Value, Unavailable> {
 /// Descriptors that are left and came in the measuring phase: what the load opens once, such as a pool, it opens in the
 /// warm-up. If no fewer are open after the load than in it, its own connections are left too, and all that are left count.
 pub(super) fn fds_leaked(run: Run<'_>) -> Result<Value, Unavailable> {
-    let (what, signal) = ("counts of file descriptors", &run.signals().fds);
-    let left = left(run, signal, what)?;
-    let came = Levels::of(run, signal, what)?.filter(|levels| levels.last < levels.end);
-    let came = came.map(|levels| levels.end.saturating_sub(levels.start));
-    Ok(Value { value: came.map_or(left.value, |came| left.value.min(came)), ..left })
+    let left = left(run, &run.signals().fds, DESCRIPTORS)?;
+    let came = descriptors_that_came(run)?;
+    Ok(Value { value: came.map_or(left.value, |came| left.value.min(came.in_phase)), ..left })
 }
+
+/// The descriptors that the load opened and left, without its own connections; `None` if these are left too.
+pub(super) fn descriptors_that_came(run: Run<'_>) -> Result<Option<Came>, Unavailable> {
+    let signal = &run.signals().fds;
+    let before = Entries::of(signal, DESCRIPTORS)?.iter().next().map_or(0, |(_, count)| count);
+    let levels = Levels::of(run, signal, DESCRIPTORS)?.filter(|levels| levels.last < levels.end);
+    Ok(levels.map(|Levels { start, end, last }| Came {
+        earlier: start.saturating_sub(end - last).saturating_sub(before),
+        in_phase: end.saturating_sub(start),
+    }))
+}
+
+const DESCRIPTORS: &str = "counts of file descriptors";
 
 /// Goroutines that are left after the drain and were not there before the load, as far as they came in the measuring
 /// phase or later. What the load started once, such as a pool or connections that are kept, came in the warm-up. Without

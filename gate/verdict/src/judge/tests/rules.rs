@@ -197,6 +197,18 @@ fn more_runs_show_no_difference_that_the_tolerance_allows() {
 }
 
 #[test]
+fn what_may_be_a_pool_fails_only_when_no_more_runs_can_tell() {
+    let of = |runs: usize| {
+        let counted = exactly(2.0).map(|figure| Estimate { may_be_pool: true, ..figure });
+        ruling(&alike(Metric::GoroutinesLeaked, runs, &counted), &baseline(recorded()), Metric::GoroutinesLeaked)
+    };
+    let open = "2 exceeds the limit of 0, and may be a pool that still fills: more runs decide.";
+    assert_ruling(of(2), Verdict::Inconclusive, open);
+    assert_ruling(of(4), Verdict::Inconclusive, open);
+    assert_ruling(of(6), Verdict::Regressed, "2 exceeds the limit of 0 in both halves of 6 runs.");
+}
+
+#[test]
 fn no_failed_request_of_few_passes() {
     let of = |failed: f64, intended: u64| {
         let share = failed / intended as f64;
@@ -207,6 +219,7 @@ fn no_failed_request_of_few_passes() {
             n: intended,
             level: None,
             needs_longer: false,
+            may_be_pool: false,
             remark: String::new(),
         });
         ruling(&alike(Metric::RequestErrors, 2, &figure), &baseline(recorded()), Metric::RequestErrors)

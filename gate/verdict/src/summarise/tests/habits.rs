@@ -19,6 +19,59 @@ fn with_heap(heap: impl FnMut(u64) -> u64) -> Evidence {
     run
 }
 
+/// A run after which this many goroutines of one `go` statement are left of the warm-up, and this many of the phase.
+fn with_pool(run: u32, earlier: u64, in_phase: u64) -> Evidence {
+    let mut run = healthy(run);
+    *run.signals.goroutines.data.value.last_mut().unwrap() = 10 + earlier + in_phase;
+    run.signals.goroutine_sites = exact(memgate_evidence::GoroutineSites {
+        created: vec![0],
+        started: vec![0],
+        before: vec![0],
+        loaded: vec![earlier + in_phase],
+        left: vec![earlier + in_phase],
+        young: vec![in_phase],
+    });
+    run
+}
+
+/// What the runs count as leaked, and whether more runs must tell.
+fn leaked(runs: &[(u64, u64)]) -> Vec<(f64, bool)> {
+    let runs: Vec<Evidence> =
+        (1..).zip(runs).map(|(number, &(earlier, in_phase))| with_pool(number, earlier, in_phase)).collect();
+    let figures = summarise(&runs).unwrap().runs;
+    let figure = |run: &RunSummary| run.metrics[&Metric::GoroutinesLeaked].clone().unwrap();
+    figures.iter().map(figure).map(|figure| (figure.measured, figure.may_be_pool)).collect()
+}
+
+/// A client that keeps up to four connections, and needs the last ones only when enough requests coincide.
+#[test]
+fn a_pool_that_is_full_in_one_run_may_still_fill_in_another() {
+    assert_eq!(leaked(&[(3, 1), (4, 0), (2, 2)]), [(0.0, false); 3]);
+    assert_eq!(leaked(&[(2, 2), (2, 2)]), [(2.0, true); 2], "more runs must tell");
+    assert_eq!(leaked(&[(3, 6), (3, 6)]), [(6.0, false); 2], "it comes as steadily as the requests");
+}
+
+/// Descriptors of a pool in three runs: those of the warm-up, and those of the phase. The load has 32 connections.
+#[test]
+fn a_pool_of_descriptors_may_still_fill_too() {
+    let run = |number: u32, earlier: u64, in_phase: u64| {
+        let mut run = healthy(number);
+        run.signals.fds.data = every(SECOND / 10, |at| {
+            let of_load = if (WARMUP.start_ns..=MEASURE.end_ns).contains(&at) { 32 } else { 0 };
+            let came = if at > WARMUP.start_ns + SECOND { earlier } else { 0 };
+            8 + of_load + came + if at > 40 * SECOND { in_phase } else { 0 }
+        });
+        run
+    };
+    let leaked = |runs: [(u64, u64); 2]| -> f64 {
+        let runs: Vec<_> =
+            (1..).zip(runs).map(|(number, (earlier, in_phase))| run(number, earlier, in_phase)).collect();
+        summarise(&runs).unwrap().runs.iter().map(|run| run.metrics[&Metric::FdsLeaked].clone().unwrap().measured).sum()
+    };
+    assert_eq!(leaked([(20, 4), (24, 0)]), 0.0);
+    assert_eq!(leaked([(10, 60), (10, 60)]), 120.0);
+}
+
 /// A heap of 200 MB, below its goal, of which 100 MB have been touched when the phase begins. 500 kB a second more are.
 #[test]
 fn a_heap_whose_pages_get_resident_one_by_one_does_not_grow() {
