@@ -59,7 +59,7 @@ const LEAST_RISE: f64 = 256.0 * 1024.0;
 const LEAST_OF: usize = 3;
 
 /// The least number of blocks of which the minima have a slope worth the name.
-const LEAST_BLOCKS: usize = 8;
+const LEAST_BLOCKS: usize = 6;
 
 /// Minima stand for the readings if their interval is at most this share of the readings' own.
 const NARROWER: f64 = 0.5;
@@ -109,7 +109,7 @@ fn growth_of_what_stays(points: Points<'_>) -> Option<Growth> {
     let minima = minima(points).and_then(|minima| growth(&minima, slope));
     Some(match minima {
         Some(least) if width(&least) <= NARROWER * width(&of_all) => {
-            let shape = [least.shape.as_str(), "from the least live heap of each 5 s"];
+            let shape = [least.shape.as_str(), "from the least live heap of each 5 s or more"];
             let shape = shape.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
             Growth { slope: Slope { points: of_all.slope.points, ..least.slope }, level: of_all.level, shape, ..least }
         }
@@ -117,18 +117,22 @@ fn growth_of_what_stays(points: Points<'_>) -> Option<Growth> {
     })
 }
 
-/// The least readings of blocks of 5 s; `None` if there are too few blocks, or if one has too few readings for a minimum.
+/// The least readings of blocks of 5 s, or of as many times 5 s as it takes for enough readings; `None` if there are too
+/// few blocks.
 fn minima(points: Points<'_>) -> Option<Vec<(f64, f64)>> {
     let first_at = points.first()?.0;
     let block_of = |point: &(f64, f64)| ((point.0 - first_at) * 60.0 / BLOCK_S as f64).floor();
-    let mut blocks: Vec<Points<'_>> = points.chunk_by(|one, next| block_of(one) == block_of(next)).collect();
-    // The last one may be cut off.
-    let _cut_off = blocks.pop_if(|last| last.len() < LEAST_OF);
-    if blocks.len() < LEAST_BLOCKS || blocks.iter().any(|block| block.len() < LEAST_OF) {
-        return None;
+    let (mut minima, mut from, mut to) = (Vec::new(), 0, 0);
+    for block in points.chunk_by(|one, next| block_of(one) == block_of(next)) {
+        to += block.len();
+        let so_far = points.get(from..to)?;
+        // Those that are left at the end may be too few.
+        if so_far.len() >= LEAST_OF {
+            minima.extend(so_far.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1)));
+            from = to;
+        }
     }
-    let least = |block: &Points<'_>| block.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1));
-    blocks.iter().map(least).collect()
+    (minima.len() >= LEAST_BLOCKS).then_some(minima)
 }
 
 /// A time in minutes from the start of a span, negative before it.
