@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 var habits = map[string]func() func(number uint64) any{
 	"child-processes": childProcesses,
 	"batch":           batch,
+	"cron":            cron,
 	"leaking-worker":  leakingWorker,
 	"open-files":      openFiles,
 	"response-bodies": responseBodies,
@@ -52,22 +54,37 @@ func childProcesses() func(uint64) any {
 	})
 }
 
+// hold allocates this many rows of 64 KiB, and touches each page.
+func hold(rows int) [][]byte {
+	held := make([][]byte, rows)
+	for i := range held {
+		held[i] = make([]byte, 64<<10)
+		for page := 0; page < len(held[i]); page += 4096 {
+			held[i][page] = 1
+		}
+	}
+	return held
+}
+
+// jobs holds so many rows for a while at every interval.
+func jobs(interval time.Duration, rows int, holds time.Duration) {
+	for range time.Tick(interval) {
+		held := hold(rows)
+		time.Sleep(holds)
+		runtime.KeepAlive(held)
+	}
+}
+
 // batch is healthy: a job holds 50 MB for one second in ten.
 func batch() func(uint64) any {
-	var held [][]byte
-	go func() {
-		for range time.Tick(10 * time.Second) {
-			for len(held) < 800 {
-				row := make([]byte, 64<<10)
-				for page := 0; page < len(row); page += 4096 {
-					row[page] = 1
-				}
-				held = append(held, row)
-			}
-			time.Sleep(time.Second)
-			held = nil
-		}
-	}()
+	go jobs(10*time.Second, 800, time.Second)
+	return func(number uint64) any { return number }
+}
+
+// cron is healthy: a job holds 20 MB for half a second in twenty seconds. Requests cause few GC cycles, and most cycles
+// are the job's.
+func cron() func(uint64) any {
+	go jobs(20*time.Second, 320, 500*time.Millisecond)
 	return func(number uint64) any { return number }
 }
 
