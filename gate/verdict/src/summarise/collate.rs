@@ -63,8 +63,7 @@ fn metrics(run: Run<'_>, filling: &Filling) -> BTreeMap<Metric, Measurement> {
     let contradictions = contradictions::find(run);
     let metric = |metric| {
         let spoilt = contradictions.iter().find_map(|contradiction| contradiction.spoils(metric));
-        let counted = || measure(metric, run).map(|figure| filling.without_pools(metric, run, figure));
-        let measured = || counted().and_then(|figure| at_rate(metric, run, figure));
+        let measured = || measure(metric, run, filling).and_then(|figure| at_rate(metric, run, figure));
         (metric, spoilt.map_or_else(measured, Err))
     };
     Metric::ALL.into_iter().map(metric).collect()
@@ -84,7 +83,7 @@ fn at_rate(metric: Metric, run: Run<'_>, figure: Estimate) -> Measurement {
 }
 
 /// One metric of one run.
-fn measure(metric: Metric, run: Run<'_>) -> Measurement {
+fn measure(metric: Metric, run: Run<'_>, filling: &Filling) -> Measurement {
     let signals = run.signals();
     match metric {
         Metric::GcPauseP99 => {
@@ -117,14 +116,18 @@ fn measure(metric: Metric, run: Run<'_>) -> Measurement {
         Metric::RssGrowth => growth::of_resident_set(run).and_then(|growth| growth::per_minute(&growth)),
         Metric::OffheapGrowth => growth::of_off_heap(run).and_then(|growth| growth::per_minute(&growth)),
         Metric::GoroutinesMax => most(run, &signals.goroutines, "goroutine counts", 1),
-        Metric::GoroutinesLeaked => totals::goroutines_leaked(run).and_then(|leaked| totals::figure(&leaked)),
+        Metric::GoroutinesLeaked => totals::goroutines_leaked(run)
+            .and_then(|leaked| totals::figure(&leaked))
+            .map(|figure| filling.leaked_goroutines(run, figure)),
         Metric::RssAnonPeak => totals::anonymous_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::CgroupPeak => totals::cgroup_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::SwapPeak => most(run, &signals.swap, "samples of swapped-out memory", 0),
         Metric::ThreadsMax => most(run, &signals.threads, "thread counts", 1),
         Metric::ThreadsLeaked => totals::threads_leaked(run).and_then(|left| totals::figure(&left)),
         Metric::FdsMax => most(run, &signals.fds, "counts of file descriptors", 1),
-        Metric::FdsLeaked => totals::fds_leaked(run).and_then(|left| totals::figure(&left)),
+        Metric::FdsLeaked => totals::fds_leaked(run)
+            .and_then(|left| totals::figure(&left))
+            .map(|figure| filling.leaked_descriptors(run, figure)),
         Metric::StwFraction => stops::stopped_blocks(run).and_then(|blocks| pauses::stopped_share(&blocks)),
         Metric::RssPeak => totals::rss_peak(run).and_then(|peak| totals::figure(&peak)),
         Metric::OffheapPeak => totals::off_heap_peak(run).and_then(|peak| totals::figure(&peak)),

@@ -13,7 +13,6 @@ use super::{
     stats::share_within,
     totals,
 };
-use crate::metric::Metric;
 
 /// The chance of an error in either direction that a decision about a pool may have.
 const ALPHA: f64 = 0.05;
@@ -97,29 +96,35 @@ impl Filling {
         }
     }
 
-    /// A run's figure without the pools, and whether more runs must tell what the rest is.
-    pub(super) fn without_pools(&self, metric: Metric, run: Run<'_>, figure: Estimate) -> Estimate {
-        let came: Vec<(Kind, u64)> = match metric {
-            Metric::GoroutinesLeaked => goroutines(run)
-                .into_iter()
-                .map(|(at, came)| (self.goroutines.get(&at).copied().unwrap_or(Kind::Leak), came.in_phase))
-                .collect(),
-            Metric::FdsLeaked => {
-                let came = totals::descriptors_that_came(run).ok().flatten();
-                came.map(|came| (self.descriptors, came.in_phase)).into_iter().collect()
-            }
-            _ => return figure,
-        };
-        let sum =
-            |kind: Kind| came.iter().filter(|(of, _)| *of == kind).map(|(_, n)| *n).fold(0u64, u64::saturating_add);
-        let in_pools = sum(Kind::Pool) as f64;
-        let measured = (figure.measured - in_pools).max(0.0);
-        let remark = match in_pools {
-            0.0 => figure.remark,
-            _ => format!("without {in_pools} in pools that were full in another run"),
-        };
-        Estimate { measured, low: measured, high: measured, may_be_pool: sum(Kind::Open) > 0, remark, ..figure }
+    /// The goroutines of a run that are leaked, without those of pools.
+    pub(super) fn leaked_goroutines(&self, run: Run<'_>, figure: Estimate) -> Estimate {
+        let kind = |at: &GoStatement| self.goroutines.get(at).copied().unwrap_or(Kind::Leak);
+        without_pools(goroutines(run).iter().map(|(at, came)| (kind(at), came.in_phase)), figure)
     }
+
+    /// The descriptors of a run that are leaked, without those of pools.
+    pub(super) fn leaked_descriptors(&self, run: Run<'_>, figure: Estimate) -> Estimate {
+        let came = totals::descriptors_that_came(run).ok().flatten();
+        without_pools(came.into_iter().map(|came| (self.descriptors, came.in_phase)), figure)
+    }
+}
+
+/// The figure without what came in pools. It says whether more runs must tell what the rest is.
+fn without_pools(came: impl Iterator<Item = (Kind, u64)>, figure: Estimate) -> Estimate {
+    let (mut in_pools, mut open) = (0u64, 0u64);
+    for (kind, count) in came {
+        match kind {
+            Kind::Leak => {}
+            Kind::Pool => in_pools = in_pools.saturating_add(count),
+            Kind::Open => open = open.saturating_add(count),
+        }
+    }
+    let measured = (figure.measured - in_pools as f64).max(0.0);
+    let remark = match in_pools {
+        0 => figure.remark,
+        _ => format!("without {in_pools} in pools that were full in another run"),
+    };
+    Estimate { measured, low: measured, high: measured, may_be_pool: open > 0, remark, ..figure }
 }
 
 /// The share of the measuring phase, and of what of the load follows it, in the time of the load.

@@ -77,7 +77,7 @@ fn a_pool_of_descriptors_may_still_fill_too() {
 fn what_a_job_holds_hides_nothing_either_where_cycles_are_few() {
     let jobs = |at: u64| matches!(at / (SECOND / 2), 39..=41 | 79..=81 | 119..=121);
     let own: Vec<u64> =
-        (20..140).map(|half| half * SECOND / 2).filter(|at| jobs(*at) || at / SECOND % 3 == 0).collect();
+        (20..140).map(|half| half * SECOND / 2).filter(|at| jobs(*at) || (*at / SECOND).is_multiple_of(3)).collect();
     let of = |leak: u64| {
         let mut random = Random(1);
         growth(
