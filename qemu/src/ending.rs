@@ -182,6 +182,11 @@ impl Watch {
         self.qemu_ends = false;
     }
 
+    /// Whether the guest's first process has said that the agent ended.
+    pub(crate) const fn agent_has_ended(&self) -> bool {
+        self.agent_ended.is_some()
+    }
+
     /// How the guest ended, if it did.
     pub(crate) fn ending(&self, now: Instant) -> Option<Ending> {
         let past = |since: Instant, wait: Duration| now.saturating_duration_since(since) >= wait;

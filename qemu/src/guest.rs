@@ -21,6 +21,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     process::{Child, Command},
     sync::mpsc,
+    task::JoinHandle,
 };
 
 use crate::{
@@ -129,6 +130,8 @@ struct Life {
     /// Whether the agent can no longer be reached or heard.
     closed: bool,
     signs: mpsc::Receiver<Sign>,
+    /// Reads what the agent sends, and ends with its stream.
+    reader: JoinHandle<()>,
     watch: Watch,
 }
 
@@ -167,9 +170,24 @@ impl Life {
         }
     }
 
-    /// What the agent sent that is already here.
-    fn heard(&mut self) -> Vec<Spoken> {
+    /// What the agent sent and nobody has heard yet.
+    ///
+    /// If it has ended, it may have sent more than is here: the news of its end uses another stream. Then this waits until
+    /// its own stream ends, as it does when the guest switches itself off.
+    async fn last_words(&mut self) -> Vec<Spoken> {
         let mut heard = Vec::new();
+        let until = tokio::time::Instant::now() + LAST_WORDS;
+        let may_send_more = self.ended || self.watch.agent_has_ended();
+        while may_send_more && !self.reader.is_finished() {
+            tokio::select! {
+                biased;
+                Some(sign) = self.signs.recv() => heard.extend(self.take(sign)),
+                _ = &mut self.reader => break,
+                () = tokio::time::sleep_until(until) => break,
+            }
+        }
+        // If this process did not listen for a long time, the guest may have sent messages meanwhile.
+        tokio::task::yield_now().await;
         while let Ok(sign) = self.signs.try_recv() {
             heard.extend(self.take(sign));
         }
@@ -307,7 +325,7 @@ impl Guest {
         let [from_agent, from_init] = [Arc::new(Position::default()), Arc::new(Position::default())];
         // A small queue, so that the guest waits while memgate is busy.
         let (signs, received) = mpsc::channel(16);
-        tokio::spawn(read_agent(read_half, streams.from_agent, Arc::clone(&from_agent), signs.clone()));
+        let reader = tokio::spawn(read_agent(read_half, streams.from_agent, Arc::clone(&from_agent), signs.clone()));
         tokio::spawn(read_init(init, streams.from_init, Arc::clone(&from_init), signs.clone()));
         let (console, to_console) = console.into_split();
         if start.is_joined {
@@ -326,6 +344,7 @@ impl Guest {
                 code: None,
                 closed: false,
                 signs: received,
+                reader,
                 watch: Watch::new(start.patience, Instant::now()),
             },
             agent: to_agent,
@@ -428,10 +447,7 @@ impl Guest {
                 return Ok(spoken);
             }
             if self.check().is_err() {
-                // If this process did not listen for a long time, the guest may have sent messages meanwhile. The
-                // agent's last messages may also come after the news of its end, which uses another stream.
-                tokio::task::yield_now().await;
-                self.unheard.extend(self.life.heard());
+                self.unheard.extend(self.life.last_words().await);
                 if let Some(spoken) = self.unheard.pop_front() {
                     return Ok(spoken);
                 }
@@ -639,6 +655,38 @@ fn keep(console: &mut Console, bytes: &[u8], is_joined: bool) -> io::Result<Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::{AgentEnd, Outgoing};
+
+    /// The news that the agent has ended overtakes its evidence, which comes a moment later and fills the queue.
+    #[tokio::test]
+    async fn what_the_agent_sent_before_its_end_is_heard_after_the_news_of_its_end() {
+        const PIECES: usize = 40;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (read_half, _to_agent) = UnixStream::from_std(ours).unwrap().into_split();
+        let (signs, received) = mpsc::channel(16);
+        let news = FromInit::AgentEnded { end: AgentEnd::Exited(0), oom_kills: 0 };
+        signs.send(Sign::Init(news)).await.unwrap();
+        let mut life = Life {
+            qemu: Running(Command::new("sleep").arg("1000").spawn().unwrap()),
+            ended: false,
+            code: None,
+            closed: false,
+            signs: received,
+            reader: tokio::spawn(read_agent(read_half, 0, Arc::default(), signs)),
+            watch: Watch::new(Patience::default(), Instant::now()),
+        };
+        assert!(life.look().await.is_none() && life.watch.ending(Instant::now()).is_some());
+        let sender = std::thread::spawn(move || {
+            let mut stream = Outgoing::new(theirs);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            for _ in 0..PIECES {
+                stream.data(&[7; 64 << 10]).unwrap();
+            }
+        });
+        assert_eq!(life.last_words().await.len(), PIECES);
+        sender.join().unwrap();
+    }
 
     #[test]
     fn an_emulator_is_gone_when_it_was_dropped() {
