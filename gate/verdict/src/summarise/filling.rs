@@ -17,7 +17,7 @@ use super::{
 /// The chance of an error in either direction that a decision about a pool may have.
 const ALPHA: f64 = 0.05;
 
-/// The pace of a pool in the measuring phase is at most this share of the pace of a leak.
+/// The part of a pool that comes in the phase is at most this share of the part of a leak that does.
 const SLOWER: f64 = 0.5;
 
 /// What one run has more than before the load, of one kind.
