@@ -21,6 +21,7 @@ type defects struct {
 	alloc      *defect.Alloc
 	mmap       *defect.Mmap
 	malloc     *defect.Malloc
+	log        defect.Log
 	warmCache  *defect.WarmCache
 }
 
@@ -44,6 +45,9 @@ func newDefects(o *options, store *session.Store) (*defects, error) {
 	if o.leakMmap > 0 {
 		d.mmap = defect.NewMmap(uint64(o.leakMmap))
 	}
+	if o.stwCopy > 0 {
+		d.log = defect.NewLog(o.stwCopy)
+	}
 	if o.warmCache > 0 {
 		d.warmCache = defect.NewWarmCache(uint64(o.warmCache))
 	}
@@ -59,8 +63,8 @@ func (d *defects) start(o *options, store *session.Store) (starved <-chan struct
 	if o.stwEvery > 0 {
 		defect.ForceGC(o.stwEvery)
 	}
-	if o.stwCopy > 0 {
-		defect.TrimLog(uint64(o.stwCopy))
+	if d.log != nil {
+		d.log.Trim()
 	}
 	return starved
 }

@@ -25,7 +25,7 @@ type options struct {
 	leakMmap       bytesize.Size
 	leakMalloc     bytesize.Size
 	stwEvery       time.Duration
-	stwCopy        bytesize.Size
+	stwCopy        time.Duration
 	warmCache      bytesize.Size
 }
 
@@ -45,7 +45,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	flags.Var(&o.leakMmap, "leak-mmap", "defect: bytes a request that are mapped and forgotten")
 	flags.Var(&o.leakMalloc, "leak-malloc", "defect: bytes a request of the C heap that are forgotten (needs -tags cgoleak)")
 	flags.DurationVar(&o.stwEvery, "stw-every", 0, "defect: run the GC at this interval")
-	flags.Var(&o.stwCopy, "stw-copy", "defect: copy a log of this many bytes over and over, which no GC can interrupt")
+	flags.DurationVar(&o.stwCopy, "stw-copy", 0, "defect: copy a log over and over, each time for so long, which no GC can interrupt")
 	flags.Var(&o.warmCache, "warm-cache", "no defect: fill a cache of this many bytes with the first requests")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -66,6 +66,8 @@ func (o *options) validate() error {
 		return errors.New("-alloc-more must be between 0 and 10000")
 	case o.stwEvery < 0:
 		return errors.New("-stw-every must not be negative")
+	case o.stwCopy < 0:
+		return errors.New("-stw-copy must not be negative")
 	}
 	return nil
 }

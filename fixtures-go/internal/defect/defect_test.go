@@ -144,9 +144,9 @@ func TestForceGCRunsTheGC(t *testing.T) {
 	}
 }
 
-func TestTrimLogLetsTheWorldStopBetweenCopies(t *testing.T) {
+func TestTheWorldStopsBetweenCopiesOfALog(t *testing.T) {
 	before := runtime.NumGoroutine()
-	TrimLog(1 << 20)
+	NewLog(time.Millisecond).Trim()
 	for i := 0; i < 5; i++ {
 		runtime.GC() // Never returns if the copying cannot be stopped.
 	}

@@ -101,7 +101,10 @@ fn is_stopped_by(service: &str, metrics: &[&str], site: Option<&str>) {
             let Some(stopped) = regressed.iter().copied().find(|gate| wanted(&gate)) else {
                 let undecided = !are(&report, "inconclusive", metrics).is_empty();
                 let held_up = held_up(&report).filter(|_| undecided);
-                return Err(held_up.unwrap_or_else(|| panic!("{service} fails the gates {regressed:#?}")));
+                let failed: Vec<_> = regressed.iter().map(|gate| &gate["metric"]).collect();
+                let missed: Vec<_> =
+                    all.iter().filter(|gate| wanted(&gate)).map(|gate| (&gate["metric"], &gate["reason"])).collect();
+                return Err(held_up.unwrap_or_else(|| panic!("{service} fails {failed:?}, and not {missed:#?}")));
             };
             assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
             if let Some(site) = site {
