@@ -151,8 +151,8 @@ fn in_halves_if_few(blocks: Vec<&[(f64, f64)]>) -> Vec<&[(f64, f64)]> {
     if blocks.len() >= MIN_POINTS {
         return blocks;
     }
-    let halves = |block: &[(f64, f64)]| if block.len() < LEAST_TO_HALVE { block.len() } else { block.len() / 2 };
-    blocks.into_iter().flat_map(|block| block.chunks(halves(block).max(1))).collect()
+    let halves = |block: &[(f64, f64)]| if block.len() < LEAST_TO_HALVE { 1 } else { 2 };
+    blocks.into_iter().flat_map(|block| block.chunks(block.len().div_ceil(halves(block)))).collect()
 }
 
 /// The number of blocks for a slope.
@@ -307,6 +307,9 @@ mod tests {
         let found = slope_of(8, 1000.0).unwrap();
         assert!((found.measured - 2.0).abs() < 0.01 && found.low > 1.98 && found.high < 2.02, "{found:?}");
         assert_eq!(slope_of(3, 1000.0), None, "halves would be of one point");
+        let odd = groups(7, 1000.0);
+        let lengths: Vec<_> = in_halves_if_few(vec![&odd[..7], &odd[7..]]).iter().map(|half| half.len()).collect();
+        assert_eq!(lengths, [4, 3, 4, 3]);
         assert_eq!(slope(&groups(8, 1000.0)[..8]).map(|slope| slope.points), Some(8), "one group is a series");
     }
 
