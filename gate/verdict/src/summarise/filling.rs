@@ -5,14 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use memgate_evidence::{Code, GoroutineSites};
-
-use super::{
-    Estimate,
-    run::{Run, usable},
-    stats::share_within,
-    totals,
-};
+use super::{Estimate, SiteKind, run::Run, sites::Key, stats::share_within, totals};
 
 /// The chance of an error in either direction that a decision about a pool may have.
 const ALPHA: f64 = 0.05;
@@ -38,7 +31,7 @@ impl Came {
 /// What all runs together say of what came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// It comes as steadily as the requests, or never came before the measuring phase.
+    /// It comes as steadily as the requests, or never came before the measuring phase. So is what never came.
     Leak,
     /// It comes more slowly than a leak, and a run that had most of it at the start of the phase got no more.
     Pool,
@@ -69,12 +62,9 @@ impl Kind {
     }
 }
 
-/// Where goroutines come from: the frames of the `go` statement, and those of what it starts.
-type GoStatement = (Vec<(String, u32)>, Vec<(String, u32)>);
-
 /// What came in the measuring phase, and what several runs say of it.
 pub(super) struct Filling {
-    goroutines: BTreeMap<GoStatement, Kind>,
+    goroutines: BTreeMap<Key, Kind>,
     descriptors: Kind,
 }
 
@@ -82,7 +72,7 @@ impl Filling {
     /// What all runs together say.
     pub(super) fn of(runs: &[Run<'_>]) -> Self {
         let share = share_of_phase(runs);
-        let mut by_statement: BTreeMap<GoStatement, Vec<Came>> = BTreeMap::new();
+        let mut by_statement: BTreeMap<Key, Vec<Came>> = BTreeMap::new();
         for run in runs {
             for (statement, came) in goroutines(*run) {
                 by_statement.entry(statement).or_default().push(came);
@@ -98,7 +88,7 @@ impl Filling {
 
     /// The goroutines of a run that are leaked, without those of pools.
     pub(super) fn leaked_goroutines(&self, run: Run<'_>, figure: Estimate) -> Estimate {
-        let kind = |at: &GoStatement| self.goroutines.get(at).copied().unwrap_or(Kind::Leak);
+        let kind = |at: &Key| self.goroutines.get(at).copied().unwrap_or(Kind::Leak);
         without_pools(goroutines(run).iter().map(|(at, came)| (kind(at), came.in_phase)), figure)
     }
 
@@ -109,22 +99,23 @@ impl Filling {
     }
 }
 
-/// The figure without what came in pools. It says whether more runs must tell what the rest is.
+/// The figure without what came in pools. If nothing of the rest is surely leaked, more runs may tell what it is.
 fn without_pools(came: impl Iterator<Item = (Kind, u64)>, figure: Estimate) -> Estimate {
-    let (mut in_pools, mut open) = (0u64, 0u64);
+    let (mut leaked, mut in_pools, mut open) = (0u64, 0u64, 0u64);
     for (kind, count) in came {
-        match kind {
-            Kind::Leak => {}
-            Kind::Pool => in_pools = in_pools.saturating_add(count),
-            Kind::Open => open = open.saturating_add(count),
-        }
+        let sum = match kind {
+            Kind::Leak => &mut leaked,
+            Kind::Pool => &mut in_pools,
+            Kind::Open => &mut open,
+        };
+        *sum = sum.saturating_add(count);
     }
     let measured = (figure.measured - in_pools as f64).max(0.0);
     let remark = match in_pools {
         0 => figure.remark,
         _ => format!("without {in_pools} in pools that were full in another run"),
     };
-    Estimate { measured, low: measured, high: measured, may_be_pool: open > 0, remark, ..figure }
+    Estimate { measured, low: measured, high: measured, may_be_pool: open > 0 && leaked == 0, remark, ..figure }
 }
 
 /// The share of the measuring phase, and of what of the load follows it, in the time of the load.
@@ -138,36 +129,20 @@ fn share_of_phase(runs: &[Run<'_>]) -> f64 {
 }
 
 /// The goroutines that came with the load and are left, by `go` statement; empty if these are not known.
-fn goroutines(run: Run<'_>) -> BTreeMap<GoStatement, Came> {
-    let mut came: BTreeMap<GoStatement, Came> = BTreeMap::new();
-    let Ok(sites) = usable(&run.signals().goroutine_sites, "goroutines by `go` statement") else { return came };
-    let GoroutineSites { created, started, before, left, young, loaded: _ } = sites;
-    if [before, left, young].iter().any(|column| column.len() != created.len()) {
-        return came;
+fn goroutines(run: Run<'_>) -> BTreeMap<Key, Came> {
+    let mut by_statement: BTreeMap<Key, Came> = BTreeMap::new();
+    for (created, started, came) in totals::goroutines_that_came(run).unwrap_or_default() {
+        let key = Key::of(SiteKind::Goroutines, &run.0.code, created, Some(started));
+        let sum = by_statement.entry(key).or_default();
+        sum.earlier = sum.earlier.saturating_add(came.earlier);
+        sum.in_phase = sum.in_phase.saturating_add(came.in_phase);
     }
-    let rows = created.iter().zip(started).zip(before.iter().zip(left).zip(young));
-    for ((created, started), ((before, left), young)) in rows {
-        let total = left.saturating_sub(*before);
-        let in_phase = total.min(*young);
-        let at = (frames(&run.0.code, *created), frames(&run.0.code, *started));
-        let sum = came.entry(at).or_default();
-        sum.in_phase = sum.in_phase.saturating_add(in_phase);
-        sum.earlier = sum.earlier.saturating_add(total - in_phase);
-    }
-    came
-}
-
-/// The functions and lines of a stack.
-fn frames(code: &Code, stack: u32) -> Vec<(String, u32)> {
-    let at = |index: &u32| usize::try_from(*index).ok();
-    let stack = at(&stack).and_then(|index| code.stacks.get(index)).map_or(&[][..], Vec::as_slice);
-    let frame = |index: &u32| code.frames.get(at(index)?).map(|frame| (frame.function.clone(), frame.line));
-    stack.iter().filter_map(frame).collect()
+    by_statement
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::stats::Interval, *};
 
     fn kind(runs: &[(u64, u64)]) -> Kind {
         let runs: Vec<Came> = runs.iter().map(|&(earlier, in_phase)| Came { earlier, in_phase }).collect();
@@ -185,6 +160,20 @@ mod tests {
     fn what_one_run_had_at_once_and_others_get_late_is_a_pool() {
         assert_eq!(kind(&[(3, 1), (4, 0)]), Kind::Pool);
         assert_eq!(kind(&[(3, 1), (4, 0), (2, 2)]), Kind::Pool);
+    }
+
+    #[test]
+    fn a_leak_beside_what_may_be_a_pool_waits_for_no_more_runs() {
+        let figure = |measured: f64| Estimate::of(Interval::exact(measured), 2, String::new()).unwrap();
+        let of = |came: &[(Kind, u64)]| {
+            let sum = came.iter().map(|(_, count)| *count as f64).sum();
+            let rest = without_pools(came.iter().copied(), figure(sum));
+            (rest.measured, rest.may_be_pool)
+        };
+        assert_eq!(of(&[(Kind::Open, 2)]), (2.0, true));
+        assert_eq!(of(&[(Kind::Open, 2), (Kind::Leak, 6)]), (8.0, false));
+        assert_eq!(of(&[(Kind::Open, 2), (Kind::Pool, 4), (Kind::Leak, 0)]), (2.0, true));
+        assert_eq!(of(&[(Kind::Pool, 4)]), (0.0, false));
     }
 
     #[test]

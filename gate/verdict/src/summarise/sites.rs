@@ -192,7 +192,7 @@ fn by_stack(parts: &[Part]) -> BTreeMap<(u32, Option<u32>), Sum> {
 
 /// The key of a site: parts with the same key belong to the same site.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+pub(super) struct Key {
     at: SourceLocation,
     own: Option<SourceLocation>,
     starts: Option<String>,
@@ -200,7 +200,8 @@ struct Key {
 }
 
 impl Key {
-    fn of(kind: SiteKind, code: &Code, stack: u32, started: Option<u32>) -> Self {
+    /// The key of what a stack did; for goroutines, with what the `go` statement starts.
+    pub(super) fn of(kind: SiteKind, code: &Code, stack: u32, started: Option<u32>) -> Self {
         let frames = || code.stack(stack);
         let at = frames().find(|frame| !is_plumbing(frame)).or_else(|| frames().next());
         let starts = started.map(|started| {

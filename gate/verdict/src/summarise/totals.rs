@@ -1,6 +1,6 @@
 //! Totals and maxima.
 
-use memgate_evidence::{Exactness, Series, Signal, TimeSpan};
+use memgate_evidence::{Exactness, GoroutineSites, Series, Signal, TimeSpan};
 
 use super::{
     Estimate, Measurement, Unavailable,
@@ -165,15 +165,26 @@ const DESCRIPTORS: &str = "counts of file descriptors";
 /// goroutines by `go` statement, all that are left count.
 pub(super) fn goroutines_leaked(run: Run<'_>) -> Result<Value, Unavailable> {
     let left = left(run, &run.signals().goroutines, "goroutine counts")?;
-    let Ok(sites) = usable(&run.signals().goroutine_sites, "goroutines by `go` statement") else { return Ok(left) };
-    let lengths = [&sites.before, &sites.left, &sites.young].map(Vec::len);
-    if lengths.iter().any(|length| *length != sites.created.len()) {
-        return Ok(left);
+    let came = goroutines_that_came(run);
+    let in_phase = |came: Vec<(u32, u32, Came)>| came.iter().fold(0u64, |sum, row| sum.saturating_add(row.2.in_phase));
+    Ok(Value { value: came.map_or(left.value, |came| left.value.min(in_phase(came))), ..left })
+}
+
+/// The goroutines that came with the load and are left, with the stacks of their `go` statements and of what these start;
+/// `None` if they are not known.
+pub(super) fn goroutines_that_came(run: Run<'_>) -> Option<Vec<(u32, u32, Came)>> {
+    let GoroutineSites { created, started, before, left, young, loaded: _ } =
+        usable(&run.signals().goroutine_sites, "goroutines by `go` statement").ok()?;
+    if started.len() != created.len() || [before, left, young].iter().any(|column| column.len() != created.len()) {
+        return None;
     }
-    let rows = sites.before.iter().zip(&sites.left).zip(&sites.young);
-    let came = rows.map(|((before, after), young)| after.saturating_sub(*before).min(*young));
-    let came = came.fold(0u64, u64::saturating_add);
-    Ok(Value { value: left.value.min(came), ..left })
+    let rows = created.iter().zip(started).zip(before.iter().zip(left).zip(young));
+    let came = rows.map(|((&created, &started), ((before, &left), &young))| {
+        let total = left.saturating_sub(*before);
+        let in_phase = total.min(young);
+        (created, started, Came { earlier: total - in_phase, in_phase })
+    });
+    Some(came.collect())
 }
 
 /// Processes that the kernel killed because memory ran out. They count however the service ended.

@@ -51,7 +51,7 @@ fn a_pool_that_is_full_in_one_run_may_still_fill_in_another() {
     assert_eq!(leaked(&[(3, 6), (3, 6)]), [(6.0, false); 2], "it comes as steadily as the requests");
 }
 
-/// Descriptors of a pool in three runs: those of the warm-up, and those of the phase. The load has 32 connections.
+/// Descriptors of a pool in two runs: those of the warm-up, and those of the phase. The load has 32 connections.
 #[test]
 fn a_pool_of_descriptors_may_still_fill_too() {
     let run = |number: u32, earlier: u64, in_phase: u64| {
