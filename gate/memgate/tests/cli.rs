@@ -13,7 +13,9 @@ use std::{
 use common::{
     assert_fails, changed,
     evidence::{healthy, profiled},
-    memgate, stderr, stdout,
+    memgate,
+    schema::Schema,
+    stderr, stdout,
 };
 use memgate_evidence::{Evidence, TimeSpan, platform::Platform};
 use memgate_files::evidence_file;
@@ -223,6 +225,37 @@ fn formats_go_to_files_and_one_to_stdout() {
         2,
         &["pdf", &format!("expected one of {}", Format::ALL.map(Format::name).join(", "))],
     );
+}
+
+#[test]
+fn evidence_baselines_and_reports_fit_their_schemas() {
+    let recorded = Recorded::new();
+    let evidence = Schema::new("evidence");
+    for file in recorded.files() {
+        let mut written: serde_json::Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        evidence.assert_fits(&written);
+        written["evidence"]["environment"]["runner"] = "docker".into();
+        assert!(evidence.refusal(&written).is_some());
+    }
+    let baseline = fs::read_to_string(recorded.baseline()).unwrap();
+    Schema::new("baseline").assert_fits(&serde_yaml::from_str(&baseline).unwrap());
+    let schema = Schema::new("report");
+    let report = |code: i32| {
+        let output = recorded.on_directory(&["judge", "--format", "json"]);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        schema.assert_fits(&report);
+        report
+    };
+    recorded.against("main", [healthy(1, 2000), healthy(2, 2004)]);
+    let mut passed = report(0);
+    passed["results"][0]["gates"][0]["verdict"] = "fine".into();
+    assert!(schema.refusal(&passed).is_some());
+    recorded.against("main", [healthy(1, 1000), healthy(2, 1004)]);
+    report(1);
+    recorded.against("main", [healthy(1, 2000), healthy(2, 2004)]);
+    fs::remove_file(recorded.baseline()).unwrap();
+    report(3);
 }
 
 #[test]

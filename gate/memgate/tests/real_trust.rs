@@ -14,7 +14,7 @@ fn run(repository: &Repository, words: &[&str]) -> (Output, Value) {
     let output = command.args(words).args(["--tier", "T0", "--out", "out", "--format", "json"]).output().unwrap();
     let report = serde_json::from_str(&stdout(&output));
     let report = report.unwrap_or_else(|error| panic!("{error}: {}{}", stdout(&output), stderr(&output)));
-    assert_fits(if words[0] == "calibrate" { "calibration" } else { words[0] }, &report);
+    assert_fits(words[0], &report);
     (output, report)
 }
 

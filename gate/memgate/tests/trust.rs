@@ -97,7 +97,7 @@ impl Recorded {
         let output = self.run(verb, &["--format", "json"]);
         assert_eq!(output.status.code(), Some(code), "{}{}", stdout(&output), stderr(&output));
         let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
-        assert_fits(if verb == "calibrate" { "calibration" } else { verb }, &report);
+        assert_fits(verb, &report);
         report["results"][0].clone()
     }
 

@@ -17,7 +17,8 @@ impl Schema {
     pub fn new(of: &str) -> Self {
         let output = memgate().args(["schema", of]).output().expect("memgate starts");
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        let schema = serde_json::from_slice(&output.stdout).expect("a schema is JSON");
+        let schema: Value = serde_json::from_slice(&output.stdout).expect("a schema is JSON");
+        assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema", "{of}");
         let (mut all, mut compiler) = (Schemas::new(), Compiler::new());
         let name = format!("file:///{of}.json");
         compiler.add_resource(&name, schema).expect("a resource of this name");
@@ -38,8 +39,8 @@ impl Schema {
     }
 }
 
-/// Fails if a value does not fit `memgate schema OF`.
+/// Fails if a value does not fit `memgate schema OF`. OF may also be the command that prints it.
 #[track_caller]
 pub fn assert_fits(of: &str, value: &Value) {
-    Schema::new(of).assert_fits(value);
+    Schema::new(if of == "calibrate" { "calibration" } else { of }).assert_fits(value);
 }
