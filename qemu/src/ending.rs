@@ -83,7 +83,7 @@ impl Default for Patience {
 const AFTERMATH: Duration = Duration::from_millis(500);
 
 /// A QEMU that has closed the channel is ending, and how it ends says more. It takes the kernel milliseconds, but of a processor that
-/// others may have.
+/// others may have. A guest whose agent has ended switches itself off, and so ends its streams.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Init and agent each send something every second. If init has been silent for this long, memgate does not blame the

@@ -45,7 +45,7 @@ func parseOptions(args []string, stderr io.Writer) (*options, error) {
 	flags.Var(&o.leakMmap, "leak-mmap", "defect: bytes a request that are mapped and forgotten")
 	flags.Var(&o.leakMalloc, "leak-malloc", "defect: bytes a request of the C heap that are forgotten (needs -tags cgoleak)")
 	flags.DurationVar(&o.stwEvery, "stw-every", 0, "defect: run the GC at this interval")
-	flags.DurationVar(&o.stwCopy, "stw-copy", 0, "defect: copy a log over and over, each time for so long, which no GC can interrupt")
+	flags.DurationVar(&o.stwCopy, "stw-copy", 0, "defect: copy a log over and over; each copy takes so long, and no GC can interrupt it")
 	flags.Var(&o.warmCache, "warm-cache", "no defect: fill a cache of this many bytes with the first requests")
 	if err := flags.Parse(args); err != nil {
 		return nil, err

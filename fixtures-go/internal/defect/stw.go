@@ -21,7 +21,7 @@ const (
 	// record is how far a log is moved. It is a multiple of every vector size, so the copy is as fast as the
 	// machine allows.
 	record = 64
-	// sample is the part of the log whose copy tells how fast the machine is. It is larger than most caches.
+	// sample is the size of a log whose copy tells how fast the machine is. It is larger than most caches.
 	sample = 128 << 20
 	// largest is the size of the largest log.
 	largest = 1536 << 20
