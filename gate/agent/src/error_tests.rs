@@ -36,6 +36,7 @@ fn plan(executable: &Path) -> Plan {
         args: Vec::new(),
         env: BTreeMap::new(),
         directory: "/".into(),
+        account: None,
         ready: Ready { http: "http://127.0.0.1:1/".to_owned(), timeout_ms: 1 },
         memory_max: None,
         load: Load::Http(HttpLoad { rate_per_second: 1.0, connections: 1, timeout_ms: 1, requests: Vec::new() }),
@@ -80,9 +81,9 @@ fn a_failed_launch_keeps_the_systems_reason() {
 #[test]
 fn a_failed_load_keeps_the_systems_reason() {
     let directory = tempfile::tempdir().unwrap();
-    let argv = ["/none/k6".to_owned()];
-    let log = directory.path().join("load.log");
-    let error = load::command(&argv, directory.path(), &BTreeMap::new(), &log).unwrap_err();
+    let words = ["/none/k6".to_owned()];
+    let line = load::CommandLine { words: &words, directory: directory.path(), env: &[], account: None };
+    let error = load::command(&line, &directory.path().join("load.log")).unwrap_err();
     assert_eq!(text(&error).stage, Stage::Load);
     assert!(matches!(error.kind(), Some(LoadError::CommandNotStarted { .. })), "{error:?}");
     assert!(error.source().unwrap().is::<io::Error>());

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -11,19 +11,20 @@ use std::{
 
 use memgate_evidence::{
     error::{FailureKind, Result, Stage},
-    plan::Plan,
+    plan::{Account, Plan},
 };
 use nix::{
     sys::{
-        prctl, ptrace,
+        ptrace,
         signal::{Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Gid, Pid, Uid},
 };
 
 use super::{
     cgroup::{Cgroup, CgroupError},
+    child::{self, Child},
     log::LogEnd,
 };
 
@@ -36,7 +37,7 @@ pub enum LaunchError {
     Limit(#[from] CgroupError),
     /// The executable cannot become a process that memgate watches.
     #[error("{executable} cannot be started")]
-    #[diagnostic(help("run the executable by hand to see why; memgate needs ptrace access to the process"))]
+    #[diagnostic(help("{}", after_a_failed_start(.source)))]
     Start {
         /// The service's executable.
         executable: PathBuf,
@@ -108,6 +109,21 @@ fn after_an_early_end(exit: Exit, output: &LogEnd, log: &Path) -> String {
     }
 }
 
+fn after_a_failed_start(error: &StartError) -> &'static str {
+    match error {
+        StartError::Forbidden { .. } => {
+            "let that user reach the executable and every directory above it, or name another user in `run.user`"
+        }
+        StartError::Cgroup(_)
+        | StartError::Output { .. }
+        | StartError::Execute(_)
+        | StartError::NotStopped(_)
+        | StartError::Wait(_)
+        | StartError::OomScore(_)
+        | StartError::Trace(_) => "run the executable by hand to see why; memgate needs ptrace access to the process",
+    }
+}
+
 impl FailureKind for LaunchError {
     fn stage(&self) -> Stage {
         Stage::Launch
@@ -131,6 +147,14 @@ pub enum StartError {
     /// The fork failed, or a step of the child before it executes the service.
     #[error("it cannot be executed")]
     Execute(#[source] io::Error),
+    /// Another user than memgate's own may not execute it.
+    #[error("the user {user} may not execute it")]
+    Forbidden {
+        /// The user.
+        user: String,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// It did not stop before its first instruction.
     #[error("it did not stop at its start: {}", outcome(.0))]
     NotStopped(WaitStatus),
@@ -198,12 +222,12 @@ pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> 
 }
 
 fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError> {
-    let entries = cgroup.entries().map_err(StartError::Cgroup)?;
-    let output = File::options().create(true).append(true).open(log);
-    let output = output.map_err(|source| StartError::Output { log: log.to_owned(), source })?;
-    let pid = command(plan, entries, output).and_then(|mut command| command.spawn());
+    let account = plan.account.as_ref();
+    let becomes = Child::new(&cgroup, account).map_err(StartError::Cgroup)?.traced();
+    let output = open_log(log, account).map_err(|source| StartError::Output { log: log.to_owned(), source })?;
+    let pid = command(plan, becomes, output).and_then(|mut command| command.spawn());
     // From here on `ServiceProcess` waits for the process, not the standard library.
-    let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(StartError::Execute)?;
+    let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(|error| not_executed(plan, error))?;
     let service = ServiceProcess { pid, cgroup, ended: None };
     match waitpid(service.pid, None).map_err(StartError::Wait)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
@@ -222,38 +246,33 @@ fn make_expendable(service: Pid) -> io::Result<()> {
     if own < 0 { fs::write(format!("/proc/{service}/oom_score_adj"), "0") } else { Ok(()) }
 }
 
-fn command(plan: &Plan, entries: Vec<OwnedFd>, output: File) -> io::Result<Command> {
-    let mut command = Command::new(&plan.executable);
-    command.args(&plan.args).current_dir(&plan.directory).env_clear();
-    for name in ["PATH", "HOME", "TMPDIR"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
+/// Opens a log to append to. It belongs to the user who writes it, so that `/dev/stdout` can be opened again.
+pub(super) fn open_log(log: &Path, account: Option<&Account>) -> io::Result<File> {
+    let file = File::options().create(true).append(true).custom_flags(nix::libc::O_NOFOLLOW).open(log)?;
+    if let Some(account) = account {
+        nix::unistd::fchown(&file, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))?;
     }
-    command.envs(&plan.env).stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
-    // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
-    command.process_group(0);
-    // SAFETY: between fork and exec the closure makes only system calls, which are async-signal-safe, and allocates
-    // nothing.
-    unsafe {
-        command.pre_exec(move || {
-            for entry in &entries {
-                enter(entry)?;
-            }
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
-            ptrace::traceme()?;
-            Ok(())
-        });
-    }
-    Ok(command)
+    Ok(file)
 }
 
-/// Moves the calling process to the cgroup with this `cgroup.procs`.
-fn enter(entry: &OwnedFd) -> io::Result<()> {
-    match nix::unistd::write(entry, b"0") {
-        Ok(_) => Ok(()),
-        Err(error) => Err(io::Error::from_raw_os_error(error as i32)),
+fn not_executed(plan: &Plan, source: io::Error) -> StartError {
+    match &plan.account {
+        Some(account) if source.kind() == io::ErrorKind::PermissionDenied => {
+            StartError::Forbidden { user: account.name.clone(), source }
+        }
+        Some(_) | None => StartError::Execute(source),
     }
+}
+
+fn command(plan: &Plan, becomes: Child, output: File) -> io::Result<Command> {
+    let mut command = Command::new(&plan.executable);
+    command.args(&plan.args).current_dir(&plan.directory).env_clear();
+    command.envs(child::inherited(&["PATH", "HOME", "TMPDIR"], plan.account.as_ref())).envs(&plan.env);
+    command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
+    // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
+    command.process_group(0);
+    becomes.apply(&mut command);
+    Ok(command)
 }
 
 impl Stopped {
@@ -375,11 +394,5 @@ mod tests {
         assert!(message.contains("code 0 before it was ready and printed nothing; its standard input is /dev/null"));
         assert!(help.contains("standard input"), "{help}");
         assert!(!ended(Exit::Code(0), "bye\n").0.contains("/dev/null"));
-    }
-
-    #[test]
-    fn a_closed_entry_is_an_error() {
-        let (_, write) = nix::unistd::pipe().unwrap();
-        assert!(enter(&write).is_err(), "the reading end is closed");
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod cancel;
 mod cgroup;
+pub mod child;
 mod clock;
 pub mod collect;
 mod drain;

@@ -15,12 +15,13 @@ use memgate_goexe::{GoExe, GoExeError};
 
 use super::{
     cgroup::Cgroup,
+    child,
     clock::Clock,
     collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler, Window},
     drain::Falling,
     environment,
     launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
-    load::{self, Endpoint, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
+    load::{self, CommandLine, Endpoint, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
     log::LogEnd,
     ready, rest,
 };
@@ -35,6 +36,9 @@ const REST: Duration = Duration::from_secs(3);
 
 /// The time between two looks at a load command in the tail, and at the goroutines in the drain.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// The variables of memgate's own that a load command gets.
+const OF_A_LOAD_COMMAND: [&str; 6] = ["PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ"];
 
 /// Why an executable cannot be run.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -442,10 +446,12 @@ impl RunningLoad {
                 let schedule = Schedule { start, warmup, measure, tail };
                 load::start(http, plan.seed, schedule).map(Self::Http)
             }
-            (Load::Command(argv), Driver::Here | Driver::Host) => {
-                // The user's command gets the user's environment.
-                let env = std::env::vars().collect();
-                load::command(argv, &plan.directory, &env, &logs.load_log).map(Self::Command)
+            (Load::Command(command), Driver::Here | Driver::Host) => {
+                let account = plan.account.as_ref();
+                let mut env = child::inherited(&OF_A_LOAD_COMMAND, account);
+                env.extend(command.env.iter().map(|(name, value)| (name.into(), value.into())));
+                let line = CommandLine { words: &command.words, directory: &plan.directory, env: &env, account };
+                load::command(&line, &logs.load_log).map(Self::Command)
             }
         }
     }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use super::kinds::{
-    BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Millis, Name, Package, PhaseLength, Rate, Size, Url,
+    BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Millis, Name, Package, PhaseLength, Rate, Size, Url, User,
     Variable,
 };
 use crate::yaml::{Scalar, Text, Version, Whole};
@@ -79,6 +79,9 @@ pub(super) struct Build {
     /// Variables to add to the environment of `go build`.
     #[serde(default)]
     pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+    /// Variables of memgate's own that `go build` gets too, such as tokens for private modules.
+    #[serde(default)]
+    pub(super) pass_env: Vec<Scalar<Variable>>,
 }
 
 /// How to run a service.
@@ -91,6 +94,12 @@ pub(super) struct Run {
     /// Variables to add to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
     #[serde(default)]
     pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+    /// Variables of memgate's own that the service gets too, such as passwords.
+    #[serde(default)]
+    pub(super) pass_env: Vec<Scalar<Variable>>,
+    /// The user that build, service and load command run as if memgate runs as root: `NAME`, `NAME:GROUP`, or their
+    /// numbers. By default the user who called `sudo`, or the owner of the checkout.
+    pub(super) user: Option<Scalar<User>>,
     /// The working directory of the service and of a load command, relative to this file; this file's directory by
     /// default.
     pub(super) directory: Option<Scalar<FilePath>>,
@@ -128,6 +137,12 @@ pub(super) struct Load {
     pub(super) requests: Option<Vec<Request>>,
     /// A command that loads the service: program and arguments.
     pub(super) command: Option<Vec<Scalar<Text>>>,
+    /// Variables to add to the environment of the command.
+    #[serde(default)]
+    pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+    /// Variables of memgate's own that the command gets too.
+    #[serde(default)]
+    pub(super) pass_env: Vec<Scalar<Variable>>,
 }
 
 /// A kind of request, with its URL under one of `get`, `post`, `put`, `patch` and `delete`.

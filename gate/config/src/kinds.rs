@@ -114,6 +114,25 @@ impl Kind for Variable {
     }
 }
 
+/// A user, and perhaps its group: names or numbers.
+#[derive(Debug)]
+pub(super) struct User;
+
+impl Kind for User {
+    type Value = String;
+    const EXPECTED: &'static str = "a user such as `nobody`, `www-data:www-data` or `1000:1000`";
+    const PATTERN: Option<&'static str> = Some("^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_name = |name: &str| {
+            let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            name.bytes().all(of_a_name) && name.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
+        };
+        let is_user = text.split(':').count() <= 2 && text.split(':').all(is_name);
+        require(is_user, text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
 /// The name of an HTTP header field.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HeaderName;

@@ -51,6 +51,8 @@ pub struct Service {
     pub run: Run,
     /// The load on it.
     pub load: Load,
+    /// Names of memgate's own variables that a load command gets too, if they are set.
+    pub load_pass_env: Vec<String>,
     /// The seed for the order of the requests.
     pub seed: u64,
     /// The lengths of the phases.
@@ -83,6 +85,8 @@ pub struct Build {
     pub ldflags: Option<String>,
     /// Variables to add to the environment of `go build`.
     pub env: BTreeMap<String, String>,
+    /// Names of memgate's own variables that `go build` gets too, if they are set.
+    pub pass_env: Vec<String>,
 }
 
 /// How to run a service.
@@ -92,6 +96,11 @@ pub struct Run {
     pub args: Vec<String>,
     /// Variables to add to a minimal environment.
     pub env: BTreeMap<String, String>,
+    /// Names of memgate's own variables that the service gets too, if they are set.
+    pub pass_env: Vec<String>,
+    /// The user that build, service and load command run as: `NAME`, `NAME:GROUP`, or numbers; `None` leaves the choice
+    /// to memgate.
+    pub user: Option<String>,
     /// The working directory of the service and of a load command.
     pub directory: PathBuf,
     /// When the service counts as ready.

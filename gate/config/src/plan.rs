@@ -47,6 +47,7 @@ impl Service {
             args: self.run.args.clone(),
             env: self.run.env.clone(),
             directory: self.run.directory.clone(),
+            account: None,
             ready: self.run.ready.clone(),
             memory_max: self.run.memory_max,
             load: self.load.clone(),

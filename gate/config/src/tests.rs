@@ -1,6 +1,9 @@
 use std::fmt::Write as _;
 
-use memgate_evidence::{error::Error, plan::Length};
+use memgate_evidence::{
+    error::Error,
+    plan::{CommandLoad, Length},
+};
 
 use super::*;
 
@@ -65,6 +68,26 @@ fn a_phase_may_have_a_number_of_requests() {
     assert_eq!(phases, PhaseLengths { warmup, measure, drain_ms: 10_000, drain_max_ms: 30_000 });
 }
 
+#[test]
+fn variables_and_the_user_are_read() {
+    let text = changed(
+        "rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]",
+        "command: [k6], env: { A: 1 }, pass_env: [B]",
+    );
+    let text = text.replacen("ready:", "user: \"www-data:1000\", pass_env: [C], ready:", 1);
+    let text = text.replacen("dir: src", "pass_env: [D], dir: src", 1);
+    let config = read(&text).unwrap();
+    let service = &config.services["uaa"];
+    let command = CommandLoad { words: vec!["k6".to_owned()], env: [("A".to_owned(), "1".to_owned())].into() };
+    assert_eq!(service.load, Load::Command(command));
+    assert_eq!(
+        (service.run.user.as_deref(), &service.run.pass_env[..]),
+        (Some("www-data:1000"), &["C".to_owned()][..])
+    );
+    assert_eq!(service.load_pass_env, ["B"]);
+    assert!(matches!(&service.executable, Executable::Build(build) if build.pass_env == ["D"]));
+}
+
 /// Every wrong file has one mistake, and the message must lead to it.
 macro_rules! refused {
     ($($name:ident: $text:expr;)+) => {
@@ -122,6 +145,9 @@ refused! {
     request_without_url: changed("get: \"http://127.0.0.1:8080/\"", "body: x");
     request_with_two_methods: changed("get:", "post: \"http://127.0.0.1:8080/\", get:");
     rate_beside_a_command: changed("requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: [k6]");
+    variables_without_a_command: changed("rate:", "env: { A: b }, rate:");
+    user_with_two_groups: changed("ready:", "user: \"a:b:c\", ready:");
+    variable_with_a_value: changed("ready:", "pass_env: [A=b], ready:");
     command_of_nothing: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: []");
     https: changed("get: \"http:", "get: \"https:");
     url_without_port: changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");

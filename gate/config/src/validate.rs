@@ -9,7 +9,7 @@ use std::{
 
 use memgate_evidence::{
     error::{Error, Result},
-    plan::{HttpLoad, Length, Load, PhaseLengths, Ready, Request},
+    plan::{CommandLoad, HttpLoad, Length, Load, PhaseLengths, Ready, Request},
 };
 
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
@@ -52,6 +52,7 @@ impl Validator<'_> {
 
     fn service(&self, name: String, service: file::Service, place: &KeyPath) -> Result<Service> {
         let seed = service.load.seed.map_or(1, |seed| seed.0);
+        let load_pass_env = service.load.pass_env.iter().map(|name| name.0.clone()).collect();
         let load = self.load(service.load, &place.key("load"))?;
         Ok(Service {
             executable: self.executable(service.build, service.binary, place)?,
@@ -59,6 +60,7 @@ impl Validator<'_> {
             run: self.run(service.run),
             phases: self.phases(service.phases, &load, &place.key("phases"))?,
             load,
+            load_pass_env,
             seed,
             runs: service.runs.map_or(2, Whole::as_u32),
             max_runs: service.max_runs.map_or(6, Whole::as_u32),
@@ -107,6 +109,7 @@ impl Validator<'_> {
             tags: values(build.tags),
             ldflags: build.ldflags.map(|flags| flags.0),
             env: map(build.env),
+            pass_env: values(build.pass_env),
         })
     }
 
@@ -114,6 +117,8 @@ impl Validator<'_> {
         Run {
             args: values(run.args),
             env: map(run.env),
+            pass_env: values(run.pass_env),
+            user: run.user.map(|user| user.0),
             directory: run.directory.map_or_else(|| self.directory.to_owned(), |path| self.resolve(path.0)),
             ready: Ready { http: run.ready.http.0, timeout_ms: or(run.ready.timeout, 30_000) },
             memory_max: run.memory_max.map(|size| size.0),
@@ -176,7 +181,13 @@ impl Validator<'_> {
                 let help = format!("remove `{key}`, or `command` to use the built-in load generator");
                 return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "beside `command`", help)));
             }
-            return self.command(values(command), &place.key("command"));
+            return self.command(values(command), map(load.env), &place.key("command"));
+        }
+        let of_a_command = [("env", !load.env.is_empty()), ("pass_env", !load.pass_env.is_empty())];
+        if let Some((key, _)) = of_a_command.into_iter().find(|(_, is_there)| *is_there) {
+            let what = format!("`{key}` has no meaning without `command`");
+            let help = format!("remove `{key}`; the service has its own under `run`");
+            return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "without `command`", help)));
         }
         let help = "write `rate: 500/s` and `requests: [ { get: \"http://127.0.0.1:8080/\" } ]`, or `command: [PROGRAM, ARGUMENT]`";
         let missing = |key: &str| {
@@ -199,9 +210,9 @@ impl Validator<'_> {
         }))
     }
 
-    fn command(&self, command: Vec<String>, place: &KeyPath) -> Result<Load> {
-        if command.first().is_some_and(|program| !program.is_empty()) {
-            return Ok(Load::Command(command));
+    fn command(&self, words: Vec<String>, env: BTreeMap<String, String>, place: &KeyPath) -> Result<Load> {
+        if words.first().is_some_and(|program| !program.is_empty()) {
+            return Ok(Load::Command(CommandLoad { words, env }));
         }
         let help = "write the program and its arguments: `command: [k6, run, load.js]`";
         Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))

@@ -28,6 +28,8 @@ pub struct Plan {
     pub env: BTreeMap<String, String>,
     /// The working directory of the service and of a load command.
     pub directory: PathBuf,
+    /// The user that the service and a load command run as; `None` for memgate's own.
+    pub account: Option<Account>,
     /// When the service counts as ready.
     pub ready: Ready,
     /// The memory limit of the service's cgroup, bytes.
@@ -42,6 +44,21 @@ pub struct Plan {
     pub stop_timeout_ms: u64,
     /// How to collect.
     pub collecting: Collecting,
+}
+
+/// A user of the machine, as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its name, or its number if it has no name; for messages.
+    pub name: String,
+    /// The user's id.
+    pub uid: u32,
+    /// The id of its group.
+    pub gid: u32,
+    /// The ids of its other groups.
+    pub groups: Vec<u32>,
+    /// Its home directory, `HOME` of its processes.
+    pub home: PathBuf,
 }
 
 /// How to collect.
@@ -93,14 +110,23 @@ pub enum Load {
     Http(HttpLoad),
     /// Any command. It starts with the warm-up and ends before the drain. memgate does not know its counts, so
     /// figures per request are not available.
-    Command(Vec<String>),
+    Command(CommandLoad),
+}
+
+/// A command that loads the service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandLoad {
+    /// The program and its arguments, at least the program.
+    pub words: Vec<String>,
+    /// Variables to add to its environment (`PATH`, `HOME`, `TMPDIR`, `LANG`, `LC_ALL`, `TZ`).
+    pub env: BTreeMap<String, String>,
 }
 
 /// As a baseline and a message name it: what decides about figures, without addresses, header fields and bodies.
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Command(words) => write!(f, "`{}`", words.join(" ")),
+            Self::Command(command) => write!(f, "`{}`", command.words.join(" ")),
             Self::Http(load) => {
                 write!(f, "{}/s over {} connections:", load.rate_per_second, load.connections)?;
                 for (index, request) in load.requests.iter().enumerate() {
@@ -191,7 +217,9 @@ mod tests {
         // Another port is the same load.
         load.requests[0].url = "http://127.0.0.1:9/login?next=/".to_owned();
         assert_eq!(Load::Http(load).to_string(), text);
-        assert_eq!(Load::Command(vec!["k6".to_owned(), "run".to_owned()]).to_string(), "`k6 run`");
+        let words = ["k6", "run"].map(str::to_owned).to_vec();
+        let command = CommandLoad { words, env: [("TOKEN".to_owned(), "secret".to_owned())].into() };
+        assert_eq!(Load::Command(command).to_string(), "`k6 run`");
         let lengths = [Length::Ms(10_000), Length::Ms(1500), Length::Requests(6000)];
         assert_eq!(lengths.map(|length| length.to_string()), ["10 s", "1500 ms", "6000 requests"]);
     }

@@ -18,7 +18,11 @@ const SHOWN_LINES: usize = 20;
 ///
 /// # Errors
 /// When memgate is interrupted.
-pub(crate) async fn output_unless_cancelled(command: &mut Command, cancel: &Cancel) -> Result<std::io::Result<Output>> {
+pub(crate) async fn output_unless_cancelled(
+    command: std::process::Command,
+    cancel: &Cancel,
+) -> Result<std::io::Result<Output>> {
+    let mut command = Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let child = match command.spawn() {
         Ok(child) => child,

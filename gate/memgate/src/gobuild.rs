@@ -1,22 +1,36 @@
 //! Runs `go build` for the platform to measure.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use memgate_agent::cancel::Cancel;
+use memgate_agent::{
+    cancel::Cancel,
+    child::{self, Pen},
+};
 use memgate_config::Build;
 use memgate_evidence::{
     error::{FailureKind, Result, Stage},
+    plan::Account,
     platform::Platform,
 };
-use tokio::process::Command;
 
-use crate::command::{last_lines, output_unless_cancelled};
+use crate::{
+    account,
+    command::{last_lines, output_unless_cancelled},
+};
 
 /// Why there is no executable.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum BuildError {
     /// There is no Go toolchain.
-    #[error("no `go` on PATH and none in .tools/go/bin beside or above {directory}")]
+    #[error("no `go` on PATH and none in .tools/go/bin in {directory} or above it in its repository")]
     #[diagnostic(help("install Go 1.22 or later, or name an executable with `binary:`"))]
     NoGo {
         /// The module's directory.
@@ -30,6 +44,35 @@ pub enum BuildError {
         go: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// The user that builds may not execute the toolchain, or not enter the module's directory.
+    #[error("the user {user} may not run {go} in {directory}")]
+    #[diagnostic(help("let that user reach both, or name another user in `run.user`"))]
+    Forbidden {
+        /// The `go` command.
+        go: PathBuf,
+        /// The module's directory.
+        directory: PathBuf,
+        /// The user.
+        user: String,
+    },
+    /// There is no room for what the build makes.
+    #[error("{directory} cannot be used to build in")]
+    #[diagnostic(help("choose another directory with `--out`"))]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The build succeeded and left no executable.
+    #[error("`go build` made no executable that memgate can take: {executable}")]
+    #[diagnostic(help("check that `build.package` is a program (`package main`)"))]
+    Executable {
+        /// The file that it was told to make.
+        executable: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
     },
     /// The program does not compile.
     #[error("`go build {package}` in {directory} failed:\n{output}")]
@@ -52,38 +95,220 @@ impl FailureKind for BuildError {
     }
 }
 
-/// Builds the executable for `platform` and writes it to `executable`. A Go toolchain that is not on `PATH` is looked for
-/// in `.tools/go` beside or above `tools`.
-///
-/// # Errors
-/// Fails if there is no Go, if the build fails (with the compiler's output), or if memgate is interrupted.
-pub async fn build(build: &Build, tools: &Path, platform: Platform, executable: &Path, cancel: &Cancel) -> Result<()> {
-    let go = find_go(tools)?;
-    let mut command = Command::new(&go);
-    command.arg("build").arg("-o").arg(executable).current_dir(&build.dir);
-    if !build.tags.is_empty() {
-        command.arg("-tags").arg(build.tags.join(","));
-    }
-    if let Some(flags) = &build.ldflags {
-        command.arg("-ldflags").arg(flags);
-    }
-    command.arg(&build.package).env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
-    let output = output_unless_cancelled(&mut command, cancel).await?;
-    let output = output.map_err(|source| BuildError::NotStarted { go, source })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let command = format!("{:?}", command.as_std());
-    let (package, directory) = (build.package.clone(), build.dir.clone());
-    Err(BuildError::Failed { package, directory, output: last_lines(&output.stderr), command }.into())
+/// What builds: a toolchain, as a user.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    /// The directory in which, or above which, a Go toolchain that is not on `PATH` is looked for, in `.tools/go`.
+    pub tools: &'a Path,
+    /// The user that builds, or `None` for memgate's own.
+    pub account: Option<&'a Account>,
+    /// The directory for the executable and for caches that the user has nowhere else. It belongs to memgate's user.
+    pub directory: &'a Path,
 }
 
-/// The `go` command: the one on `PATH`, or else the project's own in `.tools/go` beside or above the directory.
+impl Builder<'_> {
+    /// Builds the executable `name` for `platform` and returns its path. It belongs to memgate's user, so that nothing
+    /// that the build leaves behind can change it. Whatever the build starts ends with it.
+    ///
+    /// # Errors
+    /// Fails if there is no Go, if the build fails (with the compiler's output), or if memgate is interrupted.
+    pub async fn build(&self, build: &Build, platform: Platform, name: &str, cancel: &Cancel) -> Result<PathBuf> {
+        let go = find_go(self.tools)?;
+        let executable = self.directory.join(name);
+        // Named by memgate's process, because the user could have made another one.
+        let making = self.directory.join(format!("{name}.{}", std::process::id()));
+        let unusable = |source| BuildError::Directory { directory: self.directory.to_owned(), source };
+        let workshop = Workshop::new(making, self.account).map_err(unusable)?;
+        let made = workshop.0.join(name);
+        let mut command = Command::new(&go);
+        command.arg("build").arg("-o").arg(&made).current_dir(&build.dir);
+        if !build.tags.is_empty() {
+            command.arg("-tags").arg(build.tags.join(","));
+        }
+        if let Some(flags) = &build.ldflags {
+            command.arg("-ldflags").arg(flags);
+        }
+        command.arg(&build.package);
+        let environment = self.environment(build).map_err(unusable)?;
+        command.env_clear().envs(environment);
+        command.env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
+        let shown = shown(&command, build);
+        let pen = Pen::new().map_err(io::Error::other).map_err(unusable)?;
+        child::confine(&mut command, &pen, self.account).map_err(unusable)?;
+        let output = output_unless_cancelled(command, cancel).await?;
+        drop(pen);
+        let output = output.map_err(|source| match self.account {
+            Some(account) if source.kind() == io::ErrorKind::PermissionDenied => {
+                BuildError::Forbidden { go, directory: build.dir.clone(), user: account.name.clone() }
+            }
+            Some(_) | None => BuildError::NotStarted { go, source },
+        })?;
+        if !output.status.success() {
+            let (package, directory) = (build.package.clone(), build.dir.clone());
+            return Err(
+                BuildError::Failed { package, directory, output: last_lines(&output.stderr), command: shown }.into()
+            );
+        }
+        take(&made, &executable).map_err(|source| BuildError::Executable { executable: made, source })?;
+        Ok(executable)
+    }
+
+    /// The environment of `go build`, without what the configuration adds.
+    fn environment(&self, build: &Build) -> io::Result<Vec<(OsString, OsString)>> {
+        let mut variables: Vec<_> =
+            env::vars_os().filter(|(name, _)| is_of_a_build(name) || is_passed(name, build)).collect();
+        if let Some(root) = account::checkout(&build.dir.canonicalize()?) {
+            variables.extend(trusting(root));
+        }
+        let Some(account) = self.account else { return Ok(variables) };
+        variables.retain(|(name, value)| {
+            let is_of_another = name == "HOME" || (is_a_place(name) && !account::may_write(account, Path::new(value)));
+            !is_of_another
+        });
+        let home = self.home(account)?;
+        variables.push(("HOME".into(), home.into()));
+        Ok(variables)
+    }
+
+    /// The home of the user, or a directory that stands for it, where Go keeps its caches.
+    fn home(&self, account: &Account) -> io::Result<PathBuf> {
+        let own = fs::metadata(&account.home).is_ok_and(|home| home.is_dir() && home.uid() == account.uid);
+        if own {
+            return Ok(account.home.clone());
+        }
+        let home = self.directory.join(format!("home-{}", account.uid));
+        match account::make_directory(Some(account), &home) {
+            // The directory above belongs to memgate's user, so nobody else has made it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(home),
+            made => made.map(|()| home),
+        }
+    }
+}
+
+/// A directory in which a build makes its executable. It is removed when dropped.
+struct Workshop(PathBuf);
+
+impl Workshop {
+    fn new(directory: PathBuf, account: Option<&Account>) -> io::Result<Self> {
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => account::make_directory(account, &directory)?,
+        }
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Copies the executable that a build made. A build may be hostile: what it made may be a link to a file that only
+/// memgate's user can read.
+fn take(made: &Path, executable: &Path) -> io::Result<()> {
+    let mut from = File::options().read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK).open(made)?;
+    let found = from.metadata()?;
+    if !found.is_file() || found.nlink() != 1 {
+        return Err(io::Error::other("it is no file of its own"));
+    }
+    match fs::remove_file(executable) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut to = File::options().write(true).create_new(true).mode(0o755).open(executable)?;
+    io::copy(&mut from, &mut to)?;
+    Ok(())
+}
+
+/// The command in the form for a shell, with the variables that the configuration names and without the others.
+fn shown(command: &Command, build: &Build) -> String {
+    let mut shown = Command::new(command.get_program());
+    shown.args(command.get_args()).envs(&build.env);
+    for name in ["GOOS", "GOARCH"] {
+        if let Some((_, Some(value))) = command.get_envs().find(|(of, _)| *of == name) {
+            shown.env(name, value);
+        }
+    }
+    format!("{shown:?}")
+}
+
+/// The variables that have git accept the checkout, whoever owns it: Go asks git for the commit. Those that are there
+/// already stay.
+fn trusting(root: &Path) -> Vec<(OsString, OsString)> {
+    let count: u32 = env::var("GIT_CONFIG_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+    vec![
+        ("GIT_CONFIG_COUNT".into(), (count + 1).to_string().into()),
+        (format!("GIT_CONFIG_KEY_{count}").into(), "safe.directory".into()),
+        (format!("GIT_CONFIG_VALUE_{count}").into(), root.into()),
+    ]
+}
+
+/// Whether a build gets this one of memgate's own variables: what Go, cgo, git and ssh read, where programs and
+/// certificates are, and proxies. Tokens of a CI job are none of these.
+fn is_of_a_build(name: &OsStr) -> bool {
+    const NAMES: [&str; 33] = [
+        "PATH",
+        "HOME",
+        "TMPDIR",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "CC",
+        "CXX",
+        "AR",
+        "FC",
+        "CPATH",
+        "C_INCLUDE_PATH",
+        "CPLUS_INCLUDE_PATH",
+        "LIBRARY_PATH",
+        "LD_LIBRARY_PATH",
+        "PKG_CONFIG",
+        "PKG_CONFIG_PATH",
+        "PKG_CONFIG_LIBDIR",
+        "PKG_CONFIG_SYSROOT_DIR",
+        "SOURCE_DATE_EPOCH",
+        "NETRC",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "CCACHE_DIR",
+        "TERM",
+    ];
+    let Some(name) = name.to_str() else { return false };
+    let is_proxy = name.ends_with("_proxy");
+    let is_prefixed = ["GO", "CGO_", "GIT_", "SSH_", "ZIG_"].iter().any(|prefix| name.starts_with(prefix));
+    (is_prefixed && !name.starts_with("GOOGLE")) || is_proxy || NAMES.contains(&name)
+}
+
+fn is_passed(name: &OsStr, build: &Build) -> bool {
+    build.pass_env.iter().any(|passed| name == passed.as_str())
+}
+
+/// Whether a variable names a directory in which a build makes files.
+fn is_a_place(name: &OsStr) -> bool {
+    const PLACES: [&str; 7] =
+        ["GOCACHE", "GOMODCACHE", "GOPATH", "GOTMPDIR", "TMPDIR", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR"];
+    PLACES.iter().any(|place| name == *place)
+}
+
+/// The `go` command: the one on `PATH`, or else the project's own in `.tools/go`, in the directory or above it in the same
+/// checkout.
 fn find_go(directory: &Path) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|folder| folder.join("go"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|folder| folder.join("go"));
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_path_buf());
-    let of_project = directory.ancestors().map(|folder| folder.join(".tools/go/bin/go")).collect::<Vec<_>>();
+    // Above the checkout anybody may have put one.
+    let root = account::checkout(&directory).unwrap_or(&directory).to_owned();
+    let of_project = directory.ancestors().take_while(|folder| folder.starts_with(&root));
+    let of_project = of_project.map(|folder| folder.join(".tools/go/bin/go")).collect::<Vec<_>>();
     let go = on_path.chain(of_project).find(|candidate| candidate.is_file());
     go.ok_or_else(|| BuildError::NoGo { directory }.into())
 }

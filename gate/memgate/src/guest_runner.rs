@@ -20,7 +20,7 @@ use memgate_config::PlatformOptions;
 use memgate_evidence::{
     Evidence,
     error::{Error, FailureKind, FailureText, InputError, Result, Stage, in_full},
-    plan::{Load, Plan},
+    plan::{Account, Load, Plan},
     platform::{Platform, Runner},
 };
 use memgate_goexe::{GoExe, GoExeError};
@@ -348,7 +348,12 @@ impl GuestRunner {
         };
         let executable = format!("{DIRECTORY}/{}", plan.service);
         guest.store(&plan.executable, &executable).await?;
-        let there = Plan { executable: executable.into(), directory: DIRECTORY.into(), ..plan.clone() };
+        let there = Plan {
+            executable: executable.into(),
+            directory: DIRECTORY.into(),
+            account: plan.account.clone().map(|account| Account { home: DIRECTORY.into(), ..account }),
+            ..plan.clone()
+        };
         let there = to_raw_value(&there).map_err(|error| GuestError::Protocol(error.to_string()))?;
         guest.message(&ToAgent::Run(there)).await?;
         let mut evidence = None;

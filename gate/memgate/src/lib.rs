@@ -3,6 +3,7 @@
 //! This crate is the command line. Data flows one way: `Plan → (agent) → Evidence → Metrics → Verdict → Report`;
 //! docs/explanation/architecture.md describes it.
 
+mod account;
 pub mod architecture;
 mod baseline_files;
 pub mod baselines;
@@ -13,6 +14,7 @@ mod command;
 pub mod dispatch;
 pub mod doctor;
 pub mod failures;
+mod git;
 pub mod gobuild;
 pub mod guest_runner;
 mod history;
@@ -20,6 +22,7 @@ pub mod images;
 pub mod judging;
 pub mod measure;
 pub mod narrator;
+pub mod outdir;
 pub mod pipeline;
 pub mod preflight;
 pub mod prepare;

@@ -129,6 +129,7 @@ impl Bench<'_> {
             evidence.against = Some(against.name.clone());
             evidence.notes.extend(against.note.clone());
         }
+        self.out_directory.is_still_there()?;
         evidence_file::write(&self.file(run), &evidence)?;
         // memgate judges what it reads back from the file, so judging the file again gives the same result.
         evidence_file::read(&self.file(run))

@@ -7,10 +7,10 @@ use std::{
 };
 
 use memgate_agent::cancel::Cancel;
-use memgate_config::Executable;
+use memgate_config::{Executable, Service};
 use memgate_evidence::{
     error::{Error, InputError, Result, Stage},
-    plan::{Collecting, Plan},
+    plan::{Account, Collecting, Load, Plan},
     platform::{Platform, Runner},
 };
 use memgate_files::{
@@ -20,9 +20,10 @@ use memgate_files::{
 
 use crate::{
     failures::Outcomes,
-    gobuild,
+    gobuild::Builder,
     guest_runner::GuestRunner,
     narrator::Narrator,
+    outdir::{OutDirectory, refuse_links},
     preflight,
     select::{Selection, Target},
 };
@@ -45,15 +46,20 @@ pub(crate) async fn prepare<'run>(
         if place == Runner::Native {
             preflight::collectors(selection.collecting.tier)?;
         }
-        places.push(place);
+        check_passed(target.service)?;
+        let account = target.account()?;
+        if account.is_some() {
+            refuse_links(&selection.out, target.configuration)?;
+        }
+        places.push((place, account));
     }
     make_directory(&selection.out)?;
     let mut prepared = Outcomes::default();
-    for (target, place) in targets.iter().zip(places) {
+    for (target, (place, account)) in targets.iter().zip(places) {
         for directory in [selection.out.clone(), selection.out.join(names::AGAINST)] {
             remove_old_runs(&directory, target)?;
         }
-        match Bench::prepare(target, place, selection, narrator, cancel).await {
+        match Bench::prepare(target, place, account, selection, narrator, cancel).await {
             // What is wrong in the configuration is wrong in each run.
             Err(error @ Error::Input(_)) => return Err(error),
             outcome => prepared.keep(target, &selection.options, Stage::Build, outcome, narrator)?,
@@ -92,7 +98,10 @@ pub(crate) fn pairs<'run>(
 pub(crate) struct Bench<'run> {
     pub(crate) target: &'run Target<'run>,
     pub(crate) executable: PathBuf,
+    /// The user that the service and a load command run as; `None` for memgate's own.
+    pub(crate) account: Option<Account>,
     pub(crate) out: &'run Path,
+    pub(crate) out_directory: OutDirectory,
     pub(crate) collecting: Collecting,
     /// Of the command line; see [`Selection::options`].
     pub(crate) options: &'run [String],
@@ -104,29 +113,25 @@ impl<'run> Bench<'run> {
     pub(crate) async fn prepare(
         target: &'run Target<'run>,
         place: Runner,
+        account: Option<Account>,
         selection: &'run Selection,
         narrator: &Narrator,
         cancel: &Cancel,
     ) -> Result<Self> {
         let out = selection.out.as_path();
-        let executable = match &target.service.executable {
+        let service = target.service;
+        let executable = match &service.executable {
             Executable::Build(build) => {
-                narrator.say(&format!("{}: building {}", target.title(), build.package));
-                let directory = out.join("build").join(target.platform.folder());
-                make_directory(&directory)?;
-                let executable = std::path::absolute(directory.join(&target.service.name))
+                let by = account.as_ref().map(|account| format!(" as {}", account.name)).unwrap_or_default();
+                narrator.say(&format!("{}: building {}{by}", target.title(), build.package));
+                let directory = std::path::absolute(out.join("build").join(target.platform.folder()))
                     .map_err(|error| cannot_write(out, error))?;
+                make_directory(&directory)?;
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
-                gobuild::build(
-                    &build,
-                    target.tools.as_deref().unwrap_or(&build.dir),
-                    target.platform,
-                    &executable,
-                    cancel,
-                )
-                .await?;
-                executable
+                let tools = target.tools.as_deref().unwrap_or(&build.dir);
+                let builder = Builder { tools, account: account.as_ref(), directory: &directory };
+                builder.build(&build, target.platform, &service.name, cancel).await?
             }
             Executable::Binary(binaries) => existing(binaries, target)?,
         };
@@ -137,15 +142,49 @@ impl<'run> Bench<'run> {
                 Some(GuestRunner::prepare(target.platform, &target.options, selection.snapshots, &mut say)?)
             }
         };
-        let bench =
-            Self { target, executable, out, collecting: selection.collecting, options: &selection.options, guests };
+        let bench = Self {
+            target,
+            executable,
+            account,
+            out,
+            out_directory: OutDirectory::of(out)?,
+            collecting: selection.collecting,
+            options: &selection.options,
+            guests,
+        };
         bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;
         Ok(bench)
     }
 
     pub(crate) fn plan(&self, run: u32) -> Plan {
-        let plan = self.target.service.plan(self.target.platform, run, self.executable.clone());
-        Plan { collecting: self.collecting, ..plan }
+        let service = self.target.service;
+        let mut plan = service.plan(self.target.platform, run, self.executable.clone());
+        pass(&service.run.pass_env, &mut plan.env);
+        if let Load::Command(command) = &mut plan.load {
+            pass(&service.load_pass_env, &mut command.env);
+        }
+        Plan { account: self.account.clone(), collecting: self.collecting, ..plan }
+    }
+}
+
+/// Checks the variables that are passed on. A plan is text.
+fn check_passed(service: &Service) -> Result<()> {
+    let passed = service.run.pass_env.iter().map(|name| ("run", name));
+    for (key, name) in passed.chain(service.load_pass_env.iter().map(|name| ("load", name))) {
+        if std::env::var_os(name).is_some_and(|value| value.to_str().is_none()) {
+            let message = format!("services.{}.{key}.pass_env: the value of {name} is not UTF-8", service.name);
+            return Err(InputError::new(message, "set the variable to text, or leave it out").into());
+        }
+    }
+    Ok(())
+}
+
+/// Adds those of memgate's own variables to an environment that are named and set. What the configuration sets stays.
+fn pass(names: &[String], to: &mut BTreeMap<String, String>) {
+    for name in names {
+        if let Ok(value) = std::env::var(name) {
+            to.entry(name.clone()).or_insert(value);
+        }
     }
 }
 

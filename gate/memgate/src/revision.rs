@@ -5,16 +5,19 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Component, Path, PathBuf},
-    process::{self, Output, Stdio},
+    process::{Output, Stdio},
 };
 
 use memgate_agent::cancel::Cancel;
 use memgate_config::{Executable, Service};
-use memgate_evidence::error::{InputError, Result};
+use memgate_evidence::error::{Error, InputError, Result};
 use serde::Serialize;
-use tokio::process::Command;
 
-use crate::command::{last_lines, output_unless_cancelled};
+use crate::{
+    account,
+    command::{last_lines, output_unless_cancelled},
+    git,
+};
 
 /// The directory of a commit's worktree below the directory that is given for it.
 pub(crate) const CHECKOUT: &str = "checkout";
@@ -257,9 +260,16 @@ impl Worktree {
     async fn make(git: &Git<'_>, repository: &Path, place: &Path, commit: &str) -> Result<Self> {
         let place = std::path::absolute(place)
             .map_err(|error| InputError::new(format!("{}: {error}", place.display()), "change to a directory"))?;
-        let made = Self { repository: repository.to_owned(), place };
+        let made = Self { repository: repository.to_owned(), place: place.clone() };
         // What an earlier memgate left when it was killed.
         made.remove();
+        // memgate's own directory may not be the repository's owner's to write to.
+        if let Some(owner) = git::Git::new(repository).ok().and_then(|git| git.account) {
+            let made = made.place.parent().map_or(Ok(()), fs::create_dir_all);
+            made.and_then(|()| account::make_directory(Some(&owner), &place)).map_err(|error| {
+                InputError::new(format!("{}: {error}", place.display()), "name another directory with `--out`")
+            })?;
+        }
         git.run(["worktree", "add", "--quiet", "--force", "--detach"], [made.place.as_os_str(), OsStr::new(commit)])
             .await?;
         Ok(made)
@@ -268,10 +278,9 @@ impl Worktree {
     /// Removes the worktree, if there is one.
     fn remove(&self) {
         let git = |words: &[&OsStr]| {
-            let mut command = process::Command::new("git");
-            command.args(SAFE).args(words).current_dir(&self.repository);
             // It fails if there is none.
-            let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let _ = git::Git::new(&self.repository)
+                .and_then(|mut git| git.command.args(words).stdout(Stdio::null()).stderr(Stdio::null()).status());
         };
         let words = ["worktree", "remove", "--force", "--force"].map(OsStr::new);
         // It also forgets a worktree whose directory is gone. `prune` would forget those of others too.
@@ -285,9 +294,6 @@ impl Drop for Worktree {
         self.remove();
     }
 }
-
-/// Options of every git command: no hook of the repository runs.
-const SAFE: [&str; 2] = ["-c", "core.hooksPath=/dev/null"];
 
 /// git in a directory.
 struct Git<'a> {
@@ -387,13 +393,13 @@ impl Git<'_> {
     }
 
     async fn output<const N: usize, const M: usize>(&self, words: [&str; N], paths: [&OsStr; M]) -> Result<Output> {
-        let mut command = Command::new("git");
-        command.args(SAFE).args(words).args(paths).current_dir(&self.directory).env("LC_ALL", "C");
-        output_unless_cancelled(&mut command, self.cancel).await?.map_err(|error| {
-            let option = self.option;
-            let message = format!("{option} needs git, which cannot be started: {error}");
-            InputError::new(message, "install git, or leave the option out").into()
-        })
+        let not_started = |error: std::io::Error| {
+            let message = format!("{} needs git, which cannot be started: {error}", self.option);
+            Error::from(InputError::new(message, "install git, or leave the option out"))
+        };
+        let mut git = git::Git::new(&self.directory).map_err(not_started)?;
+        git.command.args(words).args(paths);
+        output_unless_cancelled(git.command, self.cancel).await?.map_err(not_started)
     }
 }
 

@@ -2,17 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use memgate_config::{Config, Executable, PlatformOptions, Service};
 use memgate_evidence::{
     error::Result,
-    plan::Collecting,
+    plan::{Account, Collecting},
     platform::{Platform, Runner},
 };
 
-use crate::preflight;
+use crate::{account, preflight};
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(crate) struct Target<'config> {
     /// The directory in or above which memgate looks for a Go toolchain that is not on `PATH`: that of the checkout, for
     /// every build. `None` if nothing is built.
     pub(crate) tools: Option<PathBuf>,
+    /// The configuration, in the checkout that has the change.
+    pub(crate) configuration: &'config Path,
     /// What makes this the other build of `--against`, if it is.
     pub(crate) against: Option<Against>,
 }
@@ -62,9 +64,12 @@ pub(crate) struct Against {
     pub(crate) note: Option<String>,
 }
 
-impl Target<'_> {
+impl<'config> Target<'config> {
     /// The same target with these sources.
-    pub(crate) fn with<'other>(&self, service: &'other Service, against: Option<Against>) -> Target<'other> {
+    pub(crate) fn with<'other>(&self, service: &'other Service, against: Option<Against>) -> Target<'other>
+    where
+        'config: 'other,
+    {
         Target {
             service,
             platform: self.platform,
@@ -72,8 +77,17 @@ impl Target<'_> {
             runner: self.runner,
             runs: self.runs,
             tools: self.tools.clone(),
+            configuration: self.configuration,
             against,
         }
+    }
+
+    /// The user that its build, service and load command run as; `None` for memgate's own.
+    ///
+    /// # Errors
+    /// When there is no such user, or memgate cannot become that user.
+    pub(crate) fn account(&self) -> Result<Option<Account>> {
+        account::of_service(&self.service.name, self.service.run.user.as_deref(), self.configuration)
     }
 
     /// The most runs that memgate makes to decide every gate.
@@ -108,6 +122,7 @@ pub(crate) fn targets<'config>(config: &'config Config, selection: &Selection) -
                 Executable::Build(build) => Some(build.dir.clone()),
                 Executable::Binary(_) => None,
             },
+            configuration: &config.file,
             against: None,
         })
     };

@@ -9,7 +9,7 @@ use common::{
     go::{Mode, Program, links},
     repository,
 };
-use memgate::gobuild;
+use memgate::gobuild::Builder;
 use memgate_agent::cancel::Cancel;
 use memgate_config::Build;
 use memgate_evidence::platform::Platform;
@@ -24,17 +24,18 @@ use tempfile::TempDir;
 /// Builds `uaa` with these flags for the linker.
 fn build(platform: Platform, ldflags: Option<&str>) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
-    let executable = directory.path().join("uaa");
     let build = Build {
         dir: repository().join("fixtures-go"),
         package: "./cmd/uaa".to_owned(),
         tags: Vec::new(),
         ldflags: ldflags.map(str::to_owned),
         env: BTreeMap::from([("CGO_ENABLED".to_owned(), "0".to_owned())]),
+        pass_env: Vec::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let built = runtime.block_on(gobuild::build(&build, &build.dir, platform, &executable, &Cancel::never()));
-    built.unwrap_or_else(|error| panic!("{error}"));
+    let builder = Builder { tools: &build.dir, account: None, directory: directory.path() };
+    let built = runtime.block_on(builder.build(&build, platform, "uaa", &Cancel::never()));
+    let executable = built.unwrap_or_else(|error| panic!("{error}"));
     (directory, executable)
 }
 

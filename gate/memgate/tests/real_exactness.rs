@@ -17,12 +17,12 @@ use common::{
     can_attach, go, repository,
     uaa::{self, Truth, left, post},
 };
-use memgate::gobuild;
+use memgate::gobuild::Builder;
 use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
     Evidence, Exactness, RequestCounts, Series, TimeSpan,
-    plan::{Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, Request},
+    plan::{Collecting, CommandLoad, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, Request},
     platform::Platform,
 };
 use memgate_testing::go::newest;
@@ -157,7 +157,7 @@ fn the_live_heap_of_an_idle_service_is_read_too() {
     if can_attach() {
         let directory = tempfile::tempdir().unwrap();
         let mut plan = small(18136, directory.path());
-        plan.load = Load::Command(vec!["sleep".to_owned(), "3600".to_owned()]);
+        plan.load = command(&["sleep", "3600"]);
         let evidence = undisturbed(&plan, directory.path());
         let ([first, second], measuring) = cycles(&evidence);
         assert!(first >= 3 && second >= 3 && measuring == 0, "{first}, {measuring} and {second} cycles");
@@ -188,7 +188,7 @@ fn a_load_command_may_end_in_the_tail() {
         let mut plan = small(18138, directory.path());
         let ending = directory.path().join("ending");
         let script = format!("trap '' TERM; until [ -e {} ]; do sleep 0.05; done; echo done", ending.display());
-        plan.load = Load::Command(["sh", "-c", &script].map(str::to_owned).to_vec());
+        plan.load = command(&["sh", "-c", &script]);
         let files = logs(directory.path());
         let progress = |progress| {
             if matches!(progress, RunEvent::Collecting(_)) {
@@ -388,7 +388,9 @@ fn measure_with(port: u16, flags: &[&str], tags: &str, act: impl Fn(u16), look: 
     let plan = plan(port, directory.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let build = build(flags, tags);
-    runtime.block_on(gobuild::build(&build, &build.dir, Platform::host(), &plan.executable, &Cancel::never())).unwrap();
+    let builder = Builder { tools: &build.dir, account: None, directory: directory.path() };
+    let built = runtime.block_on(builder.build(&build, Platform::host(), "uaa", &Cancel::never())).unwrap();
+    assert_eq!(built, plan.executable);
     run_with(&plan, directory.path(), act, look)
 }
 
@@ -436,6 +438,7 @@ fn build(flags: &[&str], tags: &str) -> Build {
         tags: if tags.is_empty() { Vec::new() } else { vec![tags.to_owned()] },
         ldflags: None,
         env: BTreeMap::from([("CGO_ENABLED".to_owned(), cgo.to_owned()), ("GOFLAGS".to_owned(), go_flags)]),
+        pass_env: Vec::new(),
     }
 }
 
@@ -448,6 +451,10 @@ fn request(method: &str, url: String) -> Request {
         weight: 1,
         expect: Vec::new(),
     }
+}
+
+fn command(words: &[&str]) -> Load {
+    Load::Command(CommandLoad { words: words.iter().copied().map(str::to_owned).collect(), env: BTreeMap::new() })
 }
 
 fn plan(port: u16, directory: &Path) -> Plan {
@@ -463,6 +470,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
             .to_vec(),
         env: BTreeMap::new(),
         directory: directory.to_path_buf(),
+        account: None,
         ready: Ready { http: format!("http://127.0.0.1:{port}/healthz"), timeout_ms: 60_000 },
         memory_max: None,
         load: Load::Http(HttpLoad {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::repository;
-use memgate::gobuild;
+use memgate::gobuild::Builder;
 use memgate_agent::{
     cancel::Cancel,
     collect::{
@@ -201,7 +201,6 @@ fn go_minor() -> u32 {
 /// Builds the program with cgo.
 fn build_go(flags: &str, ldflags: Option<&str>) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
-    let executable = directory.path().join("cgo");
     let env = [("CGO_ENABLED", "1"), ("GOFLAGS", flags)].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let build = Build {
         dir: source("cgo"),
@@ -209,10 +208,12 @@ fn build_go(flags: &str, ldflags: Option<&str>) -> (TempDir, PathBuf) {
         tags: Vec::new(),
         ldflags: ldflags.map(str::to_owned),
         env: BTreeMap::from(env),
+        pass_env: Vec::new(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let built = runtime.block_on(gobuild::build(&build, &build.dir, Platform::host(), &executable, &Cancel::never()));
-    built.unwrap_or_else(|error| panic!("{error}"));
+    let builder = Builder { tools: &build.dir, account: None, directory: directory.path() };
+    let built = runtime.block_on(builder.build(&build, Platform::host(), "cgo", &Cancel::never()));
+    let executable = built.unwrap_or_else(|error| panic!("{error}"));
     (directory, executable)
 }
 

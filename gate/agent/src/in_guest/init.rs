@@ -41,6 +41,8 @@ enum InitError {
     Message(#[from] StreamError),
     #[error("the loopback interface cannot be raised")]
     Loopback(#[source] io::Error),
+    #[error("the ports below 1024 cannot be opened to every user")]
+    LowPorts(#[source] io::Error),
     #[error("the limit on files cannot be raised")]
     FileLimit(#[source] nix::Error),
     #[error("the agent cannot be started")]
@@ -86,6 +88,8 @@ fn boot_and_wait() -> Result<(), InitError> {
 
 fn work(host: &Host) -> Result<(), InitError> {
     raise_loopback().map_err(InitError::Loopback)?;
+    // Container engines allow it too, and the service need not be root.
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").map_err(InitError::LowPorts)?;
     // A service may open many files.
     let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
     nix::sys::resource::setrlimit(limit, 1 << 20, 1 << 20).map_err(InitError::FileLimit)?;

@@ -198,6 +198,10 @@ fn store(incoming: &mut Incoming<File>, path: &Path, mode: u32, length: u64) -> 
 fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
     let mut plan: Plan = serde_json::from_str(plan.get())?;
     plan.memory_max = plan.memory_max.or_else(memory_for_the_service);
+    if let Some(account) = &plan.account {
+        // Natively the directory is the user's too.
+        std::os::unix::fs::chown(&plan.directory, Some(account.uid), Some(account.gid))?;
+    }
     let logs = RunLogs { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
     let outcome = measure(host, &plan, &logs);
     if logs.service_log.exists() {

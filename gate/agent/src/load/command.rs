@@ -1,8 +1,8 @@
 //! A load from a command, such as `k6 run load.js`.
 
 use std::{
-    collections::BTreeMap,
-    fs::{File, OpenOptions},
+    ffi::OsString,
+    fs::File,
     io::{self, Read, Seek, SeekFrom},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -10,17 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memgate_evidence::error::Result;
+use memgate_evidence::{error::Result, plan::Account};
 use nix::{
     sys::{
-        prctl,
         signal::{Signal, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
-    unistd::{Pid, getpid, getppid},
+    unistd::Pid,
 };
 
 use super::LoadError;
+use crate::{
+    child::{self, Pen},
+    launch::open_log,
+};
 
 /// How long the command may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,9 +34,9 @@ const POLL: Duration = Duration::from_millis(10);
 /// How much of the log's end a message contains, bytes.
 const TAIL: u64 = 1000;
 
-/// A running load command. It leads its own process group.
+/// A running load command. It leads its own process group, in a cgroup of its own where there are cgroups.
 ///
-/// Dropping it kills the whole group.
+/// Dropping it kills the whole group, and everything in the cgroup.
 #[derive(Debug)]
 pub struct LoadCommand {
     name: String,
@@ -42,56 +45,51 @@ pub struct LoadCommand {
     /// The start of this command's output in the log.
     log_start: u64,
     reaped: bool,
+    /// Dropped last.
+    _pen: Pen,
+}
+
+/// What a load command is, and what it becomes.
+#[derive(Debug)]
+pub struct CommandLine<'a> {
+    /// The program, which is searched for in the `PATH` of `env`, and its arguments.
+    pub words: &'a [String],
+    /// The working directory.
+    pub directory: &'a Path,
+    /// The whole environment.
+    pub env: &'a [(OsString, OsString)],
+    /// The user that it runs as, or `None` for memgate's own.
+    pub account: Option<&'a Account>,
 }
 
 /// Starts a load command in its own process group and appends its stdout and stderr to the file `log`.
 ///
-/// `env` is the whole environment of the command, and its `PATH` is searched for `argv[0]`. The kernel kills the
-/// command when the calling thread ends (`PR_SET_PDEATHSIG`), so call this from a thread that lives as long as the
-/// load.
+/// The kernel kills the command when the calling thread ends (`PR_SET_PDEATHSIG`), so call this from a thread that lives
+/// as long as the load.
 ///
 /// # Errors
 /// Fails with [`LoadError`] if the log cannot be opened or the command cannot be started.
-pub fn command(argv: &[String], directory: &Path, env: &BTreeMap<String, String>, log: &Path) -> Result<LoadCommand> {
-    let Some((name, args)) = argv.split_first() else {
+pub fn command(line: &CommandLine<'_>, log: &Path) -> Result<LoadCommand> {
+    let Some((name, args)) = line.words.split_first() else {
         return Err(LoadError::NoCommand.into());
     };
-    let (output, log_start) = open_log(log).map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
-    let child = spawn(name, args, directory, env, output).map_err(|source| LoadError::CommandNotStarted {
+    let opened = open_log(log, line.account).and_then(|mut file| Ok((file.seek(SeekFrom::End(0))?, file)));
+    let (log_start, output) = opened.map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
+    let pen = Pen::new().map_err(LoadError::Pen)?;
+    let child = spawn(name, args, line, output, &pen).map_err(|source| LoadError::CommandNotStarted {
         name: name.clone(),
-        directory: directory.to_owned(),
+        directory: line.directory.to_owned(),
         source,
     })?;
-    Ok(LoadCommand { name: name.clone(), child, log: log.to_owned(), log_start, reaped: false })
+    Ok(LoadCommand { name: name.clone(), child, log: log.to_owned(), log_start, reaped: false, _pen: pen })
 }
 
-fn open_log(log: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().append(true).create(true).open(log)?;
-    let end = file.seek(SeekFrom::End(0))?;
-    Ok((file, end))
-}
-
-fn spawn(
-    name: &str,
-    args: &[String],
-    directory: &Path,
-    env: &BTreeMap<String, String>,
-    log: File,
-) -> io::Result<Child> {
+fn spawn(name: &str, args: &[String], line: &CommandLine<'_>, log: File, pen: &Pen) -> io::Result<Child> {
     let mut command = Command::new(name);
-    command.args(args).current_dir(directory).env_clear().envs(env).process_group(0);
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let parent = getpid();
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(move || die_with(parent)) };
+    command.args(args).current_dir(line.directory).env_clear().envs(line.env.iter().map(|(name, value)| (name, value)));
+    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    child::confine(&mut command, pen, line.account)?;
     command.spawn()
-}
-
-/// Makes the kernel kill this process when its parent ends.
-fn die_with(parent: Pid) -> io::Result<()> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // The parent may have ended before the call.
-    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 
 impl LoadCommand {
@@ -183,11 +181,15 @@ mod tests {
     /// A shell as the load command, with the directory of its log.
     fn shell(script: &str) -> (LoadCommand, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
-        let env =
-            BTreeMap::from([("PATH".into(), std::env::var("PATH").unwrap()), ("GREETING".into(), "hello".into())]);
-        let argv = ["sh".into(), "-c".into(), script.into()];
-        let command = command(&argv, directory.path(), &env, &directory.path().join("load.log")).unwrap();
+        let command = run(&["sh", "-c", script], directory.path()).unwrap();
         (command, directory)
+    }
+
+    fn run(words: &[&str], directory: &Path) -> Result<LoadCommand> {
+        let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
+        let env = [("PATH".into(), std::env::var_os("PATH").unwrap()), ("GREETING".into(), "hello".into())];
+        let line = CommandLine { words: &words, directory, env: &env, account: None };
+        command(&line, &directory.join("load.log"))
     }
 
     fn log_of(directory: &tempfile::TempDir) -> String {
@@ -276,7 +278,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("load.log");
         std::fs::write(&log, "of an earlier run\n").unwrap();
-        let command = command(&["false".into()], directory.path(), &BTreeMap::new(), &log).unwrap();
+        let command = run(&["false"], directory.path()).unwrap();
         eventually("the end", || command.check().is_err());
         assert!(!command.check().unwrap_err().to_string().contains("earlier"));
         assert_eq!(log_of(&directory), "of an earlier run\n");
@@ -285,10 +287,9 @@ mod tests {
     #[test]
     fn a_command_that_does_not_exist_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let argv = ["no-such-load-generator".to_owned()];
-        let error = command(&argv, directory.path(), &BTreeMap::new(), &directory.path().join("log")).unwrap_err();
+        let error = run(&["no-such-load-generator"], directory.path()).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("no-such-load-generator"), "{error}");
-        assert!(command(&[], directory.path(), &BTreeMap::new(), &directory.path().join("log")).is_err());
+        assert!(run(&[], directory.path()).is_err());
     }
 }

@@ -4,7 +4,6 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use memgate_evidence::error::{Error, InputError, Result};
@@ -13,7 +12,7 @@ use memgate_verdict::{history::Line, results::Report};
 use nix::unistd::{AccessFlags, access};
 
 use super::{directory, read};
-use crate::narrator::Narrator;
+use crate::{account, git::Git, narrator::Narrator};
 
 /// A history file to which verdicts are appended.
 #[derive(Debug)]
@@ -132,15 +131,13 @@ fn ending(path: &Path) -> Result<Ending> {
 /// # Errors
 /// Why git does not tell, if it lies in one.
 fn commit(directory: &Path) -> Result<Option<String>, String> {
-    let is_checkout = directory.ancestors().any(|ancestor| ancestor.join(".git").exists());
-    if !is_checkout {
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    if account::checkout(&directory).is_none() {
         return Ok(None);
     }
-    let mut git = Command::new("git");
-    // No hook of the repository runs.
-    git.args(["-c", "core.hooksPath=/dev/null", "rev-parse", "--verify", "HEAD^{commit}"]);
-    git.current_dir(directory).env("LC_ALL", "C").stdin(Stdio::null());
-    let output = git.output().map_err(|error| format!("git cannot be started: {error}"))?;
+    let output = Git::new(&directory)
+        .and_then(|mut git| git.command.args(["rev-parse", "--verify", "HEAD^{commit}"]).output())
+        .map_err(|error| format!("git cannot be started: {error}"))?;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(Some(said(&output.stdout))) } else { Err(said(&output.stderr)) }
 }
