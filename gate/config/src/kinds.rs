@@ -116,7 +116,18 @@ impl Kind for Variable {
 
 /// A user, and perhaps its group: names or numbers.
 #[derive(Debug)]
-pub(super) struct User;
+pub struct User;
+
+impl User {
+    /// Whether the text can name a user. Whether there is one depends on the machine.
+    pub fn is_valid(text: &str) -> bool {
+        let is_name = |name: &str| {
+            let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            name.bytes().all(of_a_name) && name.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
+        };
+        text.split(':').count() <= 2 && text.split(':').all(is_name)
+    }
+}
 
 impl Kind for User {
     type Value = String;
@@ -124,12 +135,7 @@ impl Kind for User {
     const PATTERN: Option<&'static str> = Some("^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?$");
 
     fn read(text: &str) -> Result<String, Problem> {
-        let is_name = |name: &str| {
-            let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-            name.bytes().all(of_a_name) && name.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
-        };
-        let is_user = text.split(':').count() <= 2 && text.split(':').all(is_name);
-        require(is_user, text, Self::EXPECTED, || text.to_owned())
+        require(Self::is_valid(text), text, Self::EXPECTED, || text.to_owned())
     }
 }
 

@@ -22,7 +22,7 @@ mod plan;
 mod validate;
 pub mod yaml;
 
-pub use kinds::{Name, Size};
+pub use kinds::{Name, Size, User};
 
 /// A validated configuration. Defaults are filled in, and paths are resolved against the file's directory.
 #[derive(Debug, Clone, PartialEq)]

@@ -15,8 +15,8 @@ use memgate_evidence::{
 };
 use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 
-/// The user for a service, or `None` for memgate's own. `asked` is `run.user`; `configuration` is the file, in the
-/// checkout.
+/// The user for a service, or `None` for memgate's own. `asked` is who names a user, for messages, and the user;
+/// `configuration` is the file, in the checkout.
 ///
 /// If memgate does not run as root, that is its own user. If it does, the first of these that is not root: the user who
 /// called `sudo`, the owner of the directory of `configuration`, the owner of the checkout. If all are root's, it is
@@ -24,13 +24,12 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 ///
 /// # Errors
 /// When there is no such user, or memgate cannot become that user.
-pub(crate) fn of_service(service: &str, asked: Option<&str>, configuration: &Path) -> Result<Option<Account>> {
+pub(crate) fn of_service(asked: Option<(&str, &str)>, configuration: &Path) -> Result<Option<Account>> {
     let own = geteuid();
-    let Some(asked) = asked else {
+    let Some((by, asked)) = asked else {
         return Ok(own.is_root().then(|| of_caller().or_else(|| of_checkout(configuration))).flatten());
     };
-    let refuse =
-        |what: String, help: &str| Err(InputError::new(format!("services.{service}.run.user: {what}"), help).into());
+    let refuse = |what: String, help: &str| Err(InputError::new(format!("{by}: {what}"), help).into());
     let Some(account) = named(asked) else {
         let help = "name a user and a group that this machine has, or their numbers: `1000:1000`";
         return refuse(format!("there is no `{asked}` on this machine"), help);
@@ -39,7 +38,7 @@ pub(crate) fn of_service(service: &str, asked: Option<&str>, configuration: &Pat
         return Ok(None);
     }
     if !own.is_root() {
-        let help = "run memgate as root, or remove the key";
+        let help = "run memgate as root, or leave the user out";
         return refuse(format!("memgate runs as {} and cannot become {asked}", name_of(own)), help);
     }
     Ok(Some(account))
@@ -155,10 +154,14 @@ mod tests {
 
     #[test]
     fn a_user_that_memgate_cannot_become_is_refused() {
-        let refused = |asked| of_service("s", Some(asked), Path::new("/")).unwrap_err().to_string();
-        assert_eq!(refused("no-such-user"), "services.s.run.user: there is no `no-such-user` on this machine");
+        let refused = |asked| of_service(Some(("--user", asked)), Path::new("/")).unwrap_err().to_string();
+        assert_eq!(refused("no-such-user"), "--user: there is no `no-such-user` on this machine");
         let own = geteuid();
-        assert_eq!(of_service("s", Some(&own.to_string()), Path::new("/")).unwrap(), None, "it is its own already");
+        assert_eq!(
+            of_service(Some(("--user", &own.to_string())), Path::new("/")).unwrap(),
+            None,
+            "it is its own already"
+        );
         if !own.is_root() {
             assert!(refused("root").contains("cannot become root"), "{}", refused("root"));
         }

@@ -454,6 +454,10 @@ pub struct Measured {
     /// Boots every guest instead of resuming a booted one.
     #[arg(long)]
     no_snapshot: bool,
+    /// The user that builds, services and load commands run as if memgate runs as root: NAME, NAME:GROUP, or numbers. It
+    /// overrides the configuration, which a change can rewrite.
+    #[arg(long, value_name = "USER", value_parser = user)]
+    user: Option<String>,
     /// The directory for executables, evidence, logs, reports and flame graphs.
     #[arg(long, value_name = "DIR", default_value = "target/memgate")]
     pub out: PathBuf,
@@ -472,6 +476,7 @@ impl Measured {
             against: self.against.clone(),
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             snapshots: !self.no_snapshot,
+            user: self.user.clone(),
             out: self.out.clone(),
             options: self.options(),
         }
@@ -481,8 +486,20 @@ impl Measured {
     /// repeats the measurement.
     fn options(&self) -> Vec<String> {
         // Every field is named, so a new one does not compile until it is handled here.
-        let Self { config, services: _, platforms: _, runner, runs, against, tier, force_probes, no_snapshot, out: _ } =
-            self;
+        let Self {
+            config,
+            services: _,
+            platforms: _,
+            runner,
+            runs,
+            against,
+            tier,
+            force_probes,
+            no_snapshot,
+            // Another machine has other users.
+            user: _,
+            out: _,
+        } = self;
         let config = (config.as_path() != Path::new(CONFIG)).then(|| config.display().to_string());
         let with_values = [
             ("--config", config),
@@ -494,6 +511,14 @@ impl Measured {
         let with_values = with_values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten();
         let flags = [("--force-probes", force_probes), ("--no-snapshot", no_snapshot)];
         with_values.chain(flags.into_iter().filter(|(_, given)| **given).map(|(name, _)| name.to_owned())).collect()
+    }
+}
+
+/// A user, and perhaps its group.
+fn user(text: &str) -> Result<String, String> {
+    match memgate_config::User::is_valid(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected {}", memgate_config::User::EXPECTED)),
     }
 }
 

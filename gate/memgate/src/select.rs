@@ -33,6 +33,8 @@ pub struct Selection {
     pub collecting: Collecting,
     /// Whether guests may be resumed from snapshots.
     pub snapshots: bool,
+    /// The user that builds, services and load commands run as; overrides the configuration.
+    pub user: Option<String>,
     /// The directory for executables, evidence and logs.
     pub out: PathBuf,
     /// How all this was asked for on the command line, but for services, platforms and `out`; what is as it is by default is left out.
@@ -49,6 +51,8 @@ pub(crate) struct Target<'config> {
     /// The directory in or above which memgate looks for a Go toolchain that is not on `PATH`: that of the checkout, for
     /// every build. `None` if nothing is built.
     pub(crate) tools: Option<PathBuf>,
+    /// The user of the command line.
+    pub(crate) user: Option<&'config str>,
     /// The configuration, in the checkout that has the change.
     pub(crate) configuration: &'config Path,
     /// What makes this the other build of `--against`, if it is.
@@ -77,6 +81,7 @@ impl<'config> Target<'config> {
             runner: self.runner,
             runs: self.runs,
             tools: self.tools.clone(),
+            user: self.user,
             configuration: self.configuration,
             against,
         }
@@ -87,7 +92,10 @@ impl<'config> Target<'config> {
     /// # Errors
     /// When there is no such user, or memgate cannot become that user.
     pub(crate) fn account(&self) -> Result<Option<Account>> {
-        account::of_service(&self.service.name, self.service.run.user.as_deref(), self.configuration)
+        let of_service = self.service.run.user.as_deref();
+        let asked = self.user.map(|user| ("--user".to_owned(), user));
+        let asked = asked.or_else(|| Some((format!("services.{}.run.user", self.service.name), of_service?)));
+        account::of_service(asked.as_ref().map(|(by, user)| (by.as_str(), *user)), self.configuration)
     }
 
     /// The most runs that memgate makes to decide every gate.
@@ -101,7 +109,7 @@ impl<'config> Target<'config> {
     }
 }
 
-pub(crate) fn targets<'config>(config: &'config Config, selection: &Selection) -> Result<Vec<Target<'config>>> {
+pub(crate) fn targets<'config>(config: &'config Config, selection: &'config Selection) -> Result<Vec<Target<'config>>> {
     let services: Vec<_> = if selection.services.is_empty() {
         config.services.values().collect()
     } else {
@@ -122,6 +130,7 @@ pub(crate) fn targets<'config>(config: &'config Config, selection: &Selection) -
                 Executable::Build(build) => Some(build.dir.clone()),
                 Executable::Binary(_) => None,
             },
+            user: selection.user.as_deref(),
             configuration: &config.file,
             against: None,
         })

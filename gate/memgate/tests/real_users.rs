@@ -225,6 +225,8 @@ services:
     assert_fails(&checkout.record(), 4, &["| as 60003"]);
     fs::write(checkout.0.config(), common::changed(&yaml, "user: root", "user: no-such-user")).unwrap();
     assert_fails(&checkout.record(), 2, &["services.s.run.user: there is no `no-such-user` on this machine"]);
+    fs::write(checkout.0.config(), &yaml).unwrap();
+    assert_fails(&checkout.memgate(&["record", "--user", "60005"]), 4, &["| as 60005"]);
 }
 
 #[test]

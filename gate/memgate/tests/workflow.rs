@@ -44,8 +44,11 @@ fn the_example_calls_memgate_with_arguments_that_it_has() {
         calls[2].starts_with("merge /opt/evidence ") && calls[2].contains("--baselines-from merge-base"),
         "{calls:?}"
     );
+    // Nor may it say which user its code runs as.
+    assert!(calls[1].contains("--user \"$(stat --format %u:%g .)\""), "{calls:?}");
     for call in calls {
         let call = call.replace("${{ matrix.platform }}", "linux/loong64");
+        let call = call.replace("\"$(stat --format %u:%g .)\"", "1000:1000");
         let call = call
             .replace("${{ github.base_ref && '--baselines-from merge-base' || '' }}", "--baselines-from merge-base");
         assert!(!call.contains("${{"), "{call}");
