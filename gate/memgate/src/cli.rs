@@ -174,6 +174,20 @@ pub enum Command {
         /// The file format.
         of: SchemaOf,
     },
+    /// Prints a script that completes memgate's command line in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the man page of memgate, or of a command.
+    Man {
+        /// The command, such as `check` or `baseline record`.
+        #[arg(value_name = "COMMAND", conflicts_with = "out")]
+        words: Vec<String>,
+        /// Writes the man pages of memgate and of all its commands into this directory instead.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// The commands for baselines.

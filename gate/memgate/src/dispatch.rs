@@ -34,6 +34,7 @@ use crate::{
     failures::{colour_is_allowed, rendered},
     history::{self, History},
     images::{self, Which},
+    manual,
     narrator::Narrator,
     pipeline, select,
     trust::{calibrate, selftest},
@@ -64,6 +65,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Calibrate { trusted, processes } => calibrate(&trusted, processes),
         Command::Selftest { trusted } => selftest(&trusted),
         Command::Schema { of } => print_schema(of).map(|()| 0),
+        Command::Completions { shell } => print(&manual::completions(shell)).map(|()| 0),
+        Command::Man { words, out } => man(&words, out.as_deref()).map(|()| 0),
     };
     ExitCode::from(outcome.unwrap_or_else(|error| {
         let code = error.exit_code();
@@ -349,6 +352,13 @@ fn print_as<T: Serialize>(format: Printed, result: &T, text: fn(&T) -> String) -
     match format {
         Printed::Terminal => print(&text(result)),
         Printed::Json => print(&json_text(result)?),
+    }
+}
+
+fn man(words: &[String], out: Option<&Path>) -> Result<()> {
+    match out {
+        Some(directory) => manual::pages(directory),
+        None => print(&manual::page(words)?),
     }
 }
 

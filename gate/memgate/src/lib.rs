@@ -20,6 +20,7 @@ pub mod guest_runner;
 mod history;
 pub mod images;
 pub mod judging;
+mod manual;
 pub mod measure;
 pub mod narrator;
 pub mod outdir;

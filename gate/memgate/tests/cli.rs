@@ -733,3 +733,45 @@ fn an_empty_cache_has_kernels_and_no_image() {
     let no_size = memgate().args(["image", "build", "--page-size", "16"]).output().unwrap();
     assert_fails(&no_size, 2, &["--page-size"]);
 }
+
+#[test]
+fn bash_completes_commands_options_and_values() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("memgate.bash");
+    fs::write(&script, stdout(&memgate().args(["completions", "bash"]).output().unwrap())).unwrap();
+    let completed = |words: &str| {
+        let complete = format!(
+            "source {}; COMP_WORDS=({words} ''); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _memgate memgate \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; echo \"${{COMPREPLY[@]}}\"",
+            script.display()
+        );
+        let output = std::process::Command::new("bash").args(["-c", &complete]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let is_among = |word: &str, words: &str| completed(words).split_whitespace().any(|found| found == word);
+    assert!(is_among("check", "memgate") && is_among("--service", "memgate check"));
+    assert!(is_among("record", "memgate baseline") && is_among("qemu", "memgate check --runner"));
+    assert!(is_among("heap_live_growth", "memgate baseline explain"));
+    assert!(!is_among("heap_live_growth", "memgate check --runner"));
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let output = memgate().args(["completions", shell]).output().unwrap();
+        assert!(output.status.success() && stdout(&output).contains("memgate"), "{shell}");
+    }
+}
+
+#[test]
+fn every_command_has_a_man_page() {
+    let page = |words: &[&str]| memgate().arg("man").args(words).output().unwrap();
+    let text = stdout(&page(&["baseline", "record"]));
+    assert!(text.contains("memgate\\-baseline\\-record") && text.contains("\\-\\-limits"), "{text}");
+    assert!(stdout(&page(&[])).contains("Exit codes"));
+    assert_fails(&page(&["bsaeline"]), 2, &["`memgate bsaeline` is no command", "`memgate --help` lists"]);
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().to_str().unwrap();
+    assert!(page(&["--out", out]).status.success());
+    for name in ["memgate.1", "memgate-check.1", "memgate-baseline-record.1", "memgate-image-boot.1"] {
+        assert!(directory.path().join(name).is_file(), "{name}");
+    }
+    assert_fails(&page(&["--out", "/nowhere/at/all"]), 4, &["/nowhere/at/all cannot be written"]);
+}
