@@ -134,6 +134,7 @@ mod tests {
     #[test]
     fn a_process_of_another_user_has_no_way_back() {
         if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can become another user");
             return;
         }
         let pen = Pen::new().unwrap();
@@ -161,11 +162,11 @@ mod tests {
     fn what_leaves_its_session_ends_with_the_pen() {
         let pen = Pen::new().unwrap();
         if pen.0.files().processes().is_none() {
+            eprintln!("SKIPPED: no cgroup can be made");
             return;
         }
-        let output = shell("setsid sh -c 'echo $$; exec sleep 1000' & sleep 0.2", &pen, None);
-        let mut output = output;
-        let mut child = output.stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = shell("setsid sh -c 'echo $$; exec sleep 1000' &", &pen, None);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         io::BufRead::read_line(&mut io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
         child.wait().unwrap();

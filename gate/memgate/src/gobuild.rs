@@ -113,7 +113,7 @@ impl Builder<'_> {
     /// # Errors
     /// Fails if there is no Go, if the build fails (with the compiler's output), or if memgate is interrupted.
     pub async fn build(&self, build: &Build, platform: Platform, name: &str, cancel: &Cancel) -> Result<PathBuf> {
-        let go = find_go(self.tools)?;
+        let go = find_go(&env::var_os("PATH").unwrap_or_default(), self.tools)?;
         let executable = self.directory.join(name);
         // Named by memgate's process, because the user could have made another one.
         let making = self.directory.join(format!("{name}.{}", std::process::id()));
@@ -244,48 +244,24 @@ fn trusting(root: &Path) -> Vec<(OsString, OsString)> {
     ]
 }
 
-/// Whether a build gets this one of memgate's own variables: what Go, cgo, git and ssh read, where programs and
-/// certificates are, and proxies. Tokens of a CI job are none of these.
+/// What Go, cgo, git, ssh and zig read (`go help environment`, Go 1.27; git(1), 2.47), where programs, libraries and
+/// certificates are, and proxies. A name that ends in `*` stands for all that begin so. Tokens of a CI job are none of
+/// these.
+const OF_A_BUILD: &str = "PATH HOME TMPDIR USER LOGNAME LANG LC_ALL TZ TERM XDG_CACHE_HOME XDG_CONFIG_HOME NETRC \
+    SSL_CERT_FILE SSL_CERT_DIR HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY http_proxy https_proxy all_proxy no_proxy \
+    GO111MODULE GO386 GOAMD64 GOARM GOARM64 GOAUTH GOBIN GOCACHE GOCACHEPROG GOCOVERDIR GODEBUG GOENV GOEXPERIMENT \
+    GOFIPS140 GOFLAGS GOGC GOINSECURE GOMAXPROCS GOMEMLIMIT GOMODCACHE GONOPROXY GONOSUMDB GOPATH GOPRIVATE GOPROXY \
+    GOROOT GOSUMDB GOTELEMETRY GOTMPDIR GOTOOLCHAIN GOVCS GOWORK CGO_* CC CXX AR FC CPATH C_INCLUDE_PATH \
+    CPLUS_INCLUDE_PATH LIBRARY_PATH LD_LIBRARY_PATH PKG_CONFIG* SOURCE_DATE_EPOCH CCACHE_DIR ZIG_* GIT_CONFIG* GIT_SSH* \
+    GIT_SSL* GIT_ASKPASS GIT_TERMINAL_PROMPT GIT_PROXY_COMMAND GIT_EXEC_PATH SSH_ASKPASS SSH_AUTH_SOCK";
+
+/// Whether a build gets this one of memgate's own variables.
 fn is_of_a_build(name: &OsStr) -> bool {
-    const NAMES: [&str; 33] = [
-        "PATH",
-        "HOME",
-        "TMPDIR",
-        "USER",
-        "LOGNAME",
-        "LANG",
-        "LC_ALL",
-        "TZ",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-        "CC",
-        "CXX",
-        "AR",
-        "FC",
-        "CPATH",
-        "C_INCLUDE_PATH",
-        "CPLUS_INCLUDE_PATH",
-        "LIBRARY_PATH",
-        "LD_LIBRARY_PATH",
-        "PKG_CONFIG",
-        "PKG_CONFIG_PATH",
-        "PKG_CONFIG_LIBDIR",
-        "PKG_CONFIG_SYSROOT_DIR",
-        "SOURCE_DATE_EPOCH",
-        "NETRC",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-        "NO_PROXY",
-        "CCACHE_DIR",
-        "TERM",
-    ];
-    let Some(name) = name.to_str() else { return false };
-    let is_proxy = name.ends_with("_proxy");
-    let is_prefixed = ["GO", "CGO_", "GIT_", "SSH_", "ZIG_"].iter().any(|prefix| name.starts_with(prefix));
-    (is_prefixed && !name.starts_with("GOOGLE")) || is_proxy || NAMES.contains(&name)
+    let is = |known: &str, name: &str| match known.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == known,
+    };
+    name.to_str().is_some_and(|name| OF_A_BUILD.split_whitespace().any(|known| is(known, name)))
 }
 
 fn is_passed(name: &OsStr, build: &Build) -> bool {
@@ -299,11 +275,10 @@ fn is_a_place(name: &OsStr) -> bool {
     PLACES.iter().any(|place| name == *place)
 }
 
-/// The `go` command: the one on `PATH`, or else the project's own in `.tools/go`, in the directory or above it in the same
-/// checkout.
-fn find_go(directory: &Path) -> Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let on_path = env::split_paths(&path).map(|folder| folder.join("go"));
+/// The `go` command: the one in `path`, the value of `PATH`, or else the project's own in `.tools/go`, in the directory or
+/// above it in the same checkout.
+fn find_go(path: &OsStr, directory: &Path) -> Result<PathBuf> {
+    let on_path = env::split_paths(path).map(|folder| folder.join("go"));
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_path_buf());
     // Above the checkout anybody may have put one.
     let root = account::checkout(&directory).unwrap_or(&directory).to_owned();
@@ -311,4 +286,58 @@ fn find_go(directory: &Path) -> Result<PathBuf> {
     let of_project = of_project.map(|folder| folder.join(".tools/go/bin/go")).collect::<Vec<_>>();
     let go = on_path.chain(of_project).find(|candidate| candidate.is_file());
     go.ok_or_else(|| BuildError::NoGo { directory }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_gets_what_go_reads_and_no_token() {
+        for name in ["PATH", "GOFLAGS", "GOPRIVATE", "CGO_CFLAGS", "GIT_CONFIG_KEY_0", "PKG_CONFIG_PATH", "http_proxy"]
+        {
+            assert!(is_of_a_build(OsStr::new(name)), "{name}");
+        }
+        for name in
+            ["GITHUB_TOKEN", "GOOGLE_API_KEY", "GORELEASER_KEY", "GIT_TOKEN", "CI_JOB_TOKEN", "AWS_SECRET", "PATHS", ""]
+        {
+            assert!(!is_of_a_build(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_link_is_no_executable() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, made, taken] = ["file", "made", "taken"].map(|name| directory.path().join(name));
+        fs::write(&file, "text").unwrap();
+        std::os::unix::fs::symlink(&file, &made).unwrap();
+        assert!(take(&made, &taken).is_err());
+        fs::remove_file(&made).unwrap();
+        fs::hard_link(&file, &made).unwrap();
+        assert_eq!(take(&made, &taken).unwrap_err().to_string(), "it is no file of its own");
+        assert!(!taken.exists());
+        fs::remove_file(&file).unwrap();
+        take(&made, &taken).unwrap();
+        assert_eq!(fs::read_to_string(&taken).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_toolchain_above_the_checkout_is_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let module = directory.path().join("checkout/module");
+        fs::create_dir_all(&module).unwrap();
+        let plant = |place: &Path| {
+            let go = place.join(".tools/go/bin/go");
+            fs::create_dir_all(go.parent().unwrap()).unwrap();
+            fs::write(&go, "").unwrap();
+            go
+        };
+        let find = || find_go(OsStr::new(""), &module);
+        plant(directory.path());
+        assert!(find().is_err(), "there is no repository");
+        fs::create_dir(directory.path().join("checkout/.git")).unwrap();
+        assert!(find().is_err());
+        let go = plant(&directory.path().join("checkout"));
+        assert_eq!(find().unwrap(), go.canonicalize().unwrap());
+    }
 }
