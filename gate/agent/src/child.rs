@@ -6,10 +6,10 @@ use std::{ffi::OsString, io, os::fd::OwnedFd, os::unix::process::CommandExt as _
 use memgate_evidence::plan::Account;
 use nix::{
     sys::{prctl, ptrace, signal::Signal},
-    unistd::{Gid, Pid, Uid, getpid, getppid, setgroups, setresgid, setresuid, write},
+    unistd::{Gid, Pid, Uid, getpid, getppid, setgroups, setresgid, setresuid},
 };
 
-use crate::cgroup::{Cgroup, CgroupError};
+use crate::cgroup::{Cgroup, CgroupError, enter};
 
 /// A cgroup for processes that are not measured: a build, a load command. Dropping it kills every process in it, whatever
 /// session or process group that process has made for itself.
@@ -71,9 +71,7 @@ impl Child {
     }
 
     fn become_it(&self, parent: Pid) -> io::Result<()> {
-        for entry in &self.entries {
-            write(entry, b"0")?;
-        }
+        self.entries.iter().try_for_each(enter)?;
         if let Some(ids) = &self.account {
             // With no way back: the saved ids change too.
             setgroups(&ids.groups)?;

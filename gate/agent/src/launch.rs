@@ -33,7 +33,10 @@ use super::{
 pub enum LaunchError {
     /// No cgroup can enforce the memory limit.
     #[error("the service's memory cannot be limited")]
-    #[diagnostic(help("remove `memory_max`, or run where cgroups have a memory controller"))]
+    #[diagnostic(help(
+        "remove `memory_max`, or run memgate where it gets a cgroup with the memory controller: as root, or below a \
+         cgroup that is delegated to its user (docs/how-to/without-root.md)"
+    ))]
     Limit(#[from] CgroupError),
     /// The executable cannot become a process that memgate watches.
     #[error("{executable} cannot be started")]

@@ -15,7 +15,7 @@ pub mod ready;
 pub mod rest;
 mod run;
 
-pub use cgroup::{CgroupError, CgroupFiles};
+pub use cgroup::{CgroupError, CgroupFiles, remove_leftovers};
 pub use clock::Clock;
 pub use launch::{Exit, LaunchError, StartError, Unseen};
 pub use log::LogEnd;

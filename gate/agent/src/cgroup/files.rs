@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -64,9 +65,11 @@ impl CgroupFiles {
     }
 
     /// The processes in the cgroup, with their ids in this PID namespace; `None` if there is no cgroup.
-    pub(crate) fn processes(&self) -> Option<Vec<Pid>> {
-        let text = fs::read_to_string(self.folders().next()?.join("cgroup.procs")).ok()?;
-        Some(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect())
+    ///
+    /// # Errors
+    /// Fails if the cgroup cannot be read.
+    pub(crate) fn processes(&self) -> Option<Result<Vec<Pid>, CgroupError>> {
+        Some(processes(self.folders().next()?))
     }
 
     /// The memory by kind.
@@ -150,6 +153,17 @@ impl CgroupFiles {
     }
 }
 
+/// The processes in this folder of a cgroup, with their ids in this PID namespace. Those outside of it have the id 0.
+pub(super) fn processes(folder: &Path) -> Result<Vec<Pid>, CgroupError> {
+    let text = read(folder.join("cgroup.procs"))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect())
+}
+
+/// Writes into a file that the kernel has made.
+pub(super) fn put(file: &Path, text: &str) -> io::Result<()> {
+    fs::File::options().write(true).open(file)?.write_all(text.as_bytes())
+}
+
 fn read(file: PathBuf) -> Result<String, CgroupError> {
     fs::read_to_string(&file).map_err(|source| CgroupError::File { file, source })
 }
@@ -172,7 +186,9 @@ pub(crate) mod fake {
 
     impl FakeCgroup {
         pub(crate) fn v2() -> Self {
-            Self { directory: tempfile::tempdir().unwrap(), is_v1: false }
+            let cgroup = Self { directory: tempfile::tempdir().unwrap(), is_v1: false };
+            cgroup.write("cgroup.procs", "");
+            cgroup
         }
 
         pub(crate) fn v1() -> Self {
@@ -272,7 +288,7 @@ mod tests {
         gone.write("memory.usage_in_bytes", "max\n");
         assert!(matches!(gone.files(None).current(), Err(CgroupError::NoNumber { .. })));
         assert!(matches!(CgroupFiles::default().memory(), Err(CgroupError::NoMemoryController)));
-        assert_eq!(CgroupFiles::default().processes(), None);
+        assert!(CgroupFiles::default().processes().is_none());
     }
 
     #[test]

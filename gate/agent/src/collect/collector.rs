@@ -1,9 +1,11 @@
 //! The interface of the collectors, and the state that they share.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use memgate_evidence::error::in_full;
 use memgate_goexe::FunctionTable;
 use nix::unistd::Pid;
+use procfs::ProcResult;
 
 use super::{
     code::Symboliser,
@@ -11,6 +13,7 @@ use super::{
     programs::Programs,
     service::ServiceProcess,
     sources::{Counters, RuntimeRanges},
+    worth::note,
 };
 use crate::{cgroup::CgroupFiles, clock::Clock};
 
@@ -84,9 +87,34 @@ pub(super) struct Scene {
 
 impl Scene {
     /// The other processes of the service's cgroup now; `None` if the service has no cgroup.
-    pub(super) fn others(&self) -> Option<Vec<i32>> {
+    ///
+    /// # Errors
+    /// Fails if the cgroup cannot be read.
+    pub(super) fn others(&self) -> Option<Result<Vec<i32>, String>> {
         let service = self.service.process().pid();
-        Some(self.cgroup.processes()?.into_iter().map(Pid::as_raw).filter(|pid| *pid != service).collect())
+        let others = |all: Vec<Pid>| all.into_iter().map(Pid::as_raw).filter(|pid| *pid != service).collect();
+        Some(self.cgroup.processes()?.map(others).map_err(|error| in_full(&error)))
+    }
+
+    /// What `read` reads in the entry of each other process of the service's cgroup. One that has ended meanwhile does
+    /// not count. What lives and cannot be read is in `failure`.
+    pub(super) fn read_others<T>(
+        &self,
+        failure: &mut Option<String>,
+        read: impl Fn(PathBuf) -> ProcResult<T>,
+    ) -> Vec<T> {
+        let others = self.others().unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|reason| {
+            note(failure, reason);
+            Vec::new()
+        });
+        let mut all = Vec::new();
+        for pid in others {
+            match self.service.of_sibling(pid, &read) {
+                Ok(of_one) => all.extend(of_one),
+                Err(reason) => note(failure, reason),
+            }
+        }
+        all
     }
 }
 

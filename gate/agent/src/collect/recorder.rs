@@ -400,7 +400,7 @@ impl Recorder {
         let Self { mut scene, collectors, cross_check, attached: _attached, ticks: _, look_at: _ } = self;
         let ending = Ending::new(scene.service.doubt(scene.clock.now_ns()), cross_check, scene.programs.as_deref());
         let ending = match scene.cgroup.processes() {
-            Some(_) => ending.summed_over_the_cgroup(scene.service.replacement()),
+            Some(_) => ending.summed_over_the_cgroup(scene.service.doubt_of_sums()),
             None => ending,
         };
         let worth = collectors.counters.worth(&ending);

@@ -15,6 +15,7 @@ use procfs::{
     process::{MMapPath, MemoryMap, Process, Stat},
 };
 
+use super::worth::note;
 use crate::environment;
 
 /// The launched process.
@@ -32,6 +33,8 @@ pub(super) struct ServiceProcess {
     has_unseen: bool,
     /// Whether memgate sees the service's own children only, because there is no cgroup.
     sees_children_only: bool,
+    /// Why memgate cannot see what the service started, if it could not once.
+    unseeable: Option<String>,
 }
 
 /// A process that the service started.
@@ -107,6 +110,7 @@ impl ServiceProcess {
             others: BTreeMap::new(),
             has_unseen: false,
             sees_children_only: false,
+            unseeable: None,
         })
     }
 
@@ -161,27 +165,52 @@ impl ServiceProcess {
         &self.entry
     }
 
-    /// The entry of another process.
-    pub(super) fn entry_of(&self, pid: i32) -> Option<PathBuf> {
-        Some(self.entry.parent()?.join(pid.to_string()))
+    /// What `read` reads in the entry of another process; `None` if that has ended.
+    ///
+    /// # Errors
+    /// Fails if the process lives and cannot be read.
+    pub(super) fn of_sibling<T>(
+        &self,
+        pid: i32,
+        read: impl FnOnce(PathBuf) -> ProcResult<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(all) = self.entry.parent() else { return Ok(None) };
+        of_living(read(all.join(pid.to_string()))).map_err(|error| format!("process {pid}: {error}"))
     }
 
-    /// Another process; `None` if it has ended.
-    pub(super) fn sibling(&self, pid: i32) -> Option<Process> {
-        Process::new_with_root(self.entry_of(pid)?).ok()
+    /// The child processes of its threads. A thread that has ended meanwhile has none.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not tell the children of a thread that lives.
+    pub(super) fn children(&self) -> Result<Vec<i32>, String> {
+        let failed = |error: procfs::ProcError| format!("the children of its threads: {error}");
+        let mut children = Vec::new();
+        for task in of_living(self.process.tasks()).map_err(failed)?.into_iter().flatten() {
+            let Some(task) = of_living(task).map_err(failed)? else { continue };
+            match task.children() {
+                Ok(of_task) => children.extend(of_task.into_iter().map(u32::cast_signed)),
+                // A kernel without CONFIG_PROC_CHILDREN has no such file for threads that live either.
+                Err(procfs::ProcError::NotFound(_)) if !self.file(&format!("task/{}", task.tid)).exists() => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(children)
     }
 
-    /// The child processes of its threads.
-    pub(super) fn children(&self) -> Vec<i32> {
-        let tasks = self.process.tasks().into_iter().flatten().flatten();
-        tasks.filter_map(|task| task.children().ok()).flatten().map(u32::cast_signed).collect()
+    /// Notes why memgate cannot see which processes the service has started. That is a doubt, whatever it sees later.
+    pub(super) fn cannot_be_seen_whole(&mut self, reason: String) {
+        note(&mut self.unseeable, reason);
     }
 
     /// Notes that the service has started this process. Call it while the process lives, at each look.
     pub(super) fn has_started(&mut self, other: i32, at_ns: u64) {
-        let Some(stat) = self.sibling(other).and_then(|process| process.stat().ok()) else {
-            self.has_unseen = true;
-            return;
+        let stat = match self.of_sibling(other, |entry| Process::new_with_root(entry)?.stat()) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => {
+                self.has_unseen = true;
+                return;
+            }
+            Err(reason) => return self.cannot_be_seen_whole(reason),
         };
         let seen = self.others.entry((other, stat.starttime));
         let seen = seen.or_insert_with(|| Other { name: String::new(), first_ns: at_ns, last_ns: 0 });
@@ -226,20 +255,19 @@ impl ServiceProcess {
         })
     }
 
-    /// Why the process is no longer the launched program, if it is not.
-    pub(super) fn replacement(&self) -> Option<String> {
-        self.replaced.clone()
+    /// Why sums over the processes of the cgroup are not those of the whole service, if there is a reason.
+    pub(super) fn doubt_of_sums(&self) -> Option<String> {
+        let unseeable =
+            || self.unseeable.as_ref().map(|why| format!("the processes that it starts are unknown: {why}"));
+        self.replaced.clone().or_else(unseeable)
     }
 
     /// Why figures of this process are not those of the whole service at the end of a run, if there is a reason. Processes
     /// that live shortly are none: what the service keeps and what it serves with stays in the launched process.
     pub(super) fn doubt(&self, end_ns: u64) -> Option<String> {
-        if self.replaced.is_some() {
-            return self.replacement();
-        }
         let [long, _] = self.others(end_ns);
         let others = || format!("the service started other processes, which are not measured: {}", joined(&long));
-        (!long.is_empty()).then(others)
+        self.doubt_of_sums().or_else(|| (!long.is_empty()).then(others))
     }
 
     /// The number that is added to an address of a position-independent executable with these segments to get one of
@@ -254,6 +282,15 @@ impl ServiceProcess {
         let first = maps.0.iter().filter(is_executable).map(|map| map.address.0).min();
         let lowest = segments.iter().map(|segment| segment.start & !(environment::page_size() - 1)).min();
         Ok(first.unwrap_or(0).wrapping_sub(lowest.unwrap_or(0)))
+    }
+}
+
+/// What was read, or `None` if the process or thread has ended.
+fn of_living<T>(read: ProcResult<T>) -> ProcResult<Option<T>> {
+    match read {
+        Err(procfs::ProcError::NotFound(_)) => Ok(None),
+        Err(procfs::ProcError::Io(error, _)) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(None),
+        read => read.map(Some),
     }
 }
 
@@ -320,10 +357,36 @@ mod tests {
     fn children_are_found_without_a_cgroup() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let service = ServiceProcess::open("/proc/self".into()).unwrap();
-        let found = service.children();
+        let found = service.children().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found.contains(&child.id().cast_signed()), "{found:?}");
+    }
+
+    #[test]
+    fn a_thread_whose_children_the_kernel_does_not_tell_is_a_doubt_and_one_that_has_ended_is_none() {
+        let proc = FakeProc::new();
+        let service = proc.service();
+        assert_eq!(service.children(), Ok(Vec::new()), "there is no thread");
+        proc.thread(4242, Some("4243 4244 "));
+        assert_eq!(service.children(), Ok(vec![4243, 4244]));
+        proc.thread(4250, None);
+        let reason = service.children().unwrap_err();
+        assert!(reason.starts_with("the children of its threads: "), "{reason}");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_a_doubt_of_sums_too() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        service.has_started(4243, SECOND);
+        assert_eq!((service.doubt(100 * SECOND), service.doubt_of_sums()), (None, None), "it has ended");
+        proc.other(4243, "worker");
+        proc.unreadable(4243, "stat");
+        service.has_started(4243, SECOND);
+        let doubt = service.doubt(100 * SECOND).unwrap();
+        assert!(doubt.starts_with("the processes that it starts are unknown: process 4243: "), "{doubt}");
+        assert_eq!(service.doubt_of_sums(), Some(doubt));
     }
 
     #[test]

@@ -211,6 +211,21 @@ impl FakeProc {
         (0..count).for_each(|number| drop(File::create(open.join(number.to_string())).unwrap()));
     }
 
+    /// Gives the service a thread with these children; `None` if the kernel does not tell them.
+    pub(super) fn thread(&self, thread: i32, children: Option<&str>) {
+        let entry = self.path().join("task").join(thread.to_string());
+        fs::create_dir_all(&entry).unwrap();
+        children.into_iter().for_each(|ids| fs::write(entry.join("children"), ids).unwrap());
+    }
+
+    /// Makes a file of another process unreadable, also for root: a link to itself.
+    pub(super) fn unreadable(&self, pid: i32, name: &str) {
+        let file = self.entry(pid).join(name);
+        let _ = fs::remove_dir_all(&file);
+        let _ = fs::remove_file(&file);
+        symlink(&file, &file).unwrap();
+    }
+
     fn entry(&self, pid: i32) -> PathBuf {
         self.directory.path().join(pid.to_string())
     }

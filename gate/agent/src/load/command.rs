@@ -196,6 +196,20 @@ mod tests {
         std::fs::read_to_string(directory.path().join("load.log")).unwrap()
     }
 
+    #[test]
+    fn what_the_command_starts_in_a_session_of_its_own_ends_with_it() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: making a cgroup needs root");
+            return;
+        }
+        let (command, directory) = shell("setsid sleep 600 & echo $!; wait");
+        eventually("the child is started", || log_of(&directory).ends_with('\n'));
+        let child = format!("/proc/{}", log_of(&directory).trim());
+        assert!(Path::new(&child).exists());
+        drop(command);
+        eventually("the child has ended", || !Path::new(&child).exists());
+    }
+
     fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !holds() {

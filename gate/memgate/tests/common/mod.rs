@@ -177,20 +177,21 @@ fn processes_below(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The cgroups that a memgate has left in any hierarchy: their names begin with `memgate-` and its process id. Where it runs, it is
-/// somebody else's.
+/// The cgroups that a memgate has left in any hierarchy: their names begin with `memgate-` and end with a random number
+/// of 16 digits, and nobody holds their locks.
 pub fn cgroups() -> Vec<PathBuf> {
-    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"];
-    roots
-        .iter()
-        .flat_map(|root| fs::read_dir(root).into_iter().flatten().flatten())
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let owner = name.strip_prefix("memgate-").and_then(|rest| rest.split('-').next());
-            owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists())
-        })
-        .collect()
+    fn below(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.flat_map(|entry| [vec![entry.path()], below(&entry.path())].concat()).collect()
+    }
+    let is_memgates = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let random = name.strip_prefix("memgate-").and_then(|rest| rest.split('-').nth(1));
+        random.is_some_and(|random| random.len() == 16)
+    };
+    let is_free = |path: &PathBuf| fs::File::open(path).is_ok_and(|folder| folder.try_lock_shared().is_ok());
+    below(Path::new("/sys/fs/cgroup")).into_iter().filter(is_memgates).filter(is_free).collect()
 }
 
 /// Whether no process is in a cgroup.

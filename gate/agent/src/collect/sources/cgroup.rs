@@ -78,6 +78,10 @@ impl CgroupCollector {
             scene.service.is_seen_with_children_only();
             scene.service.children()
         });
+        let others = others.unwrap_or_else(|reason| {
+            scene.service.cannot_be_seen_whole(reason);
+            Vec::new()
+        });
         let at_ns = scene.clock.now_ns();
         for other in others {
             scene.service.has_started(other, at_ns);

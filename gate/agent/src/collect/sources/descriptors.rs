@@ -25,10 +25,8 @@ impl DescriptorCollector {
         let entries = |entry: &Path| fs::read_dir(entry.join("fd")).map(Iterator::count);
         match entries(scene.service.entry()) {
             Ok(own) => {
-                // One that has ended meanwhile does not count.
-                let others =
-                    scene.others().into_iter().flatten().filter_map(|pid| entries(&scene.service.entry_of(pid)?).ok());
-                self.fds.push(at_ns, u64::try_from(own + others.sum::<usize>()).unwrap_or(u64::MAX));
+                let others = scene.read_others(&mut self.failure, |entry| Ok(entries(&entry)?));
+                self.fds.push(at_ns, u64::try_from(own + others.iter().sum::<usize>()).unwrap_or(u64::MAX));
             }
             Err(error) => note(&mut self.failure, format!("/proc/PID/fd: {error}")),
         }
@@ -76,6 +74,34 @@ mod tests {
         collector.count(&fake.scene);
         let signal = collector.into_signal(&Ending::default());
         assert_eq!((signal.data.value, signal.exactness), (vec![7, 6], Exactness::Sampled));
+    }
+
+    #[test]
+    fn a_process_that_lives_and_cannot_be_read_is_a_doubt_and_not_nothing() {
+        let mut fake = Fake::new();
+        let cgroup = FakeCgroup::v2();
+        fake.scene.cgroup = cgroup.files(None);
+        fake.proc.open_files(PID, 5);
+        fake.proc.other(4243, "worker");
+        cgroup.write("cgroup.procs", &format!("{PID}\n4243\n"));
+        fake.proc.unreadable(4243, "fd");
+        let mut collector = DescriptorCollector::default();
+        collector.count(&fake.scene);
+        let signal = collector.into_signal(&Ending::default());
+        assert!(matches!(signal.exactness, Exactness::Inexact { reason } if reason.starts_with("process 4243: ")));
+    }
+
+    #[test]
+    fn a_cgroup_whose_processes_cannot_be_read_is_a_doubt() {
+        let mut fake = Fake::new();
+        let cgroup = FakeCgroup::v2();
+        fake.scene.cgroup = cgroup.files(None);
+        fake.proc.open_files(PID, 5);
+        cgroup.remove("cgroup.procs");
+        let mut collector = DescriptorCollector::default();
+        collector.count(&fake.scene);
+        let signal = collector.into_signal(&Ending::default());
+        assert!(matches!(signal.exactness, Exactness::Inexact { reason } if reason.contains("cgroup.procs")));
     }
 
     #[test]

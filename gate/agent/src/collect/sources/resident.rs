@@ -3,7 +3,7 @@
 use std::{fs, ops::Range};
 
 use memgate_evidence::{RssKinds, Series, Signal};
-use procfs::process::Status;
+use procfs::process::{Process, Status};
 
 use crate::collect::{
     collector::{Boundary, Collector, Reading, Scene},
@@ -78,9 +78,8 @@ impl ResidentCollector {
         if !sum.add(&scene.service.process().status().map_err(|error| error.to_string())?) {
             return Err(procfs::ProcError::NotFound(None).to_string());
         }
-        // One that has ended meanwhile does not count.
-        let others = scene.others().into_iter().flatten().filter_map(|pid| scene.service.sibling(pid)?.status().ok());
-        let others = others.filter(|status| sum.add(status)).count();
+        let others = scene.read_others(&mut self.failure, |entry| Process::new_with_root(entry)?.status());
+        let others = others.iter().filter(|status| sum.add(status)).count();
         self.processes = self.processes.max(1 + others);
         self.rss.push(at_ns, sum.resident);
         let [anonymous, file, shared] = sum.kinds;
