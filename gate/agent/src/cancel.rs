@@ -42,6 +42,13 @@ impl Cancel {
         Self(receiver)
     }
 
+    /// A cancellation that has come.
+    #[cfg(test)]
+    pub(crate) fn now() -> Self {
+        let (_, receiver) = watch::channel(true);
+        Self(receiver)
+    }
+
     /// Waits for the cancellation.
     pub async fn cancelled(&self) {
         let mut receiver = self.0.clone();

@@ -1,5 +1,6 @@
 //! The agent runs on the target. It turns a plan into evidence, with the same code natively and in a guest.
 
+pub mod alone;
 pub mod cancel;
 mod cgroup;
 pub mod child;

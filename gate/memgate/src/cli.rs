@@ -472,6 +472,9 @@ pub struct Measured {
     /// overrides the configuration, which a change can rewrite.
     #[arg(long, value_name = "USER", value_parser = user)]
     user: Option<String>,
+    /// Does not wait while another memgate measures natively on this machine. The two disturb each other.
+    #[arg(long)]
+    no_wait: bool,
     /// The directory for executables, evidence, logs, reports and flame graphs.
     #[arg(long, value_name = "DIR", default_value = "target/memgate")]
     pub out: PathBuf,
@@ -491,6 +494,7 @@ impl Measured {
             collecting: Collecting { tier: self.tier, force_probes: self.force_probes },
             snapshots: !self.no_snapshot,
             user: self.user.clone(),
+            waits: !self.no_wait,
             out: self.out.clone(),
             options: self.options(),
         }
@@ -512,6 +516,7 @@ impl Measured {
             no_snapshot,
             // Another machine has other users.
             user: _,
+            no_wait,
             out: _,
         } = self;
         let config = (config.as_path() != Path::new(CONFIG)).then(|| config.display().to_string());
@@ -523,7 +528,7 @@ impl Measured {
             ("--tier", tier.map(|tier| tier.name().to_owned())),
         ];
         let with_values = with_values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten();
-        let flags = [("--force-probes", force_probes), ("--no-snapshot", no_snapshot)];
+        let flags = [("--force-probes", force_probes), ("--no-snapshot", no_snapshot), ("--no-wait", no_wait)];
         with_values.chain(flags.into_iter().filter(|(_, given)| **given).map(|(name, _)| name.to_owned())).collect()
     }
 }
@@ -554,8 +559,19 @@ pub struct Trusted {
 }
 
 /// The options of [`Measured`] by their fields.
-const MEASURED: [&str; 10] =
-    ["config", "services", "platforms", "runner", "runs", "against", "tier", "force_probes", "no_snapshot", "out"];
+const MEASURED: [&str; 11] = [
+    "config",
+    "services",
+    "platforms",
+    "runner",
+    "runs",
+    "against",
+    "tier",
+    "force_probes",
+    "no_snapshot",
+    "no_wait",
+    "out",
+];
 
 /// The default configuration file.
 const CONFIG: &str = "memgate.yaml";
@@ -756,7 +772,7 @@ mod tests {
     fn the_options_are_repeated_as_they_were_given() {
         let all =
             ["--config", "ci/memgate.yaml", "--runner", "qemu", "--runs", "2", "--against", "main", "--tier", "T0"];
-        let all: Vec<_> = all.into_iter().chain(["--force-probes", "--no-snapshot"]).collect();
+        let all: Vec<_> = all.into_iter().chain(["--force-probes", "--no-snapshot", "--no-wait"]).collect();
         assert_eq!(options(&all), all);
         let where_results_go = ["--service", "uaa", "--platform", "host", "--out", "x", "--format", "json"];
         assert_eq!(options(&where_results_go), Vec::<String>::new());

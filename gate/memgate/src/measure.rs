@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use futures_util::{StreamExt as _, stream};
-use memgate_agent::{self as agent, Driver, RunLogs, cancel::Cancel};
+use memgate_agent::{self as agent, Driver, RunLogs, alone::Alone, cancel::Cancel};
 use memgate_evidence::{
     Evidence,
     error::{Result, Stage},
+    platform::Runner,
 };
 use memgate_files::{evidence_file, names::RunFiles};
 
@@ -14,7 +15,9 @@ use crate::{
     failures::Outcomes,
     guest_runner::{self, GuestLogs},
     narrator::Narrator,
-    prepare::{Bench, Pair},
+    preflight,
+    prepare::{Bench, Pair, places},
+    select::{Selection, Target},
 };
 
 /// The evidence of one service on one platform.
@@ -40,6 +43,29 @@ impl Recorded {
         self.runs.extend(more.runs);
         self.others.extend(more.others);
     }
+}
+
+/// Has this machine for itself if one of the targets runs natively: waits for another memgate that measures natively,
+/// keeps others from it, and ends what killed ones have left. The machine is checked before.
+///
+/// # Errors
+/// Fails if this machine lacks what a native run needs, and if memgate is interrupted while it waits.
+pub(crate) async fn alone(
+    targets: &[Target<'_>],
+    selection: &Selection,
+    narrator: &Narrator,
+    cancel: &Cancel,
+) -> Result<Option<Alone>> {
+    if !places(targets)?.contains(&Runner::Native) {
+        return Ok(None);
+    }
+    preflight::collectors(selection.collecting.tier)?;
+    let say = |line: &str| narrator.say(line);
+    let alone = if selection.waits { Alone::wait(say, cancel).await? } else { Alone::without_waiting(say) };
+    for line in agent::remove_leftovers() {
+        narrator.say(&line);
+    }
+    Ok(Some(alone))
 }
 
 /// Runs the work for each pair and returns the outcomes in any order, with the failures so far. Native runs go one

@@ -18,7 +18,7 @@ use crate::{
     baselines::Baselines,
     failures::Outcomes,
     judging::{flame_graphs, judge_runs, judged, judged_without_baseline, read_evidence, report},
-    measure::{Recorded, side_by_side},
+    measure::{Recorded, alone, side_by_side},
     narrator::Narrator,
     prepare::{Pair, make_directory, pairs, prepare},
     revision::{CHECKOUT, Revision},
@@ -116,6 +116,8 @@ pub(crate) async fn measured<T>(
     work: impl AsyncFn(&Pair<'_>) -> Result<T>,
 ) -> Result<Outcomes<T>> {
     let targets = targets(config, selection)?;
+    // A build beside another memgate's measurement would disturb that one too.
+    let _alone = alone(&targets, selection, narrator, cancel).await?;
     let check_out = async |option, words: &str, out: &Path| {
         make_directory(out)?;
         Revision::find(option, words, &config.file, out, cancel).await?.with_submodules(option, cancel).await

@@ -40,22 +40,11 @@ pub(crate) async fn prepare<'run>(
     narrator: &Narrator,
     cancel: &Cancel,
 ) -> Result<Outcomes<Bench<'run>>> {
-    let mut places = Vec::new();
-    for target in targets {
-        let place = preflight::place(target.platform, target.runner)?;
-        if place == Runner::Native {
-            preflight::collectors(selection.collecting.tier)?;
-        }
-        check_passed(target.service)?;
-        let account = target.account()?;
-        if account.is_some() {
-            refuse_links(&selection.out, target.configuration)?;
-        }
-        places.push((place, account));
-    }
+    let places = places(targets)?;
+    let accounts: Vec<_> = targets.iter().map(|target| account(target, selection)).collect::<Result<_>>()?;
     make_directory(&selection.out)?;
     let mut prepared = Outcomes::default();
-    for (target, (place, account)) in targets.iter().zip(places) {
+    for ((target, place), account) in targets.iter().zip(places).zip(accounts) {
         for directory in [selection.out.clone(), selection.out.join(names::AGAINST)] {
             remove_old_runs(&directory, target)?;
         }
@@ -66,6 +55,24 @@ pub(crate) async fn prepare<'run>(
         }
     }
     Ok(prepared)
+}
+
+/// Where each of them is measured.
+///
+/// # Errors
+/// Fails if one must run natively and this machine is not of its platform.
+pub(crate) fn places(targets: &[Target<'_>]) -> Result<Vec<Runner>> {
+    targets.iter().map(|target| preflight::place(target.platform, target.runner)).collect()
+}
+
+/// The user for a service's build, its processes and its load command; `None` for memgate's own.
+fn account(target: &Target<'_>, selection: &Selection) -> Result<Option<Account>> {
+    check_passed(target.service)?;
+    let account = target.account()?;
+    if account.is_some() {
+        refuse_links(&selection.out, target.configuration)?;
+    }
+    Ok(account)
 }
 
 /// A built service, and the other build that it is compared with, if there is one.

@@ -35,6 +35,8 @@ pub struct Selection {
     pub snapshots: bool,
     /// The user that builds, services and load commands run as; overrides the configuration.
     pub user: Option<String>,
+    /// Whether memgate waits for another one that measures natively on this machine.
+    pub waits: bool,
     /// The directory for executables, evidence and logs.
     pub out: PathBuf,
     /// How all this was asked for on the command line, but for services, platforms and `out`; what is as it is by default is left out.

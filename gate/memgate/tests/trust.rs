@@ -295,7 +295,7 @@ fn recorded_evidence_takes_no_options_of_measuring() {
     let recorded = Recorded::healthy(2);
     let with_values =
         ["--service=uaa", "--platform=host", "--runner=native", "--runs=3", "--against=main", "--tier=T0"];
-    let others = ["--config=memgate.yaml", "--out=x", "--force-probes", "--no-snapshot"];
+    let others = ["--config=memgate.yaml", "--out=x", "--force-probes", "--no-snapshot", "--no-wait"];
     for option in with_values.into_iter().chain(others) {
         for verb in ["calibrate", "selftest"] {
             assert_fails(&recorded.run(verb, &[option]), 2, &["cannot be used with"]);

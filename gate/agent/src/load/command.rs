@@ -204,10 +204,10 @@ mod tests {
         }
         let (command, directory) = shell("setsid sleep 600 & echo $!; wait");
         eventually("the child is started", || log_of(&directory).ends_with('\n'));
-        let child = format!("/proc/{}", log_of(&directory).trim());
-        assert!(Path::new(&child).exists());
+        let log = log_of(&directory);
+        assert!(runs(log.trim()));
         drop(command);
-        eventually("the child has ended", || !Path::new(&child).exists());
+        eventually("the end of the child", || !runs(log.trim()));
     }
 
     fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

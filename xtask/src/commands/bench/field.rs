@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// How often each case is checked. A healthy one is recorded only once.
     #[arg(long, default_value_t = 1)]
     times: u32,
+    /// Measures beside other memgates, for benches that run at once, each in a network namespace of its own.
+    #[arg(long)]
+    no_wait: bool,
     /// How long the phases are.
     #[arg(long, value_enum, default_value_t = Phases::Default)]
     phases: Phases,
@@ -219,9 +222,12 @@ impl Bench<'_> {
     ) -> Result<(Option<i32>, String)> {
         let (sh, memgate, name) = (&self.workspace.sh, &self.memgate, &platform.name);
         let runner = self.options.runner.iter().flat_map(|runner| ["--runner", runner]);
+        let no_wait = self.options.no_wait.then_some("--no-wait");
         let log = dir.join("memgate.log");
-        let command =
-            cmd!(sh, "{memgate} {command} -c {config} {arguments...} --platform {name} {runner...} --out {dir}");
+        let command = cmd!(
+            sh,
+            "{memgate} {command} -c {config} {arguments...} --platform {name} {runner...} {no_wait...} --out {dir}"
+        );
         let code = step::outcome(command, &log)?;
         let said = std::fs::read(&log).into_diagnostic().wrap_err_with(|| format!("cannot read {}", log.display()))?;
         Ok((code, String::from_utf8_lossy(&said).into_owned()))
