@@ -170,11 +170,12 @@ fn assert_measured(printed: &str) -> Vec<Evidence> {
         let signals = &run.signals;
         assert_eq!(signals.oom_kills.exactness, Exactness::Exact, "{:?}", run.notes);
         assert_eq!(signals.cgroup_memory.exactness, Exactness::Sampled, "{:?}", run.notes);
-        assert_eq!(signals.rss.exactness, Exactness::Sampled, "{:?}", run.notes);
     }
+    assert_eq!(healthy.signals.rss.exactness, Exactness::Sampled, "{:?}", healthy.notes);
     assert_eq!((healthy.signals.oom_kills.data, greedy.signals.oom_kills.data), (0, 1));
     let fullest = greedy.signals.cgroup_memory.data.current.iter().max().unwrap();
-    assert!((90 << 20..=96 << 20).contains(fullest), "{fullest}");
+    // The kernel charges what it cannot refuse also above the limit: some pages.
+    assert!((90 << 20..=97 << 20).contains(fullest), "{fullest}");
     all
 }
 
