@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     architecture::Architecture,
-    channel::{Decoder, Encoder, FromAgent, FromInit, Kind, LONGEST, ToAgent, VERSION},
+    channel::{Decoder, Encoder, FromAgent, FromInit, Kind, LONGEST, ToAgent},
     console::Console,
     control::Control,
     ending::{Ending, LAST_WORDS, Patience, Watch},
@@ -43,6 +43,8 @@ pub struct Start {
     pub console: PathBuf,
     /// The limits on its boot and on its silence.
     pub patience: Patience,
+    /// The identity of the build of memgate that its agent must be of.
+    pub build: String,
     /// Whether its console is also joined to this process's terminal: see [`crate::terminal`].
     pub is_joined: bool,
 }
@@ -72,6 +74,17 @@ pub enum GuestError {
         /// The error.
         #[source]
         error: io::Error,
+    },
+    /// The agent is of another build of memgate, which may not know what this one wants.
+    #[error(
+        "the guest's agent is of another build of memgate ({}), and this memgate is of build {wanted}",
+        told(found)
+    )]
+    OtherBuild {
+        /// The identity of the agent's build; empty if it tells none.
+        found: String,
+        /// The identity of this memgate's build.
+        wanted: String,
     },
     /// The agent violates the protocol.
     #[error("the guest's agent: {0}")]
@@ -246,16 +259,11 @@ impl Guest {
     ///
     /// # Errors
     /// When QEMU cannot be started, when the console's file cannot be made, or when the guest ends before its agent is
-    /// ready or has an agent of another version.
+    /// ready, and with [`GuestError::OtherBuild`] when its agent is of another build.
     pub async fn boot(start: &Start) -> Result<Self, GuestError> {
         let mut guest = Self::start(start, None).await?;
-        match guest.next().await? {
-            Spoken::Message(FromAgent::Ready { version: VERSION, .. }) => Ok(guest),
-            Spoken::Message(FromAgent::Ready { version, memgate }) => Err(GuestError::Protocol(format!(
-                "it speaks version {version} (memgate {memgate}), not {VERSION}; build its image again"
-            ))),
-            other => Err(unexpected(&other)),
-        }
+        let heard = guest.next().await?;
+        is_of(&start.build, &heard).map(|()| guest)
     }
 
     /// Starts QEMU with a guest that was saved when its agent was ready.
@@ -545,6 +553,22 @@ fn host(what: &str, error: io::Error) -> GuestError {
     GuestError::Host { what: what.to_owned(), error }
 }
 
+/// The identity of a build as a message names it.
+fn told(build: &str) -> String {
+    if build.is_empty() { "an older one, which tells no identity".to_owned() } else { build.to_owned() }
+}
+
+/// Checks that what the agent sent first says that it is ready and of this build.
+fn is_of(wanted: &str, heard: &Spoken) -> Result<(), GuestError> {
+    match heard {
+        Spoken::Message(FromAgent::Ready { build }) if build == wanted => Ok(()),
+        Spoken::Message(FromAgent::Ready { build }) => {
+            Err(GuestError::OtherBuild { found: build.clone(), wanted: wanted.to_owned() })
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
 fn unexpected(spoken: &Spoken) -> GuestError {
     let what = match spoken {
         Spoken::Message(message) => format!("it said {message:?}"),
@@ -656,6 +680,19 @@ fn keep(console: &mut Console, bytes: &[u8], is_joined: bool) -> io::Result<Opti
 mod tests {
     use super::*;
     use crate::channel::{AgentEnd, Outgoing};
+
+    #[test]
+    fn an_agent_of_another_build_is_refused() {
+        let heard = |said: &str| Spoken::Message(serde_json::from_str(said).unwrap());
+        assert!(is_of("b1", &heard(r#"{"ready":{"build":"b1"}}"#)).is_ok());
+        let why = |said: &str| is_of("b1", &heard(said)).unwrap_err().to_string();
+        let other = why(r#"{"ready":{"build":"b2"}}"#);
+        assert_eq!(other, "the guest's agent is of another build of memgate (b2), and this memgate is of build b1");
+        // As agents said it before there were identities.
+        let old = why(r#"{"ready":{"version":3,"memgate":"0.1.0"}}"#);
+        assert!(old.contains("(an older one, which tells no identity)"), "{old}");
+        assert!(matches!(is_of("b1", &heard(r#""begun""#)), Err(GuestError::Protocol(_))));
+    }
 
     /// The news that the agent has ended overtakes its evidence, which comes a moment later and fills the queue.
     #[tokio::test]

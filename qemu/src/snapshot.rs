@@ -1,6 +1,7 @@
 //! Snapshots: a guest that has booted and waits, stored in a file.
 //!
-//! A snapshot is valid for one QEMU, one machine and one image only. Its key is a hash of all of them.
+//! A snapshot is valid for one QEMU, one machine, one image and one build of memgate only. Its key is a hash of all of
+//! them.
 
 use std::{
     fs, io,
@@ -30,18 +31,22 @@ pub(crate) struct Streams {
 }
 
 impl Snapshot {
-    /// The place for a machine that starts from this image. It is beside the image, so the snapshot is removed with it.
-    pub fn of(image: &Image, machine: &Machine) -> Self {
-        Self::within(&image.snapshots(), machine, &image.digest)
+    /// The place for a machine that starts from this image and whose agent is of this build of memgate. It is beside the
+    /// image, so the snapshot is removed with it.
+    ///
+    /// A resumed agent does not say again of which build it is. So a memgate resumes only what one of its own build saved,
+    /// after it had heard the agent.
+    pub fn of(image: &Image, machine: &Machine, memgate: &str) -> Self {
+        Self::within(&image.snapshots(), machine, &image.digest, memgate)
     }
 
-    fn within(directory: &Path, machine: &Machine, image: &str) -> Self {
+    fn within(directory: &Path, machine: &Machine, image: &str, memgate: &str) -> Self {
         let (version, build) = (machine.emulator.version.as_bytes(), machine.emulator.build.as_bytes());
         let mut hash = Sha256::new();
         let hardware = machine.hardware();
         let parts = hardware.iter().map(|argument| argument.as_encoded_bytes());
         let format = FORMAT.to_le_bytes();
-        for part in parts.chain([image.as_bytes(), version, build, &format]) {
+        for part in parts.chain([image.as_bytes(), version, build, memgate.as_bytes(), &format]) {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -118,25 +123,27 @@ mod tests {
 
     #[test]
     fn whatever_a_snapshot_depends_on_is_in_its_key() {
-        let of =
-            |cpus, image, version, build| Snapshot::within(Path::new("/cache"), &machine(cpus, version, build), image);
-        let one = of(2, "image", "10.0.13", "a");
-        assert_eq!(one, of(2, "image", "10.0.13", "a"));
+        let of = |cpus, image, version, build, memgate| {
+            Snapshot::within(Path::new("/cache"), &machine(cpus, version, build), image, memgate)
+        };
+        let one = of(2, "image", "10.0.13", "a", "m");
+        assert_eq!(one, of(2, "image", "10.0.13", "a", "m"));
         let others = [
-            (1, "image", "10.0.13", "a"),
-            (2, "image2", "10.0.13", "a"),
-            (2, "image", "10.0.14", "a"),
-            (2, "image", "10.0.13", "b"),
+            (1, "image", "10.0.13", "a", "m"),
+            (2, "image2", "10.0.13", "a", "m"),
+            (2, "image", "10.0.14", "a", "m"),
+            (2, "image", "10.0.13", "b", "m"),
+            (2, "image", "10.0.13", "a", "n"),
         ];
-        for (cpus, image, version, build) in others {
-            assert_ne!(one, of(cpus, image, version, build), "{cpus} {image} {version} {build}");
+        for (cpus, image, version, build, memgate) in others {
+            assert_ne!(one, of(cpus, image, version, build, memgate), "{cpus} {image} {version} {build} {memgate}");
         }
     }
 
     #[test]
     fn half_a_snapshot_is_none() {
         let directory = tempfile::tempdir().unwrap();
-        let snapshot = Snapshot::within(directory.path(), &machine(2, "10.0.13", ""), "image");
+        let snapshot = Snapshot::within(directory.path(), &machine(2, "10.0.13", ""), "image", "m");
         let draft = snapshot.draft().unwrap();
         fs::write(draft.path().join("memory"), b"pages").unwrap();
         assert!(!snapshot.exists());

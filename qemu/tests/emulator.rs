@@ -45,7 +45,8 @@ fn boots(architecture: Architecture) {
     let image = image::ensure(&cache, kernel, &agent, None, &mut |_| {}).unwrap();
     let machine = Machine::of(&image, emulator, 1 << 30, 2);
     let console = directory.path().join("console.log");
-    let start = Start { machine, console: console.clone(), patience: Patience::default(), is_joined: false };
+    let (patience, build) = (Patience::default(), "any".to_owned());
+    let start = Start { machine, console: console.clone(), patience, build, is_joined: false };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let error = runtime.block_on(Guest::boot(&start)).unwrap_err();
     let GuestError::Ended { ending: Ending::Panicked(line), .. } = &error else { panic!("{error}") };

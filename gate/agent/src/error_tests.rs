@@ -1,14 +1,14 @@
 //! For each stage of the agent, a failure keeps its causes, and so does the copy that the host gets.
 
-use std::{collections::BTreeMap, error::Error as _, io, path::Path};
+use std::{error::Error as _, io, path::Path};
 
 use aya::programs::ProgramError;
 use aya_obj::VerifierLog;
 use memgate_evidence::{
     error::{Error, FailureText, Stage, in_full},
-    plan::{Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready},
-    platform::Platform,
+    plan::{CommandLoad, Load, Plan},
 };
+use serde_json::Value;
 
 use crate::{LaunchError, StartError, cgroup::Cgroup, launch, load, load::LoadError};
 
@@ -27,23 +27,41 @@ fn text(error: &Error) -> FailureText {
 }
 
 fn plan(executable: &Path) -> Plan {
-    Plan {
-        service: "s".to_owned(),
-        platform: Platform::host(),
-        run: 1,
-        baseline: "s".to_owned(),
-        executable: executable.to_owned(),
-        args: Vec::new(),
-        env: BTreeMap::new(),
-        directory: "/".into(),
-        account: None,
-        ready: Ready { http: "http://127.0.0.1:1/".to_owned(), timeout_ms: 1 },
-        memory_max: None,
-        load: Load::Http(HttpLoad { rate_per_second: 1.0, connections: 1, timeout_ms: 1, requests: Vec::new() }),
-        phases: PhaseLengths { warmup: Length::Ms(0), measure: Length::Ms(0), drain_ms: 0, drain_max_ms: 0 },
-        seed: 0,
-        stop_timeout_ms: 1,
-        collecting: Collecting::default(),
+    Plan { executable: executable.to_owned(), account: None, ..memgate_testing::plan() }
+}
+
+/// Every place in a value where keys have a meaning, as a pointer. The keys of `env` and `headers` are the user's.
+fn objects(value: &Value, at: &str) -> Vec<String> {
+    let below: Vec<(String, &Value)> = match value {
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(key, _)| !["env", "headers"].contains(&key.as_str()));
+            fields.map(|(key, value)| (key.clone(), value)).collect()
+        }
+        Value::Array(values) => values.iter().enumerate().map(|(index, value)| (index.to_string(), value)).collect(),
+        _ => Vec::new(),
+    };
+    let own = value.is_object().then(|| at.to_owned());
+    own.into_iter().chain(below.into_iter().flat_map(|(key, value)| objects(value, &format!("{at}/{key}")))).collect()
+}
+
+/// An agent that does not know a wish must not ignore it.
+#[test]
+fn a_plan_with_an_unknown_field_is_refused_wherever_it_is() {
+    let http = memgate_testing::plan();
+    let command = Plan { load: Load::Command(CommandLoad::default()), ..http.clone() };
+    let ours = ["", "/account", "/ready", "/phases", "/phases/warmup", "/collecting"];
+    for (plan, of_load) in [(http, &["/load/Http", "/load/Http/requests/0"][..]), (command, &["/load/Command"])] {
+        let value = serde_json::to_value(&plan).unwrap();
+        assert_eq!(serde_json::from_value::<Plan>(value.clone()).unwrap(), plan);
+        let places = objects(&value, "");
+        for place in ours.iter().chain(of_load) {
+            assert!(places.iter().any(|found| found == place), "{place} is not in {places:?}");
+        }
+        for place in places {
+            let mut value = value.clone();
+            value.pointer_mut(&place).unwrap()["wish"] = 1.into();
+            assert!(serde_json::from_value::<Plan>(value).is_err(), "{place}");
+        }
     }
 }
 

@@ -23,5 +23,9 @@ pub use log::LogEnd;
 pub use ready::ReadyError;
 pub use run::{Driver, ExecutableError, RunEvent, RunLogs, give_memory_back, run};
 
+/// The identity of this build, 32 hexadecimal digits: a hash of the sources that memgate and its agents share
+/// (`build.rs`). memgate and the agent in a guest have the same one.
+pub const BUILD: &str = env!("MEMGATE_BUILD");
+
 #[cfg(test)]
 mod error_tests;

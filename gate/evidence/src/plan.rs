@@ -11,6 +11,7 @@ use crate::{platform::Platform, tier::Tier};
 
 /// One run of one service on one platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The service's name in the configuration.
     pub service: String,
@@ -48,6 +49,7 @@ pub struct Plan {
 
 /// A user of the machine, as the kernel knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Account {
     /// Its name, or its number if it has no name; for messages.
     pub name: String,
@@ -63,6 +65,7 @@ pub struct Account {
 
 /// How to collect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Collecting {
     /// The highest tier to use; the highest that the kernel allows if there is none.
     pub tier: Option<Tier>,
@@ -72,6 +75,7 @@ pub struct Collecting {
 
 /// When the service counts as ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ready {
     /// An `http://` URL that answers with a status below 400 when the service is ready. Its port must be free before
     /// the launch.
@@ -82,6 +86,7 @@ pub struct Ready {
 
 /// The lengths of the phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PhaseLengths {
     /// The phase under load that is not judged.
     pub warmup: Length,
@@ -115,6 +120,7 @@ pub enum Load {
 
 /// A command that loads the service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CommandLoad {
     /// The program and its arguments, at least the program.
     pub words: Vec<String>,
@@ -161,6 +167,7 @@ impl fmt::Display for Length {
 /// HTTP load. Natively it is open-loop: requests start at intended times that do not depend on the answers. In a guest
 /// each connection sends its next request when the last one was answered, so that the guest takes the time that it needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HttpLoad {
     /// Intended requests per second, evenly spaced; in a guest the most.
     pub rate_per_second: f64,
@@ -174,6 +181,7 @@ pub struct HttpLoad {
 
 /// A kind of request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
     pub method: String,

@@ -71,7 +71,7 @@ impl Booth {
         let is_joined = words.is_empty();
         let patience = if is_joined { Patience { silence: NEVER, ..Patience::default() } } else { Patience::default() };
         let console = console_log(out, &image.name);
-        let start = Start { machine, console, patience, is_joined };
+        let start = Start { machine, console, patience, build: memgate_agent::BUILD.to_owned(), is_joined };
         Ok(Self { start, _image: image, _shelled: shelled, words: words.to_vec() })
     }
 

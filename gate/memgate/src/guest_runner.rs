@@ -11,7 +11,7 @@ use std::{
 };
 
 use memgate_agent::{
-    RunEvent,
+    BUILD, RunEvent,
     cancel::Cancel,
     in_guest::serve::{EVIDENCE, SERVICE_LOG, SERVICE_LOG_THERE},
     load,
@@ -135,7 +135,12 @@ fn guest_help(error: &GuestError) -> String {
         }
         GuestError::Ended { console, .. } => format!("the guest's output is in {}", console.display()),
         GuestError::Host { .. } => "make room, or raise the limits on files and memory".to_owned(),
-        GuestError::Protocol(_) => "build the agents and memgate from the same source".to_owned(),
+        GuestError::OtherBuild { .. } => {
+            "build the agents anew from the sources of this memgate with `cargo xtask dist`, \
+             or name the directory of its own agents in MEMGATE_AGENTS"
+                .to_owned()
+        }
+        GuestError::Protocol(_) => "please report this".to_owned(),
     }
 }
 
@@ -185,7 +190,7 @@ impl GuestRunner {
         let machine = Machine::of(&image, emulator, memory, cpus);
         Ok(Self {
             platform,
-            snapshot: snapshots.then(|| Snapshot::of(&image, &machine)),
+            snapshot: snapshots.then(|| Snapshot::of(&image, &machine, BUILD)),
             _image: image,
             machine,
             files: options.files.clone(),
@@ -287,6 +292,7 @@ impl GuestRunner {
             machine: self.machine.clone(),
             console: console.to_owned(),
             patience: self.patience,
+            build: BUILD.to_owned(),
             is_joined: false,
         };
         let mut notes = Vec::new();
@@ -321,7 +327,9 @@ impl GuestRunner {
             Ok(()) => {}
             // Without a snapshot, the next run boots too.
             Err(error @ GuestError::Host { .. }) => notes.push(in_full(&error)),
-            Err(error @ (GuestError::Ended { .. } | GuestError::Protocol(_))) => return Err(error),
+            Err(error @ (GuestError::Ended { .. } | GuestError::OtherBuild { .. } | GuestError::Protocol(_))) => {
+                return Err(error);
+            }
         }
         guest.begin().await?;
         Ok((guest, notes))

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use memgate_evidence::{
     CgroupMemory, Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, GoMemory, Histogram, Pauses,
     Phases, RequestCounts, Requests, RssKinds, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
+    plan::{Account, Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, Request},
     platform::{Platform, Runner},
     tier::Tier,
 };
@@ -69,6 +70,37 @@ pub fn healthy(run: u32) -> Evidence {
         code: Code::default(),
         signals: signals(&mut random),
         notes: vec![],
+    }
+}
+
+/// A plan of a run of this machine's platform: one kind of request to port 1, which also says whether the service is
+/// ready.
+pub fn plan() -> Plan {
+    let request = Request {
+        method: "GET".to_owned(),
+        url: "http://127.0.0.1:1/".to_owned(),
+        headers: BTreeMap::new(),
+        body: String::new(),
+        weight: 1,
+        expect: vec![],
+    };
+    Plan {
+        service: "s".to_owned(),
+        platform: Platform::host(),
+        run: 1,
+        baseline: "s".to_owned(),
+        executable: "/srv/s".into(),
+        args: vec![],
+        env: BTreeMap::new(),
+        directory: "/".into(),
+        account: Some(Account { name: "u".to_owned(), uid: 1, gid: 1, groups: vec![2], home: "/".into() }),
+        ready: Ready { http: request.url.clone(), timeout_ms: 1 },
+        memory_max: None,
+        load: Load::Http(HttpLoad { rate_per_second: 1.0, connections: 1, timeout_ms: 1, requests: vec![request] }),
+        phases: PhaseLengths { warmup: Length::Ms(0), measure: Length::Ms(0), drain_ms: 0, drain_max_ms: 0 },
+        seed: 0,
+        stop_timeout_ms: 1,
+        collecting: Collecting::default(),
     }
 }
 

@@ -15,9 +15,6 @@ pub const INIT_PORT: &str = "memgate.init";
 /// The port between the host's load generator and the agent.
 pub const LOAD_PORT: &str = "memgate.load";
 
-/// The version of these messages.
-pub const VERSION: u32 = 3;
-
 /// From the host to the agent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,10 +75,10 @@ pub enum Printer {
 pub enum FromAgent {
     /// It has started and waits. Sent once, before any snapshot.
     Ready {
-        /// [`VERSION`] of the agent.
-        version: u32,
-        /// The version of memgate from which it was built.
-        memgate: String,
+        /// The identity of the build of memgate that it is of. Both sides are of one build, so that each understands
+        /// whatever the other says. An agent that was built before there were identities has none: it is empty.
+        #[serde(default)]
+        build: String,
     },
     /// The clock is set.
     Begun,

@@ -18,7 +18,7 @@ use memgate_evidence::{
     error::{Error, FailureText, Stage, in_full},
     plan::Plan,
 };
-use memgate_qemu::channel::{AGENT_PORT, FromAgent, Incoming, Outgoing, StreamError, ToAgent, VERSION};
+use memgate_qemu::channel::{AGENT_PORT, FromAgent, Incoming, Outgoing, StreamError, ToAgent};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, ClockNanosleepFlags, clock_nanosleep, clock_settime},
@@ -66,7 +66,7 @@ fn serve() -> Result<(), StreamError> {
     let mut incoming = Incoming::new(port.try_clone()?);
     let host: Host = Arc::new(Mutex::new(Outgoing::new(port)));
     let sleepers = Sleepers::on_each_processor()?;
-    say(&host, &FromAgent::Ready { version: VERSION, memgate: env!("CARGO_PKG_VERSION").to_owned() })?;
+    say(&host, &FromAgent::Ready { build: agent::BUILD.to_owned() })?;
     let mut sleepers = Some(sleepers);
     loop {
         match incoming.message()? {
