@@ -27,6 +27,7 @@ type mode struct {
 	status    int
 	onRequest func(*options, uint64) // Gets the number of the request, from 1.
 	deaf      bool                   // Ignores SIGTERM and SIGINT.
+	shares    bool                   // Lets others listen at its address.
 }
 
 var modes = map[string]mode{
@@ -41,10 +42,11 @@ var modes = map[string]mode{
 	"ignore-sigterm": {deaf: true},
 	"hog":            {onRequest: hog},
 	"spool":          {onRequest: spool},
+	"share":          {shares: true},
 }
 
 // names lists the modes for messages.
-const names = "never-ready, crash, segv, exit, stdin, fork, exec, fail-all, ignore-sigterm, hog or spool"
+const names = "never-ready, crash, segv, exit, stdin, fork, exec, fail-all, ignore-sigterm, hog, spool or share"
 
 type options struct {
 	mode     string
@@ -101,15 +103,19 @@ func run(args []string, stderr io.Writer) int {
 			return code
 		}
 	}
-	if err := serve(ctx, options.listen, routes(options, mode)); err != nil {
+	config := net.ListenConfig{}
+	if mode.shares {
+		config.Control = share
+	}
+	if err := serve(ctx, config, options.listen, routes(options, mode)); err != nil {
 		fmt.Fprintln(stderr, "misbehave:", err)
 		return 1
 	}
 	return 0
 }
 
-func serve(ctx context.Context, address string, handler http.Handler) error {
-	listener, err := net.Listen("tcp", address)
+func serve(ctx context.Context, config net.ListenConfig, address string, handler http.Handler) error {
+	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -99,7 +101,7 @@ func TestStatuses(t *testing.T) {
 		mode            string
 		healthz, others int
 	}{
-		{"never-ready", 503, 200}, {"fail-all", 200, 500}, {"ignore-sigterm", 200, 200}, {"fork", 200, 200},
+		{"never-ready", 503, 200}, {"fail-all", 200, 500}, {"ignore-sigterm", 200, 200}, {"fork", 200, 200}, {"share", 200, 200},
 	} {
 		t.Run(test.mode, func(t *testing.T) {
 			service := start(t, "-mode", test.mode, "-child-for=1ms")
@@ -111,6 +113,21 @@ func TestStatuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestShareLetsAnotherListenAtTheSameAddress(t *testing.T) {
+	service := start(t, "-mode=share")
+	address := strings.TrimPrefix(service.base, "http://")
+	if alone, err := net.Listen("tcp", address); err == nil {
+		alone.Close()
+		t.Error("one that does not share can listen too")
+	}
+	config := net.ListenConfig{Control: share}
+	second, err := config.Listen(context.Background(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
 }
 
 func TestSigtermEndsAWellMeaningService(t *testing.T) {

@@ -23,6 +23,20 @@ func stdin(*options) (int, bool) {
 	return 0, true
 }
 
+// share lets every process of the same user that wants it too listen at the same address. The kernel spreads the
+// connections over all of them.
+func share(_, _ string, socket syscall.RawConn) error {
+	const reusePort = 15 // SO_REUSEPORT, include/uapi/asm-generic/socket.h; the package syscall lacks it
+	var refused error
+	err := socket.Control(func(fd uintptr) {
+		refused = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, reusePort, 1)
+	})
+	if err != nil {
+		return err
+	}
+	return refused
+}
+
 // crash panics in a goroutine of its own, because net/http would recover a panic in the handler's goroutine.
 func crash(o *options, number uint64) {
 	if number == o.requests {

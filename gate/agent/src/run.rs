@@ -21,6 +21,7 @@ use super::{
     drain::Falling,
     environment,
     launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
+    listeners::{Targets, When},
     load::{self, CommandLine, Endpoint, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
     log::LogEnd,
     ready, rest,
@@ -192,14 +193,17 @@ impl Running {
         driver: Driver,
         event: &dyn Fn(RunEvent),
     ) -> Result<Result<Requests, String>> {
+        let targets = Targets::of(plan)?;
         self.wait_until_ready(plan, logs).await?;
         // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
+        let who_listens = targets.check(When::Ready, self.service.cgroup().files(), self.service.pid()).await;
         // A service that ends without load has failed to start, whatever it answered meanwhile.
         if let Some(exit) = self.service.ended() {
             return Err(ended_early(plan, logs, exit, Unseen::Load));
         }
+        self.notes.extend(targets.notes.iter().cloned().chain(who_listens?));
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
         let idle = self.sampler.goroutines()?.map(|(_, goroutines)| goroutines);
         let (warmup, measure) = (duration(plan, plan.phases.warmup)?, duration(plan, plan.phases.measure)?);
@@ -218,6 +222,7 @@ impl Running {
             event(RunEvent::Measuring(measure));
             let until = Until { at: start + warmup + measure, load: Some(load::Phase::Measure) };
             self.phases.measure = self.measure(until, &load).await?;
+            self.listens_still(&targets).await?;
         }
         if self.early_end.is_none() && !tail.is_zero() {
             event(RunEvent::Collecting(tail));
@@ -276,6 +281,21 @@ impl Running {
         }
         self.sampler.request(Requested::Boundary(Boundary::MeasureEnd))?;
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
+    }
+
+    /// Checks that the service is still the only one that listens where requests go, unless it has ended by itself.
+    async fn listens_still(&mut self, targets: &Targets) -> Result<()> {
+        if self.early_end.is_some() {
+            return Ok(());
+        }
+        let who_listens = targets.check(When::Measured, self.service.cgroup().files(), self.service.pid()).await;
+        // A service that has ended listens nowhere, and its port is free for others.
+        self.early_end = self.service.ended().map(|exit| (exit, self.clock.now_ns()));
+        if self.early_end.is_none() {
+            let note = who_listens?.filter(|note| !self.notes.contains(note));
+            self.notes.extend(note);
+        }
+        Ok(())
     }
 
     /// Makes the runtime collect under the same load until the end of the tail or of the service. A load command that was

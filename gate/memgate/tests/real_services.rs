@@ -7,15 +7,22 @@ mod common;
 use std::{
     fs,
     net::TcpListener,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    },
     path::Path,
     process::Command,
+    str::FromStr as _,
 };
 
 use common::{Bench, assert_fails, busy, can_attach, changed, repository, running::Running, stderr, stdout};
 use memgate_files::evidence_file;
 use memgate_report::Format;
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, sockopt},
+};
 
 #[test]
 fn a_service_that_is_never_ready() {
@@ -48,6 +55,60 @@ fn a_service_that_ends_with_its_standard_input() {
             ["launch:", "exited with code 0 before it was ready and printed nothing", "standard input is /dev/null"];
         assert_fails(&output, 4, &words);
     }
+}
+
+/// A socket that listens at the address with `SO_REUSEPORT`, as a copy of the service that an earlier run left.
+fn left_behind(address: &str) -> OwnedFd {
+    let kind = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(AddressFamily::Inet, SockType::Stream, kind, None).unwrap();
+    socket::setsockopt(&socket, sockopt::ReusePort, &true).unwrap();
+    socket::bind(socket.as_raw_fd(), &SockaddrIn::from_str(address).unwrap()).unwrap();
+    socket::listen(&socket, Backlog::new(64).unwrap()).unwrap();
+    socket
+}
+
+/// The words of the error about this very process.
+fn another_listens(address: &str) -> [String; 2] {
+    let this = std::process::id();
+    [format!("another process listens at {address}, where requests to {address} go"), format!("process {this} (")]
+}
+
+/// The service is ready at another address, which is free.
+#[test]
+fn a_process_that_takes_a_part_of_the_connections_from_the_start() {
+    let other = left_behind("127.0.0.1:18190");
+    let bench = Bench::service("misbehave", 18190, ", -mode, share")
+        .with("\"127.0.0.1:18190\"", "\"0.0.0.0:18190\"")
+        .with("http: \"http://127.0.0.1:18190", "http: \"http://127.0.0.2:18190");
+    let output = bench.run("check", &["--tier", "T0"]);
+    let [says, holder] = another_listens("127.0.0.1:18190");
+    assert_fails(&output, 4, &["launch:", &says, &holder, "sport = :18190"]);
+    drop(other);
+    // Without it nobody complains.
+    let output = bench.run("record", &["--tier", "T0"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_process_that_takes_a_part_of_the_connections_later() {
+    // The other one has until the end of the measuring phase to listen.
+    let bench = Bench::service("misbehave", 18191, ", -mode, share").with("measure: 3s", "measure: 10s");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_memgate"));
+    command.args(["record", "--tier", "T0", "--config"]).arg(bench.config()).arg("--out").arg(bench.out());
+    let mut memgate = Running::start(command.env("NO_COLOR", "1").current_dir(repository()));
+    // memgate has looked once.
+    memgate.says("warming up");
+    let _other = left_behind("127.0.0.1:18191");
+    let ended = memgate.ends();
+    assert_eq!(ended.status.code(), Some(4), "{}", ended.said);
+    for words in another_listens("127.0.0.1:18191") {
+        assert!(
+            ended.said.split_whitespace().collect::<Vec<_>>().join(" ").contains(&words),
+            "{words}: {}",
+            ended.said
+        );
+    }
+    bench.assert_nothing_left();
 }
 
 #[test]

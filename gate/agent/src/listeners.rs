@@ -1,0 +1,456 @@
+//! Checks that who listens where requests go is the service itself.
+//!
+//! A process that an earlier run left may listen at the same address: with `SO_REUSEPORT` the kernel spreads
+//! connections over all who do, so that each has a part of the requests. Figures per request would then be too low, and
+//! no one would notice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use memgate_evidence::{
+    error::{Error, FailureKind, Result, Stage},
+    plan::{Load, Plan},
+};
+use nix::unistd::Pid;
+use procfs::{
+    ProcError,
+    net::TcpState,
+    process::{FDTarget, Process, all_processes},
+};
+
+use super::{cgroup::CgroupFiles, load::Endpoint};
+
+/// How often memgate looks at a socket that nobody seems to have: one that was closed while memgate read who has it.
+const LOOKS: u32 = 5;
+
+/// The time between two such looks.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why what answers may not be the service.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum ListenerError {
+    /// Another process listens where requests go.
+    #[error("another process listens at {address}, where requests to {target} go: {holder}")]
+    #[diagnostic(help(
+        "end it, or let the service listen elsewhere; if it is a part of the service, let the service start it; \
+         `ss -ltnp 'sport = :{}'` lists all who listen there",
+        address.port()
+    ))]
+    Other {
+        /// The address at which it listens.
+        address: SocketAddr,
+        /// The host and port of the URL.
+        target: String,
+        /// Who it is.
+        holder: Holder,
+    },
+    /// The service has no socket that listens where it is asked whether it is ready.
+    #[error("{target} answers, but the service does not listen there")]
+    #[diagnostic(help(
+        "let `ready` name the address at which the service itself listens, and not a proxy or a forwarded port"
+    ))]
+    NotTheService {
+        /// The host and port of the URL.
+        target: String,
+    },
+    /// The kernel does not tell who listens.
+    #[error("memgate cannot read who listens on this machine")]
+    #[diagnostic(help("run memgate where /proc/net/tcp can be read"))]
+    Unreadable(#[source] ProcError),
+}
+
+impl FailureKind for ListenerError {
+    fn stage(&self) -> Stage {
+        Stage::Launch
+    }
+}
+
+/// The process that has a socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// One that memgate can see.
+    Process {
+        /// Its id.
+        pid: i32,
+        /// Its command line, or its name if it has none.
+        command: String,
+    },
+    /// One of which memgate may not read the files, or one of another PID namespace.
+    Unseen,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process { pid, command } => write!(f, "process {pid} (`{command}`)"),
+            Self::Unseen => f.write_str("memgate may not see which"),
+        }
+    }
+}
+
+/// Where requests go: the addresses on this machine, by the host and port of the URLs.
+#[derive(Debug)]
+pub(super) struct Targets {
+    /// Where the service is asked whether it is ready.
+    ready: String,
+    addresses: BTreeMap<String, Vec<SocketAddr>>,
+    /// What memgate cannot check, for the reader.
+    pub(super) notes: Vec<String>,
+}
+
+/// When memgate looks who listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// The service has answered that it is ready.
+    Ready,
+    /// The measuring phase is over. The service may have closed its sockets, for which its requests failed.
+    Measured,
+}
+
+/// A socket that listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Listener {
+    address: SocketAddr,
+    inode: u64,
+}
+
+/// The sockets of the service.
+#[derive(Debug, Default)]
+struct Own {
+    inodes: BTreeSet<u64>,
+    /// Whether a process did not let memgate read its files.
+    has_unreadable: bool,
+}
+
+impl Targets {
+    /// Where the requests of the plan go.
+    ///
+    /// # Errors
+    /// When a URL cannot be requested.
+    pub(super) fn of(plan: &Plan) -> Result<Self> {
+        let urls = match &plan.load {
+            Load::Http(load) => load.requests.iter().map(|request| request.url.as_str()).collect(),
+            // memgate does not know where a command sends its requests.
+            Load::Command(_) => Vec::new(),
+        };
+        let (ready, _) = Endpoint::of(&plan.ready.http)?;
+        let mut targets = Self { ready: ready.authority.clone(), addresses: BTreeMap::new(), notes: Vec::new() };
+        targets.add(ready);
+        for url in urls {
+            targets.add(Endpoint::of(url)?.0);
+        }
+        Ok(targets)
+    }
+
+    fn add(&mut self, Endpoint { authority, addresses }: Endpoint) {
+        if self.addresses.contains_key(&authority) {
+            return;
+        }
+        let here: Vec<_> = addresses.into_iter().filter(|address| is_here(address.ip())).collect();
+        if here.is_empty() {
+            self.notes.push(format!(
+                "{authority} is not on this machine, so that memgate cannot tell whether the service answers there"
+            ));
+        }
+        self.addresses.insert(authority, here);
+    }
+
+    /// Checks that nobody but the service listens where requests go. Returns a note if memgate may not read who does.
+    ///
+    /// # Errors
+    /// Fails with [`ListenerError`] if another process listens there, or if a service that has answered that it is
+    /// ready does not listen there.
+    pub(super) async fn check(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>> {
+        let mut looks = 1;
+        loop {
+            match self.look(when, cgroup, service) {
+                // The socket may be closed already, or its file may not have been there yet.
+                Err(ListenerError::Other { holder: Holder::Unseen, .. } | ListenerError::NotTheService { .. })
+                    if looks < LOOKS => {}
+                outcome => return outcome.map_err(Error::from),
+            }
+            looks += 1;
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>, ListenerError> {
+        // Sockets first: one that is opened later is nobody's concern, and one that is listed has its file by now.
+        let listeners = listeners().map_err(ListenerError::Unreadable)?;
+        let own = sockets(&cgroup.processes().unwrap_or_else(|| descendants(service)));
+        self.judge(when, &listeners, &own, holder)
+    }
+
+    /// The same with these sockets. `holder` tells who has the socket of another process.
+    fn judge(
+        &self,
+        when: When,
+        listeners: &[Listener],
+        own: &Own,
+        holder: impl Fn(u64) -> Holder,
+    ) -> Result<Option<String>, ListenerError> {
+        let mut unknown = None;
+        for (target, addresses) in &self.addresses {
+            let takes = |listener: &&Listener| addresses.iter().any(|address| takes(listener.address, *address));
+            let (of_service, of_others): (Vec<&Listener>, Vec<&Listener>) =
+                listeners.iter().filter(takes).partition(|listener| own.inodes.contains(&listener.inode));
+            for other in of_others {
+                let holder = holder(other.inode);
+                if own.has_unreadable && holder == Holder::Unseen {
+                    unknown = Some(target);
+                    continue;
+                }
+                return Err(ListenerError::Other { address: other.address, target: target.clone(), holder });
+            }
+            let must_listen = when == When::Ready && *target == self.ready && !addresses.is_empty();
+            if must_listen && of_service.is_empty() && !own.has_unreadable {
+                return Err(ListenerError::NotTheService { target: target.clone() });
+            }
+        }
+        Ok(unknown.map(|target| {
+            format!(
+                "memgate may not read the files of a process of the service, so that it cannot tell whether the \
+                 service answers at {target}"
+            )
+        }))
+    }
+}
+
+/// Whether an address is one of this machine's own.
+fn is_here(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// Whether a socket that listens at `listener` may get a connection to `target`. One that listens at every address of
+/// IP version 6 also gets those of version 4, unless it is told not to, which the kernel does not list.
+fn takes(listener: SocketAddr, target: SocketAddr) -> bool {
+    let [listens, wanted] = [listener.ip().to_canonical(), target.ip().to_canonical()];
+    let anywhere = listens.is_unspecified() && (listens.is_ipv6() || wanted.is_ipv4());
+    // A connection to the unspecified address goes to the loopback address.
+    let to_loopback = wanted.is_unspecified() && listens.is_loopback() && listens.is_ipv4() == wanted.is_ipv4();
+    listener.port() == target.port() && (listens == wanted || anywhere || to_loopback)
+}
+
+/// The TCP sockets that listen where this process is.
+fn listeners() -> Result<Vec<Listener>, ProcError> {
+    // A kernel without one version of IP has no such file.
+    let or_none = |entries: Result<Vec<_>, ProcError>| match entries {
+        Err(ProcError::NotFound(_)) => Ok(Vec::new()),
+        entries => entries,
+    };
+    let entries = or_none(procfs::net::tcp())?.into_iter().chain(or_none(procfs::net::tcp6())?);
+    let listening = entries.filter(|entry| entry.state == TcpState::Listen);
+    Ok(listening.map(|entry| Listener { address: entry.local_address, inode: entry.inode }).collect())
+}
+
+/// The sockets of these processes.
+fn sockets(processes: &[Pid]) -> Own {
+    let mut own = Own::default();
+    for process in processes {
+        match sockets_of(process.as_raw()) {
+            Ok(inodes) => own.inodes.extend(inodes),
+            // It has ended, and its sockets with it.
+            Err(ProcError::NotFound(_)) => {}
+            Err(_) => own.has_unreadable = true,
+        }
+    }
+    own
+}
+
+fn sockets_of(process: i32) -> Result<Vec<u64>, ProcError> {
+    let files = Process::new(process)?.fd()?;
+    // A file that is closed meanwhile cannot be read.
+    let inodes = files.flatten().filter_map(|file| match file.target {
+        FDTarget::Socket(inode) => Some(inode),
+        _ => None,
+    });
+    Ok(inodes.collect())
+}
+
+/// The process with the socket.
+fn holder(inode: u64) -> Holder {
+    let mut processes = all_processes().into_iter().flatten().flatten();
+    let found = processes.find(|process| sockets_of(process.pid()).is_ok_and(|inodes| inodes.contains(&inode)));
+    found.map_or(Holder::Unseen, |process| Holder::Process { pid: process.pid(), command: command(&process) })
+}
+
+fn command(process: &Process) -> String {
+    let words = process.cmdline().unwrap_or_default();
+    if words.is_empty() { process.stat().map(|stat| stat.comm).unwrap_or_default() } else { words.join(" ") }
+}
+
+/// The process, those of its process group, and all that they started: the service, where there is no cgroup.
+fn descendants(process: Pid) -> Vec<Pid> {
+    let all: Vec<_> =
+        all_processes().into_iter().flatten().flatten().filter_map(|process| process.stat().ok()).collect();
+    let family: Vec<_> = all.iter().map(|stat| (stat.pid, stat.ppid, stat.pgrp)).collect();
+    family_of(process.as_raw(), &family).into_iter().map(Pid::from_raw).collect()
+}
+
+/// Of processes with their parents and their process groups, those that belong to `first`.
+fn family_of(first: i32, all: &[(i32, i32, i32)]) -> BTreeSet<i32> {
+    let mut found = BTreeSet::from([first]);
+    loop {
+        let belongs = |(_, parent, group): &&(i32, i32, i32)| found.contains(parent) || *group == first;
+        let more: Vec<i32> =
+            all.iter().filter(belongs).map(|(pid, ..)| *pid).filter(|pid| !found.contains(pid)).collect();
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn plan(ready: &str, load: &str) -> Plan {
+        let mut plan = memgate_testing::plan();
+        plan.ready.http = ready.to_owned();
+        let Load::Http(http) = &mut plan.load else { panic!("{plan:?}") };
+        http.requests[0].url = load.to_owned();
+        plan
+    }
+
+    fn targets() -> Targets {
+        Targets::of(&plan("http://127.0.0.1:81/healthz", "http://127.0.0.1:80/")).unwrap()
+    }
+
+    fn listener(text: &str, inode: u64) -> Listener {
+        Listener { address: address(text), inode }
+    }
+
+    fn own(inodes: &[u64]) -> Own {
+        Own { inodes: inodes.iter().copied().collect(), has_unreadable: false }
+    }
+
+    fn stranger(_: u64) -> Holder {
+        Holder::Process { pid: 7, command: "old -listen :80".to_owned() }
+    }
+
+    #[test]
+    fn a_listener_gets_connections_to_its_address_and_to_each_if_it_has_none() {
+        for (listens, wanted) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("[::ffff:0.0.0.0]:80", "127.0.0.1:80"),
+            ("127.0.0.1:80", "0.0.0.0:80"),
+        ] {
+            assert!(takes(address(listens), address(wanted)), "{listens} {wanted}");
+        }
+        for (listens, wanted) in [
+            ("127.0.0.1:81", "127.0.0.1:80"),
+            ("127.0.0.2:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("[::1]:80", "127.0.0.1:80"),
+            ("[::]:81", "127.0.0.1:80"),
+        ] {
+            assert!(!takes(address(listens), address(wanted)), "{listens} {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_services_own_listeners_are_right_whichever_of_its_processes_has_them() {
+        let all = [listener("0.0.0.0:80", 1), listener("[::]:81", 2), listener("127.0.0.1:82", 3)];
+        assert_eq!(targets().judge(When::Ready, &all, &own(&[1, 2]), stranger).unwrap(), None);
+        // Nobody has to listen yet where the load goes: its requests fail then.
+        assert_eq!(targets().judge(When::Ready, &all[1..], &own(&[2]), stranger).unwrap(), None);
+    }
+
+    #[test]
+    fn another_listener_is_named_with_its_process() {
+        let all = [listener("127.0.0.1:81", 1), listener("127.0.0.1:80", 2), listener("0.0.0.0:80", 3)];
+        let error = targets().judge(When::Ready, &all, &own(&[1, 2]), stranger).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "another process listens at 0.0.0.0:80, where requests to 127.0.0.1:80 go: process 7 (`old -listen :80`)"
+        );
+        assert!(miette::Diagnostic::help(&error).unwrap().to_string().contains("sport = :80"));
+        assert_eq!(Error::from(error).exit_code(), 4);
+        let error = targets().judge(When::Ready, &all, &own(&[1, 2]), |_| Holder::Unseen).unwrap_err();
+        assert!(error.to_string().ends_with("memgate may not see which"), "{error}");
+    }
+
+    #[test]
+    fn the_service_listens_where_it_is_ready() {
+        let error = targets().judge(When::Ready, &[listener("127.0.0.1:80", 1)], &own(&[1]), stranger).unwrap_err();
+        assert_eq!(error.to_string(), "127.0.0.1:81 answers, but the service does not listen there");
+        assert_eq!(Error::from(error).exit_code(), 4);
+        // Later it may have closed its socket, and its requests fail.
+        assert_eq!(targets().judge(When::Measured, &[], &own(&[]), stranger).unwrap(), None);
+    }
+
+    #[test]
+    fn files_that_memgate_may_not_read_are_told_and_fail_nothing() {
+        let unreadable = || Own { has_unreadable: true, ..own(&[]) };
+        let all = [listener("127.0.0.1:81", 1), listener("127.0.0.1:80", 2)];
+        let note = targets().judge(When::Ready, &all, &unreadable(), |_| Holder::Unseen).unwrap();
+        assert!(note.unwrap().contains("may not read the files of a process of the service"));
+        // That another process has the socket is known all the same.
+        assert!(targets().judge(When::Ready, &all, &unreadable(), stranger).is_err());
+        let all_known = Own { has_unreadable: true, ..own(&[1, 2]) };
+        assert_eq!(targets().judge(When::Ready, &all, &all_known, stranger).unwrap(), None);
+    }
+
+    #[test]
+    fn a_target_on_another_machine_is_told_and_not_checked() {
+        // An address of the range for documentation (RFC 5737).
+        let targets = Targets::of(&plan("http://127.0.0.1:81/", "http://192.0.2.1:80/")).unwrap();
+        assert!(targets.notes[0].starts_with("192.0.2.1:80 is not on this machine"), "{:?}", targets.notes);
+        let all = [listener("127.0.0.1:81", 1), listener("0.0.0.0:80", 2)];
+        assert_eq!(targets.judge(When::Ready, &all, &own(&[1]), stranger).unwrap(), None);
+        // Nor is anything asked of a service that is ready elsewhere.
+        let elsewhere = Targets::of(&plan("http://192.0.2.1:81/", "http://127.0.0.1:80/")).unwrap();
+        assert_eq!(elsewhere.judge(When::Ready, &all, &own(&[2]), stranger).unwrap(), None);
+    }
+
+    #[test]
+    fn of_a_load_command_only_the_place_of_readiness_is_known() {
+        let plan = Plan { load: Load::Command(vec!["k6".to_owned()]), ..plan("http://127.0.0.1:81/", "http://x/") };
+        let targets = Targets::of(&plan).unwrap();
+        assert_eq!(targets.addresses.keys().collect::<Vec<_>>(), ["127.0.0.1:81"]);
+    }
+
+    #[test]
+    fn without_a_cgroup_the_service_is_its_tree_and_its_group() {
+        let all = [(10, 1, 10), (11, 10, 10), (12, 11, 12), (13, 1, 10), (14, 1, 14), (15, 13, 15)];
+        assert_eq!(family_of(10, &all), BTreeSet::from([10, 11, 12, 13, 15]));
+    }
+
+    /// The tables of the kernel itself: this process listens, on both versions of IP.
+    #[tokio::test]
+    async fn the_kernel_tells_who_listens() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = socket.local_addr().unwrap();
+        let url = format!("http://{here}/");
+        let targets = Targets::of(&plan(&url, &url)).unwrap();
+        let this = nix::unistd::getpid();
+        assert_eq!(targets.check(When::Ready, &CgroupFiles::default(), this).await.unwrap(), None);
+        // For any other process, this one is the stranger.
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let other = Pid::from_raw(child.id().cast_signed());
+        let seen = targets.look(When::Measured, &CgroupFiles::default(), other);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let error = seen.unwrap_err();
+        let ListenerError::Other { address, holder: Holder::Process { pid, command }, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((*address, *pid), (here, this.as_raw()));
+        assert!(!command.is_empty());
+    }
+}
