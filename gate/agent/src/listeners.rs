@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use procfs::{
     ProcError,
     net::TcpState,
-    process::{FDTarget, Process, all_processes},
+    process::{FDTarget, ProcState, Process, all_processes},
 };
 
 use super::{cgroup::CgroupFiles, load::Endpoint};
@@ -55,6 +55,16 @@ pub enum ListenerError {
     NotTheService {
         /// The host and port of the URL.
         target: String,
+    },
+    /// The service is in another cgroup than the one that memgate has started it in.
+    #[error("the service (process {service}) has left the cgroup that memgate started it in")]
+    #[diagnostic(help(
+        "its memory is not what memgate measures, and its limit does not hold: run the service as a user who may not \
+         do that, with `run.user` or --user"
+    ))]
+    OutsideOfItsCgroup {
+        /// The launched process.
+        service: Pid,
     },
     /// The kernel does not tell who listens.
     #[error("memgate cannot read who listens on this machine")]
@@ -180,7 +190,14 @@ impl Targets {
     fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>, ListenerError> {
         // Sockets first: one that is opened later is nobody's concern, and one that is listed has its file by now.
         let listeners = listeners().map_err(ListenerError::Unreadable)?;
-        let own = sockets(&cgroup.processes().unwrap_or_else(|| descendants(service)));
+        let own = match cgroup.processes() {
+            None => sockets(&descendants(service)),
+            Some(Err(_)) => Own { has_unreadable: true, ..sockets(&descendants(service)) },
+            Some(Ok(processes)) if !processes.contains(&service) && lives(service) => {
+                return Err(ListenerError::OutsideOfItsCgroup { service });
+            }
+            Some(Ok(processes)) => sockets(&processes),
+        };
         self.judge(when, &listeners, &own, holder)
     }
 
@@ -217,6 +234,12 @@ impl Targets {
             )
         }))
     }
+}
+
+/// Whether the process runs. One that has ended is in no cgroup any more.
+fn lives(process: Pid) -> bool {
+    let state = Process::new(process.as_raw()).and_then(|process| process.stat()?.state());
+    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
 }
 
 /// Whether an address is one of this machine's own.

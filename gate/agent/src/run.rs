@@ -402,6 +402,7 @@ impl Running {
             tier,
             options: Vec::new(),
             against: None,
+            origin: None,
             signals,
             code,
             notes: self.notes,

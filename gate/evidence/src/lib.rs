@@ -50,12 +50,49 @@ pub struct Evidence {
     /// the build that is judged.
     #[serde(default)]
     pub against: Option<String>,
+    /// What this is evidence of. Evidence of an earlier memgate does not tell: `null`.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// What was measured.
     pub signals: Signals,
     /// The call stacks that the signals refer to.
     pub code: Code,
     /// Notes for the reader on what the run lacked, such as a cgroup's memory controller.
     pub notes: Vec<String>,
+}
+
+/// What a run is evidence of. Runs of one service and platform that are judged together agree in executable, plan and
+/// commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// SHA-256 of the executable that was measured, in lower-case hexadecimal.
+    pub executable: String,
+    /// SHA-256 of the part of the plan that decides about figures, in lower-case hexadecimal. The run's number and the
+    /// machine's paths are not in it.
+    pub plan: String,
+    /// The commit of the sources, or of what is beside the executable; `null` if there is no git or no repository.
+    pub commit: Option<Commit>,
+    /// The build of memgate that measured: a hash of the sources that host and guest share.
+    pub memgate: String,
+}
+
+/// A commit that is checked out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Commit {
+    /// Its full hash.
+    pub hash: String,
+    /// Whether a tracked file differs from it.
+    pub is_changed: bool,
+}
+
+/// The commit as a message names it: its hash, and `with changed files` if there are any.
+impl std::fmt::Display for Commit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let changed = if self.is_changed { " with changed files" } else { "" };
+        write!(f, "{}{changed}", self.hash)
+    }
 }
 
 /// The environment: machine, Go version and runner.

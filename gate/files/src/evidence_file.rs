@@ -4,7 +4,6 @@
 //! detects a file that was cut off or edited before it judges by it.
 
 use std::{
-    fmt::Write as _,
     fs::File,
     io::{self, Read},
     path::Path,
@@ -16,9 +15,8 @@ use memgate_evidence::{
 };
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{error::Category, value::RawValue};
-use sha2::{Digest, Sha256};
 
-use crate::{OutputError, whole as atomic_file};
+use crate::{OutputError, sha256, whole as atomic_file};
 
 /// The schema version that this memgate writes, and the only one that it reads.
 pub const SCHEMA: u64 = 3;
@@ -75,7 +73,7 @@ pub fn encode(evidence: &Evidence) -> Result<Vec<u8>> {
 
 fn encode_up_to(evidence: &Evidence, max_bytes: u64) -> Result<Vec<u8>> {
     let evidence = serde_json::value::to_raw_value(evidence).map_err(OutputError::Json)?;
-    let wrapper = Wrapper { schema: SCHEMA, sha256: sha256(evidence.get()).into(), evidence: &evidence };
+    let wrapper = Wrapper { schema: SCHEMA, sha256: sha256::of(evidence.get().as_bytes()).into(), evidence: &evidence };
     let mut bytes = serde_json::to_vec(&wrapper).map_err(OutputError::Json)?;
     bytes.push(b'\n');
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= max_bytes) {
@@ -151,7 +149,7 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Evidence> {
         return Err(truncated(path));
     }
     let wrapper: Wrapper<'_> = serde_json::from_str(text).map_err(|error| not_evidence(path, text, &error))?;
-    if sha256(wrapper.evidence.get()) != wrapper.sha256 {
+    if sha256::of(wrapper.evidence.get().as_bytes()) != wrapper.sha256 {
         return Err(refused(path, "was changed after it was written: its SHA-256 differs", RECORD_AGAIN));
     }
     serde_json::from_str(wrapper.evidence.get()).map_err(|error| not_evidence(path, text, &error))
@@ -210,19 +208,6 @@ fn truncated(path: &Path) -> Error {
 
 fn refused(path: &Path, what: impl AsRef<str>, help: &str) -> Error {
     InputError::new(format!("{}: {}.", path.display(), what.as_ref()), help).into()
-}
-
-fn sha256(text: &str) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(text.as_bytes()) {
-        push_formatted(&mut hex, format_args!("{byte:02x}"));
-    }
-    hex
-}
-
-fn push_formatted(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    // Writing to a string cannot fail.
-    let _ = text.write_fmt(arguments);
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod error;
 pub mod evidence_file;
 pub mod names;
+pub mod sha256;
 pub mod whole;
 
 pub use error::OutputError;

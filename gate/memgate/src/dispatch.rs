@@ -34,9 +34,10 @@ use crate::{
     failures::{colour_is_allowed, rendered},
     history::{self, History},
     images::{self, Which},
-    manual,
+    leftovers, manual,
     narrator::Narrator,
-    pipeline, select,
+    pipeline,
+    select::{self, Selection},
     trust::{calibrate, selftest},
 };
 
@@ -79,14 +80,17 @@ pub fn run(cli: Cli) -> ExitCode {
 /// service ends when the thread that started it ends.
 fn measure(measured: &Measured, judged: Option<(&JudgedBy, &Formats, &Kept)>) -> Result<u8> {
     let config = config::load(&measured.config)?;
+    let selection = measured.selection(&[Platform::host()]);
+    leftovers::remove_runs(&config, &selection)?;
+    leftovers::remove_report(&selection.out)?;
     let narrator = Narrator::new();
     until_cancelled(async |cancel| match judged {
         Some((by, formats, kept)) => {
-            validate(formats, Some(kept))?;
+            clear(formats, Some(kept))?;
             let history = open_history(kept, beside(&config), &narrator)?;
-            check(&config, measured, by, formats, &narrator, cancel, history.as_ref()).await
+            check(&config, &selection, by, formats, &narrator, cancel, history.as_ref()).await
         }
-        None => record(&config, measured, &narrator, cancel).await,
+        None => record(&config, &selection, &narrator, cancel).await,
     })
 }
 
@@ -115,22 +119,21 @@ fn boot(which: &Which, out: &Path, words: &[String], narrator: &Narrator) -> Res
 
 async fn check(
     config: &Config,
-    measured: &Measured,
+    selection: &Selection,
     by: &JudgedBy,
     formats: &Formats,
     narrator: &Narrator,
     cancel: &Cancel,
     history: Option<&History>,
 ) -> Result<u8> {
-    let selection = measured.selection(&[Platform::host()]);
     let baselines = baselines(config, by, &selection.out, cancel).await?;
-    let report = pipeline::check(config, &selection, &baselines, narrator, cancel).await?;
+    let report = pipeline::check(config, selection, &baselines, narrator, cancel).await?;
     finish(&report, &formats.outputs, Some(&selection.out), history)?;
     Ok(report.exit_code())
 }
 
-async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
-    let recorded = pipeline::record(config, &measured.selection(&[Platform::host()]), narrator, cancel).await?;
+async fn record(config: &Config, selection: &Selection, narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
+    let recorded = pipeline::record(config, selection, narrator, cancel).await?;
     let mut files = recorded.done.concat();
     files.sort();
     for file in files {
@@ -140,7 +143,7 @@ async fn record(config: &Config, measured: &Measured, narrator: &Narrator, cance
 }
 
 fn judge(recorded: &Recorded, out: &Path, formats: &Formats, kept: Option<&Kept>) -> Result<Report> {
-    validate(formats, kept)?;
+    clear(formats, kept)?;
     let history = match kept {
         Some(kept) => open_history(kept, &std::env::current_dir().unwrap_or_default(), &Narrator::new())?,
         None => None,
@@ -151,10 +154,11 @@ fn judge(recorded: &Recorded, out: &Path, formats: &Formats, kept: Option<&Kept>
 }
 
 fn merge(measured: &Measured, evidence: &[PathBuf], by: &JudgedBy, formats: &Formats, kept: &Kept) -> Result<u8> {
-    validate(formats, Some(kept))?;
     let config = config::load(&measured.config)?;
-    let history = open_history(kept, beside(&config), &Narrator::new())?;
     let selection = measured.selection(&Platform::ALL);
+    leftovers::remove_report(&selection.out)?;
+    clear(formats, Some(kept))?;
+    let history = open_history(kept, beside(&config), &Narrator::new())?;
     until_cancelled(async |cancel| {
         let baselines = baselines(&config, by, &selection.out, cancel).await?;
         let report = pipeline::merge(&config, &selection, &baselines, evidence)?;
@@ -188,10 +192,17 @@ fn plan(measured: &Measured) -> Result<()> {
     print(&format!("{}\n", select::github_matrix(&config, &measured.selection(&Platform::ALL))?))
 }
 
-/// Checks that no two outputs go to the same place.
-fn validate(formats: &Formats, kept: Option<&Kept>) -> Result<()> {
+/// Checks that no two outputs go to the same place, and removes the reports of an earlier command from there.
+fn clear(formats: &Formats, kept: Option<&Kept>) -> Result<()> {
     report::validate(&formats.outputs)?;
-    let Some(history) = kept.and_then(|kept| kept.history.as_deref()) else { return Ok(()) };
+    if let Some(history) = kept.and_then(|kept| kept.history.as_deref()) {
+        is_no_output(history, formats)?;
+    }
+    leftovers::remove_reports(&formats.outputs)
+}
+
+/// Checks that no report would replace the history.
+fn is_no_output(history: &Path, formats: &Formats) -> Result<()> {
     let place = |path: &Path| std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).ok();
     let is_history = |output: &&Output| output.file.as_deref().is_some_and(|file| place(file) == place(history));
     let Some(output) = formats.outputs.iter().find(is_history) else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! Turns evidence into a report: finds the evidence files, reads the baselines, judges, and writes the flame graphs.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -21,23 +21,50 @@ use memgate_verdict::{
     summarise::{Summary, summarise},
 };
 
-use crate::{baselines::Baselines, measure::Recorded};
+use crate::{
+    baselines::Baselines,
+    binding::{self, Run, Runs},
+    measure::Recorded,
+};
 
 /// Reads evidence from files and directories. Groups it by service and platform.
 ///
 /// # Errors
-/// When there is no evidence or a file cannot be used.
+/// As [`read_runs`] and [`together`].
 pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), Recorded>> {
-    let mut by_target: BTreeMap<_, Recorded> = BTreeMap::new();
+    together(read_runs(files)?)
+}
+
+/// Reads evidence from files and directories, each with its file.
+///
+/// # Errors
+/// When there is no evidence, when a file cannot be used, and when evidence of one service and platform is not of one
+/// executable, plan and commit, or of one such build and one other.
+pub(crate) fn read_runs(files: &[PathBuf]) -> Result<Runs> {
+    let mut runs = Runs::new();
     for file in evidence_files(files)? {
         let evidence = evidence_file::read(&file)?;
-        by_target.entry((evidence.service.clone(), evidence.platform)).or_default().push(evidence);
+        runs.entry((evidence.service.clone(), evidence.platform)).or_default().push(Run { file, evidence });
+    }
+    runs.values().try_for_each(|runs| binding::agree(runs))?;
+    Ok(runs)
+}
+
+/// The evidence of each service and platform.
+///
+/// # Errors
+/// When evidence of a build is not comparable with that of the other, or when there is only the other.
+pub(crate) fn together(runs: Runs) -> Result<BTreeMap<(String, Platform), Recorded>> {
+    let mut by_target: BTreeMap<_, Recorded> = BTreeMap::new();
+    for (target, runs) in runs {
+        let recorded = by_target.entry(target).or_default();
+        runs.into_iter().for_each(|run| recorded.push(run.evidence));
     }
     by_target.values().try_for_each(is_one_comparison)?;
     Ok(by_target)
 }
 
-/// Checks that the evidence is of one build, or of one build and one other.
+/// Checks that the evidence is of a build, and that the other one was measured in turn with it, if there is one.
 fn is_one_comparison(recorded: &Recorded) -> Result<()> {
     if let (Some(run), Some(other)) = (recorded.runs.first(), recorded.others.first()) {
         let (a, b) = (&run.environment, &other.environment);
@@ -56,27 +83,16 @@ fn is_one_comparison(recorded: &Recorded) -> Result<()> {
             return Err(InputError::new(message, "name the evidence of one command").into());
         }
     }
-    let names: BTreeSet<_> = recorded.others.iter().filter_map(|other| other.against.as_deref()).collect();
-    let (message, help) = match (recorded.others.first(), recorded.runs.is_empty()) {
-        (Some(other), true) => (
-            format!(
+    match recorded.others.first() {
+        Some(other) if recorded.runs.is_empty() => {
+            let message = format!(
                 "{} on {}: all evidence is of the build that another is compared with",
                 other.service, other.platform
-            ),
-            "name the evidence of the build that is to be judged too",
-        ),
-        (Some(other), false) if names.len() > 1 => (
-            format!(
-                "{} on {}: the evidence compares with several builds: {}",
-                other.service,
-                other.platform,
-                names.into_iter().collect::<Vec<_>>().join(", ")
-            ),
-            "name the evidence of one comparison",
-        ),
-        _ => return Ok(()),
-    };
-    Err(InputError::new(message, help).into())
+            );
+            Err(InputError::new(message, "name the evidence of the build that is to be judged too").into())
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn evidence_files(files: &[PathBuf]) -> Result<Vec<PathBuf>> {

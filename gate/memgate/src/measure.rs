@@ -15,7 +15,7 @@ use crate::{
     failures::Outcomes,
     guest_runner::{self, GuestLogs},
     narrator::Narrator,
-    preflight,
+    origin, preflight,
     prepare::{Bench, Pair, places},
     select::{Selection, Target},
 };
@@ -144,6 +144,8 @@ impl Bench<'_> {
     /// When the run cannot be made, or when its evidence cannot be written.
     async fn measure(&self, run: u32, narrator: &Narrator, cancel: &Cancel) -> Result<Evidence> {
         let plan = self.plan(run);
+        // A run of an executable that cannot be read says more about it.
+        let origin = origin::of(&self.planned(run), self.commit.as_ref());
         let title = format!("{} run {run}", self.target.title());
         let event = |event| narrator.event(&title, event);
         let mut evidence = match &self.guests {
@@ -151,6 +153,7 @@ impl Bench<'_> {
             Some(guests) => guests.run(&plan, &self.guest_logs(run), &event, cancel).await?,
         };
         evidence.options = self.options.to_vec();
+        evidence.origin = Some(origin?);
         if let Some(against) = &self.target.against {
             evidence.against = Some(against.name.clone());
             evidence.notes.extend(against.note.clone());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use memgate_agent::cancel::Cancel;
 use memgate_config::{Config, Service, baseline};
-use memgate_evidence::error::{Error, Result, Stage};
+use memgate_evidence::error::Result;
 use memgate_files::names;
 use memgate_report::locate;
 use memgate_verdict::{
@@ -16,8 +16,10 @@ use memgate_verdict::{
 
 use crate::{
     baselines::Baselines,
+    binding,
     failures::Outcomes,
-    judging::{flame_graphs, judge_runs, judged, judged_without_baseline, read_evidence, report},
+    judging::{flame_graphs, judge_runs, judged, judged_without_baseline, read_runs, report, together},
+    leftovers,
     measure::{Recorded, alone, side_by_side},
     narrator::Narrator,
     prepare::{Pair, make_directory, pairs, prepare},
@@ -115,6 +117,7 @@ pub(crate) async fn measured<T>(
     cancel: &Cancel,
     work: impl AsyncFn(&Pair<'_>) -> Result<T>,
 ) -> Result<Outcomes<T>> {
+    leftovers::remove_runs(config, selection)?;
     let targets = targets(config, selection)?;
     // A build beside another memgate's measurement would disturb that one too.
     let _alone = alone(&targets, selection, narrator, cancel).await?;
@@ -180,41 +183,29 @@ pub async fn record(
     measured(config, selection, narrator, cancel, record).await
 }
 
-/// Judges recorded evidence and writes its flame graphs into a directory below `out`.
+/// Judges recorded evidence, which has every run of each command, and writes its flame graphs into a directory below
+/// `out`.
 ///
 /// # Errors
-/// When evidence or a baseline cannot be used.
+/// When a run is missing or is there twice, or when evidence or a baseline cannot be used.
 pub fn judge(files: &[PathBuf], baselines: &Baselines, out: &Path) -> Result<Report> {
-    let evidence = read_evidence(files)?;
+    let runs = read_runs(files)?;
+    runs.values().try_for_each(|runs| binding::are_whole(runs))?;
+    let evidence = together(runs)?;
     let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
     Ok(report(results, Vec::new()))
 }
 
-/// Judges evidence that several jobs recorded, and checks that it is complete: every run of every selected service on
-/// every selected platform.
+/// Judges evidence that several jobs recorded, and checks that it is exactly what was planned: every run of every
+/// selected service on every selected platform, and nothing else.
 ///
 /// # Errors
-/// When a run is missing, or when evidence or a baseline cannot be used.
+/// When a run is missing or too much, when one is of another plan or for another baseline, or when evidence or a
+/// baseline cannot be used.
 pub fn merge(config: &Config, selection: &Selection, baselines: &Baselines, files: &[PathBuf]) -> Result<Report> {
-    let evidence = read_evidence(files)?;
-    let missing: Vec<_> = targets(config, selection)?
-        .iter()
-        .filter_map(|target| {
-            let recorded = evidence.get(&(target.service.name.clone(), target.platform));
-            let runs = recorded.map_or(0, |recorded| match selection.against {
-                None => recorded.runs.len(),
-                Some(_) => recorded.runs.len().min(recorded.others.len()),
-            });
-            let wanted = usize::try_from(target.runs).unwrap_or(usize::MAX);
-            let what = if selection.against.is_some() { "runs of both builds" } else { "runs" };
-            (runs < wanted).then(|| format!("{}: {runs} of {wanted} {what}", target.title()))
-        })
-        .collect();
-    if !missing.is_empty() {
-        let message = format!("evidence is missing: {}", missing.join("; "));
-        let help = "find out why the job of that platform wrote none, or name the other platforms with --platform";
-        return Err(Error::infrastructure(Stage::Collect, message, help));
-    }
+    let runs = read_runs(files)?;
+    binding::are_planned(&runs, &targets(config, selection)?, selection)?;
+    let evidence = together(runs)?;
     let out = &selection.out;
     let results = evidence.values().map(|runs| judge_runs(runs, baselines, out)).collect::<Result<Vec<_>>>()?;
     Ok(report(results, Vec::new()))

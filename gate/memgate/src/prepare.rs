@@ -9,20 +9,19 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::{Executable, Service};
 use memgate_evidence::{
+    Commit,
     error::{Error, InputError, Result, Stage},
     plan::{Account, Collecting, Load, Plan},
     platform::{Platform, Runner},
 };
-use memgate_files::{
-    OutputError,
-    names::{self, RunFiles},
-};
+use memgate_files::OutputError;
 
 use crate::{
     failures::Outcomes,
     gobuild::Builder,
     guest_runner::GuestRunner,
     narrator::Narrator,
+    origin,
     outdir::{OutDirectory, refuse_links},
     preflight,
     select::{Selection, Target},
@@ -45,9 +44,6 @@ pub(crate) async fn prepare<'run>(
     make_directory(&selection.out)?;
     let mut prepared = Outcomes::default();
     for ((target, place), account) in targets.iter().zip(places).zip(accounts) {
-        for directory in [selection.out.clone(), selection.out.join(names::AGAINST)] {
-            remove_old_runs(&directory, target)?;
-        }
         match Bench::prepare(target, place, account, selection, narrator, cancel).await {
             // What is wrong in the configuration is wrong in each run.
             Err(error @ Error::Input(_)) => return Err(error),
@@ -112,6 +108,8 @@ pub(crate) struct Bench<'run> {
     pub(crate) collecting: Collecting,
     /// Of the command line; see [`Selection::options`].
     pub(crate) options: &'run [String],
+    /// The commit that is checked out where the service is built, if there is one.
+    pub(crate) commit: Option<Commit>,
     /// The guests, unless this machine itself runs the service.
     pub(crate) guests: Option<GuestRunner>,
 }
@@ -157,20 +155,27 @@ impl<'run> Bench<'run> {
             out_directory: OutDirectory::of(out)?,
             collecting: selection.collecting,
             options: &selection.options,
+            commit: origin::commit(service, cancel).await?,
             guests,
         };
         bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;
         Ok(bench)
     }
 
+    /// The plan of a run as the configuration has it, without what this machine adds.
+    pub(crate) fn planned(&self, run: u32) -> Plan {
+        self.target.plan(run, self.executable.clone(), self.collecting)
+    }
+
+    /// The plan of a run, with the user and the variables of this machine.
     pub(crate) fn plan(&self, run: u32) -> Plan {
         let service = self.target.service;
-        let mut plan = service.plan(self.target.platform, run, self.executable.clone());
+        let mut plan = self.planned(run);
         pass(&service.run.pass_env, &mut plan.env);
         if let Load::Command(command) = &mut plan.load {
             pass(&service.load_pass_env, &mut command.env);
         }
-        Plan { account: self.account.clone(), collecting: self.collecting, ..plan }
+        Plan { account: self.account.clone(), ..plan }
     }
 }
 
@@ -207,22 +212,6 @@ pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).map_err(|error| cannot_write(directory, error))
 }
 
-fn cannot_write(path: &Path, source: std::io::Error) -> Error {
+pub(crate) fn cannot_write(path: &Path, source: std::io::Error) -> Error {
     OutputError::Path { path: path.to_owned(), option: "--out", source }.into()
-}
-
-/// Removes the files that an earlier command left for the same service and platform, so that nobody takes them for
-/// files of this command.
-fn remove_old_runs(out: &Path, target: &Target<'_>) -> Result<()> {
-    let entries = match fs::read_dir(out) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|error| cannot_write(out, error))?,
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if RunFiles::are_of(&name.to_string_lossy(), &target.service.name, target.platform) {
-            fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), error))?;
-        }
-    }
-    Ok(())
 }

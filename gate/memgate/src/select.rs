@@ -8,7 +8,7 @@ use std::{
 use memgate_config::{Config, Executable, PlatformOptions, Service};
 use memgate_evidence::{
     error::Result,
-    plan::{Account, Collecting},
+    plan::{Account, Collecting, Plan},
     platform::{Platform, Runner},
 };
 
@@ -98,6 +98,11 @@ impl<'config> Target<'config> {
         let asked = self.user.map(|user| ("--user".to_owned(), user));
         let asked = asked.or_else(|| Some((format!("services.{}.run.user", self.service.name), of_service?)));
         account::of_service(asked.as_ref().map(|(by, user)| (by.as_str(), *user)), self.configuration)
+    }
+
+    /// The plan of one run, numbered from 1, of this executable.
+    pub(crate) fn plan(&self, run: u32, executable: PathBuf, collecting: Collecting) -> Plan {
+        Plan { collecting, ..self.service.plan(self.platform, run, executable) }
     }
 
     /// The most runs that memgate makes to decide every gate.

@@ -59,7 +59,7 @@ impl Judged {
 fn write_evidence(directory: &Path, service: &str) {
     fs::create_dir_all(directory).unwrap();
     for run in [1, 2] {
-        let evidence = Evidence { service: service.to_owned(), ..healthy(run, 2000) };
+        let evidence = Evidence { service: service.to_owned(), baseline: service.to_owned(), ..healthy(run, 2000) };
         evidence_file::write(&directory.join(format!("{service}.linux-amd64.run{run}.evidence.json")), &evidence)
             .unwrap();
     }

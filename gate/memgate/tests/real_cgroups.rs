@@ -43,7 +43,13 @@ fn in_a_guest(script: &str) -> (u8, String) {
         let shelled = image::with_shell(&cache, &image, None, say).unwrap();
         let machine = Machine { initramfs: shelled.path(), ..Machine::of(&image, emulator, 2 << 30, 2) };
         let console = directory.path().join("console.log");
-        let start = Start { machine, console, patience: Patience::default(), is_joined: false };
+        let start = Start {
+            machine,
+            console,
+            patience: Patience::default(),
+            is_joined: false,
+            build: memgate_agent::BUILD.to_owned(),
+        };
         let mut guest = Guest::boot(&start).await.unwrap();
         guest.begin().await.unwrap();
         for (from, to) in files(directory.path()) {

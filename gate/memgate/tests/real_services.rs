@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::{Bench, assert_fails, busy, can_attach, changed, repository, running::Running, stderr, stdout};
-use memgate_files::evidence_file;
+use memgate_files::{evidence_file, sha256};
 use memgate_report::Format;
 use nix::sys::{
     signal::Signal,
@@ -109,6 +109,22 @@ fn a_process_that_takes_a_part_of_the_connections_later() {
         );
     }
     bench.assert_nothing_left();
+}
+
+#[test]
+fn the_evidence_names_what_it_is_of() {
+    let bench = Bench::service("misbehave", 18192, ", -mode, share");
+    let output = bench.run("record", &["--tier", "T0"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let evidence = evidence_file::read(&bench.out().join("s.linux-amd64.run1.evidence.json")).unwrap();
+    let origin = evidence.origin.unwrap();
+    assert_eq!(origin.executable, sha256::of_file(&bench.out().join("build/linux-amd64/s")).unwrap());
+    assert_eq!((origin.plan.len(), origin.memgate.as_str()), (64, memgate_agent::BUILD));
+    // An archive of the sources has no commit.
+    let mut git = Command::new("git");
+    let head = git.args(["rev-parse", "--verify", "HEAD"]).current_dir(repository()).output().unwrap();
+    let head = head.status.success().then(|| stdout(&head).trim().to_owned());
+    assert_eq!(origin.commit.map(|commit| commit.hash), head);
 }
 
 #[test]

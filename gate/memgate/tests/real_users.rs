@@ -149,6 +149,23 @@ fn results_go_nowhere_else() {
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
+/// As root, a process may go to any cgroup.
+#[test]
+fn a_service_outside_of_its_cgroup_is_not_measured() {
+    if !can_attach() {
+        return;
+    }
+    let checkout = with_load(18476, |checkout| {
+        format!(
+            "root=$(awk '$3 == \"cgroup2\" {{ print $2; exit }}' /proc/mounts)\nfor process in /proc/[0-9]*; do\n\
+             [ \"$(readlink $process/exe)\" = {} ] && echo ${{process#/proc/}} > $root/cgroup.procs\ndone",
+            checkout.root().join("uaa").display()
+        )
+    });
+    let output = checkout.memgate(&["record", "--user", "root"]);
+    assert_fails(&output, 4, &["has left the cgroup that memgate started it in", "`run.user` or --user"]);
+}
+
 #[test]
 fn a_build_runs_as_the_owner_of_the_checkout_and_leaves_nothing() {
     if !can_attach() {

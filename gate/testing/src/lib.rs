@@ -67,6 +67,7 @@ pub fn healthy(run: u32) -> Evidence {
         tier: Tier::T2,
         options: vec![],
         against: None,
+        origin: None,
         code: Code::default(),
         signals: signals(&mut random),
         notes: vec![],

@@ -17,5 +17,5 @@ mod tests;
 pub use fit::misfit;
 pub use gate::{LimitForRuns, limit_for_runs};
 pub use looks::MOST_RUNS;
-pub use service::{Other, judge, judge_beside, more_runs};
+pub use service::{Other, judge, judge_beside, more_runs, next_look};
 pub use step::{Explained, Step, is_change, lacks_occasions, notices, spoiled, step};

@@ -105,8 +105,12 @@ pub fn more_runs(result: &ServiceResult) -> Option<u32> {
     }
     // Gates that no run decides leave the service inconclusive, but others may still fail.
     let undecided = |gate: &GateResult| gate.verdict == Verdict::Inconclusive && gate.needs == Some(Need::MoreRuns);
-    let next = looks::next(usize::try_from(result.runs).ok()?)?;
-    result.gates.iter().any(undecided).then(|| u32::try_from(next).ok())?
+    next_look(result.runs).filter(|_| result.gates.iter().any(undecided))
+}
+
+/// The number of runs after which memgate looks again; `None` after the last look.
+pub fn next_look(runs: u32) -> Option<u32> {
+    u32::try_from(looks::next(usize::try_from(runs).ok()?)?).ok()
 }
 
 fn gates(summary: &Summary, baseline: Option<&Baseline>, misfit: Option<&str>) -> Vec<GateResult> {

@@ -1,0 +1,169 @@
+//! What a run is evidence of: the executable, the plan, the commit, and the build of memgate.
+
+use std::path::Path;
+
+use memgate_agent::{BUILD, cancel::Cancel};
+use memgate_config::{Executable, Service};
+use memgate_evidence::{
+    Commit, Origin,
+    error::{Error, Result, Stage},
+    plan::Plan,
+};
+use memgate_files::sha256;
+
+use crate::{command::output_unless_cancelled, git::Git};
+
+/// The origin of a run that this plan is for.
+///
+/// # Errors
+/// When the executable cannot be read.
+pub(crate) fn of(plan: &Plan, commit: Option<&Commit>) -> Result<Origin> {
+    let executable = sha256::of_file(&plan.executable).map_err(|error| {
+        let message = format!("the executable {} cannot be read", plan.executable.display());
+        Error::caused(Stage::Launch, message, error, "let nothing else write to it while memgate measures")
+    })?;
+    Ok(Origin { executable, plan: hash(plan), commit: commit.cloned(), memgate: BUILD.to_owned() })
+}
+
+/// The hash of what decides about the figures of a plan's run. Two machines that have the same configuration and
+/// options have the same hash, wherever their checkouts and executables lie.
+pub(crate) fn hash(plan: &Plan) -> String {
+    // Every field is named, so a new one does not compile until it is decided here.
+    let Plan {
+        service,
+        platform,
+        run: _,
+        // It decides how the figures are judged.
+        baseline: _,
+        // Its own hash is beside this one.
+        executable: _,
+        args,
+        env,
+        directory: _,
+        // Another machine has other users.
+        account: _,
+        ready,
+        memory_max,
+        load,
+        phases,
+        seed,
+        stop_timeout_ms,
+        collecting,
+    } = plan;
+    let canonical = serde_json::json!([
+        service,
+        platform,
+        args,
+        env,
+        ready,
+        memory_max,
+        load,
+        phases,
+        seed,
+        stop_timeout_ms,
+        collecting
+    ]);
+    sha256::of(canonical.to_string().as_bytes())
+}
+
+/// The commit that is checked out where the service is built or, if it is not built, where it runs. `None` if git is
+/// missing, if there is no repository or no commit, and if git cannot read it.
+///
+/// # Errors
+/// When memgate is interrupted.
+pub(crate) async fn commit(service: &Service, cancel: &Cancel) -> Result<Option<Commit>> {
+    let directory = match &service.executable {
+        Executable::Build(build) => &build.dir,
+        Executable::Binary(_) => &service.run.directory,
+    };
+    let Some(hash) = git(directory, &["rev-parse", "--verify", "--quiet", "HEAD"], cancel).await? else {
+        return Ok(None);
+    };
+    // What is not tracked may be memgate's own output. If it is a source, the executable tells.
+    let changes = git(directory, &["status", "--porcelain", "--untracked-files=no"], cancel).await?;
+    Ok(changes.map(|changes| Commit { hash, is_changed: !changes.is_empty() }))
+}
+
+/// What git prints; `None` if it fails.
+async fn git(directory: &Path, words: &[&str], cancel: &Cancel) -> Result<Option<String>> {
+    let Ok(mut git) = Git::new(directory) else { return Ok(None) };
+    git.command.arg("--no-optional-locks").args(words);
+    let output = output_unless_cancelled(git.command, cancel).await?.ok().filter(|output| output.status.success());
+    Ok(output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs};
+
+    use memgate_evidence::{
+        plan::{Collecting, CommandLoad, Load, PhaseLengths, Ready},
+        platform::Platform,
+        tier::Tier,
+    };
+    use memgate_testing::plan;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_is_the_same_on_every_machine_and_in_every_run() {
+        let elsewhere = Plan { run: 2, executable: "/b/uaa".into(), directory: "/b".into(), account: None, ..plan() };
+        assert_eq!(hash(&elsewhere), hash(&plan()));
+    }
+
+    #[test]
+    fn whatever_decides_about_figures_makes_another_plan() {
+        let others = [
+            Plan { service: "other".to_owned(), ..plan() },
+            Plan { platform: Platform::LinuxLoong64, ..plan() },
+            Plan { args: vec!["-v".to_owned()], ..plan() },
+            Plan { env: BTreeMap::from([("GOGC".to_owned(), "50".to_owned())]), ..plan() },
+            Plan { ready: Ready { http: "http://127.0.0.1:2/".to_owned(), timeout_ms: 1 }, ..plan() },
+            Plan { memory_max: Some(1), ..plan() },
+            Plan {
+                load: Load::Command(CommandLoad { words: vec!["wrk".to_owned()], ..CommandLoad::default() }),
+                ..plan()
+            },
+            Plan { phases: PhaseLengths { drain_ms: 4, ..plan().phases }, ..plan() },
+            Plan { seed: 2, ..plan() },
+            Plan { stop_timeout_ms: 2, ..plan() },
+            Plan { collecting: Collecting { tier: Some(Tier::T0), force_probes: false }, ..plan() },
+        ];
+        for other in others {
+            assert_ne!(hash(&other), hash(&plan()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_origin_names_the_very_executable() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), b"abc").unwrap();
+        let plan = Plan { executable: file.path().to_owned(), ..plan() };
+        let found = of(&plan, None).unwrap();
+        assert_eq!(found.executable, sha256::of(b"abc"));
+        assert_eq!((found.memgate.as_str(), found.memgate.len()), (BUILD, 32));
+        let error = of(&Plan { executable: "/none".into(), ..plan }, None).unwrap_err();
+        assert!(error.to_string().contains("/none"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_commit_tells_whether_tracked_files_differ() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path();
+        let cancel = Cancel::never();
+        let head = async || git(place, &["rev-parse", "--verify", "--quiet", "HEAD"], &cancel).await.unwrap();
+        assert_eq!(head().await, None, "there is no repository");
+        for words in [
+            &["init", "--quiet"][..],
+            &["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "a"],
+        ] {
+            assert!(git(place, words, &cancel).await.unwrap().is_some(), "{words:?}");
+        }
+        assert_eq!(head().await.unwrap().len(), 40);
+        let status = async || git(place, &["status", "--porcelain", "--untracked-files=no"], &cancel).await.unwrap();
+        fs::write(place.join("a.go"), "package a").unwrap();
+        assert_eq!(status().await.as_deref(), Some(""));
+        git(place, &["add", "a.go"], &cancel).await.unwrap();
+        assert_eq!(status().await.as_deref(), Some("A  a.go"));
+    }
+}
