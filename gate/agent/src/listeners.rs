@@ -443,7 +443,8 @@ mod tests {
 
     #[test]
     fn of_a_load_command_only_the_place_of_readiness_is_known() {
-        let plan = Plan { load: Load::Command(vec!["k6".to_owned()]), ..plan("http://127.0.0.1:81/", "http://x/") };
+        let load = Load::Command(memgate_evidence::plan::CommandLoad::default());
+        let plan = Plan { load, ..plan("http://127.0.0.1:81/", "http://x/") };
         let targets = Targets::of(&plan).unwrap();
         assert_eq!(targets.addresses.keys().collect::<Vec<_>>(), ["127.0.0.1:81"]);
     }
