@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read as _},
+    os::{fd::AsRawFd as _, unix::net::UnixStream as Socket},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{
@@ -13,12 +14,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::getpid};
 use serde::{Serialize, de::DeserializeOwned};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     process::{Child, Command},
     sync::mpsc,
     task::JoinHandle,
@@ -27,8 +28,9 @@ use tokio::{
 use crate::{
     architecture::Architecture,
     channel::{Decoder, Encoder, FromAgent, FromInit, Kind, LONGEST, ToAgent},
+    confine::Confined,
     console::Console,
-    control::Control,
+    control::{Control, ControlError, Limits},
     ending::{Ending, LAST_WORDS, Patience, Watch},
     machine::{Machine, Sockets},
     snapshot::{Snapshot, Streams},
@@ -86,6 +88,14 @@ pub enum GuestError {
         /// The identity of this memgate's build.
         wanted: String,
     },
+    /// QEMU no longer does what it is asked, so the guest cannot continue.
+    #[error("{what}: {why}")]
+    Uncontrolled {
+        /// The operation.
+        what: &'static str,
+        /// What QEMU did instead of an answer.
+        why: String,
+    },
     /// The agent violates the protocol.
     #[error("the guest's agent: {0}")]
     Protocol(String),
@@ -122,13 +132,14 @@ pub struct Guest {
     agent: tokio::net::unix::OwnedWriteHalf,
     encoder: Encoder,
     /// The host's end of the load's port, until it is taken.
-    load: Option<std::os::unix::net::UnixStream>,
+    load: Option<Socket>,
     /// What the agent sent while memgate was sending.
     unheard: VecDeque<Spoken>,
     console: PathBuf,
     control: Control,
     from_agent: Arc<Position>,
     from_init: Arc<Position>,
+    notes: Vec<String>,
     directory: TempDir,
 }
 
@@ -269,13 +280,14 @@ impl Guest {
     /// Starts QEMU with a guest that was saved when its agent was ready.
     ///
     /// # Errors
-    /// As [`Guest::boot`], and when the snapshot cannot be resumed.
+    /// As [`Guest::boot`], and when the snapshot cannot be resumed, or not in time.
     pub async fn resume(start: &Start, snapshot: &Snapshot) -> Result<Self, GuestError> {
-        let streams = snapshot.streams().map_err(|error| host("the snapshot", error))?;
+        let unusable = |error| host("the snapshot", error);
+        let (streams, memory) = (snapshot.streams().map_err(unusable)?, snapshot.memory().map_err(unusable)?);
         let mut guest = Self::start(start, Some(streams)).await?;
-        let refused = |why: String| host("the snapshot cannot be resumed", io::Error::other(why));
-        guest.control.load(&snapshot.memory()).await.map_err(refused)?;
-        guest.control.cont().await.map_err(refused)?;
+        let failed = |error| uncontrolled("the snapshot cannot be resumed", &error);
+        guest.control.load(&memory).await.map_err(failed)?;
+        guest.control.cont().await.map_err(failed)?;
         let now = Instant::now();
         guest.life.watch.init_spoke(FromInit::Heartbeat, now);
         guest.life.watch.agent_spoke(now);
@@ -285,39 +297,49 @@ impl Guest {
     /// Saves a booted guest that has not received anything yet. The guest continues afterwards.
     ///
     /// # Errors
-    /// When there is no space for it, or when QEMU cannot save it.
+    /// When there is no space for it, or when QEMU cannot save it. After [`GuestError::Uncontrolled`], the guest does not
+    /// continue.
     pub async fn save(&mut self, snapshot: &Snapshot) -> Result<(), GuestError> {
-        let failed = |why: String| host("the guest cannot be saved", io::Error::other(why));
-        let draft = snapshot.draft().map_err(|error| host("the guest cannot be saved", error))?;
-        self.control.stop().await.map_err(failed)?;
+        const FAILED: &str = "the guest cannot be saved";
+        let failed = |error| host(FAILED, error);
+        let draft = snapshot.draft().map_err(failed)?;
+        self.control.stop().await.map_err(|error| uncontrolled(FAILED, &error))?;
         // Meanwhile, memgate reads what the guest sent before it stopped.
-        let saved = self.control.save(&draft.path().join("memory")).await;
+        let saved = self.control.save(&draft.memory).await;
+        if let Err(error) = saved.as_ref()
+            && !error.leaves_control()
+        {
+            return Err(uncontrolled(FAILED, error));
+        }
         let boundary = self.from_agent.get().zip(self.from_init.get());
-        self.control.cont().await.map_err(failed)?;
+        self.control.cont().await.map_err(|error| uncontrolled(FAILED, &error))?;
         // The guest was stopped, so its silence is not its own fault.
         self.life.watch.init_spoke(FromInit::Heartbeat, Instant::now());
-        saved.map_err(failed)?;
-        let (from_agent, from_init) = boundary.ok_or_else(|| failed("it was saved within a frame".to_owned()))?;
+        saved.map_err(|error| failed(io::Error::other(error)))?;
+        let (from_agent, from_init) =
+            boundary.ok_or_else(|| failed(io::Error::other("it was saved within a frame")))?;
         let streams = Streams { to_agent: self.encoder.number(), from_agent, from_init };
-        snapshot.keep(draft, streams).map_err(|error| host("the guest cannot be saved", error))
+        snapshot.keep(draft, streams).map_err(failed)
+    }
+
+    /// How its QEMU is less confined than usual, for the notes of a run.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     async fn start(start: &Start, streams: Option<Streams>) -> Result<Self, GuestError> {
         let directory = tempfile::Builder::new().prefix("memgate-guest-").tempdir();
         let directory = directory.map_err(|error| host("a temporary directory", error))?;
-        let sockets = Sockets::within(directory.path());
-        let bind = |path: &PathBuf| UnixListener::bind(path).map_err(|error| host(&path.display().to_string(), error));
-        let [agent, init, load, console, control] =
-            [&sockets.agent, &sockets.init, &sockets.load, &sockets.console, &sockets.control].map(bind);
-        let (agent, init, load, console, control) = (agent?, init?, load?, console?, control?);
+        let (ours, theirs) = sockets().map_err(|error| host("the guest's sockets", error))?;
         let kept = Console::create(&start.console)
             .map_err(|error| host(&format!("the console's file {}", start.console.display()), error))?;
-        let mut qemu = spawn(start, &sockets, streams.is_some(), directory.path())?;
+        let confined = Confined::new(&start.machine).map_err(|error| host("a file of the guest's", error))?;
+        let notes = confined.notes();
+        let mut qemu = spawn(start, confined, theirs, streams.is_some(), directory.path())?;
         let connected = async {
-            let [agent, init, load] = [agent.accept().await?, init.accept().await?, load.accept().await?];
-            let [console, control] = [console.accept().await?, control.accept().await?];
-            let load = load.0.into_std()?;
-            Ok::<_, io::Error>((agent.0, init.0, load, console.0, Control::negotiate(control.0).await?))
+            let [agent, init, load, console, control] = ours;
+            let [agent, init, console, control] = [agent, init, console, control].map(UnixStream::from_std);
+            Ok::<_, io::Error>((agent?, init?, load, console?, Control::negotiate(control?, Limits::default()).await?))
         };
         let connected = tokio::select! {
             connected = connected => connected,
@@ -363,6 +385,7 @@ impl Guest {
             control,
             from_agent,
             from_init,
+            notes,
             directory,
         })
     }
@@ -411,7 +434,7 @@ impl Guest {
 
     /// The host's end of [`LOAD_PORT`](crate::channel::LOAD_PORT), a socket that does not block; `None` if it was taken
     /// before.
-    pub const fn take_load_port(&mut self) -> Option<std::os::unix::net::UnixStream> {
+    pub const fn take_load_port(&mut self) -> Option<Socket> {
         self.load.take()
     }
 
@@ -484,20 +507,44 @@ impl Guest {
     }
 }
 
+/// The sockets for agent, init, load, console and control: memgate's ends, which do not block, and QEMU's.
+fn sockets() -> io::Result<([Socket; 5], [Socket; 5])> {
+    let pair = || {
+        let (ours, theirs) = Socket::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok::<_, io::Error>((ours, theirs))
+    };
+    let [agent, init, load, console, control] = [pair()?, pair()?, pair()?, pair()?, pair()?];
+    Ok(([agent.0, init.0, load.0, console.0, control.0], [agent.1, init.1, load.1, console.1, control.1]))
+}
+
 /// Starts QEMU. It ends when this thread does.
-fn spawn(start: &Start, sockets: &Sockets, incoming: bool, directory: &Path) -> Result<Running, GuestError> {
-    let Machine { architecture, emulator, .. } = &start.machine;
+fn spawn(
+    start: &Start,
+    confined: Confined,
+    theirs: [Socket; 5],
+    incoming: bool,
+    directory: &Path,
+) -> Result<Running, GuestError> {
+    let Machine { architecture, emulator, .. } = confined.machine.clone();
+    let numbers = theirs.each_ref().map(Socket::as_raw_fd);
+    let [agent, init, load, console, control] = numbers;
+    let sockets = Sockets { agent, init, load, console, control };
     let said = File::create(directory.join("qemu.log")).map_err(|error| host("QEMU's log", error))?;
     let mut command = Command::new(&emulator.program);
     // Lists of processes show this name, even if the program is the loader of memgate's own QEMU.
     command.arg0(architecture.emulator());
-    command.args(start.machine.arguments(sockets, incoming, start.is_joined));
+    command.args(confined.machine.arguments(&sockets, incoming, start.is_joined));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0);
-    // SAFETY: between fork and exec there is only a system call, which is async-signal-safe, and nothing is allocated.
+    let parent = getpid();
+    // SAFETY: between fork and exec the closure makes only system calls, which are async-signal-safe, and allocates
+    // nothing.
     unsafe {
-        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+        command.pre_exec(move || confined.become_it(&numbers, parent));
     }
-    command.spawn().map(Running).map_err(|error| host(&emulator.program.display().to_string(), error))
+    let program = &start.machine.emulator.program;
+    // With the command, memgate's copies of QEMU's sockets and files are closed.
+    command.spawn().map(Running).map_err(|error| host(&program.display().to_string(), error))
 }
 
 /// Explains the end of a guest whose QEMU did not connect, or not for long.
@@ -547,6 +594,10 @@ fn described(status: io::Result<ExitStatus>) -> String {
         },
         Err(error) => format!("QEMU's end is not known: {error}"),
     }
+}
+
+fn uncontrolled(what: &'static str, error: &ControlError) -> GuestError {
+    GuestError::Uncontrolled { what, why: error.to_string() }
 }
 
 fn host(what: &str, error: io::Error) -> GuestError {

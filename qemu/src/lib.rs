@@ -11,6 +11,8 @@
 pub mod architecture;
 pub mod channel;
 #[cfg(feature = "guests")]
+mod confine;
+#[cfg(feature = "guests")]
 mod console;
 #[cfg(feature = "guests")]
 mod control;

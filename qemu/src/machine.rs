@@ -1,14 +1,11 @@
 //! A guest's machine as QEMU's arguments. Pure.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 
 use crate::{
     architecture::Architecture,
     channel::{AGENT_PORT, INIT_PORT, LOAD_PORT},
-    emulator::Emulator,
+    emulator::{Emulator, SANDBOX},
     image::Image,
 };
 
@@ -31,22 +28,14 @@ pub struct Machine {
     pub firmware: Option<PathBuf>,
 }
 
-/// The sockets that QEMU connects to. memgate listens before QEMU starts, so neither waits for the other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The numbers of the connected sockets that QEMU inherits. They have no names, so nobody else can connect to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sockets {
-    pub(crate) agent: PathBuf,
-    pub(crate) init: PathBuf,
-    pub(crate) load: PathBuf,
-    pub(crate) console: PathBuf,
-    pub(crate) control: PathBuf,
-}
-
-impl Sockets {
-    pub(crate) fn within(directory: &Path) -> Self {
-        let [agent, init, load, console, control] =
-            ["agent", "init", "load", "console", "control"].map(|name| directory.join(name));
-        Self { agent, init, load, console, control }
-    }
+    pub(crate) agent: RawFd,
+    pub(crate) init: RawFd,
+    pub(crate) load: RawFd,
+    pub(crate) console: RawFd,
+    pub(crate) control: RawFd,
 }
 
 impl Machine {
@@ -60,18 +49,19 @@ impl Machine {
     /// shares the console, as with `-serial mon:stdio`: Ctrl-a h lists the keys.
     pub(crate) fn arguments(&self, sockets: &Sockets, incoming: bool, is_joined: bool) -> Vec<OsString> {
         let mut arguments = Arguments(self.emulator.leading.clone());
+        if self.emulator.has_sandbox {
+            arguments.pair("-sandbox", SANDBOX);
+        }
         arguments.0.extend(self.hardware());
         let shared = if is_joined { ",mux=on" } else { "" };
-        for (name, path, more) in [
-            ("agent", &sockets.agent, ""),
-            ("init", &sockets.init, ""),
-            ("load", &sockets.load, ""),
-            ("console", &sockets.console, shared),
-            ("control", &sockets.control, ""),
+        for (name, socket, more) in [
+            ("agent", sockets.agent, ""),
+            ("init", sockets.init, ""),
+            ("load", sockets.load, ""),
+            ("console", sockets.console, shared),
+            ("control", sockets.control, ""),
         ] {
-            let mut chardev = option(&format!("socket,id={name},path="), path);
-            chardev.push(more);
-            arguments.pair("-chardev", chardev);
+            arguments.pair("-chardev", format!("socket,id={name},fd={socket}{more}"));
         }
         if is_joined {
             arguments.pair("-mon", "chardev=console,mode=readline");
@@ -134,13 +124,6 @@ fn command_line(architecture: Architecture) -> String {
     format!("console={} loglevel=5 panic=-1 oops=panic rdinit=/init", console(architecture))
 }
 
-/// An option whose value is a path. QEMU reads a doubled comma as one comma.
-fn option(prefix: &str, path: &Path) -> OsString {
-    let mut option = OsString::from(prefix);
-    option.push(path.to_string_lossy().replace(',', ",,"));
-    option
-}
-
 struct Arguments(Vec<OsString>);
 
 impl Arguments {
@@ -153,6 +136,8 @@ impl Arguments {
 mod tests {
     use super::*;
     use crate::emulator::tests::emulator;
+
+    const SOCKETS: Sockets = Sockets { agent: 10, init: 11, load: 12, console: 13, control: 14 };
 
     fn machine(architecture: Architecture) -> Machine {
         Machine {
@@ -172,36 +157,37 @@ mod tests {
 
     #[test]
     fn each_machine_is_what_it_is() {
-        let sockets = Sockets::within(Path::new("/run/a,b"));
-        let all = Architecture::ALL.map(|architecture| text(&machine(architecture).arguments(&sockets, false, false)));
+        let all = Architecture::ALL.map(|architecture| text(&machine(architecture).arguments(&SOCKETS, false, false)));
         insta::assert_snapshot!(all.join("\n"));
     }
 
     #[test]
     fn what_an_emulator_wants_comes_before_the_machine() {
-        let sockets = Sockets::within(Path::new("/run"));
         for (architecture, incoming) in Architecture::ALL.into_iter().zip([false, true, true]) {
             let mut machine = machine(architecture);
-            let plain = machine.arguments(&sockets, incoming, false);
+            let plain = machine.arguments(&SOCKETS, incoming, false);
             machine.emulator.leading = ["--library-path", "/lib", "/bin/qemu"].map(Into::into).to_vec();
-            let all = machine.arguments(&sockets, incoming, false);
+            let all = machine.arguments(&SOCKETS, incoming, false);
             assert_eq!(text(&all), format!("--library-path /lib /bin/qemu {}", text(&plain)));
         }
     }
 
     #[test]
+    fn one_that_cannot_filter_system_calls_is_not_asked_to() {
+        let mut machine = machine(Architecture::Arm64);
+        assert!(text(&machine.arguments(&SOCKETS, false, false)).contains("-sandbox on,"));
+        machine.emulator.has_sandbox = false;
+        assert!(!text(&machine.arguments(&SOCKETS, false, false)).contains("sandbox"));
+    }
+
+    #[test]
     fn one_that_is_resumed_waits() {
-        let sockets = Sockets::within(Path::new("/run"));
-        assert!(text(&machine(Architecture::Arm64).arguments(&sockets, true, false)).ends_with("-incoming defer"));
+        assert!(text(&machine(Architecture::Arm64).arguments(&SOCKETS, true, false)).ends_with("-incoming defer"));
     }
 
     #[test]
     fn one_that_is_joined_to_a_terminal_shares_its_console_with_the_monitor() {
-        let sockets = Sockets::within(Path::new("/run"));
-        let text = text(&machine(Architecture::Arm64).arguments(&sockets, false, true));
-        assert!(
-            text.contains("path=/run/console,mux=on") && text.ends_with("-mon chardev=console,mode=readline"),
-            "{text}"
-        );
+        let text = text(&machine(Architecture::Arm64).arguments(&SOCKETS, false, true));
+        assert!(text.contains("fd=13,mux=on") && text.ends_with("-mon chardev=console,mode=readline"), "{text}");
     }
 }

@@ -4,7 +4,9 @@
 //! them.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +17,17 @@ use crate::{image::Image, machine::Machine};
 
 /// Increase this when memgate can no longer communicate with guests that an older memgate saved.
 const FORMAT: u32 = 1;
+
+/// The file in a snapshot with the guest's memory and devices.
+const MEMORY: &str = "memory";
+
+/// A snapshot that is being made. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    directory: tempfile::TempDir,
+    /// Where the guest is saved, open for writing only.
+    pub(crate) memory: File,
+}
 
 /// The place of a snapshot, which may not exist yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +83,9 @@ impl Snapshot {
         }
     }
 
-    pub(crate) fn memory(&self) -> PathBuf {
-        self.directory.join("memory")
+    /// The guest's memory and devices, open for reading.
+    pub(crate) fn memory(&self) -> io::Result<File> {
+        File::open(self.directory.join(MEMORY))
     }
 
     /// Written last, so a directory with this file is complete.
@@ -81,14 +95,18 @@ impl Snapshot {
     }
 
     /// A directory for saving, beside the place to which it then moves.
-    pub(crate) fn draft(&self) -> io::Result<tempfile::TempDir> {
+    pub(crate) fn draft(&self) -> io::Result<Draft> {
         let parent = self.directory.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent)?;
-        tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)
+        let directory = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)?;
+        // QEMU takes a file for writing only if it is open for nothing else.
+        let memory = File::options().write(true).create_new(true).mode(0o600).open(directory.path().join(MEMORY))?;
+        Ok(Draft { directory, memory })
     }
 
     /// Moves a draft with its `memory` into place.
-    pub(crate) fn keep(&self, draft: tempfile::TempDir, streams: Streams) -> io::Result<()> {
+    pub(crate) fn keep(&self, draft: Draft, streams: Streams) -> io::Result<()> {
+        let draft = draft.directory;
         fs::write(draft.path().join("streams.json"), serde_json::to_vec(&streams)?)?;
         self.remove()?;
         // If another memgate was faster, its snapshot serves as well, and the draft is removed.
@@ -105,6 +123,8 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
     use crate::{architecture::Architecture, emulator::tests::emulator};
 
@@ -144,8 +164,8 @@ mod tests {
     fn half_a_snapshot_is_none() {
         let directory = tempfile::tempdir().unwrap();
         let snapshot = Snapshot::within(directory.path(), &machine(2, "10.0.13", ""), "image", "m");
-        let draft = snapshot.draft().unwrap();
-        fs::write(draft.path().join("memory"), b"pages").unwrap();
+        let mut draft = snapshot.draft().unwrap();
+        draft.memory.write_all(b"pages").unwrap();
         assert!(!snapshot.exists());
         snapshot.keep(draft, Streams { to_agent: 0, from_agent: 1, from_init: 3 }).unwrap();
         assert!(snapshot.exists());

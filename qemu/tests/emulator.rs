@@ -3,9 +3,13 @@
 
 mod common;
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use common::{agent, seeded, tree};
+use memgate_agent::BUILD;
 use memgate_qemu::{
     architecture::Architecture,
     emulator::{Emulator, HOSTS, OLDEST, ensure},
@@ -13,6 +17,7 @@ use memgate_qemu::{
     guest::{Guest, GuestError, Start},
     image::{self, Cache, ImageError, Lock, clean, find, relock},
     machine::Machine,
+    snapshot::Snapshot,
 };
 
 /// A mirror from which nothing can be fetched.
@@ -53,6 +58,89 @@ fn boots(architecture: Architecture) {
     assert!(line.contains("Kernel panic"), "{line}");
     let console = std::fs::read_to_string(console).unwrap();
     assert!(console.contains("/init"), "{console}");
+}
+
+/// memgate's agent for guests of this architecture, if it was built: see `cargo xtask dist`.
+fn real_agent(architecture: Architecture) -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dist");
+    let directory = std::env::var_os("MEMGATE_AGENTS").map_or(built, PathBuf::from);
+    Some(directory.join(format!("memgate-agent-linux-{architecture}"))).filter(|agent| agent.is_file())
+}
+
+/// Checks in `/proc` that each thread of this process's only child is confined.
+fn assert_confined(what: &str) {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let tasks = Path::new("/proc/self/task").read_dir().unwrap();
+    let children: String = tasks.map(|task| read(&task.unwrap().path().join("children"))).collect();
+    let qemu = children.trim();
+    let threads: Vec<_> = Path::new(&format!("/proc/{qemu}/task")).read_dir().unwrap().collect();
+    assert!(threads.len() > 2, "{what}: {} threads", threads.len());
+    for thread in threads {
+        let status = read(&thread.unwrap().path().join("status"));
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_else(|| panic!("{what}: no {name} in {status}"))
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!((&*field("Seccomp"), &*field("NoNewPrivs")), ("2", "1"), "{what}: {status}");
+        if nix::unistd::geteuid().is_root() {
+            for (name, value) in
+                [("Uid", "65534 65534 65534 65534"), ("Gid", "65534 65534 65534 65534"), ("Groups", "")]
+            {
+                assert_eq!(field(name), value, "{what}: {status}");
+            }
+            for name in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+                assert_eq!(field(name), "0000000000000000", "{what}: {status}");
+            }
+        }
+    }
+}
+
+/// Boots a guest with the real agent, saves it and resumes it, all below a directory that only this user can enter.
+fn is_confined(architecture: Architecture) {
+    let Some(agent) = real_agent(architecture) else {
+        eprintln!("no agent for {architecture}: run `cargo xtask dist`");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let cache = seeded(&directory.path().join("cache"));
+    let Some((emulator, _)) = made(&cache, architecture, None) else { return };
+    let kernel = find(architecture, None, None).unwrap();
+    let image = image::ensure(&cache, kernel, &agent, None, &mut |_| {}).unwrap();
+    let machine = Machine::of(&image, emulator, 512 << 20, 2);
+    let snapshot = Snapshot::of(&image, &machine, BUILD);
+    let console = directory.path().join("console.log");
+    let start = Start { machine, console, patience: Patience::default(), build: BUILD.to_owned(), is_joined: false };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut guest = Guest::boot(&start).await.unwrap();
+        assert_confined("booted");
+        guest.save(&snapshot).await.unwrap();
+        guest.begin().await.unwrap();
+        assert_confined("saved");
+        assert_eq!(guest.notes(), [""; 0]);
+        drop(guest);
+        let mut guest = Guest::resume(&start, &snapshot).await.unwrap();
+        guest.begin().await.unwrap();
+        assert_confined("resumed");
+    });
+}
+
+#[test]
+fn real_emulators_are_confined_amd64() {
+    is_confined(Architecture::Amd64);
+}
+
+#[test]
+fn real_emulators_are_confined_arm64() {
+    is_confined(Architecture::Arm64);
+}
+
+#[test]
+fn real_emulators_are_confined_loong64() {
+    is_confined(Architecture::Loong64);
 }
 
 #[test]

@@ -190,8 +190,10 @@ mod tests {
         let file = open().unwrap();
         let metadata = file.metadata().unwrap();
         assert_eq!(metadata.ino(), open().unwrap().metadata().unwrap().ino());
-        let mut other =
-            std::process::Command::new("flock").args(["--shared", FILES[0], "sleep", "60"]).spawn().unwrap();
+        let mut other = std::process::Command::new("flock")
+            .args(["--shared", "--no-fork", FILES[0], "sleep", "60"])
+            .spawn()
+            .unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         let by = format!("process {}, started 0 min ago", other.id());
         while !owner(&file).is_some_and(|owner| owner.contains(&by)) {

@@ -134,6 +134,7 @@ fn guest_help(error: &GuestError) -> String {
             format!("make room for {}, or choose another directory with --out", console.display())
         }
         GuestError::Ended { console, .. } => format!("the guest's output is in {}", console.display()),
+        GuestError::Uncontrolled { .. } => "give memgate more of the machine, or update QEMU".to_owned(),
         GuestError::Host { .. } => "make room, or raise the limits on files and memory".to_owned(),
         GuestError::OtherBuild { .. } => {
             "build the agents anew from the sources of this memgate with `cargo xtask dist`, \
@@ -298,8 +299,8 @@ impl GuestRunner {
         let mut notes = Vec::new();
         let Some(snapshot) = &self.snapshot else {
             event(RunEvent::Booting);
-            let mut guest = Guest::boot(start).await?;
-            guest.begin().await?;
+            let guest = booted(start).await?;
+            notes.extend_from_slice(guest.notes());
             return Ok((guest, notes));
         };
         if snapshot.exists() {
@@ -310,7 +311,10 @@ impl GuestRunner {
                 Ok::<_, GuestError>(guest)
             };
             match resumed.await {
-                Ok(guest) => return Ok((guest, notes)),
+                Ok(guest) => {
+                    notes.extend_from_slice(guest.notes());
+                    return Ok((guest, notes));
+                }
                 // If the snapshot is broken, a boot still shows whether the guest works.
                 Err(error) => {
                     notes
@@ -327,11 +331,20 @@ impl GuestRunner {
             Ok(()) => {}
             // Without a snapshot, the next run boots too.
             Err(error @ GuestError::Host { .. }) => notes.push(in_full(&error)),
+            Err(error @ GuestError::Uncontrolled { .. }) => {
+                notes.push(format!("a guest was booted again, and not saved: {}", in_full(&error)));
+                drop(guest);
+                event(RunEvent::Booting);
+                let guest = booted(start).await?;
+                notes.extend_from_slice(guest.notes());
+                return Ok((guest, notes));
+            }
             Err(error @ (GuestError::Ended { .. } | GuestError::OtherBuild { .. } | GuestError::Protocol(_))) => {
                 return Err(error);
             }
         }
         guest.begin().await?;
+        notes.extend_from_slice(guest.notes());
         Ok((guest, notes))
     }
 
@@ -398,6 +411,13 @@ impl GuestRunner {
             }
         }
     }
+}
+
+/// A guest whose agent has begun.
+async fn booted(start: &Start) -> Result<Guest, GuestError> {
+    let mut guest = Guest::boot(start).await?;
+    guest.begin().await?;
+    Ok(guest)
 }
 
 /// The platform's kernel with this release and page size, or the usual one. `asked` names what asked for it, for the

@@ -12,7 +12,9 @@ use sha2::{Digest as _, Sha256};
 use walkdir::WalkDir;
 use xshell::cmd;
 
-use super::{DATA, DESCRIPTION, Emulator, host, libraries::libraries, library_directory, package, version};
+use super::{
+    DATA, DESCRIPTION, Emulator, has_sandbox, host, libraries::libraries, library_directory, package, version,
+};
 use crate::{
     architecture::Architecture,
     debian::{self, Pin, hex, run, sha256, unfinished},
@@ -105,6 +107,7 @@ fn read(place: &Path, architecture: Architecture) -> Option<Emulator> {
         return None;
     }
     let mut emulator = emulator(place, architecture, &description);
+    emulator.has_sandbox = has_sandbox(&emulator.program, &emulator.leading);
     emulator._lease = Some(Arc::new(file));
     Some(emulator)
 }
@@ -124,7 +127,7 @@ fn emulator(place: &Path, architecture: Architecture, description: &Description)
         leading.extend(["-L".into(), place.join(SHARED).join(package).into()]);
     }
     let (version, build) = (description.version.clone(), description.digest.clone());
-    Emulator { program, leading, version, build, _lease: None }
+    Emulator { program, leading, version, build, has_sandbox: false, place: Some(place.to_owned()), _lease: None }
 }
 
 /// Unpacks packages into `root`, and moves the needed files to `whole`.

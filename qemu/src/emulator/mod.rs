@@ -31,6 +31,10 @@ pub(crate) const SUITE: &str = "trixie";
 /// The file that describes an emulator, beside its directories.
 pub(crate) const DESCRIPTION: &str = "emulator.json";
 
+/// The value of QEMU's option `-sandbox`: it may neither start programs nor change its user, its priorities or the
+/// processors that it runs on.
+pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 /// The machines for which memgate's own QEMU is pinned.
 pub const HOSTS: [Architecture; 2] = [Architecture::Amd64, Architecture::Arm64];
 
@@ -45,6 +49,10 @@ pub struct Emulator {
     pub version: String,
     /// Distinguishes it from others of the same version.
     pub build: String,
+    /// Whether it can filter its own system calls (seccomp). Whoever builds QEMU decides that.
+    pub has_sandbox: bool,
+    /// The directory of all its files, if it is memgate's own.
+    pub(crate) place: Option<PathBuf>,
     _lease: Option<Arc<File>>,
 }
 
@@ -111,7 +119,15 @@ fn installed(architecture: Architecture, path: &OsStr) -> Result<Emulator, Strin
     let version = version::fit(&String::from_utf8_lossy(&printed.stdout))?.to_owned();
     // Someone who builds QEMU may give two builds the same version.
     let build = format!("{} {}.{}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    Ok(Emulator { program, leading: Vec::new(), version, build, _lease: None })
+    let has_sandbox = has_sandbox(&program, &[]);
+    Ok(Emulator { program, leading: Vec::new(), version, build, has_sandbox, place: None, _lease: None })
+}
+
+/// Whether a QEMU knows the option `-sandbox`. One that was built without seccomp ends with an error.
+fn has_sandbox(program: &Path, leading: &[OsString]) -> bool {
+    let mut command = std::process::Command::new(program);
+    let output = command.args(leading).args(["-sandbox", SANDBOX, "--version"]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// The package with the program for guests of this architecture.
@@ -139,8 +155,15 @@ pub(crate) mod tests {
 
     /// A program that does not exist.
     pub(crate) fn emulator(version: &str, build: &str) -> Emulator {
-        let program = "/usr/bin/qemu".into();
-        Emulator { program, leading: Vec::new(), version: version.into(), build: build.into(), _lease: None }
+        Emulator {
+            program: "/usr/bin/qemu".into(),
+            leading: Vec::new(),
+            version: version.into(),
+            build: build.into(),
+            has_sandbox: true,
+            place: None,
+            _lease: None,
+        }
     }
 
     fn chosen(
@@ -202,6 +225,10 @@ pub(crate) mod tests {
         put(&second, "echo QEMU emulator version 10.1.0 '(made)'", 0o755);
         let found = installed(ARCHITECTURE, &path).unwrap();
         assert_eq!((found.program, &*found.version), (second.join(ARCHITECTURE.emulator()), "10.1.0 (made)"));
+        assert!(found.has_sandbox);
+        let without = "echo QEMU emulator version 10.1.0 '(made)'; [ $1 != -sandbox ]";
+        put(&second, without, 0o755);
+        assert!(!installed(ARCHITECTURE, &path).unwrap().has_sandbox);
         put(&second, "echo QEMU emulator version 10.1.0 '(made)'; # again", 0o755);
         assert_ne!(installed(ARCHITECTURE, &path).unwrap().build, found.build, "another build of the same version");
         put(&first, "echo QEMU emulator version 9.9.9", 0o755);

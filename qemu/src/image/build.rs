@@ -1,8 +1,9 @@
 //! Makes an image, once.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -129,10 +130,15 @@ fn describe(kernel: &Kernel, locked: &LockedKernel, whole: &Path) -> io::Result<
 }
 
 /// Moves a complete directory into place. It replaces damaged contents. The directory is synced to the disk first, so a
-/// crash of the machine leaves no half of it.
+/// crash of the machine leaves no half of it. QEMU, which may be another user, can read all of it, whatever the umask.
 pub(crate) fn put(whole: &Path, place: &Path) -> io::Result<()> {
     for entry in WalkDir::new(whole) {
-        File::open(entry?.path())?.sync_all()?;
+        let entry = entry?;
+        if !entry.path_is_symlink() {
+            let mode = if entry.file_type().is_dir() { 0o755 } else { entry.metadata()?.mode() & 0o755 | 0o444 };
+            std::fs::set_permissions(entry.path(), Permissions::from_mode(mode))?;
+        }
+        File::open(entry.path())?.sync_all()?;
     }
     if place.exists() {
         std::fs::remove_dir_all(place)?;

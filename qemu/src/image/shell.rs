@@ -1,7 +1,9 @@
 //! A shell for users in a guest, in an archive of its own. The image of measured guests does not contain it.
 
 use std::{
+    fs::Permissions,
     io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
 };
 
@@ -61,6 +63,8 @@ pub fn with_shell(
         file.write_all(&[0; 3][..first.len().next_multiple_of(4) - first.len()])?;
         file.write_all(&initramfs::shell(&program)?)?;
         file.flush()?;
+        // QEMU, which is another user, reads it.
+        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
         Ok(Shelled(file))
     };
     write().map_err(|error| ImageError::io("append a shell to the guest's first file system", error))

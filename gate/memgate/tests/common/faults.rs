@@ -285,6 +285,7 @@ platforms: {{ {name}: {{ memory: 512MiB, {options} }} }}
             let line = fs::read_to_string(format!("/proc/{process}/cmdline")).ok()?.replace('\0', " ");
             line.contains(self.temporary.path().to_str()?).then_some(line)
         }));
+        left.extend(super::guests::guests().into_iter().map(|process| format!("QEMU {process}")));
         left
     }
 
