@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use xshell::{Cmd, Shell, cmd};
 
+use crate::stop::Stop;
+
 /// The keys of Debian's archive, from the package `debian-archive-keyring`.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -120,6 +122,9 @@ pub enum DebianError {
         /// The pinned size, bytes.
         pinned_size: u64,
     },
+    /// The user or the CI system wants memgate to end.
+    #[error("memgate was interrupted")]
+    Interrupted,
     /// A command failed in another way.
     #[error("`{command}` failed: {said}")]
     Failed {
@@ -151,6 +156,7 @@ impl DebianError {
             Self::BadMirror(_) => {
                 "name the mirror's root, the directory that has `dists` and `pool`, by its URI".into()
             }
+            Self::Interrupted => "run memgate again: it has left nothing half-made".into(),
             Self::NoKeyring => "install the package `debian-archive-keyring`".into(),
             Self::Unreachable { .. } => {
                 "check the network and apt's proxy settings, or give memgate a cache that already has the package"
@@ -250,7 +256,8 @@ impl Sources {
     pub fn read() -> Result<Self, DebianError> {
         let format = "$(ORIGIN) $(LABEL) $(CODENAME) $(REPO_URI)";
         let sh = shell()?;
-        let targets = run(cmd!(sh, "apt-get indextargets --format {format}").arg("Created-By: Packages"))?;
+        let targets =
+            run(&Stop::default(), cmd!(sh, "apt-get indextargets --format {format}").arg("Created-By: Packages"))?;
         Ok(Self { targets })
     }
 
@@ -269,6 +276,7 @@ impl Sources {
 #[derive(Debug)]
 pub struct Debian {
     sh: Shell,
+    stop: Stop,
     mirror: String,
 }
 
@@ -287,7 +295,12 @@ impl Debian {
         if !mirror.contains(':') || mirror.contains(char::is_whitespace) {
             return Err(DebianError::BadMirror(mirror));
         }
-        Ok(Self { sh, mirror })
+        Ok(Self { sh, stop: Stop::default(), mirror })
+    }
+
+    /// The same, whose commands end when memgate must end.
+    pub fn stopped_by(self, stop: &Stop) -> Self {
+        Self { stop: stop.clone(), ..self }
     }
 
     /// Fetches a pinned file into `dir`, under its own name, and checks it. `successor` is the package whose version
@@ -316,7 +329,7 @@ impl Debian {
     fn fetch_directly(&self, pin: &Pin, work: &Path) -> Result<PathBuf, DebianError> {
         let uri = format!("{}/{}", self.mirror.trim_end_matches('/'), pin.file);
         let (file, sum) = (work.join(pin.file_name()), format!("SHA256:{}", pin.sha256));
-        run(cmd!(self.sh, "{APT_HELPER} -o {SANDBOX} download-file {uri} {file} {sum}"))?;
+        run(&self.stop, cmd!(self.sh, "{APT_HELPER} -o {SANDBOX} download-file {uri} {file} {sum}"))?;
         // If the mirror is a directory of this machine, apt makes a link to the file.
         if file.is_symlink() {
             let copy = work.join("copy");
@@ -350,9 +363,10 @@ impl Debian {
         let options = &private_state(state.path(), &self.mirror, name, architecture)
             .map_err(|error| DebianError::io(format!("lay out apt's state in {}", dir.display()), error))?;
         let what = format!("the index of {name} for {architecture}");
-        run(cmd!(self.sh, "apt-get -qq {options...} update")).map_err(|error| unreachable(what, error))?;
+        run(&self.stop, cmd!(self.sh, "apt-get -qq {options...} update")).map_err(|error| unreachable(what, error))?;
         Ok(Suite {
             sh: &self.sh,
+            stop: &self.stop,
             name: name.into(),
             architecture: architecture.into(),
             options: options.clone(),
@@ -365,6 +379,7 @@ impl Debian {
 #[derive(Debug)]
 pub struct Suite<'a> {
     sh: &'a Shell,
+    stop: &'a Stop,
     name: String,
     architecture: String,
     options: Vec<String>,
@@ -393,9 +408,11 @@ impl Suite<'_> {
     fn show(&self, packages: &[&str]) -> Result<Deb822, DebianError> {
         let (options, names) = (&self.options, packages.join(" "));
         // It fails if a package does not exist.
-        let Ok(text) = run(cmd!(self.sh, "apt-cache {options...} show --no-all-versions {packages...}")) else {
-            return Err(self.missing(&names));
-        };
+        let shown = run(self.stop, cmd!(self.sh, "apt-cache {options...} show --no-all-versions {packages...}"));
+        let text = shown.map_err(|error| match error {
+            DebianError::Interrupted => error,
+            _ => self.missing(&names),
+        })?;
         text.parse().map_err(|error| self.bad(&names, format!("{error}")))
     }
 
@@ -424,13 +441,13 @@ impl Suite<'_> {
         let options = &self.options;
         let install =
             cmd!(self.sh, "apt-get -qq {options...} --simulate --no-install-recommends install {packages...}");
-        Ok(installed(&run(install)?))
+        Ok(installed(&run(self.stop, install)?))
     }
 
     fn download(&self, pin: &Pin, dir: &Path) -> Result<PathBuf, DebianError> {
         let (options, wanted) = (&self.options, format!("{}={}", pin.package, pin.version));
         let _in_dir = self.sh.push_dir(dir);
-        run(cmd!(self.sh, "apt-get -qq {options...} download {wanted}"))
+        run(self.stop, cmd!(self.sh, "apt-get -qq {options...} download {wanted}"))
             .map_err(|error| unreachable(format!("{} {}", pin.package, pin.version), error))?;
         let entries =
             std::fs::read_dir(dir).map_err(|error| DebianError::io(format!("read {}", dir.display()), error))?;
@@ -532,18 +549,21 @@ pub(crate) fn shell() -> Result<Shell, DebianError> {
     Shell::new().map_err(|error| DebianError::io("start a command", io::Error::other(error.to_string())))
 }
 
-/// Runs a command and returns what it wrote to stdout.
-pub(crate) fn run(cmd: Cmd<'_>) -> Result<String, DebianError> {
-    run_bytes(cmd).map(|output| String::from_utf8_lossy(&output).into_owned())
+/// Runs a command and returns what it wrote to stdout. It ends when memgate must end.
+pub(crate) fn run(stop: &Stop, cmd: Cmd<'_>) -> Result<String, DebianError> {
+    run_bytes(stop, cmd).map(|output| String::from_utf8_lossy(&output).into_owned())
 }
 
 /// As [`run`], for output that is not text.
-pub(crate) fn run_bytes(cmd: Cmd<'_>) -> Result<Vec<u8>, DebianError> {
+pub(crate) fn run_bytes(stop: &Stop, cmd: Cmd<'_>) -> Result<Vec<u8>, DebianError> {
     let command = cmd.to_string();
     let program = command.split(' ').next().unwrap_or_default().to_owned();
-    let started = cmd.quiet().ignore_status().env("LC_ALL", "C.UTF-8").output();
-    // xshell reports a missing program only in words.
-    let output = started.map_err(|_| DebianError::NoTool(program))?;
+    let started = stop.output(cmd.env("LC_ALL", "C.UTF-8").into());
+    let output = started.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => DebianError::NoTool(program),
+        _ => DebianError::io(format!("run `{command}`"), error),
+    })?;
+    let output = output.ok_or(DebianError::Interrupted)?;
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -667,13 +687,13 @@ Debian Debian bookworm http://mirror.example/debian/
     #[test]
     fn commands_fail_with_what_they_say() {
         let sh = shell().unwrap();
-        let said = |script: &str| run(cmd!(sh, "sh -c {script}")).unwrap_err();
+        let said = |script: &str| run(&Stop::default(), cmd!(sh, "sh -c {script}")).unwrap_err();
         assert!(said("echo note; echo 'W: odd' >&2; echo 'E: bad' >&2; false").to_string().ends_with(" failed: bad"));
         assert!(said("echo plain >&2; false").to_string().ends_with(" failed: plain"));
         assert!(said("exit 7").to_string().ends_with(" failed: exit status: 7"));
         let full = said("echo 'write: No space left on device' >&2; false");
         assert!(full.help().contains("free some space"), "{full}");
-        let missing = run(cmd!(sh, "memgate-no-such-program --version")).unwrap_err();
+        let missing = run(&Stop::default(), cmd!(sh, "memgate-no-such-program --version")).unwrap_err();
         assert!(missing.to_string().starts_with("there is no `memgate-no-such-program`"), "{missing}");
     }
 }

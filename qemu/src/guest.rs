@@ -282,8 +282,7 @@ impl Guest {
     /// # Errors
     /// As [`Guest::boot`], and when the snapshot cannot be resumed, or not in time.
     pub async fn resume(start: &Start, snapshot: &Snapshot) -> Result<Self, GuestError> {
-        let unusable = |error| host("the snapshot", error);
-        let (streams, memory) = (snapshot.streams().map_err(unusable)?, snapshot.memory().map_err(unusable)?);
+        let (streams, memory) = snapshot.open().map_err(|error| host("the snapshot", error))?;
         let mut guest = Self::start(start, Some(streams)).await?;
         let failed = |error| uncontrolled("the snapshot cannot be resumed", &error);
         guest.control.load(&memory).await.map_err(failed)?;

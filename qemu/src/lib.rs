@@ -30,5 +30,7 @@ pub mod image;
 pub mod machine;
 #[cfg(feature = "guests")]
 pub mod snapshot;
+#[cfg(feature = "images")]
+pub mod stop;
 #[cfg(feature = "guests")]
 pub mod terminal;

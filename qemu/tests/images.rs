@@ -14,6 +14,7 @@ use memgate_qemu::{
     architecture::Architecture,
     debian::{Debian, DebianError, Pin},
     image::{Cache, Image, ImageError, KERNELS, Kernel, Lock, clean, ensure, find, list, relock, with_shell},
+    stop::Stop,
 };
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -72,7 +73,7 @@ fn made() -> Made {
         "version: 3\nkernels:\n- name: arm64-1.0\n  release: 1.0.1\n  modules: []\n  packages:\n  - suite: made\n    architecture: arm64\n    package: linux-image-made\n    version: '1'\n    sha256: {sum}\n    size: {}\n    file: pool/linux-image-made_1_arm64.deb\nshells: []\nemulators: []\n",
         contents.len()
     );
-    let cache = Cache { dir: directory.path().join("cache"), lock: Lock::parse(&lock).unwrap() };
+    let cache = Cache { dir: directory.path().join("cache"), lock: Lock::parse(&lock).unwrap(), stop: Stop::default() };
     Made { directory, cache, package }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use memgate::guest_runner::GuestRunner;
+use memgate_agent::cancel::Cancel;
 use memgate_config::PlatformOptions;
 use memgate_evidence::platform::Platform;
 use statrs::statistics::{Data, Max, Median, Min};
@@ -32,7 +33,8 @@ fn main() {
     for platform in options.platform {
         let [booted, resumed] = [false, true].map(|snapshots| {
             let mut say = |line: &str| eprintln!("{platform}: {line}");
-            let guests = GuestRunner::prepare(platform, &PlatformOptions::default(), snapshots, &mut say);
+            let guests =
+                GuestRunner::prepare(platform, &PlatformOptions::default(), snapshots, &Cancel::never(), &mut say);
             guests.unwrap_or_else(|error| panic!("{error}"))
         });
         // The first guest boots and is saved.

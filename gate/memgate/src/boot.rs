@@ -20,7 +20,7 @@ use memgate_qemu::{
 
 use crate::{
     architecture::architecture,
-    guest_runner::{self, GuestRunError, agent, cache, kernel, protocol, receive, understood},
+    guest_runner::{self, GuestRunError, agent, cache, kernel, of_image, protocol, receive, understood},
     images::Which,
     narrator::Narrator,
     prepare::make_directory,
@@ -49,8 +49,8 @@ impl Booth {
     ///
     /// # Errors
     /// When not exactly one platform is named, when there is neither a command nor a terminal, or when the image cannot
-    /// be made.
-    pub fn prepare(which: &Which, words: &[String], out: &Path, narrator: &Narrator) -> Result<Self> {
+    /// be made, or when memgate is interrupted.
+    pub fn prepare(which: &Which, words: &[String], out: &Path, narrator: &Narrator, cancel: &Cancel) -> Result<Self> {
         let [platform] = which.platforms[..] else {
             return Err(InputError::new("a guest is of one platform", "name it: `--platform linux/arm64`").into());
         };
@@ -59,12 +59,11 @@ impl Booth {
             return Err(InputError::new(message, "give a command: `-- uname -a`").into());
         }
         let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
-        let (cache, mirror) = (cache()?, which.mirror.as_deref());
+        let (cache, mirror) = (cache(cancel)?, which.mirror.as_deref());
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
-        let emulator =
-            emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(GuestRunError::Image)?;
-        let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say).map_err(GuestRunError::Image)?;
-        let shelled = image::with_shell(&cache, &image, mirror, &mut say).map_err(GuestRunError::Image)?;
+        let emulator = emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(of_image)?;
+        let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say).map_err(of_image)?;
+        let shelled = image::with_shell(&cache, &image, mirror, &mut say).map_err(of_image)?;
         make_directory(out)?;
         let usual = Machine::of(&image, emulator, guest_runner::MEMORY, guest_runner::CPUS);
         let machine = Machine { initramfs: shelled.path(), ..usual };

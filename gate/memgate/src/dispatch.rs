@@ -107,14 +107,12 @@ fn until_cancelled(work: impl AsyncFnOnce(&Cancel) -> Result<u8>) -> Result<u8> 
     })
 }
 
-fn boot(which: &Which, out: &Path, words: &[String], narrator: &Narrator) -> Result<u8> {
-    until_cancelled(async |cancel| {
-        let booth = Booth::prepare(which, words, out, narrator)?;
-        if words.is_empty() {
-            narrator.say("booting; Ctrl-a x leaves, Ctrl-a h lists more keys");
-        }
-        booth.run(cancel).await
-    })
+async fn boot(which: &Which, out: &Path, words: &[String], narrator: &Narrator, cancel: &Cancel) -> Result<u8> {
+    let booth = Booth::prepare(which, words, out, narrator, cancel)?;
+    if words.is_empty() {
+        narrator.say("booting; Ctrl-a x leaves, Ctrl-a h lists more keys");
+    }
+    booth.run(cancel).await
 }
 
 async fn check(
@@ -303,14 +301,18 @@ fn baseline(command: &BaselineCommand) -> Result<u8> {
 
 fn image(command: &ImageCommand) -> Result<u8> {
     let narrator = Narrator::new();
-    let text = match command {
-        ImageCommand::Boot { which, out, words } => return boot(&which.which(), out, words, &narrator),
-        ImageCommand::Build { which } => images::build(&which.which(), &narrator),
-        ImageCommand::List => images::list(),
-        ImageCommand::Clean => images::clean(),
-        ImageCommand::Lock { which, file } => images::lock(&which.which(), file, &narrator),
-    }?;
-    print(&text).map(|()| 0)
+    until_cancelled(async |cancel| {
+        let text = match command {
+            ImageCommand::Boot { which, out, words } => {
+                return boot(&which.which(), out, words, &narrator, cancel).await;
+            }
+            ImageCommand::Build { which } => images::build(&which.which(), &narrator, cancel),
+            ImageCommand::List => images::list(),
+            ImageCommand::Clean => images::clean(cancel),
+            ImageCommand::Lock { which, file } => images::lock(&which.which(), file, &narrator, cancel),
+        }?;
+        print(&text).map(|()| 0)
+    })
 }
 
 fn doctor(executable: &Path, twin: Option<&Path>, force: bool, json: bool) -> Result<()> {

@@ -173,19 +173,21 @@ impl GuestRunner {
     /// `snapshots`, memgate boots one guest and resumes it for later runs.
     ///
     /// # Errors
-    /// Fails if there is no agent, kernel or QEMU for the platform, or if the image cannot be made.
+    /// Fails if there is no agent, kernel or QEMU for the platform, if the image cannot be made, or if memgate is
+    /// interrupted.
     pub fn prepare(
         platform: Platform,
         options: &PlatformOptions,
         snapshots: bool,
+        cancel: &Cancel,
         say: &mut dyn FnMut(&str),
     ) -> Result<Self> {
         let architecture = architecture(platform);
         let kernel =
             kernel(&format!("platforms.{platform}.kernel"), platform, options.kernel.as_deref(), options.page_size)?;
-        let cache = cache()?;
-        let emulator = emulator::find(&cache, architecture, None, say).map_err(GuestRunError::Image)?;
-        let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(GuestRunError::Image)?;
+        let cache = cache(cancel)?;
+        let emulator = emulator::find(&cache, architecture, None, say).map_err(of_image)?;
+        let image = image::ensure(&cache, kernel, &agent(platform)?, None, say).map_err(of_image)?;
         let memory = options.memory.unwrap_or(MEMORY);
         let cpus = processors(options);
         let machine = Machine::of(&image, emulator, memory, cpus);
@@ -447,12 +449,18 @@ fn here(failure: FailureText, service_log: &Path) -> FailureText {
     FailureText { stage, message: here(message), causes: causes.into_iter().map(here).collect(), help: help.map(here) }
 }
 
-/// The directory for images, their packages, and snapshots.
+/// The directory for images, their packages, and snapshots. Work on it ends with `cancel`.
 ///
 /// # Errors
 /// Fails if the environment names no such directory.
-pub fn cache() -> Result<Cache, GuestRunError> {
-    Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(GuestRunError::Image)
+pub fn cache(cancel: &Cancel) -> Result<Cache, GuestRunError> {
+    let cache = Cache::default_dir().and_then(|directory| Cache::new(&directory)).map_err(GuestRunError::Image)?;
+    Ok(Cache { stop: cancel.flag().into(), ..cache })
+}
+
+/// Why there is no image or no emulator, or that memgate was interrupted before there was.
+pub(crate) fn of_image(error: ImageError) -> Error {
+    if error.is_interruption() { Error::Interrupted } else { GuestRunError::Image(error).into() }
 }
 
 pub(crate) fn protocol(what: &str) -> GuestError {

@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
+use memgate_agent::cancel::Cancel;
 use memgate_evidence::{
     error::{InputError, Result},
     platform::{Platform, Runner},
@@ -14,7 +15,7 @@ use memgate_verdict::units;
 
 use crate::{
     architecture::architecture,
-    guest_runner::{GuestRunError, agent, cache, kernel},
+    guest_runner::{agent, cache, kernel, of_image},
     narrator::Narrator,
     preflight,
 };
@@ -35,21 +36,21 @@ pub struct Which {
 /// Makes the images, and QEMU unless the system has a suitable one. Returns one line for each image.
 ///
 /// # Errors
-/// When there is no such kernel, agent or QEMU, or when a package is not available.
-pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
+/// When there is no such kernel, agent or QEMU, when a package is not available, or when memgate is interrupted.
+pub fn build(which: &Which, narrator: &Narrator, cancel: &Cancel) -> Result<String> {
     let needs_guest = |platform: &Platform| preflight::place(*platform, None).is_ok_and(|place| place == Runner::Qemu);
     let platforms: Vec<_> = match which.platforms.as_slice() {
         [] => Platform::ALL.into_iter().filter(needs_guest).collect(),
         named => named.to_vec(),
     };
-    let (cache, mut lines) = (cache()?, String::new());
+    let (cache, mut lines) = (cache(cancel)?, String::new());
     for platform in platforms {
         let kernel = kernel(&format!("--platform {platform}"), platform, which.kernel.as_deref(), which.page_size)?;
         let mut say = |line: &str| narrator.say(&format!("{platform}: {line}"));
         let mirror = which.mirror.as_deref();
-        emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(GuestRunError::Image)?;
+        emulator::find(&cache, architecture(platform), mirror, &mut say).map_err(of_image)?;
         let image = image::ensure(&cache, kernel, &agent(platform)?, mirror, &mut say);
-        lines += &line(&image.map_err(GuestRunError::Image)?);
+        lines += &line(&image.map_err(of_image)?);
     }
     Ok(lines)
 }
@@ -59,8 +60,8 @@ pub fn build(which: &Which, narrator: &Narrator) -> Result<String> {
 /// # Errors
 /// When the cache cannot be read.
 pub fn list() -> Result<String> {
-    let cache = cache()?;
-    let images = image::list(&cache).map_err(GuestRunError::Image)?;
+    let cache = cache(&Cancel::never())?;
+    let images = image::list(&cache).map_err(of_image)?;
     let mut text = format!("In {}:\n", cache.dir.display());
     if images.is_empty() {
         text += "  no image yet; `memgate image build` makes one, and so does a check that needs it\n";
@@ -97,10 +98,10 @@ fn line(image: &Image) -> String {
 /// Empties the cache and returns how much space that freed.
 ///
 /// # Errors
-/// When the directory is not memgate's, or when something cannot be removed.
-pub fn clean() -> Result<String> {
-    let cache = cache()?;
-    let freed = image::clean(&cache).map_err(GuestRunError::Image)?;
+/// When the directory is not memgate's, when something cannot be removed, or when memgate is interrupted.
+pub fn clean(cancel: &Cancel) -> Result<String> {
+    let cache = cache(cancel)?;
+    let freed = image::clean(&cache).map_err(of_image)?;
     Ok(format!("{}: {} MiB freed\n", cache.dir.display(), freed >> 20))
 }
 
@@ -108,8 +109,8 @@ pub fn clean() -> Result<String> {
 /// for review.
 ///
 /// # Errors
-/// When a package is not available, or when the file cannot be written.
-pub fn lock(which: &Which, file: &Path, narrator: &Narrator) -> Result<String> {
+/// When a package is not available, when the file cannot be written, or when memgate is interrupted.
+pub fn lock(which: &Which, file: &Path, narrator: &Narrator, cancel: &Cancel) -> Result<String> {
     let is_named = |kernel: &&Kernel| {
         let platforms = which.platforms.iter().map(|platform| architecture(*platform));
         (which.platforms.is_empty() || platforms.into_iter().any(|architecture| architecture == kernel.architecture))
@@ -122,8 +123,7 @@ pub fn lock(which: &Which, file: &Path, narrator: &Narrator) -> Result<String> {
     }
     let hosts = if kernels.len() == KERNELS.len() { &emulator::HOSTS[..] } else { &[] };
     let mut say = |line: &str| narrator.say(line);
-    let lock =
-        image::relock(&cache()?, &kernels, hosts, which.mirror.as_deref(), &mut say).map_err(GuestRunError::Image)?;
-    lock.write(file).map_err(GuestRunError::Image)?;
+    let lock = image::relock(&cache(cancel)?, &kernels, hosts, which.mirror.as_deref(), &mut say).map_err(of_image)?;
+    lock.write(file).map_err(of_image)?;
     Ok(format!("{}\n", file.display()))
 }

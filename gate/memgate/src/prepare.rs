@@ -144,7 +144,7 @@ impl<'run> Bench<'run> {
         let guests = match place {
             Runner::Native => None,
             Runner::Qemu => {
-                Some(GuestRunner::prepare(target.platform, &target.options, selection.snapshots, &mut say)?)
+                Some(GuestRunner::prepare(target.platform, &target.options, selection.snapshots, cancel, &mut say)?)
             }
         };
         let bench = Self {

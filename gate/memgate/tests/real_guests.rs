@@ -269,7 +269,7 @@ fn no_room_for_temporary_files_is_reported() {
 fn no_room_for_an_image_is_reported() {
     let setting = Setting::new(Platform::LinuxArm64, "none", "");
     let cache = setting.bench.directory.path().join("cache");
-    let small = Small::mount(&cache, "size=4m");
+    let small = Small::mount(&cache, "size=4m,mode=755");
     faults::lend_packages(&cache);
     let output = setting.command("record").env("MEMGATE_CACHE", &cache).output().unwrap();
     assert_fails(&output, 4, &["guest:", "no storage space", "free some space"]);

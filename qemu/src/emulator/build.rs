@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     architecture::Architecture,
-    debian::{self, Pin, hex, run, sha256, unfinished},
-    image::{Cache, ImageError, packages, put, supersede},
+    debian::{self, DebianError, Pin, hex, run, sha256, unfinished},
+    image::{Cache, ImageError, is_readable, packages, put, supersede, touch},
+    stop::Stop,
 };
 
 /// The version of the result for the same packages.
@@ -58,12 +59,13 @@ pub fn ensure(
     };
     let pins = pins(&locked.packages, architecture);
     let place = cache.emulators().join(architecture.name()).join(key(architecture, &pins));
-    if let Some(emulator) = read(&place, architecture) {
+    cache.check()?;
+    if let Some(emulator) = read(&place, architecture, &cache.stop) {
         return Ok(Some(emulator));
     }
     let _exclusive = cache.exclusive(say)?;
     // Another memgate may have made it meanwhile.
-    if let Some(emulator) = read(&place, architecture) {
+    if let Some(emulator) = read(&place, architecture, &cache.stop) {
         return Ok(Some(emulator));
     }
     if place.exists() {
@@ -74,11 +76,11 @@ pub fn ensure(
     let siblings = cache.emulators().join(architecture.name());
     let work = unfinished(&siblings)?;
     let whole = work.path().join("emulator");
-    make(architecture, host, &files, &work.path().join("root"), &whole)?;
+    make(architecture, host, &files, &work.path().join("root"), &whole, &cache.stop)?;
     let write = || put(&whole, &place).and_then(|()| supersede(&siblings, &place));
     write().map_err(|error| ImageError::io(format!("put QEMU into {}", place.display()), error))?;
     let unreadable = || ImageError::io(format!("read back {}", place.display()), io::ErrorKind::InvalidData.into());
-    read(&place, architecture).map(Some).ok_or_else(unreadable)
+    read(&place, architecture, &cache.stop).map(Some).ok_or_else(unreadable)
 }
 
 /// Everything except the programs for other guests.
@@ -97,7 +99,7 @@ fn key(architecture: Architecture, pins: &[Pin]) -> String {
 }
 
 /// The emulator in a directory, if it is undamaged.
-fn read(place: &Path, architecture: Architecture) -> Option<Emulator> {
+fn read(place: &Path, architecture: Architecture, stop: &Stop) -> Option<Emulator> {
     let path = place.join(DESCRIPTION);
     let file = File::open(&path).ok()?;
     // An emulator that is being removed is locked exclusively.
@@ -106,8 +108,13 @@ fn read(place: &Path, architecture: Architecture) -> Option<Emulator> {
     if !path.exists() || digest(place).ok()? != description.digest {
         return None;
     }
+    let directories = [PROGRAMS, LIBRARIES, SHARED].map(|name| place.join(name));
+    if !is_readable(place) || !directories.iter().all(|directory| is_readable(directory)) {
+        return None;
+    }
+    touch(&file);
     let mut emulator = emulator(place, architecture, &description);
-    emulator.has_sandbox = has_sandbox(&emulator.program, &emulator.leading);
+    emulator.has_sandbox = has_sandbox(&emulator.program, &emulator.leading, stop);
     emulator._lease = Some(Arc::new(file));
     Some(emulator)
 }
@@ -137,10 +144,11 @@ fn make(
     files: &[PathBuf],
     root: &Path,
     whole: &Path,
+    stop: &Stop,
 ) -> Result<(), ImageError> {
     let sh = debian::shell()?;
     for file in files {
-        run(cmd!(sh, "dpkg-deb --extract {file} {root}"))?;
+        run(stop, cmd!(sh, "dpkg-deb --extract {file} {root}"))?;
     }
     let program = root.join("usr/bin").join(architecture.emulator());
     let needed = libraries(&program, &[root.join(library_directory(host))])?;
@@ -161,8 +169,10 @@ fn make(
     write().map_err(|error| ImageError::io("take QEMU out of its packages", error))?;
     let mut description = Description { version: String::new(), loader: needed.loader, digest: String::new() };
     let Emulator { program, leading, .. } = emulator(whole, architecture, &description);
-    let printed = run(cmd!(sh, "{program} {leading...} --version"))
-        .map_err(|error| ImageError::BadEmulator { why: error.to_string() })?;
+    let printed = run(stop, cmd!(sh, "{program} {leading...} --version")).map_err(|error| match error {
+        DebianError::Interrupted => error.into(),
+        _ => ImageError::BadEmulator { why: error.to_string() },
+    })?;
     let fit = version::fit(&printed).map_err(|why| ImageError::BadEmulator { why: format!("it {why}") })?;
     fit.clone_into(&mut description.version);
     let mut describe = || {

@@ -10,8 +10,10 @@ mod version;
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
+    io,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
 };
 
@@ -23,6 +25,7 @@ pub use self::{
 use crate::{
     architecture::Architecture,
     image::{Cache, ImageError},
+    stop::Stop,
 };
 
 /// The suite of Debian that has it, by its codename.
@@ -77,7 +80,9 @@ pub fn find(
     say: &mut dyn FnMut(&str),
 ) -> Result<Emulator, ImageError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    choose(installed(architecture, &path), architecture, host(), || ensure(cache, architecture, mirror, say))
+    choose(installed(architecture, &path, &cache.stop), architecture, host(), || {
+        ensure(cache, architecture, mirror, say)
+    })
 }
 
 /// Uses the system's own if it is suitable, or else makes the pinned one; `None` if none is pinned.
@@ -107,27 +112,29 @@ fn host() -> Option<Architecture> {
 }
 
 /// The system's QEMU, or what is wrong with it.
-fn installed(architecture: Architecture, path: &OsStr) -> Result<Emulator, String> {
+fn installed(architecture: Architecture, path: &OsStr, stop: &Stop) -> Result<Emulator, String> {
     let is_program = |path: &PathBuf| {
         path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     };
     let mut places = std::env::split_paths(path).map(|place| place.join(architecture.emulator()));
     let program = places.find(is_program).ok_or("is not installed")?;
-    let broken = |error: std::io::Error| format!("cannot be run: {error}");
+    let broken = |error: io::Error| format!("cannot be run: {error}");
     let metadata = program.metadata().map_err(broken)?;
-    let printed = std::process::Command::new(&program).arg("--version").output().map_err(broken)?;
+    let mut command = Command::new(&program);
+    command.arg("--version");
+    let printed = stop.output(command).map_err(broken)?.ok_or("was interrupted")?;
     let version = version::fit(&String::from_utf8_lossy(&printed.stdout))?.to_owned();
     // Someone who builds QEMU may give two builds the same version.
     let build = format!("{} {}.{}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    let has_sandbox = has_sandbox(&program, &[]);
+    let has_sandbox = has_sandbox(&program, &[], stop);
     Ok(Emulator { program, leading: Vec::new(), version, build, has_sandbox, place: None, _lease: None })
 }
 
 /// Whether a QEMU knows the option `-sandbox`. One that was built without seccomp ends with an error.
-fn has_sandbox(program: &Path, leading: &[OsString]) -> bool {
-    let mut command = std::process::Command::new(program);
-    let output = command.args(leading).args(["-sandbox", SANDBOX, "--version"]).output();
-    output.is_ok_and(|output| output.status.success())
+fn has_sandbox(program: &Path, leading: &[OsString], stop: &Stop) -> bool {
+    let mut command = Command::new(program);
+    command.args(leading).args(["-sandbox", SANDBOX, "--version"]);
+    matches!(stop.output(command), Ok(Some(output)) if output.status.success())
 }
 
 /// The package with the program for guests of this architecture.
@@ -220,22 +227,26 @@ pub(crate) mod tests {
             std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).unwrap();
         };
         let path = std::env::join_paths([&first, &second]).unwrap();
-        assert_eq!(installed(ARCHITECTURE, &path).unwrap_err(), "is not installed");
+        assert_eq!(installed(ARCHITECTURE, &path, &Stop::default()).unwrap_err(), "is not installed");
         put(&first, "echo QEMU emulator version 9.9.9", 0o644);
         put(&second, "echo QEMU emulator version 10.1.0 '(made)'", 0o755);
-        let found = installed(ARCHITECTURE, &path).unwrap();
+        let found = installed(ARCHITECTURE, &path, &Stop::default()).unwrap();
         assert_eq!((found.program, &*found.version), (second.join(ARCHITECTURE.emulator()), "10.1.0 (made)"));
         assert!(found.has_sandbox);
         let without = "echo QEMU emulator version 10.1.0 '(made)'; [ $1 != -sandbox ]";
         put(&second, without, 0o755);
-        assert!(!installed(ARCHITECTURE, &path).unwrap().has_sandbox);
+        assert!(!installed(ARCHITECTURE, &path, &Stop::default()).unwrap().has_sandbox);
         put(&second, "echo QEMU emulator version 10.1.0 '(made)'; # again", 0o755);
-        assert_ne!(installed(ARCHITECTURE, &path).unwrap().build, found.build, "another build of the same version");
+        assert_ne!(
+            installed(ARCHITECTURE, &path, &Stop::default()).unwrap().build,
+            found.build,
+            "another build of the same version"
+        );
         put(&first, "echo QEMU emulator version 9.9.9", 0o755);
-        let why = installed(ARCHITECTURE, &path).unwrap_err();
+        let why = installed(ARCHITECTURE, &path, &Stop::default()).unwrap_err();
         assert_eq!(why, "is of version 9.9.9, and guests need 10.0.13 or later");
         put(&first, "echo segmentation fault >&2; exit 139", 0o755);
-        assert_eq!(installed(ARCHITECTURE, &path).unwrap_err(), "does not report its version");
+        assert_eq!(installed(ARCHITECTURE, &path, &Stop::default()).unwrap_err(), "does not report its version");
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(crate) fn lock(
     let root = |pin: &Pin| work.path().join(&pin.package);
     for (pin, file) in pins.iter().zip(files) {
         let root = root(pin);
-        run(cmd!(sh, "dpkg-deb --extract {file} {root}"))?;
+        run(&cache.stop, cmd!(sh, "dpkg-deb --extract {file} {root}"))?;
     }
     let directories: Vec<_> = pins.iter().map(|pin| root(pin).join(library_directory(host))).collect();
     let mut needed: Vec<PathBuf> = Vec::new();

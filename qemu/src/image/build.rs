@@ -15,7 +15,7 @@ use xshell::cmd;
 use super::{
     DESCRIPTION, Image,
     agent::Agent,
-    cache::{self, Cache},
+    cache::{self, Cache, touch},
     digest,
     error::ImageError,
     initramfs::initramfs,
@@ -23,7 +23,10 @@ use super::{
     lock::LockedKernel,
     modules::{self, Module},
 };
-use crate::debian::{self, Debian, DebianError, Pin, hex, is_unfinished, run, unfinished};
+use crate::{
+    debian::{self, Debian, DebianError, Pin, hex, is_unfinished, run, unfinished},
+    stop::Stop,
+};
 
 /// The version of the result for the same packages and the same agent. It must change with every change of
 /// [`initramfs`] or of the description.
@@ -50,7 +53,10 @@ pub fn ensure(
     let agent = Agent::read(agent, kernel.architecture)?;
     let locked = cache.lock.kernel(kernel)?;
     let place = cache.images().join(kernel.name()).join(key(locked, &agent));
+    cache.check()?;
     if let Some(image) = Image::read(&place).filter(Image::is_intact) {
+        image.lease.as_deref().map(touch);
+        cache.tidy(say);
         return Ok(image);
     }
     let _exclusive = cache.exclusive(say)?;
@@ -90,8 +96,8 @@ fn build(
     let packages = packages(cache, &locked.packages, &|pin| successor(kernel, pin), mirror, say)?;
     say(&format!("making the image of {}", kernel.name()));
     let work = unfinished(&siblings)?;
-    let parts = unpack(kernel, &locked.release, &packages, &work.path().join("root"))?;
-    let modules = if locked.modules.is_empty() { Vec::new() } else { parts.modules()? };
+    let parts = unpack(kernel, &locked.release, &packages, &work.path().join("root"), &cache.stop)?;
+    let modules = if locked.modules.is_empty() { Vec::new() } else { parts.modules(&cache.stop)? };
     if !modules.iter().map(|module| &module.name).eq(&locked.modules) {
         return Err(ImageError::BadLock {
             why: format!("its modules of {} are not those of its packages", kernel.name()),
@@ -183,7 +189,7 @@ pub(crate) fn packages<'a>(
     if is_many {
         say(&told(&format!("{} packages", missing.len()), missing.iter().map(|pin| pin.size).sum()));
     }
-    let debian = if missing.is_empty() { None } else { Some(Debian::new(mirror)?) };
+    let debian = if missing.is_empty() { None } else { Some(Debian::new(mirror)?.stopped_by(&cache.stop)) };
     for (pin, debian) in missing.into_iter().zip(debian.iter().cycle()) {
         if !is_many {
             say(&told(pin.file_name(), pin.size));
@@ -213,10 +219,16 @@ pub(super) struct Parts {
 }
 
 /// Unpacks packages into `root` and finds the parts.
-pub(super) fn unpack(kernel: &Kernel, release: &str, packages: &[PathBuf], root: &Path) -> Result<Parts, ImageError> {
+pub(super) fn unpack(
+    kernel: &Kernel,
+    release: &str,
+    packages: &[PathBuf],
+    root: &Path,
+    stop: &Stop,
+) -> Result<Parts, ImageError> {
     let sh = debian::shell()?;
     for package in packages {
-        run(cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
+        run(stop, cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
     }
     let first = |what: &str, places: &[String]| {
         let found = places.iter().map(|place| root.join(place)).find(|path| path.exists());
@@ -234,7 +246,7 @@ pub(super) fn unpack(kernel: &Kernel, release: &str, packages: &[PathBuf], root:
 
 impl Parts {
     /// The modules that a guest needs.
-    pub(super) fn modules(&self) -> Result<Vec<Module>, ImageError> {
-        modules::needed(&debian::shell()?, &self.modules)
+    pub(super) fn modules(&self, stop: &Stop) -> Result<Vec<Module>, ImageError> {
+        modules::needed(&debian::shell()?, stop, &self.modules)
     }
 }

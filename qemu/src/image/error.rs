@@ -109,6 +109,14 @@ pub enum ImageError {
         /// The directory.
         directory: String,
     },
+    /// Another user could decide what memgate starts.
+    #[error("{path} is not safe to use: {why}")]
+    NotOurs {
+        /// The file or directory of the cache.
+        path: String,
+        /// Who else can change it.
+        why: String,
+    },
     /// The file system refuses.
     #[error("cannot {what}: {source}")]
     Io {
@@ -146,7 +154,21 @@ impl ImageError {
             Self::NotACache { .. } => {
                 "name memgate's cache directory in MEMGATE_CACHE, or remove the directory yourself".into()
             }
+            Self::NotOurs { .. } => {
+                "name another cache directory in MEMGATE_CACHE, or remove this one: its files must belong to this user \
+                 or to root, and no other user may write them"
+                    .into()
+            }
             Self::Io { source, .. } => io_help(source),
+        }
+    }
+
+    /// Whether nothing failed, and the user or the CI system wants memgate to end.
+    pub fn is_interruption(&self) -> bool {
+        match self {
+            Self::Debian(DebianError::Interrupted) => true,
+            Self::Emulator { why, .. } => why.is_interruption(),
+            _ => false,
         }
     }
 

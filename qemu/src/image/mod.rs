@@ -8,6 +8,7 @@ mod initramfs;
 mod kernels;
 mod lock;
 mod modules;
+mod owner;
 mod relock;
 mod shell;
 
@@ -21,7 +22,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub(crate) use self::build::{packages, put, supersede};
+#[cfg(test)]
+pub(crate) use self::cache::UNUSED;
+#[cfg(feature = "guests")]
+pub(crate) use self::cache::{entries, is_recent};
 pub use self::{
     agent::Agent,
     build::ensure,
@@ -31,6 +35,11 @@ pub use self::{
     lock::{Lock, LockedEmulator, LockedKernel},
     relock::relock,
     shell::{Shelled, with_shell},
+};
+pub(crate) use self::{
+    build::{packages, put, supersede},
+    cache::touch,
+    owner::is_readable,
 };
 use crate::{
     architecture::Architecture,
@@ -64,6 +73,9 @@ pub struct Image {
 /// The file that describes an image, beside its other files.
 const DESCRIPTION: &str = "image.json";
 
+/// The directory of snapshots, beside them.
+const SNAPSHOTS: &str = "snapshots";
+
 impl PartialEq for Image {
     fn eq(&self, other: &Self) -> bool {
         (&self.name, &self.digest, &self.kernel) == (&other.name, &other.digest, &other.kernel)
@@ -73,7 +85,7 @@ impl PartialEq for Image {
 impl Image {
     /// The directory of snapshots of its guests. They are removed with the image.
     pub fn snapshots(&self) -> PathBuf {
-        self.kernel.with_file_name("snapshots")
+        self.kernel.with_file_name(SNAPSHOTS)
     }
 
     /// Reads the description of the image in a directory, if there is one. Does not check its files.
@@ -92,9 +104,11 @@ impl Image {
         Some(image)
     }
 
-    /// Whether the files are unchanged since the image was made.
+    /// Whether the files are unchanged since the image was made, and QEMU can read them.
     fn is_intact(&self) -> bool {
-        digest(&self.kernel, &self.initramfs, self.firmware.as_deref()).is_ok_and(|digest| digest == self.digest)
+        let mut files = [&self.kernel, &self.initramfs].into_iter().chain(&self.firmware);
+        files.all(|file| is_readable(file))
+            && digest(&self.kernel, &self.initramfs, self.firmware.as_deref()).is_ok_and(|digest| digest == self.digest)
     }
 }
 

@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 use xshell::{Shell, cmd};
 
 use super::error::ImageError;
-use crate::debian;
+use crate::{debian, stop::Stop};
 
 /// The modules that a guest needs, and whether it can run without each.
 const NEEDED: [(&str, bool); 3] = [("virtio_pci", true), ("virtio_console", true), ("virtio_rng", false)];
@@ -39,11 +39,11 @@ struct Tree {
 /// # Errors
 /// When a module is neither built in nor available, when one cannot be read, or when the directory does not say what is
 /// built in.
-pub(super) fn needed(sh: &Shell, directory: &Path) -> Result<Vec<Module>, ImageError> {
+pub(super) fn needed(sh: &Shell, stop: &Stop, directory: &Path) -> Result<Vec<Module>, ImageError> {
     let tree = Tree::read(directory).map_err(|error| ImageError::io(format!("read {}", directory.display()), error))?;
     let mut modules = BTreeMap::new();
     let read = |name: &str, path: &Path| {
-        let contents = contents(sh, path)?;
+        let contents = contents(sh, stop, path)?;
         let depends = depends(&contents).ok_or_else(|| ImageError::BadModule { path: path.display().to_string() })?;
         modules.insert(name.to_owned(), contents);
         Ok(depends)
@@ -80,9 +80,9 @@ fn module_name(path: &Path) -> Option<String> {
     Some(name.replace('-', "_"))
 }
 
-fn contents(sh: &Shell, path: &Path) -> Result<Vec<u8>, ImageError> {
+fn contents(sh: &Shell, stop: &Stop, path: &Path) -> Result<Vec<u8>, ImageError> {
     if path.extension().is_some_and(|extension| extension == "xz") {
-        return Ok(debian::run_bytes(cmd!(sh, "xz -dc {path}"))?);
+        return Ok(debian::run_bytes(stop, cmd!(sh, "xz -dc {path}"))?);
     }
     std::fs::read(path).map_err(|error| ImageError::io(format!("read {}", path.display()), error))
 }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn names(directory: &Path) -> Result<Vec<String>, String> {
-        let modules = needed(&Shell::new().unwrap(), directory).map_err(|error| error.to_string())?;
+        let modules = needed(&Shell::new().unwrap(), &Stop::default(), directory).map_err(|error| error.to_string())?;
         Ok(modules.into_iter().map(|module| module.name).collect())
     }
 

@@ -34,7 +34,7 @@ pub fn relock(
     say: &mut dyn FnMut(&str),
 ) -> Result<Lock, ImageError> {
     let _exclusive = cache.exclusive(say)?;
-    let debian = Debian::new(mirror)?;
+    let debian = Debian::new(mirror)?.stopped_by(&cache.stop);
     let work = unfinished(&cache.dir)?;
     let mut suites = Suites { debian: &debian, work: work.path(), known: BTreeMap::new() };
     let mut locked = Vec::new();
@@ -132,7 +132,7 @@ fn lock(
     let mut needed = |pins: &[Pin]| {
         let files = packages(cache, pins, &|pin| successor(kernel, pin), mirror, say)?;
         let work = unfinished(&cache.dir)?;
-        unpack(kernel, &release, &files, &work.path().join("root"))?.modules()
+        unpack(kernel, &release, &files, &work.path().join("root"), &cache.stop)?.modules(&cache.stop)
     };
     let modules = match modules {
         None => needed(&pins)?,

@@ -50,7 +50,7 @@ pub fn with_shell(
         let work = unfinished(&cache.dir)?;
         let (sh, root) = (debian::shell()?, work.path());
         for package in packages {
-            run(cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
+            run(&cache.stop, cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
         }
         let missing = |_| ImageError::NoFile { kernel: pin.package.clone(), what: PROGRAM.to_owned() };
         std::fs::read(root.join(PROGRAM)).map_err(missing)?
