@@ -741,7 +741,7 @@ fn an_empty_cache_has_kernels_and_no_image() {
 /// Starts `memgate image lock` with this cache and mirror.
 fn locking(cache: &Path, mirror: &str) -> Running {
     let file = cache.join("images.lock");
-    let mut command = memgate();
+    let mut command = common::plain(&memgate());
     command.args(["image", "lock", "--mirror", mirror, "--file"]).arg(file).env("MEMGATE_CACHE", cache);
     Running::start(&mut command)
 }
