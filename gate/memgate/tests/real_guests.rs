@@ -4,7 +4,8 @@
 mod common;
 
 use std::{
-    fs,
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::{Duration, Instant},
@@ -13,6 +14,7 @@ use std::{
 use common::{
     Bench, assert_fails, busy, changed,
     faults::{self, OwnCache, Setting, Small},
+    flat,
     guests::{evidence, guests, record},
     running::{Ended, Running},
     stderr, stdout,
@@ -251,6 +253,62 @@ fn missing_firmware_is_noticed_before_a_guest_is_started() {
     let output = spoilt(Platform::LinuxLoong64, |image| fs::remove_file(image.join("firmware")).unwrap());
     assert_fails(&output, 4, &["the image of loong64-7.2 in the cache is damaged", "guest:", "cannot fetch"]);
     assert!(!stderr(&output).contains("starting a guest"), "{}", stderr(&output));
+}
+
+/// The names in the directory of an image's snapshots.
+fn snapshots(cache: &OwnCache) -> Vec<String> {
+    let entries = fs::read_dir(cache.image().join("snapshots")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn a_snapshot_that_has_changed_is_made_again() {
+    let cache = OwnCache::new(Platform::LinuxArm64);
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let record = || {
+        let output = setting.command("record").env("MEMGATE_CACHE", cache.directory.path()).output().unwrap();
+        let notes = evidence(&output).notes;
+        let noted = notes.iter().find(|note| note.contains("snapshot")).cloned();
+        (noted, flat(&stderr(&output)))
+    };
+    assert_eq!(record().0, None);
+    let [name] = &snapshots(&cache)[..] else { panic!("one snapshot") };
+    let memory = cache.image().join("snapshots").join(name).join("memory");
+    let (noted, said) = record();
+    assert!(noted.is_none() && said.contains("resuming a guest"), "{noted:?} {said}");
+    let file = File::options().read(true).write(true).open(&memory).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 0).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 0).unwrap();
+    let (noted, _) = record();
+    let noted = noted.expect("a note");
+    assert!(noted.starts_with("a snapshot could not be resumed, so the guest was booted: "), "{noted}");
+    assert!(noted.ends_with("memory has changed since it was saved"), "{noted}");
+    assert_eq!(record().0, None, "the snapshot was made again");
+    assert_eq!(setting.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_qemu_that_does_not_answer_while_it_saves_costs_only_the_snapshot() {
+    let cache = OwnCache::new(Platform::LinuxArm64);
+    let setting = Setting::new(Platform::LinuxArm64, "none", "");
+    let mut command = setting.command("record");
+    command.env("MEMGATE_CACHE", cache.directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut memgate = command.spawn().unwrap();
+    while snapshots(&cache).is_empty() {
+        assert!(memgate.try_wait().unwrap().is_none(), "it has ended without a snapshot");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let [qemu] = common::children(memgate.id().cast_signed())[..] else { panic!("one guest") };
+    kill(Pid::from_raw(qemu), Signal::SIGSTOP).unwrap();
+    let output = memgate.wait_with_output().unwrap();
+    let notes = evidence(&output).notes;
+    let noted = |note: &String| {
+        note.starts_with("a guest was booted again, and not saved: the guest cannot be saved: QEMU has not answered ")
+    };
+    assert!(notes.iter().any(noted), "{notes:?}");
+    assert_eq!(snapshots(&cache), Vec::<String>::new());
+    assert_eq!(setting.left(), Vec::<String>::new());
 }
 
 #[test]
