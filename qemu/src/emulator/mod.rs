@@ -55,7 +55,7 @@ pub struct Emulator {
     /// Whether it can filter its own system calls (seccomp). Whoever builds QEMU decides that.
     pub has_sandbox: bool,
     /// The directory of all its files, if it is memgate's own.
-    pub(crate) place: Option<PathBuf>,
+    pub place: Option<PathBuf>,
     _lease: Option<Arc<File>>,
 }
 
