@@ -91,8 +91,8 @@ impl Confined {
         notes
     }
 
-    /// Makes this of the process between fork and exec. It inherits `sockets`, and ends with the thread `parent`'s
-    /// process started it from. Makes only system calls and allocates nothing.
+    /// Makes this of the process between fork and exec. It inherits `sockets`, and ends with the thread of `parent` that
+    /// started it. Makes only system calls and allocates nothing.
     ///
     /// # Errors
     /// The system's reason.
