@@ -1,17 +1,18 @@
 //! The service's process: starts it, stops it before its first instruction, resumes it, watches it, and ends it.
 
 use std::{
-    fs::{self, File},
-    io,
-    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
+    fs,
+    io::{self, PipeWriter},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use memgate_evidence::{
     error::{FailureKind, Result, Stage},
-    plan::{Account, Plan},
+    plan::Plan,
 };
 use nix::{
     sys::{
@@ -19,13 +20,14 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Gid, Pid, Uid},
+    unistd::Pid,
 };
 
 use super::{
     cgroup::{Cgroup, CgroupError},
     child::{self, Child},
     log::LogEnd,
+    output::Output,
 };
 
 /// Why a service cannot be launched, or ends before it is ready.
@@ -139,7 +141,7 @@ pub enum StartError {
     /// memgate cannot open the files of its cgroup.
     #[error("its cgroup cannot be entered")]
     Cgroup(#[source] io::Error),
-    /// memgate cannot open the file for its output.
+    /// memgate cannot make the file or the pipe for its output.
     #[error("its output cannot go to {log}")]
     Output {
         /// The file.
@@ -192,6 +194,8 @@ pub(super) struct ServiceProcess {
     pid: Pid,
     cgroup: Cgroup,
     ended: Option<Exit>,
+    /// Dropped last, so that it has all that was printed.
+    output: Arc<Output>,
 }
 
 /// How the service's process ended.
@@ -212,7 +216,7 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// Starts the plan's executable in `cgroup`, appends its output to `log`, and stops it before its first instruction.
+/// Starts the plan's executable in `cgroup`, keeps its output in `log`, and stops it before its first instruction.
 ///
 /// The same thread must call this and [`Stopped::resume`], and must live as long as the service. The kernel kills the
 /// service when that thread ends.
@@ -227,11 +231,12 @@ pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> 
 fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError> {
     let account = plan.account.as_ref();
     let becomes = Child::new(&cgroup, account).map_err(StartError::Cgroup)?.traced();
-    let output = open_log(log, account).map_err(|source| StartError::Output { log: log.to_owned(), source })?;
-    let pid = command(plan, becomes, output).and_then(|mut command| command.spawn());
+    let (output, pipe) =
+        Output::to(log, account).map_err(|source| StartError::Output { log: log.to_owned(), source })?;
+    let pid = command(plan, becomes, pipe).and_then(|mut command| command.spawn());
     // From here on `ServiceProcess` waits for the process, not the standard library.
     let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(|error| not_executed(plan, error))?;
-    let service = ServiceProcess { pid, cgroup, ended: None };
+    let service = ServiceProcess { pid, cgroup, ended: None, output: Arc::new(output) };
     match waitpid(service.pid, None).map_err(StartError::Wait)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
         other => return Err(StartError::NotStopped(other)),
@@ -249,15 +254,6 @@ fn make_expendable(service: Pid) -> io::Result<()> {
     if own < 0 { fs::write(format!("/proc/{service}/oom_score_adj"), "0") } else { Ok(()) }
 }
 
-/// Opens a log to append to. It belongs to the user who writes it, so that `/dev/stdout` can be opened again.
-pub(super) fn open_log(log: &Path, account: Option<&Account>) -> io::Result<File> {
-    let file = File::options().create(true).append(true).custom_flags(nix::libc::O_NOFOLLOW).open(log)?;
-    if let Some(account) = account {
-        nix::unistd::fchown(&file, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))?;
-    }
-    Ok(file)
-}
-
 fn not_executed(plan: &Plan, source: io::Error) -> StartError {
     match &plan.account {
         Some(account) if source.kind() == io::ErrorKind::PermissionDenied => {
@@ -267,7 +263,7 @@ fn not_executed(plan: &Plan, source: io::Error) -> StartError {
     }
 }
 
-fn command(plan: &Plan, becomes: Child, output: File) -> io::Result<Command> {
+fn command(plan: &Plan, becomes: Child, output: PipeWriter) -> io::Result<Command> {
     let mut command = Command::new(&plan.executable);
     command.args(&plan.args).current_dir(&plan.directory).env_clear();
     command.envs(child::inherited(&["PATH", "HOME", "TMPDIR"], plan.account.as_ref())).envs(&plan.env);
@@ -309,6 +305,11 @@ impl ServiceProcess {
     /// Its cgroup.
     pub(super) const fn cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// What it prints.
+    pub(super) const fn output(&self) -> &Arc<Output> {
+        &self.output
     }
 
     /// How it has ended, if it has.

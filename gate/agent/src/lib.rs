@@ -13,6 +13,7 @@ mod launch;
 mod listeners;
 pub mod load;
 mod log;
+mod output;
 pub mod ready;
 pub mod rest;
 mod run;

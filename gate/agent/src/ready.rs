@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use memgate_evidence::{
 use super::{
     load::{Client, Endpoint, Endpoints, RequestFailure, RequestKind},
     log::LogEnd,
+    output::Output,
 };
 
 /// The time between two attempts.
@@ -71,12 +72,12 @@ impl FailureKind for ReadyError {
     }
 }
 
-/// Waits until the service, whose output goes to `log`, answers with a status below 400. Returns the time until then.
+/// Waits until the service, which prints this output, answers with a status below 400. Returns the time until then.
 ///
 /// # Errors
 /// Fails with [`ReadyError::TimedOut`], which has the last answer and the end of the output, if time runs out, and with
 /// [`Error::Input`](memgate_evidence::error::Error::Input) if the URL cannot be requested.
-pub async fn wait_ready(ready: &Ready, log: &Path) -> Result<Duration> {
+pub(super) async fn wait_ready(ready: &Ready, output: &Output) -> Result<Duration> {
     let start = Instant::now();
     let timeout = Duration::from_millis(ready.timeout_ms);
     let mut endpoints = Endpoints::new();
@@ -86,7 +87,7 @@ pub async fn wait_ready(ready: &Ready, log: &Path) -> Result<Duration> {
         let left = timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
             let last = last.unwrap_or(RequestFailure::Timeout);
-            let (url, output, log) = (ready.http.clone(), LogEnd::of(log), log.to_owned());
+            let (url, log, output) = (ready.http.clone(), output.log().to_owned(), output.end());
             return Err(ReadyError::TimedOut { url, timeout, last, output, log }.into());
         }
         match tokio::time::timeout(left.min(ATTEMPT), probe(&kind, &endpoints)).await {
@@ -159,18 +160,25 @@ fn address_is_free(address: &SocketAddr) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{
+        io::Write as _,
+        sync::atomic::{AtomicU32, Ordering},
+    };
 
     use super::*;
     use crate::load::testserver::{Server, ok, status};
 
     fn wait(url: String, timeout_ms: u64) -> Result<Duration> {
-        wait_for(url, timeout_ms, Path::new("/none/service.log"))
+        wait_for(url, timeout_ms, "")
     }
 
-    fn wait_for(url: String, timeout_ms: u64, log: &Path) -> Result<Duration> {
+    /// Waits for a service that has printed this.
+    fn wait_for(url: String, timeout_ms: u64, printed: &str) -> Result<Duration> {
+        let directory = tempfile::tempdir().unwrap();
+        let (output, mut pipe) = Output::to(&directory.path().join("service.log"), None).unwrap();
+        pipe.write_all(printed.as_bytes()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(wait_ready(&Ready { http: url, timeout_ms }, log))
+        runtime.block_on(wait_ready(&Ready { http: url, timeout_ms }, &output))
     }
 
     /// Longer than any test lasts.
@@ -210,9 +218,7 @@ mod tests {
 
     #[test]
     fn a_timeout_shows_what_the_service_said() {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(log.path(), "waiting for the database\n").unwrap();
-        let error = wait_for(unused_url(), 1, log.path()).unwrap_err();
+        let error = wait_for(unused_url(), 1, "waiting for the database\n").unwrap_err();
         assert!(error.to_string().ends_with("it had 0.001 s; its output:\n| waiting for the database"), "{error}");
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,7 +24,7 @@ use super::{
     launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
     listeners::{Targets, When},
     load::{self, CommandLine, Endpoint, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
-    log::LogEnd,
+    output::Output,
     ready, rest,
 };
 use crate::{cancel::Cancel, in_guest::relay::HostLoad};
@@ -194,14 +195,14 @@ impl Running {
         event: &dyn Fn(RunEvent),
     ) -> Result<Result<Requests, String>> {
         let targets = Targets::of(plan)?;
-        self.wait_until_ready(plan, logs).await?;
+        self.wait_until_ready(plan).await?;
         // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
         let who_listens = targets.check(When::Ready, self.service.cgroup().files(), self.service.pid()).await;
         // A service that ends without load has failed to start, whatever it answered meanwhile.
         if let Some(exit) = self.service.ended() {
-            return Err(ended_early(plan, logs, exit, Unseen::Load));
+            return Err(ended_early(plan, self.service.output(), exit, Unseen::Load));
         }
         self.notes.extend(targets.notes.iter().cloned().chain(who_listens?));
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
@@ -239,10 +240,11 @@ impl Running {
         Ok(requests)
     }
 
-    async fn wait_until_ready(&mut self, plan: &Plan, logs: &RunLogs) -> Result<()> {
+    async fn wait_until_ready(&mut self, plan: &Plan) -> Result<()> {
+        let output = Arc::clone(self.service.output());
         tokio::select! {
-            ready = ready::wait_ready(&plan.ready, &logs.service_log) => ready.map(|_| ()),
-            exit = self.service.end() => Err(ended_early(plan, logs, exit, Unseen::Readiness)),
+            ready = ready::wait_ready(&plan.ready, &output) => ready.map(|_| ()),
+            exit = self.service.end() => Err(ended_early(plan, &output, exit, Unseen::Readiness)),
         }
     }
 
@@ -389,6 +391,8 @@ impl Running {
             self.notes
                 .push(format!("the service did not end within {} ms of SIGTERM and was killed", plan.stop_timeout_ms));
         }
+        self.service.output().settle();
+        self.notes.extend(self.service.output().failure());
         let (signals, code) = recorder.into_signals(Elsewhere { requests, oom_kills });
         Ok(Evidence {
             service: plan.service.clone(),
@@ -547,9 +551,9 @@ fn window(plan: &Plan, end: Instant) -> Window {
     Window { length: end.saturating_duration_since(Instant::now()), service }
 }
 
-fn ended_early(plan: &Plan, logs: &RunLogs, exit: Exit, before: Unseen) -> Error {
-    let log = logs.service_log.clone();
-    LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output: LogEnd::of(&log), log }.into()
+fn ended_early(plan: &Plan, output: &Output, exit: Exit, before: Unseen) -> Error {
+    let (output, log) = (output.end(), output.log().to_owned());
+    LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output, log }.into()
 }
 
 fn requests(outcome: LoadOutcome, per_second: f64, notes: &mut Vec<String>) -> Requests {

@@ -14,6 +14,7 @@ use std::{
 
 use common::{Bench, assert_fails, busy, can_attach, go, plain, running::Running, stderr};
 use memgate::{architecture::architecture, guest_runner};
+use memgate_agent::cancel::Cancel;
 use memgate_evidence::{Evidence, Exactness, platform::Platform};
 use memgate_files::evidence_file;
 use memgate_qemu::{
@@ -34,7 +35,7 @@ fn in_a_guest(script: &str) -> (u8, String) {
     runtime.block_on(async {
         let (platform, directory) = (Platform::host(), tempfile::tempdir().unwrap());
         let say = &mut |line: &str| eprintln!("{line}");
-        let cache = guest_runner::cache().unwrap();
+        let cache = guest_runner::cache(&Cancel::never()).unwrap();
         let kernel = guest_runner::kernel("this test", platform, None, None).unwrap();
         let emulator = emulator::find(&cache, architecture(platform), None, say).unwrap();
         let target = Path::new(env!("CARGO_BIN_EXE_memgate")).ancestors().nth(2).unwrap();

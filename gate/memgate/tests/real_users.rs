@@ -109,7 +109,8 @@ fn service_and_load_command_run_as_the_owner_of_the_checkout() {
     }
     let checkout = with_load(18471, |checkout| {
         format!(
-            "id -u\nid -g\nenv | sort\nfor process in /proc/[0-9]*; do\n[ \"$(readlink $process/exe)\" = {} ] && \
+            "id -u\nid -g\necho opened again >/dev/stdout\nenv | sort\nfor process in /proc/[0-9]*; do\n\
+             [ \"$(readlink $process/exe)\" = {} ] && \
              grep -E '^(Uid|NoNewPrivs):' $process/status\ndone\nsetsid sleep 1000 &",
             checkout.root().join("uaa").display()
         )
@@ -127,8 +128,10 @@ fn service_and_load_command_run_as_the_owner_of_the_checkout() {
         assert_eq!(lines.iter().any(|found| found == line), expected, "{line} in {lines:?}");
     }
     assert!(!lines.iter().any(|line| line.starts_with("NOT_SET")), "{lines:?}");
-    assert_eq!(fs::metadata(&log).unwrap().uid(), UID, "it can be opened again through /dev/stdout");
-    assert_eq!(fs::metadata(checkout.out("s", "run1.evidence.json")).unwrap().uid(), 0);
+    assert!(lines.iter().any(|line| line == "opened again"), "{lines:?}");
+    for file in ["run1.load.log", "run1.service.log", "run1.evidence.json"] {
+        assert_eq!(fs::metadata(checkout.out("s", file)).unwrap().uid(), 0, "{file} is a result");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Write as _},
     os::fd::AsRawFd as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -28,7 +28,7 @@ use procfs::Current as _;
 use serde_json::value::RawValue;
 
 use super::{Host, shell};
-use crate::{self as agent, Driver, RunEvent, RunLogs, cancel::Cancel, cgroup::Cgroup};
+use crate::{self as agent, Driver, RunEvent, RunLogs, cancel::Cancel, cgroup::Cgroup, output::LARGEST_LOG};
 
 /// The name of the evidence as a file for the host.
 pub const EVIDENCE: &str = "evidence";
@@ -36,9 +36,6 @@ pub const EVIDENCE: &str = "evidence";
 pub const SERVICE_LOG: &str = "service.log";
 /// The path of the service's output in the guest. The user finds it elsewhere.
 pub const SERVICE_LOG_THERE: &str = "/run/service.log";
-
-/// The most of a log that is sent, bytes. Its end shows why a service failed.
-const LOG_BYTES: u64 = 16 << 20;
 
 /// The failure of a run in the form that the host gets.
 fn text(error: &Error) -> FailureText {
@@ -205,7 +202,7 @@ fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
     let logs = RunLogs { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
     let outcome = measure(host, &plan, &logs);
     if logs.service_log.exists() {
-        send_end_of(host, SERVICE_LOG, &logs.service_log)?;
+        send(host, SERVICE_LOG, &fs::read(&logs.service_log)?)?;
     }
     match outcome {
         Ok(evidence) => {
@@ -222,8 +219,8 @@ fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
 /// memory is not free soon enough, the kernel finds no other and panics: "System is deadlocked on memory"
 /// (`out_of_memory`, mm/oom_kill.c, Linux 6.18). A cgroup that reaches its limit has no such end.
 fn memory_for_the_service() -> Option<u64> {
-    /// The least that the kernel and the agent keep, bytes.
-    const RESERVE: u64 = 32 << 20;
+    /// The least that the kernel and the agent keep, bytes. The service's log is the agent's memory.
+    const RESERVE: u64 = (32 << 20) + LARGEST_LOG;
     let free = procfs::Meminfo::current().ok()?.mem_available.filter(|_| Cgroup::has_memory_controller())?;
     free.checked_sub(RESERVE.max(free / 16)).filter(|limit| *limit > 0)
 }
@@ -260,13 +257,4 @@ fn send(host: &Host, name: &str, bytes: &[u8]) -> Result<(), StreamError> {
     let mut host = host.lock().map_err(|_| io::Error::other("a thread panicked"))?;
     host.message(&FromAgent::File { name: name.to_owned(), length: bytes.len() as u64 })?;
     host.data(bytes)
-}
-
-fn send_end_of(host: &Host, name: &str, path: &Path) -> Result<(), StreamError> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
-    send(host, name, &bytes)
 }

@@ -2,10 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, PipeWriter},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -22,7 +21,7 @@ use nix::{
 use super::LoadError;
 use crate::{
     child::{self, Pen},
-    launch::open_log,
+    output::Output,
 };
 
 /// How long the command may take to end after SIGTERM before it is killed.
@@ -31,9 +30,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which an ending command is checked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// How much of the log's end a message contains, bytes.
-const TAIL: u64 = 1000;
-
 /// A running load command. It leads its own process group, in a cgroup of its own where there are cgroups.
 ///
 /// Dropping it kills the whole group, and everything in the cgroup.
@@ -41,12 +37,11 @@ const TAIL: u64 = 1000;
 pub struct LoadCommand {
     name: String,
     child: Child,
-    log: PathBuf,
-    /// The start of this command's output in the log.
-    log_start: u64,
     reaped: bool,
-    /// Dropped last.
+    /// Dropped after everything that is read or changed before.
     _pen: Pen,
+    /// Dropped last, so that it has all that was printed.
+    output: Output,
 }
 
 /// What a load command is, and what it becomes.
@@ -62,32 +57,32 @@ pub struct CommandLine<'a> {
     pub account: Option<&'a Account>,
 }
 
-/// Starts a load command in its own process group and appends its stdout and stderr to the file `log`.
+/// Starts a load command in its own process group and keeps its stdout and stderr in the file `log`.
 ///
 /// The kernel kills the command when the calling thread ends (`PR_SET_PDEATHSIG`), so call this from a thread that lives
 /// as long as the load.
 ///
 /// # Errors
-/// Fails with [`LoadError`] if the log cannot be opened or the command cannot be started.
+/// Fails with [`LoadError`] if the log cannot be made or the command cannot be started.
 pub fn command(line: &CommandLine<'_>, log: &Path) -> Result<LoadCommand> {
     let Some((name, args)) = line.words.split_first() else {
         return Err(LoadError::NoCommand.into());
     };
-    let opened = open_log(log, line.account).and_then(|mut file| Ok((file.seek(SeekFrom::End(0))?, file)));
-    let (log_start, output) = opened.map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
+    let made = Output::to(log, line.account);
+    let (output, pipe) = made.map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
     let pen = Pen::new().map_err(LoadError::Pen)?;
-    let child = spawn(name, args, line, output, &pen).map_err(|source| LoadError::CommandNotStarted {
+    let child = spawn(name, args, line, pipe, &pen).map_err(|source| LoadError::CommandNotStarted {
         name: name.clone(),
         directory: line.directory.to_owned(),
         source,
     })?;
-    Ok(LoadCommand { name: name.clone(), child, log: log.to_owned(), log_start, reaped: false, _pen: pen })
+    Ok(LoadCommand { name: name.clone(), child, reaped: false, _pen: pen, output })
 }
 
-fn spawn(name: &str, args: &[String], line: &CommandLine<'_>, log: File, pen: &Pen) -> io::Result<Child> {
+fn spawn(name: &str, args: &[String], line: &CommandLine<'_>, pipe: PipeWriter, pen: &Pen) -> io::Result<Child> {
     let mut command = Command::new(name);
     command.args(args).current_dir(line.directory).env_clear().envs(line.env.iter().map(|(name, value)| (name, value)));
-    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.process_group(0).stdin(Stdio::null()).stdout(pipe.try_clone()?).stderr(pipe);
     child::confine(&mut command, pen, line.account)?;
     command.spawn()
 }
@@ -152,19 +147,8 @@ impl LoadCommand {
     }
 
     fn ended_early(&self, how: String) -> LoadError {
-        LoadError::CommandEnded { name: self.name.clone(), how, tail: self.tail(), log: self.log.clone() }
-    }
-
-    /// The end of the command's output, if it wrote anything and the log can be read.
-    fn tail(&self) -> Option<String> {
-        let mut file = File::open(&self.log).ok()?;
-        let end = file.seek(SeekFrom::End(0)).ok()?;
-        let from = end.saturating_sub(TAIL).max(self.log_start);
-        file.seek(SeekFrom::Start(from)).ok()?;
-        let mut bytes = Vec::new();
-        file.take(TAIL).read_to_end(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-        (!text.is_empty()).then_some(text)
+        let (output, log) = (self.output.end(), self.output.log().to_owned());
+        LoadError::CommandEnded { name: self.name.clone(), how, output, log }
     }
 }
 
@@ -251,7 +235,7 @@ mod tests {
             assert!(matches!(error.kind(), Some(LoadError::CommandEnded { .. })));
             let message = error.to_string();
             assert!(message.contains(how), "{message}");
-            assert!(message.contains(log_of(&directory).trim()), "{message}");
+            assert!(log_of(&directory).lines().all(|line| message.contains(&format!("| {line}"))), "{message}");
         }
     }
 
@@ -295,7 +279,7 @@ mod tests {
         let command = run(&["false"], directory.path()).unwrap();
         eventually("the end", || command.check().is_err());
         assert!(!command.check().unwrap_err().to_string().contains("earlier"));
-        assert_eq!(log_of(&directory), "of an earlier run\n");
+        assert_eq!(log_of(&directory), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use memgate_evidence::error::{FailureKind, Stage};
 
-use crate::cgroup::CgroupError;
+use crate::{cgroup::CgroupError, log::LogEnd};
 
 /// Why there is no load, or why it does not last for the whole time.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -89,7 +89,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// The service was not under load for the whole time.
-    #[error("The load command `{name}` ended {how} before the end of the measuring phase.{}", last_output(.tail))]
+    #[error("The load command `{name}` ended {how} before the end of the measuring phase{output}")]
     #[diagnostic(help(
         "Let the command run longer than the warm-up and the measuring phase together; memgate ends it. Its output is in {}.",
         log.display()
@@ -99,9 +99,9 @@ pub enum LoadError {
         name: String,
         /// The exit code or the signal, as words.
         how: String,
-        /// The end of its output, if it wrote any.
-        tail: Option<String>,
-        /// The file with its whole output.
+        /// The end of its output.
+        output: LogEnd,
+        /// The file with its output.
         log: PathBuf,
     },
     /// Something else has waited for the command.
@@ -135,8 +135,4 @@ impl FailureKind for LoadError {
             | Self::Unwatchable { .. } => Stage::Load,
         }
     }
-}
-
-fn last_output(tail: &Option<String>) -> String {
-    tail.as_ref().map_or_else(String::new, |tail| format!(" Its last output:\n{tail}"))
 }
