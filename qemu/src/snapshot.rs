@@ -285,7 +285,7 @@ mod tests {
     /// A directory of snapshots, and one in it.
     fn kept() -> (tempfile::TempDir, Snapshot) {
         let directory = tempfile::tempdir().unwrap();
-        let snapshot = Snapshot::within(directory.path(), &machine(2, "10.0.13", ""), "image");
+        let snapshot = Snapshot::within(directory.path(), &machine(2, "10.0.13", ""), "image", "m");
         let mut draft = snapshot.draft().unwrap();
         draft.memory.write_all(b"pages").unwrap();
         draft.memory.set_len(3 * PIECE).unwrap();
