@@ -148,21 +148,40 @@ pub(super) fn per_request(growth: &Growth, requests_per_minute: f64) -> Measurem
     Ok(Estimate { measured: of(measured), low: of(low), high: of(high), level: None, ..of_minute })
 }
 
-/// The growth of the resident set.
+/// The growth of the resident set. Memory that the kernel swaps out meanwhile still counts.
 pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "resident-set samples";
     let span = run.measure()?;
     let samples = Entries::of(&run.signals().rss, what)?.covering(span, what)?;
-    let points: Vec<(u64, f64)> = samples.iter().map(|(at, bytes)| (at, bytes as f64)).collect();
+    let swapped = swapped(run, span)?;
+    let points: Vec<(u64, f64)> =
+        samples.iter().map(|(at, bytes)| (at, bytes as f64 + swapped.at_or_before(at))).collect();
     of_blocks(span, &points, least, slope).ok_or_else(|| too_few(what))
 }
 
 /// The growth of the resident off-heap memory, without pages of files, which the kernel takes back. C's allocators and
-/// drivers seldom return any memory.
+/// drivers seldom return any memory. Whether swapped-out memory is off-heap memory is not known, so the growth may be with
+/// it or without it.
 pub(super) fn of_off_heap(run: Run<'_>) -> Result<Growth, Unavailable> {
     let span = run.measure()?;
     let anonymous = off_heap_without_files(run, span)?;
-    of_blocks(span, &anonymous, least, slope_of_stairs).ok_or_else(|| too_few(OFF_HEAP))
+    let of = |points: &[(u64, f64)]| of_blocks(span, points, least, slope_of_stairs).ok_or_else(|| too_few(OFF_HEAP));
+    let swapped = swapped(run, span)?;
+    let inside = swapped.within_closed(span);
+    let growth = of(&anonymous)?;
+    if inside.value.iter().max() == inside.value.iter().min() {
+        return Ok(growth);
+    }
+    let all: Vec<(u64, f64)> = anonymous.iter().map(|&(at, bytes)| (at, bytes + swapped.at_or_before(at))).collect();
+    Ok(growth.or(of(&all)?, "swapped-out memory may be a part of it"))
+}
+
+/// The swapped-out memory of the service's processes, which no figure of resident memory has.
+fn swapped(run: Run<'_>, span: TimeSpan) -> Result<Entries<'_>, Unavailable> {
+    let what = "samples of swapped-out memory";
+    let swapped = Entries::of(&run.signals().swap, what)?;
+    swapped.covering(span, what)?;
+    Ok(swapped)
 }
 
 const OFF_HEAP: &str = "off-heap samples";
@@ -178,7 +197,7 @@ fn off_heap_without_files(run: Run<'_>, span: TimeSpan) -> Result<Vec<(u64, f64)
     Ok(anonymous.collect())
 }
 
-/// The growth of the anonymous resident set. The Go heap counts only beyond the goal of the GC: below it, garbage waits
+/// The growth of the anonymous memory, resident or swapped out. The Go heap counts only beyond the goal of the GC: below it, garbage waits
 /// for the next collection, and the live heap has a metric of its own.
 pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "samples of the anonymous resident set";
@@ -187,19 +206,22 @@ pub(super) fn of_anonymous(run: Run<'_>) -> Result<Growth, Unavailable> {
     let samples = Entries::new(&kinds.at_ns, &kinds.anonymous, what)?.covering(span, what)?.not_all_zeros(what)?;
     let go = GoMemory::of(run, span)?;
     let of_heap = |at, anonymous: f64| go.as_ref().map_or(anonymous, |go| go.beyond_heap(at, anonymous));
-    let beyond: Vec<(u64, f64)> = samples.iter().map(|(at, bytes)| (at, of_heap(at, bytes as f64))).collect();
+    let swapped = swapped(run, span)?;
+    let touched = |(at, bytes): (u64, u64)| (at, of_heap(at, bytes as f64 + swapped.at_or_before(at)));
+    let beyond: Vec<(u64, f64)> = samples.iter().map(touched).collect();
     let growth = of_blocks(span, &beyond, median_of, slope).ok_or_else(|| too_few(what))?;
     let off_heap = Entries::of(&run.signals().offheap, "off-heap samples").ok();
     let parts = [
         ("goroutine stacks", go.as_ref().and_then(|go| go.of_stacks(span))),
         ("off-heap memory", off_heap.and_then(|samples| pace(samples, span))),
+        ("swapped-out memory", pace(swapped, span)),
         ("the runtime's own data", go.as_ref().and_then(|go| go.of_runtime(span))),
         ("the heap beyond the GC's goal", go.as_ref().and_then(|go| go.beyond_goal(span))),
     ];
     Ok(Growth { level: level(samples), ..growth.made_of(&parts) })
 }
 
-/// The growth of what the service's cgroup is charged for, without pages of files, which the kernel takes back, and
+/// The growth of what the service's cgroup is charged for, and of what is swapped out of it, without pages of files, which the kernel takes back, and
 /// without the Go heap up to the goal of the GC.
 pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "samples of the cgroup's memory";
@@ -209,11 +231,17 @@ pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let current = column(what, &memory.current)?.covering(span, what)?.without_zeros(what)?;
     let (file, shared) = (column(what, &memory.file)?, column(what, &memory.shmem)?);
     let anonymous = column(what, &memory.anon)?;
+    let swapped = match &memory.swap {
+        Some(swap) => column(what, swap)?,
+        // This kernel does not account for it by cgroup.
+        None => swapped(run, span)?,
+    };
     let go = GoMemory::of(run, span)?;
     let kept = |(at, bytes): (u64, u64)| {
         let reclaimable = (file.at_or_before(at) - shared.at_or_before(at)).max(0.0);
         let anonymous = anonymous.at_or_before(at);
-        let beyond = go.as_ref().map_or(anonymous, |go| go.beyond_heap(at, anonymous));
+        let touched = anonymous + swapped.at_or_before(at);
+        let beyond = go.as_ref().map_or(touched, |go| go.beyond_heap(at, touched));
         (at, bytes as f64 - reclaimable - anonymous + beyond)
     };
     let growth = of_blocks(span, &current.iter().map(kept).collect::<Vec<_>>(), median_of, slope);
@@ -222,6 +250,7 @@ pub(super) fn of_cgroup(run: Run<'_>) -> Result<Growth, Unavailable> {
     let parts = [
         ("shared memory (tmpfs)", pace(shared, span)),
         ("anonymous memory", pace(anonymous, span)),
+        ("swapped-out memory", pace(swapped, span)),
         ("the kernel", kernel.and_then(|kernel| pace(kernel, span))),
     ];
     Ok(Growth { level: level(current), ..growth.made_of(&parts) })
@@ -307,6 +336,16 @@ impl<'a> GoMemory<'a> {
 impl Growth {
     const fn of(slope: Slope, level: f64, shape: String) -> Self {
         Self { slope, level, shape, is_too_little: false }
+    }
+
+    /// The same growth, or the other one, or one between them. `why` tells what is not known.
+    fn or(self, other: Self, why: &str) -> Self {
+        let (one, two) = (self.slope.interval, other.slope.interval);
+        let interval = Interval { low: one.low.min(two.low), high: one.high.max(two.high), ..one };
+        let shape =
+            [self.shape.as_str(), why].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+        let is_too_little = self.is_too_little && other.is_too_little;
+        Self { slope: Slope { interval, ..self.slope }, shape, is_too_little, ..self }
     }
 
     /// The same growth, or up to that of a series that rises once in each such time as its points do. A robust slope makes

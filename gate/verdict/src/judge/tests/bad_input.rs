@@ -257,6 +257,41 @@ fn no_off_heap_memory_is_one_of_a_service_that_is_swapped_out() {
     }
 }
 
+/// Whoever leaks what nobody reads again, in a service at its limit, has a flat resident set.
+#[test]
+fn a_leak_that_is_swapped_out_is_a_leak() {
+    let leaked = |at: u64| at.saturating_sub(MEASURE.start_ns) / 1000;
+    let judge_with = |swapped: fn(u64) -> u64| {
+        judged(|run| {
+            let swap = &mut run.signals.swap.data;
+            swap.value = swap.at_ns.iter().map(|&at| swapped(at)).collect();
+            let memory = &mut run.signals.cgroup_memory.data;
+            memory.swap = Some(memory.at_ns.iter().map(|&at| swapped(at)).collect());
+        })
+    };
+    let flat = judge_with(|_| 100 << 20);
+    let leak = judge_with(|at| at.saturating_sub(MEASURE.start_ns) / 1000);
+    assert!(leaked(MEASURE.end_ns) > 10 << 20);
+    for metric in [Metric::RssGrowth, Metric::RssAnonGrowth, Metric::CgroupGrowth] {
+        assert_eq!(gate(&leak, metric).verdict, Verdict::Regressed, "{metric}: {}", gate(&leak, metric).reason);
+        assert_eq!(gate(&flat, metric).measured, gate(&judged(|_| {}), metric).measured, "{metric}");
+    }
+    let reason = &gate(&leak, Metric::RssAnonGrowth).reason;
+    assert!(reason.contains("swapped-out memory grew by"), "{reason}");
+    // Whose memory was swapped out is not known.
+    let gate_of = gate(&leak, Metric::OffheapGrowth);
+    assert_eq!(gate_of.verdict, Verdict::Inconclusive, "{}", gate_of.reason);
+    assert!(gate_of.reason.contains("swapped-out memory may be a part of it"), "{}", gate_of.reason);
+    assert_eq!(gate(&flat, Metric::OffheapGrowth).verdict, gate(&judged(|_| {}), Metric::OffheapGrowth).verdict);
+    // A kernel that does not account for it by cgroup.
+    let unaccounted = judged(|run| {
+        let swap = &mut run.signals.swap.data;
+        swap.value = swap.at_ns.iter().map(|&at| leaked(at)).collect();
+        run.signals.cgroup_memory.data.swap = None;
+    });
+    assert_eq!(gate(&unaccounted, Metric::CgroupGrowth).verdict, Verdict::Regressed);
+}
+
 /// Linux counts pages per processor, and a small service's may not have been added up yet at a reading.
 #[test]
 fn a_single_zero_of_anonymous_memory_is_no_broken_signal() {

@@ -214,7 +214,7 @@ fn of_the_kernel() -> Vec<Case> {
             &[FdsLeaked],
             series(|s| &mut s.fds, columns(|s| (&mut s.fds.data.at_ns, &mut s.fds.data.value))),
         ),
-        case("swap", &[SwapPeak], except(sampled!(swap,), &[ZEROS]).collect()),
+        case("swap", &[SwapPeak, RssGrowth, RssAnonGrowth, OffheapGrowth], except(sampled!(swap,), &[ZEROS]).collect()),
         case(
             "rss_kinds",
             &[RssAnonPeak, RssAnonGrowth],
