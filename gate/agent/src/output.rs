@@ -64,6 +64,8 @@ struct Shared {
 /// The file, and why it is not complete.
 #[derive(Debug)]
 struct Kept {
+    /// What a read puts there.
+    piece: Box<[u8]>,
     log: Bounded,
     failure: Option<io::Error>,
 }
@@ -90,7 +92,7 @@ impl Output {
     }
 
     fn bounded(log: &Path, account: Option<&Account>, bounds: Bounds) -> io::Result<(Self, PipeWriter)> {
-        let kept = Kept { log: Bounded::create(log, bounds)?, failure: None };
+        let kept = Kept { piece: vec![0; PIECE].into(), log: Bounded::create(log, bounds)?, failure: None };
         let (pipe, writer) = io::pipe()?;
         if let Some(account) = account {
             fchown(&writer, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))?;
@@ -164,11 +166,10 @@ impl Shared {
     /// service must not wait for it.
     fn keep(&self) -> State {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut piece = [0; PIECE];
-        match (&self.pipe).read(&mut piece) {
+        let Kept { piece, log, failure } = &mut *kept;
+        match (&self.pipe).read(piece) {
             Ok(0) => State::Ended,
             Ok(read) => {
-                let Kept { log, failure } = &mut *kept;
                 if failure.is_none() {
                     *failure = log.append(&piece[..read]).err();
                 }
