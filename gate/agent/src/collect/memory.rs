@@ -65,6 +65,10 @@ impl RemoteMemory for ProcessMemory {
     }
 }
 
+/// The most that is read at once, bytes. Sizes and numbers of what is read come from the service's executable and memory,
+/// which may be hostile. The largest known reading is that of the counts of 100,000 buckets of the heap profile, 13 MB.
+const MAXIMUM_READ: usize = 64 << 20;
+
 /// The service's memory, and where its executable is loaded in it.
 #[derive(Clone)]
 pub(super) struct ServiceMemory {
@@ -89,8 +93,15 @@ impl ServiceMemory {
     }
 
     /// Reads `length` bytes at each address of the process. See [`RemoteMemory::read`].
+    ///
+    /// # Errors
+    /// Fails also, with `EOVERFLOW`, if that is more than 64 MiB.
     pub(super) fn read(&self, addresses: impl IntoIterator<Item = u64>, length: usize) -> nix::Result<Vec<u8>> {
-        self.memory.read(&addresses.into_iter().collect::<Vec<_>>(), length)
+        let addresses: Vec<u64> = addresses.into_iter().collect();
+        match addresses.len().checked_mul(length) {
+            Some(total) if total <= MAXIMUM_READ => self.memory.read(&addresses, length),
+            Some(_) | None => Err(nix::Error::EOVERFLOW),
+        }
     }
 
     /// Reads the word at an address of the process.
@@ -148,6 +159,17 @@ mod tests {
         let bytes = ProcessMemory::new(Pid::this()).read(&vec![&raw const value as u64; 2500], 8).unwrap();
         assert_eq!(bytes.len(), 20_000);
         assert!(bytes.chunks(8).all(|word| number::<8>(word, 0) == 7));
+    }
+
+    #[test]
+    fn more_than_can_be_true_is_not_read() {
+        let memory = ServiceMemory::new(ProcessMemory::new(Pid::this()), 0);
+        let bytes = vec![1_u8; MAXIMUM_READ];
+        let at = bytes.as_ptr() as u64;
+        assert_eq!(memory.read([at], MAXIMUM_READ).unwrap().len(), MAXIMUM_READ);
+        for (places, length) in [(1, MAXIMUM_READ + 1), (2, MAXIMUM_READ), (1, usize::MAX), (2, usize::MAX)] {
+            assert_eq!(memory.read(vec![at; places], length), Err(nix::Error::EOVERFLOW), "{places} {length}");
+        }
     }
 
     #[test]

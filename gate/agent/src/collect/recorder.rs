@@ -34,6 +34,9 @@ const OFF_HEAP_EVERY: u32 = 5;
 /// The cgroup's memory and the file descriptors are read at each tick whose number is a multiple of this.
 const OUTSIDE_EVERY: u32 = 4;
 
+/// The most ticks of a run: 15 hours. Later readings are not made, so no gate passes on a phase that lasts longer.
+const MOST_TICKS: u32 = 15 * 3600 * 10;
+
 /// Reads every collector of one service with one clock, and keeps their results.
 pub struct Recorder {
     scene: Scene,
@@ -274,6 +277,9 @@ impl Recorder {
     /// Does what is due at each tenth of a second of a run: empties the kernel's buffers, and makes each reading at its
     /// interval.
     pub fn tick(&mut self) {
+        if self.ticks >= MOST_TICKS {
+            return self.drain();
+        }
         if self.ticks.is_multiple_of(READ_EVERY) {
             // These readings show what happens within the phases. Another attempt would double their cost.
             self.read(1);
@@ -290,7 +296,7 @@ impl Recorder {
         if self.ticks.is_multiple_of(OUTSIDE_EVERY) {
             self.sample_outside();
         }
-        self.ticks = self.ticks.wrapping_add(1);
+        self.ticks += 1;
     }
 
     /// Handles the start or end of a phase. After the drain it also compares the records with the runtime's own totals.
@@ -355,7 +361,10 @@ impl Recorder {
             )
         });
         let short_lived = self.scene.service.short_lived(self.scene.clock.now_ns());
-        held.into_iter().chain(sums).chain(short_lived).collect()
+        let too_long = (self.ticks >= MOST_TICKS).then(|| {
+            "memgate reads a service for 15 hours, and made no readings after that: shorten `phases`".to_owned()
+        });
+        held.into_iter().chain(sums).chain(short_lived).chain(too_long).collect()
     }
 
     /// Compares the records with the runtime's own totals. Every pause and every cycle must have a record.

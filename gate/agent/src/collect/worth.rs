@@ -9,6 +9,12 @@ pub(super) const COUNTERS: &str =
 pub(super) const CGROUP: &str = "the cgroup's memory controller";
 pub(super) const NOT_REACHED: &str = "the service ended before the end of the measuring phase";
 
+/// The most rows that a signal of records has. More records count as lost, so no gate passes on such a signal. A service
+/// with 200 pauses a second, which is many, has as many in 43 minutes.
+///
+/// With this and the limits on readings, buckets, stacks and sites, evidence stays below the 1 GiB of its file.
+pub(super) const MOST_ROWS: usize = 1 << 19;
+
 /// The worth of a signal.
 #[derive(Debug, Clone)]
 pub(super) struct Worth {

@@ -57,6 +57,18 @@ fn each_reading_has_its_interval() {
 }
 
 #[test]
+fn after_15_hours_there_are_no_more_readings_and_a_note_says_so() {
+    let (mut recorder, fake) = recorder();
+    fake.proc.status(&[("RssAnon", 4)]);
+    recorder.ticks = MOST_TICKS - 2;
+    (0..2).for_each(|_| recorder.tick());
+    (0..10).for_each(|_| recorder.tick());
+    let notes = recorder.notes(None);
+    assert!(notes.iter().any(|note| note.contains("15 hours")), "{notes:?}");
+    assert_eq!(recorder.into_signals(nothing_elsewhere()).0.rss.data.value.len(), 1);
+}
+
+#[test]
 fn a_reading_of_the_off_heap_memory_is_repeated_while_the_runtime_maps() {
     let (mut recorder, fake) = recorder();
     fake.proc.write("maps", "10000000-10004000 rw-p 00000000 00:00 0 \n");

@@ -13,8 +13,12 @@ use crate::collect::{
 
 const SOURCE: &str = "runtime.allgs, read from the service's memory";
 
-/// More goroutines than fit into memory. A longer list is invalid.
-const MAXIMUM_GOROUTINES: u64 = 1 << 26;
+/// More goroutines than a measured service has: their stacks alone would take 8 GiB. memgate reads no longer list.
+const MAXIMUM_GOROUTINES: u64 = 1 << 22;
+/// More `go` statements than any program has.
+const MAXIMUM_SITES: usize = 1 << 16;
+/// The fields of a `g` lie within its 500 bytes (runtime2.go, Go 1.21 to 1.27). Others are no fields of it.
+const MAXIMUM_SIZE: u64 = 4096;
 /// More threads than the runtime allows: its own limit is 10,000 (`sched.maxmcount`, proc.go).
 const MAXIMUM_THREADS: usize = 1 << 14;
 /// Goroutines in one read.
@@ -91,7 +95,7 @@ impl Collector for GoroutineCollector {
         let Ok(layout) = &self.layout else { return };
         let live = match live(&scene.memory, layout) {
             Ok(live) => live,
-            Err(error) => return note(&mut self.failure, error.to_string()),
+            Err(reason) => return note(&mut self.failure, reason),
         };
         match boundary {
             Boundary::Idle => self.before = Some(count(&live)),
@@ -113,6 +117,9 @@ fn named(counts: [Counts; 4], scene: &mut Scene) -> Result<GoroutineSites, Strin
     let mut sites: Vec<_> = counts.iter().flat_map(HashMap::keys).copied().collect();
     sites.sort_unstable();
     sites.dedup();
+    if sites.len() > MAXIMUM_SITES {
+        return Err(format!("runtime.allgs names {} `go` statements, more than any program has", sites.len()));
+    }
     let mut data = GoroutineSites::default();
     for site in sites.into_iter().filter(|site| !is_system(functions, site.started.wrapping_sub(memory.bias()))) {
         let [before, loaded, left, young] = counts.each_ref().map(|counts| counts.get(&site).copied().unwrap_or(0));
@@ -139,23 +146,27 @@ fn is_system(functions: &FunctionTable, started: u64) -> bool {
 ///
 /// # Errors
 /// Fails if the process is gone or the list is invalid.
-fn live(memory: &ServiceMemory, layout: &GoroutineList) -> nix::Result<Vec<Live>> {
-    // The length is read first, as in `atomicAllG` (proc.go). The list then has at least this length.
-    let length = memory.global_word(layout.allglen)?;
-    let list = memory.global_word(layout.allgptr)?;
-    if length > MAXIMUM_GOROUTINES {
-        return Err(nix::Error::EINVAL);
-    }
-    let pointers = memory.read([list], usize::try_from(length * 8).unwrap_or(0))?;
-    let pointers: Vec<u64> = pointers.chunks(8).map(|pointer| number::<8>(pointer, 0)).filter(|g| *g != 0).collect();
+fn live(memory: &ServiceMemory, layout: &GoroutineList) -> Result<Vec<Live>, String> {
     let fields = [layout.status, layout.goid, layout.gopc, layout.startpc];
     let first = fields.iter().map(|field| field.offset).min().unwrap_or(0);
     let end = fields.iter().map(|field| field.offset.saturating_add(field.size)).max().unwrap_or(0);
+    if end - first > MAXIMUM_SIZE {
+        return Err(format!("the fields of runtime.g are {} bytes apart, more than in any Go", end - first));
+    }
+    let read = |error: nix::Error| error.to_string();
+    // The length is read first, as in `atomicAllG` (proc.go). The list then has at least this length.
+    let length = memory.global_word(layout.allglen).map_err(read)?;
+    let list = memory.global_word(layout.allgptr).map_err(read)?;
+    if length > MAXIMUM_GOROUTINES {
+        return Err(format!("runtime.allgs has {length} entries, and memgate reads at most {MAXIMUM_GOROUTINES}"));
+    }
+    let pointers = memory.read([list], usize::try_from(length * 8).unwrap_or(0)).map_err(read)?;
+    let pointers: Vec<u64> = pointers.chunks(8).map(|pointer| number::<8>(pointer, 0)).filter(|g| *g != 0).collect();
     let size = usize::try_from(end - first).unwrap_or(usize::MAX);
     let at = |offset: u64| usize::try_from(offset - first).unwrap_or(usize::MAX);
     let mut live = Vec::new();
     for batch in pointers.chunks(BATCH) {
-        let bytes = memory.read(batch.iter().map(|g| g.wrapping_add(first)), size)?;
+        let bytes = memory.read(batch.iter().map(|g| g.wrapping_add(first)), size).map_err(read)?;
         for g in bytes.chunks(size.max(1)) {
             let status = number::<4>(g, at(layout.status.offset)) & !SCAN;
             if ![IDLE, DEAD, DEAD_EXTRA].contains(&status) {
@@ -251,7 +262,23 @@ mod tests {
         let fake = Fake::new();
         let length = MAXIMUM_GOROUTINES + 1;
         fake.memory.put(fake.scene.memory.global(0x100), &[length.to_le_bytes(), 0_u64.to_le_bytes()].concat());
-        assert_eq!(live(&fake.scene.memory, &layout()), Err(nix::Error::EINVAL));
+        let reason = live(&fake.scene.memory, &layout()).unwrap_err();
+        assert_eq!(reason, "runtime.allgs has 4194305 entries, and memgate reads at most 4194304");
+    }
+
+    #[test]
+    fn fields_that_are_too_far_apart_and_too_many_sites_are_errors() {
+        let mut fake = Fake::new();
+        put(&fake, &[(2, 1, 2)]);
+        let far = GoroutineList { startpc: field(u64::MAX, 8), ..layout() };
+        let reason = live(&fake.scene.memory, &far).unwrap_err();
+        assert!(reason.starts_with("the fields of runtime.g are"), "{reason}");
+        fake.scene.functions = Ok(crate::collect::testing::functions());
+        let site = |created| (Site { created, started: 2 }, 1);
+        let counts = |sites: u64| [(); 4].map(|()| (0..sites).map(site).collect::<Counts>());
+        assert!(named(counts(10), &mut fake.scene).is_ok());
+        let reason = named(counts(MAXIMUM_SITES as u64 + 1), &mut fake.scene).unwrap_err();
+        assert_eq!(reason, "runtime.allgs names 65537 `go` statements, more than any program has");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use memgate_goexe::probes::ProbedSignal;
 use crate::collect::{
     collector::{Collector, Reading, Scene},
     programs::Attached,
-    worth::{COUNTERS, Ending, Worth},
+    worth::{COUNTERS, Ending, MOST_ROWS, Worth},
 };
 
 const PROBE: &str = "uprobe on the call of (*gcControllerState).resetLive";
@@ -18,16 +18,25 @@ pub(in crate::collect) struct LiveHeapCollector {
     /// Why there is no probe.
     no_probe: Option<String>,
     live_heap: Series,
+    /// Cycles that there was no room for.
+    refused: u64,
 }
 
 impl LiveHeapCollector {
     pub(in crate::collect) fn new(attached: &Attached) -> Self {
-        Self { no_probe: attached.missing(ProbedSignal::LiveHeap), live_heap: Series::default() }
+        Self { no_probe: attached.missing(ProbedSignal::LiveHeap), live_heap: Series::default(), refused: 0 }
     }
 
     /// Adds a record of the probe.
     pub(in crate::collect) fn record(&mut self, at_ns: u64, bytes: u64) {
-        self.live_heap.push(at_ns, bytes);
+        self.push(at_ns, bytes, 1);
+    }
+
+    /// Adds so many cycles, as far as there is room.
+    fn push(&mut self, at_ns: u64, bytes: u64, cycles: u64) {
+        let room = (MOST_ROWS as u64).saturating_sub(self.cycles());
+        (0..cycles.min(room)).for_each(|_| self.live_heap.push(at_ns, bytes));
+        self.refused = self.refused.saturating_add(cycles.saturating_sub(room));
     }
 
     /// The number of cycles so far.
@@ -37,10 +46,11 @@ impl LiveHeapCollector {
 
     /// `counters` is the worth of the counters, which the collector reads if it has no probe.
     pub(in crate::collect) fn into_signal(self, ending: &Ending, counters: Worth) -> Signal<Series> {
-        match self.no_probe {
-            None => ending.probed(None, &[kind::LIVE_HEAP]).of(PROBE, self.live_heap),
-            Some(_) => counters.of(COUNTERS, self.live_heap),
-        }
+        let (source, worth) = match self.no_probe {
+            None => (PROBE, ending.probed(None, &[kind::LIVE_HEAP])),
+            Some(_) => (COUNTERS, counters),
+        };
+        Worth { lost: worth.lost.saturating_add(self.refused), ..worth }.of(source, self.live_heap)
     }
 }
 
@@ -50,9 +60,7 @@ impl Collector for LiveHeapCollector {
             return;
         };
         // Each cycle gets an entry, even if it was too fast for a reading of its own.
-        for _ in 0..new_cycles.min(1 << 20) {
-            self.live_heap.push(reading.at_ns, totals.live_heap);
-        }
+        self.push(reading.at_ns, totals.live_heap, new_cycles);
     }
 }
 
@@ -77,6 +85,20 @@ mod tests {
         let signal = collector.into_signal(&Ending::default(), Worth::sampled(None));
         assert_eq!(signal.exactness, Exactness::Exact);
         assert_eq!(signal.data, Series { at_ns: vec![3], value: vec![4096] });
+    }
+
+    #[test]
+    fn more_cycles_than_there_is_room_for_are_lost() {
+        let mut collector = LiveHeapCollector::new(&attached());
+        (0..=MOST_ROWS as u64).for_each(|at| collector.record(at, 1));
+        let signal = collector.into_signal(&Ending::default(), Worth::sampled(None));
+        assert_eq!((signal.data.value.len(), signal.lost), (MOST_ROWS, 1));
+        let mut fake = Fake::new();
+        let mut collector = LiveHeapCollector::new(&Attached::without_programs("no BPF"));
+        (fake.scene.new_cycles, fake.scene.totals) = (Some(u64::MAX), Some(totals()));
+        [4, 5].into_iter().for_each(|at_ns| collector.read(Reading { at_ns, attempts: 1 }, &mut fake.scene));
+        let signal = collector.into_signal(&Ending::default(), Worth::sampled(None));
+        assert_eq!((signal.data.value.len(), signal.lost), (MOST_ROWS, u64::MAX));
     }
 
     #[test]

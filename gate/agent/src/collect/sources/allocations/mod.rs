@@ -19,7 +19,7 @@ use crate::collect::{
     collector::{AtEnds, Boundary, Collector, Reading, Scene},
     memory::ServiceMemory,
     programs::Attached,
-    worth::{Ending, NOT_REACHED, Worth, exact, note},
+    worth::{Ending, MOST_ROWS, NOT_REACHED, Worth, exact, note},
 };
 
 const PROBE: &str = "uprobe on the call of setprofilebucket in mProf_Malloc";
@@ -46,6 +46,8 @@ pub(in crate::collect) struct Allocations {
     /// Sampled objects whose spans have not been looked up yet.
     sampled: Vec<SampledObject>,
     samples: HashMap<Sample, u64>,
+    /// Samples that there was no room for.
+    refused: u64,
     /// Why the profile could not be read, or why the rate could not be set or read.
     profile_failure: Option<String>,
     rate_failure: Option<String>,
@@ -93,6 +95,7 @@ impl Allocations {
             counts: AtEnds::default(),
             sampled: Vec::new(),
             samples: HashMap::new(),
+            refused: 0,
             profile_failure: None,
             rate_failure: None,
         }
@@ -115,7 +118,11 @@ impl Allocations {
         let classes = self.spans.as_mut().and_then(|spans| spans.of(&objects).ok()).unwrap_or_else(unknown);
         for (object, span_class) in objects.iter().zip(classes) {
             let sample = Sample { bucket: object.bucket, goroutine: object.goroutine, span_class };
-            *self.samples.entry(sample).or_insert(0) += 1;
+            if self.samples.len() < MOST_ROWS || self.samples.contains_key(&sample) {
+                *self.samples.entry(sample).or_insert(0) += 1;
+            } else {
+                self.refused += 1;
+            }
         }
     }
 
@@ -150,7 +157,7 @@ impl Allocations {
         if let Ok(reader) = &mut self.profile {
             match reader.counts() {
                 Ok(counts) => self.counts.put(boundary, counts),
-                Err(error) => note(&mut self.profile_failure, error.to_string()),
+                Err(error) => note(&mut self.profile_failure, profile::reason(error)),
             }
         }
     }
@@ -179,6 +186,7 @@ impl Allocations {
         }
         let (lost, unknown) = ending.lost_of(&[kind::ALLOC_SAMPLE]);
         let doubt = ending.doubt.clone().or(unknown).or_else(|| self.rate_failure.clone());
+        let lost = lost + self.refused;
         let mut worth = Worth { missing: self.missing.clone(), doubt, lost, otherwise: Exactness::Exact };
         let mut data = AllocSamples::default();
         let reader = self.profile.as_ref().map_err(Clone::clone);
@@ -318,6 +326,19 @@ mod tests {
         assert_eq!((profile.size, profile.rate), (vec![16], 512 << 10));
         let counts = [profile.allocs_start, profile.frees_start, profile.allocs_end, profile.frees_end];
         assert_eq!(counts, [[100], [40], [150], [60]]);
+    }
+
+    #[test]
+    fn samples_that_there_is_no_room_for_are_lost() {
+        let (mut fake, mut allocations) = service();
+        allocations.reach(Boundary::MeasureStart, &mut fake.scene);
+        (0..MOST_ROWS as u64).for_each(|goroutine| allocations.record(sample(0x1000, goroutine)));
+        allocations.record(sample(0x1000, 1));
+        allocations.record(sample(0x1000, u64::MAX));
+        allocations.group();
+        allocations.reach(Boundary::MeasureEnd, &mut fake.scene);
+        let samples = allocations.into_signals(&Ending::default(), &mut fake.scene).alloc_samples;
+        assert_eq!((samples.data.count.len(), samples.data.count[0], samples.lost), (MOST_ROWS, 2, 1));
     }
 
     #[test]

@@ -14,7 +14,11 @@ use memgate_goexe::{Field, HeapProfileLayout};
 use crate::collect::memory::{ServiceMemory, number};
 
 /// More buckets than any program has. A longer list is a loop.
-const MAXIMUM_BUCKETS: usize = 1 << 20;
+const MAXIMUM_BUCKETS: usize = 1 << 19;
+/// More return addresses than all stacks of any program have together: 100,000 stacks have some 3 million.
+const MAXIMUM_WORDS: usize = 1 << 22;
+/// The structures of the profile have some 50 and 130 bytes (mprof.go, Go 1.21 to 1.27). Larger ones are others.
+const MAXIMUM_SIZE: u64 = 4096;
 /// `maxProfStackDepth` (mprof.go, Go 1.27) is 1024. A structure with a greater depth is not a bucket.
 const MAXIMUM_DEPTH: u64 = 1024;
 /// The most attempts at a reading of the counts during which the runtime does not move them between cycles.
@@ -47,6 +51,8 @@ pub(super) struct HeapProfileReader {
     /// In the order in which they were found. Buckets are never removed.
     buckets: Vec<Bucket>,
     index: HashMap<u64, usize>,
+    /// The length of all stacks together.
+    words: usize,
     /// The list's head when it was last walked.
     head: u64,
 }
@@ -54,7 +60,7 @@ pub(super) struct HeapProfileReader {
 impl HeapProfileReader {
     /// A reader for a process that runs the executable of this layout.
     pub(super) fn new(memory: ServiceMemory, layout: HeapProfileLayout) -> Self {
-        Self { memory, layout, buckets: Vec::new(), index: HashMap::new(), head: 0 }
+        Self { memory, layout, buckets: Vec::new(), index: HashMap::new(), words: 0, head: 0 }
     }
 
     /// Every bucket found so far.
@@ -70,16 +76,24 @@ impl HeapProfileReader {
     /// Finds the new buckets.
     ///
     /// # Errors
-    /// Fails if the process is gone or the list is invalid: a loop, or an entry that cannot be read.
+    /// Fails if the process is gone or the list is invalid: a loop, an entry that cannot be read, or more than any program
+    /// has. See [`reason`].
     pub(super) fn find_buckets(&mut self) -> nix::Result<()> {
+        if self.layout.bucket_size > MAXIMUM_SIZE || self.layout.record_size > MAXIMUM_SIZE {
+            return Err(nix::Error::EINVAL);
+        }
         let head = self.memory.global_word(self.layout.mbuckets)?;
-        let mut found = Vec::new();
+        let (mut found, mut words) = (Vec::new(), self.words);
         let mut next = head;
         while next != 0 && next != self.head {
             if found.len() + self.buckets.len() >= MAXIMUM_BUCKETS || self.index.contains_key(&next) {
                 return Err(nix::Error::ELOOP);
             }
             let (bucket, following) = self.read_bucket(next)?;
+            words += bucket.stack.len();
+            if words > MAXIMUM_WORDS {
+                return Err(nix::Error::EOVERFLOW);
+            }
             found.push(bucket);
             next = following;
         }
@@ -87,7 +101,7 @@ impl HeapProfileReader {
             self.index.insert(bucket.address, self.buckets.len());
             self.buckets.push(bucket);
         }
-        self.head = head;
+        (self.head, self.words) = (head, words);
         Ok(())
     }
 
@@ -142,6 +156,16 @@ impl HeapProfileReader {
 
     fn cycle(&self) -> nix::Result<u64> {
         self.memory.global_int32(self.layout.cycle)
+    }
+}
+
+/// Why the profile cannot be read, as text for people.
+pub(super) fn reason(error: nix::Error) -> String {
+    match error {
+        nix::Error::ELOOP => "runtime.mbuckets has a loop, or more buckets than any program".to_owned(),
+        nix::Error::EINVAL => "runtime.mbuckets leads to what is no bucket".to_owned(),
+        nix::Error::EOVERFLOW => "the stacks of runtime.mbuckets are longer than those of any program".to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -229,5 +253,24 @@ pub(super) mod tests {
         assert_eq!(reader(&fake).find_buckets(), Err(nix::Error::ELOOP));
         fake.put(0x1000, &words(&[0, 16, MAXIMUM_DEPTH + 1]));
         assert_eq!(reader(&fake).find_buckets(), Err(nix::Error::EINVAL));
+    }
+
+    #[test]
+    fn more_than_any_program_has_is_an_error() {
+        let fake = FakeMemory::default();
+        put_head(&fake, 0x1000);
+        put(&fake, 0x1000, 0, &[7, 8], [0, 0]);
+        let mut almost = reader(&fake);
+        almost.words = MAXIMUM_WORDS - 2;
+        almost.find_buckets().unwrap();
+        put_head(&fake, 0x2000);
+        put(&fake, 0x2000, 0x1000, &[9], [0, 0]);
+        let error = almost.find_buckets().unwrap_err();
+        assert_eq!(reason(error), "the stacks of runtime.mbuckets are longer than those of any program");
+        for (bucket_size, record_size) in [(u64::MAX, 16), (24, u64::MAX), (MAXIMUM_SIZE + 1, 16)] {
+            let layout = HeapProfileLayout { bucket_size, record_size, ..layout() };
+            let error = HeapProfileReader::new(ServiceMemory::new(fake.clone(), 0), layout).counts().unwrap_err();
+            assert_eq!(reason(error), "runtime.mbuckets leads to what is no bucket");
+        }
     }
 }

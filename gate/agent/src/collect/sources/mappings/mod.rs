@@ -8,7 +8,11 @@ use memgate_goexe::probes::ProbedSignal;
 
 pub(in crate::collect) use ranges::RuntimeRanges;
 
-use crate::collect::{collector::Mapped, programs::Attached, worth::Ending};
+use crate::collect::{
+    collector::Mapped,
+    programs::Attached,
+    worth::{Ending, MOST_ROWS, Worth},
+};
 
 const PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches behind them";
 
@@ -16,11 +20,13 @@ const PROBE: &str = "uprobes on the calls of runtime.mmap and on the branches be
 pub(in crate::collect) struct MappingCollector {
     missing: Option<String>,
     latency: Durations,
+    /// Mappings whose latency there was no room for.
+    refused: u64,
 }
 
 impl MappingCollector {
     pub(in crate::collect) fn new(attached: &Attached) -> Self {
-        Self { missing: attached.missing(ProbedSignal::Mappings), latency: Durations::default() }
+        Self { missing: attached.missing(ProbedSignal::Mappings), latency: Durations::default(), refused: 0 }
     }
 
     /// Adds the record of a mapping that was made or removed.
@@ -29,15 +35,20 @@ impl MappingCollector {
         mapped.changes += 1;
         if record.kind == kind::MAPPED {
             mapped.ranges.insert(range);
-            self.latency.at_ns.push(at_ns);
-            self.latency.duration_ns.push(record.third);
+            if self.latency.at_ns.len() < MOST_ROWS {
+                self.latency.at_ns.push(at_ns);
+                self.latency.duration_ns.push(record.third);
+            } else {
+                self.refused += 1;
+            }
         } else {
             mapped.ranges.remove(range);
         }
     }
 
     pub(in crate::collect) fn into_signal(self, ending: &Ending) -> Signal<Durations> {
-        ending.probed(self.missing, &[kind::MAPPED, kind::UNMAPPED]).of(PROBE, self.latency)
+        let worth = ending.probed(self.missing, &[kind::MAPPED, kind::UNMAPPED]);
+        Worth { lost: worth.lost + self.refused, ..worth }.of(PROBE, self.latency)
     }
 }
 
@@ -56,5 +67,18 @@ mod tests {
         assert_eq!((mapped.changes, mapped.ranges.largest(4)), (2, vec![left]));
         let signal = collector.into_signal(&Ending::default());
         assert_eq!(signal.data, Durations { at_ns: vec![7], duration_ns: vec![35] });
+    }
+
+    #[test]
+    fn a_latency_that_there_is_no_room_for_is_lost_and_its_range_is_not() {
+        let mut mapped = Mapped::default();
+        let mut collector = MappingCollector::new(&attached());
+        for _ in 0..MOST_ROWS {
+            collector.record(7, record(kind::MAPPED, [0x1000, 0x1000, 35]), &mut mapped);
+        }
+        collector.record(7, record(kind::MAPPED, [0x8000, 0x1000, 35]), &mut mapped);
+        assert_eq!(mapped.ranges.largest(4).len(), 2);
+        let signal = collector.into_signal(&Ending::default());
+        assert_eq!((signal.data.at_ns.len(), signal.lost), (MOST_ROWS, 1));
     }
 }

@@ -30,12 +30,12 @@ impl PauseBuckets {
         }
     }
 
-    /// The pauses since the last reading. Each has the upper end of its bucket, ns, which is at most a quarter above
-    /// the pause itself.
+    /// The pauses since the last reading: the upper end of each bucket, ns, which is at most a quarter above the pauses
+    /// themselves, and their number.
     ///
     /// # Errors
     /// Fails if the process is gone, or if a pause was longer than the histogram's range (39 hours).
-    pub(super) fn read(&mut self) -> nix::Result<Vec<u64>> {
+    pub(super) fn read(&mut self) -> nix::Result<Vec<(u64, u64)>> {
         let bytes = self.memory.read([self.counts], self.last.len() * 8)?;
         if self.memory.word(self.overflow)? > 0 {
             return Err(nix::Error::EOVERFLOW);
@@ -43,9 +43,8 @@ impl PauseBuckets {
         let mut pauses = Vec::new();
         for (index, (last, count)) in self.last.iter_mut().zip(bytes.chunks(8)).enumerate() {
             let count = number::<8>(count, 0);
-            let new = usize::try_from(count.saturating_sub(*last)).unwrap_or(usize::MAX);
-            // More than one pause per microsecond since the last reading cannot be right.
-            pauses.extend(std::iter::repeat_n(upper_end_ns(index), new.min(1 << 20)));
+            let new = count.saturating_sub(*last);
+            pauses.extend((new > 0).then(|| (upper_end_ns(index), new)));
             *last = count;
         }
         Ok(pauses)
@@ -98,10 +97,10 @@ mod tests {
         let mut buckets = PauseBuckets { memory, counts, overflow, last: vec![0; SUB_BUCKETS * BUCKETS] };
         let bucket = counts + 8 * bucket_of(50_000) as u64;
         fake.put(bucket, &2_u64.to_le_bytes());
-        assert_eq!(buckets.read().unwrap(), [57_344, 57_344]);
+        assert_eq!(buckets.read().unwrap(), [(57_344, 2)]);
         fake.put(bucket, &3_u64.to_le_bytes());
-        assert_eq!(buckets.read().unwrap(), [57_344]);
-        assert_eq!(buckets.read().unwrap(), Vec::<u64>::new());
+        assert_eq!(buckets.read().unwrap(), [(57_344, 1)]);
+        assert_eq!(buckets.read().unwrap(), []);
         fake.put(overflow, &1_u64.to_le_bytes());
         assert!(buckets.read().is_err());
     }

@@ -12,7 +12,7 @@ use crate::collect::{
     collector::{Collector, Reading, Scene},
     memory::ServiceMemory,
     programs::Attached,
-    worth::{Ending, Worth, note},
+    worth::{Ending, MOST_ROWS, Worth, note},
 };
 
 const PROBE: &str = "uprobe on the calls of (*timeHistogram).record at the ends of pauses";
@@ -31,6 +31,8 @@ pub(in crate::collect) struct PauseCollector {
     other: Pauses,
     /// Pauses in neither of the runtime's histograms. They show that memgate misreads the runtime.
     unknown: u64,
+    /// Pauses that there was no room for.
+    refused: u64,
     stops: WorldStops,
     /// Stops whose start and end do not match, because records between them are missing.
     unpaired: u64,
@@ -69,6 +71,7 @@ impl PauseCollector {
             gc: Pauses::default(),
             other: Pauses::default(),
             unknown: 0,
+            refused: 0,
             stops: WorldStops::default(),
             unpaired: 0,
             stop: None,
@@ -79,6 +82,10 @@ impl PauseCollector {
     /// Adds the record of a pause. `at_ns` is since launch; the record's times are of `CLOCK_MONOTONIC`, ns.
     pub(in crate::collect) fn record_pause(&mut self, at_ns: u64, record: Record) {
         let Record { first: histogram, second: duration_ns, at_ns: monotonic_ns, .. } = record;
+        if !self.has_room() {
+            self.refused += 1;
+            return;
+        }
         match self.histograms {
             Some(Histograms { gc, .. }) if histogram == gc => self.gc.push(at_ns, duration_ns),
             Some(Histograms { other: Some(other), .. }) if histogram == other => self.other.push(at_ns, duration_ns),
@@ -92,6 +99,10 @@ impl PauseCollector {
         self.stops.reason.push(reason);
         self.stops.duration_ns.push(duration_ns);
         self.stops.tail_ns.push(monotonic_ns.saturating_sub(began_ns.saturating_add(duration_ns)));
+    }
+
+    const fn has_room(&self) -> bool {
+        self.gc.at_ns.len() + self.other.at_ns.len() < MOST_ROWS
     }
 
     /// Adds the record of a start of the world, which comes before that of the stop's pause.
@@ -112,18 +123,20 @@ impl PauseCollector {
     }
 
     pub(in crate::collect) fn into_signals(self, ending: &Ending) -> PauseSignals {
-        let probed = ending.probed(self.missing, &[kind::PAUSE]);
+        let refused = self.refused;
+        let lossy = |worth: Worth| Worth { lost: worth.lost + refused, ..worth };
+        let probed = lossy(ending.probed(self.missing, &[kind::PAUSE]));
         // The record of a lost pause may have been of either kind.
         let only_gc = self.histograms.is_some_and(|histograms| histograms.other.is_none());
         let unrecorded = only_gc.then(|| "Go 1.21 records only GC pauses".to_owned());
         let other = Worth { missing: probed.missing.clone().or(unrecorded), ..probed.clone() };
-        let mut stops = ending.probed(self.missing_stops, &[kind::PAUSE, kind::WORLD_START]);
+        let mut stops = lossy(ending.probed(self.missing_stops, &[kind::PAUSE, kind::WORLD_START]));
         if self.unpaired > 0 {
             stops.doubt.get_or_insert(format!("{} stops have no start or no end", self.unpaired));
         }
         let (source, gc) = match self.buckets {
             None => (PROBE, probed),
-            Some(_) => (BUCKETS, Worth { otherwise: Exactness::Bucketed, ..ending.read(self.failure) }),
+            Some(_) => (BUCKETS, lossy(Worth { otherwise: Exactness::Bucketed, ..ending.read(self.failure) })),
         };
         PauseSignals {
             gc_pauses: gc.of(source, self.gc),
@@ -137,7 +150,13 @@ impl Collector for PauseCollector {
     fn read(&mut self, reading: Reading, scene: &mut Scene) {
         let Some(buckets) = self.buckets.as_mut().filter(|_| scene.service.is_itself()) else { return };
         match buckets.read() {
-            Ok(pauses) => pauses.into_iter().for_each(|upper_end_ns| self.gc.push(reading.at_ns, upper_end_ns)),
+            Ok(pauses) => {
+                for (upper_end_ns, count) in pauses {
+                    let room = (MOST_ROWS as u64).saturating_sub(self.gc.at_ns.len() as u64);
+                    (0..count.min(room)).for_each(|_| self.gc.push(reading.at_ns, upper_end_ns));
+                    self.refused = self.refused.saturating_add(count.saturating_sub(room));
+                }
+            }
             Err(error) => note(&mut self.failure, format!("the histogram of pauses: {error}")),
         }
     }
@@ -181,6 +200,18 @@ mod tests {
             overflow: field(8 * 161, 8),
         };
         Runtime { pauses: Ok(layout), ..nothing() }
+    }
+
+    #[test]
+    fn a_pause_that_there_is_no_room_for_is_lost_whatever_it_is() {
+        let fake = Fake::new();
+        let histograms = [0x100, 0x900].map(|address| fake.scene.memory.global(address));
+        let mut collector = PauseCollector::new(&runtime(Some(0x900)), &fake.scene.memory, &attached());
+        let pause = |at: u64| record(kind::PAUSE, [histograms[usize::from(at % 2 == 1)], 10, 0]);
+        (0..MOST_ROWS as u64 + 3).for_each(|at| collector.record_pause(at, pause(at)));
+        let signals = collector.into_signals(&Ending::default());
+        assert_eq!(signals.gc_pauses.data.at_ns.len() + signals.other_pauses.data.at_ns.len(), MOST_ROWS);
+        assert_eq!([signals.gc_pauses.lost, signals.other_pauses.lost, signals.world_stops.lost], [3; 3]);
     }
 
     #[test]
