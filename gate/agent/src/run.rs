@@ -459,7 +459,7 @@ enum RunningLoad {
     None,
     Http(LoadHandle),
     Host(HostLoad),
-    Command(LoadCommand),
+    Command(Box<LoadCommand>),
 }
 
 impl RunningLoad {
@@ -476,7 +476,7 @@ impl RunningLoad {
                 let mut env = child::inherited(&OF_A_LOAD_COMMAND, account);
                 env.extend(command.env.iter().map(|(name, value)| (name.into(), value.into())));
                 let line = CommandLine { words: &command.words, directory: &plan.directory, env: &env, account };
-                load::command(&line, &logs.load_log).map(Self::Command)
+                load::command(&line, &logs.load_log).map(|command| Self::Command(Box::new(command)))
             }
         }
     }
