@@ -30,7 +30,7 @@ use crate::{
 /// Reads evidence from files and directories. Groups it by service and platform.
 ///
 /// # Errors
-/// As [`read_runs`] and [`together`].
+/// When there is no evidence, when a file cannot be used, and when runs do not belong together.
 pub fn read_evidence(files: &[PathBuf]) -> Result<BTreeMap<(String, Platform), Recorded>> {
     together(read_runs(files)?)
 }
