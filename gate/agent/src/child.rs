@@ -9,7 +9,7 @@ use nix::{
     unistd::{Gid, Pid, Uid, getpid, getppid, setgroups, setresgid, setresuid},
 };
 
-use crate::cgroup::{Cgroup, CgroupError, enter};
+use crate::cgroup::{Cgroup, enter};
 
 /// A cgroup for processes that are not measured: a build, a load command. Dropping it kills every process in it, whatever
 /// session or process group that process has made for itself.
@@ -17,12 +17,9 @@ use crate::cgroup::{Cgroup, CgroupError, enter};
 pub struct Pen(Cgroup);
 
 impl Pen {
-    /// Makes the cgroup. Where there is none, nothing holds the processes together but their process group.
-    ///
-    /// # Errors
-    /// When the cgroup cannot be made.
-    pub fn new() -> Result<Self, CgroupError> {
-        Cgroup::create(None).map(Self)
+    /// Makes the cgroup. Where none can be made, nothing holds the processes together but their process group.
+    pub fn make() -> Self {
+        Self(Cgroup::without_memory())
     }
 }
 
@@ -135,7 +132,7 @@ mod tests {
             eprintln!("SKIPPED: only root can become another user");
             return;
         }
-        let pen = Pen::new().unwrap();
+        let pen = Pen::make();
         let status = "grep -E '^(Uid|Gid|Groups|NoNewPrivs|CapEff):' /proc/self/status";
         let output = shell(status, &pen, Some(&nobody())).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap().replace('\t', " ");
@@ -148,7 +145,7 @@ mod tests {
 
     #[test]
     fn memgates_own_user_keeps_what_it_has() {
-        let pen = Pen::new().unwrap();
+        let pen = Pen::make();
         let output = shell("id -u; grep NoNewPrivs: /proc/self/status", &pen, None).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let own = fs::read_to_string("/proc/self/status").unwrap();
@@ -158,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_leaves_its_session_ends_with_the_pen() {
-        let pen = Pen::new().unwrap();
+        let pen = Pen::make();
         if pen.0.files().processes().is_none() {
             eprintln!("SKIPPED: no cgroup can be made");
             return;

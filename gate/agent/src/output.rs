@@ -431,7 +431,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let (output, pipe) = Output::to(&path, Some(&nobody)).unwrap();
-        let pen = Pen::new().unwrap();
+        let pen = Pen::make();
         let mut shell = command("id -u; echo again > /dev/stdout; echo error > /dev/stderr", pipe);
         child::confine(shell.current_dir("/"), &pen, Some(&nobody)).unwrap();
         assert!(shell.status().unwrap().success());

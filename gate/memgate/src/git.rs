@@ -48,7 +48,7 @@ impl Git {
             Some(account) => {
                 command.env_clear().envs(env::vars_os().filter(|(name, _)| is_of_git(name)));
                 command.envs(child::inherited(&["PATH", "HOME", "TMPDIR", "LANG"], Some(account)));
-                let pen = Pen::new().map_err(io::Error::other)?;
+                let pen = Pen::make();
                 child::confine(&mut command, &pen, Some(account))?;
                 Some(pen)
             }

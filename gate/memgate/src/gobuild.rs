@@ -133,7 +133,7 @@ impl Builder<'_> {
         command.env_clear().envs(environment);
         command.env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
         let shown = shown(&command, build);
-        let pen = Pen::new().map_err(io::Error::other).map_err(unusable)?;
+        let pen = Pen::make();
         child::confine(&mut command, &pen, self.account).map_err(unusable)?;
         let output = output_unless_cancelled(command, cancel).await?;
         drop(pen);

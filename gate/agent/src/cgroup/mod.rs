@@ -120,6 +120,18 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Makes a cgroup that holds processes together and measures nothing. It moves no other process. If none can be
+    /// made, the processes are in no cgroup of their own.
+    pub(super) fn without_memory() -> Self {
+        let Hierarchies { unified, memory_v1 } = Hierarchies::find();
+        let path = |owned: &Owned| owned.path().to_owned();
+        let of_v2 = unified.and_then(|unified| unified.without_memory().ok());
+        let of_v1 = if of_v2.is_none() { memory_v1.and_then(|root| Owned::make(&root).ok()) } else { None };
+        let memory = of_v1.as_ref().map(path).map(Memory::V1);
+        let files = CgroupFiles { unified: of_v2.as_ref().map(path), memory, limit: None };
+        Self { files, notes: Vec::new(), owned: of_v2.into_iter().chain(of_v1).collect(), _leaf: None }
+    }
+
     /// Whether there is a memory controller that could hold a limit.
     pub(super) fn has_memory_controller() -> bool {
         Hierarchies::find().have_memory_controller()

@@ -111,14 +111,23 @@ impl Unified {
             Ok(placed) => return Ok(placed),
             Err(why) => why,
         };
+        let owned = self.without_memory().map_err(|refused| refused.unwrap_or_else(|| why.clone()))?;
+        Ok(Placed { owned, leaf: None, memory: Err(why), note: None })
+    }
+
+    /// Makes a cgroup at the nearest place where memgate may, whatever its controllers are, and moves nothing.
+    ///
+    /// # Errors
+    /// Fails if there is no such place, with the reason for memgate's own cgroup if there is one.
+    pub(super) fn without_memory(&self) -> Result<Owned, Option<String>> {
         let mut refused = None;
         for place in self.places() {
             match may_enter(place).and_then(|()| Owned::make(place)) {
-                Ok(owned) => return Ok(Placed { owned, leaf: None, memory: Err(why), note: None }),
+                Ok(owned) => return Ok(owned),
                 Err(error) => refused = refused.or_else(|| Some(format!("{}: {error}", place.display()))),
             }
         }
-        Err(refused.unwrap_or(why))
+        Err(refused)
     }
 
     /// Makes a cgroup in memgate's own, from which it moves the processes.

@@ -70,7 +70,7 @@ pub fn command(line: &CommandLine<'_>, log: &Path) -> Result<LoadCommand> {
     };
     let made = Output::to(log, line.account);
     let (output, pipe) = made.map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
-    let pen = Pen::new().map_err(LoadError::Pen)?;
+    let pen = Pen::make();
     let child = spawn(name, args, line, pipe, &pen).map_err(|source| LoadError::CommandNotStarted {
         name: name.clone(),
         directory: line.directory.to_owned(),

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use memgate_evidence::error::{FailureKind, Stage};
 
-use crate::{cgroup::CgroupError, log::LogEnd};
+use crate::log::LogEnd;
 
 /// Why there is no load, or why it does not last for the whole time.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -64,10 +64,6 @@ pub enum LoadError {
     #[error("The load command is empty.")]
     #[diagnostic(help("Write `command: [k6, run, load.js]`."))]
     NoCommand,
-    /// There is no cgroup for the command.
-    #[error("The load command has no cgroup.")]
-    #[diagnostic(help("Run where cgroups can be made, or where there are none."))]
-    Pen(#[source] CgroupError),
     /// The file for the command's output cannot be opened.
     #[error("The log {log} of the load command cannot be written.")]
     #[diagnostic(help("Choose another `--out` directory."))]
@@ -128,7 +124,6 @@ impl FailureKind for LoadError {
             | Self::Host { .. }
             | Self::NoRequests
             | Self::NoCommand
-            | Self::Pen(_)
             | Self::Log { .. }
             | Self::CommandNotStarted { .. }
             | Self::CommandEnded { .. }
