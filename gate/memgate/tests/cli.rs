@@ -404,7 +404,7 @@ fn runs_of_different_length_are_refused() {
 fn the_same_run_twice_is_refused() {
     let recorded = Recorded::new();
     fs::copy(recorded.file(1), recorded.file(2)).unwrap();
-    assert_fails(&recorded.judge(&[]), 2, &["number 1"]);
+    assert_fails(&recorded.judge(&[]), 2, &["are both run 1 of uaa on linux/amd64"]);
 }
 
 #[test]
