@@ -1,12 +1,25 @@
 //! What a process that memgate starts becomes before it executes anything: in which cgroup, as which user, and that it
 //! ends with memgate.
 
-use std::{ffi::OsString, io, os::fd::OwnedFd, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    ffi::{CString, OsString},
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{MetadataExt as _, PermissionsExt as _},
+            process::CommandExt as _,
+        },
+    },
+    path::Path,
+    process::Command,
+};
 
 use memgate_evidence::plan::Account;
 use nix::{
     sys::{prctl, ptrace, signal::Signal},
-    unistd::{Gid, Pid, Uid, getpid, getppid, setgroups, setresgid, setresuid},
+    unistd::{Gid, Pid, Uid, chdir, getpid, getppid, setgroups, setresgid, setresuid},
 };
 
 use crate::cgroup::{Cgroup, enter};
@@ -24,11 +37,13 @@ impl Pen {
 }
 
 /// What a child process becomes between fork and exec.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Child {
     /// Files to which it writes `0` to enter its cgroups.
     entries: Vec<OwnedFd>,
     account: Option<Ids>,
+    /// The working directory, which the process must be able to enter.
+    directory: CString,
     traced: bool,
 }
 
@@ -41,17 +56,18 @@ struct Ids {
 }
 
 impl Child {
-    /// A process in this cgroup, as this user, or as memgate's own if there is none.
+    /// A process in this cgroup and this directory, as this user, or as memgate's own if there is none.
     ///
     /// # Errors
-    /// When a file of the cgroup cannot be opened.
-    pub(crate) fn new(cgroup: &Cgroup, account: Option<&Account>) -> io::Result<Self> {
+    /// When a file of the cgroup cannot be opened, or the directory's name has a zero byte.
+    pub(crate) fn new(cgroup: &Cgroup, account: Option<&Account>, directory: &Path) -> io::Result<Self> {
         let ids = |account: &Account| Ids {
             uid: account.uid.into(),
             gid: account.gid.into(),
             groups: account.groups.iter().copied().map(Gid::from_raw).collect(),
         };
-        Ok(Self { entries: cgroup.entries()?, account: account.map(ids), traced: false })
+        let directory = CString::new(directory.as_os_str().as_bytes())?;
+        Ok(Self { entries: cgroup.entries()?, account: account.map(ids), directory, traced: false })
     }
 
     /// The same, stopped before its first instruction.
@@ -77,6 +93,8 @@ impl Child {
             // A program with the set-user-ID bit would be a way back.
             prctl::set_no_new_privs()?;
         }
+        // Only now: the user must not get into a directory that it cannot enter by itself.
+        chdir(self.directory.as_c_str())?;
         // A change of the user clears it (`commit_creds`, kernel/cred.c, Linux 6.18).
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The parent may have ended before the call.
@@ -90,28 +108,44 @@ impl Child {
     }
 }
 
-/// Those of memgate's own variables that a process gets. `HOME` is that of the user, if it is another one.
+/// Those of memgate's own variables that a process gets. If it is another user's, `HOME` is that user's, and `TMPDIR` is
+/// left out if that user cannot write there.
 pub fn inherited(names: &[&str], account: Option<&Account>) -> Vec<(OsString, OsString)> {
     let own = |name: &str| match (name, account) {
         ("HOME", Some(account)) => Some(account.home.clone().into_os_string()),
+        ("TMPDIR", Some(account)) => std::env::var_os(name).filter(|place| may_write(account, Path::new(place))),
         _ => std::env::var_os(name),
     };
     names.iter().filter_map(|name| Some((OsString::from(name), own(name)?))).collect()
 }
 
-/// Has the command run in the cgroup as this user, or as memgate's own if there is none. The kernel kills its process
-/// when the calling thread ends.
+/// Whether the user may make files in the directory, or make the directory where there is none.
+pub fn may_write(account: &Account, directory: &Path) -> bool {
+    let existing = directory.ancestors().find_map(|above| fs::metadata(above).ok());
+    existing.is_some_and(|found| {
+        let mode = found.permissions().mode();
+        let class = match () {
+            () if found.uid() == account.uid => mode >> 6,
+            () if found.gid() == account.gid || account.groups.contains(&found.gid()) => mode >> 3,
+            () => mode,
+        };
+        class & 0o3 == 0o3
+    })
+}
+
+/// Has the command run in the cgroup and in the directory as this user, or as memgate's own if there is none. The kernel
+/// kills its process when the calling thread ends.
 ///
 /// # Errors
-/// When a file of the cgroup cannot be opened.
-pub fn confine(command: &mut Command, pen: &Pen, account: Option<&Account>) -> io::Result<()> {
-    Child::new(&pen.0, account)?.apply(command);
+/// When a file of the cgroup cannot be opened, or the directory's name has a zero byte.
+pub fn confine(command: &mut Command, pen: &Pen, account: Option<&Account>, directory: &Path) -> io::Result<()> {
+    Child::new(&pen.0, account, directory)?.apply(command);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf, process::Stdio};
+    use std::{path::PathBuf, process::Stdio};
 
     use super::*;
 
@@ -121,8 +155,8 @@ mod tests {
 
     fn shell(script: &str, pen: &Pen, account: Option<&Account>) -> Command {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", script]).current_dir("/").stderr(Stdio::inherit());
-        confine(&mut command, pen, account).unwrap();
+        command.args(["-c", script]).stderr(Stdio::inherit());
+        confine(&mut command, pen, account, Path::new("/")).unwrap();
         command
     }
 
@@ -172,5 +206,22 @@ mod tests {
         assert!(runs());
         drop(pen);
         assert!(!runs());
+    }
+
+    #[test]
+    fn who_may_write_is_told_by_owner_group_and_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("below/further");
+        let owner = fs::metadata(directory.path()).unwrap();
+        let user = |uid, gid| Account { name: String::new(), uid, gid, groups: vec![], home: PathBuf::new() };
+        let set = |mode| fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let [own, group, other] = [user(owner.uid(), owner.gid()), user(60001, owner.gid()), user(60001, 60001)];
+        for (mode, expected) in
+            [(0o700, [true, false, false]), (0o570, [false, true, false]), (0o773, [true, true, true])]
+        {
+            set(mode);
+            assert_eq!([&own, &group, &other].map(|user| may_write(user, &place)), expected, "{mode:o}");
+        }
+        set(0o700);
     }
 }

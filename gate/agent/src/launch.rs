@@ -230,7 +230,7 @@ pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> 
 
 fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError> {
     let account = plan.account.as_ref();
-    let becomes = Child::new(&cgroup, account).map_err(StartError::Cgroup)?.traced();
+    let becomes = Child::new(&cgroup, account, &plan.directory).map_err(StartError::Cgroup)?.traced();
     let (output, pipe) =
         Output::to(log, account).map_err(|source| StartError::Output { log: log.to_owned(), source })?;
     let pid = command(plan, becomes, pipe).and_then(|mut command| command.spawn());
@@ -265,7 +265,7 @@ fn not_executed(plan: &Plan, source: io::Error) -> StartError {
 
 fn command(plan: &Plan, becomes: Child, output: PipeWriter) -> io::Result<Command> {
     let mut command = Command::new(&plan.executable);
-    command.args(&plan.args).current_dir(&plan.directory).env_clear();
+    command.args(&plan.args).env_clear();
     command.envs(child::inherited(&["PATH", "HOME", "TMPDIR"], plan.account.as_ref())).envs(&plan.env);
     command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
     // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
@@ -374,7 +374,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("service.log");
         fs::write(&log, printed).unwrap();
-        let (before, output) = (Unseen::Readiness, LogEnd::of(&log));
+        let (before, output) = (Unseen::Readiness, LogEnd::of(&fs::File::open(&log).unwrap()));
         let error = LaunchError::EndedEarly { service: "s".to_owned(), exit, before, output, log };
         (error.to_string(), miette::Diagnostic::help(&error).unwrap().to_string())
     }

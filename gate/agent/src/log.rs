@@ -1,10 +1,6 @@
 //! The end of a service's log, for messages.
 
-use std::{
-    fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
-    path::Path,
-};
+use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 /// How many lines a message shows.
 const LINES: usize = 10;
@@ -20,8 +16,9 @@ pub struct LogEnd {
 }
 
 impl LogEnd {
-    /// Reads the end of the log. A log that cannot be read is an empty one: the message is about something else.
-    pub fn of(log: &Path) -> Self {
+    /// Reads the end of the log, which is open: another file may have its name by now. A log that cannot be read is an
+    /// empty one: the message is about something else.
+    pub fn of(log: &File) -> Self {
         let (text, is_cut) = end_of(log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
         // Where the log is cut, the first line is only a part.
@@ -48,12 +45,11 @@ impl std::fmt::Display for LogEnd {
 }
 
 /// The last bytes of the log, and whether there are more.
-fn end_of(log: &Path) -> io::Result<(Vec<u8>, bool)> {
-    let mut file = File::open(log)?;
-    let start = file.metadata()?.len().saturating_sub(BYTES);
-    file.seek(SeekFrom::Start(start))?;
-    let mut end = Vec::new();
-    file.take(BYTES).read_to_end(&mut end)?;
+fn end_of(log: &File) -> io::Result<(Vec<u8>, bool)> {
+    let length = log.metadata()?.len();
+    let start = length.saturating_sub(BYTES);
+    let mut end = vec![0; usize::try_from(length - start).unwrap_or(0)];
+    log.read_exact_at(&mut end, start)?;
     Ok((end, start > 0))
 }
 
@@ -90,7 +86,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("service.log");
         std::fs::write(&log, text).unwrap();
-        LogEnd::of(&log)
+        LogEnd::of(&File::open(&log).unwrap())
     }
 
     #[test]
@@ -109,7 +105,8 @@ mod tests {
 
     #[test]
     fn a_log_without_text_is_empty() {
-        for log in [end(b""), end(b"\n \n\n"), LogEnd::of(Path::new("/none/service.log"))] {
+        let unreadable = File::options().write(true).open("/dev/null").unwrap();
+        for log in [end(b""), end(b"\n \n\n"), LogEnd::of(&unreadable)] {
             assert!(log.is_empty());
             assert_eq!(log.to_string(), "");
         }

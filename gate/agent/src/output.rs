@@ -115,7 +115,7 @@ impl Output {
     /// The last lines of what was written before this call.
     pub(crate) fn end(&self) -> LogEnd {
         self.settle();
-        LogEnd::of(&self.log)
+        LogEnd::of(&self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).log.file)
     }
 
     /// Brings what was written before this call into the file. Another process may still write: this does not wait for
@@ -433,7 +433,7 @@ mod tests {
         let (output, pipe) = Output::to(&path, Some(&nobody)).unwrap();
         let pen = Pen::make();
         let mut shell = command("id -u; echo again > /dev/stdout; echo error > /dev/stderr", pipe);
-        child::confine(shell.current_dir("/"), &pen, Some(&nobody)).unwrap();
+        child::confine(&mut shell, &pen, Some(&nobody), Path::new("/")).unwrap();
         assert!(shell.status().unwrap().success());
         drop(shell);
         drop(output);

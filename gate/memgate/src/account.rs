@@ -5,7 +5,7 @@
 
 use std::{
     env, fs, io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -19,15 +19,18 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 /// `configuration` is the file, in the checkout.
 ///
 /// If memgate does not run as root, that is its own user. If it does, the first of these that is not root: the user who
-/// called `sudo`, the owner of the directory of `configuration`, the owner of the checkout. If all are root's, it is
-/// root.
+/// called `sudo`, the owner of the directory of `configuration`, the owner of the checkout, without their other groups.
+/// If all are root's, or memgate cannot become another user here, it is root.
 ///
 /// # Errors
 /// When there is no such user, or memgate cannot become that user.
 pub(crate) fn of_service(asked: Option<(&str, &str)>, configuration: &Path) -> Result<Option<Account>> {
     let own = geteuid();
     let Some((by, asked)) = asked else {
-        return Ok(own.is_root().then(|| of_caller().or_else(|| of_checkout(configuration))).flatten());
+        let found = own.is_root().then(|| of_caller().or_else(|| of_checkout(configuration))).flatten();
+        // A group such as docker's is as good as root, and nobody asked for it.
+        let alone = found.map(|account| Account { groups: Vec::new(), ..account });
+        return Ok(alone.filter(|account| obstacle(account).is_none()));
     };
     let refuse = |what: String, help: &str| Err(InputError::new(format!("{by}: {what}"), help).into());
     let Some(account) = named(asked) else {
@@ -41,20 +44,53 @@ pub(crate) fn of_service(asked: Option<(&str, &str)>, configuration: &Path) -> R
         let help = "run memgate as root, or leave the user out";
         return refuse(format!("memgate runs as {} and cannot become {asked}", name_of(own)), help);
     }
-    Ok(Some(account))
+    match obstacle(&account) {
+        None => Ok(Some(account)),
+        Some(why) => refuse(
+            format!("memgate cannot become {asked} and watch its processes: {why}"),
+            "give memgate what it lacks (`--cap-add` of the container), or start memgate as that user",
+        ),
+    }
+}
+
+/// Why memgate, which is root, cannot run processes of this user and watch them; `None` if it can.
+fn obstacle(account: &Account) -> Option<String> {
+    let read = |file: &str| fs::read_to_string(Path::new("/proc/self").join(file)).unwrap_or_default();
+    obstacle_in(account, &read("status"), &[read("uid_map"), read("gid_map")])
+}
+
+/// The same with this `/proc/PID/status` and the maps of users and groups of the user namespace (user_namespaces(7)).
+fn obstacle_in(account: &Account, status: &str, maps: &[String; 2]) -> Option<String> {
+    /// Capabilities with their numbers (linux/capability.h): to give files away, to become the user, to read its memory.
+    const NEEDED: [(&str, u32); 4] = [("CAP_CHOWN", 0), ("CAP_SETGID", 6), ("CAP_SETUID", 7), ("CAP_SYS_PTRACE", 19)];
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
+    if let Some((name, _)) = NEEDED.into_iter().find(|(_, number)| capabilities >> number & 1 == 0) {
+        return Some(format!("it lacks {name}"));
+    }
+    let is_mapped = |map: &str, wanted: u32| {
+        map.lines().any(|line| {
+            let numbers: Vec<u64> = line.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+            matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(wanted)))
+        })
+    };
+    let ids = [account.uid, account.gid];
+    let missing = ids.into_iter().zip(maps).find(|(id, map)| !is_mapped(map, *id)).map(|(id, _)| id);
+    missing.map(|id| format!("its user namespace has no number {id}"))
 }
 
 /// The owner of a file if memgate runs as root and the owner is another; `None` if memgate stays what it is.
 pub(crate) fn of_owner(file: &Path) -> Option<Account> {
-    let owner = fs::metadata(file).ok().filter(|_| geteuid().is_root())?;
+    // A link is its owner's, wherever it leads.
+    let owner = fs::symlink_metadata(file).ok().filter(|_| geteuid().is_root())?;
     (owner.uid() != 0).then(|| account(Uid::from_raw(owner.uid()), Some(Gid::from_raw(owner.gid()))))
 }
 
 /// The user who called `sudo`.
 fn of_caller() -> Option<Account> {
-    let number = |name: &str| env::var(name).ok()?.parse().ok();
-    let uid = number("SUDO_UID").filter(|uid| *uid != 0)?;
-    Some(account(Uid::from_raw(uid), number("SUDO_GID").map(Gid::from_raw)))
+    let of_sudo = |name: &str| number(&env::var(name).ok()?);
+    let uid = of_sudo("SUDO_UID").filter(|uid| *uid != 0)?;
+    Some(account(Uid::from_raw(uid), of_sudo("SUDO_GID").map(Gid::from_raw)))
 }
 
 /// The owner of the directory of the configuration, or of the checkout. A container often has root's files in a directory
@@ -78,15 +114,20 @@ fn named(asked: &str) -> Option<Account> {
     let group = match group {
         Some(group) => Some(match Group::from_name(group).ok().flatten() {
             Some(found) => found.gid,
-            None => Gid::from_raw(group.parse().ok()?),
+            None => Gid::from_raw(number(group)?),
         }),
         None => None,
     };
     let uid = match User::from_name(user).ok().flatten() {
         Some(found) => found.uid,
-        None => Uid::from_raw(user.parse().ok()?),
+        None => Uid::from_raw(number(user)?),
     };
     Some(account(uid, group))
+}
+
+/// The number of a user or a group. The largest one means "unchanged" to the kernel (setresuid(2)).
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 /// The user with this id. A number without a name has the group of the same number, if no group is given, no other
@@ -109,28 +150,13 @@ fn name_of(uid: Uid) -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// Whether the user may make files in the directory, or make the directory where there is none.
-pub(crate) fn may_write(account: &Account, directory: &Path) -> bool {
-    let existing = directory.ancestors().find_map(|above| fs::metadata(above).ok());
-    existing.is_some_and(|found| {
-        let mode = found.permissions().mode();
-        let class = match () {
-            () if found.uid() == account.uid => mode >> 6,
-            () if found.gid() == account.gid || account.groups.contains(&found.gid()) => mode >> 3,
-            () => mode,
-        };
-        class & 0o3 == 0o3
-    })
-}
-
-/// Makes a directory that belongs to the user alone.
+/// Makes a directory that belongs to the user, or to memgate's own if there is none.
 ///
 /// # Errors
 /// The system's reason.
 pub(crate) fn make_directory(account: Option<&Account>, directory: &Path) -> io::Result<()> {
-    fs::create_dir(directory)?;
+    fs::DirBuilder::new().mode(0o755).create(directory)?;
     let Some(account) = account else { return Ok(()) };
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
     std::os::unix::fs::lchown(directory, Some(account.uid), Some(account.gid))
 }
 
@@ -147,7 +173,7 @@ mod tests {
         assert_eq!((found.groups, found.home), (vec![], PathBuf::from("/")));
         assert_eq!(named("60001").unwrap().gid, 60001);
         assert_eq!(named("root:60002").unwrap().gid, 60002);
-        for unknown in ["no-such-user", "root:no-such-group", "4294967296"] {
+        for unknown in ["no-such-user", "root:no-such-group", "4294967296", "4294967295", "60001:4294967295"] {
             assert_eq!(named(unknown), None, "{unknown}");
         }
     }
@@ -168,6 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn what_memgate_lacks_is_named() {
+        let account = named("60001:60002").unwrap();
+        let all = "         0          0 4294967295\n".to_owned();
+        let few = "         0       1000      60002\n".to_owned();
+        let status = |bits: u64| format!("CapEff:\t{bits:016x}\n");
+        let with = |bits, maps: [&String; 2]| obstacle_in(&account, &status(bits), &maps.map(String::clone));
+        assert_eq!(with(u64::MAX, [&all, &all]), None);
+        assert_eq!(with(!(1 << 19), [&all, &all]).unwrap(), "it lacks CAP_SYS_PTRACE");
+        assert_eq!(with(1 << 6 | 1 << 19 | 1, [&all, &all]).unwrap(), "it lacks CAP_SETUID");
+        assert_eq!(with(u64::MAX, [&all, &few]).unwrap(), "its user namespace has no number 60002");
+        assert_eq!(with(u64::MAX, [&few, &few]).unwrap(), "its user namespace has no number 60002");
+    }
+
+    #[test]
     fn the_owner_of_the_checkout_is_the_user() {
         if !geteuid().is_root() {
             eprintln!("SKIPPED: only root can give a file away");
@@ -185,22 +225,5 @@ mod tests {
         assert_eq!((found.uid, found.gid), (60001, 60002), "the files in it may be root's");
         std::os::unix::fs::chown(&below, Some(60003), Some(60003)).unwrap();
         assert_eq!(of_checkout(&configuration).unwrap().uid, 60003);
-    }
-
-    #[test]
-    fn who_may_write_is_told_by_owner_group_and_mode() {
-        let directory = tempfile::tempdir().unwrap();
-        let place = directory.path().join("below/further");
-        let owner = fs::metadata(directory.path()).unwrap();
-        let user = |uid, gid| Account { name: String::new(), uid, gid, groups: vec![], home: PathBuf::new() };
-        let set = |mode| fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
-        let [own, group, other] = [user(owner.uid(), owner.gid()), user(60001, owner.gid()), user(60001, 60001)];
-        for (mode, expected) in
-            [(0o700, [true, false, false]), (0o570, [false, true, false]), (0o773, [true, true, true])]
-        {
-            set(mode);
-            assert_eq!([&own, &group, &other].map(|user| may_write(user, &place)), expected, "{mode:o}");
-        }
-        set(0o700);
     }
 }

@@ -40,7 +40,7 @@ impl Baselines {
     /// When there is no such revision, when the directory lies outside of the checkout, and when memgate is interrupted.
     pub async fn find(config: &Config, revision: Option<&str>, out: &Path, cancel: &Cancel) -> Result<Self> {
         let Some(words) = revision else { return Ok(Self::of(config.baselines.clone())) };
-        let revision = Revision::find("--baselines-from", words, &config.file, out, cancel).await?;
+        let revision = Revision::find("--baselines-from", words, &config.file, out, cancel).await?.sealed()?;
         let directory = revision.beside(&config.file, &config.baselines)?;
         Ok(Self { directory, from: Some(Origin { revision, own: config.baselines.clone() }) })
     }

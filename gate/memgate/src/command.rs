@@ -2,43 +2,64 @@
 
 use std::process::{Output, Stdio};
 
-use memgate_agent::cancel::Cancel;
+use memgate_agent::{cancel::Cancel, child::Pen};
 use memgate_evidence::error::{Error, Result};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Command,
+};
 
 /// How many lines of a command's output an error shows.
 const SHOWN_LINES: usize = 20;
 
-/// Runs the command to its end. If memgate is interrupted, this kills the command and the processes that it started.
-/// The inner result has the system's reason if the command could not be started.
+/// Runs the command to its end. Then this kills what it has left in its process group and in its cgroup, which is `pen`,
+/// and so it does at once if memgate is interrupted. The inner result has the system's reason if the command could not
+/// be started.
 ///
 /// # Errors
 /// When memgate is interrupted.
 pub(crate) async fn output_unless_cancelled(
     command: std::process::Command,
+    pen: Option<Pen>,
     cancel: &Cancel,
 ) -> Result<std::io::Result<Output>> {
     let mut command = Command::from(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let child = match command.spawn() {
+    let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return Ok(Err(error)),
     };
     let group = child.id().map(|id| Pid::from_raw(id.cast_signed()));
+    let (stdout, stderr) = (all(child.stdout.take()), all(child.stderr.take()));
+    let end = async {
+        let status = child.wait().await;
+        // What it has left holds its output open. The group may be gone.
+        let _ = group.map(|group| killpg(group, Signal::SIGKILL));
+        drop(pen);
+        status
+    };
     tokio::select! {
-        output = child.wait_with_output() => Ok(output),
+        (status, stdout, stderr) = async { tokio::join!(end, stdout, stderr) } => {
+            Ok(status.and_then(|status| Ok(Output { status, stdout: stdout?, stderr: stderr? })))
+        }
         () = cancel.cancelled() => {
-            if let Some(group) = group {
-                // It may already have ended.
-                let _ = killpg(group, Signal::SIGKILL);
-            }
+            let _ = group.map(|group| killpg(group, Signal::SIGKILL));
             Err(Error::Interrupted)
         }
     }
+}
+
+/// Everything that comes out of a pipe.
+async fn all(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        pipe.read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
 }
 
 /// The last lines of an output.
@@ -51,6 +72,16 @@ pub(crate) fn last_lines(output: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_command_leaves_holds_nobody_up() {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo $!"]);
+        let output = output_unless_cancelled(command, None, &Cancel::never()).await.unwrap().unwrap();
+        let left = String::from_utf8(output.stdout).unwrap();
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", left.trim()));
+        assert!(state.is_err() || state.unwrap().rsplit_once(") ").unwrap().1.starts_with('Z'));
+    }
 
     #[test]
     fn the_end_of_a_long_output_is_shown() {

@@ -24,6 +24,7 @@ use memgate_evidence::{
 use crate::{
     account,
     command::{last_lines, output_unless_cancelled},
+    outdir::OutDirectory,
 };
 
 /// Why there is no executable.
@@ -118,10 +119,11 @@ impl Builder<'_> {
         // Named by memgate's process, because the user could have made another one.
         let making = self.directory.join(format!("{name}.{}", std::process::id()));
         let unusable = |source| BuildError::Directory { directory: self.directory.to_owned(), source };
+        let place = OutDirectory::of(self.directory)?;
         let workshop = Workshop::new(making, self.account).map_err(unusable)?;
         let made = workshop.0.join(name);
         let mut command = Command::new(&go);
-        command.arg("build").arg("-o").arg(&made).current_dir(&build.dir);
+        command.arg("build").arg("-o").arg(&made);
         if !build.tags.is_empty() {
             command.arg("-tags").arg(build.tags.join(","));
         }
@@ -134,9 +136,8 @@ impl Builder<'_> {
         command.env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
         let shown = shown(&command, build);
         let pen = Pen::make();
-        child::confine(&mut command, &pen, self.account).map_err(unusable)?;
-        let output = output_unless_cancelled(command, cancel).await?;
-        drop(pen);
+        child::confine(&mut command, &pen, self.account, &build.dir).map_err(unusable)?;
+        let output = output_unless_cancelled(command, Some(pen), cancel).await?;
         let output = output.map_err(|source| match self.account {
             Some(account) if source.kind() == io::ErrorKind::PermissionDenied => {
                 BuildError::Forbidden { go, directory: build.dir.clone(), user: account.name.clone() }
@@ -149,6 +150,8 @@ impl Builder<'_> {
                 BuildError::Failed { package, directory, output: last_lines(&output.stderr), command: shown }.into()
             );
         }
+        // The build's user may own a directory above it.
+        place.is_still_there()?;
         take(&made, &executable).map_err(|source| BuildError::Executable { executable: made, source })?;
         Ok(executable)
     }
@@ -162,7 +165,7 @@ impl Builder<'_> {
         }
         let Some(account) = self.account else { return Ok(variables) };
         variables.retain(|(name, value)| {
-            let is_of_another = name == "HOME" || (is_a_place(name) && !account::may_write(account, Path::new(value)));
+            let is_of_another = name == "HOME" || (is_a_place(name) && !child::may_write(account, Path::new(value)));
             !is_of_another
         });
         let home = self.home(account)?;

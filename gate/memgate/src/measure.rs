@@ -143,6 +143,7 @@ impl Bench<'_> {
     /// # Errors
     /// When the run cannot be made, or when its evidence cannot be written.
     async fn measure(&self, run: u32, narrator: &Narrator, cancel: &Cancel) -> Result<Evidence> {
+        self.out_directory.is_still_there()?;
         let plan = self.plan(run);
         // A run of an executable that cannot be read says more about it.
         let origin = origin::of(&self.planned(run), self.commit.as_ref());

@@ -86,9 +86,10 @@ pub(crate) async fn commit(service: &Service, cancel: &Cancel) -> Result<Option<
 
 /// What git prints; `None` if it fails.
 async fn git(directory: &Path, words: &[&str], cancel: &Cancel) -> Result<Option<String>> {
-    let Ok(mut git) = Git::new(directory) else { return Ok(None) };
+    let Ok(mut git) = Git::reading(directory) else { return Ok(None) };
     git.command.arg("--no-optional-locks").args(words);
-    let output = output_unless_cancelled(git.command, cancel).await?.ok().filter(|output| output.status.success());
+    let output =
+        output_unless_cancelled(git.command, git.pen, cancel).await?.ok().filter(|output| output.status.success());
     Ok(output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
 }
 

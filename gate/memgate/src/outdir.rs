@@ -7,15 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use memgate_config::Config;
 use memgate_evidence::error::{FailureKind, InputError, Result, Stage};
+use nix::unistd::geteuid;
 
-use crate::account;
+use crate::{account, select::Selection};
 
 /// Why memgate writes no results.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum OutDirectoryError {
     /// Something has put another directory in its place.
-    #[error("{directory} is another directory than before the service ran")]
+    #[error("{directory} is another directory than before")]
     #[diagnostic(help("a build or a service replaced it: choose a directory with `--out` that its user does not own"))]
     Replaced {
         /// The directory.
@@ -74,7 +76,7 @@ impl OutDirectory {
 ///
 /// # Errors
 /// When there is such a link.
-pub(crate) fn refuse_links(out: &Path, configuration: &Path) -> Result<()> {
+fn refuse_links(out: &Path, configuration: &Path) -> Result<()> {
     let directory = configuration.parent().unwrap_or(Path::new("/"));
     let checkout = account::checkout(directory).unwrap_or(directory);
     let Ok(out) = std::path::absolute(out) else { return Ok(()) };
@@ -87,6 +89,34 @@ pub(crate) fn refuse_links(out: &Path, configuration: &Path) -> Result<()> {
         link.display()
     );
     Err(InputError::new(message, "remove the link, or name a directory outside of the checkout with `--out`").into())
+}
+
+/// Refuses a directory for results to which a link in the checkout leads, if memgate runs as root and the code of the
+/// checkout does not.
+///
+/// # Errors
+/// When there is such a link.
+pub(crate) fn refuse_links_of_others(config: &Config, selection: &Selection) -> Result<()> {
+    let is_named = selection.user.is_some() || config.services.values().any(|service| service.run.user.is_some());
+    if geteuid().is_root() && (is_named || account::of_service(None, &config.file)?.is_some()) {
+        return refuse_links(&selection.out, &config.file);
+    }
+    Ok(())
+}
+
+/// Refuses a directory for results that belongs to another user, who may have put links in it.
+///
+/// # Errors
+/// When it does.
+pub(crate) fn refuse_others(out: &Path) -> Result<()> {
+    let own = geteuid().as_raw();
+    match fs::metadata(out) {
+        Ok(found) if found.uid() != own => {
+            let message = format!("--out {}: it belongs to another user, and memgate runs as root", out.display());
+            Err(InputError::new(message, "remove it, or name another directory with `--out`").into())
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +137,7 @@ mod tests {
         assert!(matches!(place.is_still_there(), Err(OutDirectoryError::Gone { .. })));
         symlink(&other, &out).unwrap();
         let error = place.is_still_there().unwrap_err();
-        assert!(error.to_string().ends_with("/out is another directory than before the service ran"), "{error}");
+        assert!(error.to_string().ends_with("/out is another directory than before"), "{error}");
     }
 
     #[test]

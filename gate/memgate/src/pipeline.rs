@@ -123,7 +123,7 @@ pub(crate) async fn measured<T>(
     let _alone = alone(&targets, selection, narrator, cancel).await?;
     let check_out = async |option, words: &str, out: &Path| {
         make_directory(out)?;
-        Revision::find(option, words, &config.file, out, cancel).await?.with_submodules(option, cancel).await
+        Revision::find(option, words, &config.file, out, cancel).await?.with_submodules(option, cancel).await?.sealed()
     };
     let services = |revision: &Revision| -> Result<Vec<Service>> {
         targets.iter().map(|target| revision.service(target.service)).collect()

@@ -22,7 +22,7 @@ use crate::{
     guest_runner::GuestRunner,
     narrator::Narrator,
     origin,
-    outdir::{OutDirectory, refuse_links},
+    outdir::{OutDirectory, refuse_others},
     preflight,
     select::{Selection, Target},
 };
@@ -40,11 +40,22 @@ pub(crate) async fn prepare<'run>(
     cancel: &Cancel,
 ) -> Result<Outcomes<Bench<'run>>> {
     let places = places(targets)?;
-    let accounts: Vec<_> = targets.iter().map(|target| account(target, selection)).collect::<Result<_>>()?;
+    let accounts: Vec<_> = targets.iter().map(account).collect::<Result<_>>()?;
     make_directory(&selection.out)?;
+    if accounts.iter().any(Option::is_some) {
+        refuse_others(&selection.out)?;
+    }
+    // Before any build, which might put something else there.
+    let out = OutDirectory::of(&selection.out)?;
+    let mut commits = Vec::new();
+    for target in targets {
+        commits.push(origin::commit(target.service, cancel).await?);
+    }
     let mut prepared = Outcomes::default();
-    for ((target, place), account) in targets.iter().zip(places).zip(accounts) {
-        match Bench::prepare(target, place, account, selection, narrator, cancel).await {
+    for (((target, place), account), commit) in targets.iter().zip(places).zip(accounts).zip(commits) {
+        out.is_still_there()?;
+        let ground = Ground { place, account, commit, out: out.clone() };
+        match Bench::prepare(target, ground, selection, narrator, cancel).await {
             // What is wrong in the configuration is wrong in each run.
             Err(error @ Error::Input(_)) => return Err(error),
             outcome => prepared.keep(target, &selection.options, Stage::Build, outcome, narrator)?,
@@ -62,13 +73,9 @@ pub(crate) fn places(targets: &[Target<'_>]) -> Result<Vec<Runner>> {
 }
 
 /// The user for a service's build, its processes and its load command; `None` for memgate's own.
-fn account(target: &Target<'_>, selection: &Selection) -> Result<Option<Account>> {
+fn account(target: &Target<'_>) -> Result<Option<Account>> {
     check_passed(target.service)?;
-    let account = target.account()?;
-    if account.is_some() {
-        refuse_links(&selection.out, target.configuration)?;
-    }
-    Ok(account)
+    target.account()
 }
 
 /// A built service, and the other build that it is compared with, if there is one.
@@ -97,6 +104,14 @@ pub(crate) fn pairs<'run>(
     Outcomes { done: changes.done.into_iter().filter_map(pair).collect(), failures }
 }
 
+/// What is known of a target before anything of it is built.
+struct Ground {
+    place: Runner,
+    account: Option<Account>,
+    commit: Option<Commit>,
+    out: OutDirectory,
+}
+
 /// A built service, ready to be measured.
 pub(crate) struct Bench<'run> {
     pub(crate) target: &'run Target<'run>,
@@ -115,14 +130,14 @@ pub(crate) struct Bench<'run> {
 }
 
 impl<'run> Bench<'run> {
-    pub(crate) async fn prepare(
+    async fn prepare(
         target: &'run Target<'run>,
-        place: Runner,
-        account: Option<Account>,
+        ground: Ground,
         selection: &'run Selection,
         narrator: &Narrator,
         cancel: &Cancel,
     ) -> Result<Self> {
+        let Ground { place, account, commit, out: out_directory } = ground;
         let out = selection.out.as_path();
         let service = target.service;
         let executable = match &service.executable {
@@ -152,10 +167,10 @@ impl<'run> Bench<'run> {
             executable,
             account,
             out,
-            out_directory: OutDirectory::of(out)?,
+            out_directory,
             collecting: selection.collecting,
             options: &selection.options,
-            commit: origin::commit(service, cancel).await?,
+            commit,
             guests,
         };
         bench.guests.as_ref().map_or(Ok(()), |guests| guests.check(&bench.plan(1)))?;

@@ -4,6 +4,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
     process::{Output, Stdio},
 };
@@ -11,6 +12,7 @@ use std::{
 use memgate_agent::cancel::Cancel;
 use memgate_config::{Executable, Service};
 use memgate_evidence::error::{Error, InputError, Result};
+use nix::unistd::{getegid, geteuid};
 use serde::Serialize;
 
 use crate::{
@@ -87,7 +89,22 @@ impl Revision {
     pub(crate) async fn with_submodules(self, option: &'static str, cancel: &Cancel) -> Result<Self> {
         if self.worktree.is_some() && self.there.join(".gitmodules").exists() {
             let git = Git { option, directory: self.there.clone(), cancel };
-            git.run(["submodule", "--quiet", "update", "--init", "--recursive"], []).await?;
+            git.write(["submodule", "--quiet", "update", "--init", "--recursive"], []).await?;
+        }
+        Ok(self)
+    }
+
+    /// Makes what memgate has checked out memgate's user's, so that nothing that the change executes as the repository's
+    /// owner alters it. Nothing of the change may have run yet.
+    ///
+    /// # Errors
+    /// When a file cannot be given to memgate's user.
+    pub(crate) fn sealed(self) -> Result<Self> {
+        if let Some(worktree) = &self.worktree {
+            let place = &worktree.place;
+            take_over(place).map_err(|error| {
+                InputError::new(format!("{}: {error}", place.display()), "name another directory with `--out`")
+            })?;
         }
         Ok(self)
     }
@@ -254,39 +271,64 @@ fn canonical(path: &Path) -> Result<PathBuf> {
 struct Worktree {
     repository: PathBuf,
     place: PathBuf,
+    /// Device and inode of the repository's `.git`, as it was.
+    git: Option<(u64, u64)>,
 }
 
 impl Worktree {
     async fn make(git: &Git<'_>, repository: &Path, place: &Path, commit: &str) -> Result<Self> {
         let place = std::path::absolute(place)
             .map_err(|error| InputError::new(format!("{}: {error}", place.display()), "change to a directory"))?;
-        let made = Self { repository: repository.to_owned(), place: place.clone() };
+        let made = Self { repository: repository.to_owned(), place: place.clone(), git: identity(repository) };
         // What an earlier memgate left when it was killed.
         made.remove();
+        let unusable = |error: std::io::Error| {
+            InputError::new(format!("{}: {error}", place.display()), "name another directory with `--out`")
+        };
         // memgate's own directory may not be the repository's owner's to write to.
-        if let Some(owner) = git::Git::new(repository).ok().and_then(|git| git.account) {
-            let made = made.place.parent().map_or(Ok(()), fs::create_dir_all);
-            made.and_then(|()| account::make_directory(Some(&owner), &place)).map_err(|error| {
-                InputError::new(format!("{}: {error}", place.display()), "name another directory with `--out`")
-            })?;
+        let owner = git::Git::writing(repository).ok().and_then(|git| git.account);
+        if owner.is_some() {
+            made.place.parent().map_or(Ok(()), fs::create_dir_all).map_err(unusable)?;
+            account::make_directory(owner.as_ref(), &place).map_err(unusable)?;
         }
-        git.run(["worktree", "add", "--quiet", "--force", "--detach"], [made.place.as_os_str(), OsStr::new(commit)])
-            .await?;
+        let words = ["worktree", "add", "--quiet", "--force", "--detach"];
+        git.write(words, [made.place.as_os_str(), OsStr::new(commit)]).await?;
         Ok(made)
     }
 
     /// Removes the worktree, if there is one.
     fn remove(&self) {
-        let git = |words: &[&OsStr]| {
-            // It fails if there is none.
-            let _ = git::Git::new(&self.repository)
-                .and_then(|mut git| git.command.args(words).stdout(Stdio::null()).stderr(Stdio::null()).status());
-        };
-        let words = ["worktree", "remove", "--force", "--force"].map(OsStr::new);
-        // It also forgets a worktree whose directory is gone. `prune` would forget those of others too.
-        git(&words.into_iter().chain([self.place.as_os_str()]).collect::<Vec<_>>());
         let _ = fs::remove_dir_all(&self.place);
+        // A build or a service may have put another repository there, whose settings name programs.
+        if identity(&self.repository) != self.git {
+            return;
+        }
+        let words = ["worktree", "remove", "--force", "--force"].map(OsStr::new);
+        // It forgets a worktree whose directory is gone, and fails if there is none. `prune` would forget those of others.
+        let _ = git::Git::writing(&self.repository).and_then(|mut git| {
+            git.command.args(words).arg(&self.place).stdout(Stdio::null()).stderr(Stdio::null()).status()
+        });
     }
+}
+
+/// Device and inode of the repository of a checkout.
+fn identity(checkout: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(checkout.join(".git")).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// Makes a directory and all in it memgate's user's. Follows no link.
+fn take_over(directory: &Path) -> std::io::Result<()> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    std::os::unix::fs::lchown(directory, Some(user), Some(group))?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => take_over(&entry.path())?,
+            false => std::os::unix::fs::lchown(entry.path(), Some(user), Some(group))?,
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Worktree {
@@ -382,7 +424,16 @@ impl Git<'_> {
     /// # Errors
     /// When it fails.
     async fn run<const N: usize, const M: usize>(&self, words: [&str; N], paths: [&OsStr; M]) -> Result<String> {
-        let output = self.output(words, paths).await?;
+        self.printed(words, self.output(words, paths).await?)
+    }
+
+    /// The same with a command that writes into the repository.
+    async fn write<const N: usize, const M: usize>(&self, words: [&str; N], paths: [&OsStr; M]) -> Result<String> {
+        let git = git::Git::writing(&self.directory).map_err(|error| self.not_started(&error))?;
+        self.printed(words, self.outcome(git, &words, &paths).await?)
+    }
+
+    fn printed<const N: usize>(&self, words: [&str; N], output: Output) -> Result<String> {
         if output.status.success() {
             return Ok(text(&output.stdout));
         }
@@ -393,13 +444,19 @@ impl Git<'_> {
     }
 
     async fn output<const N: usize, const M: usize>(&self, words: [&str; N], paths: [&OsStr; M]) -> Result<Output> {
-        let not_started = |error: std::io::Error| {
-            let message = format!("{} needs git, which cannot be started: {error}", self.option);
-            Error::from(InputError::new(message, "install git, or leave the option out"))
-        };
-        let mut git = git::Git::new(&self.directory).map_err(not_started)?;
+        let git = git::Git::reading(&self.directory).map_err(|error| self.not_started(&error))?;
+        self.outcome(git, &words, &paths).await
+    }
+
+    async fn outcome(&self, mut git: git::Git, words: &[&str], paths: &[&OsStr]) -> Result<Output> {
         git.command.args(words).args(paths);
-        output_unless_cancelled(git.command, self.cancel).await?.map_err(not_started)
+        let outcome = output_unless_cancelled(git.command, git.pen, self.cancel).await?;
+        outcome.map_err(|error| self.not_started(&error))
+    }
+
+    fn not_started(&self, error: &std::io::Error) -> Error {
+        let message = format!("{} needs git, which cannot be started: {error}", self.option);
+        InputError::new(message, "install git, or leave the option out").into()
     }
 }
 

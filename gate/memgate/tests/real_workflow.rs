@@ -16,7 +16,7 @@ use memgate_evidence::{Exactness, platform::Platform, tier::Tier};
 use memgate_files::{evidence_file, names::RunFiles};
 use serde_yaml::Value;
 
-/// The runner's user, who owns the checkout.
+/// The user that the workflow names.
 const UID: u32 = 60_001;
 
 const CONFIG: &str = r#"version: 1

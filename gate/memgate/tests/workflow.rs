@@ -43,8 +43,6 @@ fn words(call: &str) -> Vec<String> {
     let call = call.replace("${{ matrix.platform }}", Platform::host().name());
     let call =
         call.replace("${{ github.base_ref && '--baselines-from merge-base' || '' }}", "--baselines-from merge-base");
-    // A shell makes one word of it.
-    let call = call.replace("\"$(stat --format %u:%g .)\"", "1000:1000");
     assert!(!call.contains("${{") && !call.contains("$("), "{call}");
     call.split_whitespace().map(str::to_owned).collect()
 }
@@ -133,7 +131,7 @@ fn the_example_calls_memgate_with_arguments_that_it_has() {
         "{calls:?}"
     );
     // Nor may it say which user its code runs as.
-    assert!(calls[1].contains("--user \"$(stat --format %u:%g .)\""), "{calls:?}");
+    assert!(calls[1].contains("--user 60001:60001"), "{calls:?}");
     for call in calls {
         // clap refuses wrong arguments before it handles `--help`, so nothing runs.
         let output = memgate().args(words(&call)).arg("--help").output().unwrap();

@@ -12,7 +12,7 @@ use std::{
 use memgate_evidence::{error::Result, plan::Account};
 use nix::{
     sys::{
-        signal::{Signal, killpg},
+        signal::{Signal, kill, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::Pid,
@@ -81,9 +81,9 @@ pub fn command(line: &CommandLine<'_>, log: &Path) -> Result<LoadCommand> {
 
 fn spawn(name: &str, args: &[String], line: &CommandLine<'_>, pipe: PipeWriter, pen: &Pen) -> io::Result<Child> {
     let mut command = Command::new(name);
-    command.args(args).current_dir(line.directory).env_clear().envs(line.env.iter().map(|(name, value)| (name, value)));
+    command.args(args).env_clear().envs(line.env.iter().map(|(name, value)| (name, value)));
     command.process_group(0).stdin(Stdio::null()).stdout(pipe.try_clone()?).stderr(pipe);
-    child::confine(&mut command, pen, line.account)?;
+    child::confine(&mut command, pen, line.account, line.directory)?;
     command.spawn()
 }
 
@@ -142,6 +142,8 @@ impl LoadCommand {
             return;
         }
         self.signal(Signal::SIGKILL);
+        // The command may have left its group.
+        let _: nix::Result<()> = kill(self.pid(), Signal::SIGKILL);
         // Waiting fails only if the process is not a child or has been reaped. It has ended then too.
         let _: io::Result<std::process::ExitStatus> = self.child.wait();
     }
@@ -178,6 +180,19 @@ mod tests {
 
     fn log_of(directory: &tempfile::TempDir) -> String {
         std::fs::read_to_string(directory.path().join("load.log")).unwrap()
+    }
+
+    #[test]
+    fn a_command_that_leaves_its_group_ends_too() {
+        let script =
+            "import os, time; os.setpgid(0, os.getpgid(os.getppid())); print('up', flush=True); time.sleep(1000)";
+        let directory = tempfile::tempdir().unwrap();
+        let command = run(&["python3", "-c", script], directory.path()).unwrap();
+        eventually("the start", || log_of(&directory).contains("up"));
+        let pid = command.pid().to_string();
+        assert!(runs(&pid));
+        drop(command);
+        assert!(!runs(&pid));
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn commit(directory: &Path) -> Result<Option<String>, String> {
     if account::checkout(&directory).is_none() {
         return Ok(None);
     }
-    let output = Git::new(&directory)
+    let output = Git::reading(&directory)
         .and_then(|mut git| git.command.args(["rev-parse", "--verify", "HEAD^{commit}"]).output())
         .map_err(|error| format!("git cannot be started: {error}"))?;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
