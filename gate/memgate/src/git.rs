@@ -94,3 +94,50 @@ fn is_of_git(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(b"GIT_") || name.starts_with(b"SSH_")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkout() -> tempfile::TempDir {
+        let checkout = tempfile::tempdir().unwrap();
+        fs::create_dir(checkout.path().join(".git")).unwrap();
+        checkout
+    }
+
+    /// The users that read and that write.
+    fn users(directory: &Path) -> [Option<u32>; 2] {
+        [Git::reading(directory), Git::writing(directory)].map(|git| git.unwrap().account.map(|account| account.uid))
+    }
+
+    #[test]
+    fn whoever_can_change_the_repository_is_the_user_that_reads_it() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: only root can give a file away");
+            return;
+        }
+        let checkout = checkout();
+        let give = |file: &Path, user| std::os::unix::fs::lchown(file, Some(user), Some(user)).unwrap();
+        assert_eq!(users(checkout.path()), [None, None], "all is root's");
+        give(checkout.path(), 60_001);
+        assert_eq!(users(checkout.path()), [Some(60_001), None], "it can put another one there");
+        give(&checkout.path().join(".git"), 60_002);
+        assert_eq!(users(checkout.path()), [Some(60_002), Some(60_002)]);
+        // The link is its owner's, and what it leads to is root's.
+        let git = checkout.path().join(".git");
+        fs::remove_dir(&git).unwrap();
+        std::os::unix::fs::symlink("/", &git).unwrap();
+        give(&git, 60_003);
+        assert_eq!(users(checkout.path()), [Some(60_003), Some(60_003)]);
+    }
+
+    #[test]
+    fn a_worktree_is_of_the_owner_of_its_repository() {
+        let checkout = checkout();
+        let git = checkout.path().join(".git");
+        assert_eq!(repository(checkout.path()), git);
+        fs::remove_dir(&git).unwrap();
+        fs::write(&git, "gitdir: /srv/main/.git/worktrees/w\n").unwrap();
+        assert_eq!(repository(checkout.path()), Path::new("/srv/main/.git/worktrees/w"));
+    }
+}
