@@ -165,8 +165,8 @@ impl Builder<'_> {
         }
         let Some(account) = self.account else { return Ok(variables) };
         variables.retain(|(name, value)| {
-            let is_of_another = name == "HOME" || (is_a_place(name) && !child::may_write(account, Path::new(value)));
-            !is_of_another
+            let is_usable = || written_place(name, value).is_none_or(|place| child::may_write(account, &place));
+            name != "HOME" && is_usable()
         });
         let home = self.home(account)?;
         variables.push(("HOME".into(), home.into()));
@@ -271,11 +271,14 @@ fn is_passed(name: &OsStr, build: &Build) -> bool {
     build.pass_env.iter().any(|passed| name == passed.as_str())
 }
 
-/// Whether a variable names a directory in which a build makes files.
-fn is_a_place(name: &OsStr) -> bool {
-    const PLACES: [&str; 7] =
-        ["GOCACHE", "GOMODCACHE", "GOPATH", "GOTMPDIR", "TMPDIR", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR"];
-    PLACES.iter().any(|place| name == *place)
+/// The directory in which a build makes files because of this variable, if it names one.
+fn written_place(name: &OsStr, value: &OsStr) -> Option<PathBuf> {
+    const PLACES: [&str; 6] = ["GOCACHE", "GOMODCACHE", "GOTMPDIR", "TMPDIR", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR"];
+    if name == "GOPATH" {
+        // Modules go into the first of several.
+        return env::split_paths(value).next().map(|first| first.join("pkg/mod"));
+    }
+    PLACES.iter().any(|place| name == *place).then(|| value.into())
 }
 
 /// The `go` command: the one in `path`, the value of `PATH`, or else the project's own in `.tools/go`, in the directory or
@@ -306,6 +309,14 @@ mod tests {
         {
             assert!(!is_of_a_build(OsStr::new(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn a_build_writes_modules_below_the_first_gopath() {
+        let place = |name: &str, value: &str| written_place(OsStr::new(name), OsStr::new(value));
+        assert_eq!(place("GOPATH", "/go:/other").unwrap(), Path::new("/go/pkg/mod"));
+        assert_eq!(place("GOCACHE", "/cache").unwrap(), Path::new("/cache"));
+        assert_eq!(place("GOPROXY", "/proxy"), None);
     }
 
     #[test]
