@@ -79,8 +79,16 @@ mod tests {
         command.args(["-c", "sleep 1000 & echo $!"]);
         let output = output_unless_cancelled(command, None, &Cancel::never()).await.unwrap().unwrap();
         let left = String::from_utf8(output.stdout).unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", left.trim()));
-        assert!(state.is_err() || state.unwrap().rsplit_once(") ").unwrap().1.starts_with('Z'));
+        let runs = || {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", left.trim()));
+            state.is_ok_and(|state| !state.rsplit_once(") ").unwrap().1.starts_with(['X', 'Z']))
+        };
+        // It closes its files before it has ended.
+        let begun = std::time::Instant::now();
+        while runs() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(100), "it still runs");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 
     #[test]
