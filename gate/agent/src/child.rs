@@ -18,7 +18,11 @@ use std::{
 
 use memgate_evidence::plan::Account;
 use nix::{
-    sys::{prctl, ptrace, signal::Signal},
+    sys::{
+        prctl, ptrace,
+        signal::Signal,
+        stat::{Mode, umask},
+    },
     unistd::{Gid, Pid, Uid, chdir, getpid, getppid, setgroups, setresgid, setresuid},
 };
 
@@ -92,6 +96,8 @@ impl Child {
             setresuid(ids.uid, ids.uid, ids.uid)?;
             // A program with the set-user-ID bit would be a way back.
             prctl::set_no_new_privs()?;
+            // memgate's own may hide from others what this user makes.
+            umask(Mode::S_IWGRP | Mode::S_IWOTH);
         }
         // Only now: the user must not get into a directory that it cannot enter by itself.
         chdir(self.directory.as_c_str())?;

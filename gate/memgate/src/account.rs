@@ -27,10 +27,7 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid, getgrouplist};
 pub(crate) fn of_service(asked: Option<(&str, &str)>, configuration: &Path) -> Result<Option<Account>> {
     let own = geteuid();
     let Some((by, asked)) = asked else {
-        let found = own.is_root().then(|| of_caller().or_else(|| of_checkout(configuration))).flatten();
-        // A group such as docker's is as good as root, and nobody asked for it.
-        let alone = found.map(|account| Account { groups: Vec::new(), ..account });
-        return Ok(alone.filter(|account| obstacle(account).is_none()));
+        return Ok(of_others(configuration).filter(|account| obstacle(account).is_none()));
     };
     let refuse = |what: String, help: &str| Err(InputError::new(format!("{by}: {what}"), help).into());
     let Some(account) = named(asked) else {
@@ -51,6 +48,20 @@ pub(crate) fn of_service(asked: Option<(&str, &str)>, configuration: &Path) -> R
             "give memgate what it lacks (`--cap-add` of the container), or start memgate as that user",
         ),
     }
+}
+
+/// The user who called `sudo` or owns the checkout, if memgate runs as root and that is another.
+fn of_others(configuration: &Path) -> Option<Account> {
+    let found = geteuid().is_root().then(|| of_caller().or_else(|| of_checkout(configuration))).flatten()?;
+    // A group such as docker's is as good as root, and nobody asked for it.
+    Some(Account { groups: Vec::new(), ..found })
+}
+
+/// That a change's code runs as root although another user owns the checkout, if memgate cannot become that user.
+pub(crate) fn stays_root(configuration: &Path) -> Option<String> {
+    let account = of_others(configuration)?;
+    let why = obstacle(&account)?;
+    Some(format!("builds and services run as root: memgate cannot become {}, because {why}", account.name))
 }
 
 /// Why memgate, which is root, cannot run processes of this user and watch them; `None` if it can.

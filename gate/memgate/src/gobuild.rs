@@ -5,7 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -219,9 +219,10 @@ fn take(made: &Path, executable: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut to = File::options().write(true).create_new(true).mode(0o755).open(executable)?;
+    let mut to = File::options().write(true).create_new(true).open(executable)?;
     io::copy(&mut from, &mut to)?;
-    Ok(())
+    // Whatever memgate's umask is, the service's user executes it.
+    to.set_permissions(fs::Permissions::from_mode(0o755))
 }
 
 /// The command in the form for a shell, with the variables that the configuration names and without the others.

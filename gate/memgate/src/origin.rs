@@ -1,6 +1,6 @@
 //! What a run is evidence of: the executable, the plan, the commit, and the build of memgate.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use memgate_agent::{BUILD, cancel::Cancel};
 use memgate_config::{Executable, Service};
@@ -28,42 +28,18 @@ pub(crate) fn of(plan: &Plan, commit: Option<&Commit>) -> Result<Origin> {
 /// The hash of what decides about the figures of a plan's run. Two machines that have the same configuration and
 /// options have the same hash, wherever their checkouts and executables lie.
 pub(crate) fn hash(plan: &Plan) -> String {
-    // Every field is named, so a new one does not compile until it is decided here.
-    let Plan {
-        service,
-        platform,
-        run: _,
+    let canonical = Plan {
+        run: 0,
         // It decides how the figures are judged.
-        baseline: _,
+        baseline: String::new(),
         // Its own hash is beside this one.
-        executable: _,
-        args,
-        env,
-        directory: _,
+        executable: PathBuf::new(),
+        directory: PathBuf::new(),
         // Another machine has other users.
-        account: _,
-        ready,
-        memory_max,
-        load,
-        phases,
-        seed,
-        stop_timeout_ms,
-        collecting,
-    } = plan;
-    let canonical = serde_json::json!([
-        service,
-        platform,
-        args,
-        env,
-        ready,
-        memory_max,
-        load,
-        phases,
-        seed,
-        stop_timeout_ms,
-        collecting
-    ]);
-    sha256::of(canonical.to_string().as_bytes())
+        account: None,
+        ..plan.clone()
+    };
+    sha256::of(serde_json::json!(canonical).to_string().as_bytes())
 }
 
 /// The commit that is checked out where the service is built or, if it is not built, where it runs. `None` if git is

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +18,7 @@ use memgate_evidence::{
 use memgate_files::OutputError;
 
 use crate::{
+    account,
     failures::Outcomes,
     gobuild::Builder,
     guest_runner::GuestRunner,
@@ -40,10 +42,14 @@ pub(crate) async fn prepare<'run>(
     cancel: &Cancel,
 ) -> Result<Outcomes<Bench<'run>>> {
     let places = places(targets)?;
-    let accounts: Vec<_> = targets.iter().map(account).collect::<Result<_>>()?;
+    let accounts: Vec<_> = targets.iter().map(user).collect::<Result<_>>()?;
     make_directory(&selection.out)?;
     if accounts.iter().any(Option::is_some) {
         refuse_others(&selection.out)?;
+        open_to_others(&selection.out)?;
+    }
+    if let Some(why) = targets.first().and_then(|target| account::stays_root(target.configuration)) {
+        narrator.say(&why);
     }
     // Before any build, which might put something else there.
     let out = OutDirectory::of(&selection.out)?;
@@ -73,7 +79,7 @@ pub(crate) fn places(targets: &[Target<'_>]) -> Result<Vec<Runner>> {
 }
 
 /// The user for a service's build, its processes and its load command; `None` for memgate's own.
-fn account(target: &Target<'_>) -> Result<Option<Account>> {
+fn user(target: &Target<'_>) -> Result<Option<Account>> {
     check_passed(target.service)?;
     target.account()
 }
@@ -147,6 +153,10 @@ impl<'run> Bench<'run> {
                 let directory = std::path::absolute(out.join("build").join(target.platform.folder()))
                     .map_err(|error| cannot_write(out, error))?;
                 make_directory(&directory)?;
+                if account.is_some() {
+                    open_to_others(&out.join("build"))?;
+                    open_to_others(&directory)?;
+                }
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
                 let tools = target.tools.as_deref().unwrap_or(&build.dir);
@@ -225,6 +235,12 @@ fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Resu
 
 pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).map_err(|error| cannot_write(directory, error))
+}
+
+/// Lets every user enter a directory of memgate's own, whatever memgate's umask is: there is what the user executes.
+fn open_to_others(directory: &Path) -> Result<()> {
+    let open = fs::File::open(directory).and_then(|open| open.set_permissions(fs::Permissions::from_mode(0o755)));
+    open.map_err(|error| cannot_write(directory, error))
 }
 
 pub(crate) fn cannot_write(path: &Path, source: std::io::Error) -> Error {

@@ -64,7 +64,7 @@ impl Checkout {
         let here = self.root().join("go");
         fs::create_dir_all(&here).unwrap();
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", "mount --bind \"$0\" \"$1\" && shift && exec \"$@\""]);
+        command.args(["--mount", "sh", "-c", "umask 077 && mount --bind \"$0\" \"$1\" && shift && exec \"$@\""]);
         command.arg(&toolchain).arg(&here).arg(env!("CARGO_BIN_EXE_memgate")).args(words);
         command.arg("--config").arg(self.0.config()).arg("--out").arg(self.0.out()).current_dir(self.root());
         let path = std::env::var("PATH").unwrap();
