@@ -81,7 +81,7 @@ pub fn run(cli: Cli) -> ExitCode {
 fn measure(measured: &Measured, judged: Option<(&JudgedBy, &Formats, &Kept)>) -> Result<u8> {
     let config = config::load(&measured.config)?;
     let selection = measured.selection(&[Platform::host()]);
-    outdir::refuse_links_of_others(&config, &selection)?;
+    outdir::ready_for_others(&config, &selection)?;
     leftovers::remove_runs(&config, &selection)?;
     leftovers::remove_report(&selection.out)?;
     let narrator = Narrator::new();
@@ -155,7 +155,7 @@ fn judge(recorded: &Recorded, out: &Path, formats: &Formats, kept: Option<&Kept>
 fn merge(measured: &Measured, evidence: &[PathBuf], by: &JudgedBy, formats: &Formats, kept: &Kept) -> Result<u8> {
     let config = config::load(&measured.config)?;
     let selection = measured.selection(&Platform::ALL);
-    outdir::refuse_links_of_others(&config, &selection)?;
+    outdir::ready_for_others(&config, &selection)?;
     leftovers::remove_report(&selection.out)?;
     clear(formats, Some(kept))?;
     let history = open_history(kept, beside(&config), &Narrator::new())?;

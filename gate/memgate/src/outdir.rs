@@ -9,7 +9,10 @@ use std::{
 
 use memgate_config::Config;
 use memgate_evidence::error::{FailureKind, InputError, Result, Stage};
-use nix::unistd::geteuid;
+use nix::{
+    sys::stat::{Mode, umask},
+    unistd::geteuid,
+};
 
 use crate::{account, select::Selection};
 
@@ -91,14 +94,16 @@ fn refuse_links(out: &Path, configuration: &Path) -> Result<()> {
     Err(InputError::new(message, "remove the link, or name a directory outside of the checkout with `--out`").into())
 }
 
-/// Refuses a directory for results to which a link in the checkout leads, if memgate runs as root and the code of the
-/// checkout does not.
+/// If memgate runs as root and the code of the checkout does not: refuses a directory for results to which a link in the
+/// checkout leads, and lets others read what memgate makes from now on, whatever its umask is.
 ///
 /// # Errors
 /// When there is such a link.
-pub(crate) fn refuse_links_of_others(config: &Config, selection: &Selection) -> Result<()> {
+pub(crate) fn ready_for_others(config: &Config, selection: &Selection) -> Result<()> {
     let is_named = selection.user.is_some() || config.services.values().any(|service| service.run.user.is_some());
     if geteuid().is_root() && (is_named || account::of_service(None, &config.file)?.is_some()) {
+        // That user executes what memgate makes there. What is there already keeps its mode.
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
         return refuse_links(&selection.out, &config.file);
     }
     Ok(())

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -46,7 +45,6 @@ pub(crate) async fn prepare<'run>(
     make_directory(&selection.out)?;
     if accounts.iter().any(Option::is_some) {
         refuse_others(&selection.out)?;
-        open_to_others(&selection.out)?;
     }
     if let Some(why) = targets.first().and_then(|target| account::stays_root(target.configuration)) {
         narrator.say(&why);
@@ -153,10 +151,6 @@ impl<'run> Bench<'run> {
                 let directory = std::path::absolute(out.join("build").join(target.platform.folder()))
                     .map_err(|error| cannot_write(out, error))?;
                 make_directory(&directory)?;
-                if account.is_some() {
-                    open_to_others(&out.join("build"))?;
-                    open_to_others(&directory)?;
-                }
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
                 let tools = target.tools.as_deref().unwrap_or(&build.dir);
@@ -235,12 +229,6 @@ fn existing(binaries: &BTreeMap<Platform, PathBuf>, target: &Target<'_>) -> Resu
 
 pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     fs::create_dir_all(directory).map_err(|error| cannot_write(directory, error))
-}
-
-/// Lets every user enter a directory of memgate's own, whatever memgate's umask is: there is what the user executes.
-fn open_to_others(directory: &Path) -> Result<()> {
-    let open = fs::File::open(directory).and_then(|open| open.set_permissions(fs::Permissions::from_mode(0o755)));
-    open.map_err(|error| cannot_write(directory, error))
 }
 
 pub(crate) fn cannot_write(path: &Path, source: std::io::Error) -> Error {

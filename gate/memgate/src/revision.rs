@@ -285,10 +285,10 @@ impl Worktree {
         let unusable = |error: std::io::Error| {
             InputError::new(format!("{}: {error}", place.display()), "name another directory with `--out`")
         };
+        made.place.parent().map_or(Ok(()), fs::create_dir_all).map_err(unusable)?;
         // memgate's own directory may not be the repository's owner's to write to.
         let owner = git::Git::writing(repository).ok().and_then(|git| git.account);
         if owner.is_some() {
-            made.place.parent().map_or(Ok(()), fs::create_dir_all).map_err(unusable)?;
             account::make_directory(owner.as_ref(), &place).map_err(unusable)?;
         }
         let words = ["worktree", "add", "--quiet", "--force", "--detach"];
