@@ -5,9 +5,10 @@ mod common;
 
 use std::{fs, path::PathBuf, process::Output};
 
-use common::{assert_fails, changed, evidence::healthy, memgate, stderr, stdout};
+use common::{assert_fails, changed, memgate, stderr, stdout};
 use memgate_evidence::{Evidence, platform::Platform};
 use memgate_files::evidence_file;
+use memgate_testing::evidence::healthy;
 use tempfile::TempDir;
 
 const BYTES: &str = "alloc_bytes_per_request";

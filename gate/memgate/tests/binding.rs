@@ -9,9 +9,10 @@ use std::{
     process::Output,
 };
 
-use common::{assert_fails, evidence::healthy, memgate, schema::Schema, stderr};
+use common::{assert_fails, memgate, schema::Schema, stderr};
 use memgate_evidence::{Commit, Evidence, Origin, platform::Platform};
 use memgate_files::{evidence_file, names::RunFiles};
+use memgate_testing::evidence::healthy;
 use tempfile::TempDir;
 
 /// A directory with evidence, a baseline that healthy runs agree with, and a configuration that plans two runs.

@@ -12,18 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{
-    assert_fails, changed,
-    evidence::{healthy, profiled},
-    memgate,
-    running::Running,
-    schema::Schema,
-    stderr, stdout,
-};
+use common::{assert_fails, changed, memgate, running::Running, schema::Schema, stderr, stdout};
 use memgate_evidence::{Evidence, TimeSpan, platform::Platform};
 use memgate_files::evidence_file;
 use memgate_report::Format;
-use memgate_testing::{MEASURE, SECOND};
+use memgate_testing::{
+    MEASURE, SECOND,
+    evidence::{healthy, profiled},
+};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 

@@ -10,13 +10,13 @@ use std::{
     process::Output,
 };
 
-use common::{assert_fails, evidence::healthy, memgate, repository::Repository, schema::assert_fits, stderr, stdout};
+use common::{assert_fails, memgate, repository::Repository, schema::assert_fits, stderr, stdout};
 use memgate_evidence::{
     Evidence,
     platform::{Platform, Runner},
 };
 use memgate_files::evidence_file;
-use memgate_testing::Random;
+use memgate_testing::{Random, evidence::healthy};
 use memgate_verdict::{
     history::{Line, SCHEMA},
     results::{Figure, Verdict},

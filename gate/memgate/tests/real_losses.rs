@@ -13,9 +13,7 @@ use std::{
 use common::{
     Bench,
     busy::{self, HeldUp},
-    can_attach,
-    evidence::healthy,
-    stderr,
+    can_attach, stderr,
     uaa::{Watched, assert_equal, post, uaa},
 };
 use memgate_agent::{
@@ -25,6 +23,7 @@ use memgate_agent::{
 use memgate_config::baseline;
 use memgate_evidence::{Exactness, Signals, plan::Collecting, tier::Tier};
 use memgate_goexe::GoExe;
+use memgate_testing::evidence::healthy;
 use memgate_verdict::{
     judge::judge,
     metric::{Limits, Metric},

@@ -5,9 +5,10 @@ mod common;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use common::{assert_fails, changed, evidence::healthy, repository::Repository, stderr, stdout};
+use common::{assert_fails, changed, repository::Repository, stderr, stdout};
 use memgate_evidence::Evidence;
 use memgate_files::evidence_file;
+use memgate_testing::evidence::healthy;
 
 /// A body that does not compile, so that a check ends after both builds were tried.
 const BROKEN: &str = "undefined()";

@@ -9,9 +9,10 @@ use std::{
     process::Output,
 };
 
-use common::{assert_fails, changed, evidence, memgate, schema::assert_fits, stderr, stdout};
+use common::{assert_fails, changed, memgate, schema::assert_fits, stderr, stdout};
 use memgate_evidence::{Evidence, Exactness, platform::Runner};
 use memgate_files::evidence_file;
+use memgate_testing::evidence;
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -5,12 +5,13 @@ mod common;
 
 use std::{fs, path::Path, process::Command};
 
-use common::{assert_fails, evidence::healthy, memgate, repository, stderr};
+use common::{assert_fails, memgate, repository, stderr};
 use memgate_evidence::{Evidence, platform::Platform};
 use memgate_files::{
     evidence_file,
     names::{self, RunFiles},
 };
+use memgate_testing::evidence::healthy;
 use serde_yaml::Value;
 
 /// The lines of the workflow's scripts that call memgate, with their continuations.

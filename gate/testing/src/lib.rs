@@ -1,6 +1,7 @@
 //! Synthetic evidence for the tests of memgate's crates, and the Go distributions that they build with.
 #![expect(clippy::cast_precision_loss, reason = "figures of tests are small")]
 
+pub mod evidence;
 pub mod go;
 
 use std::collections::BTreeMap;
@@ -92,6 +93,7 @@ pub fn plan() -> Plan {
         baseline: "s".to_owned(),
         executable: "/srv/s".into(),
         args: vec![],
+        watch: None,
         env: BTreeMap::new(),
         directory: "/".into(),
         account: Some(Account { name: "u".to_owned(), uid: 1, gid: 1, groups: vec![2], home: "/".into() }),

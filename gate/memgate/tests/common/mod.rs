@@ -8,7 +8,6 @@
 )]
 
 pub mod busy;
-pub mod evidence;
 pub mod faults;
 pub mod go;
 pub mod guests;

@@ -1,15 +1,15 @@
 //! Evidence of made-up runs whose requests allocate a given number of bytes, with and without profiles.
 
+use crate::exact;
 use memgate_evidence::{
     AllocSamples, Code, Evidence, Exactness, Frame, GoroutineSites, HeapProfile, Language, OffHeapSites, Signal,
 };
-use memgate_testing::exact;
 
 /// A run of the service `uaa`. A request allocates `bytes`.
 pub fn healthy(run: u32, bytes: u64) -> Evidence {
-    /// What a request of [`memgate_testing::healthy`] allocates.
+    /// What a request of [`crate::healthy()`] allocates.
     const BYTES: u64 = 2000;
-    let mut evidence = memgate_testing::healthy(run);
+    let mut evidence = crate::healthy(run);
     for total in &mut evidence.signals.alloc_bytes.data.value {
         *total = *total * bytes / BYTES;
     }
