@@ -69,7 +69,7 @@ enum Command {
         #[arg(long)]
         advisories: bool,
     },
-    /// Damage files at random and read them, for a number of minutes (docs/how-to/fuzzing.md).
+    /// Damage input at random and read it, for a number of minutes (docs/how-to/fuzzing.md).
     Fuzz {
         /// What to read.
         #[arg(value_enum)]

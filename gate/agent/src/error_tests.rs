@@ -89,7 +89,9 @@ fn the_log_of_the_verifier_reaches_the_host_of_a_guest() {
 fn a_failed_launch_keeps_the_systems_reason() {
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(&directory.path().join("none"));
-    let error = launch::spawn(&plan, Cgroup::create(None).unwrap(), &directory.path().join("service.log")).unwrap_err();
+    let log = directory.path().join("service.log");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(launch::spawn(&plan, None, Cgroup::create(None).unwrap(), &log)).unwrap_err();
     assert_eq!(text(&error).stage, Stage::Launch);
     assert!(matches!(error.kind(), Some(LaunchError::Start { source: StartError::Execute(_), .. })), "{error:?}");
     let causes: Vec<String> = text(&error).causes;

@@ -14,6 +14,7 @@ use memgate_evidence::{
     error::{FailureKind, Result, Stage},
     plan::Plan,
 };
+use memgate_goexe::FileIdentity;
 use nix::{
     sys::{
         ptrace,
@@ -22,13 +23,18 @@ use nix::{
     },
     unistd::Pid,
 };
+use procfs::process::Process;
 
 use super::{
     cgroup::{Cgroup, CgroupError},
     child::{self, Child},
+    follow::{FollowError, follow},
     log::LogEnd,
     output::Output,
 };
+
+/// The variable that tells `run.command` the path of the executable.
+const EXECUTABLE: &str = "MEMGATE_EXECUTABLE";
 
 /// Why a service cannot be launched, or ends before it is ready.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -48,6 +54,21 @@ pub enum LaunchError {
         executable: PathBuf,
         /// The step that failed.
         source: StartError,
+    },
+    /// No process executed what is to be measured.
+    #[error("{service}: {source}{output}")]
+    #[diagnostic(help("{}", after_no_execution(log, *.has_command)))]
+    NotExecuted {
+        /// The service's name.
+        service: String,
+        /// What happened instead.
+        source: FollowError,
+        /// Whether `run.command` says what memgate starts.
+        has_command: bool,
+        /// The end of its output.
+        output: LogEnd,
+        /// The file with its output.
+        log: PathBuf,
     },
     /// Something else killed it before its first instruction.
     #[error("the service (process {pid}) cannot be resumed")]
@@ -97,8 +118,8 @@ impl std::fmt::Display for Unseen {
 fn silently(exit: &Exit, output: &LogEnd) -> &'static str {
     match (exit, output.is_empty()) {
         (Exit::Code(0), true) => " and printed nothing; its standard input is /dev/null, which is at its end at once",
-        (Exit::Code(_) | Exit::Signal(_), true) => " and printed nothing",
-        (Exit::Code(_) | Exit::Signal(_), false) => "",
+        (Exit::Code(_) | Exit::Signal(_) | Exit::Unknown, true) => " and printed nothing",
+        (Exit::Code(_) | Exit::Signal(_) | Exit::Unknown, false) => "",
     }
 }
 
@@ -107,11 +128,23 @@ fn after_an_early_end(exit: Exit, output: &LogEnd, log: &Path) -> String {
         (Exit::Code(0), true) => {
             "start the service with an argument with which it runs on when its standard input ends".to_owned()
         }
-        (Exit::Code(_) | Exit::Signal(_), true) => {
+        (Exit::Code(_) | Exit::Signal(_) | Exit::Unknown, true) => {
             "run the executable by hand, with the same arguments and variables, to see why".to_owned()
         }
-        (Exit::Code(_) | Exit::Signal(_), false) => format!("see the service's output in {}", log.display()),
+        (Exit::Code(_) | Exit::Signal(_) | Exit::Unknown, false) => {
+            format!("see the service's output in {}", log.display())
+        }
     }
+}
+
+fn after_no_execution(log: &Path, has_command: bool) -> String {
+    let how = if has_command {
+        "let `run.command` execute the file that the variable MEMGATE_EXECUTABLE names, and no copy of it, or change \
+         `run.watch`"
+    } else {
+        "change `run.watch`"
+    };
+    format!("{how}; the service's output is in {}", log.display())
 }
 
 fn after_a_failed_start(error: &StartError) -> &'static str {
@@ -125,6 +158,7 @@ fn after_a_failed_start(error: &StartError) -> &'static str {
         | StartError::NotStopped(_)
         | StartError::Wait(_)
         | StartError::OomScore(_)
+        | StartError::Unseen(_)
         | StartError::Trace(_) => "run the executable by hand to see why; memgate needs ptrace access to the process",
     }
 }
@@ -169,6 +203,9 @@ pub enum StartError {
     /// memgate cannot make the kernel kill the service first if memory runs out.
     #[error("its oom_score_adj cannot be set")]
     OomScore(#[source] io::Error),
+    /// memgate cannot see the process that is measured.
+    #[error("the process that executes it cannot be seen")]
+    Unseen(#[source] procfs::ProcError),
     /// memgate cannot make the kernel kill the service if memgate dies.
     #[error("it cannot be traced")]
     Trace(#[source] nix::Error),
@@ -191,11 +228,24 @@ pub(super) struct Stopped(ServiceProcess);
 /// A running service. Dropping it kills it and every process in its cgroup.
 #[derive(Debug)]
 pub(super) struct ServiceProcess {
+    /// The process that is measured.
     pid: Pid,
+    /// What memgate started, if that is another process.
+    launcher: Option<Launcher>,
     cgroup: Cgroup,
     ended: Option<Exit>,
     /// Dropped last, so that it has all that was printed.
     output: Arc<Output>,
+}
+
+/// A process that memgate started and that started the measured one.
+#[derive(Debug)]
+struct Launcher {
+    pid: Pid,
+    has_ended: bool,
+    /// When the measured process was started, in clock ticks since the machine booted (`starttime` of /proc/PID/stat).
+    /// A later process with its number is another one.
+    since: u64,
 }
 
 /// How the service's process ended.
@@ -205,6 +255,19 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(Signal),
+    /// In a way that only another process knows, which started it.
+    Unknown,
+}
+
+impl Exit {
+    /// The end that a process reports; `None` if this is no end.
+    pub(super) const fn of(status: WaitStatus) -> Option<Self> {
+        match status {
+            WaitStatus::Exited(_, code) => Some(Self::Code(code)),
+            WaitStatus::Signaled(_, signal, _) => Some(Self::Signal(signal)),
+            _ => None,
+        }
+    }
 }
 
 impl std::fmt::Display for Exit {
@@ -212,20 +275,42 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "it exited with code {code}"),
             Self::Signal(signal) => write!(f, "it was ended by {}", signal.as_str()),
+            Self::Unknown => f.write_str("it ended"),
         }
     }
 }
 
-/// Starts the plan's executable in `cgroup`, keeps its output in `log`, and stops it before its first instruction.
+/// Starts the plan's executable in `cgroup`, keeps its output in `log`, and stops it before its first instruction. If the
+/// plan says which execution is measured, this waits for that one.
 ///
 /// The same thread must call this and [`Stopped::resume`], and must live as long as the service. The kernel kills the
 /// service when that thread ends.
 ///
 /// # Errors
-/// Fails if the executable cannot be started.
-pub(super) fn spawn(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
-    let started = start(plan, cgroup, log);
-    started.map_err(|source| LaunchError::Start { executable: plan.executable.clone(), source }.into())
+/// Fails if the executable cannot be started, or if no process executes it as the plan says before the time for its
+/// readiness is over.
+pub(super) async fn spawn(plan: &Plan, file: Option<FileIdentity>, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
+    let program = plan.watch.as_ref().and_then(|watch| watch.command.first());
+    let executable = program.map_or_else(|| plan.executable.clone(), PathBuf::from);
+    let started =
+        start(plan, cgroup, log).map_err(|source| LaunchError::Start { executable: executable.clone(), source });
+    let mut stopped = started?;
+    if let Some(watch) = &plan.watch {
+        let timeout = Duration::from_millis(plan.ready.timeout_ms);
+        let service = &mut stopped.0;
+        match follow(service.pid, watch, (&plan.executable, file), timeout).await {
+            Ok(measured) => {
+                service.is_measured_by(measured).map_err(|source| LaunchError::Start { executable, source })?
+            }
+            Err(source) => {
+                service.output.settle();
+                let (output, log) = (service.output.end(), service.output.log().to_owned());
+                let (service, has_command) = (plan.service.clone(), !watch.command.is_empty());
+                return Err(LaunchError::NotExecuted { service, source, has_command, output, log }.into());
+            }
+        }
+    }
+    Ok(stopped)
 }
 
 fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError> {
@@ -236,11 +321,12 @@ fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError>
     let pid = command(plan, becomes, pipe).and_then(|mut command| command.spawn());
     // From here on `ServiceProcess` waits for the process, not the standard library.
     let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(|error| not_executed(plan, error))?;
-    let service = ServiceProcess { pid, cgroup, ended: None, output: Arc::new(output) };
+    let service = ServiceProcess { pid, launcher: None, cgroup, ended: None, output: Arc::new(output) };
     match waitpid(service.pid, None).map_err(StartError::Wait)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
         other => return Err(StartError::NotStopped(other)),
     }
+    // Its children inherit this.
     make_expendable(service.pid).map_err(StartError::OomScore)?;
     // If memgate dies before it resumes the service, the service dies too.
     ptrace::setoptions(service.pid, ptrace::Options::PTRACE_O_EXITKILL).map_err(StartError::Trace)?;
@@ -264,8 +350,18 @@ fn not_executed(plan: &Plan, source: io::Error) -> StartError {
 }
 
 fn command(plan: &Plan, becomes: Child, output: PipeWriter) -> io::Result<Command> {
-    let mut command = Command::new(&plan.executable);
-    command.args(&plan.args).env_clear();
+    let mut command = match plan.watch.as_ref().and_then(|watch| watch.command.split_first()) {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments).env_clear().env(EXECUTABLE, &plan.executable);
+            command
+        }
+        None => {
+            let mut command = Command::new(&plan.executable);
+            command.args(&plan.args).env_clear();
+            command
+        }
+    };
     command.envs(child::inherited(&["PATH", "HOME", "TMPDIR"], plan.account.as_ref())).envs(&plan.env);
     command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
     // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
@@ -312,15 +408,27 @@ impl ServiceProcess {
         &self.output
     }
 
+    /// Makes `measured` the process that is measured, if it is another one than memgate started.
+    fn is_measured_by(&mut self, measured: Pid) -> Result<(), StartError> {
+        if measured != self.pid {
+            let since = Process::new(measured.as_raw()).and_then(|process| process.stat());
+            let since = since.map_err(StartError::Unseen)?.starttime;
+            self.launcher = Some(Launcher { pid: self.pid, has_ended: false, since });
+            self.pid = measured;
+        }
+        Ok(())
+    }
+
     /// How it has ended, if it has.
     pub(super) fn ended(&mut self) -> Option<Exit> {
         if self.ended.is_none() {
-            self.ended = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal)),
-                // Something else reaped the process, and its exit code is lost.
-                Err(nix::Error::ECHILD) => Some(Exit::Code(-1)),
-                _ => None,
+            self.ended = match &mut self.launcher {
+                None => end_of_a_child(self.pid),
+                Some(launcher) => {
+                    launcher.has_ended |= end_of_a_child(launcher.pid).is_some();
+                    // Whoever started the process learns how it ended.
+                    (!lives_since(self.pid, launcher.since)).then_some(Exit::Unknown)
+                }
             };
         }
         self.ended
@@ -336,12 +444,15 @@ impl ServiceProcess {
         }
     }
 
-    /// Asks the service to end with SIGTERM. If it does not end within `timeout`, this kills it and returns false.
+    /// Asks the service to end with SIGTERM: what memgate started, or the measured process if that has ended. If the
+    /// measured process does not end within `timeout`, this kills it and returns false.
     pub(super) async fn stop(&mut self, timeout: Duration) -> bool {
         if self.ended().is_some() {
             return true;
         }
-        let _ = kill(self.pid, Signal::SIGTERM);
+        let first =
+            self.launcher.as_ref().filter(|launcher| !launcher.has_ended).map_or(self.pid, |launcher| launcher.pid);
+        let _ = kill(first, Signal::SIGTERM);
         let in_time = tokio::time::timeout(timeout, self.end()).await.is_ok();
         self.kill();
         in_time
@@ -349,12 +460,12 @@ impl ServiceProcess {
 
     fn kill(&mut self) {
         if self.ended().is_none() {
-            let _ = kill(self.pid, Signal::SIGKILL);
-            if let Ok(WaitStatus::Stopped(..)) = waitpid(self.pid, None) {
-                // The process was killed at its exec stop. The next wait returns its end.
-                let _ = waitpid(self.pid, None);
-            }
+            kill_and_wait(self.pid);
             self.ended = Some(Exit::Signal(Signal::SIGKILL));
+        }
+        if let Some(launcher) = self.launcher.as_mut().filter(|launcher| !launcher.has_ended) {
+            kill_and_wait(launcher.pid);
+            launcher.has_ended = true;
         }
         self.cgroup.kill();
     }
@@ -364,6 +475,29 @@ impl Drop for ServiceProcess {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// How a child of memgate's has ended, if it has.
+fn end_of_a_child(pid: Pid) -> Option<Exit> {
+    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => Exit::of(status),
+        // Something else reaped the process.
+        Err(nix::Error::ECHILD) => Some(Exit::Unknown),
+        Err(_) => None,
+    }
+}
+
+/// Whether the process that was started then still runs.
+fn lives_since(pid: Pid, since: u64) -> bool {
+    let stat = Process::new(pid.as_raw()).and_then(|process| process.stat());
+    stat.is_ok_and(|stat| stat.starttime == since && !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// Kills a process and waits for its end, as far as memgate may.
+fn kill_and_wait(pid: Pid) {
+    let _ = kill(pid, Signal::SIGKILL);
+    // A process that was killed at its exec stop reports that stop first.
+    while matches!(waitpid(pid, Some(WaitPidFlag::__WALL)), Ok(status) if Exit::of(status).is_none()) {}
 }
 
 #[cfg(test)]

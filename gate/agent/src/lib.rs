@@ -8,6 +8,7 @@ mod clock;
 pub mod collect;
 mod drain;
 mod environment;
+mod follow;
 pub mod in_guest;
 mod launch;
 mod listeners;
@@ -20,6 +21,7 @@ mod run;
 
 pub use cgroup::{CgroupError, CgroupFiles, remove_leftovers};
 pub use clock::Clock;
+pub use follow::FollowError;
 pub use launch::{Exit, LaunchError, StartError, Unseen};
 pub use listeners::{Holder, ListenerError};
 pub use log::LogEnd;

@@ -129,13 +129,13 @@ pub async fn run(
     }
     event(RunEvent::Launching);
     let started_at = jiff::Timestamp::now().to_string();
-    let mut running = Running::launch(plan, &exe, logs)?;
-    let environment = environment::describe(&exe, plan);
-    running.notes.extend(environment::notes(&environment));
-    // The executable is large, and the collectors have copied what they need.
-    drop(exe);
-    give_memory_back();
     let to_the_end = async {
+        let mut running = Running::launch(plan, &exe, logs).await?;
+        let environment = environment::describe(&exe, plan);
+        running.notes.extend(environment::notes(&environment));
+        // The executable is large, and the collectors have copied what they need.
+        drop(exe);
+        give_memory_back();
         let requests = running.phases(plan, logs, driver, event).await?;
         event(RunEvent::Stopping);
         running.finish(plan, requests, started_at, environment).await
@@ -169,10 +169,10 @@ struct Running {
 }
 
 impl Running {
-    fn launch(plan: &Plan, exe: &GoExe, logs: &RunLogs) -> Result<Self> {
+    async fn launch(plan: &Plan, exe: &GoExe, logs: &RunLogs) -> Result<Self> {
         let cgroup = Cgroup::create(plan.memory_max).map_err(LaunchError::Limit)?;
         let notes = cgroup.notes.clone();
-        let stopped = launch::spawn(plan, cgroup, &logs.service_log)?;
+        let stopped = launch::spawn(plan, exe.file, cgroup, &logs.service_log).await?;
         let clock =
             |error| Error::caused(Stage::Collect, "the kernel has no monotonic clock", error, "use another kernel");
         let options = collect::Options { collecting: plan.collecting, ..collect::Options::default() };
@@ -180,6 +180,9 @@ impl Running {
         let clock = Clock::start().map_err(clock)?;
         recorder.set_clock(clock);
         recorder.watch_cgroup(stopped.cgroup().files().clone());
+        if plan.watch.is_some() {
+            recorder.expect_others();
+        }
         let service = stopped.resume()?;
         let sampler = Sampler::start(recorder)?;
         let phases = Phases { warmup: None, measure: None, tail: None, drain: None };
@@ -566,5 +569,6 @@ fn early_ending(exit: Exit, at_ns: u64) -> Ending {
     match exit {
         Exit::Code(code) => Ending::Exited { code, at_ns },
         Exit::Signal(signal) => Ending::Signalled { signal: signal.as_str().to_owned(), at_ns },
+        Exit::Unknown => Ending::Exited { code: -1, at_ns },
     }
 }

@@ -91,6 +91,11 @@ pub(super) struct Run {
     /// Arguments.
     #[serde(default)]
     pub(super) args: Vec<Scalar<Text>>,
+    /// What memgate starts instead of the executable: program and arguments. It finds the executable's path in the
+    /// variable `MEMGATE_EXECUTABLE`.
+    pub(super) command: Option<Vec<Scalar<Text>>>,
+    /// Which execution of the executable is measured; the first by default.
+    pub(super) watch: Option<Watch>,
     /// Variables to add to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
     #[serde(default)]
     pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
@@ -109,6 +114,16 @@ pub(super) struct Run {
     pub(super) memory_max: Option<Scalar<Size<MEBIBYTE>>>,
     /// How long the service may take to end after SIGTERM before memgate kills it; 10s by default.
     pub(super) stop_timeout: Option<Scalar<Millis<1, HOUR>>>,
+}
+
+/// Which execution of the executable is measured.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Watch {
+    /// A word that is among its arguments.
+    pub(super) argument: Option<Scalar<Text>>,
+    /// Its number among the executions with that argument; 1 by default.
+    pub(super) execution: Option<Whole<1, 1000>>,
 }
 
 /// When a service counts as ready.

@@ -9,7 +9,7 @@ use std::{
 
 use memgate_evidence::{
     error::{InputError, Result},
-    plan::{Load, PhaseLengths, Ready},
+    plan::{Load, PhaseLengths, Ready, Watch},
     platform::{Platform, Runner},
 };
 
@@ -94,6 +94,8 @@ pub struct Build {
 pub struct Run {
     /// Arguments, without `argv[0]`.
     pub args: Vec<String>,
+    /// Which process is measured, if it is not simply the one that memgate starts.
+    pub watch: Option<Watch>,
     /// Variables to add to a minimal environment.
     pub env: BTreeMap<String, String>,
     /// Names of memgate's own variables that the service gets too, if they are set.

@@ -45,6 +45,7 @@ impl Service {
             baseline: self.baseline.clone(),
             executable,
             args: self.run.args.clone(),
+            watch: self.run.watch.clone(),
             env: self.run.env.clone(),
             directory: self.run.directory.clone(),
             account: None,

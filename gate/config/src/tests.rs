@@ -88,6 +88,20 @@ fn variables_and_the_user_are_read() {
     assert!(matches!(&service.executable, Executable::Build(build) if build.pass_env == ["D"]));
 }
 
+#[test]
+fn what_is_measured_may_be_started_by_another_command() {
+    let read =
+        |keys: &str| read(&changed("ready:", &format!("{keys}, ready:"))).unwrap().services["uaa"].run.watch.clone();
+    let watch = |words: &[&str], argument: Option<&str>, execution| {
+        let command = words.iter().map(|&word| word.to_owned()).collect();
+        Some(Watch { command, argument: argument.map(str::to_owned), execution })
+    };
+    assert_eq!(read("env: { A: b }"), None);
+    assert_eq!(read("command: [./start.sh, -v]"), watch(&["./start.sh", "-v"], None, 1));
+    assert_eq!(read("watch: { execution: 2 }, args: [x]"), watch(&[], None, 2));
+    assert_eq!(read("command: [s], watch: { argument: worker }"), watch(&["s"], Some("worker"), 1));
+}
+
 /// Every wrong file has one mistake, and the message must lead to it.
 macro_rules! refused {
     ($($name:ident: $text:expr;)+) => {
@@ -147,6 +161,10 @@ refused! {
     rate_beside_a_command: changed("requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: [k6]");
     variables_without_a_command: changed("rate:", "env: { A: b }, rate:");
     user_with_two_groups: changed("ready:", "user: \"a:b:c\", ready:");
+    command_beside_arguments: changed("ready:", "command: [./start.sh], args: [x], ready:");
+    command_to_start_of_nothing: changed("ready:", "command: [\"\"], ready:");
+    watch_that_says_nothing: changed("ready:", "watch: {}, ready:");
+    execution_of_zero: changed("ready:", "watch: { execution: 0 }, ready:");
     variable_with_a_value: changed("ready:", "pass_env: [A=b], ready:");
     command_of_nothing: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: []");
     https: changed("get: \"http:", "get: \"https:");

@@ -9,7 +9,7 @@ use std::{
 
 use memgate_evidence::{
     error::{Error, Result},
-    plan::{CommandLoad, HttpLoad, Length, Load, PhaseLengths, Ready, Request},
+    plan::{CommandLoad, HttpLoad, Length, Load, PhaseLengths, Ready, Request, Watch},
 };
 
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
@@ -57,7 +57,7 @@ impl Validator<'_> {
         Ok(Service {
             executable: self.executable(service.build, service.binary, place)?,
             baseline: service.baseline.map_or_else(|| name.clone(), |baseline| baseline.0),
-            run: self.run(service.run),
+            run: self.run(service.run, &place.key("run"))?,
             phases: self.phases(service.phases, &load, &place.key("phases"))?,
             load,
             load_pass_env,
@@ -113,9 +113,11 @@ impl Validator<'_> {
         })
     }
 
-    fn run(&self, run: file::Run) -> Run {
-        Run {
+    fn run(&self, run: file::Run, place: &KeyPath) -> Result<Run> {
+        let watch = self.watch(&run, place)?;
+        Ok(Run {
             args: values(run.args),
+            watch,
             env: map(run.env),
             pass_env: values(run.pass_env),
             user: run.user.map(|user| user.0),
@@ -123,7 +125,38 @@ impl Validator<'_> {
             ready: Ready { http: run.ready.http.0, timeout_ms: or(run.ready.timeout, 30_000) },
             memory_max: run.memory_max.map(|size| size.0),
             stop_timeout_ms: or(run.stop_timeout, 10_000),
+        })
+    }
+
+    /// Which process is measured, if it is not simply the one that memgate starts.
+    fn watch(&self, run: &file::Run, place: &KeyPath) -> Result<Option<Watch>> {
+        let words = run.command.iter().flatten().map(|word| word.0.clone());
+        let command: Vec<String> = words.collect();
+        if run.command.is_some() {
+            let place = place.key("command");
+            if command.first().is_none_or(String::is_empty) {
+                let help = "write the program and its arguments: `command: [./start.sh]`";
+                let problem = Problem::new("names no program", "expected a program and its arguments", help);
+                return Err(self.source.error(&place, problem));
+            }
+            if !run.args.is_empty() {
+                let what = "`args` are those of the executable, which the command executes itself";
+                let help = "move them into the command, or remove `command`";
+                let problem = Problem::new(what, "besides `args`", help);
+                return Err(self.source.error(&place.at_key(), problem));
+            }
         }
+        let Some(watch) = &run.watch else {
+            let watch = Watch { command, argument: None, execution: 1 };
+            return Ok(run.command.is_some().then_some(watch));
+        };
+        if watch.argument.is_none() && watch.execution.is_none() {
+            let help = "write `watch: { argument: WORD }` or `watch: { execution: 2 }`, or leave it out";
+            let problem = Problem::new("says nothing", "expected `argument` or `execution`", help);
+            return Err(self.source.error(&place.key("watch"), problem));
+        }
+        let argument = watch.argument.as_ref().map(|word| word.0.clone());
+        Ok(Some(Watch { command, argument, execution: watch.execution.as_ref().map_or(1, |times| times.as_u32()) }))
     }
 
     fn phases(&self, phases: file::Phases, load: &Load, place: &KeyPath) -> Result<PhaseLengths> {

@@ -25,6 +25,8 @@ pub struct Plan {
     pub executable: PathBuf,
     /// Its arguments, without `argv[0]`.
     pub args: Vec<String>,
+    /// How the executable comes to run, if memgate does not execute it itself.
+    pub watch: Option<Watch>,
     /// Variables to add to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
     pub env: BTreeMap<String, String>,
     /// The working directory of the service and of a load command.
@@ -45,6 +47,18 @@ pub struct Plan {
     pub stop_timeout_ms: u64,
     /// How to collect.
     pub collecting: Collecting,
+}
+
+/// Which process is measured, if it is not simply the one that memgate starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// The program that memgate starts and its arguments; empty for the executable itself.
+    pub command: Vec<String>,
+    /// A word among the arguments of the execution that is measured.
+    pub argument: Option<String>,
+    /// The number of the execution that is measured among those of the executable with that word, from 1.
+    pub execution: u32,
 }
 
 /// A user of the machine, as the kernel knows it.

@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz`: passes damaged executables and libraries to all code that reads them (docs/how-to/fuzzing.md).
+//! `cargo xtask fuzz`: passes damaged input to all code that reads what others wrote (docs/how-to/fuzzing.md).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use miette::{IntoDiagnostic, Result};
 use xshell::{Shell, cmd};
@@ -46,13 +46,65 @@ const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanit
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// What to read from damaged files.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+/// What to read from damaged input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum FuzzTarget {
     /// Go executables: function table, DWARF, variables, call sites.
     Goexe,
     /// Native modules: call frame information, symbols, source lines.
     Unwind,
+    /// Evidence: the file, its summary, verdicts and reports.
+    Evidence,
+    /// Configurations and baselines, and changes of baselines.
+    Yaml,
+    /// The channel between host and guest.
+    Frames,
+}
+
+impl FuzzTarget {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Goexe => "goexe",
+            Self::Unwind => "unwind",
+            Self::Evidence => "evidence",
+            Self::Yaml => "yaml",
+            Self::Frames => "frames",
+        }
+    }
+
+    /// The length of the longest input, bytes. Most inputs are lists of changes.
+    const fn longest(self) -> u32 {
+        match self {
+            Self::Goexe | Self::Unwind | Self::Evidence => 200,
+            Self::Frames => 1000,
+            Self::Yaml => 8000,
+        }
+    }
+
+    /// Makes what the target damages, and says in which variable it looks for that, and where it is.
+    fn prepare(self, workspace: &Workspace, target: &Path, corpus: &Path) -> Result<Option<(&'static str, PathBuf)>> {
+        match self {
+            Self::Goexe => {
+                let tools = Tools::open(workspace)?;
+                go::ensure(&tools)?;
+                go::ensure_older(&tools)?;
+                drop(tools);
+                let executables = target.join("executables");
+                build_executables(workspace, &executables)?;
+                Ok(Some(("MEMGATE_FUZZ_EXECUTABLES", executables)))
+            }
+            Self::Unwind => {
+                let modules = target.join("modules");
+                build_modules(&workspace.sh, &modules)?;
+                Ok(Some(("MEMGATE_FUZZ_MODULES", modules)))
+            }
+            Self::Yaml => {
+                copy_texts(workspace.root(), corpus)?;
+                Ok(Some(("MEMGATE_FUZZ_ROOT", workspace.root().to_owned())))
+            }
+            Self::Evidence | Self::Frames => Ok(None),
+        }
+    }
 }
 
 /// Runs a target for the given number of minutes.
@@ -60,21 +112,12 @@ pub(crate) enum FuzzTarget {
 /// # Errors
 /// When the set-up or a build fails, or when the target finds something. libFuzzer then prints the path of the input.
 pub(crate) fn run(workspace: &Workspace, chosen: FuzzTarget, minutes: u32) -> Result<()> {
-    let tools = Tools::open(workspace)?;
-    gcc::ensure(&tools)?;
-    go::ensure(&tools)?;
-    go::ensure_older(&tools)?;
-    drop(tools);
-    let sh = &workspace.sh;
+    gcc::ensure(&Tools::open(workspace)?)?;
+    let (sh, name) = (&workspace.sh, chosen.name());
     let target = workspace.target().join("fuzz");
-    let (name, variable, files) = match chosen {
-        FuzzTarget::Goexe => ("goexe", "MEMGATE_FUZZ_EXECUTABLES", target.join("executables")),
-        FuzzTarget::Unwind => ("unwind", "MEMGATE_FUZZ_MODULES", target.join("modules")),
-    };
-    match chosen {
-        FuzzTarget::Goexe => build_executables(workspace, &files)?,
-        FuzzTarget::Unwind => build_modules(sh, &files)?,
-    }
+    let corpus = target.join(format!("corpus-{name}"));
+    std::fs::create_dir_all(&corpus).into_diagnostic()?;
+    let damaged = chosen.prepare(workspace, &target, &corpus)?;
     let host = step::capture(cmd!(sh, "rustc -vV"))?;
     let host =
         host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("x86_64-unknown-linux-gnu").to_owned();
@@ -85,12 +128,24 @@ pub(crate) fn run(workspace: &Workspace, chosen: FuzzTarget, minutes: u32) -> Re
             .env("RUSTFLAGS", RUSTFLAGS),
     )?;
     let program = target.join(&host).join("release").join(name);
-    let corpus = target.join(format!("corpus-{name}"));
-    std::fs::create_dir_all(&corpus).into_diagnostic()?;
-    let seconds = (minutes * 60).to_string();
+    let (seconds, longest) = ((minutes * 60).to_string(), chosen.longest().to_string());
     let _in_target = sh.push_dir(&target);
-    let limits = ["-max_len=200", "-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"];
-    step::run(cmd!(sh, "{program} {corpus} {limits...} -max_total_time={seconds}").env(variable, &files))
+    let limits = ["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"];
+    let command = cmd!(sh, "{program} {corpus} {limits...} -max_len={longest} -max_total_time={seconds}");
+    step::run(damaged.into_iter().fold(command, |command, (variable, place)| command.env(variable, place)))
+}
+
+/// Copies the project's own configurations and baselines into the corpus, from which libFuzzer begins.
+fn copy_texts(root: &Path, corpus: &Path) -> Result<()> {
+    for (name, file, mark) in [
+        ("example", "memgate.yaml", ""),
+        ("defects", "fixtures-go/memgate.yaml", ""),
+        ("baseline", "baselines/linux-amd64/uaa.yaml", "#b\n"),
+    ] {
+        let text = std::fs::read_to_string(root.join(file)).into_diagnostic()?;
+        std::fs::write(corpus.join(name), format!("{mark}{text}")).into_diagnostic()?;
+    }
+    Ok(())
 }
 
 fn build_modules(sh: &Shell, modules: &Path) -> Result<()> {

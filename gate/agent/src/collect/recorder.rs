@@ -228,6 +228,11 @@ impl Recorder {
         self.scene.cgroup = cgroup;
     }
 
+    /// Takes other processes beside the measured one for right: the user has said which one is measured.
+    pub const fn expect_others(&mut self) {
+        self.scene.service.expect_others();
+    }
+
     /// Uses this clock from now on.
     pub const fn set_clock(&mut self, clock: Clock) {
         self.scene.clock = clock;
@@ -360,7 +365,7 @@ impl Recorder {
                  file descriptors are sums over them, in which a page counts once for each process that has it"
             )
         });
-        let short_lived = self.scene.service.short_lived(self.scene.clock.now_ns());
+        let short_lived = self.scene.service.other_processes(self.scene.clock.now_ns());
         let too_long = (self.ticks >= MOST_TICKS).then(|| {
             "memgate reads a service for 15 hours, and made no readings after that: shorten `phases`".to_owned()
         });

@@ -35,6 +35,8 @@ pub(super) struct ServiceProcess {
     sees_children_only: bool,
     /// Why memgate cannot see what the service started, if it could not once.
     unseeable: Option<String>,
+    /// Whether the user has said that this process is measured, of all those of the service.
+    expects_others: bool,
 }
 
 /// A process that the service started.
@@ -111,6 +113,7 @@ impl ServiceProcess {
             has_unseen: false,
             sees_children_only: false,
             unseeable: None,
+            expects_others: false,
         })
     }
 
@@ -144,7 +147,7 @@ impl ServiceProcess {
             let other = self.process.exe().map_or_else(|_| "another".to_owned(), |path| path.display().to_string());
             self.replaced = Some(format!(
                 "the service replaced itself by a new execution of {other}: let it run without that, by `run.args` or `run.env`, \
-                 or name what it executes under `binary`"
+                 name what it executes under `binary`, or measure a later execution: `run.watch: {{ execution: 2 }}`"
             ));
         }
         self.is_itself()
@@ -218,6 +221,11 @@ impl ServiceProcess {
         (seen.name, seen.last_ns) = (stat.comm, at_ns);
     }
 
+    /// Takes other processes for right: the user has said that this one is measured.
+    pub(super) const fn expect_others(&mut self) {
+        self.expects_others = true;
+    }
+
     /// Notes that memgate sees the service's own children only. What a child starts may outlive it, so that each child is
     /// a doubt.
     pub(super) const fn is_seen_with_children_only(&mut self) {
@@ -243,9 +251,17 @@ impl ServiceProcess {
         [long, short]
     }
 
-    /// What the reader must know of processes that lived shortly, at the end of a run, if there were any.
-    pub(super) fn short_lived(&self, end_ns: u64) -> Option<String> {
-        let [_, short] = self.others(end_ns);
+    /// What the reader must know of processes that are no doubt, at the end of a run, if there were any.
+    pub(super) fn other_processes(&self, end_ns: u64) -> Option<String> {
+        let [long, short] = self.others(end_ns);
+        if self.expects_others && !long.is_empty() {
+            return Some(format!(
+                "figures of Go's heap, of the GC and of page faults are those of process {} alone, as `run.watch` says; \
+                 beside it ran {}",
+                self.process.pid(),
+                joined(&long)
+            ));
+        }
         (!short.is_empty()).then(|| {
             format!(
                 "the service started processes that lived shortly ({}): figures of Go's heap, of the GC and of page \
@@ -267,7 +283,7 @@ impl ServiceProcess {
     pub(super) fn doubt(&self, end_ns: u64) -> Option<String> {
         let [long, _] = self.others(end_ns);
         let others = || format!("the service started other processes, which are not measured: {}", joined(&long));
-        self.doubt_of_sums().or_else(|| (!long.is_empty()).then(others))
+        self.doubt_of_sums().or_else(|| (!long.is_empty() && !self.expects_others).then(others))
     }
 
     /// The number that is added to an address of a position-independent executable with these segments to get one of
@@ -399,7 +415,7 @@ mod tests {
         service.has_started(4243, 12 * SECOND);
         let doubt = service.doubt(100 * SECOND).unwrap();
         assert!(doubt.ends_with("which are not measured: worker"), "{doubt}");
-        assert_eq!(service.short_lived(100 * SECOND), None);
+        assert_eq!(service.other_processes(100 * SECOND), None);
     }
 
     #[test]
@@ -412,16 +428,18 @@ mod tests {
             proc.end_other(4243);
         }
         assert_eq!(service.doubt(100 * SECOND), None);
-        assert!(service.short_lived(100 * SECOND).unwrap().contains("lived shortly (convert)"));
+        assert!(service.other_processes(100 * SECOND).unwrap().contains("lived shortly (convert)"));
     }
 
     #[test]
     fn processes_that_live_shortly_are_a_note() {
         let proc = FakeProc::new();
         let mut service = proc.service();
-        assert_eq!(service.short_lived(100 * SECOND), None);
+        assert_eq!(service.other_processes(100 * SECOND), None);
         service.has_ended_one();
-        assert!(service.short_lived(100 * SECOND).unwrap().contains("lived shortly (unknown, because they had ended)"));
+        assert!(
+            service.other_processes(100 * SECOND).unwrap().contains("lived shortly (unknown, because they had ended)")
+        );
         for pid in 1..100 {
             proc.other(pid, "convert");
             service.has_started(pid, u64::try_from(pid).unwrap() * SECOND);
@@ -430,7 +448,7 @@ mod tests {
             service.has_started(pid, 200 * SECOND);
         }
         assert_eq!(service.doubt(200 * SECOND), None, "each lived for 9 s");
-        assert!(service.short_lived(200 * SECOND).unwrap().contains("lived shortly (convert)"));
+        assert!(service.other_processes(200 * SECOND).unwrap().contains("lived shortly (convert)"));
     }
 
     #[test]
@@ -443,7 +461,7 @@ mod tests {
         proc.other(4243, "daemonize");
         service.has_started(4243, SECOND);
         assert!(service.doubt(100 * SECOND).unwrap().ends_with("daemonize"));
-        assert_eq!(service.short_lived(100 * SECOND), None);
+        assert_eq!(service.other_processes(100 * SECOND), None);
     }
 
     #[test]

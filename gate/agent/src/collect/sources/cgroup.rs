@@ -376,10 +376,10 @@ mod tests {
         let mut collector = CgroupCollector::default();
         cgroup.write("cgroup.procs", &format!("{PID}\n"));
         collector.look(&mut fake.scene);
-        assert_eq!(fake.scene.service.short_lived(u64::MAX), None);
+        assert_eq!(fake.scene.service.other_processes(u64::MAX), None);
         cgroup.write("cgroup.procs", &format!("{PID}\n4243\n"));
         collector.look(&mut fake.scene);
-        assert!(fake.scene.service.short_lived(u64::MAX).unwrap().contains("worker"));
+        assert!(fake.scene.service.other_processes(u64::MAX).unwrap().contains("worker"));
         collector.look(&mut fake.scene);
         assert!(fake.scene.service.doubt(1).unwrap().ends_with("worker"));
     }

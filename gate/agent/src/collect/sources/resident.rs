@@ -301,6 +301,6 @@ mod tests {
         fake.proc.stat(|stat| stat.cminflt = 9);
         fake.scene.service.look();
         ResidentCollector::default().read(READING, &mut fake.scene);
-        assert!(fake.scene.service.short_lived(u64::MAX).unwrap().contains("had ended"));
+        assert!(fake.scene.service.other_processes(u64::MAX).unwrap().contains("had ended"));
     }
 }
