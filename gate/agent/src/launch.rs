@@ -33,6 +33,9 @@ use super::{
     output::Output,
 };
 
+/// The time between two looks at a process that is about to end.
+const POLL: Duration = Duration::from_millis(10);
+
 /// The variable that tells `run.command` the path of the executable.
 const EXECUTABLE: &str = "MEMGATE_EXECUTABLE";
 
@@ -440,22 +443,35 @@ impl ServiceProcess {
             if let Some(exit) = self.ended() {
                 return exit;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(POLL).await;
         }
     }
 
-    /// Asks the service to end with SIGTERM: what memgate started, or the measured process if that has ended. If the
+    /// Asks the service to end with SIGTERM: what memgate started, and the measured process if that lives longer. If the
     /// measured process does not end within `timeout`, this kills it and returns false.
     pub(super) async fn stop(&mut self, timeout: Duration) -> bool {
         if self.ended().is_some() {
             return true;
         }
-        let first =
-            self.launcher.as_ref().filter(|launcher| !launcher.has_ended).map_or(self.pid, |launcher| launcher.pid);
-        let _ = kill(first, Signal::SIGTERM);
-        let in_time = tokio::time::timeout(timeout, self.end()).await.is_ok();
+        let in_time = tokio::time::timeout(timeout, self.ask_to_end()).await.is_ok();
         self.kill();
         in_time
+    }
+
+    async fn ask_to_end(&mut self) {
+        if let Some(launcher) =
+            self.launcher.as_ref().filter(|launcher| !launcher.has_ended).map(|launcher| launcher.pid)
+        {
+            let _ = kill(launcher, Signal::SIGTERM);
+            while self.ended().is_none() && self.launcher.as_ref().is_some_and(|launcher| !launcher.has_ended) {
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        // A shell ends by the signal and leaves what it has started.
+        if self.ended().is_none() {
+            let _ = kill(self.pid, Signal::SIGTERM);
+            self.end().await;
+        }
     }
 
     fn kill(&mut self) {

@@ -256,9 +256,8 @@ impl ServiceProcess {
         let [long, short] = self.others(end_ns);
         if self.expects_others && !long.is_empty() {
             return Some(format!(
-                "figures of Go's heap, of the GC and of page faults are those of process {} alone, as `run.watch` says; \
+                "figures of Go's heap, of the GC and of page faults are those of the one process that `run.watch` names; \
                  beside it ran {}",
-                self.process.pid(),
                 joined(&long)
             ));
         }
@@ -416,6 +415,24 @@ mod tests {
         let doubt = service.doubt(100 * SECOND).unwrap();
         assert!(doubt.ends_with("which are not measured: worker"), "{doubt}");
         assert_eq!(service.other_processes(100 * SECOND), None);
+    }
+
+    #[test]
+    fn other_processes_are_no_doubt_where_the_user_has_said_which_one_is_measured() {
+        let proc = FakeProc::new();
+        let mut service = proc.service();
+        service.expect_others();
+        assert_eq!(service.other_processes(100 * SECOND), None);
+        proc.other(4243, "supervisor");
+        for at in [1, 50] {
+            service.has_started(4243, at * SECOND);
+        }
+        assert_eq!(service.doubt(100 * SECOND), None);
+        let note = service.other_processes(100 * SECOND).unwrap();
+        assert!(note.ends_with("that `run.watch` names; beside it ran supervisor"), "{note}");
+        proc.unreadable(4243, "stat");
+        service.has_started(4243, 60 * SECOND);
+        assert!(service.doubt(100 * SECOND).is_some(), "what cannot be seen stays a doubt");
     }
 
     #[test]
