@@ -1,8 +1,9 @@
-//! Fetches packages of any suite and architecture of Debian with apt, and checks them against a pin.
+//! Fetches packages of any suite and architecture of Debian, and checks them against a pin.
 //!
-//! apt works with its own state in a directory of the caller. It does not touch the system and needs no privilege. A
-//! pinned file is fetched by its place in the archive, because its SHA-256 proves more than the archive's signature. If
-//! the file is no longer there, the suite's signed index shows what is.
+//! A pinned file is fetched by its place in the archive, because its SHA-256 proves more than the archive's signature. If
+//! the machine has apt, apt fetches it, with the mirror and the proxy of the system; otherwise memgate does. If the file
+//! is no longer there, the suite's signed index shows what is, which only apt reads. apt works with its own state in a
+//! directory of the caller. It does not touch the system and needs no privilege.
 
 use std::{
     fs::File,
@@ -16,10 +17,16 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use xshell::{Cmd, Shell, cmd};
 
-use crate::stop::Stop;
+use crate::{
+    http::{self, HttpError},
+    stop::Stop,
+};
 
 /// The keys of Debian's archive, from the package `debian-archive-keyring`.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The mirror of a machine whose package manager uses none.
+const DEFAULT_MIRROR: &str = "https://deb.debian.org/debian";
 
 /// apt's tool for single files, which is not on the `PATH`.
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
@@ -57,11 +64,8 @@ pub struct Record {
 #[derive(Debug, thiserror::Error)]
 pub enum DebianError {
     /// The system is neither Debian nor derived from it.
-    #[error("there is no `{0}`, which memgate needs to fetch and unpack Debian's packages")]
+    #[error("there is no `{0}`, which memgate needs for that")]
     NoTool(String),
-    /// apt has no mirror.
-    #[error("this machine's package manager uses no mirror of Debian")]
-    NoMirror,
     /// The given mirror is not one.
     #[error("`{0}` is not the address of a mirror")]
     BadMirror(String),
@@ -73,7 +77,7 @@ pub enum DebianError {
     Unreachable {
         /// What was requested.
         what: String,
-        /// apt's message.
+        /// The answer.
         said: String,
     },
     /// The suite has no such package.
@@ -147,19 +151,17 @@ impl DebianError {
     /// What the user can do.
     pub fn help(&self) -> String {
         match self {
-            Self::NoTool(_) => {
-                "install the package `apt` or `dpkg` that has it, or run memgate on Debian or Ubuntu".into()
-            }
-            Self::NoMirror => {
-                "run `apt-get update` if it never ran on this machine; otherwise name a mirror of Debian".into()
-            }
+            Self::NoTool(_) => "install it, or run this on Debian or Ubuntu".into(),
             Self::BadMirror(_) => {
-                "name the mirror's root, the directory that has `dists` and `pool`, by its URI".into()
+                "name the mirror's root, the directory that has `dists` and `pool`, by its URI; without apt, by http:// \
+                 or https://"
+                    .into()
             }
             Self::Interrupted => "run memgate again: it has left nothing half-made".into(),
             Self::NoKeyring => "install the package `debian-archive-keyring`".into(),
             Self::Unreachable { .. } => {
-                "check the network and apt's proxy settings, or give memgate a cache that already has the package"
+                "check the network and the proxy, name another mirror with --mirror, or give memgate a cache that already has \
+                 the package"
                     .into()
             }
             Self::NoPackage { .. } | Self::Superseded { .. } => {
@@ -278,24 +280,31 @@ pub struct Debian {
     sh: Shell,
     stop: Stop,
     mirror: String,
+    /// Whether apt fetches, and not memgate itself.
+    has_apt: bool,
 }
 
 impl Debian {
-    /// The given mirror, or else the one that this machine's package manager uses.
+    /// The given mirror, or else the one that this machine's package manager uses, or else Debian's own.
     ///
     /// # Errors
-    /// Without apt, without a mirror, or when the given text cannot be a mirror.
+    /// When apt fails, or when the given text cannot be a mirror.
     pub fn new(mirror: Option<&str>) -> Result<Self, DebianError> {
-        let sh = shell()?;
+        Self::with(mirror, Path::new(APT_HELPER).exists())
+    }
+
+    fn with(mirror: Option<&str>, has_apt: bool) -> Result<Self, DebianError> {
+        let own = || if has_apt { Sources::read().map(|sources| sources.debian()) } else { Ok(None) };
         let mirror = match mirror {
             Some(mirror) => mirror.to_owned(),
-            None => Sources::read()?.debian().ok_or(DebianError::NoMirror)?.mirror,
+            None => own()?.map_or_else(|| DEFAULT_MIRROR.to_owned(), |release| release.mirror),
         };
         // It becomes a line of a sources file.
-        if !mirror.contains(':') || mirror.contains(char::is_whitespace) {
+        let is_web = mirror.starts_with("http://") || mirror.starts_with("https://");
+        if !(is_web || has_apt && mirror.contains(':')) || mirror.contains(char::is_whitespace) {
             return Err(DebianError::BadMirror(mirror));
         }
-        Ok(Self { sh, stop: Stop::default(), mirror })
+        Ok(Self { sh: shell()?, stop: Stop::default(), mirror, has_apt })
     }
 
     /// The same, whose commands end when memgate must end.
@@ -313,7 +322,8 @@ impl Debian {
         let work = unfinished(dir)?;
         let file = match self.fetch_directly(pin, work.path()) {
             Ok(file) => file,
-            Err(full @ DebianError::Io { .. }) => return Err(full),
+            Err(ours @ (DebianError::Io { .. } | DebianError::Interrupted)) => return Err(ours),
+            Err(direct) if !self.has_apt => return Err(direct),
             // Some kinds of mirrors that apt supports cannot serve a single file.
             Err(direct) => match self.fetch_by_index(pin, successor, work.path()) {
                 Err(DebianError::NoKeyring) => return Err(unreachable(pin.file_name().to_owned(), direct)),
@@ -329,6 +339,14 @@ impl Debian {
     fn fetch_directly(&self, pin: &Pin, work: &Path) -> Result<PathBuf, DebianError> {
         let uri = format!("{}/{}", self.mirror.trim_end_matches('/'), pin.file);
         let (file, sum) = (work.join(pin.file_name()), format!("SHA256:{}", pin.sha256));
+        if !self.has_apt {
+            return match http::fetch(&uri, &file, pin.size, &self.stop) {
+                Ok(()) => Ok(file),
+                Err(HttpError::Interrupted) => Err(DebianError::Interrupted),
+                Err(HttpError::Write(source)) => Err(DebianError::io(format!("write {}", file.display()), source)),
+                Err(HttpError::Answer(said)) => Err(DebianError::Unreachable { what: uri, said }),
+            };
+        }
         run(&self.stop, cmd!(self.sh, "{APT_HELPER} -o {SANDBOX} download-file {uri} {file} {sum}"))?;
         // If the mirror is a directory of this machine, apt makes a link to the file.
         if file.is_symlink() {
@@ -356,6 +374,9 @@ impl Debian {
     /// # Errors
     /// When the mirror cannot be reached, when it does not have the suite, or when its signature is not valid.
     pub fn suite(&self, name: &str, architecture: &str, dir: &Path) -> Result<Suite<'_>, DebianError> {
+        if !self.has_apt {
+            return Err(DebianError::NoTool("apt-get".to_owned()));
+        }
         if !Path::new(KEYRING).exists() {
             return Err(DebianError::NoKeyring);
         }
@@ -551,11 +572,6 @@ pub(crate) fn shell() -> Result<Shell, DebianError> {
 
 /// Runs a command and returns what it wrote to stdout. It ends when memgate must end.
 pub(crate) fn run(stop: &Stop, cmd: Cmd<'_>) -> Result<String, DebianError> {
-    run_bytes(stop, cmd).map(|output| String::from_utf8_lossy(&output).into_owned())
-}
-
-/// As [`run`], for output that is not text.
-pub(crate) fn run_bytes(stop: &Stop, cmd: Cmd<'_>) -> Result<Vec<u8>, DebianError> {
     let command = cmd.to_string();
     let program = command.split(' ').next().unwrap_or_default().to_owned();
     let started = stop.output(cmd.env("LC_ALL", "C.UTF-8").into());
@@ -565,7 +581,7 @@ pub(crate) fn run_bytes(stop: &Stop, cmd: Cmd<'_>) -> Result<Vec<u8>, DebianErro
     })?;
     let output = output.ok_or(DebianError::Interrupted)?;
     if output.status.success() {
-        return Ok(output.stdout);
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains("No space left on device") {
@@ -671,6 +687,75 @@ Debian Debian bookworm http://mirror.example/debian/
         for mirror in ["", "mirror.example", "http://mirror.example/\nTrusted: yes"] {
             assert!(matches!(Debian::new(Some(mirror)), Err(DebianError::BadMirror(_))), "{mirror}");
         }
+        assert!(matches!(Debian::with(Some("file:/srv/debian"), false), Err(DebianError::BadMirror(_))));
+        Debian::with(Some("file:/srv/debian"), true).unwrap();
+    }
+
+    /// A mirror that gives each request the next of these answers.
+    fn mirror(answers: &'static [&'static [u8]]) -> (String, std::thread::JoinHandle<Vec<String>>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("http://{}/debian/", listener.local_addr().unwrap());
+        let serve = move || {
+            let one = |answer: &&[u8]| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                io::BufRead::read_line(&mut io::BufReader::new(&stream), &mut line).unwrap();
+                io::Write::write_all(&mut stream, answer).unwrap();
+                line
+            };
+            answers.iter().map(one).collect()
+        };
+        (uri, std::thread::spawn(serve))
+    }
+
+    #[test]
+    fn without_apt_a_pinned_file_comes_by_http_and_is_checked() {
+        const ANSWERS: &[&[u8]] = &[
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabd",
+            b"HTTP/1.1 200 OK\r\n\r\nabcdefghijklmnopqrstuvwxyz",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 300\r\n\r\nabc",
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        ];
+        let (uri, server) = mirror(ANSWERS);
+        let debian = Debian::with(Some(&uri), false).unwrap();
+        let pin = Pin { size: 3, ..shown().unwrap().pin };
+        let dir = tempfile::tempdir().unwrap();
+        let fetch = || debian.fetch(&pin, &pin.package, dir.path());
+        assert_eq!(std::fs::read(fetch().unwrap()).unwrap(), b"abc");
+        let [other, longer, cut, gone] = [(); 4].map(|()| fetch().unwrap_err());
+        assert!(matches!(other, DebianError::Differs { .. }), "{other}");
+        assert!(matches!(longer, DebianError::Differs { size: 4, .. }), "no more than that is read: {longer}");
+        assert!(matches!(cut, DebianError::Unreachable { .. }), "{cut}");
+        assert!(gone.to_string().contains("arm64.deb from the mirror of Debian: http status: 404"), "{gone}");
+        let refused = Debian::with(Some("http://127.0.0.1:1/debian"), false).unwrap();
+        let error = refused.fetch(&pin, &pin.package, dir.path()).unwrap_err();
+        assert!(error.help().contains("--mirror"), "{error}");
+        let asked = server.join().unwrap();
+        assert_eq!(
+            asked[0],
+            "GET /debian/pool/main/l/linux-signed-arm64/linux-image-cloud-arm64_7.2.12-1_arm64.deb HTTP/1.1\r\n"
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+        assert!(matches!(debian.suite("forky", "arm64", dir.path()), Err(DebianError::NoTool(_))));
+    }
+
+    #[test]
+    fn an_interrupt_does_not_wait_for_a_mirror_that_says_nothing() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("http://{}/", listener.local_addr().unwrap());
+        let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stop = Stop::from(flag.clone());
+        let (pin, dir) = (shown().unwrap().pin, tempfile::tempdir().unwrap());
+        std::thread::scope(|scope| {
+            let fetching = scope.spawn(|| {
+                let debian = Debian::with(Some(&uri), false).unwrap().stopped_by(&stop);
+                debian.fetch(&pin, &pin.package, dir.path())
+            });
+            let _connection = listener.accept().unwrap();
+            flag.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(matches!(fetching.join().unwrap(), Err(DebianError::Interrupted)));
+        });
     }
 
     #[test]

@@ -25,9 +25,13 @@ pub mod ending;
 #[cfg(feature = "guests")]
 pub mod guest;
 #[cfg(feature = "images")]
+mod http;
+#[cfg(feature = "images")]
 pub mod image;
 #[cfg(feature = "guests")]
 pub mod machine;
+#[cfg(feature = "images")]
+pub mod package;
 #[cfg(feature = "guests")]
 pub mod snapshot;
 #[cfg(feature = "images")]

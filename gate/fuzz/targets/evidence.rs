@@ -30,7 +30,9 @@ static ORIGINAL: LazyLock<Value> =
 /// The second run, which nobody damages.
 static SECOND: LazyLock<Evidence> = LazyLock::new(|| profiled(2, 2000, "main.go"));
 
-static HEALTHY: LazyLock<Summary> = LazyLock::new(|| summarise(&[profiled(1, 2000, "main.go"), SECOND.clone()]));
+static HEALTHY: LazyLock<Summary> = LazyLock::new(|| {
+    summarise(&[profiled(1, 2000, "main.go"), SECOND.clone()]).expect("runs of one service")
+});
 
 static BASELINE: LazyLock<Baseline> = LazyLock::new(|| {
     let text = baseline::render(&HEALTHY, "2026-11-23", Limits::General).expect("healthy runs can be recorded");
@@ -89,8 +91,14 @@ impl Change {
         match (self.kind % 8, &mut *place) {
             (0, Value::Array(values)) => values.truncate(length),
             (1, Value::Array(values)) => values.reverse(),
-            (2, Value::Array(values)) => values.extend(values.last().cloned()),
-            (3, Value::Array(values)) => values.rotate_left(length % values.len().max(1)),
+            (2, Value::Array(values)) => {
+                let last = values.last().cloned();
+                values.extend(last);
+            }
+            (3, Value::Array(values)) => {
+                let by = length % values.len().max(1);
+                values.rotate_left(by);
+            }
             // Steps that a clock, a total or a level makes.
             (4, Value::Array(values)) => {
                 for value in values.iter_mut().skip(length) {
@@ -106,7 +114,10 @@ impl Change {
             (0 | 1, Value::Number(number)) => *place = number.as_u64().map_or(Value::Null, |old| (old ^ small).into()),
             (2, Value::Number(_)) => *place = signed.into(),
             (3, Value::Number(_)) => *place = f64::from_bits(self.value).into(),
-            (0 | 1, Value::String(text)) => text.truncate(text.floor_char_boundary(length % 64)),
+            (0 | 1, Value::String(text)) => {
+                let end = text.floor_char_boundary(length % 64);
+                text.truncate(end);
+            }
             (2, Value::String(text)) => text.push_str("\u{1b}[31m::error::|`]]>\u{202e}\n"),
             (3, Value::String(text)) => *text = signed.to_string(),
             (6, _) => *place = Value::Null,
@@ -136,7 +147,8 @@ fuzz_target!(|input: &[u8]| {
     let (cut, rest) = bytes.split_at(input.len() * 37 % bytes.len());
     assert!(evidence_file::decode(path, cut).is_err() && evidence_file::decode(path, rest).is_err() || cut.is_empty());
 
-    let summary = summarise(&[evidence.clone(), SECOND.clone()]);
+    // Runs of two services or platforms are refused.
+    let Ok(summary) = summarise(&[evidence.clone(), SECOND.clone()]) else { return };
     let alone = judge(&summary, None);
     let beside = judge_beside(
         judge(&summary, Some(&BASELINE)),

@@ -28,7 +28,7 @@ static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
     std::env::var_os("MEMGATE_FUZZ_ROOT").map_or_else(|| panic!("MEMGATE_FUZZ_ROOT names a directory"), PathBuf::from)
 });
 
-static RUNS: LazyLock<Summary> = LazyLock::new(|| summarise(&[healthy(1, 2010), healthy(2, 2020)]));
+static RUNS: LazyLock<Summary> = LazyLock::new(|| summarise(&[healthy(1, 2010), healthy(2, 2020)]).expect("runs of one service"));
 
 fn read(text: &str) -> Option<Baseline> {
     baseline::parse(Path::new("uaa.yaml"), text, OF.0, OF.1).ok()

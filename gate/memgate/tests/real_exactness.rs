@@ -468,6 +468,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
         args: ["-debug-memgate", "-expiry-interval=1h", "-listen", &format!("127.0.0.1:{port}")]
             .map(str::to_owned)
             .to_vec(),
+        watch: None,
         env: BTreeMap::new(),
         directory: directory.to_path_buf(),
         account: None,

@@ -19,6 +19,7 @@ use crate::{
     architecture::Architecture,
     debian::{self, DebianError, Pin, hex, run, sha256, unfinished},
     image::{Cache, ImageError, is_readable, packages, put, supersede, touch},
+    package::unpack,
     stop::Stop,
 };
 
@@ -146,9 +147,8 @@ fn make(
     whole: &Path,
     stop: &Stop,
 ) -> Result<(), ImageError> {
-    let sh = debian::shell()?;
     for file in files {
-        run(stop, cmd!(sh, "dpkg-deb --extract {file} {root}"))?;
+        unpack(file, root, stop)?;
     }
     let program = root.join("usr/bin").join(architecture.emulator());
     let needed = libraries(&program, &[root.join(library_directory(host))])?;
@@ -167,6 +167,7 @@ fn make(
         Ok(())
     };
     write().map_err(|error| ImageError::io("take QEMU out of its packages", error))?;
+    let sh = debian::shell()?;
     let mut description = Description { version: String::new(), loader: needed.loader, digest: String::new() };
     let Emulator { program, leading, .. } = emulator(whole, architecture, &description);
     let printed = run(stop, cmd!(sh, "{program} {leading...} --version")).map_err(|error| match error {

@@ -200,7 +200,7 @@ pub(crate) mod tests {
         assert!(message.contains("guests of arm64: qemu-system-aarch64 is not installed"), "{message}");
         assert!(message.contains(&format!("this kind of machine ({})", std::env::consts::ARCH)), "{message}");
         assert_eq!(error.help(), "install QEMU 10.0.13 or later, so that `qemu-system-aarch64` is on the PATH");
-        let why = ImageError::Debian(crate::debian::DebianError::NoMirror);
+        let why = ImageError::Debian(crate::debian::DebianError::NoKeyring);
         let help = why.help();
         let error = chosen(Err("is of version 7.2.0".into()), Err(why)).unwrap_err();
         let message = error.message();
@@ -208,7 +208,7 @@ pub(crate) mod tests {
             message.contains("qemu-system-aarch64 is of version 7.2.0, and memgate cannot make its own"),
             "{message}"
         );
-        assert!(message.ends_with("no mirror of Debian"), "{message}");
+        assert!(message.ends_with("are missing"), "{message}");
         assert!(
             error.help().starts_with(&help) && error.help().contains("or install QEMU 10.0.13"),
             "{}",

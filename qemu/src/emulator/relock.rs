@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use xshell::cmd;
-
 use super::{DATA, libraries::libraries, library_directory, package};
 use crate::{
     architecture::Architecture,
-    debian::{self, Pin, Suite, run, unfinished},
+    debian::{Pin, Suite, unfinished},
     image::{Cache, ImageError, LockedEmulator, packages},
+    package::unpack,
 };
 
 /// Selects the programs, their data and the packages of the libraries that they need. Most packages that Debian
@@ -32,11 +31,10 @@ pub(crate) fn lock(
     let pins: Vec<_> = suite.records(&names)?.into_iter().map(|record| record.pin).collect();
     let files = packages(cache, &pins, &|pin| &pin.package, mirror, say)?;
     say(&format!("seeing which libraries QEMU needs on {host}"));
-    let (sh, work) = (debian::shell()?, unfinished(&cache.dir)?);
+    let work = unfinished(&cache.dir)?;
     let root = |pin: &Pin| work.path().join(&pin.package);
     for (pin, file) in pins.iter().zip(files) {
-        let root = root(pin);
-        run(&cache.stop, cmd!(sh, "dpkg-deb --extract {file} {root}"))?;
+        unpack(&file, &root(pin), &cache.stop)?;
     }
     let directories: Vec<_> = pins.iter().map(|pin| root(pin).join(library_directory(host))).collect();
     let mut needed: Vec<PathBuf> = Vec::new();

@@ -10,7 +10,6 @@ use std::{
 use bytesize::ByteSize;
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
-use xshell::cmd;
 
 use super::{
     DESCRIPTION, Image,
@@ -24,7 +23,8 @@ use super::{
     modules::{self, Module},
 };
 use crate::{
-    debian::{self, Debian, DebianError, Pin, hex, is_unfinished, run, unfinished},
+    debian::{Debian, DebianError, Pin, hex, is_unfinished, unfinished},
+    package,
     stop::Stop,
 };
 
@@ -97,7 +97,7 @@ fn build(
     say(&format!("making the image of {}", kernel.name()));
     let work = unfinished(&siblings)?;
     let parts = unpack(kernel, &locked.release, &packages, &work.path().join("root"), &cache.stop)?;
-    let modules = if locked.modules.is_empty() { Vec::new() } else { parts.modules(&cache.stop)? };
+    let modules = if locked.modules.is_empty() { Vec::new() } else { parts.modules()? };
     if !modules.iter().map(|module| &module.name).eq(&locked.modules) {
         return Err(ImageError::BadLock {
             why: format!("its modules of {} are not those of its packages", kernel.name()),
@@ -226,9 +226,8 @@ pub(super) fn unpack(
     root: &Path,
     stop: &Stop,
 ) -> Result<Parts, ImageError> {
-    let sh = debian::shell()?;
     for package in packages {
-        run(stop, cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
+        package::unpack(package, root, stop)?;
     }
     let first = |what: &str, places: &[String]| {
         let found = places.iter().map(|place| root.join(place)).find(|path| path.exists());
@@ -246,7 +245,7 @@ pub(super) fn unpack(
 
 impl Parts {
     /// The modules that a guest needs.
-    pub(super) fn modules(&self, stop: &Stop) -> Result<Vec<Module>, ImageError> {
-        modules::needed(&debian::shell()?, stop, &self.modules)
+    pub(super) fn modules(&self) -> Result<Vec<Module>, ImageError> {
+        modules::needed(&self.modules)
     }
 }

@@ -2,18 +2,22 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use object::{Object, ObjectSection};
 use walkdir::WalkDir;
-use xshell::{Shell, cmd};
 
 use super::error::ImageError;
-use crate::{debian, stop::Stop};
+use crate::package::decompressed;
 
 /// The modules that a guest needs, and whether it can run without each.
 const NEEDED: [(&str, bool); 3] = [("virtio_pci", true), ("virtio_console", true), ("virtio_rng", false)];
+
+/// The largest module, bytes. Those of Debian's kernels that a guest needs have less than 200 kB.
+const LARGEST: u64 = 64 << 20;
 
 /// A module to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +43,11 @@ struct Tree {
 /// # Errors
 /// When a module is neither built in nor available, when one cannot be read, or when the directory does not say what is
 /// built in.
-pub(super) fn needed(sh: &Shell, stop: &Stop, directory: &Path) -> Result<Vec<Module>, ImageError> {
+pub(super) fn needed(directory: &Path) -> Result<Vec<Module>, ImageError> {
     let tree = Tree::read(directory).map_err(|error| ImageError::io(format!("read {}", directory.display()), error))?;
     let mut modules = BTreeMap::new();
     let read = |name: &str, path: &Path| {
-        let contents = contents(sh, stop, path)?;
+        let contents = contents(path)?;
         let depends = depends(&contents).ok_or_else(|| ImageError::BadModule { path: path.display().to_string() })?;
         modules.insert(name.to_owned(), contents);
         Ok(depends)
@@ -80,11 +84,16 @@ fn module_name(path: &Path) -> Option<String> {
     Some(name.replace('-', "_"))
 }
 
-fn contents(sh: &Shell, stop: &Stop, path: &Path) -> Result<Vec<u8>, ImageError> {
-    if path.extension().is_some_and(|extension| extension == "xz") {
-        return Ok(debian::run_bytes(stop, cmd!(sh, "xz -dc {path}"))?);
-    }
-    std::fs::read(path).map_err(|error| ImageError::io(format!("read {}", path.display()), error))
+fn contents(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let read = || {
+        if path.extension().is_none_or(|extension| extension != "xz") {
+            return std::fs::read(path);
+        }
+        let mut contents = Vec::new();
+        decompressed(File::open(path)?).take(LARGEST).read_to_end(&mut contents)?;
+        Ok(contents)
+    };
+    read().map_err(|error| ImageError::io(format!("read {}", path.display()), error))
 }
 
 /// The modules that a module depends on, from its section `.modinfo`, which contains strings `key=value` with a NUL
@@ -147,7 +156,7 @@ mod tests {
     }
 
     fn names(directory: &Path) -> Result<Vec<String>, String> {
-        let modules = needed(&Shell::new().unwrap(), &Stop::default(), directory).map_err(|error| error.to_string())?;
+        let modules = needed(directory).map_err(|error| error.to_string())?;
         Ok(modules.into_iter().map(|module| module.name).collect())
     }
 

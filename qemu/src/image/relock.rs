@@ -132,7 +132,7 @@ fn lock(
     let mut needed = |pins: &[Pin]| {
         let files = packages(cache, pins, &|pin| successor(kernel, pin), mirror, say)?;
         let work = unfinished(&cache.dir)?;
-        unpack(kernel, &release, &files, &work.path().join("root"), &cache.stop)?.modules(&cache.stop)
+        unpack(kernel, &release, &files, &work.path().join("root"), &cache.stop)?.modules()
     };
     let modules = match modules {
         None => needed(&pins)?,

@@ -8,10 +8,9 @@ use std::{
 };
 
 use tempfile::NamedTempFile;
-use xshell::cmd;
 
 use super::{Image, build::packages, cache::Cache, error::ImageError, initramfs};
-use crate::debian::{self, run, unfinished};
+use crate::{debian::unfinished, package::unpack};
 
 /// The suite of Debian that has the shell for every architecture, by its codename. It is the suite of their usual
 /// kernels.
@@ -48,9 +47,9 @@ pub fn with_shell(
         let _exclusive = cache.exclusive(say)?;
         let packages = packages(cache, std::slice::from_ref(pin), &|pin| &pin.package, mirror, say)?;
         let work = unfinished(&cache.dir)?;
-        let (sh, root) = (debian::shell()?, work.path());
+        let root = work.path();
         for package in packages {
-            run(&cache.stop, cmd!(sh, "dpkg-deb --extract {package} {root}"))?;
+            unpack(&package, root, &cache.stop)?;
         }
         let missing = |_| ImageError::NoFile { kernel: pin.package.clone(), what: PROGRAM.to_owned() };
         std::fs::read(root.join(PROGRAM)).map_err(missing)?

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use memgate_qemu::debian::{Debian, DebianError, Pin};
+use memgate_qemu::{
+    debian::{Debian, Pin},
+    stop::Stop,
+};
 use miette::{Context, IntoDiagnostic, Result, miette};
 use xshell::cmd;
 
@@ -33,11 +36,10 @@ fn can_install(tools: &Tools<'_>, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Fetches a pinned file into `dir` from this machine's mirror of Debian. The system is not changed.
+/// Fetches a pinned file into `dir` from this machine's mirror of Debian, or from Debian's own. The system is not changed.
 ///
 /// # Errors
-/// When the machine uses no mirror of Debian, when the mirror does not have the file, or when the file is not the
-/// pinned one.
+/// When the mirror does not have the file, or when the file is not the pinned one.
 pub(crate) fn fetch(pin: &Pin, dir: &Path) -> Result<PathBuf> {
     eprintln!("Fetching {}", pin.file_name());
     let fetched = Debian::new(None).and_then(|debian| debian.fetch(pin, &pin.package, dir));
@@ -49,14 +51,10 @@ pub(crate) fn source(pin: &Pin) -> String {
     format!("Debian {}: {} {} sha256:{}", pin.suite, pin.package, pin.version, pin.sha256)
 }
 
-/// Whether this machine's package manager uses a mirror of Debian, from which [`fetch`] can fetch.
+/// Unpacks the files of a package into a directory.
 ///
 /// # Errors
-/// When apt-get fails.
-pub(crate) fn has_debian() -> Result<bool> {
-    match Debian::new(None) {
-        Ok(_) => Ok(true),
-        Err(DebianError::NoTool(_) | DebianError::NoMirror) => Ok(false),
-        Err(other) => Err(other).into_diagnostic(),
-    }
+/// When the package is damaged, or the directory cannot be written.
+pub(crate) fn unpack(package: &Path, directory: &Path) -> Result<()> {
+    memgate_qemu::package::unpack(package, directory, &Stop::default()).into_diagnostic()
 }

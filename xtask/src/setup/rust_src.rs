@@ -46,17 +46,16 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<PathBuf> {
     }
     pinned.wrap_err("rustup has no sources of the standard library for this Rust")?;
     let place = tools.directory(&stamp, |scratch| {
-        unpack(tools, &package, scratch)
-            .wrap_err("the standard library's sources come neither from rustup nor from Debian")
+        unpack(&package, scratch).wrap_err("the standard library's sources come neither from rustup nor from Debian")
     })?;
     Ok(place.join("library"))
 }
 
 /// Makes a directory with `library` alone. The package also contains the compiler's sources, 430 MB in all.
-fn unpack(tools: &Tools<'_>, package: &Pin, scratch: &Path) -> Result<PathBuf> {
+fn unpack(package: &Pin, scratch: &Path) -> Result<PathBuf> {
     let package = apt::fetch(package, scratch)?;
     let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
-    step::run(cmd!(tools.sh, "dpkg -x {package} {unpacked}"))?;
+    apt::unpack(&package, &unpacked)?;
     let library = unpacked.join("usr/src").join(format!("rustc-{}", rustc::PINNED)).join("library");
     let moved = std::fs::create_dir(&new).and_then(|()| std::fs::rename(&library, new.join("library")));
     moved.into_diagnostic().wrap_err_with(|| format!("cannot move {}", library.display()))?;

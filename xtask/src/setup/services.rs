@@ -5,11 +5,9 @@ use std::path::Path;
 
 use memgate_qemu::architecture::Architecture;
 use memgate_qemu::debian::Pin;
-use miette::{Context, IntoDiagnostic, Result, miette};
-use xshell::cmd;
+use miette::{Context, IntoDiagnostic, Result};
 
 use super::{Stamp, Tools, apt};
-use crate::step;
 
 /// A package, and the files to keep from it, by their paths in it.
 struct Service {
@@ -181,32 +179,21 @@ impl Pinned {
 /// no version, because that file names them.
 ///
 /// # Errors
-/// When the machine does not use Debian's archive, or when the archive does not have them.
+/// When the archive does not have them.
 pub(crate) fn ensure_field(tools: &Tools<'_>, architecture: Architecture) -> Result<()> {
     for pinned in FIELD {
         let service = pinned.service(architecture);
         let stamp = Stamp::new(pinned.package, architecture.name(), apt::source(&service.pin));
         install(tools, &stamp, &service)?;
-        if tools.installed(&stamp).is_none() {
-            let help = "choose other cases with --case, or run it on Debian";
-            return Err(miette!(help = help, "Debian's {} is not there", pinned.package));
-        }
     }
     Ok(())
 }
 
 fn install(tools: &Tools<'_>, stamp: &Stamp, Service { pin, files }: &Service) -> Result<()> {
-    if tools.installed(stamp).is_none() && !apt::has_debian()? {
-        eprintln!(
-            "{} {} is left out: it comes from Debian, whose archive is not in use here",
-            stamp.tool, stamp.version
-        );
-        return Ok(());
-    }
     tools.directory(stamp, |scratch| {
         let file = apt::fetch(pin, scratch).wrap_err("a newer one can be pinned in xtask/src/setup/services.rs")?;
         let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
-        step::run(cmd!(tools.sh, "dpkg -x {file} {unpacked}"))?;
+        apt::unpack(&file, &unpacked)?;
         keep(&unpacked, &new, files).into_diagnostic().wrap_err("cannot move what was unpacked")?;
         Ok(new)
     })?;
