@@ -10,7 +10,7 @@ use memgate_evidence::{
 };
 use serde_json::Value;
 
-use crate::{LaunchError, StartError, cgroup::Cgroup, launch, load, load::LoadError};
+use crate::{LaunchError, StartError, cgroup::Cgroup, launch, load, load::LoadError, process::CommandLine};
 
 const LOG: &str = "0: (79) r1 = *(u64 *)(r1 +8)\ninvalid bpf_context access off=8 size=8";
 
@@ -102,7 +102,7 @@ fn a_failed_launch_keeps_the_systems_reason() {
 fn a_failed_load_keeps_the_systems_reason() {
     let directory = tempfile::tempdir().unwrap();
     let words = ["/none/k6".to_owned()];
-    let line = load::CommandLine { words: &words, directory: directory.path(), env: &[], account: None };
+    let line = CommandLine { words: &words, directory: directory.path(), env: &[], account: None };
     let error = load::command(&line, &directory.path().join("load.log")).unwrap_err();
     assert_eq!(text(&error).stage, Stage::Load);
     assert!(matches!(error.kind(), Some(LoadError::CommandNotStarted { .. })), "{error:?}");

@@ -1,6 +1,7 @@
 //! The service's process: starts it, stops it before its first instruction, resumes it, watches it, and ends it.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{self, PipeWriter},
     os::unix::process::CommandExt as _,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use memgate_evidence::{
-    error::{FailureKind, Result, Stage},
+    error::{Error, FailureKind, Result, Stage},
     plan::Plan,
 };
 use memgate_goexe::FileIdentity;
@@ -31,6 +32,8 @@ use super::{
     follow::{FollowError, follow},
     log::LogEnd,
     output::Output,
+    process::CommandLine,
+    ready::{self, Signs, Waiting, notify::NotifySocket},
 };
 
 /// The time between two looks at a process that is about to end.
@@ -237,6 +240,9 @@ pub(super) struct ServiceProcess {
     launcher: Option<Launcher>,
     cgroup: Cgroup,
     ended: Option<Exit>,
+    env: Vec<(OsString, OsString)>,
+    /// Where it tells that it is ready, if it is to do that.
+    notify: Option<NotifySocket>,
     /// Dropped last, so that it has all that was printed.
     output: Arc<Output>,
 }
@@ -293,10 +299,11 @@ impl std::fmt::Display for Exit {
 /// Fails if the executable cannot be started, or if no process executes it as the plan says before the time for its
 /// readiness is over.
 pub(super) async fn spawn(plan: &Plan, file: Option<FileIdentity>, cgroup: Cgroup, log: &Path) -> Result<Stopped> {
+    let signs = Signs::of(&plan.ready.by)?;
     let program = plan.watch.as_ref().and_then(|watch| watch.command.first());
     let executable = program.map_or_else(|| plan.executable.clone(), PathBuf::from);
     let started =
-        start(plan, cgroup, log).map_err(|source| LaunchError::Start { executable: executable.clone(), source });
+        start(plan, cgroup, log, signs).map_err(|source| LaunchError::Start { executable: executable.clone(), source });
     let mut stopped = started?;
     if let Some(watch) = &plan.watch {
         let timeout = Duration::from_millis(plan.ready.timeout_ms);
@@ -316,15 +323,19 @@ pub(super) async fn spawn(plan: &Plan, file: Option<FileIdentity>, cgroup: Cgrou
     Ok(stopped)
 }
 
-fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError> {
+fn start(plan: &Plan, cgroup: Cgroup, log: &Path, signs: Signs) -> Result<Stopped, StartError> {
     let account = plan.account.as_ref();
     let becomes = Child::new(&cgroup, account, &plan.directory).map_err(StartError::Cgroup)?.traced();
     let (output, pipe) =
         Output::to(log, account).map_err(|source| StartError::Output { log: log.to_owned(), source })?;
-    let pid = command(plan, becomes, pipe).and_then(|mut command| command.spawn());
+    let notify = signs.watch(&output);
+    let mut env = child::inherited(&["PATH", "HOME", "TMPDIR"], account);
+    env.extend(plan.env.iter().map(|(name, value)| (name.into(), value.into())));
+    env.extend(notify.as_ref().map(NotifySocket::variable));
+    let pid = command(plan, &env, becomes, pipe).and_then(|mut command| command.spawn());
     // From here on `ServiceProcess` waits for the process, not the standard library.
     let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(|error| not_executed(plan, error))?;
-    let service = ServiceProcess { pid, launcher: None, cgroup, ended: None, output: Arc::new(output) };
+    let service = ServiceProcess { pid, launcher: None, cgroup, ended: None, env, notify, output: Arc::new(output) };
     match waitpid(service.pid, None).map_err(StartError::Wait)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
         other => return Err(StartError::NotStopped(other)),
@@ -334,6 +345,12 @@ fn start(plan: &Plan, cgroup: Cgroup, log: &Path) -> Result<Stopped, StartError>
     // If memgate dies before it resumes the service, the service dies too.
     ptrace::setoptions(service.pid, ptrace::Options::PTRACE_O_EXITKILL).map_err(StartError::Trace)?;
     Ok(Stopped(service))
+}
+
+/// That the service has ended by itself.
+pub(super) fn ended_early(plan: &Plan, output: &Output, exit: Exit, before: Unseen) -> Error {
+    let (output, log) = (output.end(), output.log().to_owned());
+    LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output, log }.into()
 }
 
 /// Makes the kernel kill the service before memgate if memory runs out. The service does not inherit memgate's own
@@ -352,20 +369,14 @@ fn not_executed(plan: &Plan, source: io::Error) -> StartError {
     }
 }
 
-fn command(plan: &Plan, becomes: Child, output: PipeWriter) -> io::Result<Command> {
-    let mut command = match plan.watch.as_ref().and_then(|watch| watch.command.split_first()) {
-        Some((program, arguments)) => {
-            let mut command = Command::new(program);
-            command.args(arguments).env_clear().env(EXECUTABLE, &plan.executable);
-            command
-        }
-        None => {
-            let mut command = Command::new(&plan.executable);
-            command.args(&plan.args).env_clear();
-            command
-        }
-    };
-    command.envs(child::inherited(&["PATH", "HOME", "TMPDIR"], plan.account.as_ref())).envs(&plan.env);
+fn command(plan: &Plan, env: &[(OsString, OsString)], becomes: Child, output: PipeWriter) -> io::Result<Command> {
+    let launcher = plan.watch.as_ref().and_then(|watch| watch.command.split_first());
+    let mut command = Command::new(launcher.map_or(plan.executable.as_os_str(), |(program, _)| program.as_ref()));
+    command.args(launcher.map_or(&plan.args[..], |(_, arguments)| arguments)).env_clear();
+    if launcher.is_some() {
+        command.env(EXECUTABLE, &plan.executable);
+    }
+    command.envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
     // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
     command.process_group(0);
@@ -420,6 +431,31 @@ impl ServiceProcess {
             self.pid = measured;
         }
         Ok(())
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// Fails with [`ReadyError`] if it is not ready in time, and with [`LaunchError::EndedEarly`] if it ends before.
+    pub(super) async fn wait_ready(&mut self, plan: &Plan) -> Result<()> {
+        let (output, env) = (Arc::clone(&self.output), std::mem::take(&mut self.env));
+        // Once it is ready, nobody reads the socket any more, and a full one would stop the service.
+        let notify = self.notify.take();
+        let line = CommandLine { words: &[], directory: &plan.directory, env: &env, account: plan.account.as_ref() };
+        let cgroup = self.cgroup.files().clone();
+        let waiting = Waiting {
+            who: "the service".to_owned(),
+            ready: &plan.ready,
+            line,
+            cgroup: &cgroup,
+            pid: self.pid,
+            output: &output,
+            notify: notify.as_ref(),
+        };
+        tokio::select! {
+            ready = ready::wait_ready(&waiting) => ready.map(drop),
+            exit = self.end() => Err(ended_early(plan, &output, exit, Unseen::Readiness)),
+        }
     }
 
     /// How it has ended, if it has.

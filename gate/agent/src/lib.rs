@@ -8,6 +8,7 @@ mod clock;
 pub mod collect;
 mod drain;
 mod environment;
+mod family;
 mod follow;
 pub mod in_guest;
 mod launch;
@@ -15,7 +16,8 @@ mod listeners;
 pub mod load;
 mod log;
 mod output;
-pub mod ready;
+mod process;
+mod ready;
 pub mod rest;
 mod run;
 

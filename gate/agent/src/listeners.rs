@@ -4,15 +4,18 @@
 //! connections over all who do, so that each has a part of the requests. Figures per request would then be too low, and
 //! no one would notice.
 
+mod peer;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
     time::Duration,
 };
 
 use memgate_evidence::{
-    error::{Error, FailureKind, Result, Stage},
-    plan::{Load, Plan},
+    error::{FailureKind, Result, Stage},
+    plan::{Load, Plan, Ready, ReadyBy},
 };
 use nix::unistd::Pid;
 use procfs::{
@@ -21,7 +24,7 @@ use procfs::{
     process::{FDTarget, ProcState, Process, all_processes},
 };
 
-use super::{cgroup::CgroupFiles, load::Endpoint};
+use super::{cgroup::CgroupFiles, family::descendants, load::Endpoint, ready::Socket};
 
 /// How often memgate looks at a socket that nobody seems to have: one that was closed while memgate read who has it.
 const LOOKS: u32 = 5;
@@ -44,6 +47,17 @@ pub enum ListenerError {
         address: SocketAddr,
         /// The host and port of the URL.
         target: String,
+        /// Who it is.
+        holder: Holder,
+    },
+    /// Another process listens at the unix socket.
+    #[error("another process listens at the socket {name}: {holder}")]
+    #[diagnostic(help(
+        "end it, or let the service listen elsewhere; if it is a part of the service, let the service start it"
+    ))]
+    OtherAtSocket {
+        /// The socket, as the configuration has it.
+        name: String,
         /// Who it is.
         holder: Holder,
     },
@@ -104,8 +118,10 @@ impl std::fmt::Display for Holder {
 /// Where requests go: the addresses on this machine, by the host and port of the URLs.
 #[derive(Debug)]
 pub(super) struct Targets {
-    /// Where the service is asked whether it is ready.
-    ready: String,
+    /// Where the service is asked whether it is ready, if that is an address.
+    ready: Option<String>,
+    /// The unix socket where it is asked, if it is one.
+    socket: Option<Socket>,
     addresses: BTreeMap<String, Vec<SocketAddr>>,
     /// What memgate cannot check, for the reader.
     pub(super) notes: Vec<String>,
@@ -139,20 +155,48 @@ impl Targets {
     /// Where the requests of the plan go.
     ///
     /// # Errors
-    /// When a URL cannot be requested.
+    /// When a URL or an address cannot be used.
     pub(super) fn of(plan: &Plan) -> Result<Self> {
         let urls = match &plan.load {
             Load::Http(load) => load.requests.iter().map(|request| request.url.as_str()).collect(),
             // memgate does not know where a command sends its requests.
             Load::Command(_) => Vec::new(),
         };
-        let (ready, _) = Endpoint::of(&plan.ready.http)?;
-        let mut targets = Self { ready: ready.authority.clone(), addresses: BTreeMap::new(), notes: Vec::new() };
-        targets.add(ready);
+        let mut targets = Self::of_readiness(&plan.ready, &plan.directory)?;
         for url in urls {
             targets.add(Endpoint::of(url)?.0);
         }
         Ok(targets)
+    }
+
+    /// Where a process in this directory is asked whether it is ready.
+    fn of_readiness(ready: &Ready, directory: &Path) -> Result<Self> {
+        let mut targets = Self { ready: None, socket: None, addresses: BTreeMap::new(), notes: Vec::new() };
+        let endpoint = match &ready.by {
+            ReadyBy::Http(url) => Some(Endpoint::of(url)?.0),
+            ReadyBy::Tcp(address) => Some(Endpoint::at(address)?),
+            ReadyBy::Unix(name) => {
+                targets.socket = Some(Socket::of(name, directory));
+                None
+            }
+            ReadyBy::Log(_) | ReadyBy::Command(_) | ReadyBy::Notify => None,
+        };
+        if let Some(endpoint) = endpoint {
+            targets.ready = Some(endpoint.authority.clone());
+            targets.add(endpoint);
+        }
+        Ok(targets)
+    }
+
+    /// The addresses on this machine, for one who wants to know whether they are free.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.values().flatten().copied().collect()
+    }
+
+    /// An address where the service listens: where it is asked whether it is ready, or where a request goes.
+    pub(super) fn listener(&self) -> Option<SocketAddr> {
+        let of_readiness = self.ready.as_ref().and_then(|ready| self.addresses.get(ready));
+        of_readiness.into_iter().chain(self.addresses.values()).flatten().next().copied()
     }
 
     fn add(&mut self, Endpoint { authority, addresses }: Endpoint) {
@@ -175,30 +219,32 @@ impl Targets {
     /// ready does not listen there.
     pub(super) async fn check(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>> {
         let mut looks = 1;
-        loop {
+        let note = loop {
             match self.look(when, cgroup, service) {
                 // The socket may be closed already, or its file may not have been there yet.
                 Err(ListenerError::Other { holder: Holder::Unseen, .. } | ListenerError::NotTheService { .. })
                     if looks < LOOKS => {}
-                outcome => return outcome.map_err(Error::from),
+                outcome => break outcome?,
             }
             looks += 1;
             tokio::time::sleep(INTERVAL).await;
+        };
+        match &self.socket {
+            Some(socket) if when == When::Ready => {
+                let (processes, _) = processes(cgroup, service)?;
+                let of_socket = peer::check(socket, &processes).await?;
+                Ok(note.or(of_socket))
+            }
+            Some(_) | None => Ok(note),
         }
     }
 
     fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>, ListenerError> {
         // Sockets first: one that is opened later is nobody's concern, and one that is listed has its file by now.
         let listeners = listeners().map_err(ListenerError::Unreadable)?;
-        let own = match cgroup.processes() {
-            None => sockets(&descendants(service)),
-            Some(Err(_)) => Own { has_unreadable: true, ..sockets(&descendants(service)) },
-            Some(Ok(processes)) if !processes.contains(&service) && lives(service) => {
-                return Err(ListenerError::OutsideOfItsCgroup { service });
-            }
-            Some(Ok(processes)) => sockets(&processes),
-        };
-        self.judge(when, &listeners, &own, holder)
+        let (processes, are_all) = processes(cgroup, service)?;
+        let own = sockets(&processes);
+        self.judge(when, &listeners, &Own { has_unreadable: own.has_unreadable || !are_all, ..own }, holder)
     }
 
     /// The same with these sockets. `holder` tells who has the socket of another process.
@@ -222,7 +268,8 @@ impl Targets {
                 }
                 return Err(ListenerError::Other { address: other.address, target: target.clone(), holder });
             }
-            let must_listen = when == When::Ready && *target == self.ready && !addresses.is_empty();
+            let is_ready_there = self.ready.as_ref() == Some(target);
+            let must_listen = when == When::Ready && is_ready_there && !addresses.is_empty();
             if must_listen && of_service.is_empty() && !own.has_unreadable {
                 return Err(ListenerError::NotTheService { target: target.clone() });
             }
@@ -233,6 +280,21 @@ impl Targets {
                  service answers at {target}"
             )
         }))
+    }
+}
+
+/// The processes of the service, and whether these are all.
+///
+/// # Errors
+/// Fails with [`ListenerError::OutsideOfItsCgroup`].
+fn processes(cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Pid>, bool), ListenerError> {
+    match cgroup.processes() {
+        None => Ok((descendants(service), true)),
+        Some(Err(_)) => Ok((descendants(service), false)),
+        Some(Ok(processes)) if !processes.contains(&service) && lives(service) => {
+            Err(ListenerError::OutsideOfItsCgroup { service })
+        }
+        Some(Ok(processes)) => Ok((processes, true)),
     }
 }
 
@@ -305,31 +367,11 @@ fn command(process: &Process) -> String {
     if words.is_empty() { process.stat().map(|stat| stat.comm).unwrap_or_default() } else { words.join(" ") }
 }
 
-/// The process, those of its process group, and all that they started: the service, where there is no cgroup.
-fn descendants(process: Pid) -> Vec<Pid> {
-    let all: Vec<_> =
-        all_processes().into_iter().flatten().flatten().filter_map(|process| process.stat().ok()).collect();
-    let family: Vec<_> = all.iter().map(|stat| (stat.pid, stat.ppid, stat.pgrp)).collect();
-    family_of(process.as_raw(), &family).into_iter().map(Pid::from_raw).collect()
-}
-
-/// Of processes with their parents and their process groups, those that belong to `first`.
-fn family_of(first: i32, all: &[(i32, i32, i32)]) -> BTreeSet<i32> {
-    let mut found = BTreeSet::from([first]);
-    loop {
-        let belongs = |(_, parent, group): &&(i32, i32, i32)| found.contains(parent) || *group == first;
-        let more: Vec<i32> =
-            all.iter().filter(belongs).map(|(pid, ..)| *pid).filter(|pid| !found.contains(pid)).collect();
-        if more.is_empty() {
-            return found;
-        }
-        found.extend(more);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+
+    use memgate_evidence::error::Error;
 
     use super::*;
 
@@ -339,7 +381,7 @@ mod tests {
 
     fn plan(ready: &str, load: &str) -> Plan {
         let mut plan = memgate_testing::plan();
-        plan.ready.http = ready.to_owned();
+        plan.ready.by = ReadyBy::Http(ready.to_owned());
         let Load::Http(http) = &mut plan.load else { panic!("{plan:?}") };
         http.requests[0].url = load.to_owned();
         plan
@@ -442,17 +484,30 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_is_ready_in_another_way_is_alone_where_the_load_goes() {
+        let plan = |by| {
+            let plan = plan("http://127.0.0.1:81/", "http://127.0.0.1:80/");
+            Plan { ready: Ready { by, ..plan.ready }, ..plan }
+        };
+        let listens = "127.0.0.1:80".parse().ok();
+        for by in [ReadyBy::Notify, ReadyBy::Log("up".to_owned()), ReadyBy::Unix("@memgate-none".to_owned())] {
+            let targets = Targets::of(&plan(by)).unwrap();
+            assert_eq!((targets.addresses().first().copied(), targets.listener()), (listens, listens));
+            assert!(targets.judge(When::Ready, &[listener("127.0.0.1:80", 2)], &own(&[1]), stranger).is_err());
+            assert_eq!(targets.judge(When::Ready, &[], &own(&[]), stranger).unwrap(), None, "it may listen later");
+        }
+        let targets = Targets::of(&plan(ReadyBy::Tcp("127.0.0.1:82".to_owned()))).unwrap();
+        assert_eq!(targets.listener(), "127.0.0.1:82".parse().ok());
+        let error = targets.judge(When::Ready, &[], &own(&[]), stranger).unwrap_err();
+        assert_eq!(error.to_string(), "127.0.0.1:82 answers, but the service does not listen there");
+    }
+
+    #[test]
     fn of_a_load_command_only_the_place_of_readiness_is_known() {
         let load = Load::Command(memgate_evidence::plan::CommandLoad::default());
         let plan = Plan { load, ..plan("http://127.0.0.1:81/", "http://x/") };
         let targets = Targets::of(&plan).unwrap();
         assert_eq!(targets.addresses.keys().collect::<Vec<_>>(), ["127.0.0.1:81"]);
-    }
-
-    #[test]
-    fn without_a_cgroup_the_service_is_its_tree_and_its_group() {
-        let all = [(10, 1, 10), (11, 10, 10), (12, 11, 12), (13, 1, 10), (14, 1, 14), (15, 13, 15)];
-        assert_eq!(family_of(10, &all), BTreeSet::from([10, 11, 12, 13, 15]));
     }
 
     /// The tables of the kernel itself: this process listens, on both versions of IP.

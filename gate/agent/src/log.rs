@@ -27,6 +27,11 @@ impl LogEnd {
         Self { lines: lines[lines.len().saturating_sub(LINES)..].to_vec() }
     }
 
+    /// The last line, if there is one.
+    pub fn last(&self) -> Option<&str> {
+        self.lines.last().map(|line| line.trim_start_matches("| "))
+    }
+
     /// Whether the service printed nothing.
     pub const fn is_empty(&self) -> bool {
         self.lines.is_empty()

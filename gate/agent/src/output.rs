@@ -2,15 +2,19 @@
 //!
 //! A file alone would fill the disk, and in a guest it would be the service's own memory.
 
+mod awaited;
+
 use std::{
     fs::{self, File},
     io::{self, PipeReader, PipeWriter, Read as _},
     os::fd::AsFd as _,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
 };
+
+use awaited::Awaited;
 
 use memgate_evidence::plan::Account;
 use nix::{
@@ -18,6 +22,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::{Gid, Uid, fchown},
 };
+use regex_lite::Regex;
 
 use crate::log::LogEnd;
 
@@ -68,6 +73,16 @@ struct Kept {
     piece: Box<[u8]>,
     log: Bounded,
     failure: Option<io::Error>,
+    line: Line,
+}
+
+/// Whether a line that memgate waits for has been printed.
+#[derive(Debug)]
+enum Line {
+    /// memgate waits for none.
+    None,
+    Awaited(Awaited),
+    Seen,
 }
 
 /// Whether there may be more output.
@@ -92,7 +107,8 @@ impl Output {
     }
 
     fn bounded(log: &Path, account: Option<&Account>, bounds: Bounds) -> io::Result<(Self, PipeWriter)> {
-        let kept = Kept { piece: vec![0; PIECE].into(), log: Bounded::create(log, bounds)?, failure: None };
+        let kept =
+            Kept { piece: vec![0; PIECE].into(), log: Bounded::create(log, bounds)?, failure: None, line: Line::None };
         let (pipe, writer) = io::pipe()?;
         if let Some(account) = account {
             fchown(&writer, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))?;
@@ -112,10 +128,21 @@ impl Output {
         &self.log
     }
 
+    /// Waits for a line that matches the pattern from now on, so call this before anything is written.
+    pub(crate) fn await_line(&self, pattern: Regex) {
+        self.shared.lock().line = Line::Awaited(Awaited::new(pattern));
+    }
+
+    /// Whether the awaited line has been written.
+    pub(crate) fn has_line(&self) -> bool {
+        self.settle();
+        matches!(self.shared.lock().line, Line::Seen)
+    }
+
     /// The last lines of what was written before this call.
     pub(crate) fn end(&self) -> LogEnd {
         self.settle();
-        LogEnd::of(&self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).log.file)
+        LogEnd::of(&self.shared.lock().log.file)
     }
 
     /// Brings what was written before this call into the file. Another process may still write: this does not wait for
@@ -133,7 +160,7 @@ impl Output {
 
     /// Why the file is not complete, if it is not.
     pub(crate) fn failure(&self) -> Option<String> {
-        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.shared.lock();
         kept.failure.as_ref().map(|error| format!("{} is not complete: {error}", self.log.display()))
     }
 }
@@ -150,6 +177,10 @@ impl Drop for Output {
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps what is written until there are no writers, or until the writers' end of `stopped` is closed.
     fn keep_all(&self, stopped: &PipeReader) {
         loop {
@@ -165,11 +196,16 @@ impl Shared {
     /// Keeps what one read of the pipe gives. If the file cannot be written, the pipe is read nevertheless, because a
     /// service must not wait for it.
     fn keep(&self) -> State {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Kept { piece, log, failure } = &mut *kept;
+        let mut kept = self.lock();
+        let Kept { piece, log, failure, line } = &mut *kept;
         match (&self.pipe).read(piece) {
             Ok(0) => State::Ended,
             Ok(read) => {
+                if let Line::Awaited(awaited) = line
+                    && awaited.sees(&piece[..read])
+                {
+                    *line = Line::Seen;
+                }
                 if failure.is_none() {
                     *failure = log.append(&piece[..read]).err();
                 }
@@ -395,6 +431,26 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         drop(output);
+    }
+
+    #[test]
+    fn an_awaited_line_is_seen_wherever_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = |pattern, script| {
+            let (output, pipe) = Output::to(&directory.path().join("log"), None).unwrap();
+            output.await_line(Regex::new(pattern).unwrap());
+            (output, command(script, pipe).spawn().unwrap())
+        };
+        let (output, mut child) = start("^ready$", "seq 1 20000; printf 'rea'; sleep 0.1; echo dy; sleep 1000");
+        let begun = Instant::now();
+        while !output.has_line() {
+            assert!(begun.elapsed() < Duration::from_secs(100));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (output, mut child) = start("steady", "echo ready");
+        child.wait().unwrap();
+        assert!(!output.has_line());
     }
 
     #[test]

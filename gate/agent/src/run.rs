@@ -2,7 +2,6 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,8 +22,8 @@ use super::{
     environment,
     launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
     listeners::{Targets, When},
-    load::{self, CommandLine, Endpoint, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
-    output::Output,
+    load::{self, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
+    process::CommandLine,
     ready, rest,
 };
 use crate::{cancel::Cancel, in_guest::relay::HostLoad};
@@ -121,7 +120,9 @@ pub async fn run(
     event: &dyn Fn(RunEvent),
     cancel: &Cancel,
 ) -> Result<Evidence> {
-    ready::port_is_free(&plan.ready.http)?;
+    ready::is_free(&plan.ready, &plan.directory).await?;
+    let targets = Targets::of(plan)?;
+    ready::addresses_are_free(&targets.addresses())?;
     let exe = GoExe::open(&plan.executable).map_err(ExecutableError::Unfit)?;
     if exe.platform != plan.platform {
         let (found, wanted) = (exe.platform, plan.platform);
@@ -136,7 +137,7 @@ pub async fn run(
         // The executable is large, and the collectors have copied what they need.
         drop(exe);
         give_memory_back();
-        let requests = running.phases(plan, logs, driver, event).await?;
+        let requests = running.phases(plan, &targets, logs, driver, event).await?;
         event(RunEvent::Stopping);
         running.finish(plan, requests, started_at, environment).await
     };
@@ -193,19 +194,19 @@ impl Running {
     async fn phases(
         &mut self,
         plan: &Plan,
+        targets: &Targets,
         logs: &RunLogs,
         driver: Driver,
         event: &dyn Fn(RunEvent),
     ) -> Result<Result<Requests, String>> {
-        let targets = Targets::of(plan)?;
-        self.wait_until_ready(plan).await?;
+        self.service.wait_ready(plan).await?;
         // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
         rest::come(self.service.pid(), REST).await;
         let who_listens = targets.check(When::Ready, self.service.cgroup().files(), self.service.pid()).await;
         // A service that ends without load has failed to start, whatever it answered meanwhile.
         if let Some(exit) = self.service.ended() {
-            return Err(ended_early(plan, self.service.output(), exit, Unseen::Load));
+            return Err(launch::ended_early(plan, self.service.output(), exit, Unseen::Load));
         }
         self.notes.extend(targets.notes.iter().cloned().chain(who_listens?));
         self.sampler.request(Requested::Boundary(Boundary::Idle))?;
@@ -221,17 +222,17 @@ impl Running {
         }
         event(RunEvent::WarmingUp(warmup));
         let until = Until { at: start + warmup, load: Some(load::Phase::Warmup) };
-        self.phases.warmup = self.warm_up(plan, until, forced, &load).await?;
+        self.phases.warmup = self.warm_up(targets, until, forced, &load).await?;
         if self.early_end.is_none() {
             event(RunEvent::Measuring(measure));
             let until = Until { at: start + warmup + measure, load: Some(load::Phase::Measure) };
             self.phases.measure = self.measure(until, &load).await?;
-            self.listens_still(&targets).await?;
+            self.listens_still(targets).await?;
         }
         if self.early_end.is_none() && !tail.is_zero() {
             event(RunEvent::Collecting(tail));
             let until = Until { at: start + warmup + measure + tail, load: Some(load::Phase::Tail) };
-            self.phases.tail = self.tail(plan, until, &load).await?;
+            self.phases.tail = self.tail(targets, until, &load).await?;
         }
         if self.early_end.is_some() {
             load.abort();
@@ -243,19 +244,11 @@ impl Running {
         Ok(requests)
     }
 
-    async fn wait_until_ready(&mut self, plan: &Plan) -> Result<()> {
-        let output = Arc::clone(self.service.output());
-        tokio::select! {
-            ready = ready::wait_ready(&plan.ready, &output) => ready.map(|_| ()),
-            exit = self.service.end() => Err(ended_early(plan, &output, exit, Unseen::Readiness)),
-        }
-    }
-
     /// Runs the warm-up until its end or the end of the service. In its last part, of the length `forced` or longer in a
     /// slow guest, memgate makes the runtime collect.
     async fn warm_up(
         &mut self,
-        plan: &Plan,
+        targets: &Targets,
         until: Until,
         forced: Duration,
         load: &RunningLoad,
@@ -264,7 +257,7 @@ impl Running {
         load.begin(load::Phase::Warmup);
         self.watch(Until { at: until.at - forced, load: None }, load).await?;
         if self.early_end.is_none() && !forced.is_zero() {
-            self.sampler.request(Requested::Open(window(plan, until.latest(load))))?;
+            self.sampler.request(Requested::Open(window(targets, until.latest(load))))?;
             self.watch(until, load).await?;
             self.sampler.request(Requested::CloseWindow)?;
         } else {
@@ -305,9 +298,9 @@ impl Running {
 
     /// Makes the runtime collect under the same load until the end of the tail or of the service. A load command that was
     /// told to last as long as the measuring phase may end in the tail, which ends then too.
-    async fn tail(&mut self, plan: &Plan, until: Until, load: &RunningLoad) -> Result<Option<TimeSpan>> {
+    async fn tail(&mut self, targets: &Targets, until: Until, load: &RunningLoad) -> Result<Option<TimeSpan>> {
         let start_ns = self.clock.now_ns();
-        self.sampler.request(Requested::Open(window(plan, until.latest(load))))?;
+        self.sampler.request(Requested::Open(window(targets, until.latest(load))))?;
         load.begin(load::Phase::Tail);
         while let Some(left) = until.left(load) {
             if self.early_end.is_some() || load.check().is_err() {
@@ -548,15 +541,9 @@ impl RunningLoad {
     }
 }
 
-/// A window that lasts until it is closed, or until this time. The service listens where it is asked whether it is ready.
-fn window(plan: &Plan, end: Instant) -> Window {
-    let service = Endpoint::of(&plan.ready.http).ok().and_then(|(endpoint, _)| endpoint.addresses.first().copied());
-    Window { length: end.saturating_duration_since(Instant::now()), service }
-}
-
-fn ended_early(plan: &Plan, output: &Output, exit: Exit, before: Unseen) -> Error {
-    let (output, log) = (output.end(), output.log().to_owned());
-    LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output, log }.into()
+/// A window that lasts until it is closed, or until this time.
+fn window(targets: &Targets, end: Instant) -> Window {
+    Window { length: end.saturating_duration_since(Instant::now()), service: targets.listener() }
 }
 
 fn requests(outcome: LoadOutcome, per_second: f64, notes: &mut Vec<String>) -> Requests {

@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use super::kinds::{
-    BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Millis, Name, Package, PhaseLength, Rate, Size, Url, User,
-    Variable,
+    Address, BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, LinePattern, Millis, Name, Package, PhaseLength,
+    Rate, Size, SocketName, True, Url, User, Variable,
 };
 use crate::yaml::{Scalar, Text, Version, Whole};
 
@@ -126,12 +126,22 @@ pub(super) struct Watch {
     pub(super) execution: Option<Whole<1, 1000>>,
 }
 
-/// When a service counts as ready.
+/// When a process counts as ready: one of `http`, `tcp`, `unix`, `log`, `command` and `notify`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ready {
-    /// A URL that answers with a status below 400 when the service is ready.
-    pub(super) http: Scalar<Url>,
+    /// A URL that answers with a status below 400 when the process is ready.
+    pub(super) http: Option<Scalar<Url>>,
+    /// An address that accepts connections when the process is ready.
+    pub(super) tcp: Option<Scalar<Address>>,
+    /// A unix socket that accepts connections when the process is ready, relative to its working directory.
+    pub(super) unix: Option<Scalar<SocketName>>,
+    /// A regular expression that a line of the process's output matches when it is ready.
+    pub(super) log: Option<Scalar<LinePattern>>,
+    /// A command that ends with exit code 0 when the process is ready: program and arguments.
+    pub(super) command: Option<Vec<Scalar<Text>>>,
+    /// The process says that it is ready, as sd_notify(3) does.
+    pub(super) notify: Option<Scalar<True>>,
     /// How long to wait; 30s by default.
     pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
 }

@@ -201,6 +201,84 @@ impl Kind for Url {
     }
 }
 
+/// A host and a port.
+#[derive(Debug)]
+pub(super) struct Address;
+
+impl Kind for Address {
+    type Value = String;
+    const EXPECTED: &'static str = "an address such as `127.0.0.1:5432`";
+    const PATTERN: Option<&'static str> = Some("^[^/?#@]+:[0-9]+$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_address = |authority: hyper::http::uri::Authority| {
+            !authority.host().is_empty()
+                && !authority.as_str().contains('@')
+                && authority.port_u16().is_some_and(|port| port > 0)
+        };
+        require(text.parse().is_ok_and(is_address), text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// A unix socket: a path, or `@NAME` for a socket without a file (unix(7)).
+#[derive(Debug)]
+pub(super) struct SocketName;
+
+impl Kind for SocketName {
+    type Value = String;
+    const EXPECTED: &'static str = "a path of a socket of at most 107 bytes, such as `run/app.sock`, or `@NAME`";
+    const PATTERN: Option<&'static str> = Some("^(@.|[^@]).{0,106}$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_name = !text.is_empty() && text != "@" && text.len() <= 107 && !text.contains('\0');
+        require(is_name, text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// A regular expression that lines of an output are held against.
+#[derive(Debug)]
+pub(super) struct LinePattern;
+
+impl Kind for LinePattern {
+    type Value = String;
+    const EXPECTED: &'static str = "a regular expression such as `listening on .*:5432`";
+    const PATTERN: Option<&'static str> = Some(".");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        if text.is_empty() {
+            return Err(wrong("an empty text matches every line".to_owned(), Self::EXPECTED));
+        }
+        match regex_lite::Regex::new(text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(wrong(format!("`{}` is no regular expression: {error}", shorten(text)), Self::EXPECTED)),
+        }
+    }
+}
+
+/// `true`, where nothing else makes sense.
+#[derive(Debug)]
+pub(super) struct True;
+
+impl Kind for True {
+    type Value = ();
+    const EXPECTED: &'static str = "`true`";
+
+    fn read(text: &str) -> Result<(), Problem> {
+        if text == "true" {
+            return Ok(());
+        }
+        Err(Problem::new(
+            format!("`{}` is not `true`", shorten(text)),
+            "expected `true`",
+            "write `true`, or remove the key",
+        ))
+    }
+
+    fn schema() -> schemars::Schema {
+        schemars::json_schema!({ "const": true })
+    }
+}
+
 /// A duration from `LEAST` to `MOST`, in whole milliseconds.
 #[derive(Debug)]
 pub(super) struct Millis<const LEAST: u64, const MOST: u64>;

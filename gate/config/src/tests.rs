@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use memgate_evidence::{
     error::Error,
-    plan::{CommandLoad, Length},
+    plan::{CommandLoad, Length, ReadyBy},
 };
 
 use super::*;
@@ -102,6 +102,29 @@ fn what_is_measured_may_be_started_by_another_command() {
     assert_eq!(read("command: [s], watch: { argument: worker }"), watch(&["s"], Some("worker"), 1));
 }
 
+#[test]
+fn readiness_has_one_of_several_kinds() {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    for (text, by) in [
+        ("http: \"http://127.0.0.1:8080/\"", ReadyBy::Http("http://127.0.0.1:8080/".to_owned())),
+        ("tcp: \"127.0.0.1:5432\"", ReadyBy::Tcp("127.0.0.1:5432".to_owned())),
+        ("tcp: \"[::1]:5432\"", ReadyBy::Tcp("[::1]:5432".to_owned())),
+        ("unix: run/app.sock", ReadyBy::Unix("run/app.sock".to_owned())),
+        ("unix: \"@app\"", ReadyBy::Unix("@app".to_owned())),
+        ("log: \"^listening on .*:\\\\d+$\"", ReadyBy::Log("^listening on .*:\\d+$".to_owned())),
+        ("command: [pg_isready, -p, 5432]", ReadyBy::Command(words(&["pg_isready", "-p", "5432"]))),
+        ("notify: true", ReadyBy::Notify),
+    ] {
+        let config = read(&ready(text)).unwrap();
+        assert_eq!(config.services["uaa"].run.ready, Ready { by, timeout_ms: 30_000 }, "{text}");
+    }
+}
+
+/// The smallest configuration with another kind of readiness.
+fn ready(text: &str) -> String {
+    changed("http: \"http://127.0.0.1:8080/\"", text)
+}
+
 /// Every wrong file has one mistake, and the message must lead to it.
 macro_rules! refused {
     ($($name:ident: $text:expr;)+) => {
@@ -118,6 +141,18 @@ refused! {
     unknown_method: changed("get:", "head:");
     unknown_version: changed("version: 1", "version: 2");
     no_version: changed("version: 1\n", "");
+    no_kind_of_readiness: ready("timeout: 5s");
+    two_kinds_of_readiness: ready("tcp: \"127.0.0.1:1\", log: ready");
+    unknown_kind_of_readiness: ready("grpc: \"127.0.0.1:1\"");
+    ready_at_no_port: ready("tcp: localhost");
+    ready_at_port_0: ready("tcp: \"localhost:0\"");
+    ready_at_a_url: ready("tcp: \"http://localhost:1\"");
+    socket_with_a_long_path: ready(&format!("unix: /{}", "a".repeat(107)));
+    socket_without_a_name: ready("unix: \"@\"");
+    pattern_that_is_none: ready("log: \"(listening\"");
+    pattern_of_nothing: ready("log: \"\"");
+    readiness_by_no_command: ready("command: []");
+    notify_that_is_false: ready("notify: false");
     no_unit: changed("rate: 500/s", "rate: 500");
     no_unit_of_a_phase: format!("{SMALLEST}    phases:\n      measure: 60\n");
     wrong_unit: changed("rate: 500/s", "rate: 500MB");

@@ -9,7 +9,7 @@ use std::{
 
 use memgate_evidence::{
     error::{Error, Result},
-    plan::{CommandLoad, HttpLoad, Length, Load, PhaseLengths, Ready, Request, Watch},
+    plan::{CommandLoad, HttpLoad, Length, Load, PhaseLengths, Ready, ReadyBy, Request, Watch},
 };
 
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
@@ -17,6 +17,9 @@ use crate::yaml::{KeyPath, Kind, Problem, Scalar, Source, Whole};
 
 /// The methods that a request can have as a key for its URL.
 const METHODS: &str = "get, post, put, patch, delete";
+
+/// The keys that say when a process is ready.
+const READY: &str = "http, tcp, unix, log, command, notify";
 
 pub(super) struct Validator<'a> {
     pub(super) source: &'a Source,
@@ -122,7 +125,7 @@ impl Validator<'_> {
             pass_env: values(run.pass_env),
             user: run.user.map(|user| user.0),
             directory: run.directory.map_or_else(|| self.directory.to_owned(), |path| self.resolve(path.0)),
-            ready: Ready { http: run.ready.http.0, timeout_ms: or(run.ready.timeout, 30_000) },
+            ready: self.ready(run.ready, &place.key("ready"))?,
             memory_max: run.memory_max.map(|size| size.0),
             stop_timeout_ms: or(run.stop_timeout, 10_000),
         })
@@ -157,6 +160,38 @@ impl Validator<'_> {
         }
         let argument = watch.argument.as_ref().map(|word| word.0.clone());
         Ok(Some(Watch { command, argument, execution: watch.execution.as_ref().map_or(1, |times| times.as_u32()) }))
+    }
+
+    fn ready(&self, ready: file::Ready, place: &KeyPath) -> Result<Ready> {
+        let refuse = |place: &KeyPath, what: String, label: String, help: &str| {
+            Err(self.source.error(place, Problem::new(what, label, help)))
+        };
+        let command = ready.command.map(values);
+        if command.as_ref().is_some_and(|words| words.first().is_none_or(String::is_empty)) {
+            let help = "write the program and its arguments: `command: [pg_isready, -q]`";
+            let label = "expected a program and its arguments".to_owned();
+            return refuse(&place.key("command"), "names no program".to_owned(), label, help);
+        }
+        let kinds = [
+            ("http", ready.http.map(|url| ReadyBy::Http(url.0))),
+            ("tcp", ready.tcp.map(|address| ReadyBy::Tcp(address.0))),
+            ("unix", ready.unix.map(|name| ReadyBy::Unix(name.0))),
+            ("log", ready.log.map(|pattern| ReadyBy::Log(pattern.0))),
+            ("command", command.map(ReadyBy::Command)),
+            ("notify", ready.notify.map(|_| ReadyBy::Notify)),
+        ];
+        let mut kinds = kinds.into_iter().filter_map(|(key, by)| Some((key, by?)));
+        let Some((first, by)) = kinds.next() else {
+            let what = format!("nothing says when the process is ready: write one of {READY}");
+            let help = "write `http: http://127.0.0.1:8080/healthz`, `tcp: 127.0.0.1:5432` or `log: \"listening on\"`";
+            return refuse(&place.clone().at_key(), what, format!("has none of {READY}"), help);
+        };
+        if let Some((second, _)) = kinds.next() {
+            let what = format!("`ready` has both `{first}` and `{second}`");
+            let help = "keep the one that comes last while the process starts, and remove the other";
+            return refuse(&place.key(second).at_key(), what, format!("beside `{first}`"), help);
+        }
+        Ok(Ready { by, timeout_ms: or(ready.timeout, 30_000) })
     }
 
     fn phases(&self, phases: file::Phases, load: &Load, place: &KeyPath) -> Result<PhaseLengths> {

@@ -87,15 +87,33 @@ pub struct Collecting {
     pub force_probes: bool,
 }
 
-/// When the service counts as ready.
+/// When a process counts as ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ready {
-    /// An `http://` URL that answers with a status below 400 when the service is ready. Its port must be free before
-    /// the launch.
-    pub http: String,
+    /// What tells it.
+    pub by: ReadyBy,
     /// How long to wait, ms.
     pub timeout_ms: u64,
+}
+
+/// What tells that a process is ready. An address or a socket must be free before the launch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadyBy {
+    /// An `http://` URL answers with a status below 400.
+    Http(String),
+    /// `HOST:PORT` accepts a connection.
+    Tcp(String),
+    /// A unix socket accepts a connection: its path, which the working directory of the process resolves, or `@NAME` for
+    /// one without a file.
+    Unix(String),
+    /// A line of the output matches this regular expression.
+    Log(String),
+    /// A command ends with exit code 0: program and arguments, at least the program. It runs as the process does.
+    Command(Vec<String>),
+    /// The process sends `READY=1` as sd_notify(3) does.
+    Notify,
 }
 
 /// The lengths of the phases.

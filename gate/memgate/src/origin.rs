@@ -74,7 +74,7 @@ mod tests {
     use std::{collections::BTreeMap, fs};
 
     use memgate_evidence::{
-        plan::{Collecting, CommandLoad, Load, PhaseLengths, Ready},
+        plan::{Collecting, CommandLoad, Load, PhaseLengths, Ready, ReadyBy},
         platform::Platform,
         tier::Tier,
     };
@@ -95,7 +95,7 @@ mod tests {
             Plan { platform: Platform::LinuxLoong64, ..plan() },
             Plan { args: vec!["-v".to_owned()], ..plan() },
             Plan { env: BTreeMap::from([("GOGC".to_owned(), "50".to_owned())]), ..plan() },
-            Plan { ready: Ready { http: "http://127.0.0.1:2/".to_owned(), timeout_ms: 1 }, ..plan() },
+            Plan { ready: Ready { by: ReadyBy::Notify, timeout_ms: 1 }, ..plan() },
             Plan { memory_max: Some(1), ..plan() },
             Plan {
                 load: Load::Command(CommandLoad { words: vec!["wrk".to_owned()], ..CommandLoad::default() }),

@@ -22,7 +22,7 @@ use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
     Evidence, Exactness, RequestCounts, Series, TimeSpan,
-    plan::{Collecting, CommandLoad, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, Request},
+    plan::{Collecting, CommandLoad, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request},
     platform::Platform,
 };
 use memgate_testing::go::newest;
@@ -402,7 +402,8 @@ fn run(plan: &Plan, directory: &Path, act: impl Fn(u16)) -> (Evidence, Truth) {
 
 /// The same, with a look at the process after that.
 fn run_with(plan: &Plan, directory: &Path, act: impl Fn(u16), look: impl Fn(Pid)) -> (Evidence, Truth) {
-    let port = plan.ready.http.split([':', '/']).find_map(|part| part.parse().ok()).unwrap();
+    let ReadyBy::Http(url) = &plan.ready.by else { panic!("{plan:?}") };
+    let port = url.split([':', '/']).find_map(|part| part.parse().ok()).unwrap();
     let truth = RefCell::new(None);
     let progress = |progress| {
         if progress == RunEvent::Stopping {
@@ -472,7 +473,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
         env: BTreeMap::new(),
         directory: directory.to_path_buf(),
         account: None,
-        ready: Ready { http: format!("http://127.0.0.1:{port}/healthz"), timeout_ms: 60_000 },
+        ready: Ready { by: ReadyBy::Http(format!("http://127.0.0.1:{port}/healthz")), timeout_ms: 60_000 },
         memory_max: None,
         load: Load::Http(HttpLoad {
             rate_per_second: 300.0,

@@ -1,27 +1,19 @@
 //! A load from a command, such as `k6 run load.js`.
 
 use std::{
-    ffi::OsString,
-    io::{self, PipeWriter},
-    os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use memgate_evidence::{error::Result, plan::Account};
-use nix::{
-    sys::{
-        signal::{Signal, kill, killpg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
-    },
-    unistd::Pid,
-};
+use memgate_evidence::error::Result;
+use nix::sys::signal::Signal;
 
 use super::LoadError;
 use crate::{
-    child::{self, Pen},
+    cgroup::Cgroup,
+    launch::Exit,
     output::Output,
+    process::{CommandLine, Process},
 };
 
 /// How long the command may take to end after SIGTERM before it is killed.
@@ -30,31 +22,13 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which an ending command is checked.
 const POLL: Duration = Duration::from_millis(10);
 
-/// A running load command. It leads its own process group, in a cgroup of its own where there are cgroups.
+/// A running load command.
 ///
-/// Dropping it kills the whole group, and everything in the cgroup.
+/// Dropping it kills the whole process group, and everything in its cgroup.
 #[derive(Debug)]
 pub struct LoadCommand {
     name: String,
-    child: Child,
-    reaped: bool,
-    /// Dropped after everything that is read or changed before.
-    _pen: Pen,
-    /// Dropped last, so that it has all that was printed.
-    output: Output,
-}
-
-/// What a load command is, and what it becomes.
-#[derive(Debug)]
-pub struct CommandLine<'a> {
-    /// The program, which is searched for in the `PATH` of `env`, and its arguments.
-    pub words: &'a [String],
-    /// The working directory.
-    pub directory: &'a Path,
-    /// The whole environment.
-    pub env: &'a [(OsString, OsString)],
-    /// The user that it runs as, or `None` for memgate's own.
-    pub account: Option<&'a Account>,
+    process: Process,
 }
 
 /// Starts a load command in its own process group and keeps its stdout and stderr in the file `log`.
@@ -65,26 +39,15 @@ pub struct CommandLine<'a> {
 /// # Errors
 /// Fails with [`LoadError`] if the log cannot be made or the command cannot be started.
 pub fn command(line: &CommandLine<'_>, log: &Path) -> Result<LoadCommand> {
-    let Some((name, args)) = line.words.split_first() else {
+    let Some(name) = line.words.first() else {
         return Err(LoadError::NoCommand.into());
     };
     let made = Output::to(log, line.account);
-    let (output, pipe) = made.map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
-    let pen = Pen::make();
-    let child = spawn(name, args, line, pipe, &pen).map_err(|source| LoadError::CommandNotStarted {
-        name: name.clone(),
-        directory: line.directory.to_owned(),
-        source,
+    let output = made.map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
+    let process = Process::start(line, Cgroup::without_memory(), output).map_err(|source| {
+        LoadError::CommandNotStarted { name: name.clone(), directory: line.directory.to_owned(), source }
     })?;
-    Ok(LoadCommand { name: name.clone(), child, reaped: false, _pen: pen, output })
-}
-
-fn spawn(name: &str, args: &[String], line: &CommandLine<'_>, pipe: PipeWriter, pen: &Pen) -> io::Result<Child> {
-    let mut command = Command::new(name);
-    command.args(args).env_clear().envs(line.env.iter().map(|(name, value)| (name, value)));
-    command.process_group(0).stdin(Stdio::null()).stdout(pipe.try_clone()?).stderr(pipe);
-    child::confine(&mut command, pen, line.account, line.directory)?;
-    command.spawn()
+    Ok(LoadCommand { name: name.clone(), process })
 }
 
 impl LoadCommand {
@@ -94,7 +57,7 @@ impl LoadCommand {
     /// Fails with [`LoadError::CommandEnded`] if it has ended, even with exit code 0, because then the service is not
     /// under load. The message contains the end of its output.
     pub fn check(&self) -> Result<()> {
-        self.ended_as()?.map_or(Ok(()), |how| Err(self.ended_early(how).into()))
+        self.ended()?.map_or(Ok(()), |exit| Err(self.ended_early(exit).into()))
     }
 
     /// Ends the command, unless it has ended. It sends SIGTERM to the group, and SIGKILL to the rest of the group when
@@ -103,60 +66,30 @@ impl LoadCommand {
     /// # Errors
     /// Fails with [`LoadError`] if the command cannot be watched.
     pub fn stop(mut self) -> Result<()> {
-        self.signal(Signal::SIGTERM);
+        self.process.signal(Signal::SIGTERM);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
-            if self.ended_as()?.is_some() {
+            if self.ended()?.is_some() {
                 break;
             }
             std::thread::sleep(POLL);
         }
-        self.kill();
+        self.process.kill();
         Ok(())
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
+    fn ended(&self) -> Result<Option<Exit>, LoadError> {
+        self.process.ended().map_err(|source| LoadError::Unwatchable { name: self.name.clone(), source })
     }
 
-    /// How the command ended; `None` while it runs. It is not reaped, so no other process can get its id.
-    fn ended_as(&self) -> Result<Option<String>, LoadError> {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let status = waitid(Id::Pid(self.pid()), flags);
-        Ok(match status.map_err(|source| LoadError::Unwatchable { name: self.name.clone(), source })? {
-            WaitStatus::Exited(_, code) => Some(format!("with exit code {code}")),
-            WaitStatus::Signaled(_, signal, _) => Some(format!("by {signal}")),
-            _ => None,
-        })
-    }
-
-    fn signal(&self, signal: Signal) {
-        // The group exists until its leader is reaped. Without a group there is nothing to signal.
-        let _: nix::Result<()> = killpg(self.pid(), signal);
-    }
-
-    /// Kills the rest of the group and reaps its leader.
-    fn kill(&mut self) {
-        if std::mem::replace(&mut self.reaped, true) {
-            // Another process may have the id by now.
-            return;
-        }
-        self.signal(Signal::SIGKILL);
-        // The command may have left its group.
-        let _: nix::Result<()> = kill(self.pid(), Signal::SIGKILL);
-        // Waiting fails only if the process is not a child or has been reaped. It has ended then too.
-        let _: io::Result<std::process::ExitStatus> = self.child.wait();
-    }
-
-    fn ended_early(&self, how: String) -> LoadError {
-        let (output, log) = (self.output.end(), self.output.log().to_owned());
-        LoadError::CommandEnded { name: self.name.clone(), how, output, log }
-    }
-}
-
-impl Drop for LoadCommand {
-    fn drop(&mut self) {
-        self.kill();
+    fn ended_early(&self, exit: Exit) -> LoadError {
+        let how = match exit {
+            Exit::Code(code) => format!("with exit code {code}"),
+            Exit::Signal(signal) => format!("by {signal}"),
+            Exit::Unknown => "in an unknown way".to_owned(),
+        };
+        let output = self.process.output();
+        LoadError::CommandEnded { name: self.name.clone(), how, output: output.end(), log: output.log().to_owned() }
     }
 }
 
@@ -189,7 +122,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let command = run(&["python3", "-c", script], directory.path()).unwrap();
         eventually("the start", || log_of(&directory).contains("up"));
-        let pid = command.pid().to_string();
+        let pid = command.process.pid().to_string();
         assert!(runs(&pid));
         drop(command);
         assert!(!runs(&pid));

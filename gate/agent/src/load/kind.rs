@@ -47,6 +47,14 @@ impl Endpoint {
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         Ok((Self { authority, addresses }, path))
     }
+
+    /// The host and port of `HOST:PORT`.
+    ///
+    /// # Errors
+    /// Fails as [`Self::of`] does.
+    pub(crate) fn at(address: &str) -> Result<Self> {
+        Self::of(&format!("http://{address}/")).map(|(endpoint, _)| endpoint)
+    }
 }
 
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {

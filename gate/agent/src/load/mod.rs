@@ -34,7 +34,7 @@ pub(crate) mod testserver;
 
 pub(crate) use client::Client;
 pub use closed::{GuestLoad, start_for_guest};
-pub use command::{CommandLine, LoadCommand, command};
+pub use command::{LoadCommand, command};
 pub use error::LoadError;
 pub use failure::RequestFailure;
 pub use generator::{LoadHandle, start};

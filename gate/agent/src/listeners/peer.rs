@@ -1,0 +1,53 @@
+//! Who listens at a unix socket: the kernel tells one who connects.
+
+use nix::unistd::Pid;
+use procfs::process::Process;
+
+use super::{Holder, ListenerError, command};
+use crate::ready::Socket;
+
+/// Checks that one of these processes listens at the socket. Returns a note if that is not known.
+///
+/// # Errors
+/// Fails with [`ListenerError`] if another one listens there.
+pub(super) async fn check(socket: &Socket, own: &[Pid]) -> Result<Option<String>, ListenerError> {
+    let name = &socket.name;
+    // The process that has called listen(2), which may have ended since. What started it may serve the socket now.
+    let listener = match socket.connect().await.and_then(|stream| stream.peer_cred()) {
+        Ok(peer) => peer.pid().filter(|pid| *pid > 0),
+        Err(error) => return Ok(Some(format!("memgate cannot tell who listens at the socket {name}: {error}"))),
+    };
+    let Some(pid) = listener else {
+        return Err(ListenerError::OtherAtSocket { name: name.clone(), holder: Holder::Unseen });
+    };
+    if own.contains(&Pid::from_raw(pid)) {
+        return Ok(None);
+    }
+    match Process::new(pid) {
+        Ok(process) => {
+            let holder = Holder::Process { pid, command: command(&process) };
+            Err(ListenerError::OtherAtSocket { name: name.clone(), holder })
+        }
+        Err(_) => Ok(Some(format!("memgate cannot tell who listens at the socket {name}: process {pid} has ended"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_process_that_listens_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = Socket::of("app.sock", directory.path());
+        let note = check(&socket, &[]).await.unwrap().unwrap();
+        assert!(note.contains("cannot tell who listens at the socket app.sock: No such file"), "{note}");
+        let _listener = UnixListener::bind(directory.path().join("app.sock")).unwrap();
+        assert_eq!(check(&socket, &[Pid::this()]).await.unwrap(), None);
+        let error = check(&socket, &[Pid::from_raw(1)]).await.unwrap_err();
+        let start = format!("another process listens at the socket app.sock: process {} (`", Pid::this());
+        assert!(error.to_string().starts_with(&start), "{error}");
+    }
+}
