@@ -8,6 +8,7 @@ mod peer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
     time::Duration,
@@ -60,6 +61,17 @@ pub enum ListenerError {
         name: String,
         /// Who it is.
         holder: Holder,
+    },
+    /// Nobody listens at the unix socket of the load.
+    #[error("nobody listens at the socket {name}, where requests go")]
+    #[diagnostic(help(
+        "let `load.unix` name the socket at which the service listens once it is ready, relative to `run.directory`"
+    ))]
+    NoSocket {
+        /// The socket, as the configuration has it.
+        name: String,
+        /// The kernel's reason.
+        source: io::Error,
     },
     /// The service has no socket that listens where it is asked whether it is ready.
     #[error("{target} answers, but the service does not listen there")]
@@ -122,6 +134,8 @@ pub(super) struct Targets {
     ready: Option<String>,
     /// The unix socket where it is asked, if it is one.
     socket: Option<Socket>,
+    /// The unix socket to which requests go, if they go to one.
+    load_socket: Option<Socket>,
     addresses: BTreeMap<String, Vec<SocketAddr>>,
     /// What memgate cannot check, for the reader.
     pub(super) notes: Vec<String>,
@@ -157,12 +171,20 @@ impl Targets {
     /// # Errors
     /// When a URL or an address cannot be used.
     pub(super) fn of(plan: &Plan) -> Result<Self> {
+        let load_socket = match &plan.load {
+            Load::Http(load) => load.transport.unix.as_ref().map(|path| path.to_string_lossy()),
+            Load::Command(_) => None,
+        };
+        let load_socket = load_socket.map(|path| Socket::of(&path, &plan.directory));
         let urls = match &plan.load {
+            // The hosts of URLs are names for the service to read.
+            Load::Http(_) if load_socket.is_some() => Vec::new(),
             Load::Http(load) => load.requests.iter().map(|request| request.url.as_str()).collect(),
             // memgate does not know where a command sends its requests.
             Load::Command(_) => Vec::new(),
         };
         let mut targets = Self::of_readiness(&plan.ready, &plan.directory)?;
+        targets.load_socket = load_socket;
         for url in urls {
             targets.add(Endpoint::of(url)?.0);
         }
@@ -171,7 +193,8 @@ impl Targets {
 
     /// Where a process in this directory is asked whether it is ready.
     fn of_readiness(ready: &Ready, directory: &Path) -> Result<Self> {
-        let mut targets = Self { ready: None, socket: None, addresses: BTreeMap::new(), notes: Vec::new() };
+        let (addresses, notes) = (BTreeMap::new(), Vec::new());
+        let mut targets = Self { ready: None, socket: None, load_socket: None, addresses, notes };
         let endpoint = match &ready.by {
             ReadyBy::Http(url) => Some(Endpoint::of(url)?.0),
             ReadyBy::Tcp(address) => Some(Endpoint::at(address)?),
@@ -199,7 +222,7 @@ impl Targets {
         of_readiness.into_iter().chain(self.addresses.values()).flatten().next().copied()
     }
 
-    fn add(&mut self, Endpoint { authority, addresses }: Endpoint) {
+    fn add(&mut self, Endpoint { authority, addresses, is_tls: _ }: Endpoint) {
         if self.addresses.contains_key(&authority) {
             return;
         }
@@ -229,14 +252,15 @@ impl Targets {
             looks += 1;
             tokio::time::sleep(INTERVAL).await;
         };
-        match &self.socket {
-            Some(socket) if when == When::Ready => {
+        let mut note = note;
+        let sockets = self.socket.iter().map(|socket| (socket, false));
+        for (socket, is_of_load) in sockets.chain(self.load_socket.iter().map(|socket| (socket, true))) {
+            if when == When::Ready {
                 let (processes, _) = processes(cgroup, service)?;
-                let of_socket = peer::check(socket, &processes).await?;
-                Ok(note.or(of_socket))
+                note = note.or(peer::check(socket, &processes, is_of_load).await?);
             }
-            Some(_) | None => Ok(note),
         }
+        Ok(note)
     }
 
     fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>, ListenerError> {

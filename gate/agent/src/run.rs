@@ -22,7 +22,7 @@ use super::{
     environment,
     launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
     listeners::{Targets, When},
-    load::{self, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule},
+    load::{self, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule, Site},
     process::CommandLine,
     ready, rest,
 };
@@ -68,10 +68,10 @@ impl FailureKind for ExecutableError {
 }
 
 /// Who drives the built-in load of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Driver {
-    /// This process.
-    Here,
+    /// This process, with [`load::start`].
+    Here(load::Start),
     /// The host of this guest, over the load's port.
     Host,
 }
@@ -202,8 +202,9 @@ impl Running {
         self.service.wait_ready(plan).await?;
         // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
-        rest::come(self.service.pid(), REST).await;
         let who_listens = targets.check(When::Ready, self.service.cgroup().files(), self.service.pid()).await;
+        // This check connects to unix sockets, too.
+        rest::come(self.service.pid(), REST).await;
         // A service that ends without load has failed to start, whatever it answered meanwhile.
         if let Some(exit) = self.service.ended() {
             return Err(launch::ended_early(plan, self.service.output(), exit, Unseen::Load));
@@ -461,13 +462,18 @@ enum RunningLoad {
 impl RunningLoad {
     fn start(plan: &Plan, logs: &RunLogs, driver: Driver, start: Instant, tail: Duration) -> Result<Self> {
         match (&plan.load, driver) {
-            (Load::Http(_), Driver::Host) => HostLoad::start().map(Self::Host),
-            (Load::Http(http), Driver::Here) => {
+            (Load::Http(http), Driver::Host) => {
+                let socket = http.transport.unix.as_ref().map(|path| plan.directory.join(path));
+                HostLoad::start(socket).map(Self::Host)
+            }
+            (Load::Http(http), Driver::Here(begin)) => {
                 let PhaseLengths { warmup, measure, .. } = plan.phases;
                 let schedule = Schedule { start, warmup, measure, tail };
-                load::start(http, plan.seed, schedule).map(Self::Http)
+                let user = plan.account.as_ref().map(|account| account.uid);
+                let site = Site { directory: plan.directory.clone(), user };
+                begin(http, plan.seed, schedule, &site).map(Self::Http)
             }
-            (Load::Command(command), Driver::Here | Driver::Host) => {
+            (Load::Command(command), Driver::Here(_) | Driver::Host) => {
                 let account = plan.account.as_ref();
                 let mut env = child::inherited(&OF_A_LOAD_COMMAND, account);
                 env.extend(command.env.iter().map(|(name, value)| (name.into(), value.into())));

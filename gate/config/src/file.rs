@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::kinds::{
     Address, BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, LinePattern, Millis, Name, Package, PhaseLength,
-    Rate, Size, SocketName, True, Url, User, Variable,
+    Rate, RequestUrl, Size, SocketName, Switch, True, Url, User, Variable,
 };
 use crate::yaml::{Scalar, Text, Version, Whole};
 
@@ -154,6 +154,17 @@ pub(super) struct Load {
     pub(super) rate: Option<Scalar<Rate>>,
     /// The number of connections. Each is a client with its own cookie jar; 16 by default.
     pub(super) connections: Option<Whole<1, 10_000>>,
+    /// The version of HTTP: 1 for HTTP/1.1 or 2 for HTTP/2; 1 by default.
+    pub(super) http: Option<Whole<1, 2>>,
+    /// The most requests at a time on each connection, in HTTP/2; 16 by default.
+    pub(super) streams: Option<Whole<1, 1000>>,
+    /// Whether a connection is used for more than one request; true by default.
+    pub(super) keep_alive: Option<Scalar<Switch>>,
+    /// The unix socket at which the service listens, relative to its working directory. All requests go there, as with
+    /// `curl --unix-socket`: their URLs keep their host, for the service to read, and need no port.
+    pub(super) unix: Option<Scalar<FilePath>>,
+    /// What `https://` URLs accept as the service's certificate.
+    pub(super) tls: Option<Tls>,
     /// How long a request may take from its intended start before it fails; 5s by default.
     pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
     /// The seed for the order of the requests; 1 by default.
@@ -170,20 +181,30 @@ pub(super) struct Load {
     pub(super) pass_env: Vec<Scalar<Variable>>,
 }
 
+/// What `https://` URLs accept as the service's certificate: either `ca` or `insecure`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    /// A PEM file, relative to this file, with the certificates of authorities, or with the service's own.
+    pub(super) ca: Option<Scalar<FilePath>>,
+    /// Whether any certificate is accepted.
+    pub(super) insecure: Option<Scalar<Switch>>,
+}
+
 /// A kind of request, with its URL under one of `get`, `post`, `put`, `patch` and `delete`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Request {
     /// URL of a GET request.
-    pub(super) get: Option<Scalar<Url>>,
+    pub(super) get: Option<Scalar<RequestUrl>>,
     /// URL of a POST request.
-    pub(super) post: Option<Scalar<Url>>,
+    pub(super) post: Option<Scalar<RequestUrl>>,
     /// URL of a PUT request.
-    pub(super) put: Option<Scalar<Url>>,
+    pub(super) put: Option<Scalar<RequestUrl>>,
     /// URL of a PATCH request.
-    pub(super) patch: Option<Scalar<Url>>,
+    pub(super) patch: Option<Scalar<RequestUrl>>,
     /// URL of a DELETE request.
-    pub(super) delete: Option<Scalar<Url>>,
+    pub(super) delete: Option<Scalar<RequestUrl>>,
     /// How often it is chosen, relative to the others; 1 by default.
     pub(super) weight: Option<Whole<1, 1_000_000>>,
     /// Header fields.

@@ -183,7 +183,7 @@ impl Kind for Url {
     fn read(text: &str) -> Result<String, Problem> {
         let refuse = |why: &str| Err(wrong(format!("`{}` {why}", shorten(text)), Self::EXPECTED));
         if text.starts_with("https://") {
-            return refuse("is https; memgate loads a service with plain http, without the cost of TLS");
+            return refuse("is https; memgate asks a service over plain http whether it is ready");
         }
         let Ok(uri) = text.parse::<hyper::Uri>() else {
             return refuse(&format!("is not {}", Self::EXPECTED));
@@ -276,6 +276,51 @@ impl Kind for True {
 
     fn schema() -> schemars::Schema {
         schemars::json_schema!({ "const": true })
+    }
+}
+
+/// An `http://` or `https://` URL. Without a port it is only good for a unix socket.
+#[derive(Debug)]
+pub(super) struct RequestUrl;
+
+impl Kind for RequestUrl {
+    type Value = String;
+    const EXPECTED: &'static str = Url::EXPECTED;
+    const PATTERN: Option<&'static str> = Some("^https?://[^/?#@]+([/?][^#]*)?$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let refuse = |why: &str| Err(wrong(format!("`{}` {why}", shorten(text)), Self::EXPECTED));
+        let Ok(uri) = text.parse::<hyper::Uri>() else {
+            return refuse(&format!("is not {}", Self::EXPECTED));
+        };
+        let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+        let Some(authority) = uri.authority().filter(|_| is_known) else {
+            return refuse(&format!("is not {}", Self::EXPECTED));
+        };
+        if authority.host().is_empty() || authority.as_str().contains('@') || text.contains('#') {
+            return refuse("has no host, or has a user or a fragment");
+        }
+        if authority.port().is_some() && authority.port_u16().is_none_or(|port| port == 0) {
+            return refuse("has no port");
+        }
+        Ok(uri.to_string())
+    }
+}
+
+/// `true` or `false`.
+#[derive(Debug)]
+pub(super) struct Switch;
+
+impl Kind for Switch {
+    type Value = bool;
+    const EXPECTED: &'static str = "`true` or `false`";
+
+    fn read(text: &str) -> Result<bool, Problem> {
+        text.parse().map_err(|_| wrong(format!("`{}` is not {}", shorten(text), Self::EXPECTED), Self::EXPECTED))
+    }
+
+    fn schema() -> schemars::Schema {
+        schemars::json_schema!({ "type": "boolean" })
     }
 }
 

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use memgate_evidence::{
     error::Error,
-    plan::{CommandLoad, Length, ReadyBy},
+    plan::{CommandLoad, HttpVersion, Length, ReadyBy, Tls, Transport},
 };
 
 use super::*;
@@ -66,6 +66,31 @@ fn a_phase_may_have_a_number_of_requests() {
     let phases = read(&text).unwrap().services["uaa"].phases;
     let [warmup, measure] = [2000, 6000].map(Length::Requests);
     assert_eq!(phases, PhaseLengths { warmup, measure, drain_ms: 10_000, drain_max_ms: 30_000 });
+}
+
+#[test]
+fn connections_are_as_the_load_says() {
+    let transport = |keys: &str| {
+        let config = read(&changed("rate:", &format!("{keys}, rate:"))).unwrap();
+        let Load::Http(load) = &config.services["uaa"].load else { panic!("{keys}") };
+        load.transport.clone()
+    };
+    let usual = Transport::default();
+    assert_eq!(transport("http: 1, keep_alive: true"), usual);
+    let streams = |streams| HttpVersion::Http2 { streams };
+    assert_eq!(transport("http: 2"), Transport { http: streams(16), ..usual.clone() });
+    assert_eq!(
+        transport("http: 2, keep_alive: false"),
+        Transport { http: streams(1), keep_alive: false, ..usual.clone() }
+    );
+    assert_eq!(transport("tls: { insecure: true }"), Transport { tls: Some(Tls::Insecure), ..usual.clone() });
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    assert_eq!(transport("tls: { ca: Cargo.toml }"), Transport { tls: Some(Tls::Ca(file)), ..usual.clone() });
+    // The URL of a request to a socket needs no port.
+    let text = changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");
+    let text = text.replacen("rate:", "unix: run/x.sock, rate:", 1);
+    let Load::Http(load) = &read(&text).unwrap().services["uaa"].load else { panic!("{text}") };
+    assert_eq!(load.transport, Transport { unix: Some("run/x.sock".into()), ..usual });
 }
 
 #[test]
@@ -203,6 +228,15 @@ refused! {
     variable_with_a_value: changed("ready:", "pass_env: [A=b], ready:");
     command_of_nothing: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: []");
     https: changed("get: \"http:", "get: \"https:");
+    https_of_readiness: changed("ready: { http: \"http:", "ready: { http: \"https:");
+    tls_of_nothing: changed("rate:", "tls: { insecure: false }, rate:");
+    tls_of_two_minds: changed("rate:", "tls: { insecure: true, ca: Cargo.toml }, rate:");
+    tls_without_a_file: changed("rate:", "tls: { ca: ca.pem }, rate:");
+    streams_of_http_1: changed("rate:", "streams: 4, rate:");
+    streams_without_connections: changed("rate:", "http: 2, keep_alive: false, streams: 4, rate:");
+    no_switch: changed("rate:", "keep_alive: 1s, rate:");
+    http_3: changed("rate:", "http: 3, rate:");
+    transport_beside_a_command: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "unix: x, command: [k6]");
     url_without_port: changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");
     url_without_scheme: changed("get: \"http://127.0.0.1:8080/\"", "get: localhost:8080/x");
     name_with_a_slash: changed("uaa:", "../uaa:");
@@ -232,7 +266,7 @@ fn numbers_that_cannot_be_are_refused_with_their_key() {
     let in_load = |keys: &str| changed("rate: 500/s", &format!("rate: 500/s, {keys}"));
     let platform = |keys: &str| format!("{SMALLEST}platforms: {{ linux/arm64: {{ {keys} }} }}\n");
     type Key<'a> = (&'a str, &'a str, &'a dyn Fn(&str) -> String, &'a [&'a str]);
-    let keys: [Key<'_>; 17] = [
+    let keys: [Key<'_>; 19] = [
         ("services.uaa.runs", "20", &|value| service(&format!("runs: {value}")), NO_COUNT),
         ("services.uaa.max_runs", "20", &|value| service(&format!("max_runs: {value}")), NO_COUNT),
         ("services.uaa.phases.warmup", "0s", &|value| service(&format!("phases: {{ warmup: {value} }}")), NO_DURATION),
@@ -260,6 +294,8 @@ fn numbers_that_cannot_be_are_refused_with_their_key() {
         ("services.uaa.run.stop_timeout", "1ms", &|value| in_run(&format!("stop_timeout: {value}")), &["0s"]),
         ("services.uaa.load.rate", "1/s", &|value| changed("rate: 500/s", &format!("rate: {value}")), NO_RATE),
         ("services.uaa.load.connections", "1", &|value| in_load(&format!("connections: {value}")), NO_COUNT),
+        ("services.uaa.load.streams", "1", &|value| in_load(&format!("http: 2, streams: {value}")), NO_COUNT),
+        ("services.uaa.load.http", "1", &|value| in_load(&format!("http: {value}")), NO_COUNT),
         ("services.uaa.load.timeout", "1ms", &|value| in_load(&format!("timeout: {value}")), NO_DURATION),
         ("services.uaa.load.timeout", "1ms", &|value| in_load(&format!("timeout: {value}")), &["0s"]),
         ("platforms.linux/arm64.cpus", "1", &|value| platform(&format!("cpus: {value}")), NO_COUNT),
@@ -364,6 +400,7 @@ fn the_schema_knows_the_keys_that_are_accepted() {
         ("/$defs/Ready", changed("http:", "zzz: 1, http:")),
         ("/$defs/Load", changed("rate:", "zzz: 1, rate:")),
         ("/$defs/Request", changed("get:", "zzz: 1, get:")),
+        ("/$defs/Tls", changed("rate:", "tls: { zzz: 1 }, rate:")),
         ("/$defs/Phases", format!("{SMALLEST}    phases: {{ zzz: 1 }}\n")),
         ("/properties/platforms", format!("{SMALLEST}platforms: {{ zzz: 1 }}\n")),
         ("/$defs/Platforms", format!("{SMALLEST}platforms: {{ linux/amd64: {{ zzz: 1 }} }}\n")),

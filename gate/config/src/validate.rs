@@ -1,22 +1,21 @@
 //! Turns the contents of memgate.yaml into a [`Config`]: checks relations between keys, fills in defaults, resolves
 //! paths.
 
+mod load;
+
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use memgate_evidence::{
     error::{Error, Result},
-    plan::{CommandLoad, HttpLoad, Length, Load, PhaseLengths, Ready, ReadyBy, Request, Watch},
+    plan::{Length, Load, PhaseLengths, Ready, ReadyBy, Watch},
 };
 
 use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
 use crate::yaml::{KeyPath, Kind, Problem, Scalar, Source, Whole};
-
-/// The methods that a request can have as a key for its URL.
-const METHODS: &str = "get, post, put, patch, delete";
 
 /// The keys that say when a process is ready.
 const READY: &str = "http, tcp, unix, log, command, notify";
@@ -233,104 +232,6 @@ impl Validator<'_> {
         let what = format!("{requests} requests at {rate}/s take {seconds} s");
         let label = format!("expected from {fewest} to {most} requests");
         refuse(what, label, "write another number of requests, or a duration such as `60s`")
-    }
-
-    fn load(&self, load: file::Load, place: &KeyPath) -> Result<Load> {
-        if let Some(command) = load.command {
-            let others = [
-                ("rate", load.rate.is_some()),
-                ("connections", load.connections.is_some()),
-                ("timeout", load.timeout.is_some()),
-                ("seed", load.seed.is_some()),
-                ("requests", load.requests.is_some()),
-            ];
-            if let Some((key, _)) = others.into_iter().find(|(_, is_there)| *is_there) {
-                let what = format!("`{key}` has no meaning beside `command`");
-                let help = format!("remove `{key}`, or `command` to use the built-in load generator");
-                return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "beside `command`", help)));
-            }
-            return self.command(values(command), map(load.env), &place.key("command"));
-        }
-        let of_a_command = [("env", !load.env.is_empty()), ("pass_env", !load.pass_env.is_empty())];
-        if let Some((key, _)) = of_a_command.into_iter().find(|(_, is_there)| *is_there) {
-            let what = format!("`{key}` has no meaning without `command`");
-            let help = format!("remove `{key}`; the service has its own under `run`");
-            return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "without `command`", help)));
-        }
-        let help = "write `rate: 500/s` and `requests: [ { get: \"http://127.0.0.1:8080/\" } ]`, or `command: [PROGRAM, ARGUMENT]`";
-        let missing = |key: &str| {
-            let what = format!("the key `{key}` is missing");
-            self.source.error(&place.clone().at_key(), Problem::new(what, format!("has no key `{key}`"), help))
-        };
-        let rate = load.rate.ok_or_else(|| missing("rate"))?;
-        let requests = load.requests.ok_or_else(|| missing("requests"))?;
-        let place = place.key("requests");
-        if requests.is_empty() {
-            return Err(self.source.error(&place, Problem::new("there are no requests", "at least one request", help)));
-        }
-        let requests =
-            requests.into_iter().enumerate().map(|(index, request)| self.request(request, &place.index(index)));
-        Ok(Load::Http(HttpLoad {
-            rate_per_second: rate.0,
-            connections: load.connections.map_or(16, Whole::as_u32),
-            timeout_ms: or(load.timeout, 5000),
-            requests: requests.collect::<Result<_, _>>()?,
-        }))
-    }
-
-    fn command(&self, words: Vec<String>, env: BTreeMap<String, String>, place: &KeyPath) -> Result<Load> {
-        if words.first().is_some_and(|program| !program.is_empty()) {
-            return Ok(Load::Command(CommandLoad { words, env }));
-        }
-        let help = "write the program and its arguments: `command: [k6, run, load.js]`";
-        Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))
-    }
-
-    fn request(&self, request: file::Request, place: &KeyPath) -> Result<Request> {
-        let by_method = [
-            ("GET", request.get),
-            ("POST", request.post),
-            ("PUT", request.put),
-            ("PATCH", request.patch),
-            ("DELETE", request.delete),
-        ];
-        let mut urls = by_method.into_iter().filter_map(|(method, url)| url.map(|url| (method, url.0)));
-        let Some((method, url)) = urls.next() else {
-            let help = format!("add a URL under one of {METHODS}: `get: http://127.0.0.1:8080/`");
-            return Err(self
-                .source
-                .error(place, Problem::new("the request has no URL", "has no method and URL", help)));
-        };
-        if let Some((second, _)) = urls.next() {
-            let key = second.to_lowercase();
-            let what = format!("the request has both `{}` and `{key}`", method.to_lowercase());
-            let help = format!("write one request for each method ({METHODS})");
-            return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "a second method", help)));
-        }
-        Ok(Request {
-            method: method.to_owned(),
-            url,
-            headers: self.headers(map(request.headers), &place.key("headers"))?,
-            body: request.body.map_or_else(String::new, |body| body.0),
-            weight: request.weight.map_or(1, Whole::as_u32),
-            expect: request.expect.into_iter().filter_map(|status| u16::try_from(status.0).ok()).collect(),
-        })
-    }
-
-    /// Names of header fields do not depend on the case of their letters.
-    fn headers(&self, headers: BTreeMap<String, String>, place: &KeyPath) -> Result<BTreeMap<String, String>> {
-        let mut seen = HashSet::new();
-        match headers.keys().find(|name| !seen.insert(name.to_lowercase())) {
-            None => Ok(headers),
-            Some(name) => Err(self.source.error(
-                &place.key(name).at_key(),
-                Problem::new(
-                    format!("duplicate header `{name}`"),
-                    "differs from another one only in case",
-                    "keep one of the two",
-                ),
-            )),
-        }
     }
 
     fn platform(&self, options: file::Platforms) -> PlatformOptions {

@@ -166,7 +166,7 @@ impl fmt::Display for Load {
         match self {
             Self::Command(command) => write!(f, "`{}`", command.words.join(" ")),
             Self::Http(load) => {
-                write!(f, "{}/s over {} connections:", load.rate_per_second, load.connections)?;
+                write!(f, "{}/s over {} connections{}:", load.rate_per_second, load.connections, load.transport)?;
                 for (index, request) in load.requests.iter().enumerate() {
                     let comma = if index == 0 { "" } else { "," };
                     write!(f, "{comma} {} {} {}", request.weight, request.method, path(&request.url))?;
@@ -207,8 +207,84 @@ pub struct HttpLoad {
     pub connections: u32,
     /// How long a request may wait for a connection, and how long for its answer, before it fails, ms.
     pub timeout_ms: u64,
+    /// How the requests reach the service. The usual way is not written, so that the hash of a plan with it stays that
+    /// of earlier memgates.
+    #[serde(default, skip_serializing_if = "Transport::is_usual")]
+    pub transport: Transport,
     /// The kinds of requests.
     pub requests: Vec<Request>,
+}
+
+/// How requests reach the service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transport {
+    /// The version of HTTP.
+    pub http: HttpVersion,
+    /// Whether a connection is used for more than one request.
+    pub keep_alive: bool,
+    /// The unix socket at which the service listens, relative to its working directory; `None` for the hosts and ports
+    /// of the URLs.
+    pub unix: Option<PathBuf>,
+    /// What `https://` URLs accept as the service's certificate; `None` if there are no such URLs.
+    pub tls: Option<Tls>,
+}
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpVersion {
+    /// HTTP/1.1: a connection has one request at a time.
+    Http1,
+    /// HTTP/2: with prior knowledge for `http://` URLs (RFC 9113, section 3.3), by ALPN for `https://`.
+    Http2 {
+        /// The most requests at a time on each connection, at least 1.
+        streams: u32,
+    },
+}
+
+/// What the load accepts as the service's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tls {
+    /// Any certificate.
+    Insecure,
+    /// A certificate for the host of the URL, by an authority of this PEM file.
+    Ca(PathBuf),
+}
+
+impl Default for Transport {
+    fn default() -> Self {
+        Self { http: HttpVersion::Http1, keep_alive: true, unix: None, tls: None }
+    }
+}
+
+impl Transport {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl HttpVersion {
+    /// The most requests at a time on each connection.
+    pub const fn streams(self) -> u32 {
+        match self {
+            Self::Http1 => 1,
+            Self::Http2 { streams } => streams,
+        }
+    }
+}
+
+/// What decides about figures, as an addition to the number of connections. The usual way adds nothing.
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let HttpVersion::Http2 { streams } = self.http {
+            write!(f, " of HTTP/2 with {streams} streams")?;
+        }
+        let words = [(self.tls.is_some(), " with TLS"), (self.unix.is_some(), " to a unix socket")];
+        words.into_iter().filter(|(holds, _)| *holds).try_for_each(|(_, words)| f.write_str(words))?;
+        if self.keep_alive { Ok(()) } else { f.write_str(", a new one for each request") }
+    }
 }
 
 /// A kind of request.
@@ -217,7 +293,7 @@ pub struct HttpLoad {
 pub struct Request {
     /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
     pub method: String,
-    /// An `http://` URL.
+    /// An `http://` or `https://` URL.
     pub url: String,
     /// Header fields.
     pub headers: BTreeMap<String, String>,
@@ -247,6 +323,7 @@ mod tests {
             rate_per_second: 500.0,
             connections: 32,
             timeout_ms: 5000,
+            transport: Transport::default(),
             requests: vec![
                 request(3, "POST", "http://127.0.0.1:18080/login?next=/", "name=x"),
                 request(6, "GET", "http://[::1]:18080", ""),
@@ -256,6 +333,17 @@ mod tests {
         assert_eq!(Load::Http(load.clone()).to_string(), text);
         // Another port is the same load.
         load.requests[0].url = "http://127.0.0.1:9/login?next=/".to_owned();
+        assert_eq!(Load::Http(load.clone()).to_string(), text);
+        // So is one over another socket, or with other certificates.
+        load.requests.truncate(1);
+        load.transport = Transport {
+            http: HttpVersion::Http2 { streams: 8 },
+            keep_alive: false,
+            unix: Some("secret.sock".into()),
+            tls: Some(Tls::Ca("secret.pem".into())),
+        };
+        let text = "500/s over 32 connections of HTTP/2 with 8 streams with TLS to a unix socket, a new one for each \
+                    request: 3 POST /login?next=/ (6 B)";
         assert_eq!(Load::Http(load).to_string(), text);
         let words = ["k6", "run"].map(str::to_owned).to_vec();
         let command = CommandLoad { words, env: [("TOKEN".to_owned(), "secret".to_owned())].into() };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use futures_util::{StreamExt as _, stream};
-use memgate_agent::{self as agent, Driver, RunLogs, alone::Alone, cancel::Cancel};
+use memgate_agent::{self as agent, Driver, RunLogs, alone::Alone, cancel::Cancel, load};
 use memgate_evidence::{
     Evidence,
     error::{Result, Stage},
@@ -150,7 +150,7 @@ impl Bench<'_> {
         let title = format!("{} run {run}", self.target.title());
         let event = |event| narrator.event(&title, event);
         let mut evidence = match &self.guests {
-            None => agent::run(&plan, &self.logs(run), Driver::Here, &event, cancel).await?,
+            None => agent::run(&plan, &self.logs(run), Driver::Here(load::start), &event, cancel).await?,
             Some(guests) => guests.run(&plan, &self.guest_logs(run), &event, cancel).await?,
         };
         evidence.options = self.options.to_vec();

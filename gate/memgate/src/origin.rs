@@ -7,7 +7,7 @@ use memgate_config::{Executable, Service};
 use memgate_evidence::{
     Commit, Origin,
     error::{Error, Result, Stage},
-    plan::Plan,
+    plan::{HttpLoad, Load, Plan, Tls, Transport},
 };
 use memgate_files::sha256;
 
@@ -35,11 +35,21 @@ pub(crate) fn hash(plan: &Plan) -> String {
         // Its own hash is beside this one.
         executable: PathBuf::new(),
         directory: PathBuf::new(),
+        load: without_paths(&plan.load),
         // Another machine has other users.
         account: None,
         ..plan.clone()
     };
     sha256::of(serde_json::json!(canonical).to_string().as_bytes())
+}
+
+/// The load without the paths of files on this machine.
+fn without_paths(load: &Load) -> Load {
+    let mut load = load.clone();
+    if let Load::Http(HttpLoad { transport: Transport { tls: Some(Tls::Ca(file)), .. }, .. }) = &mut load {
+        *file = PathBuf::new();
+    }
+    load
 }
 
 /// The commit that is checked out where the service is built or, if it is not built, where it runs. `None` if git is
@@ -74,7 +84,7 @@ mod tests {
     use std::{collections::BTreeMap, fs};
 
     use memgate_evidence::{
-        plan::{Collecting, CommandLoad, Load, PhaseLengths, Ready, ReadyBy},
+        plan::{Collecting, CommandLoad, HttpVersion, Load, PhaseLengths, Ready, ReadyBy},
         platform::Platform,
         tier::Tier,
     };
@@ -86,6 +96,24 @@ mod tests {
     fn a_plan_is_the_same_on_every_machine_and_in_every_run() {
         let elsewhere = Plan { run: 2, executable: "/b/uaa".into(), directory: "/b".into(), account: None, ..plan() };
         assert_eq!(hash(&elsewhere), hash(&plan()));
+        let [here, there] = ["/a/ca.pem", "/b/ca.pem"].map(|file| with(|load| load.tls = Some(Tls::Ca(file.into()))));
+        assert_eq!(hash(&here), hash(&there));
+    }
+
+    /// The plan over another transport.
+    fn with(change: impl Fn(&mut Transport)) -> Plan {
+        let mut plan = plan();
+        let Load::Http(load) = &mut plan.load else { panic!("{plan:?}") };
+        change(&mut load.transport);
+        plan
+    }
+
+    /// The hash of an earlier memgate, which knew no other transport, is that of the usual one.
+    #[test]
+    fn the_usual_transport_is_not_in_the_hash() {
+        let text = serde_json::to_string(&plan().load).unwrap();
+        assert!(!text.contains("transport"), "{text}");
+        assert_eq!(serde_json::from_str::<Load>(&text).unwrap(), plan().load);
     }
 
     #[test]
@@ -101,6 +129,10 @@ mod tests {
                 load: Load::Command(CommandLoad { words: vec!["wrk".to_owned()], ..CommandLoad::default() }),
                 ..plan()
             },
+            with(|load| load.http = HttpVersion::Http2 { streams: 1 }),
+            with(|load| load.keep_alive = false),
+            with(|load| load.unix = Some("x.sock".into())),
+            with(|load| load.tls = Some(Tls::Insecure)),
             Plan { phases: PhaseLengths { drain_ms: 4, ..plan().phases }, ..plan() },
             Plan { seed: 2, ..plan() },
             Plan { stop_timeout_ms: 2, ..plan() },

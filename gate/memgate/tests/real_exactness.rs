@@ -22,7 +22,7 @@ use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
     Evidence, Exactness, RequestCounts, Series, TimeSpan,
-    plan::{Collecting, CommandLoad, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request},
+    plan::{Collecting, CommandLoad, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request, Transport},
     platform::Platform,
 };
 use memgate_testing::go::newest;
@@ -83,6 +83,7 @@ fn small(port: u16, directory: &Path) -> Plan {
         rate_per_second: 20.0,
         connections: 2,
         timeout_ms: 60_000,
+        transport: Transport::default(),
         requests: vec![request("GET", format!("http://127.0.0.1:{port}/healthz"))],
     });
     plan
@@ -196,7 +197,13 @@ fn a_load_command_may_end_in_the_tail() {
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let evidence = runtime.block_on(agent::run(&plan, &files, agent::Driver::Here, &progress, &Cancel::never()));
+        let evidence = runtime.block_on(agent::run(
+            &plan,
+            &files,
+            agent::Driver::Here(agent::load::start),
+            &progress,
+            &Cancel::never(),
+        ));
         let phases = evidence.unwrap_or_else(|error| panic!("{error:?}")).phases;
         assert!(phases.tail.is_some() && phases.drain.is_some());
         assert_eq!(fs::read_to_string(files.load_log).unwrap(), "done\n");
@@ -230,6 +237,7 @@ func main() {
             rate_per_second: 20.0,
             connections: 2,
             timeout_ms: 60_000,
+            transport: Transport::default(),
             requests: vec![request("GET", "http://127.0.0.1:18139/hold".to_owned())],
         });
         plan.phases =
@@ -243,7 +251,13 @@ func main() {
 /// it earlier.
 fn drained(plan: &Plan, directory: &Path) -> Result<Duration, HeldUp> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let evidence = runtime.block_on(agent::run(plan, &logs(directory), agent::Driver::Here, &|_| {}, &Cancel::never()));
+    let evidence = runtime.block_on(agent::run(
+        plan,
+        &logs(directory),
+        agent::Driver::Here(agent::load::start),
+        &|_| {},
+        &Cancel::never(),
+    ));
     let evidence = evidence.unwrap_or_else(|error| panic!("{error:?}"));
     let drain = evidence.phases.drain.unwrap();
     let goroutines = &evidence.signals.goroutines.data;
@@ -415,7 +429,13 @@ fn run_with(plan: &Plan, directory: &Path, act: impl Fn(u16), look: impl Fn(Pid)
     };
     let files = logs(directory);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let evidence = runtime.block_on(agent::run(plan, &files, agent::Driver::Here, &progress, &Cancel::never()));
+    let evidence = runtime.block_on(agent::run(
+        plan,
+        &files,
+        agent::Driver::Here(agent::load::start),
+        &progress,
+        &Cancel::never(),
+    ));
     (evidence.unwrap_or_else(|error| panic!("{error:?}")), truth.take().unwrap())
 }
 
@@ -479,6 +499,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
             rate_per_second: 300.0,
             connections: 8,
             timeout_ms: 60_000,
+            transport: Transport::default(),
             requests: vec![login],
         }),
         phases: PhaseLengths { warmup: Length::Ms(300), measure: Length::Ms(500), drain_ms: 500, drain_max_ms: 500 },

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use memgate_evidence::{
     CgroupMemory, Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, GoMemory, Histogram, Pauses,
     Phases, RequestCounts, Requests, RssKinds, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
-    plan::{Account, Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request},
+    plan::{Account, Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request, Transport},
     platform::{Platform, Runner},
     tier::Tier,
 };
@@ -99,7 +99,13 @@ pub fn plan() -> Plan {
         account: Some(Account { name: "u".to_owned(), uid: 1, gid: 1, groups: vec![2], home: "/".into() }),
         ready: Ready { by: ReadyBy::Http(request.url.clone()), timeout_ms: 1 },
         memory_max: None,
-        load: Load::Http(HttpLoad { rate_per_second: 1.0, connections: 1, timeout_ms: 1, requests: vec![request] }),
+        load: Load::Http(HttpLoad {
+            rate_per_second: 1.0,
+            connections: 1,
+            timeout_ms: 1,
+            transport: Transport::default(),
+            requests: vec![request],
+        }),
         phases: PhaseLengths { warmup: Length::Ms(0), measure: Length::Ms(0), drain_ms: 0, drain_max_ms: 0 },
         seed: 0,
         stop_timeout_ms: 1,

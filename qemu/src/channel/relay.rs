@@ -19,10 +19,13 @@ const HEADER: usize = 24;
 /// The longest payload, bytes.
 pub const LONGEST_PIECE: usize = 32 << 10;
 
+/// The payload of [`Step::Open`] for the unix socket of the plan.
+pub const UNIX: &str = "unix";
+
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Host: connect. The payload is the address, `127.0.0.1:8080`.
+    /// Host: connect. The payload is the address, `127.0.0.1:8080`, or [`UNIX`].
     Open,
     /// Agent: the connection is there.
     Opened,

@@ -9,7 +9,11 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -18,7 +22,7 @@ use std::{
 };
 
 use memgate_evidence::error::Result;
-use memgate_qemu::channel::{LOAD_PORT, LONGEST_PIECE, Piece, Step, next_piece};
+use memgate_qemu::channel::{LOAD_PORT, LONGEST_PIECE, Piece, Step, UNIX, next_piece};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -26,7 +30,7 @@ use nix::{
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::EventFd,
-        socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket},
+        socket::{AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, socket},
     },
 };
 
@@ -52,19 +56,19 @@ struct Told {
 }
 
 impl HostLoad {
-    /// Opens the port and starts the thread.
+    /// Opens the port and starts the thread. `unix` is the unix socket of the plan, if it has one.
     ///
     /// # Errors
     /// Fails with [`LoadError`] if the guest has no such port, or if the thread cannot be started.
-    pub fn start() -> Result<Self> {
+    pub fn start(unix: Option<PathBuf>) -> Result<Self> {
         let port = super::ports::open(LOAD_PORT).map_err(LoadError::NotStarted)?;
-        Ok(Self::over(port).map_err(LoadError::NotStarted)?)
+        Ok(Self::over(port, unix).map_err(LoadError::NotStarted)?)
     }
 
     /// Uses this port.
-    pub(crate) fn over(port: File) -> io::Result<Self> {
+    pub(crate) fn over(port: File, unix: Option<PathBuf>) -> io::Result<Self> {
         let (told, wake) = (Arc::new(Told::default()), Arc::new(EventFd::new()?));
-        let mut relay = Relay::new(port, Arc::clone(&told), &wake)?;
+        let mut relay = Relay::new(port, unix, Arc::clone(&told), &wake)?;
         let woken = Arc::clone(&wake);
         let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(move || {
             let Err(error) = relay.run(&woken);
@@ -133,6 +137,8 @@ const WAKE: u64 = u64::MAX - 1;
 /// The thread's state.
 struct Relay {
     port: File,
+    /// The unix socket of the plan.
+    unix: Option<PathBuf>,
     events: Epoll,
     told: Arc<Told>,
     connections: HashMap<u32, Connection>,
@@ -147,14 +153,20 @@ struct Relay {
 
 /// A connection to the service.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     is_open: bool,
     /// What the service's side had no room for.
     unsent: Vec<u8>,
 }
 
+/// A socket of the service's kind.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 impl Relay {
-    fn new(port: File, told: Arc<Told>, wake: &EventFd) -> io::Result<Self> {
+    fn new(port: File, unix: Option<PathBuf>, told: Arc<Told>, wake: &EventFd) -> io::Result<Self> {
         // A write that blocks would spin in the kernel until the host has taken the bytes (`__send_to_port`,
         // drivers/char/virtio_console.c, Linux 5.10 to 7.2).
         fcntl(&port, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -163,7 +175,7 @@ impl Relay {
         events.add(wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         let (connections, buffer) = (HashMap::new(), vec![0; 64 << 10]);
         let (incoming, outgoing, figures) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { port, events, told, connections, incoming, outgoing, figures, buffer })
+        Ok(Self { port, unix, events, told, connections, incoming, outgoing, figures, buffer })
     }
 
     fn run(&mut self, wake: &EventFd) -> io::Result<Never> {
@@ -236,9 +248,14 @@ impl Relay {
     }
 
     fn open(&mut self, number: u32, address: &[u8]) -> io::Result<()> {
-        let address = std::str::from_utf8(address).ok().and_then(|address| address.parse::<SocketAddr>().ok());
-        let address = address.ok_or_else(|| io::Error::other("an address that is none"))?;
-        match begin_to_connect(address) {
+        let none = || io::Error::other("an address that is none");
+        let stream = if address == UNIX.as_bytes() {
+            Stream::to_socket(self.unix.as_ref().ok_or_else(none)?)
+        } else {
+            let address = std::str::from_utf8(address).ok().and_then(|address| address.parse::<SocketAddr>().ok());
+            Stream::to_address(address.ok_or_else(none)?)
+        };
+        match stream {
             Ok(stream) => {
                 // It is writable when it is connected or has failed.
                 self.events.add(&stream, EpollEvent::new(EpollFlags::EPOLLOUT, u64::from(number)))?;
@@ -359,19 +376,58 @@ impl Connection {
     }
 }
 
+impl Stream {
+    fn to_address(address: SocketAddr) -> io::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let stream = TcpStream::from(begin_to_connect(family, &SockaddrStorage::from(address))?);
+        // As the generator does on this machine.
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    fn to_socket(path: &Path) -> io::Result<Self> {
+        Ok(Self::Unix(UnixStream::from(begin_to_connect(AddressFamily::Unix, &UnixAddr::new(path)?)?)))
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Self::Tcp(stream) => stream.take_error(),
+            Self::Unix(stream) => stream.take_error(),
+        }
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(bytes),
+            Self::Unix(stream) => stream.read(bytes),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 /// A socket that connects, or has connected already.
-fn begin_to_connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+fn begin_to_connect(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(family, SockType::Stream, flags, None)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => {}
-        Err(error) => return Err(error.into()),
+    match connect(socket.as_raw_fd(), address) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
     }
-    let stream = TcpStream::from(socket);
-    // As the generator does on this machine.
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 fn is_not_yet(error: &io::Error) -> bool {

@@ -26,7 +26,8 @@ use tokio::{
 
 use super::{
     Client, LoadError, LoadOutcome, Progress, RequestFailure,
-    generator::{Requests, prepare, runtime},
+    client::Link,
+    generator::{Clients, Requests, prepare, runtime},
     relay::{Asked, Relay},
     schedule::{self, Phase},
     tally::{Missing, Tally},
@@ -117,8 +118,11 @@ pub fn start_for_guest(load: &HttpLoad, seed: u64, lengths: &PhaseLengths, port:
 /// Serves the agent until it has the figures. If the port cannot be used, it is closed, and the agent knows it.
 async fn drive(shared: &Arc<Shared>, port: UnixStream, progress: Arc<Progress>) {
     let Ok((relay, mut asks)) = Relay::new(port, progress) else { return };
-    let clients = (0..shared.requests.connections).map(|_| Client::over(&relay, shared.requests.endpoints.len()));
-    let ended = serve(shared, &relay, clients.collect(), &mut asks).await;
+    let dialer = Arc::new(shared.requests.dialer_over(&relay));
+    let ended = match shared.requests.clients(&dialer) {
+        Clients::Http1(clients) => serve(shared, &relay, clients, &mut asks).await,
+        Clients::Http2(clients) => serve(shared, &relay, clients, &mut asks).await,
+    };
     let figures = ended.map(|()| shared.outcome()).map_err(|error| in_full(&error));
     if let Ok(figures) = serde_json::to_vec(&figures) {
         relay.send_figures(&figures).await;
@@ -128,10 +132,10 @@ async fn drive(shared: &Arc<Shared>, port: UnixStream, progress: Arc<Progress>) 
 }
 
 /// Runs the phases that the agent asks for, until it asks for the end.
-async fn serve(
+async fn serve<L: Link>(
     shared: &Arc<Shared>,
     relay: &Relay,
-    mut clients: Vec<Client>,
+    mut clients: Vec<Client<L>>,
     asks: &mut UnboundedReceiver<Asked>,
 ) -> Result<(), LoadError> {
     while let Some(Asked::Begin(number)) = asks.recv().await {
@@ -148,7 +152,11 @@ async fn serve(
 }
 
 /// Sends the requests of a phase. At the end none is in flight.
-async fn run(shared: &Arc<Shared>, phase: Phase, clients: Vec<Client>) -> Result<Vec<Client>, LoadError> {
+async fn run<L: Link>(
+    shared: &Arc<Shared>,
+    phase: Phase,
+    clients: Vec<Client<L>>,
+) -> Result<Vec<Client<L>>, LoadError> {
     let turns = Arc::new(tokio::sync::Mutex::new(Turns::new(shared, phase)));
     let mut running = JoinSet::new();
     for mut client in clients {
@@ -208,7 +216,7 @@ impl Turns {
 
 impl Shared {
     /// Sends a request, waits for the answer and counts it.
-    async fn answer(&self, client: &mut Client, phase: Phase, index: u64) {
+    async fn answer<L: Link>(&self, client: &mut Client<L>, phase: Phase, index: u64) {
         let sent = Instant::now();
         let exchange = client.exchange(self.requests.kind(index), &self.requests.endpoints);
         let outcome =

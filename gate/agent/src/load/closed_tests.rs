@@ -11,7 +11,7 @@ use std::{
 
 use memgate_evidence::{
     RequestCounts,
-    plan::{HttpLoad, Length, PhaseLengths, Request},
+    plan::{HttpLoad, Length, PhaseLengths, Request, Transport},
 };
 
 use super::{
@@ -25,7 +25,8 @@ const FOREVER: Duration = Duration::from_secs(3600);
 fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
     let get =
         Request { method: "GET".into(), url, headers: BTreeMap::new(), body: String::new(), weight: 1, expect: vec![] };
-    HttpLoad { rate_per_second: per_second, connections, timeout_ms: 30_000, requests: vec![get] }
+    let transport = Transport::default();
+    HttpLoad { rate_per_second: per_second, connections, timeout_ms: 30_000, transport, requests: vec![get] }
 }
 
 /// A load of these numbers of requests.
@@ -33,7 +34,7 @@ fn start(load: &HttpLoad, warmup: u64, measure: u64) -> (GuestLoad, HostLoad) {
     let (host, guest) = UnixStream::pair().unwrap();
     let [warmup, measure] = [warmup, measure].map(Length::Requests);
     let load = start_for_guest(load, 1, &PhaseLengths { warmup, measure, drain_ms: 0, drain_max_ms: 0 }, host).unwrap();
-    (load, HostLoad::over(File::from(OwnedFd::from(guest))).unwrap())
+    (load, HostLoad::over(File::from(OwnedFd::from(guest)), None).unwrap())
 }
 
 fn wait(until: impl Fn() -> bool) {

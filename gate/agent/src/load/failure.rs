@@ -15,8 +15,14 @@ pub enum RequestFailure {
     Closed,
     /// The connection failed in another way, or could not be made.
     Connection,
-    /// The answer is not HTTP/1.1.
+    /// The answer is not HTTP of the load's version.
     Malformed,
+    /// The peer reset the request's stream of HTTP/2.
+    StreamReset,
+    /// Another user than the service's listens at the unix socket.
+    OtherUser,
+    /// There is no TLS connection.
+    Tls(TlsFailure),
     /// A connection was free, but the answer was not complete in time.
     Timeout,
     /// No connection became free in time, or the load ended early.
@@ -25,6 +31,21 @@ pub enum RequestFailure {
     NoTime,
     /// The answer's status does not count as success.
     Status(StatusCode),
+}
+
+/// Why there is no TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsFailure {
+    /// The certificate is for other names than the URL's host.
+    OtherName,
+    /// No authority that the load accepts has signed the certificate.
+    UnknownIssuer,
+    /// The certificate is unfit in another way, such as one that has expired.
+    Certificate,
+    /// The service does not speak HTTP/2 over TLS.
+    NoHttp2,
+    /// The handshake failed in another way, such as with a service that does not speak TLS.
+    Handshake,
 }
 
 impl RequestFailure {
@@ -37,6 +58,9 @@ impl RequestFailure {
             | Self::Closed
             | Self::Connection
             | Self::Malformed
+            | Self::StreamReset
+            | Self::OtherUser
+            | Self::Tls(_)
             | Self::Timeout
             | Self::NotSent
             | Self::NoTime => false,
@@ -46,7 +70,8 @@ impl RequestFailure {
     /// The reason why a connection could not be made.
     pub(crate) fn from_io(error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => Self::Refused,
+            // There is no unix socket.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Self::Refused,
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
                 Self::Reset
             }
@@ -78,11 +103,26 @@ impl std::fmt::Display for RequestFailure {
             Self::Closed => f.write_str("connection closed"),
             Self::Connection => f.write_str("connection failed"),
             Self::Malformed => f.write_str("malformed response"),
+            Self::StreamReset => f.write_str("stream reset"),
+            Self::OtherUser => f.write_str("socket of another user"),
+            Self::Tls(reason) => write!(f, "TLS: {reason}"),
             Self::Timeout => f.write_str("timeout"),
             Self::NotSent => f.write_str("not sent"),
             Self::NoTime => f.write_str(memgate_evidence::NO_TIME),
             Self::Status(status) => write!(f, "status {}", status.as_u16()),
         }
+    }
+}
+
+impl std::fmt::Display for TlsFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::OtherName => "certificate for another name",
+            Self::UnknownIssuer => "certificate by an unknown issuer",
+            Self::Certificate => "unfit certificate",
+            Self::NoHttp2 => "no HTTP/2",
+            Self::Handshake => "handshake failed",
+        })
     }
 }
 

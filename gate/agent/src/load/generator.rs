@@ -10,6 +10,7 @@
 
 use std::{
     ops::Range,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +21,7 @@ use std::{
 
 use memgate_evidence::{
     error::{Error, InputError, Result},
-    plan::HttpLoad,
+    plan::{self, HttpLoad, HttpVersion, Transport},
 };
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
@@ -31,11 +32,17 @@ use tokio::{
 
 use super::{
     Client, Endpoints, LoadError, LoadOutcome, Progress, RequestFailure, RequestKind, Schedule,
+    client::Link,
+    dial::{Dialer, Socket},
+    http1::Http1,
+    http2::Http2,
     meter::Meter,
     mix::Mix,
+    relay::Relay,
     schedule::{Pace, Phase},
     tally::{Missing, Tally},
     timer::Timer,
+    tls::Connector,
 };
 
 /// The highest accepted rate, requests per second. One thread cannot send that many.
@@ -43,6 +50,21 @@ const HIGHEST_RATE: f64 = 1e6;
 
 /// File descriptors that are reserved for everything except the connections.
 const OTHER_FILES: u64 = 128;
+
+/// The longest path of a unix socket, bytes (`sun_path` of unix(7), without the final NUL).
+const LONGEST_PATH: usize = 107;
+
+/// Starts a load, as [`start`] does. So the agent in a guest, whose load the host drives, has no generator.
+pub type Start = fn(&HttpLoad, u64, Schedule, &Site) -> Result<LoadHandle>;
+
+/// Where the service runs, as far as its unix socket is concerned.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// Its working directory.
+    pub directory: PathBuf,
+    /// The id of its user. Nobody else may listen at the socket; `None` if that does not matter.
+    pub user: Option<u32>,
+}
 
 /// A load that is running or waits for its start.
 ///
@@ -54,11 +76,12 @@ pub struct LoadHandle {
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-/// The state that the clients share. Only `aborted` is used by more than one thread.
+/// The state that the clients of the load share. Only `aborted` is used by more than one thread.
 #[derive(Debug)]
 struct Shared {
     pace: Pace,
     requests: Requests,
+    dialer: Arc<Dialer>,
     /// One permit for each request that is due and that no client has taken.
     due: Semaphore,
     /// The oldest request that no client has taken.
@@ -73,7 +96,15 @@ pub(super) struct Requests {
     mix: Mix,
     kinds: Vec<RequestKind>,
     pub(super) endpoints: Endpoints,
-    pub(super) connections: u32,
+    connections: u32,
+    transport: Transport,
+    tls: Option<Connector>,
+}
+
+/// The clients of a load, one for each request at a time.
+pub(super) enum Clients {
+    Http1(Vec<Client<Http1>>),
+    Http2(Vec<Client<Http2>>),
 }
 
 impl Requests {
@@ -81,22 +112,71 @@ impl Requests {
     pub(super) fn kind(&self, index: u64) -> &RequestKind {
         &self.kinds[self.mix.kind(index)]
     }
+
+    /// How many requests there are at a time at most.
+    fn at_once(&self) -> u64 {
+        u64::from(self.connections) * u64::from(self.transport.http.streams())
+    }
+
+    /// How the clients connect on this machine.
+    fn dialer(&self, site: &Site) -> Result<Dialer> {
+        let tls = self.tls.clone();
+        Ok(match &self.transport.unix {
+            None => Dialer::network(tls),
+            Some(path) => Dialer::socket(Socket { path: socket_path(&site.directory, path)?, user: site.user }, tls),
+        })
+    }
+
+    /// How the clients connect in a guest.
+    pub(super) fn dialer_over(&self, relay: &Relay) -> Dialer {
+        Dialer::guest(relay.clone(), self.transport.unix.is_some(), self.tls.clone())
+    }
+
+    /// The clients. Those that are next to each other have different connections, so that all connections take turns.
+    pub(super) fn clients(&self, dialer: &Arc<Dialer>) -> Clients {
+        let (endpoints, keep_alive) = (self.endpoints.len(), self.transport.keep_alive);
+        let connections = 0..self.connections;
+        match self.transport.http {
+            HttpVersion::Http1 => {
+                Clients::Http1(connections.map(|_| Client::http1(dialer, endpoints, keep_alive)).collect())
+            }
+            HttpVersion::Http2 { streams } => {
+                let first: Vec<_> = connections.map(|_| Client::http2(dialer, endpoints, keep_alive)).collect();
+                Clients::Http2((0..streams).flat_map(|_| first.iter().map(Client::stream)).collect())
+            }
+        }
+    }
+}
+
+/// The path of the unix socket of a service with this working directory.
+///
+/// # Errors
+/// Fails with [`Error::Input`] if it is too long for the kernel.
+pub(super) fn socket_path(directory: &Path, path: &Path) -> Result<PathBuf> {
+    let path = directory.join(path);
+    if path.as_os_str().len() <= LONGEST_PATH {
+        return Ok(path);
+    }
+    let message = format!("The path of the unix socket {} is longer than {LONGEST_PATH} bytes.", path.display());
+    Err(InputError::new(message, "Let the service listen at a shorter path, and name it in `load.unix`.").into())
 }
 
 /// Starts the thread of the load. Requests begin at `schedule.start`.
 ///
-/// `seed` decides the order of the kinds of requests.
+/// `seed` decides the order of the kinds of requests. `site` is where the service runs.
 ///
 /// # Errors
 /// Fails with [`Error::Input`] if the load cannot be sent, and with [`LoadError`] if the machine does not allow that
 /// many connections, a host cannot be resolved, or the thread cannot be started.
-pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandle> {
+pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule, site: &Site) -> Result<LoadHandle> {
     let requests = prepare(load, seed)?;
+    let dialer = Arc::new(requests.dialer(site)?);
     check_file_limit(u64::from(load.connections).saturating_mul(requests.endpoints.len() as u64))?;
     let progress = Arc::new(Progress::default());
     let shared = Arc::new(Shared {
         pace: Pace::new(schedule, load.rate_per_second, Duration::from_millis(load.timeout_ms)),
         requests,
+        dialer,
         due: Semaphore::new(0),
         next: AtomicU64::new(0),
         tally: Mutex::new(Some(Tally::new(Arc::clone(&progress))?)),
@@ -112,13 +192,25 @@ pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandl
 /// Fails with [`Error::Input`] if the load cannot be sent, and with [`LoadError`] if a host cannot be resolved.
 pub(super) fn prepare(load: &HttpLoad, seed: u64) -> Result<Requests> {
     check(load)?;
-    let mut endpoints = Endpoints::new();
-    let kinds =
-        load.requests.iter().map(|request| RequestKind::new(request, &mut endpoints)).collect::<Result<Vec<_>>>()?;
+    let (endpoints, kinds) = kinds(load)?;
     let mix = Mix::new(seed, load.requests.iter().map(|request| request.weight)).ok_or_else(|| {
         InputError::new("The load has no requests.", "Give at least one request a weight of 1 or more.")
     })?;
-    Ok(Requests { mix, kinds, endpoints, connections: load.connections })
+    let transport = load.transport.clone();
+    let is_http2 = matches!(transport.http, HttpVersion::Http2 { .. });
+    let tls = transport.tls.as_ref().map(|tls| Connector::new(tls, is_http2)).transpose()?;
+    Ok(Requests { mix, kinds, endpoints, connections: load.connections, transport, tls })
+}
+
+/// The endpoints and the kinds of requests of a load.
+fn kinds(load: &HttpLoad) -> Result<(Endpoints, Vec<RequestKind>)> {
+    let mut endpoints = Endpoints::new();
+    let new = if load.transport.unix.is_some() { RequestKind::of_socket } else { RequestKind::new };
+    let mut kinds = load.requests.iter().map(|request| new(request, &mut endpoints)).collect::<Result<Vec<_>>>()?;
+    if let HttpVersion::Http2 { .. } = load.transport.http {
+        kinds = kinds.into_iter().map(|kind| kind.for_http2(&endpoints)).collect::<Result<_>>()?;
+    }
+    Ok((endpoints, kinds))
 }
 
 fn check(load: &HttpLoad) -> Result<()> {
@@ -132,6 +224,14 @@ fn check(load: &HttpLoad) -> Result<()> {
     }
     if load.timeout_ms == 0 {
         return wrong("A timeout of 0 fails every request.".into(), "Write `timeout: 5s`.");
+    }
+    if load.transport.http.streams() == 0 {
+        return wrong("A connection needs at least one stream.".into(), "Write `streams: 16`.");
+    }
+    let is_https = |request: &&plan::Request| request.url.starts_with("https://");
+    if let (Some(request), None) = (load.requests.iter().find(is_https), &load.transport.tls) {
+        let message = format!("The load does not say which certificates it accepts from `{}`.", request.url);
+        return wrong(message, "Write `tls: { ca: FILE }` or `tls: { insecure: true }`.");
     }
     Ok(())
 }
@@ -160,16 +260,20 @@ fn spawn(shared: Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
 /// The work of the thread.
 fn drive(runtime: &Runtime, shared: &Arc<Shared>) -> Result<()> {
     runtime.block_on(async {
-        let mut clients = JoinSet::new();
-        for _ in 0..shared.requests.connections {
-            clients.spawn(serve(Arc::clone(shared)));
-        }
+        let mut clients = match shared.requests.clients(&shared.dialer) {
+            Clients::Http1(clients) => spawn_all(shared, clients),
+            Clients::Http2(clients) => spawn_all(shared, clients),
+        };
         tokio::select! {
             biased;
             () = shared.aborted.notified() => Ok(()),
             ended = run(shared, &mut clients) => ended,
         }
     })
+}
+
+fn spawn_all<L: Link>(shared: &Arc<Shared>, clients: Vec<Client<L>>) -> JoinSet<()> {
+    clients.into_iter().map(|client| serve(Arc::clone(shared), client)).collect()
 }
 
 /// Releases every request, then waits until each has ended, the last one at the latest after its timeout twice.
@@ -205,13 +309,12 @@ async fn pace(shared: &Shared) -> std::io::Result<()> {
             shared.tally(|tally| tally.record_busy_share(share));
         }
     }
-    shared.add_permits(u64::from(shared.requests.connections));
+    shared.add_permits(shared.requests.at_once());
     Ok(())
 }
 
 /// Runs a client, which takes one request after the other until none is left.
-async fn serve(shared: Arc<Shared>) {
-    let mut client = Client::new(shared.requests.endpoints.len());
+async fn serve<L: Link>(shared: Arc<Shared>, mut client: Client<L>) {
     loop {
         let free_since = Instant::now();
         match shared.due.acquire().await {
@@ -243,7 +346,7 @@ impl Shared {
     }
 
     /// Sends a request, waits for the answer and counts it.
-    async fn answer(&self, client: &mut Client, index: u64, free_since: Instant) {
+    async fn answer<L: Link>(&self, client: &mut Client<L>, index: u64, free_since: Instant) {
         let (phase, intended) = (self.pace.phase(index), self.pace.intended(index));
         let taken = Instant::now();
         let deadline = self.pace.deadline(taken);

@@ -18,34 +18,53 @@ use memgate_evidence::{
 
 use super::LoadError;
 
-/// A host and port for requests.
+/// Where requests go, and whether with TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     /// The value of the `Host` field, such as `127.0.0.1:8080`.
     pub(crate) authority: String,
-    /// The addresses of the host's name, in the order in which they are tried. The list is never empty.
+    /// Whether the URL is an `https://` one.
+    pub(crate) is_tls: bool,
+    /// The addresses of the host's name, in the order in which they are tried. Empty only if requests go to a unix
+    /// socket.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl Endpoint {
-    /// The host and port of an `http://` URL, and the rest of the URL.
+    /// The host and port of an `http://` or `https://` URL, and the rest of the URL.
     ///
     /// # Errors
     /// Fails with [`Error::Input`] if the URL cannot be requested, and with [`LoadError::UnknownHost`] if its host has
     /// no address.
     pub(crate) fn of(url: &str) -> Result<(Self, PathAndQuery)> {
+        let (endpoint, path, port) = Self::without_address(url)?;
+        let addresses = resolve(endpoint.host(), port)?;
+        Ok((Self { addresses, ..endpoint }, path))
+    }
+
+    /// As [`Self::of`], with the port, without looking up the host.
+    fn without_address(url: &str) -> Result<(Self, PathAndQuery, u16)> {
         let uri: Uri = url.parse().map_err(|error| bad_url(url, &error))?;
-        if uri.scheme() != Some(&Scheme::HTTP) {
-            return Err(bad_url(url, &"it does not begin with http://"));
+        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        if !is_tls && uri.scheme() != Some(&Scheme::HTTP) {
+            return Err(bad_url(url, &"it does not begin with http:// or https://"));
         }
         let (Some(host), false) = (uri.host(), uri.authority().is_some_and(|whole| whole.as_str().contains('@')))
         else {
             return Err(bad_url(url, &"user names and passwords are not supported"));
         };
         let authority = uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let addresses = resolve(host, uri.port_u16().unwrap_or(80))?;
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Ok((Self { authority, addresses }, path))
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        Ok((Self { authority, is_tls, addresses: Vec::new() }, path, port))
+    }
+
+    /// The host without the port, and an address of IP version 6 without its brackets.
+    pub(super) fn host(&self) -> &str {
+        match self.authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => address,
+            None => self.authority.split_once(':').map_or(&self.authority, |(host, _)| host),
+        }
     }
 
     /// The host and port of `HOST:PORT`.
@@ -58,9 +77,8 @@ impl Endpoint {
 }
 
 fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
-    let name = host.trim_start_matches('[').trim_end_matches(']');
     let unknown = |source: io::Error| LoadError::UnknownHost { host: host.to_owned(), source };
-    let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs().map_err(unknown)?.collect();
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(unknown)?.collect();
     if addresses.is_empty() { Err(unknown(io::Error::other("it has no address")).into()) } else { Ok(addresses) }
 }
 
@@ -81,7 +99,8 @@ pub(crate) struct RequestKind {
     /// The index in the endpoints.
     pub(super) endpoint: usize,
     method: Method,
-    path: Uri,
+    /// The path in HTTP/1.1, the whole URL in HTTP/2.
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
     expect: Vec<u16>,
@@ -94,6 +113,19 @@ impl RequestKind {
     /// Fails like [`Endpoint::of`], and with [`Error::Input`] if HTTP does not allow a method or a header field.
     pub(crate) fn new(request: &plan::Request, endpoints: &mut Endpoints) -> Result<Self> {
         let (endpoint, path) = Endpoint::of(&request.url)?;
+        Self::at(request, endpoint, path, endpoints)
+    }
+
+    /// As [`Self::new`], if the host need not have an address.
+    ///
+    /// # Errors
+    /// Fails as [`Self::new`], but for the address.
+    pub(super) fn of_socket(request: &plan::Request, endpoints: &mut Endpoints) -> Result<Self> {
+        let (endpoint, path, _) = Endpoint::without_address(&request.url)?;
+        Self::at(request, endpoint, path, endpoints)
+    }
+
+    fn at(request: &plan::Request, endpoint: Endpoint, path: PathAndQuery, endpoints: &mut Endpoints) -> Result<Self> {
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| {
             InputError::new(
                 format!("`{}` is not an HTTP method.", request.method),
@@ -106,14 +138,31 @@ impl RequestKind {
             endpoints.len() - 1
         });
         let body = Bytes::from(request.body.clone());
-        Ok(Self { endpoint: index, method, path: path.into(), headers, body, expect: request.expect.clone() })
+        Ok(Self { endpoint: index, method, uri: path.into(), headers, body, expect: request.expect.clone() })
+    }
+
+    /// The same for HTTP/2, which has scheme and host in the URL.
+    ///
+    /// # Errors
+    /// Fails with [`Error::Input`] if the value of the field `Host` cannot be the host of a URL.
+    pub(super) fn for_http2(self, endpoints: &[Endpoint]) -> Result<Self> {
+        let Self { uri, mut headers, .. } = self;
+        let scheme = if endpoints[self.endpoint].is_tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let host = headers.remove(HOST).unwrap_or(HeaderValue::from_static(""));
+        let whole = Uri::builder().scheme(scheme).authority(host.as_bytes());
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let uri = whole.path_and_query(path).build().map_err(|error| {
+            let message = format!("The header field `Host` {host:?} is no host of a URL: {error}.");
+            InputError::new(message, "Write a host such as `example.com`, or leave the field out.")
+        })?;
+        Ok(Self { uri, headers, ..self })
     }
 
     /// A new request of the kind.
     pub(super) fn request(&self) -> Request<Bytes> {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.path.clone();
+        *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
         request
     }
@@ -166,16 +215,43 @@ mod tests {
         let (endpoint, path) = Endpoint::of("http://127.0.0.1:8080/a/b?c=d").unwrap();
         assert_eq!(endpoint.authority, "127.0.0.1:8080");
         assert_eq!(endpoint.addresses, ["127.0.0.1:8080".parse().unwrap()]);
+        assert_eq!((endpoint.host(), endpoint.is_tls), ("127.0.0.1", false));
         assert_eq!(path.as_str(), "/a/b?c=d");
         let (endpoint, path) = Endpoint::of("http://[::1]").unwrap();
         assert_eq!((endpoint.authority.as_str(), path.as_str()), ("[::1]", "/"));
         assert_eq!(endpoint.addresses, ["[::1]:80".parse().unwrap()]);
+        assert_eq!(endpoint.host(), "::1");
+        let (endpoint, _) = Endpoint::of("https://127.0.0.1/").unwrap();
+        assert_eq!((endpoint.addresses, endpoint.is_tls), (vec!["127.0.0.1:443".parse().unwrap()], true));
+    }
+
+    #[test]
+    fn the_host_of_a_socket_needs_no_address() {
+        let mut endpoints = Endpoints::new();
+        RequestKind::of_socket(&get("http://no.such.host.invalid/a"), &mut endpoints).unwrap();
+        assert_eq!((endpoints[0].authority.as_str(), &endpoints[0].addresses[..]), ("no.such.host.invalid", &[][..]));
+    }
+
+    #[test]
+    fn http_2_has_the_host_in_the_url() {
+        let mut plan = get("https://127.0.0.1:1/a?b");
+        let request = |plan: &plan::Request| {
+            let mut endpoints = Endpoints::new();
+            let kind = RequestKind::new(plan, &mut endpoints).unwrap();
+            kind.for_http2(&endpoints).map(|kind| kind.request())
+        };
+        let plain = request(&plan).unwrap();
+        assert_eq!((plain.uri().to_string().as_str(), plain.headers().get(HOST)), ("https://127.0.0.1:1/a?b", None));
+        plan.headers = BTreeMap::from([("Host".into(), "other.example".into())]);
+        assert_eq!(request(&plan).unwrap().uri(), "https://other.example/a?b");
+        plan.headers = BTreeMap::from([("Host".into(), "no host".into())]);
+        assert_eq!(request(&plan).unwrap_err().exit_code(), 2);
     }
 
     #[test]
     fn a_url_that_cannot_be_requested_is_named_with_the_reason() {
         for (url, reason) in [
-            ("https://127.0.0.1/", "http://"),
+            ("ftp://127.0.0.1/", "http://"),
             ("127.0.0.1:8080", "http://"),
             ("http://u:p@127.0.0.1/", "passwords"),
             ("http://a b/", "cannot be requested"),

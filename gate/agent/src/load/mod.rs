@@ -8,15 +8,21 @@
 //! A service in a guest is loaded from the host, closed-loop (`closed.rs`). The guest's agent hands on the bytes
 //! (`relay.rs`, and `in_guest/relay.rs` there).
 //!
+//! Connections are made by `dial.rs`: TCP or unix sockets, with TLS by `tls.rs` or without. `http1.rs` and `http2.rs` send
+//! requests over them.
+//!
 //! One thread drives all connections, so the generator uses at most one core.
 
 mod client;
 mod closed;
 mod command;
 mod cookies;
+mod dial;
 mod error;
 mod failure;
 mod generator;
+mod http1;
+mod http2;
 mod kind;
 mod meter;
 mod mix;
@@ -24,6 +30,9 @@ mod relay;
 mod schedule;
 mod tally;
 mod timer;
+// The agents for guests get no TLS, and no cryptography in C: the load comes from the host.
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 
 #[cfg(test)]
 mod closed_tests;
@@ -31,13 +40,17 @@ mod closed_tests;
 mod tests;
 #[cfg(test)]
 pub(crate) mod testserver;
+#[cfg(test)]
+mod transport_server;
+#[cfg(test)]
+mod transport_tests;
 
 pub(crate) use client::Client;
 pub use closed::{GuestLoad, start_for_guest};
 pub use command::{LoadCommand, command};
 pub use error::LoadError;
-pub use failure::RequestFailure;
-pub use generator::{LoadHandle, start};
+pub use failure::{RequestFailure, TlsFailure};
+pub use generator::{LoadHandle, Site, Start, start};
 pub(crate) use kind::{Endpoint, Endpoints, RequestKind};
 pub use schedule::{Phase, Schedule, duration, window_in};
 pub use tally::{LoadOutcome, Progress};

@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use memgate_qemu::channel::{LONGEST_PIECE, Piece, Step, next_piece};
+use memgate_qemu::channel::{LONGEST_PIECE, Piece, Step, UNIX, next_piece};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{
@@ -92,7 +92,7 @@ impl Relay {
     pub(super) async fn connect(&self, addresses: &[SocketAddr]) -> io::Result<RelayStream> {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {
-            match self.connect_to(*address).await {
+            match self.connect_to(&address.to_string()).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }
@@ -100,7 +100,15 @@ impl Relay {
         Err(last)
     }
 
-    async fn connect_to(&self, address: SocketAddr) -> io::Result<RelayStream> {
+    /// Connects to the unix socket of the plan, which the agent knows.
+    ///
+    /// # Errors
+    /// As the guest's system refused.
+    pub(super) async fn connect_to_socket(&self) -> io::Result<RelayStream> {
+        self.connect_to(UNIX).await
+    }
+
+    async fn connect_to(&self, address: &str) -> io::Result<RelayStream> {
         let (opening, opened) = oneshot::channel();
         let (bytes, inbox) = mpsc::unbounded_channel();
         let number = self.state(|state| {
@@ -113,7 +121,7 @@ impl Relay {
         });
         // If this future is dropped, so is the stream, which closes the connection.
         let stream = RelayStream { relay: self.clone(), number, inbox, read: Vec::new(), consumed: 0 };
-        self.send(Step::Open, number, address.to_string().as_bytes());
+        self.send(Step::Open, number, address.as_bytes());
         opened.await.map_err(|_| gone())??;
         Ok(stream)
     }

@@ -14,7 +14,8 @@ use std::{
 
 use memgate_evidence::{
     Histogram, RequestCounts,
-    plan::{HttpLoad, Length, Request},
+    error::Result,
+    plan::{HttpLoad, Length, Request, Transport},
 };
 
 use super::{
@@ -33,7 +34,13 @@ fn request(method: &str, url: String) -> Request {
 
 /// A load of GET requests to the URL, with a timeout that even a busy machine does not reach.
 fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
-    HttpLoad { rate_per_second: per_second, connections, timeout_ms: 30_000, requests: vec![request("GET", url)] }
+    HttpLoad {
+        rate_per_second: per_second,
+        connections,
+        timeout_ms: 30_000,
+        transport: Transport::default(),
+        requests: vec![request("GET", url)],
+    }
 }
 
 /// Phases that begin at once.
@@ -48,6 +55,10 @@ fn phases(warmup_ms: u64, measure_ms: u64) -> Schedule {
 
 fn run(load: &HttpLoad, schedule: Schedule) -> LoadOutcome {
     checked(start(load, 1, schedule).unwrap())
+}
+
+fn start(load: &HttpLoad, seed: u64, schedule: Schedule) -> Result<LoadHandle> {
+    super::start(load, seed, schedule, &Site::default())
 }
 
 /// Finishes a load and checks what holds for every load.

@@ -128,6 +128,9 @@ fn said(failure: RequestFailure) -> String {
         | RequestFailure::Closed
         | RequestFailure::Connection
         | RequestFailure::Malformed
+        | RequestFailure::StreamReset
+        | RequestFailure::OtherUser
+        | RequestFailure::Tls(_)
         | RequestFailure::NotSent
         | RequestFailure::NoTime => format!("gave `{failure}`"),
     }

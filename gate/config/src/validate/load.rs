@@ -1,0 +1,214 @@
+//! The load: checks relations between its keys and fills in defaults.
+
+use std::collections::{BTreeMap, HashSet};
+
+use memgate_evidence::{
+    error::Result,
+    plan::{CommandLoad, HttpLoad, HttpVersion, Load, Request, Tls, Transport},
+};
+use memgate_verdict::quoted::shorten;
+
+use super::{Validator, file, map, or, values};
+use crate::{
+    kinds::{FilePath, Switch},
+    yaml::{KeyPath, Problem, Scalar, Whole},
+};
+
+/// The methods that a request can have as a key for its URL.
+const METHODS: &str = "get, post, put, patch, delete";
+
+/// The requests at a time on each connection of HTTP/2, unless the file says otherwise.
+const STREAMS: u32 = 16;
+
+/// The keys that say how requests reach the service.
+struct Keys {
+    http: Option<Whole<1, 2>>,
+    streams: Option<Whole<1, 1000>>,
+    keep_alive: Option<Scalar<Switch>>,
+    unix: Option<Scalar<FilePath>>,
+    tls: Option<file::Tls>,
+}
+
+impl Validator<'_> {
+    fn transport(&self, keys: Keys, place: &KeyPath) -> Result<Transport> {
+        let keep_alive = keys.keep_alive.is_none_or(|keep_alive| keep_alive.0);
+        let streams = |what: &str, label: &str, help: &str| {
+            Err(self.source.error(&place.key("streams").at_key(), Problem::new(what, label, help)))
+        };
+        let http = match (keys.http.map_or(1, Whole::as_u32), keys.streams.map(Whole::as_u32)) {
+            (1, None) => HttpVersion::Http1,
+            (1, Some(_)) => {
+                let what = "`streams` has no meaning in HTTP/1.1, which has one request at a time on each connection";
+                return streams(what, "without `http: 2`", "remove `streams`, or write `http: 2`");
+            }
+            (_, Some(_)) if !keep_alive => {
+                let what = "`streams` has no meaning beside `keep_alive: false`, with a connection for each request";
+                return streams(what, "beside `keep_alive: false`", "remove one of the two");
+            }
+            (_, streams) => HttpVersion::Http2 { streams: streams.unwrap_or(if keep_alive { STREAMS } else { 1 }) },
+        };
+        let tls = keys.tls.map(|tls| self.tls(tls, &place.key("tls"))).transpose()?;
+        Ok(Transport { http, keep_alive, unix: keys.unix.map(|path| path.0), tls })
+    }
+
+    fn tls(&self, tls: file::Tls, place: &KeyPath) -> Result<Tls> {
+        let refuse = |place: &KeyPath, what: String, label: &str| {
+            let help = "write `tls: { ca: FILE }` or `tls: { insecure: true }`";
+            Err(self.source.error(place, Problem::new(what, label, help)))
+        };
+        let insecure = tls.insecure.is_some_and(|insecure| insecure.0);
+        let Some(ca) = tls.ca else {
+            return match insecure {
+                true => Ok(Tls::Insecure),
+                false => refuse(place, "accepts no certificate".to_owned(), "expected `ca` or `insecure: true`"),
+            };
+        };
+        if insecure {
+            let what = "`insecure: true` accepts any certificate, so `ca` has no meaning".to_owned();
+            return refuse(&place.key("ca").at_key(), what, "beside `insecure: true`");
+        }
+        let file = self.resolve(ca.0.clone());
+        if !file.is_file() {
+            let what = format!("there is no file `{}` relative to this file", ca.0.display());
+            return refuse(&place.key("ca"), what, "no such file");
+        }
+        Ok(Tls::Ca(file))
+    }
+
+    pub(super) fn load(&self, load: file::Load, place: &KeyPath) -> Result<Load> {
+        if let Some(command) = load.command {
+            let others = [
+                ("rate", load.rate.is_some()),
+                ("connections", load.connections.is_some()),
+                ("http", load.http.is_some()),
+                ("streams", load.streams.is_some()),
+                ("keep_alive", load.keep_alive.is_some()),
+                ("unix", load.unix.is_some()),
+                ("tls", load.tls.is_some()),
+                ("timeout", load.timeout.is_some()),
+                ("seed", load.seed.is_some()),
+                ("requests", load.requests.is_some()),
+            ];
+            if let Some((key, _)) = others.into_iter().find(|(_, is_there)| *is_there) {
+                let what = format!("`{key}` has no meaning beside `command`");
+                let help = format!("remove `{key}`, or `command` to use the built-in load generator");
+                return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "beside `command`", help)));
+            }
+            return self.command(values(command), map(load.env), &place.key("command"));
+        }
+        let of_a_command = [("env", !load.env.is_empty()), ("pass_env", !load.pass_env.is_empty())];
+        if let Some((key, _)) = of_a_command.into_iter().find(|(_, is_there)| *is_there) {
+            let what = format!("`{key}` has no meaning without `command`");
+            let help = format!("remove `{key}`; the service has its own under `run`");
+            return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "without `command`", help)));
+        }
+        let help = "write `rate: 500/s` and `requests: [ { get: \"http://127.0.0.1:8080/\" } ]`, or `command: [PROGRAM, ARGUMENT]`";
+        let missing = |key: &str| {
+            let what = format!("the key `{key}` is missing");
+            self.source.error(&place.clone().at_key(), Problem::new(what, format!("has no key `{key}`"), help))
+        };
+        let rate = load.rate.ok_or_else(|| missing("rate"))?;
+        let requests = load.requests.ok_or_else(|| missing("requests"))?;
+        let transport = self.transport(
+            Keys {
+                http: load.http,
+                streams: load.streams,
+                keep_alive: load.keep_alive,
+                unix: load.unix,
+                tls: load.tls,
+            },
+            place,
+        )?;
+        let place = place.key("requests");
+        if requests.is_empty() {
+            return Err(self.source.error(&place, Problem::new("there are no requests", "at least one request", help)));
+        }
+        let requests = requests.into_iter().enumerate();
+        let requests = requests.map(|(index, request)| self.request(request, &transport, &place.index(index)));
+        let requests = requests.collect::<Result<_, _>>()?;
+        Ok(Load::Http(HttpLoad {
+            rate_per_second: rate.0,
+            connections: load.connections.map_or(16, Whole::as_u32),
+            timeout_ms: or(load.timeout, 5000),
+            transport,
+            requests,
+        }))
+    }
+
+    fn command(&self, words: Vec<String>, env: BTreeMap<String, String>, place: &KeyPath) -> Result<Load> {
+        if words.first().is_some_and(|program| !program.is_empty()) {
+            return Ok(Load::Command(CommandLoad { words, env }));
+        }
+        let help = "write the program and its arguments: `command: [k6, run, load.js]`";
+        Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))
+    }
+
+    fn request(&self, request: file::Request, transport: &Transport, place: &KeyPath) -> Result<Request> {
+        let by_method = [
+            ("GET", request.get),
+            ("POST", request.post),
+            ("PUT", request.put),
+            ("PATCH", request.patch),
+            ("DELETE", request.delete),
+        ];
+        let mut urls = by_method.into_iter().filter_map(|(method, url)| url.map(|url| (method, url.0)));
+        let Some((method, url)) = urls.next() else {
+            let help = format!("add a URL under one of {METHODS}: `get: http://127.0.0.1:8080/`");
+            return Err(self
+                .source
+                .error(place, Problem::new("the request has no URL", "has no method and URL", help)));
+        };
+        if let Some((second, _)) = urls.next() {
+            let key = second.to_lowercase();
+            let what = format!("the request has both `{}` and `{key}`", method.to_lowercase());
+            let help = format!("write one request for each method ({METHODS})");
+            return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "a second method", help)));
+        }
+        self.url(&url, transport, &place.key(method.to_lowercase()))?;
+        Ok(Request {
+            method: method.to_owned(),
+            url,
+            headers: self.headers(map(request.headers), &place.key("headers"))?,
+            body: request.body.map_or_else(String::new, |body| body.0),
+            weight: request.weight.map_or(1, Whole::as_u32),
+            expect: request.expect.into_iter().filter_map(|status| u16::try_from(status.0).ok()).collect(),
+        })
+    }
+
+    /// Names of header fields do not depend on the case of their letters.
+    fn headers(&self, headers: BTreeMap<String, String>, place: &KeyPath) -> Result<BTreeMap<String, String>> {
+        let mut seen = HashSet::new();
+        match headers.keys().find(|name| !seen.insert(name.to_lowercase())) {
+            None => Ok(headers),
+            Some(name) => Err(self.source.error(
+                &place.key(name).at_key(),
+                Problem::new(
+                    format!("duplicate header `{name}`"),
+                    "differs from another one only in case",
+                    "keep one of the two",
+                ),
+            )),
+        }
+    }
+
+    /// Checks that a URL is one for this transport.
+    fn url(&self, url: &str, transport: &Transport, place: &KeyPath) -> Result<()> {
+        let refuse =
+            |what: String, label: &str, help: &str| Err(self.source.error(place, Problem::new(what, label, help)));
+        let after = url.split_once("://").map_or("", |(_, after)| after);
+        let authority = after.split(['/', '?']).next().unwrap_or_default();
+        let has_port =
+            authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+        if !has_port && transport.unix.is_none() {
+            let what = format!("`{}` has no port", shorten(url));
+            return refuse(what, "expected a URL with a port", "write a URL such as http://127.0.0.1:8080/path");
+        }
+        if url.starts_with("https:") && transport.tls.is_none() {
+            let what = format!("`{}` is https, and nothing says which certificates the load accepts", shorten(url));
+            let help = "add `tls: { ca: FILE }` to the load, with the certificates that the service's one is checked by, or \
+                        `tls: { insecure: true }` to accept any";
+            return refuse(what, "https without `tls`", help);
+        }
+        Ok(())
+    }
+}
