@@ -20,6 +20,7 @@ mod process;
 mod ready;
 pub mod rest;
 mod run;
+pub mod trial;
 
 pub use cgroup::{CgroupError, CgroupFiles, remove_leftovers};
 pub use clock::Clock;

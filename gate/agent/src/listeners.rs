@@ -9,7 +9,7 @@ mod peer;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     time::Duration,
 };
@@ -264,11 +264,8 @@ impl Targets {
     }
 
     fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>, ListenerError> {
-        // Sockets first: one that is opened later is nobody's concern, and one that is listed has its file by now.
-        let listeners = listeners().map_err(ListenerError::Unreadable)?;
-        let (processes, are_all) = processes(cgroup, service)?;
-        let own = sockets(&processes);
-        self.judge(when, &listeners, &Own { has_unreadable: own.has_unreadable || !are_all, ..own }, holder)
+        let (listeners, own) = listeners_and_own(cgroup, service)?;
+        self.judge(when, &listeners, &own, holder)
     }
 
     /// The same with these sockets. `holder` tells who has the socket of another process.
@@ -320,6 +317,38 @@ fn processes(cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Pid>, bool), Lis
         }
         Some(Ok(processes)) => Ok((processes, true)),
     }
+}
+
+/// The sockets that listen on this machine, and those of the service.
+fn listeners_and_own(cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Listener>, Own), ListenerError> {
+    // Listeners first: one that is opened later is nobody's concern, and one that is listed has its file by now.
+    let listeners = listeners().map_err(ListenerError::Unreadable)?;
+    let (processes, are_all) = processes(cgroup, service)?;
+    let own = sockets(&processes);
+    let own = Own { has_unreadable: own.has_unreadable || !are_all, ..own };
+    Ok((listeners, own))
+}
+
+/// The addresses at which the service listens and nobody else would get a part of its connections, in order. An address
+/// that stands for all of this machine is that of the loopback device.
+///
+/// # Errors
+/// When the kernel does not tell, or the service has left its cgroup.
+pub(super) fn addresses(cgroup: &CgroupFiles, service: Pid) -> Result<BTreeSet<SocketAddr>, ListenerError> {
+    let (listeners, own) = listeners_and_own(cgroup, service)?;
+    let (of_service, of_others): (Vec<&Listener>, Vec<&Listener>) =
+        listeners.iter().partition(|listener| own.inodes.contains(&listener.inode));
+    let targets = of_service.into_iter().map(|listener| reached_at(listener.address));
+    Ok(targets.filter(|target| !of_others.iter().any(|other| takes(other.address, *target))).collect())
+}
+
+/// Where a client on this machine reaches a socket that listens at this address.
+fn reached_at(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip().to_canonical() {
+        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// Whether the process runs. One that has ended is in no cgroup any more.
@@ -453,6 +482,19 @@ mod tests {
     }
 
     #[test]
+    fn a_client_reaches_every_address_of_this_machine_at_the_loopback_device() {
+        for (listens, target) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("192.0.2.1:80", "192.0.2.1:80"),
+        ] {
+            assert_eq!(reached_at(address(listens)), address(target), "{listens}");
+        }
+    }
+
+    #[test]
     fn the_services_own_listeners_are_right_whichever_of_its_processes_has_them() {
         let all = [listener("0.0.0.0:80", 1), listener("[::]:81", 2), listener("127.0.0.1:82", 3)];
         assert_eq!(targets().judge(When::Ready, &all, &own(&[1, 2]), stranger).unwrap(), None);
@@ -549,6 +591,7 @@ mod tests {
         let seen = targets.look(When::Measured, &CgroupFiles::default(), other);
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(addresses(&CgroupFiles::default(), this).unwrap().contains(&here));
         let error = seen.unwrap_err();
         let ListenerError::Other { address, holder: Holder::Process { pid, command }, .. } = &error else {
             panic!("{error}")

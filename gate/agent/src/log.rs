@@ -32,6 +32,11 @@ impl LogEnd {
         self.lines.last().map(|line| line.trim_start_matches("| "))
     }
 
+    /// The lines. Each begins with `| `.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
     /// Whether the service printed nothing.
     pub const fn is_empty(&self) -> bool {
         self.lines.is_empty()

@@ -145,6 +145,18 @@ impl Output {
         LogEnd::of(&self.shared.lock().log.file)
     }
 
+    /// The first `most` bytes of what was written before this call, as text.
+    pub(crate) fn start(&self, most: usize) -> String {
+        self.settle();
+        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut start = vec![0; most.min(kept.log.length)];
+        // A log that cannot be read is an empty one: whoever asks wants a hint.
+        if kept.log.file.read_exact_at(&mut start, 0).is_err() {
+            start.clear();
+        }
+        String::from_utf8_lossy(&start).into_owned()
+    }
+
     /// Brings what was written before this call into the file. Another process may still write: this does not wait for
     /// its end.
     pub(crate) fn settle(&self) {

@@ -142,7 +142,7 @@ pub fn load(path: &Path) -> Result<Config> {
     let Some(source) = Source::read(path)? else {
         let message = format!("{}: there is no such file", path.display());
         return Err(
-            InputError::new(message, "name the configuration with `-c FILE`, or write a memgate.yaml here").into()
+            InputError::new(message, "name the configuration with `-c FILE`, or let `memgate init` write one").into()
         );
     };
     from_source(&source, path)

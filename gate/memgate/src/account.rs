@@ -107,7 +107,11 @@ fn of_caller() -> Option<Account> {
 /// The owner of the directory of the configuration, or of the checkout. A container often has root's files in a directory
 /// of the runner's user.
 fn of_checkout(configuration: &Path) -> Option<Account> {
-    let directory = configuration.canonicalize().ok()?.parent()?.to_owned();
+    let directory = match configuration.canonicalize() {
+        Ok(file) => file.parent()?.to_owned(),
+        // It is to be written.
+        Err(_) => configuration.parent()?.canonicalize().ok()?,
+    };
     of_owner(&directory).or_else(|| of_owner(checkout(&directory)?))
 }
 
@@ -236,5 +240,7 @@ mod tests {
         assert_eq!((found.uid, found.gid), (60001, 60002), "the files in it may be root's");
         std::os::unix::fs::chown(&below, Some(60003), Some(60003)).unwrap();
         assert_eq!(of_checkout(&configuration).unwrap().uid, 60003);
+        fs::remove_file(&configuration).unwrap();
+        assert_eq!(of_checkout(&configuration).unwrap().uid, 60003, "there may be no file yet");
     }
 }

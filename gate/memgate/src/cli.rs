@@ -21,7 +21,7 @@ use memgate_verdict::{
     metric::{Limits, Metric},
 };
 
-use crate::{baseline_files, history::Wanted, images::Which, select::Selection, trust::calibrate};
+use crate::{baseline_files, history::Wanted, images::Which, init, select::Selection, trust::calibrate};
 
 /// A CI quality gate for the memory behaviour of Go services.
 ///
@@ -38,6 +38,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Writes a memgate.yaml for the services of a directory: finds its Go modules and their programs, builds them, and
+    /// starts each briefly to see where it listens and what it answers.
+    Init(Initialised),
     /// Builds, runs, measures and judges services.
     Check {
         /// What to measure.
@@ -531,6 +534,52 @@ impl Measured {
         let with_values = with_values.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?])).flatten();
         let flags = [("--force-probes", force_probes), ("--no-snapshot", no_snapshot), ("--no-wait", no_wait)];
         with_values.chain(flags.into_iter().filter(|(_, given)| **given).map(|(name, _)| name.to_owned())).collect()
+    }
+}
+
+/// What `init` writes.
+#[derive(Debug, Args)]
+pub struct Initialised {
+    /// The directory for memgate.yaml, in or below which the modules lie.
+    #[arg(value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+    /// A program, by its directory or its import path, such as ./cmd/uaa. Can be given several times. The default is
+    /// every package `main` that can listen.
+    #[arg(long = "package", value_name = "P")]
+    packages: Vec<String>,
+    /// Builds and starts nothing. What the file says then comes from the sources.
+    #[arg(long)]
+    no_run: bool,
+    /// Replaces a memgate.yaml that is there.
+    #[arg(long, conflicts_with = "print")]
+    force: bool,
+    /// Prints the file to stdout instead of writing it.
+    #[arg(long)]
+    print: bool,
+    /// The user that builds and services run as if memgate runs as root: NAME, NAME:GROUP, or numbers.
+    #[arg(long, value_name = "USER", value_parser = user)]
+    user: Option<String>,
+    /// Does not wait while another memgate measures natively on this machine. The two disturb each other.
+    #[arg(long)]
+    no_wait: bool,
+    /// The directory for executables and logs.
+    #[arg(long, value_name = "DIR", default_value = "target/memgate")]
+    out: PathBuf,
+}
+
+impl Initialised {
+    /// The plain options.
+    pub(crate) fn wanted(&self) -> init::Wanted {
+        init::Wanted {
+            directory: self.directory.clone(),
+            packages: self.packages.clone(),
+            runs: !self.no_run,
+            replaces: self.force,
+            prints: self.print,
+            user: self.user.clone(),
+            waits: !self.no_wait,
+            out: self.out.clone(),
+        }
     }
 }
 

@@ -27,14 +27,14 @@ use crate::{
     bisect,
     boot::Booth,
     cli::{
-        BaselineCommand, Cli, Command, Formats, ImageCommand, JudgedBy, Kept, Measured, Printed, Recorded, SchemaOf,
-        Shown, Trusted,
+        BaselineCommand, Cli, Command, Formats, ImageCommand, Initialised, JudgedBy, Kept, Measured, Printed, Recorded,
+        SchemaOf, Shown, Trusted,
     },
     doctor::ProbeReport,
     failures::{colour_is_allowed, rendered},
     history::{self, History},
     images::{self, Which},
-    leftovers, manual,
+    init, leftovers, manual,
     narrator::Narrator,
     outdir, pipeline,
     select::{self, Selection},
@@ -44,6 +44,7 @@ use crate::{
 /// Runs the command. Errors go to stderr.
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = match cli.command {
+        Command::Init(wanted) => init(&wanted),
         Command::Check { measured, judged_by, formats, kept } => {
             measure(&measured, Some((&judged_by, &formats, &kept)))
         }
@@ -74,6 +75,22 @@ pub fn run(cli: Cli) -> ExitCode {
         print_error(error);
         code
     }))
+}
+
+fn init(wanted: &Initialised) -> Result<u8> {
+    let narrator = Narrator::new();
+    until_cancelled(async |cancel| {
+        let made = init::init(&wanted.wanted(), &narrator, cancel).await?;
+        match &made.file {
+            // What was found goes to stderr, so that stdout is the file.
+            Some(file) => {
+                narrator.say(made.text.trim_end());
+                print(file)?;
+            }
+            None => print(&made.text)?,
+        }
+        Ok(made.exit_code)
+    })
 }
 
 /// Checks, or only records if there is nothing to judge by and to report in. Everything runs on one thread, because the

@@ -7,7 +7,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 use memgate_agent::{
@@ -75,6 +75,17 @@ pub enum BuildError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// The packages of a module cannot be listed.
+    #[error("`go list` in {directory} failed:\n{output}")]
+    #[diagnostic(help("run it there by hand; the command was {command}"))]
+    Unlisted {
+        /// The module's directory.
+        directory: PathBuf,
+        /// The last lines of its output.
+        output: String,
+        /// The whole command, in the form for a shell.
+        command: String,
+    },
     /// The program does not compile.
     #[error("`go build {package}` in {directory} failed:\n{output}")]
     #[diagnostic(help("fix the build; the command was {command}"))]
@@ -114,36 +125,21 @@ impl Builder<'_> {
     /// # Errors
     /// Fails if there is no Go, if the build fails (with the compiler's output), or if memgate is interrupted.
     pub async fn build(&self, build: &Build, platform: Platform, name: &str, cancel: &Cancel) -> Result<PathBuf> {
-        let go = find_go(&env::var_os("PATH").unwrap_or_default(), self.tools)?;
         let executable = self.directory.join(name);
         // Named by memgate's process, because the user could have made another one.
         let making = self.directory.join(format!("{name}.{}", std::process::id()));
-        let unusable = |source| BuildError::Directory { directory: self.directory.to_owned(), source };
         let place = OutDirectory::of(self.directory)?;
-        let workshop = Workshop::new(making, self.account).map_err(unusable)?;
+        let workshop = Workshop::new(making, self.account).map_err(|source| self.unusable(source))?;
         let made = workshop.0.join(name);
-        let mut command = Command::new(&go);
-        command.arg("build").arg("-o").arg(&made);
+        let mut words: Vec<OsString> = vec!["build".into(), "-o".into(), made.clone().into()];
         if !build.tags.is_empty() {
-            command.arg("-tags").arg(build.tags.join(","));
+            words.extend(["-tags".into(), build.tags.join(",").into()]);
         }
         if let Some(flags) = &build.ldflags {
-            command.arg("-ldflags").arg(flags);
+            words.extend(["-ldflags".into(), flags.into()]);
         }
-        command.arg(&build.package);
-        let environment = self.environment(build).map_err(unusable)?;
-        command.env_clear().envs(environment);
-        command.env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
-        let shown = shown(&command, build);
-        let pen = Pen::make();
-        child::confine(&mut command, &pen, self.account, &build.dir).map_err(unusable)?;
-        let output = output_unless_cancelled(command, Some(pen), cancel).await?;
-        let output = output.map_err(|source| match self.account {
-            Some(account) if source.kind() == io::ErrorKind::PermissionDenied => {
-                BuildError::Forbidden { go, directory: build.dir.clone(), user: account.name.clone() }
-            }
-            Some(_) | None => BuildError::NotStarted { go, source },
-        })?;
+        words.push(build.package.clone().into());
+        let (output, shown) = self.go(&words, build, platform, cancel).await?;
         if !output.status.success() {
             let (package, directory) = (build.package.clone(), build.dir.clone());
             return Err(
@@ -154,6 +150,58 @@ impl Builder<'_> {
         place.is_still_there()?;
         take(&made, &executable).map_err(|source| BuildError::Executable { executable: made, source })?;
         Ok(executable)
+    }
+
+    /// Lists the packages below a module's directory, one JSON object each, with these fields of `go list -json`. What
+    /// is wrong with a package is in its object.
+    ///
+    /// # Errors
+    /// Fails if there is no Go, if `go list` fails as a whole, or if memgate is interrupted.
+    pub(crate) async fn list(
+        &self,
+        build: &Build,
+        fields: &str,
+        platform: Platform,
+        cancel: &Cancel,
+    ) -> Result<Vec<u8>> {
+        let words = ["list".into(), "-e".into(), format!("-json={fields}").into(), OsString::from(&build.package)];
+        let (output, command) = self.go(&words, build, platform, cancel).await?;
+        if !output.status.success() {
+            let (directory, output) = (build.dir.clone(), last_lines(&output.stderr));
+            return Err(BuildError::Unlisted { directory, output, command }.into());
+        }
+        Ok(output.stdout)
+    }
+
+    /// Runs `go` with these words to its end, in the directory of the build and with its environment. Returns its output
+    /// and the command in the form for a shell.
+    async fn go(
+        &self,
+        words: &[OsString],
+        build: &Build,
+        platform: Platform,
+        cancel: &Cancel,
+    ) -> Result<(Output, String)> {
+        let go = find_go(&env::var_os("PATH").unwrap_or_default(), self.tools)?;
+        let mut command = Command::new(&go);
+        let environment = self.environment(build).map_err(|source| self.unusable(source))?;
+        command.args(words).env_clear().envs(environment);
+        command.env("GOOS", "linux").env("GOARCH", platform.goarch()).envs(&build.env);
+        let shown = shown(&command, build);
+        let pen = Pen::make();
+        child::confine(&mut command, &pen, self.account, &build.dir).map_err(|source| self.unusable(source))?;
+        let output = output_unless_cancelled(command, Some(pen), cancel).await?;
+        let output = output.map_err(|source| match self.account {
+            Some(account) if source.kind() == io::ErrorKind::PermissionDenied => {
+                BuildError::Forbidden { go, directory: build.dir.clone(), user: account.name.clone() }
+            }
+            Some(_) | None => BuildError::NotStarted { go, source },
+        })?;
+        Ok((output, shown))
+    }
+
+    fn unusable(&self, source: io::Error) -> BuildError {
+        BuildError::Directory { directory: self.directory.to_owned(), source }
     }
 
     /// The environment of `go build`, without what the configuration adds.

@@ -20,6 +20,7 @@ pub mod gobuild;
 pub mod guest_runner;
 mod history;
 pub mod images;
+mod init;
 pub mod judging;
 mod leftovers;
 mod manual;

@@ -101,10 +101,18 @@ fn refuse_links(out: &Path, configuration: &Path) -> Result<()> {
 /// When there is such a link.
 pub(crate) fn ready_for_others(config: &Config, selection: &Selection) -> Result<()> {
     let is_named = selection.user.is_some() || config.services.values().any(|service| service.run.user.is_some());
-    if geteuid().is_root() && (is_named || account::of_service(None, &config.file)?.is_some()) {
+    ready_for(is_named, &selection.out, &config.file)
+}
+
+/// The same for this directory and the configuration in this place. `is_named` says whether a user is named.
+///
+/// # Errors
+/// When there is such a link.
+pub(crate) fn ready_for(is_named: bool, out: &Path, configuration: &Path) -> Result<()> {
+    if geteuid().is_root() && (is_named || account::of_service(None, configuration)?.is_some()) {
         // That user executes what memgate makes there. What is there already keeps its mode.
         umask(Mode::S_IWGRP | Mode::S_IWOTH);
-        return refuse_links(&selection.out, &config.file);
+        return refuse_links(out, configuration);
     }
     Ok(())
 }

@@ -832,3 +832,31 @@ fn every_command_has_a_man_page() {
     }
     assert_fails(&page(&["--out", "/nowhere/at/all"]), 4, &["/nowhere/at/all cannot be written"]);
 }
+
+#[test]
+fn a_configuration_is_made_only_where_it_can_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = directory.path().join("module");
+    fs::create_dir_all(module.join("cmd")).unwrap();
+    let init = |place: &Path, words: &[&str]| {
+        let mut command = memgate();
+        command.args(["init", "--no-wait"]).arg(place).args(words).current_dir(directory.path()).env("PATH", "");
+        command.output().unwrap()
+    };
+    assert_fails(&init(&directory.path().join("none"), &[]), 2, &["none: it cannot be opened as a directory"]);
+    assert_fails(&init(&module, &[]), 2, &["there is no go.mod in it or below it", "`memgate init DIR`"]);
+    fs::write(module.join("go.mod"), "module m\n").unwrap();
+    assert_fails(&init(&module.join("cmd"), &[]), 2, &["there is one above it: `memgate init", "/module`"]);
+    assert_fails(&init(&module.join("go.mod"), &[]), 2, &["go.mod: it cannot be opened as a directory"]);
+    assert_fails(&init(&module, &[]), 4, &["build: no `go` on PATH"]);
+    fs::write(module.join("memgate.yaml"), "mine").unwrap();
+    assert_fails(&init(&module, &[]), 2, &["module/memgate.yaml: there is such a file already", "`--force`"]);
+    assert_fails(&init(&module, &["--force", "--print"]), 2, &["cannot be used with"]);
+    assert_fails(&init(&module, &["--user", "no such"]), 2, &["expected a user such as"]);
+    assert_eq!(fs::read_to_string(module.join("memgate.yaml")).unwrap(), "mine");
+    assert_fails(
+        &memgate().current_dir(directory.path()).arg("check").output().unwrap(),
+        2,
+        &["let `memgate init` write one"],
+    );
+}

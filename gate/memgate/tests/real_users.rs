@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    ffi::OsStr,
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
@@ -58,15 +59,23 @@ impl Checkout {
         self.memgate(&["record"])
     }
 
-    /// memgate with this configuration. The toolchain lies where every user can reach it.
+    /// memgate with this configuration.
     fn memgate(&self, words: &[&str]) -> Output {
+        let words: Vec<_> = words.iter().map(OsStr::new).collect();
+        let (config, out) = (self.0.config(), self.0.out());
+        let options = [OsStr::new("--config"), config.as_os_str(), OsStr::new("--out"), out.as_os_str()];
+        self.with_toolchain(&[&words[..], &options].concat())
+    }
+
+    /// memgate with a toolchain that lies where every user can reach it.
+    fn with_toolchain(&self, words: &[&OsStr]) -> Output {
         let toolchain = newest().go().ancestors().nth(2).unwrap().to_owned();
         let here = self.root().join("go");
         fs::create_dir_all(&here).unwrap();
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", "umask 077 && mount --bind \"$0\" \"$1\" && shift && exec \"$@\""]);
         command.arg(&toolchain).arg(&here).arg(env!("CARGO_BIN_EXE_memgate")).args(words);
-        command.arg("--config").arg(self.0.config()).arg("--out").arg(self.0.out()).current_dir(self.root());
+        command.current_dir(self.root());
         let path = std::env::var("PATH").unwrap();
         command.env("PATH", format!("{}/bin:{path}", here.display())).env("NO_COLOR", "1");
         let output = command.env("CI_TOKEN", "a token").env("PASSWORD", "a password").output().unwrap();
@@ -286,4 +295,40 @@ services:
     );
     assert!(!mark.exists(), "{:?}", said(&mark));
     assert!(!checkout.0.out().join("against/checkout").exists());
+}
+
+#[test]
+fn init_runs_nothing_as_root_and_leaves_the_file_to_the_owner() {
+    if !can_attach() {
+        return;
+    }
+    let checkout = Checkout::new("");
+    fs::remove_file(checkout.0.config()).unwrap();
+    checkout.write("go.mod", "module service\n\ngo 1.21\n");
+    checkout.write(
+        "main.go",
+        "package main\n\nimport (\n\t\"fmt\"\n\t\"net/http\"\n\t\"os\"\n)\n\nfunc main() {\n\
+         \tfmt.Println(\"as\", os.Getuid(), os.Getenv(\"CI_TOKEN\"))\n\
+         \thttp.HandleFunc(\"/work\", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, 1) })\n\
+         \tfmt.Println(http.ListenAndServe(\"127.0.0.1:18477\", nil))\n}\n",
+    );
+    let out = checkout.0.out();
+    let words = ["init", "--out"].map(OsStr::new);
+    let output = checkout.with_toolchain(&[&words[..], &[out.as_os_str()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("service: building . as {UID}")), "{}", stderr(&output));
+    let file = fs::metadata(checkout.0.config()).unwrap();
+    assert_eq!((file.uid(), file.gid()), (UID, GID), "who runs the service edits the file");
+    assert_eq!(said(&out.join("init/service.log")), [format!("as {UID} ")]);
+    assert_eq!(fs::metadata(out.join("init/service")).unwrap().uid(), 0, "the service cannot replace it");
+    let cache = fs::metadata(out.join(format!("init/home-{UID}/.cache/go-build"))).unwrap();
+    assert_eq!(cache.uid(), UID, "Go ran as that user");
+    // A user who may not write there gets no file from root.
+    let output = checkout.with_toolchain(&["init", "--force", "--user", "60007"].map(OsStr::new));
+    assert_fails(&output, 2, &["memgate.yaml: the user 60007, who runs the service, may not write there"]);
+    // Nor does root write where a link of the checkout leads.
+    let elsewhere = checkout.open_directory("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, checkout.root().join("target")).unwrap();
+    assert_fails(&checkout.with_toolchain(&["init", "--force"].map(OsStr::new)), 2, &["target is a symbolic link"]);
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }

@@ -1,0 +1,133 @@
+//! The files of a directory that a change may have made: memgate, which may be root, reads them and follows no link.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    sys::stat::Mode,
+};
+use walkdir::WalkDir;
+
+/// The largest file that is read, bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// How many directories deep memgate looks for modules.
+const DEEPEST: usize = 6;
+
+/// The most files and directories that memgate looks at for modules.
+const MOST_ENTRIES: usize = 200_000;
+
+/// A directory, held open, so that it stays the same one.
+#[derive(Debug)]
+pub(super) struct Tree {
+    directory: OwnedFd,
+    /// Its path, without links.
+    pub(super) path: PathBuf,
+}
+
+impl Tree {
+    /// Opens the directory, to which links may lead.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub(super) fn open(directory: &Path) -> io::Result<Self> {
+        let path = directory.canonicalize()?;
+        let opened = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self { directory: opened, path })
+    }
+
+    /// The directory itself.
+    pub(super) const fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// The text of a file, named by its path from the directory.
+    ///
+    /// # Errors
+    /// The system's reason, and if a link is on the way, if it is no regular file, or if it is too large.
+    pub(super) fn read(&self, file: &Path) -> io::Result<String> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let file = File::from(openat2(self.directory.as_fd(), file, how)?);
+        let found = file.metadata()?;
+        if !found.is_file() || found.len() > LARGEST {
+            return Err(io::Error::other("it is no regular file of at most 1 MiB"));
+        }
+        let mut bytes = Vec::new();
+        file.take(LARGEST).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The directories of modules, by their paths from the directory, in order: those with a `go.mod`. What Go ignores
+    /// has none: `vendor`, `testdata`, and names that begin with `.` or `_`. Nor has a toolchain of Go.
+    pub(super) fn modules(&self) -> Vec<PathBuf> {
+        let is_ignored =
+            |name: &str| name.starts_with(['.', '_']) || ["vendor", "testdata", "node_modules"].contains(&name);
+        let entries = WalkDir::new(&self.path).max_depth(DEEPEST).sort_by_file_name().into_iter();
+        let wanted = entries.filter_entry(|entry| {
+            entry.depth() == 0 || !(is_ignored(&entry.file_name().to_string_lossy()) || is_toolchain(entry.path()))
+        });
+        let files = wanted.take(MOST_ENTRIES).flatten().filter(|entry| entry.file_name() == "go.mod");
+        let below = |file: walkdir::DirEntry| Some(file.path().strip_prefix(&self.path).ok()?.to_owned());
+        let readable = files.filter_map(below).filter(|file| self.read(file).is_ok());
+        let mut modules: Vec<_> = readable.filter_map(|file| Some(file.parent()?.to_owned())).collect();
+        modules.sort();
+        modules
+    }
+}
+
+/// Whether the directory is a Go toolchain's. Its modules are not the project's.
+fn is_toolchain(directory: &Path) -> bool {
+    ["src/cmd/go", "src/runtime"].iter().all(|part| directory.join(part).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn file(root: &Path, name: &str) {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "text").unwrap();
+    }
+
+    #[test]
+    fn no_link_leads_out_and_no_special_file_holds_memgate_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let [root, outside] = ["root", "outside"].map(|name| directory.path().join(name));
+        file(&root, "a/b.go");
+        file(&outside, "secret.go");
+        symlink(outside.join("secret.go"), root.join("link.go")).unwrap();
+        symlink(&outside, root.join("away")).unwrap();
+        nix::unistd::mkfifo(&root.join("pipe.go"), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        fs::write(root.join("large.go"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        let tree = Tree::open(&root).unwrap();
+        assert_eq!(tree.read(Path::new("a/b.go")).unwrap(), "text");
+        for name in ["link.go", "away/secret.go", "../outside/secret.go", "pipe.go", "large.go", "a", "none.go"] {
+            assert!(tree.read(Path::new(name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn modules_are_found_where_go_finds_packages() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for name in ["go.mod", "b/go.mod", "a/deep/go.mod", "vendor/x/go.mod", "a/testdata/go.mod", ".git/go.mod"] {
+            file(root, name);
+        }
+        for name in ["go/src/go.mod", "go/src/cmd/go/main.go", "go/src/runtime/proc.go"] {
+            file(root, name);
+        }
+        symlink(root.join("go.mod"), root.join("a/go.mod")).unwrap();
+        let modules = Tree::open(root).unwrap().modules();
+        assert_eq!(modules, ["", "a/deep", "b"].map(PathBuf::from));
+    }
+}
