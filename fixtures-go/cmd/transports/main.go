@@ -1,5 +1,5 @@
 // Command transports is a service that clients reach in several ways at once: over TCP, a unix socket and TLS, with
-// HTTP/1.1 and, built with Go 1.24 or later, HTTP/2. At its end it says what came over which.
+// HTTP/1.1 and, built with Go 1.24 or later, HTTP/2 and a gRPC method. At its end it says what came over which.
 package main
 
 import (
@@ -55,6 +55,14 @@ func handler(over string, counts *tally) http.Handler {
 		counts.add(&counts.requests, over+" "+r.Proto)
 		io.Copy(w, r.Body)
 		fmt.Fprintln(w, r.Host)
+	})
+	mux.HandleFunc("/memgate.Echo/Say", func(w http.ResponseWriter, r *http.Request) {
+		counts.add(&counts.requests, over+" gRPC")
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		// The message of the request, with its prefix, is that of the answer.
+		io.Copy(w, r.Body)
+		w.Header().Set("Grpc-Status", r.Header.Get("X-Status"))
 	})
 	return mux
 }

@@ -1,7 +1,7 @@
 //! A short run of a service without collectors and without load, to see where it listens and what it answers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::{Duration, Instant},
@@ -116,14 +116,7 @@ pub async fn pace(urls: &[String], length: Duration) -> Result<Option<Duration>>
 
 /// A GET for which every status is an answer.
 fn get_request(url: &str) -> Request {
-    Request {
-        method: "GET".into(),
-        url: url.into(),
-        headers: BTreeMap::new(),
-        body: String::new(),
-        weight: 1,
-        expect: (100..600).collect(),
-    }
+    Request { expect: (100..600).collect(), ..Request::get(url) }
 }
 
 #[cfg(test)]

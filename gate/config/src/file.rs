@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use super::kinds::{
-    Address, BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, LinePattern, Millis, Name, Package, PhaseLength,
-    Rate, RequestUrl, Size, SocketName, Switch, True, Url, User, Variable,
+    Address, Base64, BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Hex, LinePattern, Millis, Name, Package,
+    PhaseLength, Rate, RequestUrl, Size, SocketName, Status, Switch, True, Url, User, Variable,
 };
 use crate::yaml::{Scalar, Text, Version, Whole};
 
@@ -169,6 +169,9 @@ pub(super) struct Load {
     pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
     /// The seed for the order of the requests; 1 by default.
     pub(super) seed: Option<Whole<0, { u64::MAX }>>,
+    /// A file with the descriptors of gRPC services, relative to this file, as `protoc --include_imports
+    /// --descriptor_set_out` and `buf build` write it. `json` messages need it.
+    pub(super) descriptors: Option<Scalar<FilePath>>,
     /// The kinds of requests.
     pub(super) requests: Option<Vec<Request>>,
     /// A command that loads the service: program and arguments.
@@ -191,7 +194,7 @@ pub(super) struct Tls {
     pub(super) insecure: Option<Scalar<Switch>>,
 }
 
-/// A kind of request, with its URL under one of `get`, `post`, `put`, `patch` and `delete`.
+/// A kind of request, with its URL under one of `get`, `post`, `put`, `patch`, `delete` and `grpc`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Request {
@@ -205,6 +208,10 @@ pub(super) struct Request {
     pub(super) patch: Option<Scalar<RequestUrl>>,
     /// URL of a DELETE request.
     pub(super) delete: Option<Scalar<RequestUrl>>,
+    /// URL of a unary gRPC request: `http://127.0.0.1:9090/package.Service/Method`. It needs `http: 2`.
+    pub(super) grpc: Option<Scalar<RequestUrl>>,
+    /// The message of a gRPC request; an empty one by default.
+    pub(super) message: Option<Message>,
     /// How often it is chosen, relative to the others; 1 by default.
     pub(super) weight: Option<Whole<1, 1_000_000>>,
     /// Header fields.
@@ -212,9 +219,22 @@ pub(super) struct Request {
     pub(super) headers: BTreeMap<Scalar<HeaderName>, Scalar<HeaderValue>>,
     /// The body.
     pub(super) body: Option<Scalar<Text>>,
-    /// The status codes that count as success; 200 to 399 by default.
+    /// The status codes that count as success; 200 to 399 by default. Those of a gRPC request are names such as
+    /// `NOT_FOUND`; `OK` by default.
     #[serde(default)]
-    pub(super) expect: Vec<Whole<100, 599>>,
+    pub(super) expect: Vec<Scalar<Status>>,
+}
+
+/// The message of a gRPC request under one of `json`, `base64` and `hex`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Message {
+    /// The message in protobuf's mapping to JSON. It needs `descriptors`.
+    pub(super) json: Option<Scalar<Text>>,
+    /// The encoded message in Base64.
+    pub(super) base64: Option<Scalar<Base64>>,
+    /// The encoded message in hexadecimal.
+    pub(super) hex: Option<Scalar<Hex>>,
 }
 
 /// The lengths of the phases. Under the built-in load, a phase's length may also be a number of requests.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use memgate_evidence::plan::Length;
+use base64::Engine as _;
+use memgate_evidence::plan::{GRPC_STATUSES, Length};
 use memgate_verdict::{metric::Unit, quoted::shorten, units};
 
 use crate::yaml::{Kind, Problem};
@@ -321,6 +322,65 @@ impl Kind for Switch {
 
     fn schema() -> schemars::Schema {
         schemars::json_schema!({ "type": "boolean" })
+    }
+}
+
+/// What counts as success: a status code of HTTP, or the name of a status of gRPC.
+#[derive(Debug)]
+pub(super) struct Status;
+
+/// A status, read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StatusCode {
+    /// Of HTTP, from 100 to 599.
+    Http(u16),
+    /// Of gRPC: its number.
+    Grpc(u8),
+}
+
+impl Kind for Status {
+    type Value = StatusCode;
+    const EXPECTED: &'static str = "a status code from 100 to 599, or a status of gRPC such as NOT_FOUND";
+
+    fn read(text: &str) -> Result<StatusCode, Problem> {
+        let name = (0..).zip(GRPC_STATUSES).find(|(_, name)| *name == text).map(|(code, _)| StatusCode::Grpc(code));
+        let code = text.parse().ok().filter(|code| (100..=599).contains(code)).map(StatusCode::Http);
+        let wrong = || wrong(format!("`{}` is not {}", shorten(text), Self::EXPECTED), Self::EXPECTED);
+        name.or(code).ok_or_else(wrong)
+    }
+
+    fn schema() -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [{ "type": "integer", "minimum": 100, "maximum": 599 }, { "enum": GRPC_STATUSES }] })
+    }
+}
+
+/// Bytes in Base64, with padding.
+#[derive(Debug)]
+pub(super) struct Base64;
+
+impl Kind for Base64 {
+    type Value = Vec<u8>;
+    const EXPECTED: &'static str = "bytes in Base64 such as `CgNhbm4=`";
+    const PATTERN: Option<&'static str> = Some("^[A-Za-z0-9+/]*=*$");
+
+    fn read(text: &str) -> Result<Vec<u8>, Problem> {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text);
+        bytes.map_err(|_| wrong(format!("`{}` is not {}", shorten(text), Self::EXPECTED), Self::EXPECTED))
+    }
+}
+
+/// Bytes in hexadecimal.
+#[derive(Debug)]
+pub(super) struct Hex;
+
+impl Kind for Hex {
+    type Value = Vec<u8>;
+    const EXPECTED: &'static str = "bytes in hexadecimal such as `0a03616e6e`";
+    const PATTERN: Option<&'static str> = Some("^([0-9A-Fa-f]{2})*$");
+
+    fn read(text: &str) -> Result<Vec<u8>, Problem> {
+        let bytes = hex::decode(text);
+        bytes.map_err(|_| wrong(format!("`{}` is not {}", shorten(text), Self::EXPECTED), Self::EXPECTED))
     }
 }
 

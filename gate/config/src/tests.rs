@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use memgate_evidence::{
     error::Error,
-    plan::{CommandLoad, HttpVersion, Length, ReadyBy, Tls, Transport},
+    plan::{CommandLoad, Grpc, HttpVersion, Length, ReadyBy, Tls, Transport},
 };
 
 use super::*;
@@ -150,6 +150,29 @@ fn ready(text: &str) -> String {
     changed("http: \"http://127.0.0.1:8080/\"", text)
 }
 
+/// The smallest configuration with a gRPC request of this method, with these keys.
+fn grpc(method: &str, keys: &str) -> String {
+    let text = changed("rate:", "http: 2, descriptors: src/testdata/echo.pb, rate:");
+    text.replacen("get: \"http://127.0.0.1:8080/\"", &format!("grpc: \"http://127.0.0.1:8080/{method}\"{keys}"), 1)
+}
+
+#[test]
+fn messages_of_grpc_are_encoded() {
+    let message = |text: &str| {
+        let config = read(text).unwrap();
+        let Load::Http(load) = &config.services["uaa"].load else { panic!("{text}") };
+        assert_eq!((load.requests[0].method.as_str(), load.requests[0].body.as_str()), ("POST", ""));
+        load.requests[0].grpc.clone().unwrap()
+    };
+    let json = message(&grpc("memgate.Echo/Say", ", message: { json: '{\"text\": \"ann\", \"times\": 2}' }"));
+    assert_eq!(json, Grpc { message: b"\x0a\x03ann\x10\x02".to_vec(), expect: vec![] });
+    let empty = message(&grpc("memgate.Echo/Say", ", expect: [NOT_FOUND, OK]"));
+    assert_eq!(empty, Grpc { message: vec![], expect: vec![5, 0] });
+    // Without descriptors nothing is known of the method.
+    let bytes = grpc("p.S/M", ", message: { base64: CgNhbm4= }").replacen("descriptors: src/testdata/echo.pb, ", "", 1);
+    assert_eq!(message(&bytes).message, b"\x0a\x03ann");
+}
+
 /// Every wrong file has one mistake, and the message must lead to it.
 macro_rules! refused {
     ($($name:ident: $text:expr;)+) => {
@@ -236,6 +259,25 @@ refused! {
     streams_without_connections: changed("rate:", "http: 2, keep_alive: false, streams: 4, rate:");
     no_switch: changed("rate:", "keep_alive: 1s, rate:");
     http_3: changed("rate:", "http: 3, rate:");
+    grpc_in_http_1: changed("get: \"http://127.0.0.1:8080/\"", "grpc: \"http://127.0.0.1:8080/p.S/M\"");
+    grpc_without_a_method: grpc("S", "");
+    grpc_with_a_body: grpc("memgate.Echo/Say", ", body: x");
+    grpc_of_a_status_of_http: grpc("memgate.Echo/Say", ", expect: [OK, 200]");
+    grpc_of_an_unknown_service: grpc("memgate.Ecco/Say", "");
+    grpc_of_an_unknown_method: grpc("memgate.Echo/Sya", "");
+    grpc_of_a_stream: grpc("memgate.Echo/Listen", "");
+    grpc_message_with_an_unknown_field: grpc("memgate.Echo/Say", ", message: { json: '{\"txet\": \"a\"}' }");
+    grpc_message_that_is_no_json: grpc("memgate.Echo/Say", ", message: { json: '{} {}' }");
+    grpc_message_in_no_base64: grpc("memgate.Echo/Say", ", message: { base64: CgNhbm4 }");
+    grpc_message_in_no_hex: grpc("memgate.Echo/Say", ", message: { hex: 0a0 }");
+    grpc_message_of_nothing: grpc("memgate.Echo/Say", ", message: {}");
+    grpc_message_of_two_kinds: grpc("memgate.Echo/Say", ", message: { hex: 0a, base64: Cg== }");
+    grpc_message_without_descriptors: grpc("p.S/M", ", message: { json: '{}' }").replacen("descriptors: src/testdata/echo.pb, ", "", 1);
+    descriptors_that_are_missing: grpc("p.S/M", "").replacen("echo.pb", "none.pb", 1);
+    descriptors_that_are_none: grpc("p.S/M", "").replacen("src/testdata/echo.pb", "Cargo.toml", 1);
+    message_without_grpc: changed("get:", "message: { hex: 00 }, get:");
+    status_of_grpc_without_it: changed("get:", "expect: [200, NOT_FOUND], get:");
+    no_status: changed("get:", "expect: [600], get:");
     transport_beside_a_command: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "unix: x, command: [k6]");
     url_without_port: changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");
     url_without_scheme: changed("get: \"http://127.0.0.1:8080/\"", "get: localhost:8080/x");
@@ -400,6 +442,7 @@ fn the_schema_knows_the_keys_that_are_accepted() {
         ("/$defs/Ready", changed("http:", "zzz: 1, http:")),
         ("/$defs/Load", changed("rate:", "zzz: 1, rate:")),
         ("/$defs/Request", changed("get:", "zzz: 1, get:")),
+        ("/$defs/Message", grpc("p.S/M", ", message: { zzz: 1 }")),
         ("/$defs/Tls", changed("rate:", "tls: { zzz: 1 }, rate:")),
         ("/$defs/Phases", format!("{SMALLEST}    phases: {{ zzz: 1 }}\n")),
         ("/properties/platforms", format!("{SMALLEST}platforms: {{ zzz: 1 }}\n")),

@@ -169,9 +169,13 @@ impl fmt::Display for Load {
                 write!(f, "{}/s over {} connections{}:", load.rate_per_second, load.connections, load.transport)?;
                 for (index, request) in load.requests.iter().enumerate() {
                     let comma = if index == 0 { "" } else { "," };
-                    write!(f, "{comma} {} {} {}", request.weight, request.method, path(&request.url))?;
-                    if !request.body.is_empty() {
-                        write!(f, " ({} B)", request.body.len())?;
+                    let (method, size) = match &request.grpc {
+                        None => (request.method.as_str(), request.body.len()),
+                        Some(grpc) => ("gRPC", grpc.message.len()),
+                    };
+                    write!(f, "{comma} {} {method} {}", request.weight, path(&request.url))?;
+                    if size > 0 {
+                        write!(f, " ({size} B)")?;
                     }
                 }
                 Ok(())
@@ -301,8 +305,57 @@ pub struct Request {
     pub body: String,
     /// How often it is chosen relative to the others, at least 1.
     pub weight: u32,
-    /// The status codes that count as success; empty means 200 to 399.
+    /// The status codes that count as success; empty means 200 to 399. A gRPC request has its own.
     pub expect: Vec<u16>,
+    /// What a gRPC request adds. It is a POST request without another body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<Grpc>,
+}
+
+/// A unary gRPC request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grpc {
+    /// The encoded message, without the prefix of its length.
+    pub message: Vec<u8>,
+    /// The statuses that count as success, as numbers of [`GRPC_STATUSES`]; empty means 0, `OK`.
+    pub expect: Vec<u8>,
+}
+
+/// The statuses of gRPC by their numbers (doc/statuscodes.md of github.com/grpc/grpc).
+pub const GRPC_STATUSES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+impl Request {
+    /// A GET request of a URL, without header fields and body.
+    pub fn get(url: impl Into<String>) -> Self {
+        Self {
+            method: "GET".to_owned(),
+            url: url.into(),
+            headers: BTreeMap::new(),
+            body: String::new(),
+            weight: 1,
+            expect: Vec::new(),
+            grpc: None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -313,11 +366,9 @@ mod tests {
     fn a_load_is_named_by_what_decides_about_figures() {
         let request = |weight, method: &str, url: &str, body: &str| Request {
             method: method.to_owned(),
-            url: url.to_owned(),
-            headers: BTreeMap::new(),
             body: body.to_owned(),
             weight,
-            expect: vec![],
+            ..Request::get(url)
         };
         let mut load = HttpLoad {
             rate_per_second: 500.0,
@@ -344,7 +395,12 @@ mod tests {
         };
         let text = "500/s over 32 connections of HTTP/2 with 8 streams with TLS to a unix socket, a new one for each \
                     request: 3 POST /login?next=/ (6 B)";
-        assert_eq!(Load::Http(load).to_string(), text);
+        assert_eq!(Load::Http(load.clone()).to_string(), text);
+        let grpc = Grpc { message: b"secret".to_vec(), expect: vec![5] };
+        load.requests =
+            vec![Request { method: "POST".to_owned(), grpc: Some(grpc), ..Request::get("http://127.0.0.1:1/p.S/M") }];
+        load.transport = Transport::default();
+        assert_eq!(Load::Http(load).to_string(), "500/s over 32 connections: 1 gRPC /p.S/M (6 B)");
         let words = ["k6", "run"].map(str::to_owned).to_vec();
         let command = CommandLoad { words, env: [("TOKEN".to_owned(), "secret".to_owned())].into() };
         assert_eq!(Load::Command(command).to_string(), "`k6 run`");

@@ -464,14 +464,7 @@ fn build(flags: &[&str], tags: &str) -> Build {
 }
 
 fn request(method: &str, url: String) -> Request {
-    Request {
-        method: method.to_owned(),
-        url,
-        headers: BTreeMap::new(),
-        body: String::new(),
-        weight: 1,
-        expect: Vec::new(),
-    }
+    Request { method: method.to_owned(), ..Request::get(url) }
 }
 
 fn command(words: &[&str]) -> Load {

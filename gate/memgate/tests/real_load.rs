@@ -90,6 +90,20 @@ fn http_2_by_alpn_with_a_certificate_that_is_checked() {
 }
 
 #[test]
+fn a_grpc_method() {
+    let load = r#"http: 2, descriptors: DESCRIPTORS, requests: [
+          { grpc: "http://127.0.0.1:18211/memgate.Echo/Say", message: { json: '{"text": "ann"}' }, headers: { X-Status: "5" },
+            expect: [NOT_FOUND] } ]"#;
+    let descriptors = repository().join("gate/config/src/testdata/echo.pb");
+    let bench = bench([18211, 18212], &load.replacen("DESCRIPTORS", descriptors.to_str().unwrap(), 1));
+    let (evidence, said) = recorded(&bench);
+    let requests = succeeded(&evidence);
+    assert!(said.contains(&format!("tcp gRPC: {requests} requests")), "{said}");
+    let named = "100/s over 3 connections of HTTP/2 with 16 streams: 1 gRPC /memgate.Echo/Say (5 B)";
+    assert_eq!(evidence.environment.load, named);
+}
+
+#[test]
 fn a_certificate_for_another_name() {
     let load = r#"tls: { ca: s.pem }, requests: [ { get: "https://localhost:18208/work" } ]"#;
     let (evidence, _) = recorded(&bench([18207, 18208], load));

@@ -78,14 +78,7 @@ pub fn healthy(run: u32) -> Evidence {
 /// A plan of a run of this machine's platform: one kind of request to port 1, which also says whether the service is
 /// ready.
 pub fn plan() -> Plan {
-    let request = Request {
-        method: "GET".to_owned(),
-        url: "http://127.0.0.1:1/".to_owned(),
-        headers: BTreeMap::new(),
-        body: String::new(),
-        weight: 1,
-        expect: vec![],
-    };
+    let request = Request::get("http://127.0.0.1:1/");
     Plan {
         service: "s".to_owned(),
         platform: Platform::host(),

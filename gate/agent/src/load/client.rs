@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, Response, StatusCode,
+    HeaderMap, Request, Response, StatusCode,
     body::{Bytes, Incoming},
 };
 
@@ -100,10 +100,10 @@ impl<L: Link> Client<L> {
         let way = Way { endpoint: &endpoints[kind.endpoint], dialer: &self.dialer };
         let (lease, response) = session.link.send(request, way).await?;
         session.jar().store(response.headers());
-        let status = response.status();
-        discard::<L>(response.into_body()).await?;
+        let (head, body) = response.into_parts();
+        let trailers = trailers::<L>(body).await?;
         session.link.keep(lease);
-        if kind.expects(status) { Ok(status) } else { Err(RequestFailure::Status(status)) }
+        kind.check(&head, trailers.as_ref()).map(|()| head.status)
     }
 }
 
@@ -113,10 +113,11 @@ impl<L> Session<L> {
     }
 }
 
-/// Reads a body of any size to its end and drops it.
-async fn discard<L: Link>(mut body: Incoming) -> Result<(), RequestFailure> {
+/// Reads a body of any size to its end and drops it. Returns its trailers, if there are any.
+async fn trailers<L: Link>(mut body: Incoming) -> Result<Option<HeaderMap>, RequestFailure> {
+    let mut trailers = None;
     while let Some(frame) = body.frame().await {
-        frame.map_err(|error| L::failure(&error))?;
+        trailers = frame.map_err(|error| L::failure(&error))?.into_trailers().ok();
     }
-    Ok(())
+    Ok(trailers)
 }

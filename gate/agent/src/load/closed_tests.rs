@@ -1,7 +1,7 @@
 //! The host's load and the guest's relay together, over a pair of sockets instead of a guest's port.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::File,
     io::Write as _,
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -23,10 +23,14 @@ use crate::in_guest::relay::HostLoad;
 const FOREVER: Duration = Duration::from_secs(3600);
 
 fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
-    let get =
-        Request { method: "GET".into(), url, headers: BTreeMap::new(), body: String::new(), weight: 1, expect: vec![] };
     let transport = Transport::default();
-    HttpLoad { rate_per_second: per_second, connections, timeout_ms: 30_000, transport, requests: vec![get] }
+    HttpLoad {
+        rate_per_second: per_second,
+        connections,
+        timeout_ms: 30_000,
+        transport,
+        requests: vec![Request::get(url)],
+    }
 }
 
 /// A load of these numbers of requests.

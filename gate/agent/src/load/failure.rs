@@ -3,6 +3,7 @@
 use std::{error::Error, io};
 
 use hyper::StatusCode;
+use memgate_evidence::plan::GRPC_STATUSES;
 
 /// Why a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +32,8 @@ pub enum RequestFailure {
     NoTime,
     /// The answer's status does not count as success.
     Status(StatusCode),
+    /// The answer's gRPC status does not count as success.
+    Grpc(u8),
 }
 
 /// Why there is no TLS connection.
@@ -52,7 +55,7 @@ impl RequestFailure {
     /// Whether a whole answer came in time.
     pub(super) const fn is_answered(self) -> bool {
         match self {
-            Self::Status(_) => true,
+            Self::Status(_) | Self::Grpc(_) => true,
             Self::Refused
             | Self::Reset
             | Self::Closed
@@ -110,6 +113,10 @@ impl std::fmt::Display for RequestFailure {
             Self::NotSent => f.write_str("not sent"),
             Self::NoTime => f.write_str(memgate_evidence::NO_TIME),
             Self::Status(status) => write!(f, "status {}", status.as_u16()),
+            Self::Grpc(code) => match GRPC_STATUSES.get(usize::from(*code)) {
+                Some(name) => write!(f, "gRPC {name}"),
+                None => write!(f, "gRPC status {code}"),
+            },
         }
     }
 }

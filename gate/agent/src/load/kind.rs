@@ -9,14 +9,17 @@ use hyper::{
     HeaderMap, Method, Request, StatusCode, Uri,
     body::Bytes,
     header::{HOST, HeaderName, HeaderValue, USER_AGENT},
-    http::uri::{PathAndQuery, Scheme},
+    http::{
+        response,
+        uri::{PathAndQuery, Scheme},
+    },
 };
 use memgate_evidence::{
     error::{Error, InputError, Result},
     plan,
 };
 
-use super::LoadError;
+use super::{LoadError, RequestFailure, grpc};
 
 /// Where requests go, and whether with TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +106,16 @@ pub(crate) struct RequestKind {
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-    expect: Vec<u16>,
+    expect: Expected,
+}
+
+/// What counts as success.
+#[derive(Debug)]
+enum Expected {
+    /// These status codes, or 200 to 399 if there are none.
+    Http(Vec<u16>),
+    /// These statuses of gRPC, or 0 if there are none.
+    Grpc(Vec<u8>),
 }
 
 impl RequestKind {
@@ -137,8 +149,11 @@ impl RequestKind {
             endpoints.push(endpoint);
             endpoints.len() - 1
         });
-        let body = Bytes::from(request.body.clone());
-        Ok(Self { endpoint: index, method, uri: path.into(), headers, body, expect: request.expect.clone() })
+        let (body, expect) = match &request.grpc {
+            None => (Bytes::from(request.body.clone()), Expected::Http(request.expect.clone())),
+            Some(grpc) => (grpc::body(&grpc.message), Expected::Grpc(grpc.expect.clone())),
+        };
+        Ok(Self { endpoint: index, method, uri: path.into(), headers, body, expect })
     }
 
     /// The same for HTTP/2, which has scheme and host in the URL.
@@ -167,13 +182,19 @@ impl RequestKind {
         request
     }
 
-    /// Whether the status counts as success.
-    pub(super) fn expects(&self, status: StatusCode) -> bool {
-        if self.expect.is_empty() {
-            (200..400).contains(&status.as_u16())
-        } else {
-            self.expect.contains(&status.as_u16())
-        }
+    /// Checks whether an answer counts as success. `trailers` are those of a gRPC answer.
+    ///
+    /// # Errors
+    /// Fails with the status if it does not.
+    pub(super) fn check(&self, head: &response::Parts, trailers: Option<&HeaderMap>) -> Result<(), RequestFailure> {
+        let code = head.status.as_u16();
+        let is_success = match &self.expect {
+            Expected::Http(expected) if expected.is_empty() => (200..400).contains(&code),
+            Expected::Http(expected) => expected.contains(&code),
+            Expected::Grpc(_) if head.status != StatusCode::OK => false,
+            Expected::Grpc(expected) => return grpc::check(&head.headers, trailers, expected),
+        };
+        if is_success { Ok(()) } else { Err(RequestFailure::Status(head.status)) }
     }
 }
 
@@ -185,6 +206,9 @@ fn headers(request: &plan::Request, authority: &str) -> Result<HeaderMap> {
         Error::from(InputError::new(message, "Names are letters, digits and `-`; values have no line breaks."))
     };
     headers.insert(HOST, HeaderValue::from_str(authority).map_err(|error| wrong("Host", &error))?);
+    if request.grpc.is_some() {
+        grpc::add_to(&mut headers);
+    }
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("memgate/", env!("CARGO_PKG_VERSION"))));
     for (name, value) in &request.headers {
         let field = HeaderName::from_bytes(name.as_bytes()).map_err(|error| wrong(name, &error))?;
@@ -200,14 +224,7 @@ mod tests {
     use super::*;
 
     fn get(url: &str) -> plan::Request {
-        plan::Request {
-            method: "GET".into(),
-            url: url.into(),
-            headers: BTreeMap::new(),
-            body: String::new(),
-            weight: 1,
-            expect: vec![],
-        }
+        plan::Request::get(url)
     }
 
     #[test]
@@ -289,12 +306,16 @@ mod tests {
 
     #[test]
     fn success_is_an_expected_status() {
+        let expects = |plan: &plan::Request, status: u16| {
+            let (mut head, ()) = hyper::Response::new(()).into_parts();
+            head.status = status.try_into().unwrap();
+            let checked = RequestKind::new(plan, &mut Endpoints::new()).unwrap().check(&head, None);
+            assert!(checked.is_ok() || checked == Err(RequestFailure::Status(head.status)));
+            checked.is_ok()
+        };
         let mut plan = get("http://127.0.0.1:1/");
-        let kind = RequestKind::new(&plan, &mut Endpoints::new()).unwrap();
-        assert!(kind.expects(StatusCode::OK) && kind.expects(StatusCode::FOUND));
-        assert!(!kind.expects(StatusCode::BAD_REQUEST) && !kind.expects(StatusCode::SWITCHING_PROTOCOLS));
+        assert!(expects(&plan, 200) && expects(&plan, 302) && !expects(&plan, 400) && !expects(&plan, 101));
         plan.expect = vec![404];
-        let kind = RequestKind::new(&plan, &mut Endpoints::new()).unwrap();
-        assert!(kind.expects(StatusCode::NOT_FOUND) && !kind.expects(StatusCode::OK));
+        assert!(expects(&plan, 404) && !expects(&plan, 200));
     }
 }

@@ -21,6 +21,7 @@ mod dial;
 mod error;
 mod failure;
 mod generator;
+mod grpc;
 mod http1;
 mod http2;
 mod kind;

@@ -3,7 +3,7 @@
 //! The assertions are on counts and limits that hold on a busy machine. Benchmarks measure the generator's speed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::Write,
     sync::{
         Arc, Mutex,
@@ -29,7 +29,7 @@ const MS: u64 = 1_000_000;
 const FOREVER: Duration = Duration::from_secs(3600);
 
 fn request(method: &str, url: String) -> Request {
-    Request { method: method.into(), url, headers: BTreeMap::new(), body: String::new(), weight: 1, expect: vec![] }
+    Request { method: method.into(), ..Request::get(url) }
 }
 
 /// A load of GET requests to the URL, with a timeout that even a busy machine does not reach.

@@ -1,6 +1,8 @@
 //! A server for tests of connections: HTTP/1.1 or HTTP/2, over TCP or a unix socket, with TLS or without. It is hyper's.
 
 use std::{
+    convert::Infallible,
+    future::{Ready, ready},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
@@ -10,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, combinators::WithTrailers};
 use hyper::{
     Request, Response, Version,
     body::{Bytes, Incoming},
-    header::{HeaderMap, SET_COOKIE},
+    header::{HeaderMap, HeaderName, SET_COOKIE},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -40,7 +42,7 @@ pub(super) struct Seen {
     pub(super) version: Version,
     pub(super) uri: String,
     pub(super) headers: HeaderMap,
-    pub(super) body: String,
+    pub(super) body: Vec<u8>,
 }
 
 /// What the server does with a request.
@@ -52,6 +54,8 @@ pub(super) enum Answer {
     Status(u16),
     /// Nothing.
     Never,
+    /// 200 with this status of gRPC in the trailers, after the message of the request.
+    Grpc(u8),
     /// It resets the stream of HTTP/2.
     Reset,
     /// It ends the connection.
@@ -73,6 +77,9 @@ pub(super) struct Server {
     seen: Arc<Mutex<Vec<Seen>>>,
     _runtime: tokio::runtime::Runtime,
 }
+
+/// A body with its trailers, if it has some.
+type Body = WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallible>>>>;
 
 type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
 
@@ -153,20 +160,25 @@ async fn answer(
     handle: Handler,
     running: Arc<AtomicUsize>,
     close: Arc<tokio::sync::Notify>,
-) -> Result<Response<Full<Bytes>>, std::io::Error> {
+) -> Result<Response<Body>, std::io::Error> {
     let at_once = running.fetch_add(1, Ordering::Relaxed) + 1;
     let (head, body) = request.into_parts();
-    let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let body = body.collect().await.unwrap().to_bytes().to_vec();
     let (version, uri, headers) = (head.version, head.uri.to_string(), head.headers);
     let seen = Seen { connection, at_once, version, uri, headers, body };
     all.lock().unwrap().push(seen.clone());
-    let mut response = Response::new(Full::new(Bytes::from_static(b"ok")));
+    let mut response = Response::new(Full::new(Bytes::from_static(b"ok")).with_trailers(ready(None)));
     match handle(&seen) {
         Answer::After(time) => {
             tokio::time::sleep(time).await;
             response.headers_mut().insert(SET_COOKIE, format!("connection={connection}").parse().unwrap());
         }
         Answer::Status(status) => *response.status_mut() = status.try_into().unwrap(),
+        Answer::Grpc(status) => {
+            let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), u16::from(status).into())]);
+            let message = Full::new(Bytes::from(seen.body));
+            response = Response::new(message.with_trailers(ready(Some(Ok(trailers)))));
+        }
         Answer::Never => std::future::pending::<()>().await,
         Answer::Reset => return Err(std::io::Error::other("a stream that a test resets")),
         Answer::Close => {

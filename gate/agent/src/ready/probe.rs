@@ -1,7 +1,6 @@
 //! One look at whether a process is ready, by each kind of readiness.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io,
     os::{
@@ -109,14 +108,7 @@ impl<'a> Probe<'a> {
 }
 
 fn health_request(url: &str) -> Request {
-    Request {
-        method: "GET".into(),
-        url: url.into(),
-        headers: BTreeMap::new(),
-        body: String::new(),
-        weight: 1,
-        expect: (100..400).collect(),
-    }
+    Request { expect: (100..400).collect(), ..Request::get(url) }
 }
 
 fn said(failure: RequestFailure) -> String {
@@ -131,6 +123,7 @@ fn said(failure: RequestFailure) -> String {
         | RequestFailure::StreamReset
         | RequestFailure::OtherUser
         | RequestFailure::Tls(_)
+        | RequestFailure::Grpc(_)
         | RequestFailure::NotSent
         | RequestFailure::NoTime => format!("gave `{failure}`"),
     }

@@ -1,24 +1,35 @@
 //! The load: checks relations between its keys and fills in defaults.
 
+mod grpc;
+
 use std::collections::{BTreeMap, HashSet};
 
 use memgate_evidence::{
     error::Result,
-    plan::{CommandLoad, HttpLoad, HttpVersion, Load, Request, Tls, Transport},
+    plan::{CommandLoad, Grpc, HttpLoad, HttpVersion, Load, Request, Tls, Transport},
 };
 use memgate_verdict::quoted::shorten;
 
+use prost_reflect::DescriptorPool;
+
 use super::{Validator, file, map, or, values};
 use crate::{
-    kinds::{FilePath, Switch},
+    kinds::{FilePath, StatusCode, Switch},
     yaml::{KeyPath, Problem, Scalar, Whole},
 };
 
 /// The methods that a request can have as a key for its URL.
-const METHODS: &str = "get, post, put, patch, delete";
+const METHODS: &str = "get, post, put, patch, delete, grpc";
 
 /// The requests at a time on each connection of HTTP/2, unless the file says otherwise.
 const STREAMS: u32 = 16;
+
+/// What the requests of a load have in common.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    transport: &'a Transport,
+    descriptors: Option<&'a DescriptorPool>,
+}
 
 /// The keys that say how requests reach the service.
 struct Keys {
@@ -85,6 +96,7 @@ impl Validator<'_> {
                 ("keep_alive", load.keep_alive.is_some()),
                 ("unix", load.unix.is_some()),
                 ("tls", load.tls.is_some()),
+                ("descriptors", load.descriptors.is_some()),
                 ("timeout", load.timeout.is_some()),
                 ("seed", load.seed.is_some()),
                 ("requests", load.requests.is_some()),
@@ -119,12 +131,15 @@ impl Validator<'_> {
             },
             place,
         )?;
+        let descriptors =
+            load.descriptors.map(|file| self.descriptors(&file.0, &place.key("descriptors"))).transpose()?;
+        let around = Around { transport: &transport, descriptors: descriptors.as_ref() };
         let place = place.key("requests");
         if requests.is_empty() {
             return Err(self.source.error(&place, Problem::new("there are no requests", "at least one request", help)));
         }
         let requests = requests.into_iter().enumerate();
-        let requests = requests.map(|(index, request)| self.request(request, &transport, &place.index(index)));
+        let requests = requests.map(|(index, request)| self.request(request, around, &place.index(index)));
         let requests = requests.collect::<Result<_, _>>()?;
         Ok(Load::Http(HttpLoad {
             rate_per_second: rate.0,
@@ -143,13 +158,14 @@ impl Validator<'_> {
         Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))
     }
 
-    fn request(&self, request: file::Request, transport: &Transport, place: &KeyPath) -> Result<Request> {
+    fn request(&self, request: file::Request, around: Around<'_>, place: &KeyPath) -> Result<Request> {
         let by_method = [
             ("GET", request.get),
             ("POST", request.post),
             ("PUT", request.put),
             ("PATCH", request.patch),
             ("DELETE", request.delete),
+            ("gRPC", request.grpc),
         ];
         let mut urls = by_method.into_iter().filter_map(|(method, url)| url.map(|url| (method, url.0)));
         let Some((method, url)) = urls.next() else {
@@ -164,15 +180,46 @@ impl Validator<'_> {
             let help = format!("write one request for each method ({METHODS})");
             return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "a second method", help)));
         }
-        self.url(&url, transport, &place.key(method.to_lowercase()))?;
-        Ok(Request {
-            method: method.to_owned(),
-            url,
-            headers: self.headers(map(request.headers), &place.key("headers"))?,
-            body: request.body.map_or_else(String::new, |body| body.0),
-            weight: request.weight.map_or(1, Whole::as_u32),
-            expect: request.expect.into_iter().filter_map(|status| u16::try_from(status.0).ok()).collect(),
-        })
+        self.url(&url, around.transport, &place.key(method.to_lowercase()))?;
+        let headers = self.headers(map(request.headers), &place.key("headers"))?;
+        let weight = request.weight.map_or(1, Whole::as_u32);
+        let expect = values(request.expect);
+        if method == "gRPC" {
+            if request.body.is_some() {
+                let problem = Problem::new(
+                    "a gRPC request has a `message` and no `body`",
+                    "beside `grpc`",
+                    "write `message: { json: '{\"name\": \"ann\"}' }`, or the encoded message as `base64` or `hex`",
+                );
+                return Err(self.source.error(&place.key("body").at_key(), problem));
+            }
+            let message = self.message(&url, request.message, around, place)?;
+            let grpc = Some(Grpc { message, expect: self.grpc_statuses(&expect, &place.key("expect"))? });
+            return Ok(Request { method: "POST".to_owned(), headers, weight, grpc, ..Request::get(url) });
+        }
+        if request.message.is_some() {
+            let problem = Problem::new(
+                "only a gRPC request has a `message`",
+                "without `grpc`",
+                "write the content under `body`, or the URL under `grpc`",
+            );
+            return Err(self.source.error(&place.key("message").at_key(), problem));
+        }
+        let body = request.body.map_or_else(String::new, |body| body.0);
+        let expect = self.http_statuses(&expect, &place.key("expect"))?;
+        Ok(Request { method: method.to_owned(), headers, body, weight, expect, ..Request::get(url) })
+    }
+
+    fn http_statuses(&self, expect: &[StatusCode], place: &KeyPath) -> Result<Vec<u16>> {
+        let code = |(index, status): (usize, &StatusCode)| match *status {
+            StatusCode::Http(code) => Ok(code),
+            StatusCode::Grpc(_) => {
+                let problem =
+                    Problem::new("it is a status of gRPC", "expected a status code", "write a number such as `404`");
+                Err(self.source.error(&place.index(index), problem))
+            }
+        };
+        expect.iter().enumerate().map(code).collect()
     }
 
     /// Names of header fields do not depend on the case of their letters.
