@@ -238,7 +238,7 @@ impl Running {
         if self.early_end.is_some() {
             load.abort();
         }
-        let requests = load.finish(plan, &mut self.notes).await?;
+        let requests = load.finish(plan, &self.phases, self.clock, &mut self.notes).await?;
         if self.early_end.is_none() {
             self.phases.drain = self.drain(plan, idle, event).await?;
         }
@@ -516,10 +516,16 @@ impl RunningLoad {
     }
 
     /// Ends the load. Returns its figures, or why they are not known.
-    async fn finish(self, plan: &Plan, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
-        let per_second = match &plan.load {
-            Load::Http(http) => http.rate_per_second,
-            Load::Command(_) => 0.0,
+    async fn finish(
+        self,
+        plan: &Plan,
+        phases: &Phases,
+        clock: Clock,
+        notes: &mut Vec<String>,
+    ) -> Result<Result<Requests, String>> {
+        let (per_second, results) = match &plan.load {
+            Load::Http(http) => (http.rate_per_second, None),
+            Load::Command(command) => (0.0, command.results.as_ref()),
         };
         match self {
             Self::None => Ok(Err("there was no load".to_owned())),
@@ -539,10 +545,7 @@ impl RunningLoad {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
-            Self::Command(command) => {
-                command.stop()?;
-                Ok(Err("the load command counts its requests itself".to_owned()))
-            }
+            Self::Command(command) => command.finish(results, phases, clock),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::kinds::{
     Address, Base64, BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Hex, LinePattern, Millis, Name, Package,
-    PhaseLength, Rate, RequestUrl, Size, SocketName, Status, Switch, True, Url, User, Variable,
+    PhaseLength, Rate, RequestUrl, ResultsName, Size, SocketName, Status, Switch, True, Url, User, Variable,
 };
 use crate::yaml::{Scalar, Text, Version, Whole};
 
@@ -182,6 +182,18 @@ pub(super) struct Load {
     /// Variables of memgate's own that the command gets too.
     #[serde(default)]
     pub(super) pass_env: Vec<Scalar<Variable>>,
+    /// Where the command writes what became of each request.
+    pub(super) results: Option<Results>,
+}
+
+/// A file with the result of each request of a load command.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Results {
+    /// Whose results they are: `k6` (`k6 run --out json=FILE`) or `vegeta` (`vegeta encode --to json`).
+    pub(super) format: Scalar<ResultsName>,
+    /// The file, relative to the working directory of the command.
+    pub(super) file: Scalar<FilePath>,
 }
 
 /// What `https://` URLs accept as the service's certificate: either `ca` or `insecure`.

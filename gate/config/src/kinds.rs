@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use base64::Engine as _;
-use memgate_evidence::plan::{GRPC_STATUSES, Length};
+use memgate_evidence::plan::{GRPC_STATUSES, Length, ResultsFormat};
 use memgate_verdict::{metric::Unit, quoted::shorten, units};
 
 use crate::yaml::{Kind, Problem};
@@ -381,6 +381,31 @@ impl Kind for Hex {
     fn read(text: &str) -> Result<Vec<u8>, Problem> {
         let bytes = hex::decode(text);
         bytes.map_err(|_| wrong(format!("`{}` is not {}", shorten(text), Self::EXPECTED), Self::EXPECTED))
+    }
+}
+
+/// The program whose results a load command writes.
+#[derive(Debug)]
+pub(super) struct ResultsName;
+
+impl Kind for ResultsName {
+    type Value = ResultsFormat;
+    const EXPECTED: &'static str = "`k6` or `vegeta`";
+    const PATTERN: Option<&'static str> = Some("^(k6|vegeta)$");
+
+    fn read(text: &str) -> Result<ResultsFormat, Problem> {
+        /// Programs whose files memgate cannot use.
+        const OTHERS: [&str; 6] = ["oha", "hey", "wrk", "wrk2", "ab", "fortio"];
+        if let Some(format) = ResultsFormat::ALL.into_iter().find(|format| format.name() == text) {
+            return Ok(format);
+        }
+        if OTHERS.contains(&text) {
+            let why = "which does not say at what time of the day each request was sent and whether it failed";
+            let what =
+                format!("memgate cannot use the results of `{text}`, {why}: the measuring phase is a part of its run");
+            return Err(wrong(what, Self::EXPECTED));
+        }
+        Err(wrong(format!("`{}` is not {}", shorten(text), Self::EXPECTED), Self::EXPECTED))
     }
 }
 

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use memgate_evidence::{
     error::Error,
-    plan::{CommandLoad, Grpc, HttpVersion, Length, ReadyBy, Tls, Transport},
+    plan::{CommandLoad, Grpc, HttpVersion, Length, ReadyBy, ResultsFormat, Tls, Transport},
 };
 
 use super::*;
@@ -103,7 +103,8 @@ fn variables_and_the_user_are_read() {
     let text = text.replacen("dir: src", "pass_env: [D], dir: src", 1);
     let config = read(&text).unwrap();
     let service = &config.services["uaa"];
-    let command = CommandLoad { words: vec!["k6".to_owned()], env: [("A".to_owned(), "1".to_owned())].into() };
+    let command =
+        CommandLoad { words: vec!["k6".to_owned()], env: [("A".to_owned(), "1".to_owned())].into(), results: None };
     assert_eq!(service.load, Load::Command(command));
     assert_eq!(
         (service.run.user.as_deref(), &service.run.pass_env[..]),
@@ -173,6 +174,20 @@ fn messages_of_grpc_are_encoded() {
     assert_eq!(message(&bytes).message, b"\x0a\x03ann");
 }
 
+#[test]
+fn a_load_command_writes_its_results_where_it_runs() {
+    let text = changed(
+        "rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]",
+        "command: [k6], results: { format: k6, file: out/results.json }",
+    );
+    let text = text.replacen("ready:", "directory: load, ready:", 1);
+    let config = read(&text).unwrap();
+    let Load::Command(command) = &config.services["uaa"].load else { panic!("{config:?}") };
+    let results = command.results.as_ref().unwrap();
+    assert_eq!(results.format, ResultsFormat::K6);
+    assert_eq!(results.file, std::path::absolute("load/out/results.json").unwrap());
+}
+
 /// Every wrong file has one mistake, and the message must lead to it.
 macro_rules! refused {
     ($($name:ident: $text:expr;)+) => {
@@ -212,6 +227,19 @@ refused! {
         "{}    phases: {{ warmup: 5s, measure: 6000 requests }}\n",
         changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: [k6]")
     );
+    results_of_no_format: changed(
+        "rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]",
+        "command: [locust], results: { format: locust, file: x }"
+    );
+    results_of_a_whole_run: changed(
+        "rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]",
+        "command: [oha], results: { format: oha, file: x }"
+    );
+    results_without_a_file: changed(
+        "rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]",
+        "command: [k6], results: { format: k6 }"
+    );
+    results_without_a_command: changed("rate:", "results: { format: k6, file: x }, rate:");
     fraction_of_a_millisecond: format!("{SMALLEST}    phases: {{ drain: 1500us }}\n");
     too_small_a_size: changed("ready:", "memory_max: 4KiB, ready:");
     rate_of_nothing: changed("rate: 500/s", "rate: 0/s");

@@ -55,11 +55,12 @@ impl Validator<'_> {
     fn service(&self, name: String, service: file::Service, place: &KeyPath) -> Result<Service> {
         let seed = service.load.seed.map_or(1, |seed| seed.0);
         let load_pass_env = service.load.pass_env.iter().map(|name| name.0.clone()).collect();
-        let load = self.load(service.load, &place.key("load"))?;
+        let run = self.run(service.run, &place.key("run"))?;
+        let load = self.load(service.load, &run.directory, &place.key("load"))?;
         Ok(Service {
             executable: self.executable(service.build, service.binary, place)?,
             baseline: service.baseline.map_or_else(|| name.clone(), |baseline| baseline.0),
-            run: self.run(service.run, &place.key("run"))?,
+            run,
             phases: self.phases(service.phases, &load, &place.key("phases"))?,
             load,
             load_pass_env,

@@ -145,8 +145,8 @@ pub enum Length {
 pub enum Load {
     /// The built-in HTTP load generator.
     Http(HttpLoad),
-    /// Any command. It starts with the warm-up and ends before the drain. memgate does not know its counts, so
-    /// figures per request are not available.
+    /// Any command. It starts with the warm-up and ends before the drain. memgate knows its counts only by its results;
+    /// without them, figures per request are not available.
     Command(CommandLoad),
 }
 
@@ -158,6 +158,42 @@ pub struct CommandLoad {
     pub words: Vec<String>,
     /// Variables to add to its environment (`PATH`, `HOME`, `TMPDIR`, `LANG`, `LC_ALL`, `TZ`).
     pub env: BTreeMap<String, String>,
+    /// Where it writes what became of each request, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<CommandResults>,
+}
+
+/// A file with the result of each request, and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandResults {
+    /// Whose results they are.
+    pub format: ResultsFormat,
+    /// The file, as an absolute path.
+    pub file: PathBuf,
+}
+
+/// The format of a load command's results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResultsFormat {
+    /// What `k6 run --out json=FILE` writes.
+    K6,
+    /// What `vegeta encode --to json` writes.
+    Vegeta,
+}
+
+impl ResultsFormat {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::K6, Self::Vegeta];
+
+    /// Its name in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::K6 => "k6",
+            Self::Vegeta => "vegeta",
+        }
+    }
 }
 
 /// As a baseline and a message name it: what decides about figures, without addresses, header fields and bodies.
@@ -402,7 +438,7 @@ mod tests {
         load.transport = Transport::default();
         assert_eq!(Load::Http(load).to_string(), "500/s over 32 connections: 1 gRPC /p.S/M (6 B)");
         let words = ["k6", "run"].map(str::to_owned).to_vec();
-        let command = CommandLoad { words, env: [("TOKEN".to_owned(), "secret".to_owned())].into() };
+        let command = CommandLoad { words, env: [("TOKEN".to_owned(), "secret".to_owned())].into(), results: None };
         assert_eq!(Load::Command(command).to_string(), "`k6 run`");
         let lengths = [Length::Ms(10_000), Length::Ms(1500), Length::Requests(6000)];
         assert_eq!(lengths.map(|length| length.to_string()), ["10 s", "1500 ms", "6000 requests"]);

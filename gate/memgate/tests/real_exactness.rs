@@ -21,8 +21,11 @@ use memgate::gobuild::Builder;
 use memgate_agent::{self as agent, RunEvent, RunLogs, cancel::Cancel};
 use memgate_config::Build;
 use memgate_evidence::{
-    Evidence, Exactness, RequestCounts, Series, TimeSpan,
-    plan::{Collecting, CommandLoad, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request, Transport},
+    Evidence, Exactness, RequestCounts, Requests, Series, TimeSpan,
+    plan::{
+        Collecting, CommandLoad, CommandResults, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request,
+        ResultsFormat, Transport,
+    },
     platform::Platform,
 };
 use memgate_testing::go::newest;
@@ -207,6 +210,55 @@ fn a_load_command_may_end_in_the_tail() {
         let phases = evidence.unwrap_or_else(|error| panic!("{error:?}")).phases;
         assert!(phases.tail.is_some() && phases.drain.is_some());
         assert_eq!(fs::read_to_string(files.load_log).unwrap(), "done\n");
+    }
+}
+
+/// Sends a request every 10 ms, one after the other, and writes each result as vegeta does.
+const LIKE_VEGETA: &str = r#"
+import datetime, http.client, json, sys, time
+port, file, number = int(sys.argv[1]), open(sys.argv[2], "w", buffering=1), 0
+client = http.client.HTTPConnection("127.0.0.1", port)
+while True:
+    begun, start = datetime.datetime.now(datetime.timezone.utc), time.monotonic_ns()
+    client.request("POST", "/login")
+    answer = client.getresponse()
+    answer.read()
+    result = {"attack": "", "seq": number, "code": answer.status, "timestamp": begun.isoformat(),
+              "latency": time.monotonic_ns() - start, "bytes_out": 0, "bytes_in": 2, "error": "", "body": None}
+    file.write(json.dumps(result) + "\n")
+    number += 1
+    time.sleep(0.01)
+"#;
+
+/// The results of a load command give what memgate's own load gives, and the service's own counter agrees.
+#[test]
+fn a_load_command_with_results_has_figures_of_requests() {
+    if can_attach() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = small(18140, directory.path());
+        let file = directory.path().join("results.json");
+        let words = ["python3", "-c", LIKE_VEGETA, "18140", file.to_str().unwrap()];
+        let Load::Command(load) = command(&words) else { panic!("{words:?}") };
+        let results = CommandResults { format: ResultsFormat::Vegeta, file: file.clone() };
+        plan.load = Load::Command(CommandLoad { results: Some(results), ..load });
+        let (evidence, _) = run(&plan, directory.path(), |_| ());
+        let requests = &evidence.signals.requests;
+        assert_eq!(requests.exactness, Exactness::Exact, "{requests:?}");
+        let written = fs::read_to_string(&file).unwrap().lines().count() as u64;
+        let Requests { completed, warmup, measure, tail, latency, .. } = &requests.data;
+        assert!(measure.intended > 0 && measure.succeeded == measure.intended, "{measure:?}");
+        assert_eq!(latency.count.iter().sum::<u64>(), measure.intended);
+        // Between two phases memgate reads the service's counters.
+        let counted = warmup.intended + measure.intended + tail.intended;
+        assert!(counted <= written, "{counted} of {written}");
+        assert!(completed.value.last().unwrap() + 1 >= written, "{completed:?}, {written} written");
+        // The first and the last reading of the phase lie a little within it.
+        let span = evidence.phases.measure.unwrap();
+        let read = completed.at_ns.iter().zip(&completed.value);
+        let read: Vec<_> = read.filter(|(at, _)| (span.start_ns..=span.end_ns).contains(*at)).collect();
+        let inside = read.last().unwrap().1 - read[0].1;
+        let least = measure.intended - measure.intended / 10;
+        assert!((least..=measure.intended + 1).contains(&inside), "{inside} completed, {} sent", measure.intended);
     }
 }
 
@@ -468,7 +520,11 @@ fn request(method: &str, url: String) -> Request {
 }
 
 fn command(words: &[&str]) -> Load {
-    Load::Command(CommandLoad { words: words.iter().copied().map(str::to_owned).collect(), env: BTreeMap::new() })
+    Load::Command(CommandLoad {
+        words: words.iter().copied().map(str::to_owned).collect(),
+        env: BTreeMap::new(),
+        results: None,
+    })
 }
 
 fn plan(port: u16, directory: &Path) -> Plan {

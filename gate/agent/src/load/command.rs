@@ -5,11 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memgate_evidence::error::Result;
+use memgate_evidence::{Phases, Requests, error::Result, plan::CommandResults};
 use nix::sys::signal::Signal;
 
-use super::LoadError;
+use super::{
+    LoadError,
+    results::{self, Started},
+};
 use crate::{
+    Clock,
     cgroup::Cgroup,
     launch::Exit,
     output::Output,
@@ -28,6 +32,7 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct LoadCommand {
     name: String,
+    started: Started,
     process: Process,
 }
 
@@ -44,10 +49,11 @@ pub fn command(line: &CommandLine<'_>, log: &Path) -> Result<LoadCommand> {
     };
     let made = Output::to(log, line.account);
     let output = made.map_err(|source| LoadError::Log { log: log.to_owned(), source })?;
+    let started = Started::now();
     let process = Process::start(line, Cgroup::without_memory(), output).map_err(|source| {
         LoadError::CommandNotStarted { name: name.clone(), directory: line.directory.to_owned(), source }
     })?;
-    Ok(LoadCommand { name: name.clone(), process })
+    Ok(LoadCommand { name: name.clone(), started, process })
 }
 
 impl LoadCommand {
@@ -76,6 +82,25 @@ impl LoadCommand {
         }
         self.process.kill();
         Ok(())
+    }
+
+    /// Ends the command like [`Self::stop`], and reads its results. Returns the figures of the requests, with each time
+    /// at which one was completed, or why they are not known.
+    ///
+    /// # Errors
+    /// Fails with [`LoadError`] if the command cannot be watched.
+    pub fn finish(
+        self,
+        results: Option<&CommandResults>,
+        phases: &Phases,
+        clock: Clock,
+    ) -> Result<Result<Requests, String>> {
+        let started = self.started;
+        self.stop()?;
+        let Some(results) = results else {
+            return Ok(Err("the load command counts its requests itself".to_owned()));
+        };
+        results::requests(results, phases, started, clock)
     }
 
     fn ended(&self) -> Result<Option<Exit>, LoadError> {

@@ -28,6 +28,7 @@ mod kind;
 mod meter;
 mod mix;
 mod relay;
+mod results;
 mod schedule;
 mod tally;
 mod timer;

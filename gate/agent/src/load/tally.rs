@@ -204,7 +204,7 @@ impl Tally {
     }
 }
 
-fn recorder() -> Result<Recorder<u64>> {
+pub(super) fn recorder() -> Result<Recorder<u64>> {
     Ok(Recorder::new_with_bounds(1, LONGEST_NS, 3).map_err(LoadError::Histogram)?)
 }
 
@@ -212,7 +212,7 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn to_evidence(recorder: &Recorder<u64>) -> Histogram {
+pub(super) fn to_evidence(recorder: &Recorder<u64>) -> Histogram {
     let buckets = recorder.iter_recorded().map(|bucket| (bucket.value_iterated_to(), bucket.count_at_value()));
     let (value_ns, count) = buckets.unzip();
     Histogram { value_ns, count }

@@ -2,11 +2,14 @@
 
 mod grpc;
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
 
 use memgate_evidence::{
     error::Result,
-    plan::{CommandLoad, Grpc, HttpLoad, HttpVersion, Load, Request, Tls, Transport},
+    plan::{CommandLoad, CommandResults, Grpc, HttpLoad, HttpVersion, Load, Request, Tls, Transport},
 };
 use memgate_verdict::quoted::shorten;
 
@@ -86,7 +89,8 @@ impl Validator<'_> {
         Ok(Tls::Ca(file))
     }
 
-    pub(super) fn load(&self, load: file::Load, place: &KeyPath) -> Result<Load> {
+    /// The load. A command runs in `directory`.
+    pub(super) fn load(&self, load: file::Load, directory: &Path, place: &KeyPath) -> Result<Load> {
         if let Some(command) = load.command {
             let others = [
                 ("rate", load.rate.is_some()),
@@ -106,12 +110,20 @@ impl Validator<'_> {
                 let help = format!("remove `{key}`, or `command` to use the built-in load generator");
                 return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "beside `command`", help)));
             }
-            return self.command(values(command), map(load.env), &place.key("command"));
+            let results = load.results.map(|results| results_in(directory, results));
+            return self.command(values(command), map(load.env), results, &place.key("command"));
         }
-        let of_a_command = [("env", !load.env.is_empty()), ("pass_env", !load.pass_env.is_empty())];
+        let of_a_command = [
+            ("env", !load.env.is_empty()),
+            ("pass_env", !load.pass_env.is_empty()),
+            ("results", load.results.is_some()),
+        ];
         if let Some((key, _)) = of_a_command.into_iter().find(|(_, is_there)| *is_there) {
             let what = format!("`{key}` has no meaning without `command`");
-            let help = format!("remove `{key}`; the service has its own under `run`");
+            let help = match key {
+                "results" => "remove `results`; the built-in load generator counts its requests itself".to_owned(),
+                _ => format!("remove `{key}`; the service has its own under `run`"),
+            };
             return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "without `command`", help)));
         }
         let help = "write `rate: 500/s` and `requests: [ { get: \"http://127.0.0.1:8080/\" } ]`, or `command: [PROGRAM, ARGUMENT]`";
@@ -150,9 +162,15 @@ impl Validator<'_> {
         }))
     }
 
-    fn command(&self, words: Vec<String>, env: BTreeMap<String, String>, place: &KeyPath) -> Result<Load> {
+    fn command(
+        &self,
+        words: Vec<String>,
+        env: BTreeMap<String, String>,
+        results: Option<CommandResults>,
+        place: &KeyPath,
+    ) -> Result<Load> {
         if words.first().is_some_and(|program| !program.is_empty()) {
-            return Ok(Load::Command(CommandLoad { words, env }));
+            return Ok(Load::Command(CommandLoad { words, env, results }));
         }
         let help = "write the program and its arguments: `command: [k6, run, load.js]`";
         Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))
@@ -258,4 +276,10 @@ impl Validator<'_> {
         }
         Ok(())
     }
+}
+
+/// The results of a command that runs in this directory.
+fn results_in(directory: &Path, results: file::Results) -> CommandResults {
+    let file = directory.join(results.file.0);
+    CommandResults { format: results.format.0, file: std::path::absolute(&file).unwrap_or(file) }
 }

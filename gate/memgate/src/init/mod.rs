@@ -145,11 +145,7 @@ impl<'a> Work<'a> {
                 Ok(Ok(entry)) => entries.push(entry),
                 Ok(Err(why)) => left_out.push(format!("{}: {why}", program.title())),
                 Err(error @ (Error::Infrastructure(_) | Error::Input(_))) if programs.len() > 1 => {
-                    left_out.push(format!(
-                        "{}: {}",
-                        program.title(),
-                        error.to_string().lines().next().unwrap_or_default()
-                    ));
+                    left_out.push(format!("{}: {}", program.title(), first_line(&error)));
                     self.narrator.say(rendered(error).trim_end());
                     failed = Some(InfrastructureError::EXIT_CODE);
                 }
