@@ -317,6 +317,7 @@ fn unasked(route: &Route, base: &str) -> Option<Aside> {
     let is_word = |word: &str| RISKY.contains(&word);
     let mut words = route.path.split(|character: char| !character.is_alphanumeric());
     let why = match route.method {
+        Some("HEAD") => "not asked: it is for HEAD, which memgate's load does not send",
         Some(method) if method != "GET" => "not asked: memgate init sends nothing but GET",
         _ if route.has_parameter() => "not asked: give the parameter a value",
         _ if words.any(|word| is_word(&word.to_ascii_lowercase())) => "not asked: by its name it may change something",
@@ -387,6 +388,7 @@ mod tests {
         assert_eq!(why(None, "/stopwatch"), None, "a part of a word is none");
         for (method, path, reason) in [
             (Some("POST"), "/items", "nothing but GET"),
+            (Some("HEAD"), "/items", "does not send"),
             (None, "/admin/shutdown", "by its name"),
             (None, "/Log-Out/quit", "by its name"),
             (None, "/items/{id}", "give the parameter a value"),

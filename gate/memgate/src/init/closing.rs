@@ -64,3 +64,48 @@ fn requests(entry: &Entry) -> String {
         many => format!("{many} requests"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn entry(name: &str, is_open: bool) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            dir: PathBuf::new(),
+            package: ".".to_owned(),
+            build_env: [].into(),
+            about: Vec::new(),
+            printed: Vec::new(),
+            how: super::super::render::How::default(),
+            variables: [].into(),
+            ready: "http://127.0.0.1:8080/".to_owned(),
+            ready_note: String::new(),
+            rate: 200,
+            rate_note: String::new(),
+            requests: vec!["http://127.0.0.1:8080/".to_owned()],
+            requests_note: String::new(),
+            aside: Vec::new(),
+            is_open,
+        }
+    }
+
+    #[test]
+    fn what_comes_next_depends_on_what_was_found() {
+        let text = |file: Option<&str>, entries: &[Entry], can_attach| {
+            let left_out = ["cmd/tool: it imports no `net`, so that it listens nowhere".to_owned()];
+            Closing { file: file.map(Path::new), entries, left_out: &left_out, can_attach }.text()
+        };
+        let [open, ready] = [entry("pay", true), entry("api", false)];
+        insta::assert_snapshot!(text(Some("memgate.yaml"), &[open.clone(), ready.clone()], true));
+        let others = text(Some("deploy/memgate.yaml"), &[ready], false);
+        assert!(
+            others.contains("\nnext:\n  sudo env \"PATH=$PATH\" memgate check -c deploy/memgate.yaml\n"),
+            "{others}"
+        );
+        assert!(text(Some("memgate.yaml"), &[open.clone()], true).contains("\ncomplete the file, and then:\n"));
+        assert_eq!(text(None, &[open], true).lines().count(), 2, "a file that is printed has no next command");
+    }
+}

@@ -132,7 +132,10 @@ impl<'a> Work<'a> {
         };
         let modules = self.modules()?;
         let out_directory = self.out_directory()?;
-        let _alone = self.alone(cancel).await?;
+        if let Some(why) = account::stays_root(&self.file) {
+            self.narrator.say(&why);
+        }
+        let _alone = if self.wanted.runs { Some(self.alone(cancel).await?) } else { None };
         let mut listed = Vec::new();
         for module in modules {
             listed.push(self.list(module, cancel).await?);
@@ -213,9 +216,6 @@ impl<'a> Work<'a> {
     /// Has this machine for itself: builds and services would disturb another memgate's measurement.
     async fn alone(&self, cancel: &Cancel) -> Result<Alone> {
         let say = |line: &str| self.narrator.say(line);
-        if let Some(why) = account::stays_root(&self.file) {
-            say(&why);
-        }
         let alone = if self.wanted.waits { Alone::wait(say, cancel).await? } else { Alone::without_waiting(say) };
         for line in agent::remove_leftovers() {
             say(&line);
