@@ -105,7 +105,9 @@ mod tests {
             others.contains("\nnext:\n  sudo env \"PATH=$PATH\" memgate check -c deploy/memgate.yaml\n"),
             "{others}"
         );
-        assert!(text(Some("memgate.yaml"), &[open.clone()], true).contains("\ncomplete the file, and then:\n"));
+        assert!(
+            text(Some("memgate.yaml"), std::slice::from_ref(&open), true).contains("\ncomplete the file, and then:\n")
+        );
         assert_eq!(text(None, &[open], true).lines().count(), 2, "a file that is printed has no next command");
     }
 }

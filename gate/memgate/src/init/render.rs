@@ -26,6 +26,8 @@ pub(super) struct How {
     pub(super) directory: PathBuf,
     /// Why it is started so, if it is not as simple as possible.
     pub(super) why: Option<String>,
+    /// Whether the arguments are a command of the program's, such as `serve`.
+    pub(super) is_command: bool,
 }
 
 /// A request that is not in the load.
@@ -312,6 +314,7 @@ mod tests {
                 env: [("PORT".to_owned(), "8080".to_owned())].into(),
                 directory: "services/pay".into(),
                 why: Some("Its help names the command `serve`.".to_owned()),
+                is_command: true,
             },
             variables: ["DATABASE_URL".to_owned()].into(),
             is_open: true,

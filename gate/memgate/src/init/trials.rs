@@ -83,8 +83,13 @@ pub(super) fn without_a_run(program: &Program, hints: &Hints) -> Entry {
 fn guessed(program: &Program, hints: &Hints, how: How, port: Option<u16>, about: Vec<String>) -> Entry {
     let address = hints.addresses.first().and_then(|address| port_of(address));
     let base = format!("http://127.0.0.1:{}", port.or(address).unwrap_or(USUAL_PORT));
-    let ready = format!("{base}{}", answers::health_in(hints).unwrap_or("/healthz"));
     let (mut requests, aside) = answers::unasked_routes(hints, &base);
+    let root = format!("{base}/");
+    let ready = match answers::health_in(hints) {
+        Some(path) => format!("{base}{path}"),
+        None if requests.contains(&root) => root,
+        None => requests.first().cloned().unwrap_or_else(|| format!("{base}/healthz")),
+    };
     let requests_note = match requests.is_empty() {
         true => "Put here what users ask for. The sources name no GET without a parameter.",
         false => "GETs that the sources name. Nobody has asked the service for them.",
@@ -141,35 +146,23 @@ impl Ground<'_> {
     /// When the program cannot be started, and when its output directory is replaced.
     pub(super) async fn see(&self, program: &Program, hints: &Hints, executable: &Path) -> Result<Entry> {
         let mut ways = VecDeque::from([How::default()]);
-        let mut tried = Vec::new();
-        let mut first: Option<Failure> = None;
+        let mut failed: Vec<(How, Failure)> = Vec::new();
         let mut port = None;
-        while let Some(how) = ways.pop_front().filter(|_| tried.len() < MOST_WAYS) {
+        while let Some(how) = ways.pop_front().filter(|_| failed.len() < MOST_WAYS) {
             self.narrator.say(&format!("{}: starting it{}", program.name, with(&how)));
             let failure = match self.attempt(program, hints, &how, executable).await? {
                 Ok(entry) => return Ok(entry),
                 Err(failure) => failure,
             };
             self.narrator.say(&format!("{}: {}", program.name, failure.what));
-            if tried.is_empty() {
+            if failed.is_empty() {
                 let text = self.help(program, hints, executable).await?;
                 port = help::listen_option(&text).and_then(|option| option.port);
                 ways.extend(other_ways(&failure.text, &text, hints, program, free_port(USUAL_PORT)));
             }
-            tried.push(how);
-            first.get_or_insert(failure);
+            failed.push((how, failure));
         }
-        let failure = first.unwrap_or(Failure { what: String::new(), printed: Vec::new(), text: String::new() });
-        let mut about = vec![format!("{}: {}.", program.title(), failure.what)];
-        let others: Vec<_> = tried.iter().skip(1).map(|how| with(how).trim_start().to_owned()).collect();
-        if !others.is_empty() {
-            about.push(format!("It did not listen {} either.", others.join(", or ")));
-        }
-        if !failure.printed.is_empty() {
-            about.push("The last lines that it printed:".to_owned());
-        }
-        let printed = failure.printed;
-        Ok(Entry { printed, ..guessed(program, hints, How::default(), port, about) })
+        Ok(unstarted(program, hints, failed, port))
     }
 
     /// Starts the program in this way, and asks it if it listens.
@@ -229,6 +222,23 @@ impl Ground<'_> {
         trial.stop(Duration::ZERO).await;
         Ok(text)
     }
+}
+
+/// The entry of a program that listens in none of these ways.
+fn unstarted(program: &Program, hints: &Hints, mut failed: Vec<(How, Failure)>, port: Option<u16>) -> Entry {
+    // What a command such as `serve` lacks, says more than the help without it.
+    let shown = failed.iter().position(|(how, _)| how.is_command).unwrap_or(0);
+    let (how, failure) = failed.remove(shown);
+    let mut about = vec![format!("{}{}: {}.", program.title(), with(&how), failure.what)];
+    let others: Vec<_> = failed.iter().map(|(how, _)| with(how)).filter(|with| !with.is_empty()).collect();
+    if !others.is_empty() {
+        about.push(format!("It did not listen{} either.", others.join(", or")));
+    }
+    if !failure.printed.is_empty() {
+        about.push("The last lines that it printed:".to_owned());
+    }
+    let how = if how.is_command { how } else { How::default() };
+    Entry { printed: failure.printed, ..guessed(program, hints, how, port, about) }
 }
 
 /// ` with …`: what is special about a way to start.
@@ -334,7 +344,7 @@ fn other_ways(printed: &str, help: &str, hints: &Hints, program: &Program, port:
     let mut ways = Vec::new();
     if let Some(command) = help::command(help).or_else(|| help::command(printed)).filter(|_| !is_taken) {
         let why = Some(format!("Its help names the command `{command}`."));
-        ways.push(How { args: vec![command.to_owned()], why, ..How::default() });
+        ways.push(How { args: vec![command.to_owned()], is_command: true, why, ..How::default() });
     }
     let places = [&program.directory, &program.module].into_iter().filter(|place| !place.as_os_str().is_empty());
     if lacks_file {
@@ -365,7 +375,7 @@ fn other_ways(printed: &str, help: &str, hints: &Hints, program: &Program, port:
 mod tests {
     use std::path::PathBuf;
 
-    use super::*;
+    use super::{super::hints::Route, *};
 
     fn program() -> Program {
         Program {
@@ -399,6 +409,33 @@ mod tests {
     }
 
     #[test]
+    fn of_several_failures_that_of_a_command_is_shown() {
+        let failure =
+            |what: &str| Failure { what: what.to_owned(), printed: vec![format!("| {what}")], text: String::new() };
+        let serve = How { args: vec!["serve".to_owned()], is_command: true, ..How::default() };
+        let option = How { args: vec!["-port".to_owned(), "8081".to_owned()], ..How::default() };
+        let failed = vec![
+            (How::default(), failure("usage")),
+            (serve.clone(), failure("no configuration")),
+            (option.clone(), failure("usage")),
+        ];
+        let entry = unstarted(&program(), &Hints::default(), failed, Some(5000));
+        assert_eq!(
+            entry.about[..2],
+            ["services/api with `serve`: no configuration.", "It did not listen with `-port 8081` either."]
+        );
+        assert_eq!((entry.how, entry.printed), (serve, vec!["| no configuration".to_owned()]));
+        assert!(entry.ready.starts_with("http://127.0.0.1:5000/"));
+        let entry = unstarted(
+            &program(),
+            &Hints::default(),
+            vec![(How::default(), failure("no database")), (option, failure("no database"))],
+            None,
+        );
+        assert_eq!((entry.about[0].as_str(), entry.how), ("services/api: no database.", How::default()));
+    }
+
+    #[test]
     fn a_port_that_somebody_names_is_none_of_chance() {
         let hints = Hints { addresses: vec![":40000".to_owned()], ..Hints::default() };
         let named = How { args: vec!["127.0.0.1:41000".to_owned()], ..How::default() };
@@ -416,6 +453,14 @@ mod tests {
         let file = directory.path().join("memgate.yaml");
         render::read(&render::file(&entries), &file, &entries).unwrap();
         assert_eq!(entries[0].requests, ["http://127.0.0.1:8080/healthz"]);
+        let route = |path: &str| Route { method: None, path: path.to_owned(), place: "main.go:1".to_owned() };
+        let with = |paths: &[&str]| {
+            let routes = paths.iter().map(|path| route(path)).collect();
+            without_a_run(&program(), &Hints { routes, ..Hints::default() }).ready
+        };
+        assert_eq!(with(&["/a", "/", "/ready"]), "http://127.0.0.1:8080/ready");
+        assert_eq!(with(&["/a", "/"]), "http://127.0.0.1:8080/");
+        assert_eq!(with(&["/a", "/b"]), "http://127.0.0.1:8080/a");
     }
 
     #[test]
