@@ -1,5 +1,6 @@
 // Command transports is a service that clients reach in several ways at once: over TCP, a unix socket and TLS, with
-// HTTP/1.1 and, built with Go 1.24 or later, HTTP/2 and a gRPC method. At its end it says what came over which.
+// HTTP/1.1 and, built with Go 1.24 or later, HTTP/2 and a gRPC method. Clients can log in.
+// At its end it says what came over which.
 package main
 
 import (
@@ -55,6 +56,19 @@ func handler(over string, counts *tally) http.Handler {
 		counts.add(&counts.requests, over+" "+r.Proto)
 		io.Copy(w, r.Body)
 		fmt.Fprintln(w, r.Host)
+	})
+	mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) {
+		user, _ := io.ReadAll(r.Body)
+		counts.add(&counts.requests, "login of "+string(user))
+		fmt.Fprintf(w, `{"access": {"token": %q}}`, "token of "+string(user))
+	})
+	mux.HandleFunc("/private", func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer token of user-") {
+			http.Error(w, "log in first", http.StatusUnauthorized)
+			return
+		}
+		counts.add(&counts.requests, "private")
+		fmt.Fprintln(w, r.FormValue("n"))
 	})
 	mux.HandleFunc("/memgate.Echo/Say", func(w http.ResponseWriter, r *http.Request) {
 		counts.add(&counts.requests, over+" gRPC")

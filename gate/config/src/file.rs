@@ -7,8 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use super::kinds::{
-    Address, Base64, BuildTag, FilePath, GuestPath, HeaderName, HeaderValue, Hex, LinePattern, Millis, Name, Package,
-    PhaseLength, Rate, RequestUrl, ResultsName, Size, SocketName, Status, Switch, True, Url, User, Variable,
+    Address, Base64, BuildTag, CookieName, FilePath, GuestPath, HeaderName, HeaderValue, Hex, LinePattern, Millis,
+    Name, Package, PhaseLength, Pointer, Rate, RequestUrl, ResultsName, Size, SocketName, Status, Switch, True, Url,
+    User, ValueName, Variable,
 };
 use crate::yaml::{Scalar, Text, Version, Whole};
 
@@ -172,7 +173,11 @@ pub(super) struct Load {
     /// A file with the descriptors of gRPC services, relative to this file, as `protoc --include_imports
     /// --descriptor_set_out` and `buf build` write it. `json` messages need it.
     pub(super) descriptors: Option<Scalar<FilePath>>,
-    /// The kinds of requests.
+    /// A file of rows, relative to this file, for `${rows.COLUMN}`: `.csv` with a header, or `.jsonl` with a JSON object
+    /// in each line. Each request takes one at random, by the seed.
+    pub(super) rows: Option<Scalar<FilePath>>,
+    /// The kinds of requests. Paths and queries of URLs, values of header fields and bodies may have `${counter}`,
+    /// `${random}`, `${rows.COLUMN}` and the name of a captured value; `$${` stands for `${`.
     pub(super) requests: Option<Vec<Request>>,
     /// A command that loads the service: program and arguments.
     pub(super) command: Option<Vec<Scalar<Text>>>,
@@ -224,6 +229,9 @@ pub(super) struct Request {
     pub(super) grpc: Option<Scalar<RequestUrl>>,
     /// The message of a gRPC request; an empty one by default.
     pub(super) message: Option<Message>,
+    /// Values that a client keeps from a successful answer for its later requests, by name.
+    #[serde(default)]
+    pub(super) capture: BTreeMap<Scalar<ValueName>, Capture>,
     /// How often it is chosen, relative to the others; 1 by default.
     pub(super) weight: Option<Whole<1, 1_000_000>>,
     /// Header fields.
@@ -235,6 +243,18 @@ pub(super) struct Request {
     /// `NOT_FOUND`; `OK` by default.
     #[serde(default)]
     pub(super) expect: Vec<Scalar<Status>>,
+}
+
+/// Where a value is in an answer, under one of `json`, `header` and `cookie`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Capture {
+    /// A JSON pointer to a string, a number or a truth value in the body.
+    pub(super) json: Option<Scalar<Pointer>>,
+    /// The name of a header field.
+    pub(super) header: Option<Scalar<HeaderName>>,
+    /// The name of a cookie.
+    pub(super) cookie: Option<Scalar<CookieName>>,
 }
 
 /// The message of a gRPC request under one of `json`, `base64` and `hex`.

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use base64::Engine as _;
-use memgate_evidence::plan::{GRPC_STATUSES, Length, ResultsFormat};
+use memgate_evidence::{
+    plan::{GRPC_STATUSES, Length, ResultsFormat},
+    template,
+};
 use memgate_verdict::{metric::Unit, quoted::shorten, units};
 
 use crate::yaml::{Kind, Problem};
@@ -351,6 +354,52 @@ impl Kind for Status {
 
     fn schema() -> schemars::Schema {
         schemars::json_schema!({ "anyOf": [{ "type": "integer", "minimum": 100, "maximum": 599 }, { "enum": GRPC_STATUSES }] })
+    }
+}
+
+/// The name of a captured value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ValueName;
+
+impl Kind for ValueName {
+    type Value = String;
+    const EXPECTED: &'static str = "a name of letters, digits and _, such as `token`";
+    const PATTERN: Option<&'static str> = Some("^[A-Za-z_][A-Za-z0-9_]*$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        if template::is_reserved(text) {
+            return Err(wrong(format!("`{text}` is a value that every load has"), Self::EXPECTED));
+        }
+        require(template::is_name(text), text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// A JSON pointer, RFC 6901.
+#[derive(Debug)]
+pub(super) struct Pointer;
+
+impl Kind for Pointer {
+    type Value = String;
+    const EXPECTED: &'static str = "a JSON pointer such as `/access_token` or `/users/0/id`";
+    const PATTERN: Option<&'static str> = Some("^/");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        require(text.starts_with('/'), text, Self::EXPECTED, || text.to_owned())
+    }
+}
+
+/// The name of a cookie.
+#[derive(Debug)]
+pub(super) struct CookieName;
+
+impl Kind for CookieName {
+    type Value = String;
+    const EXPECTED: &'static str = "a name of a cookie such as `session`";
+    const PATTERN: Option<&'static str> = Some("^[^=; ]+$");
+
+    fn read(text: &str) -> Result<String, Problem> {
+        let is_name = !text.is_empty() && !text.contains(['=', ';', ' ']);
+        require(is_name, text, Self::EXPECTED, || text.to_owned())
     }
 }
 

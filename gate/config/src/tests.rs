@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use memgate_evidence::{
     error::Error,
-    plan::{CommandLoad, Grpc, HttpVersion, Length, ReadyBy, ResultsFormat, Tls, Transport},
+    plan::{Capture, CommandLoad, Grpc, HttpVersion, Length, ReadyBy, ResultsFormat, Rows, Tls, Transport},
 };
 
 use super::*;
@@ -149,6 +149,53 @@ fn readiness_has_one_of_several_kinds() {
 /// The smallest configuration with another kind of readiness.
 fn ready(text: &str) -> String {
     changed("http: \"http://127.0.0.1:8080/\"", text)
+}
+
+/// The smallest configuration with a request of this path, with these keys.
+fn get(path: &str, keys: &str) -> String {
+    changed("get: \"http://127.0.0.1:8080/\"", &format!("{keys}get: \"http://127.0.0.1:8080{path}\""))
+}
+
+#[test]
+fn rows_are_read() {
+    let rows = |file: &str| {
+        let config = read(&changed("rate:", &format!("rows: src/testdata/{file}, rate:"))).unwrap();
+        let Load::Http(load) = &config.services["uaa"].load else { panic!("{file}") };
+        load.rows.clone().unwrap()
+    };
+    let values = |second: &str| [["1", "ann"], ["2", second]].map(|row| row.map(str::to_owned).to_vec()).to_vec();
+    let columns = vec!["id".to_owned(), "name".to_owned()];
+    let expected = Rows { columns, values: values("bob, the second"), count: 2 };
+    assert_eq!(rows("users.csv"), expected);
+    assert_eq!(rows("users.jsonl"), Rows { values: values("bob"), ..expected });
+}
+
+/// What root may read and the owner of the checkout may not goes to no service.
+#[test]
+fn rows_do_not_come_through_a_link_that_leads_elsewhere() {
+    let [here, elsewhere] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let secret = elsewhere.path().join("secret.csv");
+    std::fs::write(&secret, "id\n1\n").unwrap();
+    std::os::unix::fs::symlink(&secret, here.path().join("users.csv")).unwrap();
+    let text = changed("dir: src", "dir: .").replacen("rate:", "rows: users.csv, rate:", 1);
+    let error = parse(&here.path().join("memgate.yaml"), &text).unwrap_err();
+    assert!(error.to_string().contains("`users.csv` does not lie in the directory of this file"), "{error}");
+    std::fs::remove_file(here.path().join("users.csv")).unwrap();
+    std::fs::write(here.path().join("users.csv"), "id\n1\n").unwrap();
+    parse(&here.path().join("memgate.yaml"), &text).unwrap();
+}
+
+#[test]
+fn a_value_may_need_another() {
+    let text = r#"{ post: "http://127.0.0.1:8080/login", capture: { token: { json: /token } } },
+        { post: "http://127.0.0.1:8080/order", body: "${token}", capture: { order: { header: Location } } },
+        { get: "http://127.0.0.1:8080/order/${order}", headers: { A: "$${x} ${token}" } }"#;
+    let text = changed("{ get: \"http://127.0.0.1:8080/\" }", text);
+    let Load::Http(load) = &read(&text).unwrap().services["uaa"].load else { panic!("{text}") };
+    assert_eq!(load.requests[1].capture, [("order".to_owned(), Capture::Header("Location".to_owned()))].into());
+    // Whatever the order in the file.
+    let circle = text.replacen("8080/login", "8080/login/${order}", 1);
+    assert!(refusal(&circle).contains("needs `order`"), "{circle}");
 }
 
 /// The smallest configuration with a gRPC request of this method, with these keys.
@@ -306,6 +353,23 @@ refused! {
     message_without_grpc: changed("get:", "message: { hex: 00 }, get:");
     status_of_grpc_without_it: changed("get:", "expect: [200, NOT_FOUND], get:");
     no_status: changed("get:", "expect: [600], get:");
+    value_without_an_end: get("/${counter", "");
+    value_without_a_name: get("/${a-b}", "");
+    value_that_nothing_sets: get("/", "body: \"x ${token}\", ");
+    value_of_a_header_that_nothing_sets: get("/", "headers: { Accept: a, X: \"${token}\" }, ");
+    value_of_rows_without_rows: get("/${rows.id}", "");
+    value_of_an_unknown_column: get("/${rows.nmae}", "").replacen("rate:", "rows: src/testdata/users.csv, rate:", 1);
+    value_that_needs_itself: get("/${token}", "capture: { token: { json: /token } }, ");
+    capture_of_nothing: get("/", "capture: { token: {} }, ");
+    capture_of_a_reserved_name: get("/", "capture: { rows: { json: /rows } }, ");
+    capture_of_no_pointer: get("/", "capture: { token: { json: token } }, ");
+    capture_of_json_in_grpc: grpc("memgate.Echo/Say", ", capture: { token: { json: /token } }");
+    rows_that_are_missing: changed("rate:", "rows: none.csv, rate:");
+    rows_of_another_directory: changed("rate:", "rows: ../testing/Cargo.toml, rate:");
+    rows_of_another_kind: changed("rate:", "rows: Cargo.toml, rate:");
+    rows_of_nothing: changed("rate:", "rows: src/testdata/empty.csv, rate:");
+    rows_of_csv_that_lack_a_column: changed("rate:", "rows: src/testdata/short.csv, rate:");
+    rows_of_json_that_lack_a_column: changed("rate:", "rows: src/testdata/short.jsonl, rate:");
     transport_beside_a_command: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "unix: x, command: [k6]");
     url_without_port: changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");
     url_without_scheme: changed("get: \"http://127.0.0.1:8080/\"", "get: localhost:8080/x");
@@ -470,6 +534,7 @@ fn the_schema_knows_the_keys_that_are_accepted() {
         ("/$defs/Ready", changed("http:", "zzz: 1, http:")),
         ("/$defs/Load", changed("rate:", "zzz: 1, rate:")),
         ("/$defs/Request", changed("get:", "zzz: 1, get:")),
+        ("/$defs/Capture", get("/", "capture: { x: { zzz: 1 } }, ")),
         ("/$defs/Message", grpc("p.S/M", ", message: { zzz: 1 }")),
         ("/$defs/Tls", changed("rate:", "tls: { zzz: 1 }, rate:")),
         ("/$defs/Phases", format!("{SMALLEST}    phases: {{ zzz: 1 }}\n")),

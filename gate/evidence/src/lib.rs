@@ -9,6 +9,7 @@ pub mod error;
 pub mod plan;
 pub mod platform;
 mod profile;
+pub mod template;
 pub mod tier;
 
 use serde::{Deserialize, Serialize};

@@ -214,7 +214,10 @@ impl fmt::Display for Load {
                         write!(f, " ({size} B)")?;
                     }
                 }
-                Ok(())
+                match &load.rows {
+                    Some(rows) => write!(f, "; {} rows", rows.count),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -251,8 +254,23 @@ pub struct HttpLoad {
     /// of earlier memgates.
     #[serde(default, skip_serializing_if = "Transport::is_usual")]
     pub transport: Transport,
+    /// The rows from which each request takes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Rows>,
     /// The kinds of requests.
     pub requests: Vec<Request>,
+}
+
+/// Rows of values for requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rows {
+    /// The names of the columns.
+    pub columns: Vec<String>,
+    /// The rows, each with a value for each column. An agent in a guest gets none, because the host drives the load.
+    pub values: Vec<Vec<String>>,
+    /// The number of the rows, at least 1.
+    pub count: u64,
 }
 
 /// How requests reach the service.
@@ -333,12 +351,16 @@ impl fmt::Display for Transport {
 pub struct Request {
     /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
     pub method: String,
-    /// An `http://` or `https://` URL.
+    /// An `http://` or `https://` URL. Its path and query, the values of header fields and the body may have values that
+    /// differ from request to request ([`template`](crate::template)).
     pub url: String,
     /// Header fields.
     pub headers: BTreeMap<String, String>,
     /// The body, empty for none.
     pub body: String,
+    /// What a client captures from a successful answer, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub capture: BTreeMap<String, Capture>,
     /// How often it is chosen relative to the others, at least 1.
     pub weight: u32,
     /// The status codes that count as success; empty means 200 to 399. A gRPC request has its own.
@@ -346,6 +368,18 @@ pub struct Request {
     /// What a gRPC request adds. It is a POST request without another body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc: Option<Grpc>,
+}
+
+/// Where a value is in an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// At a JSON pointer (RFC 6901) in the body: a string, a number or a truth value.
+    Json(String),
+    /// In a header field.
+    Header(String),
+    /// In a cookie, from this answer or an earlier one.
+    Cookie(String),
 }
 
 /// A unary gRPC request.
@@ -387,6 +421,7 @@ impl Request {
             url: url.into(),
             headers: BTreeMap::new(),
             body: String::new(),
+            capture: BTreeMap::new(),
             weight: 1,
             expect: Vec::new(),
             grpc: None,
@@ -411,6 +446,7 @@ mod tests {
             connections: 32,
             timeout_ms: 5000,
             transport: Transport::default(),
+            rows: None,
             requests: vec![
                 request(3, "POST", "http://127.0.0.1:18080/login?next=/", "name=x"),
                 request(6, "GET", "http://[::1]:18080", ""),
@@ -436,7 +472,10 @@ mod tests {
         load.requests =
             vec![Request { method: "POST".to_owned(), grpc: Some(grpc), ..Request::get("http://127.0.0.1:1/p.S/M") }];
         load.transport = Transport::default();
-        assert_eq!(Load::Http(load).to_string(), "500/s over 32 connections: 1 gRPC /p.S/M (6 B)");
+        assert_eq!(Load::Http(load.clone()).to_string(), "500/s over 32 connections: 1 gRPC /p.S/M (6 B)");
+        load.requests = vec![Request::get("http://127.0.0.1:1/${rows.id}")];
+        load.rows = Some(Rows { columns: vec!["id".to_owned()], values: vec![vec!["secret".to_owned()]; 2], count: 2 });
+        assert_eq!(Load::Http(load).to_string(), "500/s over 32 connections: 1 GET /${rows.id}; 2 rows");
         let words = ["k6", "run"].map(str::to_owned).to_vec();
         let command = CommandLoad { words, env: [("TOKEN".to_owned(), "secret".to_owned())].into(), results: None };
         assert_eq!(Load::Command(command).to_string(), "`k6 run`");

@@ -20,7 +20,7 @@ use memgate_config::PlatformOptions;
 use memgate_evidence::{
     Evidence,
     error::{Error, FailureKind, FailureText, InputError, Result, Stage, in_full},
-    plan::{Account, Load, Plan},
+    plan::{Account, HttpLoad, Load, Plan},
     platform::{Platform, Runner},
 };
 use memgate_goexe::{GoExe, GoExeError};
@@ -371,7 +371,13 @@ impl GuestRunner {
         };
         let executable = format!("{DIRECTORY}/{}", plan.service);
         guest.store(&plan.executable, &executable).await?;
+        let mut load = plan.load.clone();
+        if let Load::Http(HttpLoad { rows: Some(rows), .. }) = &mut load {
+            // The host drives the load, and a message has a limit.
+            rows.values.clear();
+        }
         let there = Plan {
+            load,
             executable: executable.into(),
             directory: DIRECTORY.into(),
             account: plan.account.clone().map(|account| Account { home: DIRECTORY.into(), ..account }),

@@ -87,6 +87,7 @@ fn small(port: u16, directory: &Path) -> Plan {
         connections: 2,
         timeout_ms: 60_000,
         transport: Transport::default(),
+        rows: None,
         requests: vec![request("GET", format!("http://127.0.0.1:{port}/healthz"))],
     });
     plan
@@ -290,6 +291,7 @@ func main() {
             connections: 2,
             timeout_ms: 60_000,
             transport: Transport::default(),
+            rows: None,
             requests: vec![request("GET", "http://127.0.0.1:18139/hold".to_owned())],
         });
         plan.phases =
@@ -549,6 +551,7 @@ fn plan(port: u16, directory: &Path) -> Plan {
             connections: 8,
             timeout_ms: 60_000,
             transport: Transport::default(),
+            rows: None,
             requests: vec![login],
         }),
         phases: PhaseLengths { warmup: Length::Ms(300), measure: Length::Ms(500), drain_ms: 500, drain_max_ms: 500 },

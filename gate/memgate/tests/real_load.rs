@@ -90,6 +90,29 @@ fn http_2_by_alpn_with_a_certificate_that_is_checked() {
 }
 
 #[test]
+fn clients_log_in_and_use_their_tokens() {
+    let load = r#"rows: users.csv, requests: [
+          { get: "http://127.0.0.1:18213/private?n=${counter}", headers: { Authorization: "Bearer ${token}" }, weight: 9 },
+          { post: "http://127.0.0.1:18213/login", body: "user-${rows.name}",
+            capture: { token: { json: /access/token } } } ]"#;
+    let bench = bench([18213, 18214], load);
+    fs::write(bench.directory.path().join("users.csv"), "id,name\n1,ann\n2,bob\n").unwrap();
+    let (evidence, said) = recorded(&bench);
+    let requests = succeeded(&evidence);
+    let count = |what: &str| -> u64 {
+        let part = said.split(", ").find_map(|part| part.strip_prefix(&format!("{what}: "))).unwrap_or("0 requests");
+        part.trim_end_matches(" requests").parse().unwrap()
+    };
+    let logins = count("login of user-ann") + count("login of user-bob");
+    assert_eq!(count("private") + logins, requests, "{said}");
+    // A tenth of the requests, and the first of each of three clients.
+    assert!((requests / 10 - 2..=requests / 10 + 5).contains(&logins), "{said}");
+    assert!(count("login of user-ann") > 0 && count("login of user-bob") > 0, "{said}");
+    let named = "100/s over 3 connections: 9 GET /private?n=${counter}, 1 POST /login (17 B); 2 rows";
+    assert_eq!(evidence.environment.load, named);
+}
+
+#[test]
 fn a_grpc_method() {
     let load = r#"http: 2, descriptors: DESCRIPTORS, requests: [
           { grpc: "http://127.0.0.1:18211/memgate.Echo/Say", message: { json: '{"text": "ann"}' }, headers: { X-Status: "5" },

@@ -97,6 +97,7 @@ pub fn plan() -> Plan {
             connections: 1,
             timeout_ms: 1,
             transport: Transport::default(),
+            rows: None,
             requests: vec![request],
         }),
         phases: PhaseLengths { warmup: Length::Ms(0), measure: Length::Ms(0), drain_ms: 0, drain_max_ms: 0 },

@@ -1,6 +1,6 @@
 //! One client: a connection and a cookie jar for each endpoint.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -8,13 +8,23 @@ use hyper::{
     body::{Bytes, Incoming},
 };
 
-use super::{Endpoint, RequestFailure, RequestKind, cookies::Jar, dial::Dialer, http1::Http1, http2::Http2};
+use super::{
+    Endpoint, RequestFailure, RequestKind,
+    cookies::Jar,
+    dial::Dialer,
+    generator::Requests,
+    http1::Http1,
+    http2::Http2,
+    values::{Captured, LONGEST_BODY, capture},
+};
 
 /// One client of the service, like a browser or another service.
 #[derive(Debug)]
 pub(crate) struct Client<L = Http1> {
     /// One for each endpoint.
     sessions: Vec<Session<L>>,
+    /// Streams of one connection share it.
+    captured: Arc<Mutex<Captured>>,
     dialer: Arc<Dialer>,
 }
 
@@ -74,14 +84,16 @@ impl Client<Http2> {
     /// The same client for another request at the same time, on another stream of the same connection.
     pub(super) fn stream(&self) -> Self {
         let session = |session: &Session<Http2>| Session { link: session.link.clone(), jar: Arc::clone(&session.jar) };
-        Self { sessions: self.sessions.iter().map(session).collect(), dialer: Arc::clone(&self.dialer) }
+        let sessions = self.sessions.iter().map(session).collect();
+        Self { sessions, captured: Arc::clone(&self.captured), dialer: Arc::clone(&self.dialer) }
     }
 }
 
 impl<L> Client<L> {
     fn with(dialer: &Arc<Dialer>, endpoints: usize, link: impl Fn() -> L) -> Self {
         let session = || Session { link: link(), jar: Arc::default() };
-        Self { sessions: std::iter::repeat_with(session).take(endpoints).collect(), dialer: Arc::clone(dialer) }
+        let sessions = std::iter::repeat_with(session).take(endpoints).collect();
+        Self { sessions, captured: Arc::default(), dialer: Arc::clone(dialer) }
     }
 }
 
@@ -94,30 +106,67 @@ impl<L: Link> Client<L> {
         kind: &RequestKind,
         endpoints: &[Endpoint],
     ) -> Result<StatusCode, RequestFailure> {
+        self.send(kind, kind.request(), endpoints).await
+    }
+
+    /// As [`Self::exchange`], with the request of this index. If the client has not captured a value that it needs, the
+    /// request is one that captures it instead.
+    pub(super) async fn answer(&mut self, requests: &Requests, index: u64) -> Result<StatusCode, RequestFailure> {
+        let kind = requests.kind(index);
+        if kind.is_plain() {
+            return self.exchange(kind, &requests.endpoints).await;
+        }
+        let (kind, request) = {
+            let captured = lock(&self.captured);
+            let kind = requests.first_for(kind, &captured);
+            (kind, kind.request_with(requests.values(index), &captured)?)
+        };
+        self.send(kind, request, &requests.endpoints).await
+    }
+
+    async fn send(
+        &mut self,
+        kind: &RequestKind,
+        request: Request<Bytes>,
+        endpoints: &[Endpoint],
+    ) -> Result<StatusCode, RequestFailure> {
         let session = &mut self.sessions[kind.endpoint];
-        let mut request = kind.request().map(Full::new);
+        let mut request = request.map(Full::new);
         session.jar().add_to(request.headers_mut());
         let way = Way { endpoint: &endpoints[kind.endpoint], dialer: &self.dialer };
         let (lease, response) = session.link.send(request, way).await?;
         session.jar().store(response.headers());
         let (head, body) = response.into_parts();
-        let trailers = trailers::<L>(body).await?;
+        let (body, trailers) = read::<L>(body, kind.searches_body()).await?;
         session.link.keep(lease);
-        kind.check(&head, trailers.as_ref()).map(|()| head.status)
+        kind.check(&head, trailers.as_ref())?;
+        if !kind.capture.is_empty() {
+            capture(&kind.capture, &head.headers, &session.jar(), &body, &mut lock(&self.captured))?;
+        }
+        Ok(head.status)
     }
 }
 
 impl<L> Session<L> {
-    fn jar(&self) -> std::sync::MutexGuard<'_, Jar> {
-        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
+    fn jar(&self) -> MutexGuard<'_, Jar> {
+        lock(&self.jar)
     }
 }
 
-/// Reads a body of any size to its end and drops it. Returns its trailers, if there are any.
-async fn trailers<L: Link>(mut body: Incoming) -> Result<Option<HeaderMap>, RequestFailure> {
-    let mut trailers = None;
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads a body of any size to its end. Returns its first [`LONGEST_BODY`] bytes if they are wanted, and its trailers if
+/// there are any.
+async fn read<L: Link>(mut body: Incoming, is_wanted: bool) -> Result<(Bytes, Option<HeaderMap>), RequestFailure> {
+    let (mut bytes, mut trailers) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
-        trailers = frame.map_err(|error| L::failure(&error))?.into_trailers().ok();
+        match frame.map_err(|error| L::failure(&error))?.into_data() {
+            Ok(data) if is_wanted => bytes.extend_from_slice(&data[..data.len().min(LONGEST_BODY - bytes.len())]),
+            Ok(_) => {}
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
     }
-    Ok(trailers)
+    Ok((bytes.into(), trailers))
 }

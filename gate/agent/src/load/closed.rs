@@ -218,7 +218,7 @@ impl Shared {
     /// Sends a request, waits for the answer and counts it.
     async fn answer<L: Link>(&self, client: &mut Client<L>, phase: Phase, index: u64) {
         let sent = Instant::now();
-        let exchange = client.exchange(self.requests.kind(index), &self.requests.endpoints);
+        let exchange = client.answer(&self.requests, index);
         let outcome =
             tokio::time::timeout(self.timeout, exchange).await.unwrap_or(Err(RequestFailure::Timeout)).map(|_| ());
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).record(phase, outcome, sent.elapsed());

@@ -29,6 +29,7 @@ fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
         connections,
         timeout_ms: 30_000,
         transport,
+        rows: None,
         requests: vec![Request::get(url)],
     }
 }

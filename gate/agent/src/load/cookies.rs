@@ -45,6 +45,11 @@ impl Jar {
         }
     }
 
+    /// The value of a cookie.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.cookies.get(name).map(String::as_str)
+    }
+
     fn apply(&mut self, cookie: &Cookie<'_>) -> bool {
         if is_removal(cookie) {
             return self.cookies.remove(cookie.name()).is_some();

@@ -34,6 +34,10 @@ pub enum RequestFailure {
     Status(StatusCode),
     /// The answer's gRPC status does not count as success.
     Grpc(u8),
+    /// The request was not sent: HTTP does not allow one of its values, or there is none.
+    Value,
+    /// The answer counts as success, and a value that the client is to capture is not in it.
+    Capture,
 }
 
 /// Why there is no TLS connection.
@@ -55,7 +59,7 @@ impl RequestFailure {
     /// Whether a whole answer came in time.
     pub(super) const fn is_answered(self) -> bool {
         match self {
-            Self::Status(_) | Self::Grpc(_) => true,
+            Self::Status(_) | Self::Grpc(_) | Self::Capture => true,
             Self::Refused
             | Self::Reset
             | Self::Closed
@@ -66,7 +70,8 @@ impl RequestFailure {
             | Self::Tls(_)
             | Self::Timeout
             | Self::NotSent
-            | Self::NoTime => false,
+            | Self::NoTime
+            | Self::Value => false,
         }
     }
 
@@ -113,6 +118,8 @@ impl std::fmt::Display for RequestFailure {
             Self::NotSent => f.write_str("not sent"),
             Self::NoTime => f.write_str(memgate_evidence::NO_TIME),
             Self::Status(status) => write!(f, "status {}", status.as_u16()),
+            Self::Value => f.write_str("unfit value"),
+            Self::Capture => f.write_str("nothing to capture"),
             Self::Grpc(code) => match GRPC_STATUSES.get(usize::from(*code)) {
                 Some(name) => write!(f, "gRPC {name}"),
                 None => write!(f, "gRPC status {code}"),

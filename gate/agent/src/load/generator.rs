@@ -43,6 +43,7 @@ use super::{
     tally::{Missing, Tally},
     timer::Timer,
     tls::Connector,
+    values::{Captured, Values},
 };
 
 /// The highest accepted rate, requests per second. One thread cannot send that many.
@@ -96,6 +97,8 @@ pub(super) struct Requests {
     mix: Mix,
     kinds: Vec<RequestKind>,
     pub(super) endpoints: Endpoints,
+    seed: u64,
+    rows: Option<plan::Rows>,
     connections: u32,
     transport: Transport,
     tls: Option<Connector>,
@@ -111,6 +114,22 @@ impl Requests {
     /// The kind of the request with this index.
     pub(super) fn kind(&self, index: u64) -> &RequestKind {
         &self.kinds[self.mix.kind(index)]
+    }
+
+    /// The values of the request with this index.
+    pub(super) fn values(&self, index: u64) -> Values<'_> {
+        Values::of(self.seed, index, self.rows.as_ref())
+    }
+
+    /// The kind that a client sends which has captured these values: `kind`, or one that captures what it lacks.
+    pub(super) fn first_for<'a>(&'a self, kind: &'a RequestKind, captured: &Captured) -> &'a RequestKind {
+        let mut first = kind;
+        // No chain of needs is longer than there are kinds.
+        for _ in &self.kinds {
+            let Some(missing) = first.lacks(captured) else { break };
+            first = self.kinds.iter().find(|kind| kind.capture.contains_key(missing)).unwrap_or(first);
+        }
+        first
     }
 
     /// How many requests there are at a time at most.
@@ -199,14 +218,16 @@ pub(super) fn prepare(load: &HttpLoad, seed: u64) -> Result<Requests> {
     let transport = load.transport.clone();
     let is_http2 = matches!(transport.http, HttpVersion::Http2 { .. });
     let tls = transport.tls.as_ref().map(|tls| Connector::new(tls, is_http2)).transpose()?;
-    Ok(Requests { mix, kinds, endpoints, connections: load.connections, transport, tls })
+    let (connections, rows) = (load.connections, load.rows.clone());
+    Ok(Requests { mix, kinds, endpoints, seed, rows, connections, transport, tls })
 }
 
 /// The endpoints and the kinds of requests of a load.
 fn kinds(load: &HttpLoad) -> Result<(Endpoints, Vec<RequestKind>)> {
     let mut endpoints = Endpoints::new();
     let new = if load.transport.unix.is_some() { RequestKind::of_socket } else { RequestKind::new };
-    let mut kinds = load.requests.iter().map(|request| new(request, &mut endpoints)).collect::<Result<Vec<_>>>()?;
+    let kind = |request| new(request, &mut endpoints)?.with_values(request, load.rows.as_ref());
+    let mut kinds = load.requests.iter().map(kind).collect::<Result<Vec<_>>>()?;
     if let HttpVersion::Http2 { .. } = load.transport.http {
         kinds = kinds.into_iter().map(|kind| kind.for_http2(&endpoints)).collect::<Result<_>>()?;
     }
@@ -354,7 +375,7 @@ impl Shared {
         let outcome = if self.pace.is_too_late(index, taken) {
             Err(RequestFailure::NotSent)
         } else {
-            let exchange = client.exchange(self.requests.kind(index), &self.requests.endpoints);
+            let exchange = client.answer(&self.requests, index);
             tokio::time::timeout_at(deadline.into(), exchange).await.unwrap_or(Err(RequestFailure::Timeout))
         };
         let ended = Instant::now();

@@ -1,6 +1,8 @@
 //! The kinds of requests, prepared for sending, and their addresses.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     io,
     net::{SocketAddr, ToSocketAddrs},
 };
@@ -19,7 +21,10 @@ use memgate_evidence::{
     plan,
 };
 
-use super::{LoadError, RequestFailure, grpc};
+use super::{
+    LoadError, RequestFailure, grpc,
+    values::{Captured, Template, Values, in_url},
+};
 
 /// Where requests go, and whether with TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +112,20 @@ pub(crate) struct RequestKind {
     headers: HeaderMap,
     body: Bytes,
     expect: Expected,
+    /// What differs from request to request.
+    templates: Option<Box<Templates>>,
+    /// What a client captures from an answer.
+    pub(super) capture: BTreeMap<String, plan::Capture>,
+}
+
+/// The parts of a request that have values.
+#[derive(Debug)]
+struct Templates {
+    path: Option<Template>,
+    headers: Vec<(HeaderName, Template)>,
+    body: Option<Template>,
+    /// The names of the captured values that they need.
+    needs: Vec<String>,
 }
 
 /// What counts as success.
@@ -153,7 +172,72 @@ impl RequestKind {
             None => (Bytes::from(request.body.clone()), Expected::Http(request.expect.clone())),
             Some(grpc) => (grpc::body(&grpc.message), Expected::Grpc(grpc.expect.clone())),
         };
-        Ok(Self { endpoint: index, method, uri: path.into(), headers, body, expect })
+        let (templates, capture) = (None, request.capture.clone());
+        Ok(Self { endpoint: index, method, uri: path.into(), headers, body, expect, templates, capture })
+    }
+
+    /// The same with the values that differ from request to request. A gRPC message has none.
+    ///
+    /// # Errors
+    /// Fails with [`Error::Input`] if a value is not named as it should be, or if the rows do not have its column.
+    pub(super) fn with_values(self, request: &plan::Request, rows: Option<&plan::Rows>) -> Result<Self> {
+        let path = Template::new(self.uri.path_and_query().map_or("/", PathAndQuery::as_str), rows)?;
+        let body = if request.grpc.is_none() { Template::new(&request.body, rows)? } else { None };
+        let mut headers = Vec::new();
+        for (name, value) in &request.headers {
+            // The name was checked with the request's own fields.
+            let name = HeaderName::from_bytes(name.as_bytes()).ok();
+            headers.extend(name.zip(Template::new(value, rows)?));
+        }
+        let all = path.iter().chain(&body).chain(headers.iter().map(|(_, template)| template));
+        let needs: Vec<String> = all.flat_map(Template::needs).map(str::to_owned).collect();
+        let is_plain = path.is_none() && body.is_none() && headers.is_empty();
+        let templates = (!is_plain).then(|| Box::new(Templates { path, headers, body, needs }));
+        Ok(Self { templates, ..self })
+    }
+
+    /// A value that it needs and that the client has not captured yet.
+    pub(super) fn lacks(&self, captured: &Captured) -> Option<&str> {
+        let needs = self.templates.iter().flat_map(|templates| &templates.needs);
+        needs.map(String::as_str).find(|name| !captured.contains_key(*name))
+    }
+
+    /// Whether it is the same each time.
+    pub(super) const fn is_plain(&self) -> bool {
+        self.templates.is_none()
+    }
+
+    /// Whether something is captured from the body of the answer.
+    pub(super) fn searches_body(&self) -> bool {
+        self.capture.values().any(|source| matches!(source, plan::Capture::Json(_)))
+    }
+
+    /// A new request of the kind with these values.
+    ///
+    /// # Errors
+    /// Fails with [`RequestFailure::Value`] if a value is missing, or if HTTP does not allow it there.
+    pub(super) fn request_with(
+        &self,
+        values: Values<'_>,
+        captured: &Captured,
+    ) -> std::result::Result<Request<Bytes>, RequestFailure> {
+        let mut request = self.request();
+        let Some(templates) = &self.templates else { return Ok(request) };
+        let unfit = |_| RequestFailure::Value;
+        if let Some(path) = &templates.path {
+            let mut parts = self.uri.clone().into_parts();
+            let path = path.render(values, captured, in_url)?;
+            parts.path_and_query = Some(path.parse().map_err(|_| RequestFailure::Value)?);
+            *request.uri_mut() = Uri::from_parts(parts).map_err(|_| RequestFailure::Value)?;
+        }
+        for (name, value) in &templates.headers {
+            let value = value.render(values, captured, |value| Cow::Borrowed(value))?;
+            request.headers_mut().insert(name, HeaderValue::from_str(&value).map_err(unfit)?);
+        }
+        if let Some(body) = &templates.body {
+            *request.body_mut() = body.render(values, captured, |value| Cow::Borrowed(value))?.into();
+        }
+        Ok(request)
     }
 
     /// The same for HTTP/2, which has scheme and host in the URL.
@@ -219,8 +303,6 @@ fn headers(request: &plan::Request, authority: &str) -> Result<HeaderMap> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn get(url: &str) -> plan::Request {
@@ -302,6 +384,33 @@ mod tests {
         assert!(RequestKind::new(&plan, &mut Endpoints::new()).unwrap_err().to_string().contains("X Tenant"));
         plan.headers = BTreeMap::from([("X".into(), "a\nb".into())]);
         assert_eq!(RequestKind::new(&plan, &mut Endpoints::new()).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn values_go_where_the_request_has_them() {
+        let mut plan = get("https://127.0.0.1:1/${token}?n=${counter}");
+        plan.headers = BTreeMap::from([("Authorization".into(), "Bearer ${token}".into()), ("X".into(), "y".into())]);
+        plan.body = "{\"n\": ${counter}, \"t\": \"${token}\"}".into();
+        let mut endpoints = Endpoints::new();
+        let kind = RequestKind::new(&plan, &mut endpoints).unwrap().with_values(&plan, None).unwrap();
+        let values = Values::of(1, 6, None);
+        assert_eq!(kind.lacks(&Captured::new()), Some("token"));
+        assert_eq!(kind.request_with(values, &Captured::new()).unwrap_err(), RequestFailure::Value);
+        let captured = Captured::from([("token".to_owned(), "a b".to_owned())]);
+        assert_eq!(kind.lacks(&captured), None);
+        let request = kind.request_with(values, &captured).unwrap();
+        assert_eq!(
+            (request.uri().to_string().as_str(), &request.headers()["x"]),
+            ("/a%20b?n=7", &"y".parse().unwrap())
+        );
+        assert_eq!(request.headers()["authorization"], "Bearer a b");
+        assert_eq!(request.body()[..], *br#"{"n": 7, "t": "a b"}"#);
+        // HTTP does not allow a line break in a header field.
+        let broken = Captured::from([("token".to_owned(), "a\nb".to_owned())]);
+        assert_eq!(kind.request_with(values, &broken).unwrap_err(), RequestFailure::Value);
+        let request = kind.for_http2(&endpoints).unwrap().request_with(values, &captured).unwrap();
+        assert_eq!(request.uri(), "https://127.0.0.1:1/a%20b?n=7");
+        assert!(RequestKind::new(&get("http://127.0.0.1:1/"), &mut endpoints).unwrap().is_plain());
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Mix {
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Maps the whole range of `u64` to `0..total`, with a bias of at most `total / 2⁶⁴`.
-fn scale(random: u64, total: u64) -> u64 {
+pub(super) fn scale(random: u64, total: u64) -> u64 {
     u64::try_from((u128::from(random) * u128::from(total)) >> 64).unwrap_or(0)
 }
 
@@ -51,7 +51,7 @@ fn scale(random: u64, total: u64) -> u64 {
 /// Its state is a counter, so each output can be computed directly. Guy L. Steele Jr., Doug Lea and Christine H. Flood,
 /// "Fast splittable pseudorandom number generators", OOPSLA 2014; constants as in Sebastiano Vigna's splitmix64.c
 /// (2015).
-fn splitmix64(seed: u64, index: u64) -> u64 {
+pub(super) fn splitmix64(seed: u64, index: u64) -> u64 {
     let state = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(GOLDEN));
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

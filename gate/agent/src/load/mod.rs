@@ -35,6 +35,7 @@ mod timer;
 // The agents for guests get no TLS, and no cryptography in C: the load comes from the host.
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
+mod values;
 
 #[cfg(test)]
 mod closed_tests;
@@ -46,6 +47,8 @@ pub(crate) mod testserver;
 mod transport_server;
 #[cfg(test)]
 mod transport_tests;
+#[cfg(test)]
+mod values_tests;
 
 pub(crate) use client::Client;
 pub use closed::{GuestLoad, start_for_guest};

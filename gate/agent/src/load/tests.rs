@@ -39,6 +39,7 @@ fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
         connections,
         timeout_ms: 30_000,
         transport: Transport::default(),
+        rows: None,
         requests: vec![request("GET", url)],
     }
 }

@@ -23,13 +23,14 @@ use crate::in_guest::relay::HostLoad;
 
 const AT_ONCE: Answer = Answer::After(Duration::ZERO);
 
-fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
+pub(super) fn load(per_second: f64, connections: u32, url: String) -> HttpLoad {
     let transport = Transport::default();
     HttpLoad {
         rate_per_second: per_second,
         connections,
         timeout_ms: 30_000,
         transport,
+        rows: None,
         requests: vec![Request::get(url)],
     }
 }
@@ -56,7 +57,7 @@ fn whole(load: &HttpLoad, requests: u64, site: &Site) -> LoadOutcome {
 }
 
 /// How requests to a service in a guest end: whether some succeeded, and why others failed. The unix socket is there.
-fn run_in_guest(load: &HttpLoad, socket: Option<&Path>) -> (bool, Vec<String>) {
+pub(super) fn run_in_guest(load: &HttpLoad, socket: Option<&Path>) -> (bool, Vec<String>) {
     let (host, guest) = UnixStream::pair().unwrap();
     // A busy machine does not get them all in the time of the phase, which is 4 s.
     let (load, measure) = (HttpLoad { rate_per_second: 8.0, ..load.clone() }, Length::Requests(8));

@@ -124,6 +124,8 @@ fn said(failure: RequestFailure) -> String {
         | RequestFailure::OtherUser
         | RequestFailure::Tls(_)
         | RequestFailure::Grpc(_)
+        | RequestFailure::Value
+        | RequestFailure::Capture
         | RequestFailure::NotSent
         | RequestFailure::NoTime => format!("gave `{failure}`"),
     }

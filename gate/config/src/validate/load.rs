@@ -1,6 +1,7 @@
 //! The load: checks relations between its keys and fills in defaults.
 
 mod grpc;
+mod values;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -15,6 +16,7 @@ use memgate_verdict::quoted::shorten;
 
 use prost_reflect::DescriptorPool;
 
+use self::values::Known;
 use super::{Validator, file, map, or, values};
 use crate::{
     kinds::{FilePath, StatusCode, Switch},
@@ -32,6 +34,7 @@ const STREAMS: u32 = 16;
 struct Around<'a> {
     transport: &'a Transport,
     descriptors: Option<&'a DescriptorPool>,
+    known: &'a Known<'a>,
 }
 
 /// The keys that say how requests reach the service.
@@ -101,6 +104,7 @@ impl Validator<'_> {
                 ("unix", load.unix.is_some()),
                 ("tls", load.tls.is_some()),
                 ("descriptors", load.descriptors.is_some()),
+                ("rows", load.rows.is_some()),
                 ("timeout", load.timeout.is_some()),
                 ("seed", load.seed.is_some()),
                 ("requests", load.requests.is_some()),
@@ -145,19 +149,24 @@ impl Validator<'_> {
         )?;
         let descriptors =
             load.descriptors.map(|file| self.descriptors(&file.0, &place.key("descriptors"))).transpose()?;
-        let around = Around { transport: &transport, descriptors: descriptors.as_ref() };
+        let rows = load.rows.map(|file| self.rows(&file.0, &place.key("rows"))).transpose()?;
+        let captured = requests.iter().flat_map(|request| request.capture.keys()).map(|name| name.0.clone()).collect();
+        let known = Known { rows: rows.as_ref(), captured };
+        let around = Around { transport: &transport, descriptors: descriptors.as_ref(), known: &known };
         let place = place.key("requests");
         if requests.is_empty() {
             return Err(self.source.error(&place, Problem::new("there are no requests", "at least one request", help)));
         }
         let requests = requests.into_iter().enumerate();
         let requests = requests.map(|(index, request)| self.request(request, around, &place.index(index)));
-        let requests = requests.collect::<Result<_, _>>()?;
+        let requests = requests.collect::<Result<Vec<_>>>()?;
+        self.needs(&requests, &place)?;
         Ok(Load::Http(HttpLoad {
             rate_per_second: rate.0,
             connections: load.connections.map_or(16, Whole::as_u32),
             timeout_ms: or(load.timeout, 5000),
             transport,
+            rows,
             requests,
         }))
     }
@@ -200,6 +209,7 @@ impl Validator<'_> {
         }
         self.url(&url, around.transport, &place.key(method.to_lowercase()))?;
         let headers = self.headers(map(request.headers), &place.key("headers"))?;
+        let capture = self.capture(request.capture, method == "gRPC", &place.key("capture"))?;
         let weight = request.weight.map_or(1, Whole::as_u32);
         let expect = values(request.expect);
         if method == "gRPC" {
@@ -213,7 +223,9 @@ impl Validator<'_> {
             }
             let message = self.message(&url, request.message, around, place)?;
             let grpc = Some(Grpc { message, expect: self.grpc_statuses(&expect, &place.key("expect"))? });
-            return Ok(Request { method: "POST".to_owned(), headers, weight, grpc, ..Request::get(url) });
+            let method = "POST".to_owned();
+            let request = Request { method, headers, capture, weight, grpc, ..Request::get(url) };
+            return self.names(&request, around.known, "grpc", place).map(|()| request);
         }
         if request.message.is_some() {
             let problem = Problem::new(
@@ -225,7 +237,10 @@ impl Validator<'_> {
         }
         let body = request.body.map_or_else(String::new, |body| body.0);
         let expect = self.http_statuses(&expect, &place.key("expect"))?;
-        Ok(Request { method: method.to_owned(), headers, body, weight, expect, ..Request::get(url) })
+        let key = method.to_lowercase();
+        let method = method.to_owned();
+        let request = Request { method, headers, body, capture, weight, expect, ..Request::get(url) };
+        self.names(&request, around.known, &key, place).map(|()| request)
     }
 
     fn http_statuses(&self, expect: &[StatusCode], place: &KeyPath) -> Result<Vec<u16>> {
