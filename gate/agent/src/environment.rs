@@ -32,6 +32,7 @@ pub(super) fn describe(exe: &GoExe, plan: &Plan) -> Environment {
         variables: named(&plan.env, &VARIABLES),
         load: plan.load.to_string(),
         phases: format!("{}, {}", plan.phases.warmup, plan.phases.measure),
+        dependencies: plan.dependencies(),
     }
 }
 
@@ -98,6 +99,7 @@ mod tests {
             variables: named(&entries, &VARIABLES),
             load: String::new(),
             phases: String::new(),
+            dependencies: String::new(),
         }
     }
 

@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_program_that_a_script_executes_is_measured_and_the_script_goes_on() {
-        let launch = Launch::of("\"$MEMGATE_EXECUTABLE\" 4000 & wait", None, 1);
+        let launch = Launch::of("\"$MEMGATE_SERVICE\" 4000 & wait", None, 1);
         let mut service = launch.start().unwrap();
         let (measured, script) = (service.pid(), parent(service.pid()));
         assert_eq!(words(measured), "4000");
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_script_that_becomes_the_program_is_one_process() {
-        let launch = Launch::of("true; exec \"$MEMGATE_EXECUTABLE\" 4000", None, 1);
+        let launch = Launch::of("true; exec \"$MEMGATE_SERVICE\" 4000", None, 1);
         let mut service = launch.start().unwrap();
         assert_eq!((words(service.pid()).as_str(), parent(service.pid())), ("4000", Pid::this()));
         assert!(runtime().block_on(service.stop(LONG)), "SIGTERM ends it");
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_daemon_outlives_what_started_it() {
-        let launch = Launch::of("setsid \"$MEMGATE_EXECUTABLE\" 4000 & exit 0", None, 1);
+        let launch = Launch::of("setsid \"$MEMGATE_SERVICE\" 4000 & exit 0", None, 1);
         let mut service = launch.start().unwrap();
         let begun = Instant::now();
         while parent(service.pid()) != Pid::from_raw(1) && begun.elapsed() < Duration::from_secs(5) {
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_argument_and_the_number_choose_the_execution() {
-        let script = "\"$MEMGATE_EXECUTABLE\" 0; \"$MEMGATE_EXECUTABLE\" 4001 & \"$MEMGATE_EXECUTABLE\" 4002 & wait";
+        let script = "\"$MEMGATE_SERVICE\" 0; \"$MEMGATE_SERVICE\" 4001 & \"$MEMGATE_SERVICE\" 4002 & wait";
         let second = Launch::of(script, None, 2).start().unwrap();
         assert!(words(second.pid()).starts_with("400"), "{}", words(second.pid()));
         let named = Launch::of(script, Some("4002"), 1).start().unwrap();
@@ -400,7 +400,8 @@ mod tests {
 
     #[test]
     fn a_command_that_never_executes_it_says_what_it_executed() {
-        let copy = "cp \"$MEMGATE_EXECUTABLE\" \"$MEMGATE_EXECUTABLE\".copy; echo no luck; \"$MEMGATE_EXECUTABLE\".copy 0; exit 7";
+        let copy =
+            "cp \"$MEMGATE_SERVICE\" \"$MEMGATE_SERVICE\".copy; echo no luck; \"$MEMGATE_SERVICE\".copy 0; exit 7";
         let launch = Launch::of(copy, None, 1);
         let error = launch.start().unwrap_err();
         let text = error.to_string();
@@ -408,7 +409,7 @@ mod tests {
         assert!(text.contains("executed were: ") && text.contains("/measured.copy"), "{text}");
         assert!(text.ends_with("its output:\n| no luck"), "{text}");
         assert_eq!(error.exit_code(), 4);
-        let error = Launch::of("\"$MEMGATE_EXECUTABLE\" 0", Some("9"), 3).start().unwrap_err().to_string();
+        let error = Launch::of("\"$MEMGATE_SERVICE\" 0", Some("9"), 3).start().unwrap_err().to_string();
         assert!(error.contains("with the argument `9` for the 3. time (it was executed 0 times)"), "{error}");
     }
 
@@ -426,7 +427,7 @@ mod tests {
     #[test]
     fn signals_reach_what_is_followed() {
         // A shell that traps a signal of its own child's, before anything is executed.
-        let script = "trap 'exec \"$MEMGATE_EXECUTABLE\" 4000' USR1; sh -c 'kill -USR1 $PPID'; wait; sleep 4000";
+        let script = "trap 'exec \"$MEMGATE_SERVICE\" 4000' USR1; sh -c 'kill -USR1 $PPID'; wait; sleep 4000";
         let service = Launch::of(script, None, 1).start().unwrap();
         assert_eq!(words(service.pid()), "4000");
     }

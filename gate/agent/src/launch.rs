@@ -40,7 +40,7 @@ use super::{
 const POLL: Duration = Duration::from_millis(10);
 
 /// The variable that tells `run.command` the path of the executable.
-const EXECUTABLE: &str = "MEMGATE_EXECUTABLE";
+const EXECUTABLE: &str = "MEMGATE_SERVICE";
 
 /// Why a service cannot be launched, or ends before it is ready.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -145,7 +145,7 @@ fn after_an_early_end(exit: Exit, output: &LogEnd, log: &Path) -> String {
 
 fn after_no_execution(log: &Path, has_command: bool) -> String {
     let how = if has_command {
-        "let `run.command` execute the file that the variable MEMGATE_EXECUTABLE names, and no copy of it, or change \
+        "let `run.command` execute the file that the variable MEMGATE_SERVICE names, and no copy of it, or change \
          `run.watch`"
     } else {
         "change `run.watch`"
@@ -355,7 +355,7 @@ pub(super) fn ended_early(plan: &Plan, output: &Output, exit: Exit, before: Unse
 
 /// Makes the kernel kill the service before memgate if memory runs out. The service does not inherit memgate's own
 /// protection.
-fn make_expendable(service: Pid) -> io::Result<()> {
+pub(crate) fn make_expendable(service: Pid) -> io::Result<()> {
     let own: i32 = fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().unwrap_or(0);
     if own < 0 { fs::write(format!("/proc/{service}/oom_score_adj"), "0") } else { Ok(()) }
 }

@@ -1,6 +1,7 @@
 //! The agent runs on the target. It turns a plan into evidence, with the same code natively and in a guest.
 
 pub mod alone;
+mod beside;
 pub mod cancel;
 mod cgroup;
 pub mod child;
@@ -22,14 +23,23 @@ pub mod rest;
 mod run;
 pub mod trial;
 
-pub use cgroup::{CgroupError, CgroupFiles, remove_leftovers};
+pub use beside::BesideError;
+pub use cgroup::{CgroupError, CgroupFiles};
 pub use clock::Clock;
 pub use follow::FollowError;
 pub use launch::{Exit, LaunchError, StartError, Unseen};
 pub use listeners::{Holder, ListenerError};
 pub use log::LogEnd;
 pub use ready::ReadyError;
-pub use run::{Driver, ExecutableError, RunEvent, RunLogs, give_memory_back, run};
+pub use run::{Driver, ExecutableError, RunEvent, RunLogs, before_log, give_memory_back, run, sidecar_log};
+
+/// Ends and removes what a killed memgate has left. Returns a line for each thing that a reader must know.
+pub fn remove_leftovers() -> Vec<String> {
+    // What runs in a cgroup may write in a directory.
+    let mut lines = cgroup::remove_leftovers();
+    lines.extend(beside::remove_leftovers());
+    lines
+}
 
 /// The identity of this build, 32 hexadecimal digits: a hash of the sources that memgate and its agents share
 /// (`build.rs`). memgate and the agent in a guest have the same one.

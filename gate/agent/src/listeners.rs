@@ -39,7 +39,7 @@ pub enum ListenerError {
     /// Another process listens where requests go.
     #[error("another process listens at {address}, where requests to {target} go: {holder}")]
     #[diagnostic(help(
-        "end it, or let the service listen elsewhere; if it is a part of the service, let the service start it; \
+        "end it, or let {who} listen elsewhere; if it is a part of it, let {who} start it; \
          `ss -ltnp 'sport = :{}'` lists all who listen there",
         address.port()
     ))]
@@ -50,17 +50,19 @@ pub enum ListenerError {
         target: String,
         /// Who it is.
         holder: Holder,
+        /// Who is to listen there.
+        who: String,
     },
     /// Another process listens at the unix socket.
     #[error("another process listens at the socket {name}: {holder}")]
-    #[diagnostic(help(
-        "end it, or let the service listen elsewhere; if it is a part of the service, let the service start it"
-    ))]
+    #[diagnostic(help("end it, or let {who} listen elsewhere; if it is a part of it, let {who} start it"))]
     OtherAtSocket {
         /// The socket, as the configuration has it.
         name: String,
         /// Who it is.
         holder: Holder,
+        /// Who is to listen there.
+        who: String,
     },
     /// Nobody listens at the unix socket of the load.
     #[error("nobody listens at the socket {name}, where requests go")]
@@ -74,23 +76,27 @@ pub enum ListenerError {
         source: io::Error,
     },
     /// The service has no socket that listens where it is asked whether it is ready.
-    #[error("{target} answers, but the service does not listen there")]
+    #[error("{target} answers, but {who} does not listen there")]
     #[diagnostic(help(
-        "let `ready` name the address at which the service itself listens, and not a proxy or a forwarded port"
+        "let `ready` name the address at which {who} itself listens, and not a proxy or a forwarded port"
     ))]
     NotTheService {
         /// The host and port of the URL.
         target: String,
+        /// Who is to listen there.
+        who: String,
     },
     /// The service is in another cgroup than the one that memgate has started it in.
-    #[error("the service (process {service}) has left the cgroup that memgate started it in")]
+    #[error("{who} (process {process}) has left the cgroup that memgate started it in")]
     #[diagnostic(help(
-        "its memory is not what memgate measures, and its limit does not hold: run the service as a user who may not \
-         do that, with `run.user` or --user"
+        "its memory is not where memgate looks, and its limit does not hold: run it as a user who may not do that, with \
+         `user` or --user"
     ))]
     OutsideOfItsCgroup {
         /// The launched process.
-        service: Pid,
+        process: Pid,
+        /// Who it is.
+        who: String,
     },
     /// The kernel does not tell who listens.
     #[error("memgate cannot read who listens on this machine")]
@@ -130,6 +136,8 @@ impl std::fmt::Display for Holder {
 /// Where requests go: the addresses on this machine, by the host and port of the URLs.
 #[derive(Debug)]
 pub(super) struct Targets {
+    /// Who is to listen there: `the service`.
+    who: String,
     /// Where the service is asked whether it is ready, if that is an address.
     ready: Option<String>,
     /// The unix socket where it is asked, if it is one.
@@ -183,7 +191,7 @@ impl Targets {
             // memgate does not know where a command sends its requests.
             Load::Command(_) => Vec::new(),
         };
-        let mut targets = Self::of_readiness(&plan.ready, &plan.directory)?;
+        let mut targets = Self::of_readiness("the service".to_owned(), &plan.ready, &plan.directory)?;
         targets.load_socket = load_socket;
         for url in urls {
             targets.add(Endpoint::of(url)?.0);
@@ -192,9 +200,12 @@ impl Targets {
     }
 
     /// Where a process in this directory is asked whether it is ready.
-    fn of_readiness(ready: &Ready, directory: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When a URL or an address cannot be used.
+    pub(super) fn of_readiness(who: String, ready: &Ready, directory: &Path) -> Result<Self> {
         let (addresses, notes) = (BTreeMap::new(), Vec::new());
-        let mut targets = Self { ready: None, socket: None, load_socket: None, addresses, notes };
+        let mut targets = Self { who, ready: None, socket: None, load_socket: None, addresses, notes };
         let endpoint = match &ready.by {
             ReadyBy::Http(url) => Some(Endpoint::of(url)?.0),
             ReadyBy::Tcp(address) => Some(Endpoint::at(address)?),
@@ -256,15 +267,15 @@ impl Targets {
         let sockets = self.socket.iter().map(|socket| (socket, false));
         for (socket, is_of_load) in sockets.chain(self.load_socket.iter().map(|socket| (socket, true))) {
             if when == When::Ready {
-                let (processes, _) = processes(cgroup, service)?;
-                note = note.or(peer::check(socket, &processes, is_of_load).await?);
+                let (processes, _) = processes(&self.who, cgroup, service)?;
+                note = note.or(peer::check(&self.who, socket, &processes, is_of_load).await?);
             }
         }
         Ok(note)
     }
 
     fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>, ListenerError> {
-        let (listeners, own) = listeners_and_own(cgroup, service)?;
+        let (listeners, own) = listeners_and_own(&self.who, cgroup, service)?;
         self.judge(when, &listeners, &own, holder)
     }
 
@@ -287,12 +298,13 @@ impl Targets {
                     unknown = Some(target);
                     continue;
                 }
-                return Err(ListenerError::Other { address: other.address, target: target.clone(), holder });
+                let (target, who) = (target.clone(), self.who.clone());
+                return Err(ListenerError::Other { address: other.address, target, holder, who });
             }
             let is_ready_there = self.ready.as_ref() == Some(target);
             let must_listen = when == When::Ready && is_ready_there && !addresses.is_empty();
             if must_listen && of_service.is_empty() && !own.has_unreadable {
-                return Err(ListenerError::NotTheService { target: target.clone() });
+                return Err(ListenerError::NotTheService { target: target.clone(), who: self.who.clone() });
             }
         }
         Ok(unknown.map(|target| {
@@ -304,26 +316,33 @@ impl Targets {
     }
 }
 
+/// Whether one of these processes listens at the address.
+pub(super) fn listen_at(address: SocketAddr, processes: &[Pid]) -> bool {
+    let own = sockets(processes).inodes;
+    let all = listeners().unwrap_or_default();
+    all.iter().any(|listener| takes(listener.address, address) && own.contains(&listener.inode))
+}
+
 /// The processes of the service, and whether these are all.
 ///
 /// # Errors
 /// Fails with [`ListenerError::OutsideOfItsCgroup`].
-fn processes(cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Pid>, bool), ListenerError> {
+fn processes(who: &str, cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Pid>, bool), ListenerError> {
     match cgroup.processes() {
         None => Ok((descendants(service), true)),
         Some(Err(_)) => Ok((descendants(service), false)),
         Some(Ok(processes)) if !processes.contains(&service) && lives(service) => {
-            Err(ListenerError::OutsideOfItsCgroup { service })
+            Err(ListenerError::OutsideOfItsCgroup { process: service, who: who.to_owned() })
         }
         Some(Ok(processes)) => Ok((processes, true)),
     }
 }
 
 /// The sockets that listen on this machine, and those of the service.
-fn listeners_and_own(cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Listener>, Own), ListenerError> {
+fn listeners_and_own(who: &str, cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Listener>, Own), ListenerError> {
     // Listeners first: one that is opened later is nobody's concern, and one that is listed has its file by now.
     let listeners = listeners().map_err(ListenerError::Unreadable)?;
-    let (processes, are_all) = processes(cgroup, service)?;
+    let (processes, are_all) = processes(who, cgroup, service)?;
     let own = sockets(&processes);
     let own = Own { has_unreadable: own.has_unreadable || !are_all, ..own };
     Ok((listeners, own))
@@ -335,7 +354,7 @@ fn listeners_and_own(cgroup: &CgroupFiles, service: Pid) -> Result<(Vec<Listener
 /// # Errors
 /// When the kernel does not tell, or the service has left its cgroup.
 pub(super) fn addresses(cgroup: &CgroupFiles, service: Pid) -> Result<BTreeSet<SocketAddr>, ListenerError> {
-    let (listeners, own) = listeners_and_own(cgroup, service)?;
+    let (listeners, own) = listeners_and_own("the service", cgroup, service)?;
     let (of_service, of_others): (Vec<&Listener>, Vec<&Listener>) =
         listeners.iter().partition(|listener| own.inodes.contains(&listener.inode));
     let targets = of_service.into_iter().map(|listener| reached_at(listener.address));

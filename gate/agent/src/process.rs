@@ -72,6 +72,11 @@ impl Process {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
+    /// Its cgroup.
+    pub(crate) const fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
     /// What it prints.
     pub(crate) const fn output(&self) -> &Output {
         &self.output

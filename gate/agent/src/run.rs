@@ -1,6 +1,7 @@
 //! One run: launch, wait until ready, warm up, measure, load on and collect, drain, stop.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -14,6 +15,7 @@ use memgate_evidence::{
 use memgate_goexe::{GoExe, GoExeError};
 
 use super::{
+    beside::{Beside, INHERITED, NEEDED},
     cgroup::Cgroup,
     child,
     clock::Clock,
@@ -26,7 +28,10 @@ use super::{
     process::CommandLine,
     ready, rest,
 };
-use crate::{cancel::Cancel, in_guest::relay::HostLoad};
+use crate::{
+    cancel::Cancel,
+    in_guest::{relay::HostLoad, serve::memory_for_the_service},
+};
 
 /// The least time from the service's first answer to the reading of the idle service.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -37,9 +42,6 @@ const REST: Duration = Duration::from_secs(3);
 
 /// The time between two looks at a load command in the tail, and at the goroutines in the drain.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// The variables of memgate's own that a load command gets.
-const OF_A_LOAD_COMMAND: [&str; 6] = ["PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ"];
 
 /// Why an executable cannot be run.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -83,6 +85,42 @@ pub struct RunLogs {
     pub service_log: PathBuf,
     /// The load command's output.
     pub load_log: PathBuf,
+    /// The outputs of sidecars and of what runs before the service, by what [`sidecar_log`] and [`before_log`] name.
+    pub more: BTreeMap<String, PathBuf>,
+}
+
+/// The name of the log of a sidecar.
+pub fn sidecar_log(name: &str) -> String {
+    format!("sidecar-{name}")
+}
+
+/// The name of the log of a command before the service, of which 0 is the first.
+pub fn before_log(index: usize) -> String {
+    format!("before-{}", index + 1)
+}
+
+impl RunLogs {
+    /// The logs of a run of this plan. `log` makes the path of a log of its name.
+    pub fn of(plan: &Plan, log: impl Fn(&str) -> PathBuf) -> Self {
+        let sidecars = plan.sidecars.iter().map(|sidecar| sidecar_log(&sidecar.name));
+        let names = sidecars.chain((0..plan.before.len()).map(before_log));
+        let more = names.map(|name| (name.clone(), log(&name))).collect();
+        Self { service_log: log("service"), load_log: log("load"), more }
+    }
+
+    /// The log of a sidecar.
+    pub(crate) fn sidecar(&self, name: &str) -> PathBuf {
+        self.named(&sidecar_log(name))
+    }
+
+    /// The log of a command before the service, of which 0 is the first.
+    pub(crate) fn before(&self, index: usize) -> PathBuf {
+        self.named(&before_log(index))
+    }
+
+    fn named(&self, name: &str) -> PathBuf {
+        self.more.get(name).cloned().unwrap_or_else(|| self.service_log.with_extension(format!("{name}.log")))
+    }
 }
 
 /// The progress of a run.
@@ -92,6 +130,8 @@ pub enum RunEvent {
     Booting,
     /// A guest that has booted before resumes.
     Resuming,
+    /// What the service needs starts.
+    Preparing,
     /// The collectors attach, and the service starts.
     Launching,
     /// A phase has begun; it takes this long.
@@ -120,31 +160,60 @@ pub async fn run(
     event: &dyn Fn(RunEvent),
     cancel: &Cancel,
 ) -> Result<Evidence> {
-    ready::is_free(&plan.ready, &plan.directory).await?;
-    let targets = Targets::of(plan)?;
-    ready::addresses_are_free(&targets.addresses())?;
     let exe = GoExe::open(&plan.executable).map_err(ExecutableError::Unfit)?;
     if exe.platform != plan.platform {
         let (found, wanted) = (exe.platform, plan.platform);
         return Err(ExecutableError::OtherPlatform { executable: plan.executable.clone(), found, wanted }.into());
     }
+    let (mut beside, named) = Beside::prepare(plan)?;
+    let outcome = tokio::select! {
+        outcome = Box::pin(measure(plan, &named, exe, &mut beside, logs, driver, event)) => outcome,
+        () = cancel.cancelled() => Err(Error::Interrupted),
+    };
+    // On every way: a database that is killed leaves more behind than one that ends.
+    let notes = beside.stop().await;
+    outcome.map(|mut evidence| {
+        evidence.notes.extend(notes);
+        evidence
+    })
+}
+
+/// Starts what the service needs, and then the service, and measures it. `named` is the plan with the names of this run
+/// put in. Dropping it ends the service.
+async fn measure(
+    plan: &Plan,
+    named: &Plan,
+    exe: GoExe,
+    beside: &mut Beside,
+    logs: &RunLogs,
+    driver: Driver,
+    event: &dyn Fn(RunEvent),
+) -> Result<Evidence> {
+    ready::is_free(&named.ready, &named.directory).await?;
+    let targets = Targets::of(named)?;
+    ready::addresses_are_free(&targets.addresses())?;
+    if !plan.dependencies().is_empty() {
+        event(RunEvent::Preparing);
+        beside.start(named, logs).await?;
+    }
     event(RunEvent::Launching);
     let started_at = jiff::Timestamp::now().to_string();
+    let beside = &*beside;
     let to_the_end = async {
-        let mut running = Running::launch(plan, &exe, logs).await?;
+        let mut running = Running::launch(named, &exe, beside, logs, driver).await?;
+        // Words such as those of a sidecar are told as the configuration has them.
         let environment = environment::describe(&exe, plan);
         running.notes.extend(environment::notes(&environment));
         // The executable is large, and the collectors have copied what they need.
         drop(exe);
         give_memory_back();
-        let requests = running.phases(plan, &targets, logs, driver, event).await?;
+        let requests = running.phases(named, &targets, logs, driver, event).await?;
         event(RunEvent::Stopping);
-        running.finish(plan, requests, started_at, environment).await
+        running.finish(named, requests, started_at, environment).await
     };
-    // Dropping this ends the service, whatever it does.
     tokio::select! {
         evidence = to_the_end => evidence,
-        () = cancel.cancelled() => Err(Error::Interrupted),
+        error = beside.failure(NEEDED) => Err(error),
     }
 }
 
@@ -159,7 +228,8 @@ pub fn give_memory_back() {
 }
 
 /// A launched service with its collectors.
-struct Running {
+struct Running<'a> {
+    beside: &'a Beside,
     service: ServiceProcess,
     sampler: Sampler,
     clock: Clock,
@@ -169,9 +239,13 @@ struct Running {
     early_end: Option<(Exit, u64)>,
 }
 
-impl Running {
-    async fn launch(plan: &Plan, exe: &GoExe, logs: &RunLogs) -> Result<Self> {
-        let cgroup = Cgroup::create(plan.memory_max).map_err(LaunchError::Limit)?;
+impl<'a> Running<'a> {
+    async fn launch(plan: &Plan, exe: &GoExe, beside: &'a Beside, logs: &RunLogs, driver: Driver) -> Result<Self> {
+        let limit = plan.memory_max.or_else(|| match driver {
+            Driver::Here(_) => None,
+            Driver::Host => memory_for_the_service(logs.more.len()),
+        });
+        let cgroup = Cgroup::create(limit).map_err(LaunchError::Limit)?;
         let notes = cgroup.notes.clone();
         let stopped = launch::spawn(plan, exe.file, cgroup, &logs.service_log).await?;
         let clock =
@@ -187,7 +261,7 @@ impl Running {
         let service = stopped.resume()?;
         let sampler = Sampler::start(recorder)?;
         let phases = Phases { warmup: None, measure: None, tail: None, drain: None };
-        Ok(Self { service, sampler, clock, phases, notes, early_end: None })
+        Ok(Self { beside, service, sampler, clock, phases, notes, early_end: None })
     }
 
     /// Runs every phase that starts before the service ends. Returns the load generator's figures.
@@ -382,6 +456,7 @@ impl Running {
         let tier = recorder.tier();
         let oom_kills = self.service.cgroup().files().oom_kills().map_err(|error| in_full(&error));
         self.notes.extend(recorder.notes(oom_kills.as_ref().ok().copied()));
+        self.beside.is_over()?;
         let in_time = self.service.stop(Duration::from_millis(plan.stop_timeout_ms)).await;
         let ending = if in_time { ending } else { Ending::Killed { after_ms: plan.stop_timeout_ms } };
         if !in_time {
@@ -475,7 +550,7 @@ impl RunningLoad {
             }
             (Load::Command(command), Driver::Here(_) | Driver::Host) => {
                 let account = plan.account.as_ref();
-                let mut env = child::inherited(&OF_A_LOAD_COMMAND, account);
+                let mut env = child::inherited(&INHERITED, account);
                 env.extend(command.env.iter().map(|(name, value)| (name.into(), value.into())));
                 let line = CommandLine { words: &command.words, directory: &plan.directory, env: &env, account };
                 load::command(&line, &logs.load_log).map(|command| Self::Command(Box::new(command)))

@@ -11,7 +11,7 @@ use super::kinds::{
     Name, Package, PhaseLength, Pointer, Rate, RequestUrl, ResultsName, Size, SocketName, Status, Switch, True, Url,
     User, ValueName, Variable,
 };
-use crate::yaml::{Scalar, Text, Version, Whole};
+use crate::yaml::{Ordered, Scalar, Text, Version, Whole};
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -53,6 +53,13 @@ pub(super) struct Service {
     pub(super) baseline: Option<Scalar<Name>>,
     /// How to run the service.
     pub(super) run: Run,
+    /// What runs beside the service, such as a database, by name. It starts in this order, each once the one before is
+    /// ready.
+    #[serde(default)]
+    pub(super) sidecars: Ordered<Scalar<Name>, Sidecar>,
+    /// Commands that run to their ends before the service starts, once the sidecars are ready, in this order.
+    #[serde(default)]
+    pub(super) before: Vec<Before>,
     /// The load on the service.
     pub(super) load: Load,
     /// The lengths of the phases.
@@ -93,7 +100,7 @@ pub(super) struct Run {
     #[serde(default)]
     pub(super) args: Vec<Scalar<Text>>,
     /// What memgate starts instead of the executable: program and arguments. It finds the executable's path in the
-    /// variable `MEMGATE_EXECUTABLE`.
+    /// variable `MEMGATE_SERVICE`.
     pub(super) command: Option<Vec<Scalar<Text>>>,
     /// Which execution of the executable is measured; the first by default.
     pub(super) watch: Option<Watch>,
@@ -125,6 +132,50 @@ pub(super) struct Watch {
     pub(super) argument: Option<Scalar<Text>>,
     /// Its number among the executions with that argument; 1 by default.
     pub(super) execution: Option<Whole<1, 1000>>,
+}
+
+/// A process that the service needs.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sidecar {
+    /// Program and arguments. `$MEMGATE_TMP` in them is a fresh directory of the run.
+    pub(super) command: Vec<Scalar<Text>>,
+    /// Variables to add to a minimal environment.
+    #[serde(default)]
+    pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+    /// Variables of memgate's own that it gets too.
+    #[serde(default)]
+    pub(super) pass_env: Vec<Scalar<Variable>>,
+    /// The working directory, relative to this file; `$MEMGATE_TMP/NAME` by default.
+    pub(super) directory: Option<Scalar<FilePath>>,
+    /// The user that it runs as if memgate runs as root; the service's by default.
+    pub(super) user: Option<Scalar<User>>,
+    /// When it counts as ready.
+    pub(super) ready: Ready,
+    /// The memory limit above which the kernel kills it.
+    pub(super) memory_max: Option<Scalar<Size<MEBIBYTE>>>,
+    /// How long it may take to end after SIGTERM before memgate kills it; 10s by default.
+    pub(super) stop_timeout: Option<Scalar<Millis<1, HOUR>>>,
+}
+
+/// A command that prepares what the service needs, such as a migration.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Before {
+    /// Program and arguments. `$MEMGATE_SERVICE` in them is the service's executable.
+    pub(super) command: Vec<Scalar<Text>>,
+    /// Variables to add to a minimal environment.
+    #[serde(default)]
+    pub(super) env: BTreeMap<Scalar<Variable>, Scalar<Text>>,
+    /// Variables of memgate's own that it gets too.
+    #[serde(default)]
+    pub(super) pass_env: Vec<Scalar<Variable>>,
+    /// The working directory, relative to this file; that of the service by default.
+    pub(super) directory: Option<Scalar<FilePath>>,
+    /// The user that it runs as if memgate runs as root; the service's by default.
+    pub(super) user: Option<Scalar<User>>,
+    /// How long it may take; 5min by default.
+    pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
 }
 
 /// When a process counts as ready: one of `http`, `tcp`, `unix`, `log`, `command` and `notify`.

@@ -18,6 +18,7 @@ use crate::yaml::Source;
 pub mod baseline;
 mod file;
 mod kinds;
+mod listens;
 mod plan;
 mod validate;
 pub mod yaml;
@@ -49,6 +50,10 @@ pub struct Service {
     pub baseline: String,
     /// How to run it.
     pub run: Run,
+    /// What runs beside it, in the order in which it starts.
+    pub sidecars: Vec<Sidecar>,
+    /// What runs to its end before it starts, in this order.
+    pub before: Vec<Before>,
     /// The load on it.
     pub load: Load,
     /// Names of memgate's own variables that a load command gets too, if they are set.
@@ -111,6 +116,46 @@ pub struct Run {
     pub memory_max: Option<u64>,
     /// How long it may take to end after SIGTERM before memgate kills it, ms.
     pub stop_timeout_ms: u64,
+}
+
+/// A process that the service needs, such as a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Its name, which can be part of a file name.
+    pub name: String,
+    /// The program and its arguments, at least the program.
+    pub words: Vec<String>,
+    /// Variables to add to a minimal environment.
+    pub env: BTreeMap<String, String>,
+    /// Names of memgate's own variables that it gets too, if they are set.
+    pub pass_env: Vec<String>,
+    /// The working directory; `None` for a fresh one of its own.
+    pub directory: Option<PathBuf>,
+    /// The user that it runs as; `None` for the service's.
+    pub user: Option<String>,
+    /// When it counts as ready.
+    pub ready: Ready,
+    /// The memory limit of its cgroup, bytes.
+    pub memory_max: Option<u64>,
+    /// How long it may take to end after SIGTERM before memgate kills it, ms.
+    pub stop_timeout_ms: u64,
+}
+
+/// A command that prepares what the service needs, such as a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// The program and its arguments, at least the program.
+    pub words: Vec<String>,
+    /// Variables to add to a minimal environment.
+    pub env: BTreeMap<String, String>,
+    /// Names of memgate's own variables that it gets too, if they are set.
+    pub pass_env: Vec<String>,
+    /// The working directory; `None` for the service's.
+    pub directory: Option<PathBuf>,
+    /// The user that it runs as; `None` for the service's.
+    pub user: Option<String>,
+    /// How long it may take, ms.
+    pub timeout_ms: u64,
 }
 
 /// How to run a platform.

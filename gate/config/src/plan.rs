@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use memgate_evidence::{
     error::{InputError, Result},
-    plan::{Collecting, Plan},
+    plan::{self, Collecting, Plan},
     platform::Platform,
 };
 
-use super::{Config, Service};
+use super::{Before, Config, Service, Sidecar};
 
 impl Config {
     /// The service with this name.
@@ -51,11 +51,36 @@ impl Service {
             account: None,
             ready: self.run.ready.clone(),
             memory_max: self.run.memory_max,
+            sidecars: self.sidecars.iter().map(sidecar).collect(),
+            before: self.before.iter().map(before).collect(),
             load: self.load.clone(),
             phases: self.phases,
             seed: self.seed,
             collecting: Collecting::default(),
             stop_timeout_ms: self.run.stop_timeout_ms,
         }
+    }
+}
+
+fn sidecar(sidecar: &Sidecar) -> plan::Sidecar {
+    plan::Sidecar {
+        name: sidecar.name.clone(),
+        words: sidecar.words.clone(),
+        env: sidecar.env.clone(),
+        directory: sidecar.directory.clone(),
+        account: None,
+        ready: sidecar.ready.clone(),
+        memory_max: sidecar.memory_max,
+        stop_timeout_ms: sidecar.stop_timeout_ms,
+    }
+}
+
+fn before(before: &Before) -> plan::Before {
+    plan::Before {
+        words: before.words.clone(),
+        env: before.env.clone(),
+        directory: before.directory.clone(),
+        account: None,
+        timeout_ms: before.timeout_ms,
     }
 }

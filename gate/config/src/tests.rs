@@ -235,6 +235,47 @@ fn a_load_command_writes_its_results_where_it_runs() {
     assert_eq!(results.file, std::path::absolute("load/out/results.json").unwrap());
 }
 
+/// The smallest configuration with these sidecars.
+fn with_sidecars(text: &str) -> String {
+    format!("{SMALLEST}    sidecars:\n{text}")
+}
+
+#[test]
+fn sidecars_keep_the_order_in_which_they_are_written() {
+    let text = with_sidecars(
+        r#"      redis: { command: [redis-server, --port, 6379], ready: { tcp: "127.0.0.1:6379" } }
+      db:
+        command: [sh, -c, "exec postgres -D data"]
+        env: { PGPORT: 5432 }
+        pass_env: [PGPASSWORD]
+        directory: src
+        user: postgres
+        ready: { command: [pg_isready], timeout: 1min }
+        memory_max: 64MiB
+        stop_timeout: 1s
+      cache: { command: [memcached], ready: { log: up } }
+    before:
+      - { command: [$MEMGATE_SERVICE, migrate], env: { A: b }, pass_env: [C], directory: src, user: nobody, timeout: 1s }
+      - command: [seed]
+"#,
+    );
+    let config = read(&text).unwrap();
+    let service = &config.services["uaa"];
+    let names: Vec<_> = service.sidecars.iter().map(|sidecar| sidecar.name.as_str()).collect();
+    assert_eq!(names, ["redis", "db", "cache"]);
+    insta::with_settings!({ filters => [(env!("CARGO_MANIFEST_DIR"), "[package]")] }, {
+        insta::assert_debug_snapshot!((&service.sidecars[1..], &service.before));
+    });
+    let plan = config.plan("uaa", Platform::LinuxAmd64, 1, "/bin/uaa".into()).unwrap();
+    assert_eq!(
+        plan.dependencies(),
+        "redis `redis-server --port 6379`, db `sh -c exec postgres -D data`, cache `memcached`, \
+         before `$MEMGATE_SERVICE migrate`, before `seed`"
+    );
+    assert!(plan.sidecars[0].directory.is_none() && plan.sidecars[0].stop_timeout_ms == 10_000);
+    assert_eq!(plan.before[1].timeout_ms, 300_000);
+}
+
 /// Every wrong file has one mistake, and the message must lead to it.
 macro_rules! refused {
     ($($name:ident: $text:expr;)+) => {
@@ -263,6 +304,20 @@ refused! {
     pattern_of_nothing: ready("log: \"\"");
     readiness_by_no_command: ready("command: []");
     notify_that_is_false: ready("notify: false");
+    sidecar_without_a_command: with_sidecars("      redis: { command: [], ready: { log: up } }\n");
+    sidecar_that_is_never_ready: with_sidecars("      redis: { command: [redis-server] }\n");
+    sidecar_with_a_wrong_name: with_sidecars("      Redis_1: { command: [redis-server], ready: { log: up } }\n");
+    sidecar_with_an_unknown_key: with_sidecars("      redis: { command: [x], ready: { log: up }, port: 1 }\n");
+    sidecars_as_a_list: format!("{SMALLEST}    sidecars: [redis]\n");
+    two_sidecars_at_one_port: with_sidecars(
+        "      a: { command: [a], ready: { tcp: \"127.0.0.1:5\" } }\n      b: { command: [b], ready: { http: \"http://localhost:5/\" } }\n"
+    );
+    two_sidecars_of_one_name: with_sidecars(
+        "      a: { command: [a], ready: { log: up } }\n      a: { command: [b], ready: { log: up } }\n"
+    );
+    sidecar_at_the_services_port: with_sidecars("      a: { command: [a], ready: { tcp: \"127.0.0.1:8080\" } }\n");
+    before_without_a_command: format!("{SMALLEST}    before: [ {{ timeout: 1s }} ]\n");
+    before_that_names_no_program: format!("{SMALLEST}    before: [ {{ command: [migrate] }}, {{ command: [\"\"] }} ]\n");
     no_unit: changed("rate: 500/s", "rate: 500");
     no_unit_of_a_phase: format!("{SMALLEST}    phases:\n      measure: 60\n");
     wrong_unit: changed("rate: 500/s", "rate: 500MB");

@@ -14,11 +14,14 @@ use memgate_evidence::{
     plan::{Length, Load, PhaseLengths, Ready, ReadyBy, Watch},
 };
 
-use super::{Build, Config, Executable, PlatformOptions, Run, Service, file};
+use super::{Before, Build, Config, Executable, PlatformOptions, Run, Service, Sidecar, file, listens::Listens};
 use crate::yaml::{KeyPath, Kind, Problem, Scalar, Source, Whole};
 
 /// The keys that say when a process is ready.
 const READY: &str = "http, tcp, unix, log, command, notify";
+
+/// How long a command before the service may take, ms.
+const BEFORE: u64 = 5 * 60_000;
 
 pub(super) struct Validator<'a> {
     pub(super) source: &'a Source,
@@ -57,10 +60,16 @@ impl Validator<'_> {
         let load_pass_env = service.load.pass_env.iter().map(|name| name.0.clone()).collect();
         let run = self.run(service.run, &place.key("run"))?;
         let load = self.load(service.load, &run.directory, &place.key("load"))?;
+        let sidecars = self.sidecars(service.sidecars.0, &place.key("sidecars"))?;
+        self.places_differ(&sidecars, &run.ready, &load, &place.key("sidecars"))?;
+        let before = service.before.into_iter().enumerate();
+        let before = before.map(|(index, before)| self.before(before, &place.key("before").index(index)));
         Ok(Service {
             executable: self.executable(service.build, service.binary, place)?,
             baseline: service.baseline.map_or_else(|| name.clone(), |baseline| baseline.0),
             run,
+            sidecars,
+            before: before.collect::<Result<_>>()?,
             phases: self.phases(service.phases, &load, &place.key("phases"))?,
             load,
             load_pass_env,
@@ -133,22 +142,21 @@ impl Validator<'_> {
 
     /// Which process is measured, if it is not simply the one that memgate starts.
     fn watch(&self, run: &file::Run, place: &KeyPath) -> Result<Option<Watch>> {
-        let words = run.command.iter().flatten().map(|word| word.0.clone());
-        let command: Vec<String> = words.collect();
-        if run.command.is_some() {
-            let place = place.key("command");
-            if command.first().is_none_or(String::is_empty) {
-                let help = "write the program and its arguments: `command: [./start.sh]`";
-                let problem = Problem::new("names no program", "expected a program and its arguments", help);
-                return Err(self.source.error(&place, problem));
+        let command = match run.command.clone() {
+            Some(command) => {
+                let place = place.key("command");
+                let command =
+                    self.words(command, &place, "write the program and its arguments: `command: [./start.sh]`")?;
+                if !run.args.is_empty() {
+                    let what = "`args` are those of the executable, which the command executes itself";
+                    let help = "move them into the command, or remove `command`";
+                    let problem = Problem::new(what, "besides `args`", help);
+                    return Err(self.source.error(&place.at_key(), problem));
+                }
+                command
             }
-            if !run.args.is_empty() {
-                let what = "`args` are those of the executable, which the command executes itself";
-                let help = "move them into the command, or remove `command`";
-                let problem = Problem::new(what, "besides `args`", help);
-                return Err(self.source.error(&place.at_key(), problem));
-            }
-        }
+            None => Vec::new(),
+        };
         let Some(watch) = &run.watch else {
             let watch = Watch { command, argument: None, execution: 1 };
             return Ok(run.command.is_some().then_some(watch));
@@ -162,16 +170,75 @@ impl Validator<'_> {
         Ok(Some(Watch { command, argument, execution: watch.execution.as_ref().map_or(1, |times| times.as_u32()) }))
     }
 
+    fn sidecars(&self, sidecars: Vec<(Scalar<super::Name>, file::Sidecar)>, place: &KeyPath) -> Result<Vec<Sidecar>> {
+        let sidecars = sidecars.into_iter().map(|(Scalar(name), sidecar)| {
+            let place = place.key(&name);
+            let example = "write the program and its arguments: `command: [redis-server, --port, 6379]`";
+            Ok(Sidecar {
+                name,
+                words: self.words(sidecar.command, &place.key("command"), example)?,
+                env: map(sidecar.env),
+                pass_env: values(sidecar.pass_env),
+                directory: sidecar.directory.map(|path| self.resolve(path.0)),
+                user: sidecar.user.map(|user| user.0),
+                ready: self.ready(sidecar.ready, &place.key("ready"))?,
+                memory_max: sidecar.memory_max.map(|size| size.0),
+                stop_timeout_ms: or(sidecar.stop_timeout, 10_000),
+            })
+        });
+        sidecars.collect()
+    }
+
+    fn before(&self, before: file::Before, place: &KeyPath) -> Result<Before> {
+        let example = "write the program and its arguments: `command: [$MEMGATE_SERVICE, migrate]`";
+        Ok(Before {
+            words: self.words(before.command, &place.key("command"), example)?,
+            env: map(before.env),
+            pass_env: values(before.pass_env),
+            directory: before.directory.map(|path| self.resolve(path.0)),
+            user: before.user.map(|user| user.0),
+            timeout_ms: or(before.timeout, BEFORE),
+        })
+    }
+
+    /// Checks that no two of the sidecars and the service are to listen at the same place, as far as the file tells.
+    fn places_differ(&self, sidecars: &[Sidecar], service: &Ready, load: &Load, place: &KeyPath) -> Result<()> {
+        let of_load = match load {
+            Load::Http(load) if load.transport.unix.is_none() => {
+                load.requests.iter().filter_map(|request| Listens::at_url(&request.url)).collect()
+            }
+            Load::Http(_) | Load::Command(_) => Vec::new(),
+        };
+        let of_service = Listens::of(service).into_iter().chain(of_load);
+        let mut taken: Vec<_> = of_service.map(|listens| (listens, "the service".to_owned())).collect();
+        for sidecar in sidecars {
+            let Some(listens) = Listens::of(&sidecar.ready) else { continue };
+            if let Some((_, other)) = taken.iter().find(|(other, _)| *other == listens) {
+                let what = format!("{other} and the sidecar `{}` both want {listens}", sidecar.name);
+                let help = "give one of the two another port or another socket";
+                let place = place.key(&sidecar.name).key("ready");
+                return Err(self.source.error(&place, Problem::new(what, format!("{other} wants it too"), help)));
+            }
+            taken.push((listens, format!("the sidecar `{}`", sidecar.name)));
+        }
+        Ok(())
+    }
+
+    /// The words of a command, of which there is at least a program.
+    fn words(&self, command: Vec<Scalar<crate::yaml::Text>>, place: &KeyPath, help: &str) -> Result<Vec<String>> {
+        let words = values(command);
+        if words.first().is_some_and(|program| !program.is_empty()) {
+            return Ok(words);
+        }
+        Err(self.source.error(place, Problem::new("names no program", "expected a program and its arguments", help)))
+    }
+
     fn ready(&self, ready: file::Ready, place: &KeyPath) -> Result<Ready> {
         let refuse = |place: &KeyPath, what: String, label: String, help: &str| {
             Err(self.source.error(place, Problem::new(what, label, help)))
         };
-        let command = ready.command.map(values);
-        if command.as_ref().is_some_and(|words| words.first().is_none_or(String::is_empty)) {
-            let help = "write the program and its arguments: `command: [pg_isready, -q]`";
-            let label = "expected a program and its arguments".to_owned();
-            return refuse(&place.key("command"), "names no program".to_owned(), label, help);
-        }
+        let example = "write the program and its arguments: `command: [pg_isready, -q]`";
+        let command = ready.command.map(|command| self.words(command, &place.key("command"), example)).transpose()?;
         let kinds = [
             ("http", ready.http.map(|url| ReadyBy::Http(url.0))),
             ("tcp", ready.tcp.map(|address| ReadyBy::Tcp(address.0))),

@@ -128,12 +128,21 @@ pub struct Environment {
     /// The lengths of the phases under load as text, such as `10 s, 30 s`. Empty if they are not known.
     #[serde(default)]
     pub phases: String,
+    /// What ran beside the service and before it as text, such as ``redis `redis-server --port 6379` ``. Empty if nothing
+    /// did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub dependencies: String,
 }
 
 impl Environment {
     /// The settings of the build as text, such as `-tags=netgo GOAMD64=v3`, or `none`.
     pub fn build_text(&self) -> String {
         listed(&self.build)
+    }
+
+    /// What ran beside the service and before it, or `none`.
+    pub fn dependencies_text(&self) -> String {
+        if self.dependencies.is_empty() { "none".to_owned() } else { self.dependencies.clone() }
     }
 
     /// The service's variables as text, such as `GOGC=50`, or `none`.

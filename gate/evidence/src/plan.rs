@@ -37,6 +37,10 @@ pub struct Plan {
     pub ready: Ready,
     /// The memory limit of the service's cgroup, bytes.
     pub memory_max: Option<u64>,
+    /// What runs beside the service, in the order in which it starts.
+    pub sidecars: Vec<Sidecar>,
+    /// What runs to its end before the service starts, once the sidecars are ready, in this order.
+    pub before: Vec<Before>,
     /// The load.
     pub load: Load,
     /// The lengths of the phases.
@@ -114,6 +118,54 @@ pub enum ReadyBy {
     Command(Vec<String>),
     /// The process sends `READY=1` as sd_notify(3) does.
     Notify,
+}
+
+/// A process that the service needs, such as a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sidecar {
+    /// Its name, which can be part of a file name.
+    pub name: String,
+    /// The program and its arguments, at least the program.
+    pub words: Vec<String>,
+    /// Variables to add to its environment (`PATH`, `HOME`, `TMPDIR`, `LANG`, `LC_ALL`, `TZ`).
+    pub env: BTreeMap<String, String>,
+    /// Its working directory; `None` for a fresh one of its own.
+    pub directory: Option<PathBuf>,
+    /// The user that it runs as; `None` for memgate's own.
+    pub account: Option<Account>,
+    /// When it counts as ready.
+    pub ready: Ready,
+    /// The memory limit of its cgroup, bytes.
+    pub memory_max: Option<u64>,
+    /// How long it may take to end after SIGTERM before it is killed, ms.
+    pub stop_timeout_ms: u64,
+}
+
+/// A command that prepares what the service needs, such as a migration of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Before {
+    /// The program and its arguments, at least the program.
+    pub words: Vec<String>,
+    /// Variables to add to its environment, which is otherwise that of a sidecar.
+    pub env: BTreeMap<String, String>,
+    /// Its working directory; `None` for that of the service.
+    pub directory: Option<PathBuf>,
+    /// The user that it runs as; `None` for memgate's own.
+    pub account: Option<Account>,
+    /// How long it may take, ms.
+    pub timeout_ms: u64,
+}
+
+impl Plan {
+    /// What the service needs as a baseline and a message name it: the commands of its sidecars and of what runs before
+    /// it, such as ``redis `redis-server --port 6379`, before `./migrate` ``. Empty if it needs nothing.
+    pub fn dependencies(&self) -> String {
+        let sidecars = self.sidecars.iter().map(|sidecar| format!("{} `{}`", sidecar.name, sidecar.words.join(" ")));
+        let before = self.before.iter().map(|before| format!("before `{}`", before.words.join(" ")));
+        sidecars.chain(before).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// The lengths of the phases.
@@ -432,6 +484,51 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_service_needs_is_named_by_its_commands() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect();
+        let sidecar = Sidecar {
+            name: "redis".to_owned(),
+            words: words("redis-server --port 1"),
+            env: [("TOKEN".to_owned(), "secret".to_owned())].into(),
+            directory: None,
+            account: None,
+            ready: Ready { by: ReadyBy::Notify, timeout_ms: 1 },
+            memory_max: None,
+            stop_timeout_ms: 1,
+        };
+        let before = Before {
+            words: words("./migrate up"),
+            env: BTreeMap::new(),
+            directory: None,
+            account: None,
+            timeout_ms: 1,
+        };
+        let plan = |sidecars, before| Plan {
+            service: String::new(),
+            platform: Platform::LinuxAmd64,
+            run: 1,
+            baseline: String::new(),
+            executable: PathBuf::new(),
+            args: vec![],
+            env: BTreeMap::new(),
+            directory: PathBuf::new(),
+            account: None,
+            ready: Ready { by: ReadyBy::Notify, timeout_ms: 1 },
+            memory_max: None,
+            sidecars,
+            before,
+            load: Load::Command(CommandLoad::default()),
+            phases: PhaseLengths { warmup: Length::Ms(0), measure: Length::Ms(0), drain_ms: 0, drain_max_ms: 0 },
+            seed: 1,
+            stop_timeout_ms: 1,
+            collecting: Collecting::default(),
+        };
+        let text = "redis `redis-server --port 1`, before `./migrate up`";
+        assert_eq!(plan(vec![sidecar], vec![before]).dependencies(), text);
+        assert_eq!(plan(vec![], vec![]).dependencies(), "");
+    }
 
     #[test]
     fn a_load_is_named_by_what_decides_about_figures() {

@@ -11,16 +11,16 @@ use std::{
 };
 
 use memgate_agent::{
-    BUILD, RunEvent,
+    BUILD, RunEvent, RunLogs,
     cancel::Cancel,
-    in_guest::serve::{EVIDENCE, SERVICE_LOG, SERVICE_LOG_THERE},
+    in_guest::serve::{EVIDENCE, SERVICE_LOG, log_there},
     load,
 };
 use memgate_config::PlatformOptions;
 use memgate_evidence::{
     Evidence,
     error::{Error, FailureKind, FailureText, InputError, Result, Stage, in_full},
-    plan::{Account, HttpLoad, Load, Plan},
+    plan::{Account, HttpLoad, Load, Plan, Ready, ReadyBy},
     platform::{Platform, Runner},
 };
 use memgate_goexe::{GoExe, GoExeError};
@@ -45,6 +45,8 @@ pub(crate) const CPUS: u32 = 2;
 const ATTEMPTS: u32 = 3;
 /// The message for such a failure.
 const BROKEN: &str = "the emulated processor failed the Go runtime's own check of it before the service began";
+/// What stands for the service's executable in a command.
+const SERVICE: &str = "$MEMGATE_SERVICE";
 /// The service's path in the guest.
 const DIRECTORY: &str = "/srv";
 
@@ -162,8 +164,8 @@ pub struct GuestRunner {
 /// The logs of a run in a guest: the files that it writes in addition to its evidence.
 #[derive(Debug, Clone)]
 pub struct GuestLogs {
-    /// The service's output.
-    pub service_log: PathBuf,
+    /// The outputs of the service and of what it needs.
+    pub run: RunLogs,
     /// The guest's console.
     pub console_log: PathBuf,
 }
@@ -218,6 +220,7 @@ impl GuestRunner {
                 return Err(InputError::new(message, "write `rate` and `requests`, the built-in load").into());
             }
         }
+        self.check_commands(plan, &at)?;
         if let Some(wanted) = plan.memory_max.filter(|wanted| *wanted > self.machine.memory) {
             let platform = self.platform;
             let (wanted, memory) = (wanted >> 20, self.machine.memory >> 20);
@@ -237,6 +240,33 @@ impl GuestRunner {
         Err(GuestRunError::MissingFiles { executable, platform, missing }.into())
     }
 
+    /// Checks that the guests have the programs that the plan names. A guest has no other programs than these files.
+    ///
+    /// # Errors
+    /// Fails with the key of the first command that they lack.
+    fn check_commands(&self, plan: &Plan, at: &str) -> Result<()> {
+        let of_sidecars = plan.sidecars.iter().flat_map(|sidecar| {
+            let key = format!("sidecars.{}", sidecar.name);
+            [(format!("{key}.command"), Some(&sidecar.words)), (format!("{key}.ready.command"), asks(&sidecar.ready))]
+        });
+        let of_before = plan.before.iter().enumerate();
+        let of_before = of_before.map(|(index, before)| (format!("before[{index}].command"), Some(&before.words)));
+        let of_service = [("run.ready.command".to_owned(), asks(&plan.ready))];
+        for (key, words) in of_sidecars.chain(of_before).chain(of_service) {
+            let Some(program) = words.and_then(|words| words.first()) else { continue };
+            if program != SERVICE && !self.files.contains_key(program) {
+                let platform = self.platform;
+                let message = format!("{at}.{key}: the guests of {platform} have no program `{program}`");
+                let help = format!(
+                    "copy it there: `platforms: {{ {platform}: {{ files: {{ /bin/NAME: FILE }} }} }}`, and name the absolute \
+                     path; or measure natively"
+                );
+                return Err(InputError::new(message, help).into());
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the plan in a fresh guest, which has ended when this returns. If the emulated processor failed the Go
     /// runtime's own check of it, memgate tries again in another guest, because the service is not to blame.
     ///
@@ -251,14 +281,15 @@ impl GuestRunner {
     ) -> Result<Evidence> {
         for failed in 0..ATTEMPTS {
             let run = self.attempt(plan, logs, event, cancel).await;
-            if run.is_ok() || !processor_failed(&logs.service_log) {
+            if run.is_ok() || !processor_failed(&logs.run.service_log) {
                 return run.map(|mut evidence| {
                     evidence.notes.extend((failed > 0).then(|| format!("attempt {} in a guest: {BROKEN}", failed + 1)));
                     evidence
                 });
             }
-            fs::remove_file(&logs.service_log)
-                .map_err(|error| GuestError::Host { what: logs.service_log.display().to_string(), error })
+            let log = &logs.run.service_log;
+            fs::remove_file(log)
+                .map_err(|error| GuestError::Host { what: log.display().to_string(), error })
                 .map_err(GuestRunError::Guest)?;
         }
         Err(GuestRunError::BrokenProcessor.into())
@@ -371,18 +402,7 @@ impl GuestRunner {
         };
         let executable = format!("{DIRECTORY}/{}", plan.service);
         guest.store(&plan.executable, &executable).await?;
-        let mut load = plan.load.clone();
-        if let Load::Http(HttpLoad { rows: Some(rows), .. }) = &mut load {
-            // The host drives the load, and a message has a limit.
-            rows.values.clear();
-        }
-        let there = Plan {
-            load,
-            executable: executable.into(),
-            directory: DIRECTORY.into(),
-            account: plan.account.clone().map(|account| Account { home: DIRECTORY.into(), ..account }),
-            ..plan.clone()
-        };
+        let there = there(plan, executable.into());
         let there = to_raw_value(&there).map_err(|error| GuestError::Protocol(error.to_string()))?;
         guest.message(&ToAgent::Run(there)).await?;
         let mut evidence = None;
@@ -393,12 +413,12 @@ impl GuestRunner {
                     let bytes = receive(guest, length).await?;
                     match name.as_str() {
                         EVIDENCE => evidence = Some(bytes),
-                        SERVICE_LOG => keep(&logs.service_log, &bytes)?,
-                        _ => {}
+                        SERVICE_LOG => keep(&logs.run.service_log, &bytes)?,
+                        name => logs.run.more.get(name).map_or(Ok(()), |log| keep(log, &bytes))?,
                     }
                 }
                 Spoken::Message(FromAgent::Failed(failure)) => {
-                    return Ok(Err(here(understood(failure.get())?, &logs.service_log).into()));
+                    return Ok(Err(here(understood(failure.get())?, &logs.run).into()));
                 }
                 Spoken::Message(FromAgent::Done) => {
                     let evidence = evidence.ok_or_else(|| protocol("it ended the run without evidence"))?;
@@ -419,6 +439,38 @@ impl GuestRunner {
             }
         }
     }
+}
+
+/// The command that tells whether a process is ready, if there is one.
+const fn asks(ready: &Ready) -> Option<&Vec<String>> {
+    match &ready.by {
+        ReadyBy::Command(words) => Some(words),
+        ReadyBy::Http(_) | ReadyBy::Tcp(_) | ReadyBy::Unix(_) | ReadyBy::Log(_) | ReadyBy::Notify => None,
+    }
+}
+
+/// The plan as the guest carries it out: it has one directory, and no home directories.
+fn there(plan: &Plan, executable: PathBuf) -> Plan {
+    let home = |account: &mut Option<Account>| {
+        if let Some(account) = account {
+            account.home = DIRECTORY.into();
+        }
+    };
+    let mut there = Plan { executable, directory: DIRECTORY.into(), ..plan.clone() };
+    home(&mut there.account);
+    if let Load::Http(HttpLoad { rows: Some(rows), .. }) = &mut there.load {
+        // The host drives the load, and a message has a limit.
+        rows.values.clear();
+    }
+    for sidecar in &mut there.sidecars {
+        sidecar.directory = sidecar.directory.take().map(|_| DIRECTORY.into());
+        home(&mut sidecar.account);
+    }
+    for before in &mut there.before {
+        before.directory = None;
+        home(&mut before.account);
+    }
+    there
 }
 
 /// A guest whose agent has begun.
@@ -448,9 +500,16 @@ pub fn kernel(
     })
 }
 
-/// A run's failure in the guest, with the user's path of the service's log instead of the guest's.
-fn here(failure: FailureText, service_log: &Path) -> FailureText {
-    let here = |text: String| text.replace(SERVICE_LOG_THERE, &service_log.display().to_string());
+/// A run's failure in the guest, with the user's paths of the logs instead of the guest's.
+fn here(failure: FailureText, logs: &RunLogs) -> FailureText {
+    let service = (SERVICE_LOG.to_owned(), logs.service_log.clone());
+    let all: Vec<_> = [service].into_iter().chain(logs.more.clone()).collect();
+    let here = |text: String| {
+        let replace = |text: String, (name, log): &(String, PathBuf)| {
+            text.replace(&log_there(name).display().to_string(), &log.display().to_string())
+        };
+        all.iter().fold(text, replace)
+    };
     let FailureText { stage, message, causes, help } = failure;
     FailureText { stage, message: here(message), causes: causes.into_iter().map(here).collect(), help: help.map(here) }
 }
@@ -549,15 +608,47 @@ fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<St
 
 #[cfg(test)]
 mod tests {
+    use memgate_evidence::plan::Sidecar;
+
     use super::*;
 
     #[test]
-    fn a_failure_has_the_users_path_of_the_log() {
-        let there = || SERVICE_LOG_THERE.to_owned();
-        let failure =
-            FailureText { stage: Stage::Launch, message: there(), causes: vec![there()], help: Some(there()) };
-        let FailureText { message, causes, help, .. } = here(failure, Path::new("/out/x.log"));
-        assert_eq!([message, causes.concat(), help.unwrap()], ["/out/x.log"; 3]);
+    fn a_failure_has_the_users_paths_of_the_logs() {
+        let [service, redis] = ["/run/service.log", "/run/sidecar-redis.log"].map(str::to_owned);
+        let failure = FailureText {
+            stage: Stage::Launch,
+            message: service.clone(),
+            causes: vec![redis.clone()],
+            help: Some(format!("{service} {redis}")),
+        };
+        let more = [("sidecar-redis".to_owned(), "/out/x.sidecar-redis.log".into())].into();
+        let logs = RunLogs { service_log: "/out/x.service.log".into(), load_log: PathBuf::new(), more };
+        let FailureText { message, causes, help, .. } = here(failure, &logs);
+        let [service, redis] = ["/out/x.service.log", "/out/x.sidecar-redis.log"];
+        assert_eq!([message, causes.concat(), help.unwrap()], [service, redis, &format!("{service} {redis}")]);
+    }
+
+    #[test]
+    fn a_guest_has_directories_of_its_own() {
+        let account = memgate_testing::plan().account;
+        let ready = Ready { by: ReadyBy::Notify, timeout_ms: 1 };
+        let sidecar = |directory| Sidecar {
+            name: "redis".to_owned(),
+            words: vec![],
+            env: BTreeMap::new(),
+            directory,
+            account: account.clone(),
+            ready: ready.clone(),
+            memory_max: None,
+            stop_timeout_ms: 1,
+        };
+        let sidecars = vec![sidecar(Some("/home/me".into())), sidecar(None)];
+        let there = there(&Plan { sidecars, ..memgate_testing::plan() }, "/srv/s".into());
+        assert_eq!((there.executable, there.directory), ("/srv/s".into(), PathBuf::from("/srv")));
+        let directories = there.sidecars.iter().map(|sidecar| sidecar.directory.clone());
+        assert_eq!(directories.collect::<Vec<_>>(), [Some("/srv".into()), None]);
+        let homes = there.sidecars.iter().map(|sidecar| sidecar.account.as_ref().unwrap().home.clone());
+        assert!(homes.chain(there.account.map(|account| account.home)).all(|home| home == Path::new("/srv")));
     }
 
     #[test]

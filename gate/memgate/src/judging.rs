@@ -72,6 +72,7 @@ fn is_one_comparison(recorded: &Recorded) -> Result<()> {
         let pairs = [
             ("load", a.load.clone(), b.load.clone()),
             ("phases", a.phases.clone(), b.phases.clone()),
+            ("dependencies", a.dependencies_text(), b.dependencies_text()),
             ("runner", a.runner.to_string(), b.runner.to_string()),
             ("page size", page_size(a), page_size(b)),
         ];

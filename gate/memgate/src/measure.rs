@@ -7,6 +7,7 @@ use memgate_agent::{self as agent, Driver, RunLogs, alone::Alone, cancel::Cancel
 use memgate_evidence::{
     Evidence,
     error::{Result, Stage},
+    plan::Plan,
     platform::Runner,
 };
 use memgate_files::{evidence_file, names::RunFiles};
@@ -150,8 +151,8 @@ impl Bench<'_> {
         let title = format!("{} run {run}", self.target.title());
         let event = |event| narrator.event(&title, event);
         let mut evidence = match &self.guests {
-            None => agent::run(&plan, &self.logs(run), Driver::Here(load::start), &event, cancel).await?,
-            Some(guests) => guests.run(&plan, &self.guest_logs(run), &event, cancel).await?,
+            None => agent::run(&plan, &self.logs(&plan), Driver::Here(load::start), &event, cancel).await?,
+            Some(guests) => guests.run(&plan, &self.guest_logs(&plan), &event, cancel).await?,
         };
         evidence.options = self.options.to_vec();
         evidence.origin = Some(origin?);
@@ -175,13 +176,12 @@ impl Bench<'_> {
         self.names(run).evidence()
     }
 
-    fn logs(&self, run: u32) -> RunLogs {
-        let names = self.names(run);
-        RunLogs { service_log: names.log("service"), load_log: names.log("load") }
+    fn logs(&self, plan: &Plan) -> RunLogs {
+        let names = self.names(plan.run);
+        RunLogs::of(plan, |name| names.log(name))
     }
 
-    fn guest_logs(&self, run: u32) -> GuestLogs {
-        let names = self.names(run);
-        GuestLogs { service_log: names.log("service"), console_log: names.log("console") }
+    fn guest_logs(&self, plan: &Plan) -> GuestLogs {
+        GuestLogs { run: self.logs(plan), console_log: self.names(plan.run).log("console") }
     }
 }

@@ -35,6 +35,7 @@ impl Narrator {
         let (what, length) = match event {
             RunEvent::Booting => ("starting a guest", None),
             RunEvent::Resuming => ("resuming a guest", None),
+            RunEvent::Preparing => ("starting what the service needs", None),
             RunEvent::Launching => ("starting the service", None),
             RunEvent::WarmingUp(length) => ("warming up", Some(length)),
             RunEvent::Measuring(length) => ("measuring", Some(length)),

@@ -7,7 +7,7 @@ use memgate_config::{Executable, Service};
 use memgate_evidence::{
     Commit, Origin,
     error::{Error, Result, Stage},
-    plan::{HttpLoad, Load, Plan, Tls, Transport},
+    plan::{Before, HttpLoad, Load, Plan, Sidecar, Tls, Transport},
 };
 use memgate_files::sha256;
 
@@ -38,6 +38,8 @@ pub(crate) fn hash(plan: &Plan) -> String {
         load: without_paths(&plan.load),
         // Another machine has other users.
         account: None,
+        sidecars: plan.sidecars.iter().cloned().map(of_any_machine).collect(),
+        before: plan.before.iter().cloned().map(|one| Before { directory: None, account: None, ..one }).collect(),
         ..plan.clone()
     };
     sha256::of(serde_json::json!(canonical).to_string().as_bytes())
@@ -50,6 +52,11 @@ fn without_paths(load: &Load) -> Load {
         *file = PathBuf::new();
     }
     load
+}
+
+/// A sidecar without what only this machine has.
+fn of_any_machine(sidecar: Sidecar) -> Sidecar {
+    Sidecar { directory: None, account: None, ..sidecar }
 }
 
 /// The commit that is checked out where the service is built or, if it is not built, where it runs. `None` if git is
@@ -91,6 +98,29 @@ mod tests {
     use memgate_testing::plan;
 
     use super::*;
+
+    fn sidecar() -> Sidecar {
+        Sidecar {
+            name: "redis".to_owned(),
+            words: vec!["redis-server".to_owned()],
+            env: BTreeMap::new(),
+            directory: None,
+            account: None,
+            ready: Ready { by: ReadyBy::Notify, timeout_ms: 1 },
+            memory_max: None,
+            stop_timeout_ms: 1,
+        }
+    }
+
+    #[test]
+    fn what_a_service_needs_is_a_part_of_the_plan_wherever_it_lies() {
+        let with = |sidecar| Plan { sidecars: vec![sidecar], ..plan() };
+        let here = Sidecar { directory: Some("/a".into()), account: plan().account, ..sidecar() };
+        assert_eq!(hash(&with(here)), hash(&with(sidecar())));
+        let other = Sidecar { words: vec!["valkey-server".to_owned()], ..sidecar() };
+        assert_ne!(hash(&with(other)), hash(&with(sidecar())));
+        assert_ne!(hash(&with(sidecar())), hash(&plan()));
+    }
 
     #[test]
     fn a_plan_is_the_same_on_every_machine_and_in_every_run() {

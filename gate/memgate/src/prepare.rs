@@ -11,7 +11,7 @@ use memgate_config::{Executable, Service};
 use memgate_evidence::{
     Commit,
     error::{Error, InputError, Result, Stage},
-    plan::{Account, Collecting, Load, Plan},
+    plan::{Collecting, Load, Plan},
     platform::{Platform, Runner},
 };
 use memgate_files::OutputError;
@@ -25,7 +25,7 @@ use crate::{
     origin,
     outdir::{OutDirectory, refuse_others},
     preflight,
-    select::{Selection, Target},
+    select::{Accounts, Selection, Target},
 };
 
 /// Builds every service and makes the images of its guests before any measuring starts, so that no build disturbs a
@@ -41,9 +41,9 @@ pub(crate) async fn prepare<'run>(
     cancel: &Cancel,
 ) -> Result<Outcomes<Bench<'run>>> {
     let places = places(targets)?;
-    let accounts: Vec<_> = targets.iter().map(user).collect::<Result<_>>()?;
+    let accounts: Vec<_> = targets.iter().map(users).collect::<Result<_>>()?;
     make_directory(&selection.out)?;
-    if accounts.iter().any(Option::is_some) {
+    if accounts.iter().any(Accounts::has_another) {
         refuse_others(&selection.out)?;
     }
     if let Some(why) = targets.first().and_then(|target| account::stays_root(target.configuration)) {
@@ -56,9 +56,9 @@ pub(crate) async fn prepare<'run>(
         commits.push(origin::commit(target.service, cancel).await?);
     }
     let mut prepared = Outcomes::default();
-    for (((target, place), account), commit) in targets.iter().zip(places).zip(accounts).zip(commits) {
+    for (((target, place), accounts), commit) in targets.iter().zip(places).zip(accounts).zip(commits) {
         out.is_still_there()?;
-        let ground = Ground { place, account, commit, out: out.clone() };
+        let ground = Ground { place, accounts, commit, out: out.clone() };
         match Bench::prepare(target, ground, selection, narrator, cancel).await {
             // What is wrong in the configuration is wrong in each run.
             Err(error @ Error::Input(_)) => return Err(error),
@@ -76,10 +76,10 @@ pub(crate) fn places(targets: &[Target<'_>]) -> Result<Vec<Runner>> {
     targets.iter().map(|target| preflight::place(target.platform, target.runner)).collect()
 }
 
-/// The user for a service's build, its processes and its load command; `None` for memgate's own.
-fn user(target: &Target<'_>) -> Result<Option<Account>> {
+/// The users of what a service runs.
+fn users(target: &Target<'_>) -> Result<Accounts> {
     check_passed(target.service)?;
-    target.account()
+    target.accounts()
 }
 
 /// A built service, and the other build that it is compared with, if there is one.
@@ -111,7 +111,7 @@ pub(crate) fn pairs<'run>(
 /// What is known of a target before anything of it is built.
 struct Ground {
     place: Runner,
-    account: Option<Account>,
+    accounts: Accounts,
     commit: Option<Commit>,
     out: OutDirectory,
 }
@@ -120,8 +120,8 @@ struct Ground {
 pub(crate) struct Bench<'run> {
     pub(crate) target: &'run Target<'run>,
     pub(crate) executable: PathBuf,
-    /// The user that the service and a load command run as; `None` for memgate's own.
-    pub(crate) account: Option<Account>,
+    /// The users of what it runs.
+    pub(crate) accounts: Accounts,
     pub(crate) out: &'run Path,
     pub(crate) out_directory: OutDirectory,
     pub(crate) collecting: Collecting,
@@ -141,12 +141,13 @@ impl<'run> Bench<'run> {
         narrator: &Narrator,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let Ground { place, account, commit, out: out_directory } = ground;
+        let Ground { place, accounts, commit, out: out_directory } = ground;
+        let account = accounts.service.as_ref();
         let out = selection.out.as_path();
         let service = target.service;
         let executable = match &service.executable {
             Executable::Build(build) => {
-                let by = account.as_ref().map(|account| format!(" as {}", account.name)).unwrap_or_default();
+                let by = account.map(|account| format!(" as {}", account.name)).unwrap_or_default();
                 narrator.say(&format!("{}: building {}{by}", target.title(), build.package));
                 let directory = std::path::absolute(out.join("build").join(target.platform.folder()))
                     .map_err(|error| cannot_write(out, error))?;
@@ -154,7 +155,7 @@ impl<'run> Bench<'run> {
                 let mut build = build.clone();
                 build.env.extend(target.options.build_env.clone());
                 let tools = target.tools.as_deref().unwrap_or(&build.dir);
-                let builder = Builder { tools, account: account.as_ref(), directory: &directory };
+                let builder = Builder { tools, account, directory: &directory };
                 builder.build(&build, target.platform, &service.name, cancel).await?
             }
             Executable::Binary(binaries) => existing(binaries, target)?,
@@ -169,7 +170,7 @@ impl<'run> Bench<'run> {
         let bench = Self {
             target,
             executable,
-            account,
+            accounts,
             out,
             out_directory,
             collecting: selection.collecting,
@@ -194,20 +195,41 @@ impl<'run> Bench<'run> {
         if let Load::Command(command) = &mut plan.load {
             pass(&service.load_pass_env, &mut command.env);
         }
-        Plan { account: self.account.clone(), ..plan }
+        let Accounts { service: account, sidecars, before } = self.accounts.clone();
+        for ((planned, sidecar), account) in plan.sidecars.iter_mut().zip(&service.sidecars).zip(sidecars) {
+            pass(&sidecar.pass_env, &mut planned.env);
+            planned.account = account;
+        }
+        for ((planned, configured), account) in plan.before.iter_mut().zip(&service.before).zip(before) {
+            pass(&configured.pass_env, &mut planned.env);
+            planned.account = account;
+        }
+        Plan { account, ..plan }
     }
 }
 
 /// Checks the variables that are passed on. A plan is text.
 fn check_passed(service: &Service) -> Result<()> {
-    let passed = service.run.pass_env.iter().map(|name| ("run", name));
-    for (key, name) in passed.chain(service.load_pass_env.iter().map(|name| ("load", name))) {
+    for (key, name) in passed(service) {
         if std::env::var_os(name).is_some_and(|value| value.to_str().is_none()) {
             let message = format!("services.{}.{key}.pass_env: the value of {name} is not UTF-8", service.name);
             return Err(InputError::new(message, "set the variable to text, or leave it out").into());
         }
     }
     Ok(())
+}
+
+/// The names of the variables that are passed on to what a service runs, each with the key that has `pass_env`.
+fn passed(service: &Service) -> impl Iterator<Item = (String, &String)> {
+    let of = |key: String, names| std::iter::repeat(key).zip(names);
+    let of_sidecars =
+        service.sidecars.iter().flat_map(move |sidecar| of(format!("sidecars.{}", sidecar.name), &sidecar.pass_env));
+    let before = service.before.iter().enumerate();
+    let of_before = before.flat_map(move |(index, before)| of(format!("before[{index}]"), &before.pass_env));
+    of("run".to_owned(), &service.run.pass_env)
+        .chain(of("load".to_owned(), &service.load_pass_env))
+        .chain(of_sidecars)
+        .chain(of_before)
 }
 
 /// Adds those of memgate's own variables to an environment that are named and set. What the configuration sets stays.

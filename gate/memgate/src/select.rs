@@ -70,6 +70,25 @@ pub(crate) struct Against {
     pub(crate) note: Option<String>,
 }
 
+/// The users of what a service runs; `None` stands for memgate's own.
+#[derive(Debug, Clone)]
+pub(crate) struct Accounts {
+    /// That of the build, the service and the load command.
+    pub(crate) service: Option<Account>,
+    /// Those of its sidecars.
+    pub(crate) sidecars: Vec<Option<Account>>,
+    /// Those of the commands before it.
+    pub(crate) before: Vec<Option<Account>>,
+}
+
+impl Accounts {
+    /// Whether one of them is not memgate's own.
+    pub(crate) fn has_another(&self) -> bool {
+        let all = [&self.service].into_iter().chain(&self.sidecars).chain(&self.before);
+        all.into_iter().any(Option::is_some)
+    }
+}
+
 impl<'config> Target<'config> {
     /// The same target with these sources.
     pub(crate) fn with<'other>(&self, service: &'other Service, against: Option<Against>) -> Target<'other>
@@ -89,14 +108,31 @@ impl<'config> Target<'config> {
         }
     }
 
-    /// The user that its build, service and load command run as; `None` for memgate's own.
+    /// The users of what it runs.
     ///
     /// # Errors
     /// When there is no such user, or memgate cannot become that user.
-    pub(crate) fn account(&self) -> Result<Option<Account>> {
-        let of_service = self.service.run.user.as_deref();
+    pub(crate) fn accounts(&self) -> Result<Accounts> {
+        let service = self.account("run.user", self.service.run.user.as_deref())?;
+        let or_the_services = |key: String, user: Option<&str>| match user {
+            Some(user) => self.account(&key, Some(user)),
+            None => Ok(service.clone()),
+        };
+        let sidecars = self.service.sidecars.iter();
+        let sidecars = sidecars
+            .map(|sidecar| or_the_services(format!("sidecars.{}.user", sidecar.name), sidecar.user.as_deref()))
+            .collect::<Result<_>>()?;
+        let before = self.service.before.iter().enumerate();
+        let before = before
+            .map(|(index, before)| or_the_services(format!("before[{index}].user"), before.user.as_deref()))
+            .collect::<Result<_>>()?;
+        Ok(Accounts { service, sidecars, before })
+    }
+
+    /// The user that this key of the service names, or the one of the command line, which wins.
+    fn account(&self, key: &str, user: Option<&str>) -> Result<Option<Account>> {
         let asked = self.user.map(|user| ("--user".to_owned(), user));
-        let asked = asked.or_else(|| Some((format!("services.{}.run.user", self.service.name), of_service?)));
+        let asked = asked.or_else(|| Some((format!("services.{}.{key}", self.service.name), user?)));
         account::of_service(asked.as_ref().map(|(by, user)| (by.as_str(), *user)), self.configuration)
     }
 

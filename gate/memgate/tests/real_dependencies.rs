@@ -1,11 +1,20 @@
-//! Services that say in each way that they are ready.
+//! Services that say in each way that they are ready, and services that need others: with real databases, and with sidecars
+//! that fail.
 #![expect(clippy::unwrap_used, reason = "a test whose set-up fails has failed")]
 
 mod common;
 
-use std::{net::TcpListener, os::unix::net::UnixListener};
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    path::{Path, PathBuf},
+};
 
-use common::{Bench, assert_fails, can_attach, stderr};
+use common::{Bench, assert_fails, can_attach, plain, repository, running::Running, scratch, stderr, stdout};
+use memgate_evidence::platform::Platform;
+use memgate_files::evidence_file;
+use nix::sys::signal::Signal;
 
 /// The service `notes` at this port with these arguments, ready in this way.
 fn notes(port: u16, args: &str, ready: &str) -> Bench {
@@ -68,4 +77,228 @@ fn what_another_process_has_is_no_sign_of_the_service() {
     let bench = notes(18183, "", "unix: app.sock");
     let _taken = UnixListener::bind(bench.directory.path().join("app.sock")).unwrap();
     assert_fails(&bench.run("check", &[]), 4, &["Another process listens at the socket app.sock"]);
+}
+
+/// The service `notes` at this port beside these sidecars, with short phases.
+fn beside(port: u16, args: &str, sidecars: &str) -> Bench {
+    Bench::service("notes", port, args)
+        .with("/login", "/notes")
+        .with("warmup: 1s, measure: 3s, drain: 1s", "warmup: 0s, measure: 1s, drain: 0s")
+        .with("    load:", &format!("    sidecars:\n{sidecars}    load:"))
+}
+
+/// A sidecar that says `up`, and when it is asked to end, adds its name to the file `order`.
+fn polite(name: &str, order: &Path) -> String {
+    let script = format!(
+        "trap 'echo {name} >> {}; exit 0' TERM; echo up in $PWD; while :; do sleep 0.05; done",
+        order.display()
+    );
+    format!("      {name}: {{ command: [sh, -c, \"{script}\"], ready: {{ log: up }} }}\n")
+}
+
+/// The lines of a file.
+fn lines(file: &Path) -> Vec<String> {
+    fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// A file of the results on this platform.
+fn log(bench: &Bench, name: &str) -> PathBuf {
+    bench.out().join(format!("s.{}.run1.{name}.log", Platform::host().folder()))
+}
+
+/// The directory of a database that `cargo xtask setup` has installed, copied to where every user reaches it.
+fn database(bench: &Bench, name: &str) -> Option<PathBuf> {
+    let installed = repository().join(".tools").join(name);
+    if !installed.is_dir() {
+        assert!(std::env::var_os("CI").is_none(), "CI has {name}: run `cargo xtask setup`");
+        eprintln!("SKIPPED: {name} is not installed; run `cargo xtask setup`");
+        return None;
+    }
+    fs::set_permissions(bench.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = bench.directory.path().join(name);
+    let copied = std::process::Command::new("cp").arg("-r").args([&installed, &copy]).status().unwrap();
+    assert!(copied.success());
+    Some(copy)
+}
+
+#[test]
+fn a_service_with_redis_and_postgresql() {
+    if !can_attach() || !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    let sidecars = r#"      redis:
+        command: [REDIS/bin/redis-server, --port, 0, --unixsocket, $MEMGATE_TMP/redis/redis.sock, --save, ""]
+        env: { LD_LIBRARY_PATH: REDIS/lib/x86_64-linux-gnu }
+        ready: { unix: $MEMGATE_TMP/redis/redis.sock }
+      postgres:
+        command: [sh, -c, "initdb -D data -U postgres -A trust --locale=C --no-sync && exec postgres -D data -p 18192 -k ''"]
+        env: { PATH: "POSTGRES/lib/postgresql/15/bin:/usr/bin:/bin", LD_LIBRARY_PATH: POSTGRES/lib/x86_64-linux-gnu }
+        user: USER
+        ready: { log: "ready to accept connections", timeout: 60s }
+        memory_max: 512MiB
+    before:
+      - { command: [$MEMGATE_SERVICE, -migrate, -postgres, "127.0.0.1:18192"] }
+"#;
+    let args = ", -redis, $MEMGATE_TMP/redis/redis.sock, -postgres, \"127.0.0.1:18192\"";
+    let bench = beside(18191, args, sidecars);
+    let (Some(redis), Some(postgres)) = (database(&bench, "redis-7.0.15"), database(&bench, "postgresql-15.18")) else {
+        return;
+    };
+    // PostgreSQL does not run as root, and wants a user with a name.
+    let user = if nix::unistd::geteuid().is_root() { "nobody" } else { "USER" };
+    let bench = bench
+        .with("REDIS", &redis.display().to_string())
+        .with("POSTGRES", &postgres.display().to_string())
+        .with("user: USER", &format!("user: {user}"))
+        .with("runs: 1", "runs: 2");
+    let output = bench.run("record", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for file in stdout(&output).lines() {
+        let evidence = evidence_file::read(Path::new(file)).unwrap();
+        let needed = &evidence.environment.dependencies;
+        assert!(needed.starts_with("redis `") && needed.contains(", postgres `sh -c initdb"), "{needed}");
+        assert!(needed.ends_with("before `$MEMGATE_SERVICE -migrate -postgres 127.0.0.1:18192`"), "{needed}");
+        let measured = evidence.signals.requests.data.measure;
+        assert!(measured.succeeded == measured.intended && measured.intended > 100, "{measured:?}");
+        // Two databases with their processes would be many times as much.
+        let cgroup = evidence.signals.cgroup_memory.data.anon;
+        assert!(cgroup.iter().all(|bytes| *bytes < 40 << 20), "{cgroup:?}");
+    }
+    assert!(lines(&log(&bench, "before-1")).iter().any(|line| line == "notes: the table is made"));
+    for (name, words) in [("redis", "Redis is now ready to exit"), ("postgres", "database system is shut down")] {
+        let lines = lines(&log(&bench, &format!("sidecar-{name}")));
+        assert!(lines.iter().any(|line| line.contains(words)), "{lines:#?}");
+    }
+}
+
+#[test]
+fn sidecars_end_in_the_reverse_order_on_every_way() {
+    if !can_attach() {
+        return;
+    }
+    let order = |bench: &Bench| lines(&bench.directory.path().join("order"));
+    let bench = |port, before: &str| {
+        let bench = beside(port, "", "      SIDECARS\n");
+        let path = bench.directory.path().join("order");
+        let sidecars = ["one", "two", "three"].map(|name| polite(name, &path)).concat();
+        bench.with("      SIDECARS\n", &format!("{sidecars}{before}"))
+    };
+    let reverse = ["three", "two", "one"];
+    let good = bench(18193, "    before: [ { command: [sh, -c, \"echo $MEMGATE_TMP; ls $MEMGATE_TMP\"] } ]\n");
+    let output = good.run("record", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(order(&good), reverse);
+    let before = lines(&log(&good, "before-1"));
+    assert_eq!(before[1..], ["one", "three", "two"]);
+    let up = format!("up in {}/two", before[0]);
+    assert_eq!(lines(&log(&good, "sidecar-two"))[0], up, "each has its own directory");
+
+    let failed = bench(18193, "    before: [ { command: [sh, -c, \"echo no such table >&2; exit 3\"] } ]\n");
+    let output = failed.run("check", &[]);
+    let words =
+        ["launch:", "failed before the service: it exited with code 3; its output: | no such table", "before-1.log"];
+    assert_fails(&output, 4, &words);
+    assert_eq!(order(&failed), reverse);
+
+    let ended = bench(18193, "").with("measure: 1s", "measure: 600s");
+    let mut running = Running::start(&mut plain(&ended.command("record")));
+    running.says("measuring");
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.ends().status.code(), Some(130));
+    ended.assert_nothing_left();
+    assert_eq!(order(&ended), reverse);
+}
+
+#[test]
+fn what_a_killed_memgate_has_left_is_removed_by_the_next_one() {
+    if !can_attach() {
+        return;
+    }
+    let sidecar =
+        "      one: { command: [sh, -c, \"touch file; setsid sleep 1000 & echo up; wait\"], ready: { log: up } }\n";
+    let bench = beside(18194, "", sidecar).with("measure: 1s", "measure: 600s");
+    let mut running = Running::start(&mut plain(&bench.command("record")));
+    running.says("measuring");
+    running.signal(Signal::SIGKILL);
+    running.ends();
+    assert_eq!(scratch().len(), 1);
+    let bench = bench.with("measure: 600s", "measure: 1s");
+    let output = bench.run("record", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("an earlier memgate was killed and left"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_sidecar_that_fails_is_named_with_its_last_words() {
+    if !can_attach() {
+        return;
+    }
+    let case = |sidecars: &str, words: &[&str]| {
+        let bench = beside(18195, "", sidecars).with("measure: 1s", "measure: 60s");
+        assert_fails(&bench.run("check", &[]), 4, &[&["launch:"], words].concat());
+    };
+    case(
+        "      one: { command: [sh, -c, \"echo waiting; exec sleep 1000\"], ready: { log: up, timeout: 1s } }\n",
+        &["the sidecar `one` was not ready in time: at last no line", "| waiting", "sidecar-one.log"],
+    );
+    case(
+        "      one: { command: [sh, -c, \"echo no disk; exit 7\"], ready: { log: up } }\n",
+        &["the sidecar `one` ended before it was ready: it exited with code 7; its output: | no disk"],
+    );
+    case(
+        "      one: { command: [sh, -c, \"echo up; sleep 3; echo out of luck; exit 1\"], ready: { log: up } }\n",
+        &["the sidecar `one` ended while the service ran: it exited with code 1", "| out of luck"],
+    );
+    case(
+        "      one: { command: [/none/redis], ready: { log: up } }\n",
+        &["the sidecar `one` cannot be started: `/none/redis`"],
+    );
+    let listen =
+        "import socket, time; s = socket.create_server(('127.0.0.1', 18196)); print('up', flush=True); time.sleep(999)";
+    case(
+        &format!(
+            "      one: {{ command: [python3, -c, \"{listen}\"], ready: {{ log: up }} }}\n      \
+             two: {{ command: [sleep, 1000], ready: {{ tcp: \"127.0.0.1:18196\" }} }}\n"
+        ),
+        &["the sidecar `two` is to listen at 127.0.0.1:18196, where the sidecar `one` listens"],
+    );
+    let _taken = TcpListener::bind("127.0.0.1:18197").unwrap();
+    case(
+        "      one: { command: [sleep, 1000], ready: { tcp: \"127.0.0.1:18197\" } }\n",
+        &["another process listens at 127.0.0.1:18197, where the sidecar `one` is to listen"],
+    );
+}
+
+#[test]
+fn sidecars_have_no_more_rights_than_the_change() {
+    if !can_attach() || !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let say = "id -u; grep NoNewPrivs /proc/self/status; env | sort; echo up; exec sleep 1000";
+    let sidecars = format!(
+        "      one: {{ command: [sh, -c, \"{say}\"], ready: {{ log: \"^up$\" }}, pass_env: [PASSED], env: {{ SET: here }} }}\n      \
+         two: {{ command: [sh, -c, \"{say}\"], ready: {{ log: \"^up$\" }}, user: \"60002:60002\" }}\n    \
+         before: [ {{ command: [id, -u], user: \"60002:60002\" }} ]\n"
+    );
+    let bench = beside(18198, "", &sidecars);
+    fs::set_permissions(bench.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let record = |args: &[&str]| {
+        let mut command = bench.command("record");
+        let output = command.args(args).env("CI_TOKEN", "a token").env("PASSED", "a password").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        ["sidecar-one", "sidecar-two", "before-1"].map(|name| lines(&log(&bench, name)))
+    };
+    let [one, two, before] = record(&[]);
+    assert_eq!([two[0].as_str(), two[1].as_str(), before[0].as_str()], ["60002", "NoNewPrivs:\t1", "60002"]);
+    for (line, expected) in [("PASSED=a password", true), ("SET=here", true), ("CI_TOKEN=a token", false)] {
+        assert_eq!(one.iter().any(|found| found == line), expected, "{line} in {one:?}");
+        assert!(!two.iter().any(|found| found == line), "{line} in {two:?}");
+    }
+    // The command line's user wins.
+    let all = record(&["--user", "60003:60003"]);
+    for said in &all {
+        assert_eq!(said[0], "60003", "{all:?}");
+    }
+    assert!(all[..2].iter().all(|said| said[1] == "NoNewPrivs:\t1"), "{all:?}");
+    bench.assert_nothing_left();
 }

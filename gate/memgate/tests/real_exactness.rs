@@ -494,7 +494,7 @@ fn run_with(plan: &Plan, directory: &Path, act: impl Fn(u16), look: impl Fn(Pid)
 }
 
 fn logs(directory: &Path) -> RunLogs {
-    RunLogs { service_log: directory.join("service.log"), load_log: directory.join("load.log") }
+    RunLogs::of(&memgate_testing::plan(), |name| directory.join(format!("{name}.log")))
 }
 
 /// The process that the agent started with this executable.
@@ -546,6 +546,8 @@ fn plan(port: u16, directory: &Path) -> Plan {
         account: None,
         ready: Ready { by: ReadyBy::Http(format!("http://127.0.0.1:{port}/healthz")), timeout_ms: 60_000 },
         memory_max: None,
+        sidecars: Vec::new(),
+        before: Vec::new(),
         load: Load::Http(HttpLoad {
             rate_per_second: 300.0,
             connections: 8,

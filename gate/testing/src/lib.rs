@@ -92,6 +92,8 @@ pub fn plan() -> Plan {
         account: Some(Account { name: "u".to_owned(), uid: 1, gid: 1, groups: vec![2], home: "/".into() }),
         ready: Ready { by: ReadyBy::Http(request.url.clone()), timeout_ms: 1 },
         memory_max: None,
+        sidecars: vec![],
+        before: vec![],
         load: Load::Http(HttpLoad {
             rate_per_second: 1.0,
             connections: 1,
@@ -122,6 +124,7 @@ pub fn environment() -> Environment {
         variables: BTreeMap::new(),
         load: "500/s over 32 connections: 3 POST /login, 6 GET /verify, 1 POST /logout".into(),
         phases: "10 s, 60 s".into(),
+        dependencies: String::new(),
     }
 }
 

@@ -52,6 +52,9 @@ pub struct BaselineEnvironment {
     pub load: Option<String>,
     /// The lengths of the phases under load. A baseline of others does not fit.
     pub phases: Option<String>,
+    /// What runs beside the service and before it; nothing if there is none. A baseline of a service that needs something
+    /// else does not fit.
+    pub dependencies: Option<String>,
 }
 
 /// The expectation of one metric, in the metric's unit. It has a `limit`, a `baseline`, or both.

@@ -1,5 +1,5 @@
-//! Go services as a distribution builds them: stripped, with C, and by that distribution's own Go. The tests measure
-//! some, and `cargo xtask bench field` measures others.
+//! Go services as a distribution builds them: stripped, with C, and by that distribution's own Go; and the databases that
+//! a service needs. The tests measure some, and `cargo xtask bench field` measures others.
 
 use std::path::Path;
 
@@ -62,7 +62,8 @@ fn services() -> [Service; 4] {
     [usual, old, of_loong64, its_library]
 }
 
-/// Makes directories such as `.tools/prometheus-node-exporter-1.9.0-1+b4`, each with its program or its libraries.
+/// Makes directories such as `.tools/prometheus-node-exporter-1.9.0-1+b4`, each with its program or its libraries, and
+/// those of the databases.
 ///
 /// Services for amd64 run natively. Other machines skip them and the tests that need them. The service for loong64 runs
 /// in a guest.
@@ -76,8 +77,150 @@ pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
             install(tools, &stamp, &service)?;
         }
     }
+    if cfg!(target_arch = "x86_64") {
+        DATABASES.iter().try_for_each(|database| database.install(tools))?;
+    }
     Ok(())
 }
+
+/// A program of Debian 12 for amd64 with the libraries that a small system may lack, each in its directory below `/usr`.
+struct Database {
+    name: &'static str,
+    version: &'static str,
+    /// Package, version, place in the archive, SHA-256 and size of the file.
+    packages: &'static [(&'static str, &'static str, &'static str, &'static str, u64)],
+}
+
+/// What the fixture `notes` needs.
+const DATABASES: [Database; 2] = [
+    Database {
+        name: "redis",
+        version: "7.0.15",
+        packages: &[
+            (
+                "redis-server",
+                "5:7.0.15-1~deb12u7",
+                "main/r/redis/redis-server_7.0.15-1~deb12u7_amd64.deb",
+                "1f43e46f153d1653586e72871dd3e2ea08acba5c3d2b38b02f90d63d16352cac",
+                73_392,
+            ),
+            (
+                "redis-tools",
+                "5:7.0.15-1~deb12u7",
+                "main/r/redis/redis-tools_7.0.15-1~deb12u7_amd64.deb",
+                "3c8cd27847c6a06b6f6c29e7415a9057462a89661e3a8e2eb8dd5b2d7830bb40",
+                991_888,
+            ),
+            (
+                "libjemalloc2",
+                "5.3.0-1",
+                "main/j/jemalloc/libjemalloc2_5.3.0-1_amd64.deb",
+                "a4117c23c5c8acf6c9678a6cb086f000b79476369da7efe8a78a70826956ad3d",
+                275_000,
+            ),
+            (
+                "liblzf1",
+                "3.6-3",
+                "main/libl/liblzf/liblzf1_3.6-3_amd64.deb",
+                "9854b0866201b63e04f1e446f45f01ef4a6f72c61f2250b75f944f6046cc7e8c",
+                10_192,
+            ),
+            (
+                "libatomic1",
+                "12.2.0-14+deb12u1",
+                "main/g/gcc-12/libatomic1_12.2.0-14+deb12u1_amd64.deb",
+                "fbd4e154a6b444229ea002cc209df099209c0adc09102e5fd21239a3d2b55e2d",
+                9_376,
+            ),
+        ],
+    },
+    Database {
+        name: "postgresql",
+        version: "15.18",
+        packages: &[
+            (
+                "postgresql-15",
+                "15.18-0+deb12u1",
+                "main/p/postgresql-15/postgresql-15_15.18-0+deb12u1_amd64.deb",
+                "6974c43ddec4f383d099e7d642cd59d0af83c2c90c0fb153a4179aa1bb4d73c1",
+                16_909_124,
+            ),
+            (
+                "libpq5",
+                "15.18-0+deb12u1",
+                "main/p/postgresql-15/libpq5_15.18-0+deb12u1_amd64.deb",
+                "baef57c288d7d8c09c84cd461da35d28f981aa71c60448c1d95b52110cc9faf9",
+                196_908,
+            ),
+            (
+                "libicu72",
+                "72.1-3+deb12u1",
+                "main/i/icu/libicu72_72.1-3+deb12u1_amd64.deb",
+                "f7f6f99c6d7b025914df2447fc93e11d22c44c0c8bdd8b6f36691c9e7ddcef88",
+                9_376_124,
+            ),
+            (
+                "libxml2",
+                "2.9.14+dfsg-1.3~deb12u6",
+                "main/libx/libxml2/libxml2_2.9.14+dfsg-1.3~deb12u6_amd64.deb",
+                "4460e39dda10a815881374217cde08474747cfa018358cd8612c14b390eff53b",
+                688_760,
+            ),
+            (
+                "libldap-2.5-0",
+                "2.5.13+dfsg-5",
+                "main/o/openldap/libldap-2.5-0_2.5.13+dfsg-5_amd64.deb",
+                "4b6c30f6554149c594628d945edc6003f0eea8d0cc1341638c0e71375db147ed",
+                183_248,
+            ),
+            (
+                "libsasl2-2",
+                "2.1.28+dfsg-10",
+                "main/c/cyrus-sasl2/libsasl2-2_2.1.28+dfsg-10_amd64.deb",
+                "11ee190ad39f8d7af441d2c8347388b9449434c73acc67b4b372445ac4152efa",
+                59_712,
+            ),
+        ],
+    },
+];
+
+impl Database {
+    fn pins(&self) -> Vec<Pin> {
+        let pin = |(package, version, place, sha256, size): &(&str, &str, &str, &str, u64)| Pin {
+            suite: "bookworm".into(),
+            architecture: "amd64".into(),
+            package: (*package).into(),
+            version: (*version).into(),
+            sha256: (*sha256).into(),
+            size: *size,
+            file: format!("pool/{place}"),
+        };
+        self.packages.iter().map(pin).collect()
+    }
+
+    /// Makes a directory such as `.tools/redis-7.0.15` with what the packages have in `/usr`.
+    fn install(&self, tools: &Tools<'_>) -> Result<()> {
+        let pins = self.pins();
+        let source = pins.iter().map(apt::source).collect::<Vec<_>>().join("; ");
+        let stamp = Stamp::new(self.name, self.version, source);
+        if tools.installed(&stamp).is_none() && !apt::has_debian()? {
+            eprintln!("{} is left out: it comes from Debian, whose archive is not in use here", self.name);
+            return Ok(());
+        }
+        tools.directory(&stamp, |scratch| {
+            let unpacked = scratch.join("unpacked");
+            for pin in &pins {
+                let file = apt::fetch(pin, scratch).wrap_err(NEWER)?;
+                step::run(cmd!(tools.sh, "dpkg -x {file} {unpacked}"))?;
+            }
+            Ok(unpacked.join("usr"))
+        })?;
+        Ok(())
+    }
+}
+
+/// What to do about a file that the archive does not have any more.
+const NEWER: &str = "a newer one can be pinned in xtask/src/setup/services.rs";
 
 /// A package with a pin for each architecture. All are of the suite forky, which is the first with loong64. It is not
 /// released, and its packages change.
@@ -191,7 +334,7 @@ pub(crate) fn ensure_field(tools: &Tools<'_>, architecture: Architecture) -> Res
 
 fn install(tools: &Tools<'_>, stamp: &Stamp, Service { pin, files }: &Service) -> Result<()> {
     tools.directory(stamp, |scratch| {
-        let file = apt::fetch(pin, scratch).wrap_err("a newer one can be pinned in xtask/src/setup/services.rs")?;
+        let file = apt::fetch(pin, scratch).wrap_err(NEWER)?;
         let (unpacked, new) = (scratch.join("unpacked"), scratch.join("new"));
         apt::unpack(&file, &unpacked)?;
         keep(&unpacked, &new, files).into_diagnostic().wrap_err("cannot move what was unpacked")?;

@@ -84,7 +84,7 @@ impl Drop for Owned {
 
 /// Kills every process in memgate's cgroups whose memgate has ended, and removes them. Returns a line for each one that
 /// had processes, or that cannot be removed although it may be.
-pub fn remove_leftovers() -> Vec<String> {
+pub(crate) fn remove_leftovers() -> Vec<String> {
     let hierarchies = Hierarchies::find();
     let mut lines = BTreeSet::new();
     for root in hierarchies.roots() {
@@ -117,7 +117,7 @@ fn remove_leftover(folder: &Path) -> Option<String> {
 }
 
 /// The lock of a folder; `None` if it has an owner or is gone.
-fn try_lock(folder: &Path) -> io::Result<Option<File>> {
+pub(crate) fn try_lock(folder: &Path) -> io::Result<Option<File>> {
     let lock = match File::open(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         lock => lock?,
@@ -130,7 +130,7 @@ fn try_lock(folder: &Path) -> io::Result<Option<File>> {
 }
 
 /// Whether an open folder is still there. Somebody may have removed it while it was not locked.
-pub(super) fn is_there(path: &Path, open: &File) -> bool {
+pub(crate) fn is_there(path: &Path, open: &File) -> bool {
     let [there, open] = [fs::metadata(path), open.metadata()].map(|metadata| metadata.ok().map(|it| it.ino()));
     there.is_some() && there == open
 }
@@ -172,11 +172,13 @@ fn tree(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn name() -> String {
+/// A new name.
+pub(crate) fn name() -> String {
     format!("{PREFIX}{}-{:016x}", std::process::id(), RandomState::new().hash_one(()))
 }
 
-fn is_memgates(folder: &Path) -> bool {
+/// Whether the last part of a path is such a name.
+pub(crate) fn is_memgates(folder: &Path) -> bool {
     let name = folder.file_name().and_then(|name| name.to_str());
     let parts = name.and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
     parts.is_some_and(|(process, random)| {

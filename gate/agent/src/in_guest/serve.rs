@@ -33,9 +33,12 @@ use crate::{self as agent, Driver, RunEvent, RunLogs, cancel::Cancel, cgroup::Cg
 /// The name of the evidence as a file for the host.
 pub const EVIDENCE: &str = "evidence";
 /// The name of the service's output as a file for the host.
-pub const SERVICE_LOG: &str = "service.log";
-/// The path of the service's output in the guest. The user finds it elsewhere.
-pub const SERVICE_LOG_THERE: &str = "/run/service.log";
+pub const SERVICE_LOG: &str = "service";
+
+/// The path of a log of this name in the guest. The user finds it elsewhere.
+pub fn log_there(name: &str) -> PathBuf {
+    format!("/run/{name}.log").into()
+}
 
 /// The failure of a run in the form that the host gets.
 fn text(error: &Error) -> FailureText {
@@ -193,16 +196,18 @@ fn store(incoming: &mut Incoming<File>, path: &Path, mode: u32, length: u64) -> 
 }
 
 fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
-    let mut plan: Plan = serde_json::from_str(plan.get())?;
-    plan.memory_max = plan.memory_max.or_else(memory_for_the_service);
+    let plan: Plan = serde_json::from_str(plan.get())?;
     if let Some(account) = &plan.account {
         // Natively the directory is the user's too.
         std::os::unix::fs::chown(&plan.directory, Some(account.uid), Some(account.gid))?;
     }
-    let logs = RunLogs { service_log: PathBuf::from(SERVICE_LOG_THERE), load_log: PathBuf::from("/run/load.log") };
+    let logs = RunLogs::of(&plan, log_there);
     let outcome = measure(host, &plan, &logs);
     if logs.service_log.exists() {
         send(host, SERVICE_LOG, &fs::read(&logs.service_log)?)?;
+    }
+    for (name, log) in logs.more.iter().filter(|(_, log)| log.exists()) {
+        send(host, name, &fs::read(log)?)?;
     }
     match outcome {
         Ok(evidence) => {
@@ -213,16 +218,18 @@ fn carry_out(host: &Host, plan: &RawValue) -> Result<(), StreamError> {
     }
 }
 
-/// The limit of a service that has none, bytes: the guest's free memory but for what the kernel and the agent need.
+/// The limit of a service that has none and runs beside this many others, bytes: the guest's free memory but for what the
+/// kernel and the agent need.
 ///
 /// Without it a service that uses up the guest's memory is killed by the kernel as the only process that may be. If its
 /// memory is not free soon enough, the kernel finds no other and panics: "System is deadlocked on memory"
 /// (`out_of_memory`, mm/oom_kill.c, Linux 6.18). A cgroup that reaches its limit has no such end.
-fn memory_for_the_service() -> Option<u64> {
-    /// The least that the kernel and the agent keep, bytes. The service's log is the agent's memory.
-    const RESERVE: u64 = (32 << 20) + LARGEST_LOG;
+pub(crate) fn memory_for_the_service(others: usize) -> Option<u64> {
+    /// The least that the kernel and the agent keep, bytes. Logs are the agent's memory.
+    const RESERVE: u64 = 32 << 20;
+    let logs = LARGEST_LOG * (1 + others as u64);
     let free = procfs::Meminfo::current().ok()?.mem_available.filter(|_| Cgroup::has_memory_controller())?;
-    free.checked_sub(RESERVE.max(free / 16)).filter(|limit| *limit > 0)
+    free.checked_sub((RESERVE + logs).max(free / 16)).filter(|limit| *limit > 0)
 }
 
 fn fail(host: &Host, error: &Error) -> Result<(), StreamError> {

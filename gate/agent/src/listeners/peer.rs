@@ -10,8 +10,14 @@ use crate::ready::Socket;
 ///
 /// # Errors
 /// Fails with [`ListenerError`] if another one listens there, or if nobody does although requests go there.
-pub(super) async fn check(socket: &Socket, own: &[Pid], is_of_load: bool) -> Result<Option<String>, ListenerError> {
+pub(super) async fn check(
+    who: &str,
+    socket: &Socket,
+    own: &[Pid],
+    is_of_load: bool,
+) -> Result<Option<String>, ListenerError> {
     let name = &socket.name;
+    let other = |holder| ListenerError::OtherAtSocket { name: name.clone(), holder, who: who.to_owned() };
     let mut looks = 1;
     // The process that has called listen(2), which may have ended since. What started it may serve the socket now.
     let listener = loop {
@@ -29,7 +35,7 @@ pub(super) async fn check(socket: &Socket, own: &[Pid], is_of_load: bool) -> Res
         Err(error) => return Ok(Some(format!("memgate cannot tell who listens at the socket {name}: {error}"))),
     };
     let Some(pid) = listener else {
-        return Err(ListenerError::OtherAtSocket { name: name.clone(), holder: Holder::Unseen });
+        return Err(other(Holder::Unseen));
     };
     if own.contains(&Pid::from_raw(pid)) {
         return Ok(None);
@@ -37,7 +43,7 @@ pub(super) async fn check(socket: &Socket, own: &[Pid], is_of_load: bool) -> Res
     match Process::new(pid) {
         Ok(process) => {
             let holder = Holder::Process { pid, command: command(&process) };
-            Err(ListenerError::OtherAtSocket { name: name.clone(), holder })
+            Err(other(holder))
         }
         Err(_) => Ok(Some(format!("memgate cannot tell who listens at the socket {name}: process {pid} has ended"))),
     }
@@ -53,13 +59,14 @@ mod tests {
     async fn the_process_that_listens_is_known() {
         let directory = tempfile::tempdir().unwrap();
         let socket = Socket::of("app.sock", directory.path());
-        let note = check(&socket, &[], false).await.unwrap().unwrap();
+        let who = "the service";
+        let note = check(who, &socket, &[], false).await.unwrap().unwrap();
         assert!(note.contains("cannot tell who listens at the socket app.sock: No such file"), "{note}");
-        let error = check(&socket, &[], true).await.unwrap_err();
+        let error = check(who, &socket, &[], true).await.unwrap_err();
         assert!(error.to_string().starts_with("nobody listens at the socket app.sock, where requests go"), "{error}");
         let _listener = UnixListener::bind(directory.path().join("app.sock")).unwrap();
-        assert_eq!(check(&socket, &[Pid::this()], false).await.unwrap(), None);
-        let error = check(&socket, &[Pid::from_raw(1)], true).await.unwrap_err();
+        assert_eq!(check(who, &socket, &[Pid::this()], false).await.unwrap(), None);
+        let error = check(who, &socket, &[Pid::from_raw(1)], true).await.unwrap_err();
         let start = format!("another process listens at the socket app.sock: process {} (`", Pid::this());
         assert!(error.to_string().starts_with(&start), "{error}");
     }

@@ -373,6 +373,12 @@ fn check_fit(
         let what = format!("the runs have no figure to accept: {reason}");
         return Err(source.error(&place, Problem::new(what, "not measured", "record it again, or leave it out")));
     }
+    if before.environment.dependencies.is_none() && !summary.environment.dependencies.is_empty() {
+        let what = "something ran beside the service or before it, and the file has no place for that";
+        let help = "add `dependencies: none` to `environment`; memgate replaces `none`";
+        let place = KeyPath::root().key("environment");
+        return Err(source.error(&place, Problem::new(what, "has no key `dependencies`", help)));
+    }
     let misfit = if metrics.is_empty() && kept.is_empty() { None } else { misfit(summary, before) };
     let Some(misfit) = misfit else { return Ok(()) };
     let (what, help) = match kept.first() {
@@ -405,6 +411,7 @@ fn environment(before: &BaselineEnvironment, summary: &Summary, recorded: &str) 
         // Evidence of an older memgate does not know them. What the file says stays.
         load: known(&before.load, now.load.clone()).or_else(|| before.load.clone()),
         phases: known(&before.phases, now.phases.clone()).or_else(|| before.phases.clone()),
+        dependencies: known(&before.dependencies, now.dependencies_text()),
     }
 }
 
@@ -427,6 +434,7 @@ fn of_environment(environment: &BaselineEnvironment) -> impl Iterator<Item = (Ke
         ("variables", environment.variables),
         ("load", environment.load),
         ("phases", environment.phases),
+        ("dependencies", environment.dependencies),
     ];
     let optional = optional.into_iter().filter_map(|(key, text)| Some((key, text?)));
     let place = KeyPath::root().key("environment");

@@ -71,6 +71,8 @@ pub(super) struct Environment {
     pub(super) load: Option<Scalar<Word>>,
     /// The lengths of the phases under load, such as `10 s, 30 s`.
     pub(super) phases: Option<Scalar<Word>>,
+    /// What runs beside the service and before it, such as ``redis `redis-server --port 6379` ``, or `none`.
+    pub(super) dependencies: Option<Scalar<Word>>,
 }
 
 /// The expectation of one metric: a `limit`, a `baseline`, or both.

@@ -89,6 +89,7 @@ pub(super) fn from_source(source: &Source, platform: Platform, service: &str) ->
             variables: file.environment.variables.map(|variables| variables.0),
             load: file.environment.load.map(|load| load.0),
             phases: file.environment.phases.map(|phases| phases.0),
+            dependencies: file.environment.dependencies.map(|dependencies| dependencies.0),
         },
     })
 }

@@ -81,9 +81,9 @@ pub fn render(summary: &Summary, recorded: &str, limits: Limits) -> Result<Strin
         if occasions > 1 { format!(", occasions: {occasions}") } else { String::new() },
         quoted(&environment.build_text()),
         quoted(&environment.variables_text()),
-        [("load", &environment.load), ("phases", &environment.phases)]
+        [("load", &environment.load), ("phases", &environment.phases), ("dependencies", &environment.dependencies)]
             .map(|(key, text)| {
-                // Older evidence does not name them.
+                // Older evidence does not name them, and many a service needs nothing.
                 if text.is_empty() { String::new() } else { format!(", {key}: {}", quoted(text)) }
             })
             .concat(),

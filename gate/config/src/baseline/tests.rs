@@ -218,6 +218,7 @@ fn summary(runs: &[f64]) -> Summary {
             variables: BTreeMap::new(),
             load: "500/s over 32 connections: 3 POST /login, 6 GET /verify, 1 POST /logout".into(),
             phases: "10 s, 60 s".into(),
+            dependencies: String::new(),
         },
         runs: runs
             .iter()

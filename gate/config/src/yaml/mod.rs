@@ -10,11 +10,13 @@ use memgate_verdict::quoted::printable;
 use serde::de::DeserializeOwned;
 
 mod message;
+mod ordered;
 mod place;
 mod scalar;
 mod structure;
 mod text;
 
+pub(crate) use ordered::Ordered;
 pub use place::KeyPath;
 pub use scalar::{Kind, Scalar, Text, Version, Whole};
 pub use text::is_printable;

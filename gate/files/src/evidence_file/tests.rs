@@ -71,6 +71,7 @@ fn evidence() -> Evidence {
             variables: BTreeMap::new(),
             load: "500/s over 32 connections: 3 POST /login, 6 GET /verify, 1 POST /logout".into(),
             phases: "10 s, 60 s".into(),
+            dependencies: String::new(),
         },
         phases: Phases { warmup: None, measure: Some(TimeSpan { start_ns: 1, end_ns: 2 }), tail: None, drain: None },
         ending: Ending::Signalled { signal: "SIGSEGV".into(), at_ns: 3 },

@@ -116,6 +116,7 @@ services:
     pub fn assert_nothing_left(&self) {
         assert_eq!(self.processes(), Vec::<String>::new(), "processes");
         assert_eq!(cgroups(), Vec::<PathBuf>::new(), "cgroups");
+        assert_eq!(scratch(), Vec::<PathBuf>::new(), "directories of runs");
         assert_eq!(temporary_files(&self.out()), Vec::<PathBuf>::new(), "temporary files");
         assert_eq!(mounts(self.directory.path()), self.mounts, "mounts");
     }
@@ -184,13 +185,21 @@ pub fn cgroups() -> Vec<PathBuf> {
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         folders.flat_map(|entry| [vec![entry.path()], below(&entry.path())].concat()).collect()
     }
-    let is_memgates = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let random = name.strip_prefix("memgate-").and_then(|rest| rest.split('-').nth(1));
-        random.is_some_and(|random| random.len() == 16)
-    };
-    let is_free = |path: &PathBuf| fs::File::open(path).is_ok_and(|folder| folder.try_lock_shared().is_ok());
-    below(Path::new("/sys/fs/cgroup")).into_iter().filter(is_memgates).filter(is_free).collect()
+    below(Path::new("/sys/fs/cgroup")).into_iter().filter(is_left).collect()
+}
+
+/// The directories `MEMGATE_TMP` that a memgate has left.
+pub fn scratch() -> Vec<PathBuf> {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_left).collect()
+}
+
+/// Whether a directory has a name of memgate's and nobody holds its lock.
+fn is_left(path: &PathBuf) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let random = name.strip_prefix("memgate-").and_then(|rest| rest.split('-').nth(1));
+    let is_memgates = random.is_some_and(|random| random.len() == 16);
+    is_memgates && fs::File::open(path).is_ok_and(|folder| folder.try_lock_shared().is_ok())
 }
 
 /// Whether no process is in a cgroup.

@@ -5,12 +5,14 @@ use crate::{baseline::Baseline, summarise::Summary};
 /// Why the baseline cannot be compared with the runs: both values of everything that differs, and what to do.
 pub fn misfit(summary: &Summary, baseline: &Baseline) -> Option<String> {
     let (ours, theirs) = (&summary.environment, &baseline.environment);
+    let needed = theirs.dependencies.clone().unwrap_or_else(|| "none".to_owned());
     let pairs = [
         ("service", baseline.service.clone(), summary.baseline.clone()),
         ("platform", baseline.platform.to_string(), summary.platform.to_string()),
         ("page size", format!("{} bytes", theirs.page_size), format!("{} bytes", ours.page_size)),
         ("runner", theirs.runner.to_string(), ours.runner.to_string()),
         ("Go version", go_minor(&theirs.go).to_owned(), go_minor(&ours.go).to_owned()),
+        ("dependencies", needed, ours.dependencies_text()),
     ];
     let known = [
         ("build", &theirs.build, ours.build_text()),

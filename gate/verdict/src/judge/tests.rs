@@ -120,6 +120,7 @@ fn baseline_of(metrics: impl IntoIterator<Item = (Metric, Expectation)>) -> Base
             variables: None,
             load: None,
             phases: None,
+            dependencies: None,
         },
         metrics: metrics.into_iter().collect(),
     }

@@ -198,6 +198,7 @@ fn check_same(first: &Evidence, other: &Evidence) -> Result<(), Box<InputError>>
         ("variables", a.variables_text(), b.variables_text()),
         ("load", a.load.clone(), b.load.clone()),
         ("phases", a.phases.clone(), b.phases.clone()),
+        ("dependencies", a.dependencies_text(), b.dependencies_text()),
     ];
     match pairs.into_iter().find(|(_, first, other)| first != other) {
         None => Ok(()),

@@ -539,6 +539,25 @@ fn load_phases_and_build_must_fit_if_both_name_them() {
 }
 
 #[test]
+fn what_a_service_needs_must_fit() {
+    let mut summary = alike(BYTES, 2, &exactly(1000.0));
+    let mut other = baseline(recorded());
+    let verdict = |summary: &_, other: &_| gate(&judge(summary, Some(other)), BYTES).clone();
+    other.environment.dependencies = Some("none".to_owned());
+    assert_eq!(verdict(&summary, &other).verdict, Verdict::Pass);
+    summary.environment.dependencies = "redis `redis-server`".to_owned();
+    let says = "dependencies none in the baseline and redis `redis-server` here";
+    for theirs in [Some("none".to_owned()), None] {
+        other.environment.dependencies = theirs;
+        let gate = verdict(&summary, &other);
+        assert_eq!(gate.verdict, Verdict::Inconclusive);
+        assert!(gate.reason.contains(says), "{}", gate.reason);
+    }
+    other.environment.dependencies = Some("redis `redis-server`".to_owned());
+    assert_eq!(verdict(&summary, &other).verdict, Verdict::Pass);
+}
+
+#[test]
 fn another_machine_and_other_variables_are_borne_and_told() {
     let mut other = baseline(recorded());
     other.environment.variables = Some("GOGC=50".to_owned());

@@ -1,0 +1,285 @@
+//! What a service needs: sidecars, which run beside it, such as a database, and commands that run before it, such as a
+//! migration.
+//!
+//! Each has a cgroup of its own, so nothing of it is in the figures of the service.
+
+mod error;
+mod scratch;
+
+use std::{
+    cell::Cell,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use error::BesideError;
+use memgate_evidence::{
+    error::{Error, Result},
+    plan::{Account, Before, Plan, Sidecar},
+};
+use nix::sys::signal::Signal;
+use scratch::Scratch;
+pub(crate) use scratch::remove_leftovers;
+
+use crate::{
+    cgroup::Cgroup,
+    child,
+    family::members,
+    launch::{Exit, make_expendable},
+    listeners::{self, Targets, When},
+    output::Output,
+    process::{CommandLine, Process},
+    ready::{self, ReadyError, Signs, Waiting},
+    run::RunLogs,
+};
+
+/// The variables of memgate's own that a command beside the service gets.
+pub(crate) const INHERITED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "TZ"];
+
+/// The time between two looks at a process.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The time between two looks whether the sidecars still run.
+const WATCH: Duration = Duration::from_millis(50);
+
+/// When the service needs its sidecars.
+pub(crate) const NEEDED: &str = "while the service ran";
+
+/// What runs beside a service. Dropping it kills all of it, the last first.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    running: Vec<Running>,
+    /// Whether the service still needs them.
+    is_over: Cell<bool>,
+    /// What could not be done well, for the reader.
+    pub(crate) notes: Vec<String>,
+    /// Dropped last: what runs may write there.
+    scratch: Option<Scratch>,
+}
+
+/// A running sidecar.
+#[derive(Debug)]
+struct Running {
+    name: String,
+    process: Process,
+    stop_timeout: Duration,
+}
+
+impl Beside {
+    /// Makes the fresh directory of a run whose service needs something. Returns the plan with the names of that
+    /// directory and of the service's executable put in.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub(crate) fn prepare(plan: &Plan) -> Result<(Self, Plan)> {
+        if plan.sidecars.is_empty() && plan.before.is_empty() && !scratch::is_named_in(plan) {
+            return Ok((Self::default(), plan.clone()));
+        }
+        let scratch = Scratch::make(plan).map_err(BesideError::Scratch)?;
+        let plan = scratch.named_in(plan);
+        let mut beside = Self::default();
+        beside.scratch = Some(scratch);
+        Ok((beside, plan))
+    }
+
+    /// Starts the sidecars, each once the one before is ready, and then runs the commands before the service.
+    ///
+    /// Call it on the thread that lives longest, because they are killed when that thread ends.
+    ///
+    /// # Errors
+    /// Fails with [`BesideError`] and [`ReadyError`] if one of them does not do what it is there for.
+    pub(crate) async fn start(&mut self, plan: &Plan, logs: &RunLogs) -> Result<()> {
+        for sidecar in &plan.sidecars {
+            let log = logs.sidecar(&sidecar.name);
+            self.start_one(sidecar, &log).await?;
+        }
+        for (index, before) in plan.before.iter().enumerate() {
+            let log = logs.before(index);
+            tokio::select! {
+                ended = run_before(before, plan, &log) => ended?,
+                error = self.failure("before the service began") => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_one(&mut self, sidecar: &Sidecar, log: &Path) -> Result<()> {
+        let own = self.scratch.as_ref().map_or_else(PathBuf::new, |scratch| scratch.of(&sidecar.name));
+        let directory = sidecar.directory.clone().unwrap_or(own);
+        let who = format!("the sidecar `{}`", sidecar.name);
+        ready::is_free(&sidecar.ready, &directory).await.map_err(|error| self.taken(error, &sidecar.name))?;
+        let targets = Targets::of_readiness(who.clone(), &sidecar.ready, &directory)?;
+        let limit = |source| BesideError::Limit { name: sidecar.name.clone(), source };
+        let cgroup = match sidecar.memory_max {
+            Some(_) => Cgroup::create(sidecar.memory_max).map_err(limit)?,
+            // It moves no other process.
+            None => Cgroup::without_memory(),
+        };
+        let files = cgroup.files().clone();
+        let signs = Signs::of(&sidecar.ready.by)?;
+        let not_started =
+            |source| BesideError::NotStarted { who: who.clone(), program: program(&sidecar.words), source };
+        let account = sidecar.account.as_ref();
+        let (output, pipe) = Output::to(log, account).map_err(not_started)?;
+        let notify = signs.watch(&output);
+        let mut env = environment(account, &sidecar.env);
+        env.extend(notify.as_ref().map(ready::notify::NotifySocket::variable));
+        let line = CommandLine { words: &sidecar.words, directory: &directory, env: &env, account };
+        let process = Process::start(&line, cgroup, (output, pipe)).map_err(not_started)?;
+        let pid = process.pid();
+        // From here on it ends with the others.
+        let stop_timeout = Duration::from_millis(sidecar.stop_timeout_ms);
+        self.running.push(Running { name: sidecar.name.clone(), process, stop_timeout });
+        make_expendable(pid).map_err(not_started)?;
+        let Some(Running { process, .. }) = self.running.last() else { return Ok(()) };
+        let ready = &sidecar.ready;
+        let (output, notify) = (process.output(), notify.as_ref());
+        let waiting = Waiting { who, ready, line, cgroup: &files, pid, output, notify };
+        tokio::select! {
+            ready = ready::wait_ready(&waiting) => ready.map(drop)?,
+            error = self.failure("before it was ready") => return Err(error),
+        }
+        let note = targets.check(When::Ready, &files, pid).await;
+        // What has ended listens nowhere.
+        self.check("before the service began")?;
+        self.notes.extend(targets.notes.into_iter().chain(note?));
+        Ok(())
+    }
+
+    /// The error for a place where something listens before the sidecar starts: another sidecar, if it is one.
+    fn taken(&self, error: Error, name: &str) -> Error {
+        let address = match error.kind() {
+            Some(ReadyError::PortTaken { address }) => *address,
+            _ => return error,
+        };
+        let listens = |one: &&Running| {
+            let processes = members(one.process.cgroup().files(), one.process.pid());
+            listeners::listen_at(address, &processes)
+        };
+        match self.running.iter().find(listens) {
+            Some(other) => BesideError::Port { address, other: other.name.clone(), name: name.to_owned() }.into(),
+            None => BesideError::Taken { address, name: name.to_owned() }.into(),
+        }
+    }
+
+    /// Checks that all of them still run.
+    ///
+    /// # Errors
+    /// Fails with [`BesideError::Ended`] if one has ended by itself.
+    pub(crate) fn check(&self, when: &'static str) -> Result<()> {
+        self.running.iter().try_for_each(|sidecar| sidecar.check(when))
+    }
+
+    /// Waits until one of them ends by itself while the service needs it. `when` is that time, as words.
+    pub(crate) async fn failure(&self, when: &'static str) -> Error {
+        loop {
+            if !self.is_over.get()
+                && let Err(error) = self.check(when)
+            {
+                return error;
+            }
+            tokio::time::sleep(WATCH).await;
+        }
+    }
+
+    /// The service does not need them any more: one that ends from now on is no failure.
+    ///
+    /// # Errors
+    /// Fails with [`BesideError::Ended`] if one has ended before.
+    pub(crate) fn is_over(&self) -> Result<()> {
+        self.check(NEEDED)?;
+        self.is_over.set(true);
+        Ok(())
+    }
+
+    /// Ends them, the last first. Each gets SIGTERM and its time. Returns notes about those that did not end.
+    pub(crate) async fn stop(&mut self) -> Vec<String> {
+        self.is_over.set(true);
+        while let Some(mut sidecar) = self.running.pop() {
+            let in_time = sidecar.stop().await;
+            self.notes.extend(in_time.err());
+            self.notes.extend(sidecar.process.output().failure());
+        }
+        self.notes.extend(self.scratch.take().and_then(Scratch::remove));
+        std::mem::take(&mut self.notes)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        while self.running.pop().is_some() {}
+    }
+}
+
+impl Running {
+    fn check(&self, when: &'static str) -> Result<()> {
+        let unwatchable = |source| BesideError::Unwatchable { name: self.name.clone(), source };
+        let Some(exit) = self.process.ended().map_err(unwatchable)? else { return Ok(()) };
+        let output = self.process.output();
+        let (log, output) = (output.log().to_owned(), output.end());
+        Err(BesideError::Ended { name: self.name.clone(), exit, when, output, log }.into())
+    }
+
+    /// Asks it to end, and kills what is left of it.
+    async fn stop(&mut self) -> Result<(), String> {
+        self.process.signal(Signal::SIGTERM);
+        let ended = async {
+            while matches!(self.process.ended(), Ok(None)) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let in_time = tokio::time::timeout(self.stop_timeout, ended).await;
+        self.process.kill();
+        in_time.map_err(|_| {
+            let (name, after) = (&self.name, self.stop_timeout.as_millis());
+            format!("the sidecar `{name}` did not end within {after} ms of SIGTERM and was killed")
+        })
+    }
+}
+
+/// Runs a command to its end.
+async fn run_before(before: &Before, plan: &Plan, log: &Path) -> Result<()> {
+    let command = before.words.join(" ");
+    let who = format!("`{command}`, which runs before the service,");
+    let not_started = |source| BesideError::NotStarted { who, program: program(&before.words), source };
+    let account = before.account.as_ref();
+    let env = environment(account, &before.env);
+    let directory = before.directory.as_ref().unwrap_or(&plan.directory);
+    let line = CommandLine { words: &before.words, directory, env: &env, account };
+    let started = Output::to(log, account).and_then(|output| Process::start(&line, Cgroup::without_memory(), output));
+    let process = started.and_then(|process| make_expendable(process.pid()).map(|()| process)).map_err(not_started)?;
+    let ended = async {
+        loop {
+            match process.ended() {
+                Ok(None) => tokio::time::sleep(LOOK).await,
+                ended => return ended,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_millis(before.timeout_ms), ended).await;
+    let (output, log) = (process.output().end(), log.to_owned());
+    match ended {
+        Ok(Ok(Some(Exit::Code(0)))) => Ok(()),
+        Ok(Ok(exit)) => Err(BesideError::Failed { command, exit, output, log }.into()),
+        Ok(Err(source)) => Err(BesideError::Unwatchable { name: command, source }.into()),
+        Err(_) => {
+            let seconds = Duration::from_millis(before.timeout_ms).as_secs_f64();
+            Err(BesideError::TooLong { command, seconds, output, log }.into())
+        }
+    }
+}
+
+/// The whole environment of a command of this user with these variables.
+fn environment(
+    account: Option<&Account>,
+    variables: &std::collections::BTreeMap<String, String>,
+) -> Vec<(OsString, OsString)> {
+    let mut env = child::inherited(&INHERITED, account);
+    env.extend(variables.iter().map(|(name, value)| (name.into(), value.into())));
+    env
+}
+
+fn program(words: &[String]) -> String {
+    words.first().cloned().unwrap_or_default()
+}
