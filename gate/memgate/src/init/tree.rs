@@ -3,12 +3,12 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, OwnedFd},
-    path::{Path, PathBuf},
+    os::fd::OwnedFd,
+    path::{Component, Path, PathBuf},
 };
 
 use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{OFlag, openat},
     sys::stat::Mode,
 };
 use walkdir::WalkDir;
@@ -51,10 +51,15 @@ impl Tree {
     /// # Errors
     /// The system's reason, and if a link is on the way, if it is no regular file, or if it is too large.
     pub(super) fn read(&self, file: &Path) -> io::Result<String> {
-        let how = OpenHow::new()
-            .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        let file = File::from(openat2(self.directory.as_fd(), file, how)?);
+        let mut parts = file.components().peekable();
+        let mut at: Option<OwnedFd> = None;
+        while let Some(Component::Normal(part)) = parts.next() {
+            let kind = if parts.peek().is_some() { OFlag::O_DIRECTORY } else { OFlag::O_NONBLOCK };
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | kind;
+            at = Some(openat(at.as_ref().unwrap_or(&self.directory), part, flags, Mode::empty())?);
+        }
+        // What is left begins at another directory.
+        let file = at.filter(|_| parts.peek().is_none()).map(File::from).ok_or(io::ErrorKind::InvalidInput)?;
         let found = file.metadata()?;
         if !found.is_file() || found.len() > LARGEST {
             return Err(io::Error::other("it is no regular file of at most 1 MiB"));
@@ -111,7 +116,18 @@ mod tests {
         fs::write(root.join("large.go"), vec![b'x'; (1 << 20) + 1]).unwrap();
         let tree = Tree::open(&root).unwrap();
         assert_eq!(tree.read(Path::new("a/b.go")).unwrap(), "text");
-        for name in ["link.go", "away/secret.go", "../outside/secret.go", "pipe.go", "large.go", "a", "none.go"] {
+        for name in [
+            "link.go",
+            "away/secret.go",
+            "../outside/secret.go",
+            "pipe.go",
+            "large.go",
+            "a",
+            "none.go",
+            "",
+            "/etc/hostname",
+            "a/../../outside/secret.go",
+        ] {
             assert!(tree.read(Path::new(name)).is_err(), "{name}");
         }
     }
