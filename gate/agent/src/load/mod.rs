@@ -23,6 +23,8 @@ mod failure;
 mod generator;
 mod grpc;
 mod http1;
+// The agents for guests get no HTTP/2, no TLS, and no cryptography in C: the load comes from the host.
+#[cfg_attr(not(feature = "host"), path = "no_http2.rs")]
 mod http2;
 mod kind;
 mod meter;
@@ -32,8 +34,7 @@ mod results;
 mod schedule;
 mod tally;
 mod timer;
-// The agents for guests get no TLS, and no cryptography in C: the load comes from the host.
-#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+#[cfg_attr(not(feature = "host"), path = "no_tls.rs")]
 mod tls;
 mod values;
 
