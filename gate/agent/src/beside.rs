@@ -17,6 +17,7 @@ pub use error::BesideError;
 use memgate_evidence::{
     error::{Error, Result},
     plan::{Account, Before, Plan, Sidecar},
+    secrets::Secrets,
 };
 use nix::sys::signal::Signal;
 use scratch::Scratch;
@@ -92,7 +93,7 @@ impl Beside {
     pub(crate) async fn start(&mut self, plan: &Plan, logs: &RunLogs) -> Result<()> {
         for sidecar in &plan.sidecars {
             let log = logs.sidecar(&sidecar.name);
-            self.start_one(sidecar, &log).await?;
+            self.start_one(sidecar, &plan.secrets, &log).await?;
         }
         for (index, before) in plan.before.iter().enumerate() {
             let log = logs.before(index);
@@ -104,7 +105,7 @@ impl Beside {
         Ok(())
     }
 
-    async fn start_one(&mut self, sidecar: &Sidecar, log: &Path) -> Result<()> {
+    async fn start_one(&mut self, sidecar: &Sidecar, secrets: &Secrets, log: &Path) -> Result<()> {
         let own = self.scratch.as_ref().map_or_else(PathBuf::new, |scratch| scratch.of(&sidecar.name));
         let directory = sidecar.directory.clone().unwrap_or(own);
         let who = format!("the sidecar `{}`", sidecar.name);
@@ -125,7 +126,7 @@ impl Beside {
         let notify = signs.watch(&output);
         let mut env = environment(account, &sidecar.env);
         env.extend(notify.as_ref().map(ready::notify::NotifySocket::variable));
-        let line = CommandLine { words: &sidecar.words, directory: &directory, env: &env, account };
+        let line = CommandLine { words: &sidecar.words, directory: &directory, env: &env, account, secrets };
         let process = Process::start(&line, cgroup, (output, pipe)).map_err(not_started)?;
         let pid = process.pid();
         // From here on it ends with the others.
@@ -246,7 +247,7 @@ async fn run_before(before: &Before, plan: &Plan, log: &Path) -> Result<()> {
     let account = before.account.as_ref();
     let env = environment(account, &before.env);
     let directory = before.directory.as_ref().unwrap_or(&plan.directory);
-    let line = CommandLine { words: &before.words, directory, env: &env, account };
+    let line = CommandLine { words: &before.words, directory, env: &env, account, secrets: &plan.secrets };
     let started = Output::to(log, account).and_then(|output| Process::start(&line, Cgroup::without_memory(), output));
     let process = started.and_then(|process| make_expendable(process.pid()).map(|()| process)).map_err(not_started)?;
     let ended = async {

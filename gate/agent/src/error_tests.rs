@@ -7,6 +7,7 @@ use aya_obj::VerifierLog;
 use memgate_evidence::{
     error::{Error, FailureText, Stage, in_full},
     plan::{CommandLoad, Load, Plan},
+    secrets::Secrets,
 };
 use serde_json::Value;
 
@@ -102,7 +103,13 @@ fn a_failed_launch_keeps_the_systems_reason() {
 fn a_failed_load_keeps_the_systems_reason() {
     let directory = tempfile::tempdir().unwrap();
     let words = ["/none/k6".to_owned()];
-    let line = CommandLine { words: &words, directory: directory.path(), env: &[], account: None };
+    let line = CommandLine {
+        words: &words,
+        directory: directory.path(),
+        env: &[],
+        account: None,
+        secrets: &Secrets::default(),
+    };
     let error = load::command(&line, &directory.path().join("load.log")).unwrap_err();
     assert_eq!(text(&error).stage, Stage::Load);
     assert!(matches!(error.kind(), Some(LoadError::CommandNotStarted { .. })), "{error:?}");

@@ -13,7 +13,7 @@ use std::{
 
 use memgate_evidence::{
     error::{Error, FailureKind, Result, Stage},
-    plan::Plan,
+    plan::{Plan, Stdin},
 };
 use memgate_goexe::FileIdentity;
 use nix::{
@@ -86,8 +86,8 @@ pub enum LaunchError {
         source: nix::Error,
     },
     /// The service has ended by itself.
-    #[error("{service}: {exit} before {before}{}{output}", silently(.exit, .output))]
-    #[diagnostic(help("{}", after_an_early_end(*exit, output, log)))]
+    #[error("{service}: {exit} before {before}{}{output}", silently(.exit, *.stdin, .output))]
+    #[diagnostic(help("{}", after_an_early_end(*exit, *stdin, output, log)))]
     EndedEarly {
         /// The service's name.
         service: String,
@@ -95,6 +95,8 @@ pub enum LaunchError {
         exit: Exit,
         /// What it did not live to see.
         before: Unseen,
+        /// What it read at its standard input.
+        stdin: Stdin,
         /// The end of its output.
         output: LogEnd,
         /// The file with its output.
@@ -121,18 +123,22 @@ impl std::fmt::Display for Unseen {
 }
 
 /// What is special about the end of a service that gives no reason.
-fn silently(exit: &Exit, output: &LogEnd) -> &'static str {
+fn silently(exit: &Exit, stdin: Stdin, output: &LogEnd) -> &'static str {
     match (exit, output.is_empty()) {
-        (Exit::Code(0), true) => " and printed nothing; its standard input is /dev/null, which is at its end at once",
+        (Exit::Code(0), true) if stdin == Stdin::Empty => {
+            " and printed nothing; its standard input is /dev/null, which is at its end at once"
+        }
         (Exit::Code(_) | Exit::Signal(_) | Exit::Unknown, true) => " and printed nothing",
         (Exit::Code(_) | Exit::Signal(_) | Exit::Unknown, false) => "",
     }
 }
 
-fn after_an_early_end(exit: Exit, output: &LogEnd, log: &Path) -> String {
+fn after_an_early_end(exit: Exit, stdin: Stdin, output: &LogEnd, log: &Path) -> String {
     match (exit, output.is_empty()) {
-        (Exit::Code(0), true) => {
-            "start the service with an argument with which it runs on when its standard input ends".to_owned()
+        (Exit::Code(0), true) if stdin == Stdin::Empty => {
+            "write `run: { stdin: open }`, or start the service with an argument with which it runs on when its standard \
+             input ends"
+                .to_owned()
         }
         (Exit::Code(_) | Exit::Signal(_) | Exit::Unknown, true) => {
             "run the executable by hand, with the same arguments and variables, to see why".to_owned()
@@ -241,6 +247,8 @@ pub(super) struct ServiceProcess {
     cgroup: Cgroup,
     ended: Option<Exit>,
     env: Vec<(OsString, OsString)>,
+    /// Keeps its standard input open.
+    _stdin: Option<PipeWriter>,
     /// Where it tells that it is ready, if it is to do that.
     notify: Option<NotifySocket>,
     /// Dropped last, so that it has all that was printed.
@@ -328,14 +336,17 @@ fn start(plan: &Plan, cgroup: Cgroup, log: &Path, signs: Signs) -> Result<Stoppe
     let becomes = Child::new(&cgroup, account, &plan.directory).map_err(StartError::Cgroup)?.traced();
     let (output, pipe) =
         Output::to(log, account).map_err(|source| StartError::Output { log: log.to_owned(), source })?;
+    output.hide(&plan.secrets);
     let notify = signs.watch(&output);
+    let (stdin, held) = standard_input(plan.stdin).map_err(StartError::Execute)?;
     let mut env = child::inherited(&["PATH", "HOME", "TMPDIR"], account);
     env.extend(plan.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.extend(notify.as_ref().map(NotifySocket::variable));
-    let pid = command(plan, &env, becomes, pipe).and_then(|mut command| command.spawn());
+    let pid = command(plan, &env, becomes, stdin, pipe).and_then(|mut command| command.spawn());
     // From here on `ServiceProcess` waits for the process, not the standard library.
     let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(|error| not_executed(plan, error))?;
-    let service = ServiceProcess { pid, launcher: None, cgroup, ended: None, env, notify, output: Arc::new(output) };
+    let output = Arc::new(output);
+    let service = ServiceProcess { pid, launcher: None, cgroup, ended: None, env, notify, _stdin: held, output };
     match waitpid(service.pid, None).map_err(StartError::Wait)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
         other => return Err(StartError::NotStopped(other)),
@@ -347,10 +358,19 @@ fn start(plan: &Plan, cgroup: Cgroup, log: &Path, signs: Signs) -> Result<Stoppe
     Ok(Stopped(service))
 }
 
+/// The standard input of a service, and what keeps it open.
+fn standard_input(kind: Stdin) -> io::Result<(Stdio, Option<PipeWriter>)> {
+    match kind {
+        Stdin::Empty => Ok((Stdio::null(), None)),
+        Stdin::Open => io::pipe().map(|(reader, writer)| (reader.into(), Some(writer))),
+    }
+}
+
 /// That the service has ended by itself.
 pub(super) fn ended_early(plan: &Plan, output: &Output, exit: Exit, before: Unseen) -> Error {
     let (output, log) = (output.end(), output.log().to_owned());
-    LaunchError::EndedEarly { service: plan.service.clone(), exit, before, output, log }.into()
+    let (service, stdin) = (plan.service.clone(), plan.stdin);
+    LaunchError::EndedEarly { service, exit, before, stdin, output, log }.into()
 }
 
 /// Makes the kernel kill the service before memgate if memory runs out. The service does not inherit memgate's own
@@ -369,7 +389,13 @@ fn not_executed(plan: &Plan, source: io::Error) -> StartError {
     }
 }
 
-fn command(plan: &Plan, env: &[(OsString, OsString)], becomes: Child, output: PipeWriter) -> io::Result<Command> {
+fn command(
+    plan: &Plan,
+    env: &[(OsString, OsString)],
+    becomes: Child,
+    stdin: Stdio,
+    output: PipeWriter,
+) -> io::Result<Command> {
     let launcher = plan.watch.as_ref().and_then(|watch| watch.command.split_first());
     let mut command = Command::new(launcher.map_or(plan.executable.as_os_str(), |(program, _)| program.as_ref()));
     command.args(launcher.map_or(&plan.args[..], |(_, arguments)| arguments)).env_clear();
@@ -377,7 +403,7 @@ fn command(plan: &Plan, env: &[(OsString, OsString)], becomes: Child, output: Pi
         command.env(EXECUTABLE, &plan.executable);
     }
     command.envs(env.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output);
+    command.stdin(stdin).stderr(output.try_clone()?).stdout(output);
     // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
     command.process_group(0);
     becomes.apply(&mut command);
@@ -441,7 +467,8 @@ impl ServiceProcess {
         let (output, env) = (Arc::clone(&self.output), std::mem::take(&mut self.env));
         // Once it is ready, nobody reads the socket any more, and a full one would stop the service.
         let notify = self.notify.take();
-        let line = CommandLine { words: &[], directory: &plan.directory, env: &env, account: plan.account.as_ref() };
+        let account = plan.account.as_ref();
+        let line = CommandLine { words: &[], directory: &plan.directory, env: &env, account, secrets: &plan.secrets };
         let cgroup = self.cgroup.files().clone();
         let waiting = Waiting {
             who: "the service".to_owned(),
@@ -557,11 +584,15 @@ mod tests {
     use super::*;
 
     fn ended(exit: Exit, printed: &str) -> (String, String) {
+        ended_with(exit, Stdin::Empty, printed)
+    }
+
+    fn ended_with(exit: Exit, stdin: Stdin, printed: &str) -> (String, String) {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("service.log");
         fs::write(&log, printed).unwrap();
         let (before, output) = (Unseen::Readiness, LogEnd::of(&fs::File::open(&log).unwrap()));
-        let error = LaunchError::EndedEarly { service: "s".to_owned(), exit, before, output, log };
+        let error = LaunchError::EndedEarly { service: "s".to_owned(), exit, before, stdin, output, log };
         (error.to_string(), miette::Diagnostic::help(&error).unwrap().to_string())
     }
 
@@ -582,7 +613,9 @@ mod tests {
     fn a_silent_success_may_be_about_the_standard_input() {
         let (message, help) = ended(Exit::Code(0), "");
         assert!(message.contains("code 0 before it was ready and printed nothing; its standard input is /dev/null"));
-        assert!(help.contains("standard input"), "{help}");
+        assert!(help.starts_with("write `run: { stdin: open }`"), "{help}");
+        let (message, help) = ended_with(Exit::Code(0), Stdin::Open, "");
+        assert!(message.ends_with("and printed nothing") && help.starts_with("run the executable by hand"), "{help}");
         assert!(!ended(Exit::Code(0), "bye\n").0.contains("/dev/null"));
     }
 }

@@ -3,6 +3,7 @@
 //! A file alone would fill the disk, and in a guest it would be the service's own memory.
 
 mod awaited;
+mod hidden;
 
 use std::{
     fs::{self, File},
@@ -15,8 +16,9 @@ use std::{
 };
 
 use awaited::Awaited;
+use hidden::Hidden;
 
-use memgate_evidence::plan::Account;
+use memgate_evidence::{plan::Account, secrets::Secrets};
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -74,6 +76,7 @@ struct Kept {
     log: Bounded,
     failure: Option<io::Error>,
     line: Line,
+    hidden: Hidden,
 }
 
 /// Whether a line that memgate waits for has been printed.
@@ -107,8 +110,13 @@ impl Output {
     }
 
     fn bounded(log: &Path, account: Option<&Account>, bounds: Bounds) -> io::Result<(Self, PipeWriter)> {
-        let kept =
-            Kept { piece: vec![0; PIECE].into(), log: Bounded::create(log, bounds)?, failure: None, line: Line::None };
+        let kept = Kept {
+            piece: vec![0; PIECE].into(),
+            log: Bounded::create(log, bounds)?,
+            failure: None,
+            line: Line::None,
+            hidden: Hidden::default(),
+        };
         let (pipe, writer) = io::pipe()?;
         if let Some(account) = account {
             fchown(&writer, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))?;
@@ -131,6 +139,11 @@ impl Output {
     /// Waits for a line that matches the pattern from now on, so call this before anything is written.
     pub(crate) fn await_line(&self, pattern: Regex) {
         self.shared.lock().line = Line::Awaited(Awaited::new(pattern));
+    }
+
+    /// Puts something else in place of these from now on, so call this before anything is written.
+    pub(crate) fn hide(&self, secrets: &Secrets) {
+        self.shared.lock().hidden = Hidden::new(secrets);
     }
 
     /// Whether the awaited line has been written.
@@ -185,6 +198,10 @@ impl Drop for Output {
             // Its panic has been reported, and there is nothing left to keep.
             let _ = thread.join();
         }
+        let Kept { log, failure, hidden, .. } = &mut *self.shared.lock();
+        if failure.is_none() {
+            *failure = log.append(&hidden.end()).err();
+        }
     }
 }
 
@@ -209,7 +226,7 @@ impl Shared {
     /// service must not wait for it.
     fn keep(&self) -> State {
         let mut kept = self.lock();
-        let Kept { piece, log, failure, line } = &mut *kept;
+        let Kept { piece, log, failure, line, hidden } = &mut *kept;
         match (&self.pipe).read(piece) {
             Ok(0) => State::Ended,
             Ok(read) => {
@@ -219,7 +236,7 @@ impl Shared {
                     *line = Line::Seen;
                 }
                 if failure.is_none() {
-                    *failure = log.append(&piece[..read]).err();
+                    *failure = log.append(&hidden.pass(&piece[..read])).err();
                 }
                 State::Read(read)
             }
@@ -463,6 +480,25 @@ mod tests {
         let (output, mut child) = start("steady", "echo ready");
         child.wait().unwrap();
         assert!(!output.has_line());
+    }
+
+    #[test]
+    fn secrets_are_hidden_in_the_file_and_not_from_who_waits_for_a_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (output, mut pipe) = Output::to(&path, None).unwrap();
+        let mut secrets = Secrets::default();
+        secrets.add("hunter2");
+        output.hide(&secrets);
+        output.await_line(Regex::new("^with hunter2$").unwrap());
+        for piece in ["with hun", "ter2\nand hunter2 hunte"] {
+            pipe.write_all(piece.as_bytes()).unwrap();
+            output.settle();
+        }
+        assert_eq!(output.end().to_string(), "; the end of its output:\n| with ***\n| and ***");
+        assert!(output.has_line());
+        drop(output);
+        assert_eq!(fs::read_to_string(path).unwrap(), "with ***\nand *** ***");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use memgate_evidence::plan::Account;
+use memgate_evidence::{plan::Account, secrets::Secrets};
 use nix::{
     sys::{
         signal::{Signal, kill, killpg},
@@ -31,6 +31,8 @@ pub struct CommandLine<'a> {
     pub env: &'a [(OsString, OsString)],
     /// The user that it runs as, or `None` for memgate's own.
     pub account: Option<&'a Account>,
+    /// What must not be in its log.
+    pub secrets: &'a Secrets,
 }
 
 /// A running process. Dropping it kills its whole group, and everything in its cgroup.
@@ -63,6 +65,7 @@ impl Process {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(line.env.iter().map(|(name, value)| (name, value)));
         command.process_group(0).stdin(Stdio::null()).stdout(pipe.try_clone()?).stderr(pipe);
+        output.hide(line.secrets);
         child::Child::new(&cgroup, line.account, line.directory)?.apply(&mut command);
         Ok(Self { child: command.spawn()?, reaped: false, cgroup, output })
     }

@@ -183,7 +183,7 @@ mod tests {
         sync::atomic::{AtomicU32, Ordering},
     };
 
-    use memgate_evidence::error::Error;
+    use memgate_evidence::{error::Error, secrets::Secrets};
 
     use super::*;
     use crate::load::testserver::{Server, status};
@@ -215,7 +215,13 @@ mod tests {
             let waiting = Waiting {
                 who: "the service".to_owned(),
                 ready: &self.ready,
-                line: CommandLine { words: &[], directory: self.directory.path(), env: &env, account: None },
+                line: CommandLine {
+                    words: &[],
+                    directory: self.directory.path(),
+                    env: &env,
+                    account: None,
+                    secrets: &Secrets::default(),
+                },
                 cgroup: &CgroupFiles::default(),
                 pid: Pid::this(),
                 output: &self.output,

@@ -552,7 +552,13 @@ impl RunningLoad {
                 let account = plan.account.as_ref();
                 let mut env = child::inherited(&INHERITED, account);
                 env.extend(command.env.iter().map(|(name, value)| (name.into(), value.into())));
-                let line = CommandLine { words: &command.words, directory: &plan.directory, env: &env, account };
+                let line = CommandLine {
+                    words: &command.words,
+                    directory: &plan.directory,
+                    env: &env,
+                    account,
+                    secrets: &plan.secrets,
+                };
                 load::command(&line, &logs.load_log).map(|command| Self::Command(Box::new(command)))
             }
         }

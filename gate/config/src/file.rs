@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::kinds::{
     Address, Base64, BuildTag, CookieName, FilePath, GuestPath, HeaderName, HeaderValue, Hex, LinePattern, Millis,
-    Name, Package, PhaseLength, Pointer, Rate, RequestUrl, ResultsName, Size, SocketName, Status, Switch, True, Url,
-    User, ValueName, Variable,
+    Name, Open, Package, PhaseLength, Pointer, Rate, RequestUrl, ResultsName, Size, SocketName, Status, Switch, True,
+    Url, User, ValueName, Variable,
 };
 use crate::yaml::{Ordered, Scalar, Text, Version, Whole};
 
@@ -116,6 +116,8 @@ pub(super) struct Run {
     /// The working directory of the service and of a load command, relative to this file; this file's directory by
     /// default.
     pub(super) directory: Option<Scalar<FilePath>>,
+    /// `open` for a standard input that stays open and is empty; /dev/null by default.
+    pub(super) stdin: Option<Scalar<Open>>,
     /// When the service counts as ready.
     pub(super) ready: Ready,
     /// The memory limit above which the kernel kills the service.

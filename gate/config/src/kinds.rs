@@ -458,6 +458,30 @@ impl Kind for ResultsName {
     }
 }
 
+/// `open`, for a standard input.
+#[derive(Debug)]
+pub(super) struct Open;
+
+impl Kind for Open {
+    type Value = ();
+    const EXPECTED: &'static str = "`open`";
+
+    fn read(text: &str) -> Result<(), Problem> {
+        if text == "open" {
+            return Ok(());
+        }
+        Err(Problem::new(
+            format!("`{}` is not `open`", shorten(text)),
+            "expected `open`",
+            "write `open`, or remove the key for /dev/null",
+        ))
+    }
+
+    fn schema() -> schemars::Schema {
+        schemars::json_schema!({ "const": "open" })
+    }
+}
+
 /// A duration from `LEAST` to `MOST`, in whole milliseconds.
 #[derive(Debug)]
 pub(super) struct Millis<const LEAST: u64, const MOST: u64>;

@@ -9,7 +9,7 @@ use std::{
 
 use memgate_evidence::{
     error::{InputError, Result},
-    plan::{Load, PhaseLengths, Ready, Watch},
+    plan::{Load, PhaseLengths, Ready, Stdin, Watch},
     platform::{Platform, Runner},
 };
 
@@ -110,6 +110,8 @@ pub struct Run {
     pub user: Option<String>,
     /// The working directory of the service and of a load command.
     pub directory: PathBuf,
+    /// What it reads at its standard input.
+    pub stdin: Stdin,
     /// When the service counts as ready.
     pub ready: Ready,
     /// The memory limit of its cgroup, bytes.

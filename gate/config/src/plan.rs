@@ -6,6 +6,7 @@ use memgate_evidence::{
     error::{InputError, Result},
     plan::{self, Collecting, Plan},
     platform::Platform,
+    secrets::Secrets,
 };
 
 use super::{Before, Config, Service, Sidecar};
@@ -47,6 +48,8 @@ impl Service {
             args: self.run.args.clone(),
             watch: self.run.watch.clone(),
             env: self.run.env.clone(),
+            stdin: self.run.stdin,
+            secrets: Secrets::default(),
             directory: self.run.directory.clone(),
             account: None,
             ready: self.run.ready.clone(),

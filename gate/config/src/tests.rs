@@ -146,6 +146,14 @@ fn readiness_has_one_of_several_kinds() {
     }
 }
 
+#[test]
+fn a_standard_input_may_stay_open() {
+    let config = read(&changed("ready:", "stdin: open, ready:")).unwrap();
+    assert_eq!(config.services["uaa"].run.stdin, Stdin::Open);
+    assert_eq!(config.plan("uaa", Platform::LinuxAmd64, 1, "x".into()).unwrap().stdin, Stdin::Open);
+    assert_eq!(read(SMALLEST).unwrap().services["uaa"].run.stdin, Stdin::Empty);
+}
+
 /// The smallest configuration with another kind of readiness.
 fn ready(text: &str) -> String {
     changed("http: \"http://127.0.0.1:8080/\"", text)
@@ -303,6 +311,7 @@ refused! {
     pattern_that_is_none: ready("log: \"(listening\"");
     pattern_of_nothing: ready("log: \"\"");
     readiness_by_no_command: ready("command: []");
+    standard_input_that_is_not_open: changed("ready:", "stdin: /dev/tty, ready:");
     notify_that_is_false: ready("notify: false");
     sidecar_without_a_command: with_sidecars("      redis: { command: [], ready: { log: up } }\n");
     sidecar_that_is_never_ready: with_sidecars("      redis: { command: [redis-server] }\n");

@@ -11,7 +11,7 @@ use std::{
 
 use memgate_evidence::{
     error::{Error, Result},
-    plan::{Length, Load, PhaseLengths, Ready, ReadyBy, Watch},
+    plan::{Length, Load, PhaseLengths, Ready, ReadyBy, Stdin, Watch},
 };
 
 use super::{Before, Build, Config, Executable, PlatformOptions, Run, Service, Sidecar, file, listens::Listens};
@@ -134,6 +134,7 @@ impl Validator<'_> {
             pass_env: values(run.pass_env),
             user: run.user.map(|user| user.0),
             directory: run.directory.map_or_else(|| self.directory.to_owned(), |path| self.resolve(path.0)),
+            stdin: run.stdin.map_or(Stdin::Empty, |_| Stdin::Open),
             ready: self.ready(run.ready, &place.key("ready"))?,
             memory_max: run.memory_max.map(|size| size.0),
             stop_timeout_ms: or(run.stop_timeout, 10_000),

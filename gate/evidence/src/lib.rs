@@ -9,6 +9,7 @@ pub mod error;
 pub mod plan;
 pub mod platform;
 mod profile;
+pub mod secrets;
 pub mod template;
 pub mod tier;
 

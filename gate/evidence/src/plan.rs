@@ -7,10 +7,10 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{platform::Platform, tier::Tier};
+use crate::{platform::Platform, secrets::Secrets, tier::Tier};
 
 /// One run of one service on one platform.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The service's name in the configuration.
@@ -29,6 +29,10 @@ pub struct Plan {
     pub watch: Option<Watch>,
     /// Variables to add to a minimal environment (`PATH`, `HOME`, `TMPDIR`).
     pub env: BTreeMap<String, String>,
+    /// What the service reads at its standard input.
+    pub stdin: Stdin,
+    /// Values in the environments that memgate must not write.
+    pub secrets: Secrets,
     /// The working directory of the service and of a load command.
     pub directory: PathBuf,
     /// The user that the service and a load command run as; `None` for memgate's own.
@@ -63,6 +67,27 @@ pub struct Watch {
     pub argument: Option<String>,
     /// The number of the execution that is measured among those of the executable with that word, from 1.
     pub execution: u32,
+}
+
+/// As JSON, without the secrets.
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = Self { secrets: Secrets::default(), ..self.clone() };
+        let mut shown = serde_json::to_value(shown).map_err(|_| fmt::Error)?;
+        self.secrets.mask_all(&mut shown);
+        write!(f, "Plan {shown}")
+    }
+}
+
+/// What a service reads at its standard input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// /dev/null, which is at its end at once.
+    #[default]
+    Empty,
+    /// A pipe to which nobody writes, and which stays open while the service runs.
+    Open,
 }
 
 /// A user of the machine, as the kernel knows it.
@@ -513,6 +538,8 @@ mod tests {
             executable: PathBuf::new(),
             args: vec![],
             env: BTreeMap::new(),
+            stdin: Stdin::Empty,
+            secrets: Secrets::default(),
             directory: PathBuf::new(),
             account: None,
             ready: Ready { by: ReadyBy::Notify, timeout_ms: 1 },
@@ -528,6 +555,13 @@ mod tests {
         let text = "redis `redis-server --port 1`, before `./migrate up`";
         assert_eq!(plan(vec![sidecar], vec![before]).dependencies(), text);
         assert_eq!(plan(vec![], vec![]).dependencies(), "");
+        let mut secret = plan(vec![], vec![]);
+        secret.env.insert("PASSWORD".to_owned(), "\"hunter2\"".to_owned());
+        secret.secrets.add("\"hunter2\"");
+        let shown = format!("{secret:?}");
+        assert!(shown.contains(r#""PASSWORD":"***""#) && !shown.contains("hunter2"), "{shown}");
+        let sent: Plan = serde_json::from_str(&serde_json::to_string(&secret).unwrap()).unwrap();
+        assert_eq!(sent, secret, "a guest gets them");
     }
 
     #[test]

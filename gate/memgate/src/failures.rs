@@ -8,6 +8,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 
 use crate::{
     narrator::Narrator,
+    secrets,
     select::{Against, Target},
 };
 
@@ -42,7 +43,7 @@ impl<T> Outcomes<T> {
         match outcome {
             Ok(done) => self.done.push(done),
             Err(error) => {
-                let mut failure = FailureText::of(error, step)?;
+                let mut failure = FailureText::of(error, step)?.masked(&secrets::all());
                 if let Some(Against { name, .. }) = &target.against {
                     failure.message = format!("{name}: {}", failure.message);
                 }
@@ -68,7 +69,8 @@ pub(crate) fn rendered(error: Error) -> String {
 
 fn rendered_with(error: Error, theme: GraphicalTheme) -> String {
     let error = match error {
-        Error::Infrastructure(failure) => failure.text().into(),
+        // Lines are broken below, where nothing could be found any more.
+        Error::Infrastructure(failure) => failure.text().masked(&secrets::all()).into(),
         error @ (Error::Input(_) | Error::Interrupted) => error,
     };
     let mut text = String::new();

@@ -32,5 +32,6 @@ pub mod pipeline;
 pub mod preflight;
 pub mod prepare;
 mod revision;
+mod secrets;
 pub mod select;
 pub mod trust;

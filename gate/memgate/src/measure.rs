@@ -18,6 +18,7 @@ use crate::{
     narrator::Narrator,
     origin, preflight,
     prepare::{Bench, Pair, places},
+    secrets,
     select::{Selection, Target},
 };
 
@@ -160,6 +161,7 @@ impl Bench<'_> {
             evidence.against = Some(against.name.clone());
             evidence.notes.extend(against.note.clone());
         }
+        let evidence = secrets::mask_evidence(evidence);
         self.out_directory.is_still_there()?;
         evidence_file::write(&self.file(run), &evidence)?;
         // memgate judges what it reads back from the file, so judging the file again gives the same result.

@@ -9,6 +9,8 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use memgate_agent::RunEvent;
 
+use crate::secrets;
+
 /// Shows the progress of memgate's work.
 #[derive(Debug)]
 pub struct Narrator {
@@ -81,5 +83,5 @@ fn phase_bar(message: &str, length: Duration) -> ProgressBar {
 
 /// A closed stderr must not end a run.
 fn line_to_stderr(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", secrets::mask(line));
 }

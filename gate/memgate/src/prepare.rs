@@ -24,7 +24,7 @@ use crate::{
     narrator::Narrator,
     origin,
     outdir::{OutDirectory, refuse_others},
-    preflight,
+    preflight, secrets,
     select::{Accounts, Selection, Target},
 };
 
@@ -79,6 +79,7 @@ pub(crate) fn places(targets: &[Target<'_>]) -> Result<Vec<Runner>> {
 /// The users of what a service runs.
 fn users(target: &Target<'_>) -> Result<Accounts> {
     check_passed(target.service)?;
+    secrets::learn(target.service);
     target.accounts()
 }
 
@@ -204,7 +205,7 @@ impl<'run> Bench<'run> {
             pass(&configured.pass_env, &mut planned.env);
             planned.account = account;
         }
-        Plan { account, ..plan }
+        Plan { account, secrets: secrets::all(), ..plan }
     }
 }
 

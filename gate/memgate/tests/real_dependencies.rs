@@ -290,7 +290,7 @@ fn sidecars_have_no_more_rights_than_the_change() {
     };
     let [one, two, before] = record(&[]);
     assert_eq!([two[0].as_str(), two[1].as_str(), before[0].as_str()], ["60002", "NoNewPrivs:\t1", "60002"]);
-    for (line, expected) in [("PASSED=a password", true), ("SET=here", true), ("CI_TOKEN=a token", false)] {
+    for (line, expected) in [("PASSED=***", true), ("SET=here", true), ("CI_TOKEN=a token", false)] {
         assert_eq!(one.iter().any(|found| found == line), expected, "{line} in {one:?}");
         assert!(!two.iter().any(|found| found == line), "{line} in {two:?}");
     }
@@ -301,4 +301,46 @@ fn sidecars_have_no_more_rights_than_the_change() {
     }
     assert!(all[..2].iter().all(|said| said[1] == "NoNewPrivs:\t1"), "{all:?}");
     bench.assert_nothing_left();
+}
+
+#[test]
+fn a_standard_input_may_stay_open() {
+    if can_attach() {
+        let bench = notes(18199, ", -stdin, -start-for, 1s", "log: listening");
+        let words = ["exited with code 0 before it was ready", "its standard input is /dev/null", "stdin: open"];
+        assert_fails(&bench.run("record", &[]), 4, &words);
+        let output = bench.with("      stop", "      stdin: open\n      stop").run("record", &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn what_is_passed_on_is_written_nowhere() {
+    if !can_attach() {
+        return;
+    }
+    const SECRET: &str = "hunter2 of the database";
+    let sidecar = "      one: { command: [sh, -c, \"echo up $PASSWORD; exec sleep 1000\"], pass_env: [PASSWORD], ready: { log: up } }\n";
+    let bench = beside(18200, ", -say, PASSWORD", sidecar).with("      stop", "      pass_env: [PASSWORD]\n      stop");
+    let run = |bench: &Bench, code| {
+        let output = bench.command("check").args(["--format", "json"]).env("PASSWORD", SECRET).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        for text in [stderr(&output), stdout(&output)] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        for file in fs::read_dir(bench.out()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+        {
+            let text = String::from_utf8_lossy(&fs::read(&file).unwrap()).into_owned();
+            assert!(!text.contains("hunter2"), "{}", file.display());
+        }
+        bench.assert_nothing_left();
+        output
+    };
+    run(&bench, 3);
+    assert!(lines(&log(&bench, "service")).iter().any(|line| line == "notes: PASSWORD=***"));
+    assert_eq!(lines(&log(&bench, "sidecar-one")), ["up ***"]);
+    // Neither is it where a failure is told, in the message and in the report.
+    let failing = bench.with(", -say, PASSWORD", ", -say, PASSWORD, -redis, \"127.0.0.1:1\"");
+    let output = run(&failing, 4);
+    assert_fails(&output, 4, &["| notes: PASSWORD=***", "connection refused"]);
 }

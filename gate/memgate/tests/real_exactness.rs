@@ -24,9 +24,10 @@ use memgate_evidence::{
     Evidence, Exactness, RequestCounts, Requests, Series, TimeSpan,
     plan::{
         Collecting, CommandLoad, CommandResults, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request,
-        ResultsFormat, Transport,
+        ResultsFormat, Stdin, Transport,
     },
     platform::Platform,
+    secrets::Secrets,
 };
 use memgate_testing::go::newest;
 use nix::unistd::Pid;
@@ -546,6 +547,8 @@ fn plan(port: u16, directory: &Path) -> Plan {
         account: None,
         ready: Ready { by: ReadyBy::Http(format!("http://127.0.0.1:{port}/healthz")), timeout_ms: 60_000 },
         memory_max: None,
+        stdin: Stdin::Empty,
+        secrets: Secrets::default(),
         sidecars: Vec::new(),
         before: Vec::new(),
         load: Load::Http(HttpLoad {

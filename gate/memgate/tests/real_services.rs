@@ -51,8 +51,12 @@ fn a_service_that_exits_at_once() {
 fn a_service_that_ends_with_its_standard_input() {
     if can_attach() {
         let output = Bench::service("misbehave", 18147, ", -mode, stdin").run("check", &[]);
-        let words =
-            ["launch:", "exited with code 0 before it was ready and printed nothing", "standard input is /dev/null"];
+        let words = [
+            "launch:",
+            "exited with code 0 before it was ready and printed nothing",
+            "standard input is /dev/null",
+            "stdin: open",
+        ];
         assert_fails(&output, 4, &words);
     }
 }

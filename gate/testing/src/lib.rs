@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use memgate_evidence::{
     CgroupMemory, Code, Durations, Ending, Environment, Evidence, Exactness, GcCpu, GoMemory, Histogram, Pauses,
     Phases, RequestCounts, Requests, RssKinds, Series, Signal, Signals, SpanRefills, StopReason, TimeSpan, WorldStops,
-    plan::{Account, Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request, Transport},
+    plan::{
+        Account, Collecting, HttpLoad, Length, Load, PhaseLengths, Plan, Ready, ReadyBy, Request, Stdin, Transport,
+    },
     platform::{Platform, Runner},
+    secrets::Secrets,
     tier::Tier,
 };
 
@@ -88,6 +91,8 @@ pub fn plan() -> Plan {
         args: vec![],
         watch: None,
         env: BTreeMap::new(),
+        stdin: Stdin::Empty,
+        secrets: Secrets::default(),
         directory: "/".into(),
         account: Some(Account { name: "u".to_owned(), uid: 1, gid: 1, groups: vec![2], home: "/".into() }),
         ready: Ready { by: ReadyBy::Http(request.url.clone()), timeout_ms: 1 },

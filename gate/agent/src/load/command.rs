@@ -120,6 +120,8 @@ impl LoadCommand {
 
 #[cfg(test)]
 mod tests {
+    use memgate_evidence::secrets::Secrets;
+
     use super::*;
 
     /// A shell as the load command, with the directory of its log.
@@ -132,7 +134,7 @@ mod tests {
     fn run(words: &[&str], directory: &Path) -> Result<LoadCommand> {
         let words: Vec<String> = words.iter().copied().map(str::to_owned).collect();
         let env = [("PATH".into(), std::env::var_os("PATH").unwrap()), ("GREETING".into(), "hello".into())];
-        let line = CommandLine { words: &words, directory, env: &env, account: None };
+        let line = CommandLine { words: &words, directory, env: &env, account: None, secrets: &Secrets::default() };
         command(&line, &directory.join("load.log"))
     }
 

@@ -6,6 +6,7 @@ use std::{error::Error as StdError, fmt};
 use miette::Diagnostic;
 
 use super::{Error, Stage};
+use crate::secrets::Secrets;
 
 /// A kind of infrastructure failure: an enum beside the failing code. `Display` shows what happened and leaves the
 /// cause to `source`. `help` of [`Diagnostic`] says what the user can do. It becomes an [`Error`] with `?` or `into`.
@@ -98,6 +99,15 @@ impl FailureText {
             }
             Error::Interrupted => Err(Error::Interrupted),
         }
+    }
+}
+
+impl FailureText {
+    /// The same without the secrets.
+    pub fn masked(self, secrets: &Secrets) -> Self {
+        let mask = |text: String| secrets.mask(&text).into_owned();
+        let Self { stage, message, causes, help } = self;
+        Self { stage, message: mask(message), causes: causes.into_iter().map(mask).collect(), help: help.map(mask) }
     }
 }
 
