@@ -90,7 +90,7 @@ pub enum ListenerError {
     #[error("{who} (process {process}) has left the cgroup that memgate started it in")]
     #[diagnostic(help(
         "its memory is not where memgate looks, and its limit does not hold: run it as a user who may not do that, with \
-         `user` or --user"
+         `user`, `run.user` or --user"
     ))]
     OutsideOfItsCgroup {
         /// The launched process.
