@@ -580,9 +580,11 @@ pub struct Requests {
     pub measure: RequestCounts,
     /// Requests intended in the tail.
     pub tail: RequestCounts,
-    /// Requests that should start per second. A guest may have been slower.
+    /// Requests that should start per second. A guest may have been slower. Under a load command, those that did start per
+    /// second of the measuring phase.
     pub per_second: f64,
-    /// Latencies of the measuring phase's answered requests, from the intended start, or in a guest from the sending.
+    /// Latencies of the measuring phase's answered requests, from the intended start; in a guest and under a load
+    /// command from the sending.
     pub latency: Histogram,
 }
 
