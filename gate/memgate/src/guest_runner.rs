@@ -240,31 +240,19 @@ impl GuestRunner {
         Err(GuestRunError::MissingFiles { executable, platform, missing }.into())
     }
 
-    /// Checks that the guests have the programs that the plan names. A guest has no other programs than these files.
+    /// Checks that the guests have the programs that the plan names.
     ///
     /// # Errors
     /// Fails with the key of the first command that they lack.
     fn check_commands(&self, plan: &Plan, at: &str) -> Result<()> {
-        let of_sidecars = plan.sidecars.iter().flat_map(|sidecar| {
-            let key = format!("sidecars.{}", sidecar.name);
-            [(format!("{key}.command"), Some(&sidecar.words)), (format!("{key}.ready.command"), asks(&sidecar.ready))]
-        });
-        let of_before = plan.before.iter().enumerate();
-        let of_before = of_before.map(|(index, before)| (format!("before[{index}].command"), Some(&before.words)));
-        let of_service = [("run.ready.command".to_owned(), asks(&plan.ready))];
-        for (key, words) in of_sidecars.chain(of_before).chain(of_service) {
-            let Some(program) = words.and_then(|words| words.first()) else { continue };
-            if program != SERVICE && !self.files.contains_key(program) {
-                let platform = self.platform;
-                let message = format!("{at}.{key}: the guests of {platform} have no program `{program}`");
-                let help = format!(
-                    "copy it there: `platforms: {{ {platform}: {{ files: {{ /bin/NAME: FILE }} }} }}`, and name the absolute \
-                     path; or measure natively"
-                );
-                return Err(InputError::new(message, help).into());
-            }
-        }
-        Ok(())
+        let Some((key, program)) = lacking(plan, &self.files) else { return Ok(()) };
+        let platform = self.platform;
+        let message = format!("{at}.{key}: the guests of {platform} have no program `{program}`");
+        let help = format!(
+            "copy it there with `platforms: {{ {platform}: {{ files: {{ /bin/NAME: FILE }} }} }}` and name the absolute \
+             path, or measure natively"
+        );
+        Err(InputError::new(message, help).into())
     }
 
     /// Runs the plan in a fresh guest, which has ended when this returns. If the emulated processor failed the Go
@@ -441,6 +429,21 @@ impl GuestRunner {
     }
 }
 
+/// The key of the first command whose program is neither the service nor one of these files, and that program. A guest
+/// has no others.
+fn lacking<'plan>(plan: &'plan Plan, files: &BTreeMap<String, PathBuf>) -> Option<(String, &'plan str)> {
+    let of_sidecars = plan.sidecars.iter().flat_map(|sidecar| {
+        let key = format!("sidecars.{}", sidecar.name);
+        [(format!("{key}.command"), Some(&sidecar.words)), (format!("{key}.ready.command"), asks(&sidecar.ready))]
+    });
+    let of_before = plan.before.iter().enumerate();
+    let of_before = of_before.map(|(index, before)| (format!("before[{index}].command"), Some(&before.words)));
+    let of_service = [("run.ready.command".to_owned(), asks(&plan.ready))];
+    let programs = of_sidecars.chain(of_before).chain(of_service);
+    let mut programs = programs.filter_map(|(key, words)| Some((key, words?.first()?.as_str())));
+    programs.find(|(_, program)| *program != SERVICE && !files.contains_key(*program))
+}
+
 /// The command that tells whether a process is ready, if there is one.
 const fn asks(ready: &Ready) -> Option<&Vec<String>> {
     match &ready.by {
@@ -608,7 +611,7 @@ fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<St
 
 #[cfg(test)]
 mod tests {
-    use memgate_evidence::plan::Sidecar;
+    use memgate_evidence::plan::{Before, Sidecar};
 
     use super::*;
 
@@ -628,20 +631,52 @@ mod tests {
         assert_eq!([message, causes.concat(), help.unwrap()], [service, redis, &format!("{service} {redis}")]);
     }
 
-    #[test]
-    fn a_guest_has_directories_of_its_own() {
-        let account = memgate_testing::plan().account;
-        let ready = Ready { by: ReadyBy::Notify, timeout_ms: 1 };
-        let sidecar = |directory| Sidecar {
+    fn sidecar(directory: Option<PathBuf>) -> Sidecar {
+        Sidecar {
             name: "redis".to_owned(),
-            words: vec![],
+            words: vec!["/bin/redis-server".to_owned(), "--port".to_owned()],
             env: BTreeMap::new(),
             directory,
-            account: account.clone(),
-            ready: ready.clone(),
+            account: memgate_testing::plan().account,
+            ready: Ready { by: ReadyBy::Notify, timeout_ms: 1 },
             memory_max: None,
             stop_timeout_ms: 1,
+        }
+    }
+
+    #[test]
+    fn a_guest_has_the_programs_that_were_put_there_and_no_others() {
+        let by = |program: &str| Ready { by: ReadyBy::Command(vec![program.to_owned()]), timeout_ms: 1 };
+        let before = |program: &str| Before {
+            words: vec![program.to_owned()],
+            env: BTreeMap::new(),
+            directory: None,
+            account: None,
+            timeout_ms: 1,
         };
+        let files = BTreeMap::from([("/bin/redis-server".to_owned(), PathBuf::from("/here/redis-server"))]);
+        let plan = |change: fn(&mut Plan)| {
+            let mut plan = Plan { sidecars: vec![sidecar(None)], ..memgate_testing::plan() };
+            change(&mut plan);
+            plan
+        };
+        assert_eq!(lacking(&plan(|_| ()), &files), None);
+        let lacks = |plan: Plan| lacking(&plan, &files).map(|(key, program)| format!("{key} {program}"));
+        let mut other = plan(|_| ());
+        other.before = vec![before(SERVICE), before("sh")];
+        assert_eq!(lacks(other).unwrap(), "before[1].command sh");
+        assert_eq!(
+            lacks(plan(|plan| plan.sidecars[0].words[0] = "redis-server".to_owned())).unwrap(),
+            "sidecars.redis.command redis-server"
+        );
+        let mut other = plan(|_| ());
+        other.sidecars[0].ready = by("redis-cli");
+        assert_eq!(lacks(other).unwrap(), "sidecars.redis.ready.command redis-cli");
+        assert_eq!(lacks(Plan { ready: by("true"), ..memgate_testing::plan() }).unwrap(), "run.ready.command true");
+    }
+
+    #[test]
+    fn a_guest_has_directories_of_its_own() {
         let sidecars = vec![sidecar(Some("/home/me".into())), sidecar(None)];
         let there = there(&Plan { sidecars, ..memgate_testing::plan() }, "/srv/s".into());
         assert_eq!((there.executable, there.directory), ("/srv/s".into(), PathBuf::from("/srv")));

@@ -342,6 +342,22 @@ fn a_recorded_file_takes_all_new_figures() {
 }
 
 #[test]
+fn what_ran_beside_the_service_is_named_where_the_file_has_a_place_for_it() {
+    let mut summary = measured();
+    summary.environment.dependencies = "redis `redis-server --save `, before `sh -c \"a: b\"`".to_owned();
+    let error = accepted_error(&file(), &summary, &[]);
+    assert!(error.contains("environment: something ran beside the service or before it"), "{error}");
+    let with = file().replacen("environment: {", "environment: { dependencies: none,", 1);
+    assert_ne!(with, file());
+    let text = accepted(&with, &summary, &[]).unwrap().text;
+    let read = |text: &str| parse(Path::new("x.yaml"), text, summary.platform, &summary.baseline).unwrap();
+    let read = |text: &str| read(text).environment.dependencies;
+    assert_eq!(read(&text).as_deref(), Some(summary.environment.dependencies.as_str()), "{text}");
+    let text = accepted(&text, &measured(), &[]).unwrap().text;
+    assert_eq!(read(&text).as_deref(), Some("none"), "{text}");
+}
+
+#[test]
 fn one_metric_may_be_accepted_by_itself() {
     let (before, now) = (file(), summary(&[1300.0, 1310.0]));
     let accepted = accepted(&before, &now, &[Metric::AllocBytesPerRequest]).unwrap();
