@@ -203,15 +203,11 @@ impl Database {
         let pins = self.pins();
         let source = pins.iter().map(apt::source).collect::<Vec<_>>().join("; ");
         let stamp = Stamp::new(self.name, self.version, source);
-        if tools.installed(&stamp).is_none() && !apt::has_debian()? {
-            eprintln!("{} is left out: it comes from Debian, whose archive is not in use here", self.name);
-            return Ok(());
-        }
         tools.directory(&stamp, |scratch| {
             let unpacked = scratch.join("unpacked");
             for pin in &pins {
                 let file = apt::fetch(pin, scratch).wrap_err(NEWER)?;
-                step::run(cmd!(tools.sh, "dpkg -x {file} {unpacked}"))?;
+                apt::unpack(&file, &unpacked)?;
             }
             Ok(unpacked.join("usr"))
         })?;
