@@ -318,7 +318,7 @@ pub(super) async fn spawn(plan: &Plan, file: Option<FileIdentity>, cgroup: Cgrou
         let service = &mut stopped.0;
         match follow(service.pid, watch, (&plan.executable, file), timeout).await {
             Ok(measured) => {
-                service.is_measured_by(measured).map_err(|source| LaunchError::Start { executable, source })?
+                service.is_measured_by(measured).map_err(|source| LaunchError::Start { executable, source })?;
             }
             Err(source) => {
                 service.output.settle();

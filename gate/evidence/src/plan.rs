@@ -537,6 +537,7 @@ mod tests {
             baseline: String::new(),
             executable: PathBuf::new(),
             args: vec![],
+            watch: None,
             env: BTreeMap::new(),
             stdin: Stdin::Empty,
             secrets: Secrets::default(),
