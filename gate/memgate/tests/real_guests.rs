@@ -76,6 +76,39 @@ fn a_service_is_measured_in_a_guest_of_the_hosts_own_platform() {
     healthy(Platform::LinuxAmd64, 4096, 18203);
 }
 
+/// A sidecar that is a second instance of the service, and a worker that the service starts by executing itself.
+fn with_company(platform: Platform, port: u16) {
+    let args = format!("args: [-listen, \"127.0.0.1:{port}\"");
+    let bench = Bench::service("uaa", port, "")
+        .with("./cmd/uaa", "./field/habits")
+        .with(&args, &format!("watch: {{ argument: worker }}\n      {args}, -habit, leaking-worker"))
+        .with("post: ", "get: ")
+        .with("/login", "/work");
+    let sidecar = port + 1;
+    let more = format!(
+        "    sidecars:\n      second: {{ command: [$MEMGATE_SERVICE, -listen, \"127.0.0.1:{sidecar}\", -habit, batch], \
+         ready: {{ tcp: \"127.0.0.1:{sidecar}\" }} }}\n"
+    );
+    let yaml = fs::read_to_string(bench.config()).unwrap();
+    fs::write(bench.config(), yaml + &more).unwrap();
+    let evidence = evidence(&record(&bench, platform.name(), &[]));
+    assert_eq!(evidence.signals.live_heap.exactness, Exactness::Exact);
+    assert!(evidence.environment.dependencies.starts_with("second `$MEMGATE_SERVICE -listen"), "{evidence:?}");
+    assert!(evidence.notes.iter().any(|note| note.contains("that `run.watch` names")), "{:?}", evidence.notes);
+    let requests = &evidence.signals.requests.data.measure;
+    assert!(requests.succeeded > 100 && requests.failed.is_empty(), "{requests:?}");
+}
+
+#[test]
+fn a_worker_is_measured_beside_a_sidecar_on_loong64() {
+    with_company(Platform::LinuxLoong64, 18244);
+}
+
+#[test]
+fn a_worker_is_measured_beside_a_sidecar_on_arm64() {
+    with_company(Platform::LinuxArm64, 18246);
+}
+
 #[test]
 fn as_many_guests_run_at_once_as_the_processors_allow() {
     let bench = Bench::service("uaa", 18243, "");

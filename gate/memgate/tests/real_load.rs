@@ -138,5 +138,5 @@ fn a_certificate_for_another_name() {
 fn a_unix_socket_at_which_nobody_listens() {
     let load = r#"unix: other.sock, requests: [ { get: "http://s.example/work" } ]"#;
     let output = bench([18209, 18210], load).run("record", &["--tier", "T0"]);
-    assert_fails(&output, 4, &["launch:", "nobody listens at the unix socket", "other.sock", "load.unix"]);
+    assert_fails(&output, 4, &["launch:", "nobody listens at the socket other.sock, where requests go", "load.unix"]);
 }
