@@ -54,7 +54,8 @@ fn files(data: impl Read, root: &Path, stop: &Stop) -> io::Result<()> {
     let mut tar = tar::Archive::new(&mut data);
     // Whoever unpacks owns the files.
     tar.set_preserve_ownerships(false);
-    tar.unpack(root)?;
+    // The library's message has the file, and not the reason.
+    tar.unpack(root).map_err(|error| io::Error::new(error.kind(), format!("{error}: {}", error.kind())))?;
     // The archive's end is not the end of what is compressed, and only there is the last checksum.
     io::copy(&mut data, &mut io::sink())?;
     if data.limit() == 0 { Err(io::Error::other(format!("it unpacks to more than {LARGEST} bytes"))) } else { Ok(()) }
@@ -127,6 +128,18 @@ pub(crate) mod tests {
             let error = unpacked(bad).unwrap_err();
             assert!(error.starts_with("cannot unpack "), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_system_refuses_has_its_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.deb");
+        std::fs::write(&file, package("data.tar.xz", "./x/y", b"program")).unwrap();
+        std::fs::write(directory.path().join("x"), "no directory").unwrap();
+        let error = unpack(&file, directory.path(), &Stop::default()).unwrap_err();
+        assert!(matches!(&error, DebianError::Io { source, .. } if source.kind() != io::ErrorKind::Other), "{error:?}");
+        let DebianError::Io { source, .. } = &error else { panic!("{error}") };
+        assert!(source.to_string().ends_with(&format!(": {}", source.kind())), "{source}");
     }
 
     #[test]
