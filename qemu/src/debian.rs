@@ -25,8 +25,8 @@ use crate::{
 /// The keys of Debian's archive, from the package `debian-archive-keyring`.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The mirror of a machine whose package manager uses none.
-const DEFAULT_MIRROR: &str = "https://deb.debian.org/debian";
+/// The variable that names a mirror of Debian, for a machine whose package manager uses none.
+const MIRROR: &str = "MEMGATE_MIRROR";
 
 /// apt's tool for single files, which is not on the `PATH`.
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
@@ -66,6 +66,9 @@ pub enum DebianError {
     /// The system is neither Debian nor derived from it.
     #[error("there is no `{0}`, which memgate needs for that")]
     NoTool(String),
+    /// Nothing names a mirror.
+    #[error("this machine's package manager uses no mirror of Debian, and {MIRROR} names none")]
+    NoMirror,
     /// The given mirror is not one.
     #[error("`{0}` is not the address of a mirror")]
     BadMirror(String),
@@ -152,6 +155,7 @@ impl DebianError {
     pub fn help(&self) -> String {
         match self {
             Self::NoTool(_) => "install it, or run this on Debian or Ubuntu".into(),
+            Self::NoMirror => format!("name a mirror of Debian in {MIRROR}, by its http:// or https:// address"),
             Self::BadMirror(_) => {
                 "name the mirror's root, the directory that has `dists` and `pool`, by its URI; without apt, by http:// \
                  or https://"
@@ -285,19 +289,20 @@ pub struct Debian {
 }
 
 impl Debian {
-    /// The given mirror, or else the one that this machine's package manager uses, or else Debian's own.
+    /// The given mirror, or else the one that `MEMGATE_MIRROR` names, or else that of this machine's package manager.
     ///
     /// # Errors
-    /// When apt fails, or when the given text cannot be a mirror.
+    /// When apt fails, when there is no mirror, or when the text cannot be one.
     pub fn new(mirror: Option<&str>) -> Result<Self, DebianError> {
-        Self::with(mirror, Path::new(APT_HELPER).exists())
+        let named = std::env::var(MIRROR).ok();
+        Self::with(mirror.or(named.as_deref()), Path::new(APT_HELPER).exists())
     }
 
     fn with(mirror: Option<&str>, has_apt: bool) -> Result<Self, DebianError> {
         let own = || if has_apt { Sources::read().map(|sources| sources.debian()) } else { Ok(None) };
         let mirror = match mirror {
             Some(mirror) => mirror.to_owned(),
-            None => own()?.map_or_else(|| DEFAULT_MIRROR.to_owned(), |release| release.mirror),
+            None => own()?.ok_or(DebianError::NoMirror)?.mirror,
         };
         // It becomes a line of a sources file.
         let is_web = mirror.starts_with("http://") || mirror.starts_with("https://");
@@ -689,6 +694,8 @@ Debian Debian bookworm http://mirror.example/debian/
         }
         assert!(matches!(Debian::with(Some("file:/srv/debian"), false), Err(DebianError::BadMirror(_))));
         Debian::with(Some("file:/srv/debian"), true).unwrap();
+        let error = Debian::with(None, false).unwrap_err();
+        assert!(error.help().starts_with("name a mirror of Debian in MEMGATE_MIRROR"), "{error}");
     }
 
     /// A mirror that gives each request the next of these answers.

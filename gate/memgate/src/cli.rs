@@ -410,8 +410,8 @@ pub struct WhichImages {
     /// The kernel's page size, such as 16KiB.
     #[arg(long, value_name = "SIZE", value_parser = page_size)]
     page_size: Option<u64>,
-    /// A mirror of Debian's archive. The default is the mirror that this machine's package manager uses, or else
-    /// Debian's own.
+    /// A mirror of Debian's archive. The default is the one that MEMGATE_MIRROR names, or else the mirror
+    /// that this machine's package manager uses.
     #[arg(long, value_name = "URI")]
     mirror: Option<String>,
 }

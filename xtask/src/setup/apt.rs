@@ -36,10 +36,10 @@ fn can_install(tools: &Tools<'_>, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Fetches a pinned file into `dir` from this machine's mirror of Debian, or from Debian's own. The system is not changed.
+/// Fetches a pinned file into `dir` from this machine's mirror of Debian. The system is not changed.
 ///
 /// # Errors
-/// When the mirror does not have the file, or when the file is not the pinned one.
+/// When there is no mirror, when it does not have the file, or when the file is not the pinned one.
 pub(crate) fn fetch(pin: &Pin, dir: &Path) -> Result<PathBuf> {
     eprintln!("Fetching {}", pin.file_name());
     let fetched = Debian::new(None).and_then(|debian| debian.fetch(pin, &pin.package, dir));
