@@ -148,14 +148,20 @@ pub(super) fn per_request(growth: &Growth, requests_per_minute: f64) -> Measurem
     Ok(Estimate { measured: of(measured), low: of(low), high: of(high), level: None, ..of_minute })
 }
 
-/// The growth of the resident set. Memory that the kernel swaps out meanwhile still counts.
+/// The growth of the resident set. Memory that the kernel swaps out meanwhile still counts. A heap that fills up again
+/// to what it was before the phase is no growth: memgate's own collections before the phase make the runtime return
+/// pages, and a slow service takes seconds to touch them again.
 pub(super) fn of_resident_set(run: Run<'_>) -> Result<Growth, Unavailable> {
     let what = "resident-set samples";
     let span = run.measure()?;
     let samples = Entries::of(&run.signals().rss, what)?.covering(span, what)?;
     let swapped = swapped(run, span)?;
+    // Without these figures all of it counts.
+    let go = GoMemory::of(run, span).ok().flatten();
+    let before = go.as_ref().map_or(0.0, |go| go.before(span));
+    let returned = |at| go.as_ref().map_or(0.0, |go| (before - go.heap(at)).max(0.0));
     let points: Vec<(u64, f64)> =
-        samples.iter().map(|(at, bytes)| (at, bytes as f64 + swapped.at_or_before(at))).collect();
+        samples.iter().map(|(at, bytes)| (at, bytes as f64 + swapped.at_or_before(at) + returned(at))).collect();
     of_blocks(span, &points, least, slope).ok_or_else(|| too_few(what))
 }
 
@@ -312,6 +318,14 @@ impl<'a> GoMemory<'a> {
 
     fn beyond(&self, at_ns: u64) -> f64 {
         (self.heap(at_ns) - HEADROOM * self.goal.at_or_before(at_ns)).max(0.0)
+    }
+
+    /// The most that the heap was before the span, up to the goal of the GC at its start, bytes. A start may need far
+    /// more than the work after it.
+    fn before(&self, span: TimeSpan) -> f64 {
+        let until = self.in_use.at_ns.partition_point(|&at| at <= span.start_ns);
+        let most = self.in_use.at_ns.iter().take(until).map(|&at| self.heap(at)).fold(0.0, f64::max);
+        most.min(HEADROOM * self.goal.at_or_before(span.start_ns))
     }
 
     fn heap(&self, at_ns: u64) -> f64 {

@@ -127,6 +127,32 @@ fn a_heap_whose_pages_get_resident_one_by_one_does_not_grow() {
     assert_near(growth(&run, Metric::CgroupGrowth).measured, 9e6, 0.02);
 }
 
+/// memgate's collections before the phase make the runtime return 8 MB. The service touches them again in so many
+/// seconds: a starved one takes the whole phase.
+#[test]
+fn a_heap_that_fills_up_again_to_what_it_was_does_not_grow() {
+    let of = |fills_in: u64, leak_per_minute: u64, goal: u64| {
+        let mut run = healthy(1);
+        let heap = |at: u64| {
+            let touched_again = (into_phase(at) / fills_in * 8 / 1000).min(8_000_000);
+            let returned = if at < MEASURE.start_ns - SECOND { 0 } else { 8_000_000 - touched_again };
+            30_000_000 - returned + into_phase(at) / 60 * leak_per_minute / SECOND
+        };
+        run.signals.go_memory.data.heap_in_use = every(SECOND / 10, heap).value;
+        run.signals.go_memory.data.heap_free.fill(0);
+        run.signals.go_memory.data.heap_goal.fill(goal);
+        run.signals.rss.data = every(SECOND / 10, |at| heap(at) + 10_000_000);
+        growth(&run, Metric::RssGrowth)
+    };
+    let starved = of(60, 0, 32_000_000);
+    assert!(starved.measured.abs() < 1e4 && starved.high < 1e5, "{starved:?}");
+    let leak = of(5, 12_000_000, 32_000_000);
+    assert!(leak.low > 4e6 && leak.measured > 11e6, "{leak:?}");
+    // The start needed more than the goal of the work after it, and the heap may not have that again for nothing.
+    let beyond = of(60, 0, 17_000_000);
+    assert!(beyond.low > 3e6 && beyond.measured > 7e6, "{beyond:?}");
+}
+
 /// Without off-heap figures memgate does not know what other processes have, so that all of it counts.
 #[test]
 fn anonymous_memory_of_other_processes_counts() {
