@@ -5,6 +5,7 @@ use memgate_goexe::{Fact, GcCpuLayout as Layout, Runtime};
 
 use crate::collect::{
     collector::{Collector, Reading, Scene},
+    sources::counters::unreadable,
     worth::{COUNTERS, Worth, note},
 };
 
@@ -42,7 +43,7 @@ impl Collector for GcCpuCollector {
             Ok::<_, nix::Error>(())
         };
         if let Err(error) = read() {
-            note(&mut self.failure, error.to_string());
+            note(&mut self.failure, unreadable(reading.at_ns, error));
         }
     }
 }

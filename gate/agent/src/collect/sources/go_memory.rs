@@ -6,6 +6,7 @@ use memgate_goexe::{Fact, Field, GoMemoryLayout as Layout, Runtime};
 use crate::collect::{
     collector::{Collector, Reading, Scene},
     memory::{ServiceMemory, number},
+    sources::counters::unreadable,
     worth::{COUNTERS, Worth, note},
 };
 
@@ -157,7 +158,7 @@ impl Collector for GoMemoryCollector {
         let (Ok(layout), Some(_)) = (&self.layout, scene.new_cycles) else { return };
         match read(&scene.memory, layout) {
             Ok(words) => self.push(reading.at_ns, words),
-            Err(error) => note(&mut self.failure, error.to_string()),
+            Err(error) => note(&mut self.failure, unreadable(reading.at_ns, error)),
         }
     }
 }

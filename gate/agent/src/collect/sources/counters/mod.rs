@@ -21,6 +21,8 @@ pub(in crate::collect) struct CounterCollector {
     alloc_objects: Series,
     goroutines: Series,
     failure: Option<String>,
+    /// Why there is no reading yet. The runtime's data are not complete while it starts.
+    unread: Option<String>,
 }
 
 /// The signals of this collector.
@@ -38,6 +40,7 @@ impl CounterCollector {
             alloc_objects: Series::default(),
             goroutines: Series::default(),
             failure: None,
+            unread: None,
         }
     }
 
@@ -73,13 +76,17 @@ impl CounterCollector {
 
     /// The worth of everything that is read together with the counters.
     pub(in crate::collect) fn worth(&self, ending: &Ending) -> Worth {
-        Worth { missing: self.reader.as_ref().err().cloned(), ..ending.read(self.failure.clone()) }
+        Worth { missing: self.reader.as_ref().err().cloned(), ..ending.read(self.failed()) }
     }
 
     /// The same of what is subtracted from a sum over the processes of the cgroup. Other processes make it no less true:
     /// what they have stays in the difference.
     pub(in crate::collect) fn worth_within_sums(&self, ending: &Ending) -> Worth {
-        Worth { missing: self.reader.as_ref().err().cloned(), ..ending.summed(self.failure.clone()) }
+        Worth { missing: self.reader.as_ref().err().cloned(), ..ending.summed(self.failed()) }
+    }
+
+    fn failed(&self) -> Option<String> {
+        self.failure.clone().or_else(|| self.unread.clone())
     }
 
     pub(in crate::collect) fn into_signals(self, ending: &Ending) -> CounterSignals {
@@ -90,6 +97,11 @@ impl CounterCollector {
             goroutines: worth.of(COUNTERS, self.goroutines),
         }
     }
+}
+
+/// That the service's memory could not be read at a time, ns since launch.
+pub(in crate::collect) fn unreadable(at_ns: u64, error: nix::Error) -> String {
+    format!("they could not be read {:.1} s after launch: {error}", at_ns as f64 / 1e9)
 }
 
 impl Collector for CounterCollector {
@@ -106,10 +118,12 @@ impl Collector for CounterCollector {
                 let before = scene.totals.map_or(0, |last| last.gc_cycles);
                 scene.new_cycles = Some(counters.gc_cycles.saturating_sub(before));
                 scene.totals = Some(counters);
+                self.unread = None;
             }
             // The runtime is starting, or there is no reader. The signals report the latter.
             Ok(Ok(None)) | Err(_) => {}
-            Ok(Err(error)) => note(&mut self.failure, error.to_string()),
+            Ok(Err(error)) if scene.totals.is_none() => self.unread = Some(unreadable(reading.at_ns, error)),
+            Ok(Err(error)) => note(&mut self.failure, unreadable(reading.at_ns, error)),
         }
     }
 
@@ -204,6 +218,22 @@ mod tests {
         assert_eq!(collector.worth_within_sums(&ending).doubt, None);
         let ending = ending.summed_over_the_cgroup(Some("replaced".to_owned()));
         assert_eq!(collector.worth_within_sums(&ending).doubt.as_deref(), Some("replaced"));
+    }
+
+    #[test]
+    fn a_failed_reading_before_the_first_is_a_doubt_only_if_there_is_no_other() {
+        let (mut fake, heap) = (Fake::new(), heap());
+        let mut collector = collector(&heap);
+        heap.tear(true);
+        collector.read(READING, &mut fake.scene);
+        let doubt = collector.worth(&Ending::default()).doubt.unwrap();
+        assert_eq!(doubt, "they could not be read 0.0 s after launch: EFAULT: Bad address");
+        heap.tear(false);
+        collector.read(READING, &mut fake.scene);
+        assert_eq!(collector.worth(&Ending::default()).doubt, None);
+        heap.tear(true);
+        collector.read(READING, &mut fake.scene);
+        assert!(collector.worth(&Ending::default()).doubt.is_some());
     }
 
     #[test]

@@ -10,6 +10,10 @@ use crate::collect::memory::{ServiceMemory, number};
 
 /// The number of generations in `consistentHeapStats.stats`.
 const GENERATIONS: usize = 3;
+
+/// How many times a list may be found half changed during one reading.
+const MOST_TORN: u32 = 2;
+
 /// The runtime's counters at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::collect) struct Counters {
@@ -79,23 +83,30 @@ impl CounterReader {
     /// one. A quiet process needs one attempt. Under a load of hundreds of megabytes a second no number suffices, and a
     /// reading is then wrong by the spans that were refilled meanwhile.
     ///
+    /// An attempt that reads where nothing is mapped does not count, up to twice. While the runtime changes a list, its
+    /// start and its length may not fit each other. Later they do.
+    ///
     /// Returns `None` while the runtime sets up its Ps: when it starts, and when `GOMAXPROCS` changes.
     ///
     /// # Errors
-    /// Fails if the process is gone.
+    /// Fails if the process is gone, and if a third attempt reads where nothing is mapped.
     pub(super) fn read(&self, attempts: u32) -> nix::Result<Option<Counters>> {
-        let mut last = None;
-        for _ in 0..attempts {
-            let before = self.memory.global_word(self.layout.alloc.total_alloc)?;
-            let Some(counters) = self.read_once(before)? else { return Ok(None) };
-            // After a refill between the two reads, a span's objects would count twice or not at all.
-            let steady = self.memory.global_word(self.layout.alloc.total_alloc)? == before;
-            last = Some(Counters { steady, ..counters });
-            if steady {
-                break;
+        let (mut made, mut torn) = (0, 0);
+        loop {
+            match self.attempt() {
+                Err(Errno::EFAULT) if torn < MOST_TORN => torn += 1,
+                Ok(Some(Counters { steady: false, .. })) if made + 1 < attempts => made += 1,
+                decided => return decided,
             }
         }
-        Ok(last)
+    }
+
+    fn attempt(&self) -> nix::Result<Option<Counters>> {
+        let before = self.memory.global_word(self.layout.alloc.total_alloc)?;
+        let Some(counters) = self.read_once(before)? else { return Ok(None) };
+        // After a refill between the two reads, a span's objects would count twice or not at all.
+        let steady = self.memory.global_word(self.layout.alloc.total_alloc)? == before;
+        Ok(Some(Counters { steady, ..counters }))
     }
 
     fn read_once(&self, total_alloc: u64) -> nix::Result<Option<Counters>> {
@@ -240,6 +251,11 @@ pub(super) mod tests {
             self.fake.put(Self::BIAS + 0x210, &cycles.to_le_bytes());
         }
 
+        /// Makes the list of the Ps begin a word before itself, or where it is.
+        pub(in crate::collect::sources::counters) fn tear(&self, torn: bool) {
+            self.fake.put(Self::BIAS + 0x110, &(if torn { 0xff8_u64 } else { 0x1000 }).to_le_bytes());
+        }
+
         pub(in crate::collect::sources::counters) fn end(&self) {
             self.fake.end();
         }
@@ -310,6 +326,18 @@ pub(super) mod tests {
         heap.fake.grow(Heap::BIAS + 0x100, 8);
         let read = CounterReader::new(heap.memory.clone(), heap.layout.clone()).read(3).unwrap().unwrap();
         assert!(!read.steady);
+    }
+
+    #[test]
+    fn a_list_that_changes_during_the_reading_is_read_again() {
+        let heap = heap();
+        heap.tear(true);
+        let reader = CounterReader::new(heap.memory.clone(), heap.layout.clone());
+        assert_eq!(reader.read(1), Err(Errno::EFAULT));
+        // It is right after the first look at it.
+        heap.fake.grow(Heap::BIAS + 0x110, 8);
+        let read = reader.read(1).unwrap().unwrap();
+        assert_eq!((read.alloc_bytes, read.alloc_objects, read.steady), (Heap::BYTES, Heap::OBJECTS, true));
     }
 
     /// A layout whose every address and offset is `at`.
