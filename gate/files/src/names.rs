@@ -39,6 +39,11 @@ impl RunFiles {
         self.directory.join(format!("{}.{kind}.log", self.stem))
     }
 
+    /// Whether a file with this name belongs to this run.
+    pub fn has(&self, name: &str) -> bool {
+        name.strip_prefix(&self.stem).is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// Whether a file with this name belongs to some run of the service on the platform.
     pub fn are_of(name: &str, service: &str, platform: Platform) -> bool {
         name.starts_with(&prefix(service, platform))
@@ -89,6 +94,7 @@ mod tests {
     fn the_files_of_a_run_are_known_by_their_names() {
         let files = RunFiles::of(Path::new("d"), "uaa", Platform::LinuxAmd64, 2);
         assert_eq!(files.log("service"), Path::new("d/uaa.linux-amd64.run2.service.log"));
+        assert!(files.has("uaa.linux-amd64.run2.service.log") && !files.has("uaa.linux-amd64.run21.service.log"));
         let is = |name: &str| RunFiles::are_of(name, "uaa", Platform::LinuxAmd64);
         assert!(is("uaa.linux-amd64.run2.service.log") && is("uaa.linux-amd64.run12.evidence.json"));
         assert!(

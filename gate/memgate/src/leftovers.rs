@@ -30,13 +30,24 @@ pub(crate) fn remove_runs(config: &Config, selection: &Selection) -> Result<()> 
 }
 
 fn remove_runs_of(out: &Path, target: &Target<'_>) -> Result<()> {
+    remove_those(out, |name| RunFiles::are_of(name, &target.service.name, target.platform))
+}
+
+/// Removes the evidence and the logs of one run.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub(crate) fn remove_run(out: &Path, files: &RunFiles) -> Result<()> {
+    remove_those(out, |name| files.has(name))
+}
+
+fn remove_those(out: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let entries = match fs::read_dir(out) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(|error| cannot_write(out, error))?,
     };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        if RunFiles::are_of(&name.to_string_lossy(), &target.service.name, target.platform) {
+        if wanted(&entry.file_name().to_string_lossy()) {
             fs::remove_file(entry.path()).map_err(|error| cannot_write(&entry.path(), error))?;
         }
     }

@@ -1,6 +1,6 @@
 //! Runs prepared services, natively or in guests, and writes the evidence.
 
-use std::path::PathBuf;
+use std::{cell::Cell, path::PathBuf};
 
 use futures_util::{StreamExt as _, stream};
 use memgate_agent::{self as agent, Driver, RunLogs, alone::Alone, cancel::Cancel, load};
@@ -11,10 +11,12 @@ use memgate_evidence::{
     platform::Runner,
 };
 use memgate_files::{evidence_file, names::RunFiles};
+use memgate_verdict::summarise::held_up;
 
 use crate::{
     failures::Outcomes,
     guest_runner::{self, GuestLogs},
+    leftovers,
     narrator::Narrator,
     origin, preflight,
     prepare::{Bench, Pair, places},
@@ -103,6 +105,28 @@ pub(crate) async fn side_by_side<'run, T>(
     Ok(outcomes)
 }
 
+/// How many runs of a service may still be measured again, because the machine has spoiled them.
+#[derive(Debug)]
+pub(crate) struct Again(Cell<u32>);
+
+/// More would help little: a machine that spoils three runs is too busy to measure on.
+const MOST_AGAIN: u32 = 2;
+
+impl Default for Again {
+    fn default() -> Self {
+        Self(Cell::new(MOST_AGAIN))
+    }
+}
+
+impl Again {
+    /// Whether one more may be, which is then used up.
+    fn take(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
 impl Pair<'_> {
     /// Measures these runs one after the other, each in a fresh process. Each run of the build is followed by one of the
     /// other, and the next time the other goes first. So what changes on the machine with time changes both alike.
@@ -122,7 +146,7 @@ impl Pair<'_> {
                 builds.reverse();
             }
             for build in builds {
-                recorded.push(build.measure(run, narrator, cancel).await?);
+                recorded.push(build.measure(run, &self.again, narrator, cancel).await?);
             }
         }
         Ok(recorded)
@@ -140,16 +164,33 @@ impl Pair<'_> {
 }
 
 impl Bench<'_> {
-    /// Measures this run in a fresh process.
+    /// Measures this run in a fresh process, and again in another if the machine has spoiled the first.
     ///
     /// # Errors
     /// When the run cannot be made, or when its evidence cannot be written.
-    async fn measure(&self, run: u32, narrator: &Narrator, cancel: &Cancel) -> Result<Evidence> {
+    async fn measure(&self, run: u32, again: &Again, narrator: &Narrator, cancel: &Cancel) -> Result<Evidence> {
+        let evidence = self.attempt(run, None, narrator, cancel).await?;
+        let Some(reason) = held_up(&evidence).filter(|_| again.take()) else { return Ok(evidence) };
+        narrator.say(&format!("{}: measuring again, because {reason}", self.title(run)));
+        self.out_directory.is_still_there()?;
+        leftovers::remove_run(self.out, &self.names(run))?;
+        let note = format!("Run {run} was measured again. In the first attempt, {reason}.");
+        self.attempt(run, Some(note), narrator, cancel).await
+    }
+
+    /// Measures this run in a fresh process. The note is about an earlier attempt.
+    async fn attempt(
+        &self,
+        run: u32,
+        note: Option<String>,
+        narrator: &Narrator,
+        cancel: &Cancel,
+    ) -> Result<Evidence> {
         self.out_directory.is_still_there()?;
         let plan = self.plan(run);
         // A run of an executable that cannot be read says more about it.
         let origin = origin::of(&self.planned(run), self.commit.as_ref());
-        let title = format!("{} run {run}", self.target.title());
+        let title = self.title(run);
         let event = |event| narrator.event(&title, event);
         let mut evidence = match &self.guests {
             None => agent::run(&plan, &self.logs(&plan), Driver::Here(load::start), &event, cancel).await?,
@@ -157,6 +198,7 @@ impl Bench<'_> {
         };
         evidence.options = self.options.to_vec();
         evidence.origin = Some(origin?);
+        evidence.notes.extend(note);
         if let Some(against) = &self.target.against {
             evidence.against = Some(against.name.clone());
             evidence.notes.extend(against.note.clone());
@@ -166,6 +208,11 @@ impl Bench<'_> {
         evidence_file::write(&self.file(run), &evidence)?;
         // memgate judges what it reads back from the file, so judging the file again gives the same result.
         evidence_file::read(&self.file(run))
+    }
+
+    /// Names a run for people, such as `uaa linux/amd64 run 1`.
+    fn title(&self, run: u32) -> String {
+        format!("{} run {run}", self.target.title())
     }
 
     /// The file names of one run.
@@ -185,5 +232,16 @@ impl Bench<'_> {
 
     fn guest_logs(&self, plan: &Plan) -> GuestLogs {
         GuestLogs { run: self.logs(plan), console_log: self.names(plan.run).log("console") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_runs_may_be_measured_again() {
+        let again = Again::default();
+        assert_eq!([(); 4].map(|()| again.take()), [true, true, false, false]);
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     failures::Outcomes,
     gobuild::Builder,
     guest_runner::GuestRunner,
+    measure::Again,
     narrator::Narrator,
     origin,
     outdir::{OutDirectory, refuse_others},
@@ -87,6 +88,8 @@ fn users(target: &Target<'_>) -> Result<Accounts> {
 pub(crate) struct Pair<'run> {
     pub(crate) change: Bench<'run>,
     pub(crate) other: Option<Bench<'run>>,
+    /// Of both builds together.
+    pub(crate) again: Again,
 }
 
 /// Puts builds and the builds that they are compared with together. A service that lacks one of the two has a failure
@@ -98,14 +101,14 @@ pub(crate) fn pairs<'run>(
     let mut failures = changes.failures;
     let Some(others) = others else {
         return Outcomes {
-            done: changes.done.into_iter().map(|change| Pair { change, other: None }).collect(),
+            done: changes.done.into_iter().map(|change| Pair { change, other: None, again: Again::default() }).collect(),
             failures,
         };
     };
     failures.extend(others.failures);
     let key = |bench: &Bench<'_>| (bench.target.service.name.clone(), bench.target.platform);
     let mut others: BTreeMap<_, _> = others.done.into_iter().map(|other| (key(&other), other)).collect();
-    let pair = |change| others.remove(&key(&change)).map(|other| Pair { change, other: Some(other) });
+    let pair = |change| others.remove(&key(&change)).map(|other| Pair { change, other: Some(other), again: Again::default() });
     Outcomes { done: changes.done.into_iter().filter_map(pair).collect(), failures }
 }
 
