@@ -1,4 +1,4 @@
-//! The reference pages list every metric and every format, and nothing else.
+//! The reference pages list every metric and every format, and nothing else. The page of obstacles names tests that exist.
 
 mod common;
 
@@ -18,13 +18,17 @@ fn table(page: &str, head: &str) -> BTreeMap<String, String> {
 
 /// The same with the text of another column; the first is 0.
 fn column(page: &str, head: &str, column: usize) -> BTreeMap<String, String> {
-    let rows = page.lines().skip_while(|line| !line.starts_with(head)).skip(2).take_while(|line| line.starts_with('|'));
-    rows.flat_map(|row| {
-        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+    let named = rows(page, head).into_iter().flat_map(|cells| {
         let text = cells.get(column).copied().unwrap_or_default();
         cells[0].split(", ").map(|name| (name.trim_matches('`').to_owned(), text.to_owned())).collect::<Vec<_>>()
-    })
-    .collect()
+    });
+    named.collect()
+}
+
+/// The rows of a page's first table with this head, as cells.
+fn rows<'page>(page: &'page str, head: &str) -> Vec<Vec<&'page str>> {
+    let rows = page.lines().skip_while(|line| !line.starts_with(head)).skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| row.trim_matches('|').split(" | ").map(str::trim).collect()).collect()
 }
 
 fn page(path: &str) -> String {
@@ -95,6 +99,38 @@ fn the_page_of_reports_has_every_format_with_its_sentence() {
         assert!(row.starts_with(format.sentence()), "`{format}`: {row:?} does not begin with {:?}", format.sentence());
     }
     assert_eq!(rows.len(), Format::ALL.len(), "{rows:?}");
+}
+
+/// Whether this file has this test. A file without a path is that of an integration test.
+fn has_test(file: &str, name: &str) -> bool {
+    let of_package = |package: &str| repository().join(package).join("tests").join(file).with_extension("rs");
+    let places = [repository().join(file), of_package("gate/memgate"), of_package("qemu")];
+    let found = places.iter().find_map(|place| std::fs::read_to_string(place).ok());
+    let source = found.unwrap_or_default();
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let is_function = |pair: &[&str]| pair[0].ends_with("test]") && pair[1].contains(&format!("fn {name}("));
+    // A macro may make a test of each of its lines.
+    let is_made =
+        source.contains("#[test] fn $name()") && lines.iter().any(|line| line.starts_with(&format!("{name}: ")));
+    is_made || lines.windows(2).any(is_function)
+}
+
+#[test]
+fn the_page_of_obstacles_names_tests_that_exist() {
+    let page = page("explanation/obstacles.md");
+    let rows_of = |head: &str, columns: usize| {
+        let rows = rows(&page, head);
+        for row in &rows {
+            assert_eq!(row.len(), columns, "{row:?}");
+            let test = row[columns - 1].trim_matches('`');
+            let (file, name) = test.rsplit_once("::").unwrap_or_else(|| panic!("{test} names no file"));
+            assert!(has_test(file, name), "{test} does not exist");
+        }
+        rows.len()
+    };
+    let [obstacles, attempts] = [rows_of("| obstacle |", 6), rows_of("| attempt |", 4)];
+    assert!(obstacles >= 40 && attempts > 0, "{obstacles} obstacles and {attempts} attempts");
+    assert!(has_test("docs", "a_row_that_is_missing_is_seen") && !has_test("docs", "has_test"), "a helper is no test");
 }
 
 #[test]
