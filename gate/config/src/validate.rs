@@ -59,7 +59,7 @@ impl Validator<'_> {
         let seed = service.load.seed.map_or(1, |seed| seed.0);
         let load_pass_env = service.load.pass_env.iter().map(|name| name.0.clone()).collect();
         let run = self.run(service.run, &place.key("run"))?;
-        let load = self.load(service.load, &run.directory, &place.key("load"))?;
+        let load = self.load(service.load, &place.key("load"))?;
         let sidecars = self.sidecars(service.sidecars.0, &place.key("sidecars"))?;
         self.places_differ(&sidecars, &run.ready, &load, &place.key("sidecars"))?;
         let before = service.before.into_iter().enumerate();

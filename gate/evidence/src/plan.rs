@@ -246,7 +246,7 @@ pub struct CommandLoad {
 pub struct CommandResults {
     /// Whose results they are.
     pub format: ResultsFormat,
-    /// The file, as an absolute path.
+    /// The file, relative to the working directory of the command.
     pub file: PathBuf,
 }
 
@@ -327,8 +327,7 @@ pub struct HttpLoad {
     pub connections: u32,
     /// How long a request may wait for a connection, and how long for its answer, before it fails, ms.
     pub timeout_ms: u64,
-    /// How the requests reach the service. The usual way is not written, so that the hash of a plan with it stays that
-    /// of earlier memgates.
+    /// How the requests reach the service. The usual way is not written.
     #[serde(default, skip_serializing_if = "Transport::is_usual")]
     pub transport: Transport,
     /// The rows from which each request takes one.

@@ -1,15 +1,16 @@
 //! What a run is evidence of: the executable, the plan, the commit, and the build of memgate.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use memgate_agent::{BUILD, cancel::Cancel};
 use memgate_config::{Executable, Service};
 use memgate_evidence::{
     Commit, Origin,
     error::{Error, Result, Stage},
-    plan::{Before, HttpLoad, Load, Plan, Sidecar, Tls, Transport},
+    plan::{Before, CommandLoad, HttpLoad, Load, Plan, Sidecar, Tls, Transport},
 };
 use memgate_files::sha256;
+use serde_json::{Value, json};
 
 use crate::{command::output_unless_cancelled, git::Git};
 
@@ -28,35 +29,93 @@ pub(crate) fn of(plan: &Plan, commit: Option<&Commit>) -> Result<Origin> {
 /// The hash of what decides about the figures of a plan's run. Two machines that have the same configuration and
 /// options have the same hash, wherever their checkouts and executables lie.
 pub(crate) fn hash(plan: &Plan) -> String {
-    let canonical = Plan {
-        run: 0,
+    // Here and below each field is named, so that a new one does not compile until it is decided here.
+    let Plan {
+        service,
+        platform,
+        run: _,
         // It decides how the figures are judged.
-        baseline: String::new(),
+        baseline: _,
         // Its own hash is beside this one.
-        executable: PathBuf::new(),
-        directory: PathBuf::new(),
-        load: without_paths(&plan.load),
+        executable: _,
+        args,
+        watch,
+        env,
+        stdin,
+        secrets: _,
+        directory: _,
         // Another machine has other users.
-        account: None,
-        sidecars: plan.sidecars.iter().cloned().map(of_any_machine).collect(),
-        before: plan.before.iter().cloned().map(|one| Before { directory: None, account: None, ..one }).collect(),
-        ..plan.clone()
-    };
-    sha256::of(serde_json::json!(canonical).to_string().as_bytes())
+        account: _,
+        ready,
+        memory_max,
+        sidecars,
+        before,
+        load,
+        phases,
+        seed,
+        stop_timeout_ms,
+        collecting,
+    } = plan;
+    let canonical = json!({
+        "service": service,
+        "platform": platform,
+        "args": args,
+        "watch": watch,
+        "env": env,
+        "stdin": stdin,
+        "ready": ready,
+        "memory_max": memory_max,
+        "sidecars": sidecars.iter().map(of_sidecar).collect::<Vec<_>>(),
+        "before": before.iter().map(of_before).collect::<Vec<_>>(),
+        "load": of_load(load),
+        "phases": phases,
+        "seed": seed,
+        "stop_timeout_ms": stop_timeout_ms,
+        "collecting": collecting,
+    });
+    sha256::of(canonical.to_string().as_bytes())
+}
+
+fn of_sidecar(sidecar: &Sidecar) -> Value {
+    let Sidecar { name, words, env, directory: _, account: _, ready, memory_max, stop_timeout_ms } = sidecar;
+    json!({
+        "name": name,
+        "words": words,
+        "env": env,
+        "ready": ready,
+        "memory_max": memory_max,
+        "stop_timeout_ms": stop_timeout_ms,
+    })
+}
+
+fn of_before(before: &Before) -> Value {
+    let Before { words, env, directory: _, account: _, timeout_ms } = before;
+    json!({ "words": words, "env": env, "timeout_ms": timeout_ms })
 }
 
 /// The load without the paths of files on this machine.
-fn without_paths(load: &Load) -> Load {
-    let mut load = load.clone();
-    if let Load::Http(HttpLoad { transport: Transport { tls: Some(Tls::Ca(file)), .. }, .. }) = &mut load {
-        *file = PathBuf::new();
+fn of_load(load: &Load) -> Value {
+    match load {
+        Load::Command(CommandLoad { words, env, results }) => {
+            // The file is named from where the command runs.
+            json!({ "words": words, "env": env, "results": results })
+        }
+        Load::Http(HttpLoad { rate_per_second, connections, timeout_ms, transport, rows, requests }) => {
+            let Transport { http, keep_alive, unix, tls } = transport;
+            let tls = tls.as_ref().map(|tls| match tls {
+                Tls::Insecure => "insecure",
+                Tls::Ca(_) => "ca",
+            });
+            json!({
+                "rate_per_second": rate_per_second,
+                "connections": connections,
+                "timeout_ms": timeout_ms,
+                "transport": { "http": http, "keep_alive": keep_alive, "unix": unix, "tls": tls },
+                "rows": rows,
+                "requests": requests,
+            })
+        }
     }
-    load
-}
-
-/// A sidecar without what only this machine has.
-fn of_any_machine(sidecar: Sidecar) -> Sidecar {
-    Sidecar { directory: None, account: None, ..sidecar }
 }
 
 /// The commit that is checked out where the service is built or, if it is not built, where it runs. `None` if git is
@@ -88,10 +147,13 @@ async fn git(directory: &Path, words: &[&str], cancel: &Cancel) -> Result<Option
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        fs,
+    };
 
     use memgate_evidence::{
-        plan::{Collecting, CommandLoad, HttpVersion, Load, PhaseLengths, Ready, ReadyBy},
+        plan::{Collecting, CommandResults, HttpVersion, PhaseLengths, Ready, ReadyBy, ResultsFormat},
         platform::Platform,
         tier::Tier,
     };
@@ -138,12 +200,41 @@ mod tests {
         plan
     }
 
-    /// The hash of an earlier memgate, which knew no other transport, is that of the usual one.
+    /// A service with a file for everything that can have one, and one with a load command.
+    const WITH_FILES: &str = r#"version: 1
+services:
+  web:
+    build: { dir: src, package: . }
+    run: { directory: data, ready: { tcp: 127.0.0.1:8443 } }
+    load:
+      rate: 10/s
+      tls: { ca: ca.pem }
+      rows: rows.csv
+      unix: web.sock
+      requests: [ { get: "https://127.0.0.1:8443/${rows.id}" } ]
+    sidecars: { db: { command: [db], directory: data, ready: { log: up } } }
+    before: [ { command: [$MEMGATE_SERVICE, migrate], directory: data } ]
+  batch:
+    build: { dir: src, package: . }
+    run: { ready: { log: up } }
+    load: { command: [k6], results: { format: k6, file: out/results.json } }
+"#;
+
     #[test]
-    fn the_usual_transport_is_not_in_the_hash() {
-        let text = serde_json::to_string(&plan().load).unwrap();
-        assert!(!text.contains("transport"), "{text}");
-        assert_eq!(serde_json::from_str::<Load>(&text).unwrap(), plan().load);
+    fn two_checkouts_of_a_configuration_have_the_same_plans() {
+        let hashes = || {
+            let checkout = tempfile::tempdir().unwrap();
+            let at = |name: &str| checkout.path().join(name);
+            for name in ["src", "data"] {
+                fs::create_dir(at(name)).unwrap();
+            }
+            fs::write(at("ca.pem"), "").unwrap();
+            fs::write(at("rows.csv"), "id\n7\n").unwrap();
+            let config = memgate_config::parse(&at("memgate.yaml"), WITH_FILES).unwrap();
+            let plan = |name: &str| config.plan(name, Platform::host(), 1, at("built")).unwrap();
+            ["web", "batch"].map(|name| hash(&plan(name)))
+        };
+        assert_eq!(hashes(), hashes());
     }
 
     #[test]
@@ -159,6 +250,14 @@ mod tests {
                 load: Load::Command(CommandLoad { words: vec!["wrk".to_owned()], ..CommandLoad::default() }),
                 ..plan()
             },
+            Plan {
+                load: Load::Command(CommandLoad {
+                    words: vec!["wrk".to_owned()],
+                    results: Some(CommandResults { format: ResultsFormat::K6, file: "results.json".into() }),
+                    ..CommandLoad::default()
+                }),
+                ..plan()
+            },
             with(|load| load.http = HttpVersion::Http2 { streams: 1 }),
             with(|load| load.keep_alive = false),
             with(|load| load.unix = Some("x.sock".into())),
@@ -168,8 +267,9 @@ mod tests {
             Plan { stop_timeout_ms: 2, ..plan() },
             Plan { collecting: Collecting { tier: Some(Tier::T0), force_probes: false }, ..plan() },
         ];
+        let mut seen = BTreeSet::from([hash(&plan())]);
         for other in others {
-            assert_ne!(hash(&other), hash(&plan()), "{other:?}");
+            assert!(seen.insert(hash(&other)), "{other:?}");
         }
     }
 

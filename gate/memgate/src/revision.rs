@@ -165,9 +165,13 @@ impl Revision {
                 return Err(InputError::new(message, help).into());
             }
         }
-        // A working directory outside of the checkout, such as /tmp, is the same for both.
-        if let Ok(directory) = self.place(&other.run.directory, &service.name, "run.directory") {
-            other.run.directory = directory;
+        let of_sidecars = other.sidecars.iter_mut().filter_map(|sidecar| sidecar.directory.as_mut());
+        let of_before = other.before.iter_mut().filter_map(|before| before.directory.as_mut());
+        for directory in [&mut other.run.directory].into_iter().chain(of_sidecars).chain(of_before) {
+            // A working directory outside of the checkout, such as /tmp, is the same for both.
+            if let Ok(there) = self.place(directory, &service.name, "directory") {
+                *directory = there;
+            }
         }
         Ok(other)
     }
@@ -467,4 +471,50 @@ fn text(output: &[u8]) -> String {
 /// The first characters of a commit's hash.
 fn short(commit: &str) -> &str {
     commit.get(..7).unwrap_or(commit)
+}
+
+#[cfg(test)]
+mod tests {
+    use memgate_evidence::plan::Load;
+
+    use super::*;
+
+    #[test]
+    fn everything_of_the_other_build_runs_in_the_other_checkout() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        let [here, there, outside] = ["here", "there", "outside"].map(|name| root.join(name));
+        for part in ["src", "run", "db", "cache"] {
+            for checkout in [&here, &there] {
+                fs::create_dir_all(checkout.join(part)).unwrap();
+            }
+        }
+        fs::create_dir(&outside).unwrap();
+        let text = format!(
+            r#"version: 1
+services:
+  s:
+    build: {{ dir: src, package: . }}
+    run: {{ directory: run, ready: {{ log: up }} }}
+    load: {{ command: [k6], results: {{ format: k6, file: results.json }} }}
+    sidecars:
+      cache: {{ command: [cache], directory: cache, ready: {{ log: up }} }}
+      queue: {{ command: [queue], directory: {outside}, ready: {{ log: up }} }}
+      fresh: {{ command: [fresh], ready: {{ log: up }} }}
+    before: [ {{ command: [$MEMGATE_SERVICE, migrate], directory: db }}, {{ command: [seed] }} ]
+"#,
+            outside = outside.display()
+        );
+        let config = memgate_config::parse(&here.join("memgate.yaml"), &text).unwrap();
+        let revision = Revision { name: "other".to_owned(), note: None, here, there: there.clone(), worktree: None };
+        let other = revision.service(&config.services["s"]).unwrap();
+        assert_eq!(other.run.directory, there.join("run"));
+        let of_sidecars: Vec<_> = other.sidecars.iter().map(|sidecar| sidecar.directory.clone()).collect();
+        assert_eq!(of_sidecars, [Some(there.join("cache")), Some(outside), None]);
+        let of_before: Vec<_> = other.before.iter().map(|before| before.directory.clone()).collect();
+        assert_eq!(of_before, [Some(there.join("db")), None]);
+        let Load::Command(load) = other.load else { panic!("{:?}", other.load) };
+        let results = load.results.unwrap().file;
+        assert_eq!(other.run.directory.join(results), there.join("run/results.json"), "it lies where the load runs");
+    }
 }

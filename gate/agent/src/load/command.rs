@@ -1,7 +1,7 @@
 //! A load from a command, such as `k6 run load.js`.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -33,6 +33,8 @@ const POLL: Duration = Duration::from_millis(10);
 pub struct LoadCommand {
     name: String,
     started: Started,
+    /// Where it runs.
+    directory: PathBuf,
     process: Process,
 }
 
@@ -53,7 +55,7 @@ pub fn command(line: &CommandLine<'_>, log: &Path) -> Result<LoadCommand> {
     let process = Process::start(line, Cgroup::without_memory(), output).map_err(|source| {
         LoadError::CommandNotStarted { name: name.clone(), directory: line.directory.to_owned(), source }
     })?;
-    Ok(LoadCommand { name: name.clone(), started, process })
+    Ok(LoadCommand { name: name.clone(), started, directory: line.directory.to_owned(), process })
 }
 
 impl LoadCommand {
@@ -95,12 +97,13 @@ impl LoadCommand {
         phases: &Phases,
         clock: Clock,
     ) -> Result<Result<Requests, String>> {
-        let started = self.started;
+        let (started, directory) = (self.started, self.directory.clone());
         self.stop()?;
         let Some(results) = results else {
             return Ok(Err("the load command counts its requests itself".to_owned()));
         };
-        results::requests(results, phases, started, clock)
+        let results = CommandResults { file: directory.join(&results.file), ..results.clone() };
+        results::requests(&results, phases, started, clock)
     }
 
     fn ended(&self) -> Result<Option<Exit>, LoadError> {
@@ -120,7 +123,7 @@ impl LoadCommand {
 
 #[cfg(test)]
 mod tests {
-    use memgate_evidence::secrets::Secrets;
+    use memgate_evidence::{plan::ResultsFormat, secrets::Secrets};
 
     use super::*;
 
@@ -255,6 +258,16 @@ mod tests {
         eventually("the end", || command.check().is_err());
         assert!(!command.check().unwrap_err().to_string().contains("earlier"));
         assert_eq!(log_of(&directory), "");
+    }
+
+    #[test]
+    fn its_results_are_read_where_it_runs() {
+        let (command, directory) = shell("mkdir out; echo no JSON > out/results.json; echo up; exec sleep 1000");
+        eventually("the start", || log_of(&directory).contains("up"));
+        let results = CommandResults { format: ResultsFormat::K6, file: "out/results.json".into() };
+        let phases = Phases { warmup: None, measure: None, tail: None, drain: None };
+        let requests = command.finish(Some(&results), &phases, Clock::start().unwrap()).unwrap();
+        assert_eq!(requests.unwrap_err(), "results.json: line 1: it is no sample of k6");
     }
 
     #[test]

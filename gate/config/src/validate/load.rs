@@ -3,10 +3,7 @@
 mod grpc;
 mod values;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use memgate_evidence::{
     error::Result,
@@ -92,8 +89,8 @@ impl Validator<'_> {
         Ok(Tls::Ca(file))
     }
 
-    /// The load. A command runs in `directory`.
-    pub(super) fn load(&self, load: file::Load, directory: &Path, place: &KeyPath) -> Result<Load> {
+    /// The load.
+    pub(super) fn load(&self, load: file::Load, place: &KeyPath) -> Result<Load> {
         if let Some(command) = load.command {
             let others = [
                 ("rate", load.rate.is_some()),
@@ -114,7 +111,7 @@ impl Validator<'_> {
                 let help = format!("remove `{key}`, or `command` to use the built-in load generator");
                 return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "beside `command`", help)));
             }
-            let results = load.results.map(|results| results_in(directory, results));
+            let results = load.results.map(|results| CommandResults { format: results.format.0, file: results.file.0 });
             return self.command(values(command), map(load.env), results, &place.key("command"));
         }
         let of_a_command = [
@@ -291,10 +288,4 @@ impl Validator<'_> {
         }
         Ok(())
     }
-}
-
-/// The results of a command that runs in this directory.
-fn results_in(directory: &Path, results: file::Results) -> CommandResults {
-    let file = directory.join(results.file.0);
-    CommandResults { format: results.format.0, file: std::path::absolute(&file).unwrap_or(file) }
 }
