@@ -547,7 +547,7 @@ pub struct Initialised {
     /// every package `main` that can listen.
     #[arg(long = "package", value_name = "P")]
     packages: Vec<String>,
-    /// Builds and starts nothing. What the file says then comes from the sources.
+    /// Builds and starts no program. What the file says then comes from the sources and from `go list`, which runs.
     #[arg(long)]
     no_run: bool,
     /// Replaces a memgate.yaml that is there.

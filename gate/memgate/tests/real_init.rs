@@ -255,6 +255,17 @@ fn modules_in_subfolders_have_their_services_in_one_file() {
 }
 
 #[test]
+fn a_module_that_cannot_be_listed_is_left_out_if_there_are_others() {
+    let project = Project::new(&[("main.go", &server(8439, "\thttp.HandleFunc(\"/work\", hello)"))]);
+    project.write("broken/go.mod", "no module\n");
+    let output = project.run(&["init", "--no-run", "--print"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(stdout(&output).contains(":8439/work"), "{}", stdout(&output));
+    let said = stderr(&output);
+    assert!(said.contains("go.mod:1") && said.contains("  left out: broken: build: `go list` in "), "{said}");
+}
+
+#[test]
 fn nothing_is_written_or_left_if_it_is_interrupted() {
     let waits = "package main\n\nimport (\n\t\"net\"\n\t\"time\"\n)\n\nvar listen = net.Listen\n\n\
         func main() { time.Sleep(time.Hour); listen(\"tcp\", \":1\") }\n";

@@ -1,6 +1,9 @@
 //! What `memgate init` says at its end: what it found, and what comes next.
 
-use std::{fmt::Write as _, path::Path};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use super::render::Entry;
 
@@ -38,8 +41,11 @@ impl Closing<'_> {
             writeln!(text, "  left out: {line}")?;
         }
         let Some(file) = self.file else { return Ok(()) };
-        let config =
-            if file == Path::new(super::target::NAME) { String::new() } else { format!(" -c {}", file.display()) };
+        let baselines = file.parent().map_or_else(PathBuf::new, |parent| parent.join("baselines"));
+        let (config, record) = match file == Path::new(super::target::NAME) {
+            true => (String::new(), String::new()),
+            false => (format!(" -c {}", word(file)), format!(" --baselines {}", word(&baselines))),
+        };
         let sudo = if self.can_attach { "" } else { "sudo env \"PATH=$PATH\" " };
         let ready = self.entries.iter().filter(|entry| !entry.is_open).count();
         let service = match (self.entries.iter().find(|entry| !entry.is_open), self.entries.len()) {
@@ -48,14 +54,25 @@ impl Closing<'_> {
         };
         let complete = if ready == 0 { "complete the file, and then:" } else { "next:" };
         writeln!(text, "\n{complete}\n  {sudo}memgate check{config}{service}")?;
-        writeln!(text, "  memgate baseline record target/memgate    # and commit baselines/ with the file")?;
+        writeln!(
+            text,
+            "  memgate baseline record target/memgate{record}    # and commit {}/ with the file",
+            baselines.display()
+        )?;
         writeln!(text, "\nin .gitignore:\n  /target/")?;
         writeln!(
             text,
-            "\nin CI, as root (docs/how-to/github-actions.md has a whole workflow):\n  memgate check{config} --format \
+            "\nin CI, as root (memgate's documentation has a whole workflow):\n  memgate check{config} --format \
              terminal --format junit=memgate.xml"
         )
     }
+}
+
+/// The path as a word of a shell command.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte);
+    if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 fn requests(entry: &Entry) -> String {
@@ -67,8 +84,6 @@ fn requests(entry: &Entry) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn entry(name: &str, is_open: bool) -> Entry {
@@ -100,11 +115,14 @@ mod tests {
         };
         let [open, ready] = [entry("pay", true), entry("api", false)];
         insta::assert_snapshot!(text(Some("memgate.yaml"), &[open.clone(), ready.clone()], true));
-        let others = text(Some("deploy/memgate.yaml"), &[ready], false);
-        assert!(
-            others.contains("\nnext:\n  sudo env \"PATH=$PATH\" memgate check -c deploy/memgate.yaml\n"),
-            "{others}"
-        );
+        let others = text(Some("deploy/memgate.yaml"), std::slice::from_ref(&ready), false);
+        let next = "\nnext:\n  sudo env \"PATH=$PATH\" memgate check -c deploy/memgate.yaml\n  memgate baseline record \
+                    target/memgate --baselines deploy/baselines    # and commit deploy/baselines/ with the file\n";
+        assert!(others.contains(next), "{others}");
+        let others = text(Some("my app's/memgate.yaml"), &[ready], true);
+        let next = "memgate check -c 'my app'\\''s/memgate.yaml'\n  memgate baseline record target/memgate --baselines \
+                    'my app'\\''s/baselines' ";
+        assert!(others.contains(next), "{others}");
         assert!(
             text(Some("memgate.yaml"), std::slice::from_ref(&open), true).contains("\ncomplete the file, and then:\n")
         );

@@ -19,11 +19,9 @@ pub(super) struct Route {
     pub(super) place: String,
 }
 
-impl Route {
-    /// Whether a part of the path stands for any text.
-    pub(super) fn has_parameter(&self) -> bool {
-        self.path.contains(['{', '*', '<']) || self.path.split('/').any(|part| part.starts_with(':'))
-    }
+/// Whether a part of a path stands for any text.
+pub(super) fn has_parameter(path: &str) -> bool {
+    path.contains(['{', '*', '<']) || path.split('/').any(|part| part.starts_with(':'))
 }
 
 /// What the sources say.
@@ -69,14 +67,22 @@ const VARIABLES: [&str; 2] = ["Getenv", "LookupEnv"];
 /// The most routes that are kept. A program with more has generated some.
 const MOST_ROUTES: usize = 400;
 
+/// The most prefixes, addresses and variables that are kept, of each.
+const MOST_OTHERS: usize = 100;
+
+/// How far behind a pattern its methods are looked for, tokens.
+const FARTHEST: usize = 400;
+
 impl Hints {
     /// Adds those of a source. `file` is its name for people.
     pub(super) fn read(&mut self, file: &str, source: &str) {
         let tokens = tokens(source);
         for (at, (token, line)) in tokens.iter().enumerate() {
             match token {
-                Token::Text(Some(text)) if is_address(text) && !self.addresses.contains(text) => {
-                    self.addresses.push(text.clone());
+                Token::Text(Some(text)) if is_address(text) => {
+                    if self.addresses.len() < MOST_OTHERS && !self.addresses.contains(text) {
+                        self.addresses.push(text.clone());
+                    }
                 }
                 Token::Word(name) => {
                     let is_call = matches!(tokens.get(at + 1), Some((Token::Sign('('), _)));
@@ -94,9 +100,9 @@ impl Hints {
     fn read_call(&mut self, name: &str, arguments: &[(Token<'_>, usize)], place: &str) {
         let first = literal(arguments.first());
         if VARIABLES.contains(&name) {
-            self.variables.extend(first.filter(|name| is_variable(name)).map(str::to_owned));
+            keep(&mut self.variables, first.filter(|name| is_variable(name)).map(str::to_owned));
         } else if GROUPS.contains(&name) {
-            self.prefixes.extend(first.and_then(prefix));
+            keep(&mut self.prefixes, first.and_then(prefix));
         } else if HANDLE.contains(&name) {
             match (method_of(arguments), first) {
                 (Some((method, path)), _) => self.add(Some(method), path, place),
@@ -119,16 +125,23 @@ impl Hints {
             None => (methods_after(arguments), pattern),
         };
         if path.ends_with('/') {
-            self.prefixes.extend(prefix(path));
+            keep(&mut self.prefixes, prefix(path));
         }
         self.add(method, path.strip_suffix("{$}").unwrap_or(path), place);
     }
 
     fn add(&mut self, method: Option<&'static str>, path: &str, place: &str) {
-        let is_known = self.routes.iter().any(|route| route.path == path && route.method == method);
-        if is_path(path) && !is_known && self.routes.len() < MOST_ROUTES {
+        let is_known = || self.routes.iter().any(|route| route.path == path && route.method == method);
+        if self.routes.len() < MOST_ROUTES && is_path(path) && !is_known() {
             self.routes.push(Route { method, path: path.to_owned(), place: place.to_owned() });
         }
+    }
+}
+
+/// Adds what there is, unless there are too many already.
+fn keep(kept: &mut BTreeSet<String>, more: Option<String>) {
+    if kept.len() < MOST_OTHERS {
+        kept.extend(more);
     }
 }
 
@@ -166,6 +179,7 @@ fn known_method(name: &str) -> Option<&'static str> {
 
 /// The method that `.Methods(…)` behind the call names, as gorilla/mux has it. GET counts before others.
 fn methods_after(arguments: &[(Token<'_>, usize)]) -> Option<&'static str> {
+    let arguments = &arguments[..arguments.len().min(FARTHEST)];
     let mut open = 1_u32;
     let close = arguments.iter().position(|(token, _)| {
         match token {
@@ -188,13 +202,15 @@ fn methods_after(arguments: &[(Token<'_>, usize)]) -> Option<&'static str> {
 /// The path under which routes follow, without the slash at its end.
 fn prefix(text: &str) -> Option<String> {
     let prefix = text.trim_end_matches('/');
-    (is_path(prefix) && !prefix.contains(['{', '*', ':'])).then(|| prefix.to_owned())
+    (is_path(prefix) && !prefix.contains(['{', '*', ':', '<'])).then(|| prefix.to_owned())
 }
 
 /// Whether the text can be the path of a URL, perhaps with parameters.
 fn is_path(text: &str) -> bool {
     let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()+,;=@:{}*<>".contains(&byte);
-    text.starts_with('/') && !text.starts_with("//") && text.len() <= 200 && text.bytes().all(may_be)
+    // In a URL there is no `>`; behind a `<` it ends the name of a parameter.
+    let is_closed = text.find('>').is_none_or(|end| text[..end].contains('<'));
+    text.starts_with('/') && !text.starts_with("//") && text.len() <= 200 && text.bytes().all(may_be) && is_closed
 }
 
 /// Whether the text is an address with a port other than 0: `:8080`, `127.0.0.1:8080`, `localhost:8080`.
@@ -266,14 +282,34 @@ mod tests {
     }
 
     #[test]
+    fn no_source_makes_more_work_than_others() {
+        let many: String = (1..5000_u32).fold(String::new(), |text, at| {
+            text + &format!(
+                "r.Get(\"/{at}\", a); e.Group(\"/g{at}\"); f(\":{at}\"); os.Getenv(\"V{at}\"); r.Handle(\"/h{at}\",\n"
+            )
+        });
+        let hints = of(&many);
+        let kept = [hints.routes.len(), hints.prefixes.len(), hints.addresses.len(), hints.variables.len()];
+        assert_eq!(kept, [MOST_ROUTES, MOST_OTHERS, MOST_OTHERS, MOST_OTHERS]);
+    }
+
+    #[test]
+    fn what_no_url_can_have_is_no_path() {
+        let hints = of(r#"r.Get("/a>b", a); e.Group("/users/<id>"); r.Get("/users/<id>", a)"#);
+        assert_eq!(hints.routes.iter().map(|route| route.path.as_str()).collect::<Vec<_>>(), ["/users/<id>"]);
+        assert_eq!(hints.prefixes, BTreeSet::new());
+    }
+
+    #[test]
     fn a_place_is_a_file_and_a_line() {
         assert_eq!(of("\nhttp.HandleFunc(\"/a\", a)").routes[0].place, "main.go:4");
     }
 
     #[test]
     fn parameters_are_known() {
-        let has = |path: &str| Route { method: None, path: path.to_owned(), place: String::new() }.has_parameter();
-        assert!(has("/a/{id}") && has("/a/:id") && has("/a/*") && has("/a/<id>"));
-        assert!(!has("/a/b:c") && !has("/"));
+        for path in ["/a/{id}", "/a/:id", "/a/*", "/a/<id>"] {
+            assert!(has_parameter(path), "{path}");
+        }
+        assert!(!has_parameter("/a/b:c") && !has_parameter("/"));
     }
 }

@@ -5,6 +5,7 @@
 //! builds and services run as for `memgate check`, and memgate itself follows no link below the directory.
 
 mod answers;
+mod asker;
 mod closing;
 mod help;
 mod hints;
@@ -47,6 +48,9 @@ use crate::{
     preflight,
     prepare::make_directory,
 };
+
+/// The most text of a program's sources that is read, bytes.
+const MOST_TEXT: usize = 64 << 20;
 
 /// The exit code if a service in the file has to be completed by hand.
 const OPEN: u8 = 3;
@@ -97,6 +101,15 @@ pub(crate) async fn init(wanted: &Wanted, narrator: &Narrator, cancel: &Cancel) 
     }
 }
 
+/// The modules whose packages are known.
+struct Listing {
+    modules: Vec<Module>,
+    /// Those that cannot be listed, with the reason.
+    left_out: Vec<String>,
+    /// The exit code if there are such.
+    failed: Option<u8>,
+}
+
 /// Where everything happens.
 struct Work<'a> {
     wanted: &'a Wanted,
@@ -136,13 +149,10 @@ impl<'a> Work<'a> {
             self.narrator.say(&why);
         }
         let _alone = if self.wanted.runs { Some(self.alone(cancel).await?) } else { None };
-        let mut listed = Vec::new();
-        for module in modules {
-            listed.push(self.list(module, cancel).await?);
-        }
-        let Found { programs, mut left_out } = programs::find(&listed, &self.tree.path, &self.wanted.packages)?;
+        let Listing { modules, left_out: mut unlisted, mut failed } = self.list_all(modules, cancel).await?;
+        let Found { programs, mut left_out } = programs::find(&modules, &self.tree.path, &self.wanted.packages)?;
+        left_out.append(&mut unlisted);
         let mut entries = Vec::new();
-        let mut failed = None;
         for program in &programs {
             match self.entry(program, &out_directory, cancel).await {
                 Ok(Ok(entry)) => entries.push(entry),
@@ -191,8 +201,12 @@ impl<'a> Work<'a> {
 
     /// The directories of modules.
     fn modules(&self) -> Result<Vec<PathBuf>> {
-        let modules = self.tree.modules();
+        let (modules, is_cut) = self.tree.modules();
+        let cut = format!("memgate looked at {} files and directories, and not behind them", tree::MOST_ENTRIES);
         if !modules.is_empty() {
+            if is_cut {
+                self.narrator.say(&format!("{cut}: modules may be missing; name a directory nearer to them"));
+            }
             return Ok(modules);
         }
         let directory = self.wanted.directory.display();
@@ -201,7 +215,8 @@ impl<'a> Work<'a> {
             Some(above) => format!("there is one above it: `memgate init {}`", above.display()),
             None => "start memgate in a directory with a go.mod, or name one: `memgate init DIR`".to_owned(),
         };
-        Err(InputError::new(format!("{directory}: there is no go.mod in it or below it"), help).into())
+        let cut = if is_cut { format!("; {cut}") } else { String::new() };
+        Err(InputError::new(format!("{directory}: there is no go.mod in it or below it{cut}"), help).into())
     }
 
     fn out_directory(&self) -> Result<OutDirectory> {
@@ -225,6 +240,29 @@ impl<'a> Work<'a> {
 
     fn builder<'b>(&'b self, tools: &'b Path) -> Builder<'b> {
         Builder { tools, account: self.account.as_ref(), directory: &self.out }
+    }
+
+    /// Lists the packages of the modules. One that cannot be listed is left out if there are others.
+    async fn list_all(&self, directories: Vec<PathBuf>, cancel: &Cancel) -> Result<Listing> {
+        let mut listing = Listing { modules: Vec::new(), left_out: Vec::new(), failed: None };
+        let mut failures = Vec::new();
+        for module in directories {
+            match self.list(module.clone(), cancel).await {
+                Ok(listed) => listing.modules.push(listed),
+                Err(error @ (Error::Infrastructure(_) | Error::Input(_))) => failures.push((module, error)),
+                Err(error @ Error::Interrupted) => return Err(error),
+            }
+        }
+        let mut failures = failures.into_iter().peekable();
+        while let Some((module, error)) = failures.next() {
+            if listing.modules.is_empty() && failures.peek().is_none() {
+                return Err(error);
+            }
+            listing.left_out.push(format!("{}: {}", shown(&module), first_line(&error)));
+            listing.failed = Some(InfrastructureError::EXIT_CODE);
+            self.narrator.say(rendered(error).trim_end());
+        }
+        Ok(listing)
     }
 
     /// Lists the packages of a module. One that a go.work does not name is listed without it.
@@ -255,7 +293,7 @@ impl<'a> Work<'a> {
         out_directory: &OutDirectory,
         cancel: &Cancel,
     ) -> Result<Result<Entry, String>> {
-        let hints = self.hints(program);
+        let hints = self.hints(program).await;
         if !self.wanted.runs {
             return Ok(Ok(trials::without_a_run(program, &hints)));
         }
@@ -279,12 +317,21 @@ impl<'a> Work<'a> {
     }
 
     /// What the program's sources say. One that cannot be read says nothing.
-    fn hints(&self, program: &Program) -> Hints {
+    async fn hints(&self, program: &Program) -> Hints {
         let mut hints = Hints::default();
+        let mut left = MOST_TEXT;
         for file in &program.sources {
-            if let Ok(source) = self.tree.read(file) {
-                hints.read(&file.display().to_string(), &source);
-            }
+            let Ok(source) = self.tree.read(file) else { continue };
+            let Some(after) = left.checked_sub(source.len()) else {
+                let most = MOST_TEXT >> 20;
+                self.narrator
+                    .say(&format!("{}: its sources have more than {most} MiB; not all are read", program.name));
+                break;
+            };
+            left = after;
+            hints.read(&file.display().to_string(), &source);
+            // An interrupt does not wait for all of them.
+            tokio::task::yield_now().await;
         }
         hints
     }

@@ -219,7 +219,9 @@ fn give_names(programs: &mut [Program]) {
         let is_alone = bases.iter().filter(|other| *other == base).count() == 1;
         let module = program.module.file_name().map(|name| plain_name(&name.to_string_lossy()));
         let longer = module.filter(|module| !is_alone && module != base).map(|module| format!("{module}-{base}"));
-        let first = longer.unwrap_or_else(|| base.clone());
+        let mut first = longer.unwrap_or_else(|| base.clone());
+        // A number may follow, and a name has at most 100 bytes.
+        first.truncate(90);
         let numbered = (2_u32..).map(|number| format!("{first}-{number}"));
         let free = [first.clone()].into_iter().chain(numbered).find(|name| !taken.contains(name));
         program.name = free.unwrap_or(first);
@@ -325,6 +327,20 @@ mod tests {
             let error = Module::new("a".into(), BTreeMap::new(), text.as_bytes()).unwrap_err();
             assert!(error.to_string().starts_with("a: `go list -json` printed something else"), "{error}");
         }
+    }
+
+    #[test]
+    fn names_of_long_directories_are_valid() {
+        let long = |letter: &str| letter.repeat(200);
+        let of_module = |module: &str| {
+            let dir = format!("/r/{module}/{}", long("d"));
+            self::module(module, &[package("main", &format!("example.com/{module}"), &dir, &["net"])])
+        };
+        let modules = ["", "a/", "b/"].map(|above| of_module(&format!("{above}{}", long("m"))));
+        let found = find(&modules, Path::new("/r"), &[]).unwrap();
+        let names: BTreeSet<_> = found.programs.iter().map(|program| program.name.as_str()).collect();
+        assert_eq!(names.len(), 3);
+        assert!(names.iter().all(|name| Name::is_valid(name)), "{names:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use memgate_config::{self as config, Config, Executable};
 use memgate_evidence::{
     error::{InputError, Result},
-    plan::{Load, ReadyBy},
+    plan::{Load, ReadyBy, Request, Transport},
 };
 
 use super::programs::shown;
@@ -71,7 +71,7 @@ pub(super) struct Entry {
 pub(super) fn file(entries: &[Entry]) -> String {
     let mut text = String::from(
         "# What `memgate check` builds, runs, loads and judges, as `memgate init` found it. Keys behind a `#` are optional.\n\
-         # docs/reference/configuration.md has all of them.\nversion: 1\nservices:\n",
+         # `memgate schema config` prints all of them.\nversion: 1\nservices:\n",
     );
     for (index, entry) in entries.iter().enumerate() {
         if index > 0 {
@@ -185,7 +185,11 @@ impl Entry {
 pub(super) fn read(text: &str, file: &Path, entries: &[Entry]) -> Result<Config> {
     let config = config::parse(file, text)?;
     let is_as_meant = config.services.len() == entries.len()
-        && entries.iter().all(|entry| config.services.get(&entry.name).is_some_and(|service| entry.is(service)));
+        && config.platforms.is_empty()
+        && entries.iter().all(|entry| {
+            let service = config.services.get(&entry.name);
+            service.is_some_and(|service| entry.is(service, file.parent().unwrap_or(Path::new(""))))
+        });
     if is_as_meant {
         return Ok(config);
     }
@@ -194,18 +198,28 @@ pub(super) fn read(text: &str, file: &Path, entries: &[Entry]) -> Result<Config>
 }
 
 impl Entry {
-    fn is(&self, service: &config::Service) -> bool {
-        let urls: Vec<_> = match &service.load {
-            Load::Http(http) => http.requests.iter().map(|request| request.url.as_str()).collect(),
-            Load::Command(_) => return false,
-        };
-        matches!(&service.executable, Executable::Build(build) if build.package == self.package && build.env == self.build_env)
-            && service.run.args == self.how.args
-            && service.run.env == self.how.env
-            && service.run.pass_env.is_empty()
-            && service.run.user.is_none()
-            && service.run.ready.by == ReadyBy::Http(self.ready.clone())
-            && urls.iter().eq(self.requests.iter())
+    /// Whether a service of a file in this directory is what is written of the entry, and nothing else.
+    fn is(&self, service: &config::Service, directory: &Path) -> bool {
+        let at = |path: &Path| std::path::absolute(directory.join(path)).ok();
+        let (Executable::Build(build), Load::Http(load)) = (&service.executable, &service.load) else { return false };
+        let is_built = Some(&build.dir) == at(&self.dir).as_ref()
+            && build.package == self.package
+            && build.env == self.build_env
+            && build.pass_env.is_empty();
+        let run = &service.run;
+        let is_run = Some(&run.directory) == at(&self.how.directory).as_ref()
+            && run.args == self.how.args
+            && run.env == self.how.env
+            && run.pass_env.is_empty()
+            && run.user.is_none()
+            && run.watch.is_none()
+            && run.memory_max.is_none()
+            && run.ready.by == ReadyBy::Http(self.ready.clone());
+        let is_loaded = load.rate_per_second.total_cmp(&f64::from(self.rate)).is_eq()
+            && load.transport == Transport::default()
+            && load.rows.is_none()
+            && load.requests.iter().cloned().eq(self.requests.iter().map(Request::get));
+        is_built && is_run && is_loaded && service.sidecars.is_empty() && service.before.is_empty()
     }
 }
 
@@ -271,6 +285,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -339,8 +355,25 @@ mod tests {
     #[test]
     fn text_that_means_something_else_is_refused() {
         let text = file(&[entry()]);
-        let error = read(&text, &directory().path().join("memgate.yaml"), &[open()]).unwrap_err();
-        assert!(error.to_string().ends_with("the text that memgate made is not what it means"), "{error}");
+        let directory = directory();
+        let place = directory.path().join("memgate.yaml");
+        let at = |path: &str| PathBuf::from(path);
+        let others = [
+            open(),
+            Entry { dir: at("services/pay"), ..entry() },
+            Entry { how: How { directory: at("services"), ..How::default() }, ..entry() },
+            Entry { rate: 201, ..entry() },
+            Entry { ready: "http://127.0.0.1:8080/".to_owned(), ..entry() },
+            Entry { requests: vec![], ..entry() },
+        ];
+        for other in others {
+            let error = read(&text, &place, &[other]).unwrap_err();
+            assert!(error.to_string().ends_with("the text that memgate made is not what it means"), "{error}");
+        }
+        // A name that is no text is written as another one, which may be there too.
+        let foreign = Entry { dir: std::ffi::OsString::from_vec(b"\xff".to_vec()).into(), ..entry() };
+        std::fs::create_dir(directory.path().join(shown(&foreign.dir))).unwrap();
+        assert!(read(&file(std::slice::from_ref(&foreign)), &place, &[foreign]).is_err());
     }
 
     #[test]

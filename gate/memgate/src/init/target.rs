@@ -77,7 +77,7 @@ impl<'a> Target<'a> {
     pub(super) fn write(&self, text: &str) -> Result<()> {
         let written = if self.replaces { self.replace(text) } else { self.make(NAME, text) };
         written.map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => self.exists(),
+            io::ErrorKind::AlreadyExists if !self.replaces => self.exists(),
             _ => OutputError::Path { path: self.path.clone(), option: "DIR", source }.into(),
         })
     }
@@ -104,6 +104,8 @@ impl<'a> Target<'a> {
 
     fn replace(&self, text: &str) -> io::Result<()> {
         let name = format!(".{NAME}.{}", std::process::id());
+        // A memgate of the same number may have left one when it was killed.
+        let _ = unlinkat(self.directory(), name.as_str(), UnlinkatFlags::NoRemoveDir);
         self.make(&name, text)?;
         let renamed = renameat(self.directory(), name.as_str(), self.directory(), NAME);
         if renamed.is_err() {
@@ -141,6 +143,8 @@ mod tests {
         let error = write(directory.path(), false).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().ends_with("there is such a file already"), "{error}");
         assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+        fs::write(directory.path().join(format!(".{NAME}.{}", std::process::id())), "left by a killed memgate")
+            .unwrap();
         write(directory.path(), true).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "version: 1\n");
         assert_eq!(names(directory.path()), [NAME]);

@@ -16,11 +16,11 @@ use walkdir::WalkDir;
 /// The largest file that is read, bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// How many directories deep memgate looks for modules.
+/// How many directories below its own memgate looks for modules.
 const DEEPEST: usize = 6;
 
 /// The most files and directories that memgate looks at for modules.
-const MOST_ENTRIES: usize = 200_000;
+pub(super) const MOST_ENTRIES: usize = 200_000;
 
 /// A directory, held open, so that it stays the same one.
 #[derive(Debug)]
@@ -70,20 +70,29 @@ impl Tree {
     }
 
     /// The directories of modules, by their paths from the directory, in order: those with a `go.mod`. What Go ignores
-    /// has none: `vendor`, `testdata`, and names that begin with `.` or `_`. Nor has a toolchain of Go.
-    pub(super) fn modules(&self) -> Vec<PathBuf> {
+    /// has none: `vendor`, `testdata`, and names that begin with `.` or `_`. Nor has a toolchain of Go. Also whether there
+    /// is more than memgate looks at.
+    pub(super) fn modules(&self) -> (Vec<PathBuf>, bool) {
+        self.modules_among(MOST_ENTRIES)
+    }
+
+    /// The same among this many files and directories. The files of a directory come before the directories in it, so that
+    /// many files hide no module above them.
+    fn modules_among(&self, most: usize) -> (Vec<PathBuf>, bool) {
         let is_ignored =
             |name: &str| name.starts_with(['.', '_']) || ["vendor", "testdata", "node_modules"].contains(&name);
-        let entries = WalkDir::new(&self.path).max_depth(DEEPEST).sort_by_file_name().into_iter();
-        let wanted = entries.filter_entry(|entry| {
+        let order = |entry: &walkdir::DirEntry| (entry.file_type().is_dir(), entry.file_name().to_owned());
+        // A file is one deeper than its directory.
+        let entries = WalkDir::new(&self.path).max_depth(DEEPEST + 1).sort_by_key(order).into_iter();
+        let mut wanted = entries.filter_entry(|entry| {
             entry.depth() == 0 || !(is_ignored(&entry.file_name().to_string_lossy()) || is_toolchain(entry.path()))
         });
-        let files = wanted.take(MOST_ENTRIES).flatten().filter(|entry| entry.file_name() == "go.mod");
+        let files = wanted.by_ref().take(most).flatten().filter(|entry| entry.file_name() == "go.mod");
         let below = |file: walkdir::DirEntry| Some(file.path().strip_prefix(&self.path).ok()?.to_owned());
         let readable = files.filter_map(below).filter(|file| self.read(file).is_ok());
         let mut modules: Vec<_> = readable.filter_map(|file| Some(file.parent()?.to_owned())).collect();
         modules.sort();
-        modules
+        (modules, wanted.next().is_some())
     }
 }
 
@@ -144,6 +153,18 @@ mod tests {
         }
         symlink(root.join("go.mod"), root.join("a/go.mod")).unwrap();
         let modules = Tree::open(root).unwrap().modules();
-        assert_eq!(modules, ["", "a/deep", "b"].map(PathBuf::from));
+        assert_eq!(modules, (["", "a/deep", "b"].map(PathBuf::from).to_vec(), false));
+    }
+
+    #[test]
+    fn modules_are_found_six_directories_down_and_beside_many_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for name in ["1/2/3/4/5/6/go.mod", "1/2/3/4/5/6/7/go.mod", "assets/1", "assets/2", "assets/3", "go.mod"] {
+            file(root, name);
+        }
+        let tree = Tree::open(root).unwrap();
+        assert_eq!(tree.modules(), (["", "1/2/3/4/5/6"].map(PathBuf::from).to_vec(), false));
+        assert_eq!(tree.modules_among(3), (vec![PathBuf::new()], true), "the one above comes first");
     }
 }

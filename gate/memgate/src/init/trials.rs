@@ -287,14 +287,16 @@ async fn listening(trial: &mut Trial) -> Result<Result<BTreeSet<SocketAddr>, Fai
 /// The entry of a service that listens.
 fn entry(program: &Program, hints: &Hints, how: How, seen: &[String], found: Answers, failure: Failure) -> Entry {
     let mut about = vec![format!("{}: it listened at {}.", program.title(), seen.join(", "))];
-    about.extend(found.notes);
-    let (Some((ready, status)), Some(pace)) = (found.ready, found.pace) else {
+    about.extend(found.notes.iter().cloned());
+    let (Some((ready, status)), Some(pace)) = (found.ready.clone(), found.pace) else {
         about.push("Nothing that memgate init asked for was answered as a load needs it.".to_owned());
         if !failure.printed.is_empty() {
             about.push("The last lines that it printed:".to_owned());
         }
         let port = seen.first().and_then(|address| port_of(address));
-        return Entry { printed: failure.printed, aside: found.aside, ..guessed(program, hints, how, port, about) };
+        let guess = Entry { printed: failure.printed, ..guessed(program, hints, how, port, about) };
+        // Nobody could ask a service that speaks no HTTP.
+        return if found.is_asked { without_a_load(guess, found) } else { guess };
     };
     let (rate, alone) = answers::rate(pace);
     let requests_note = match found.requests.is_empty() {
@@ -306,7 +308,7 @@ fn entry(program: &Program, hints: &Hints, how: How, seen: &[String], found: Ans
     Entry {
         about,
         how,
-        ready_note: format!("The service is ready when this answers with a status below 400. It answered {status}."),
+        ready_note: answered(status),
         rate,
         rate_note: format!(
             "The requests that start in a second. One connection alone got {alone:.0}/s here; take production's rate."
@@ -317,6 +319,48 @@ fn entry(program: &Program, hints: &Hints, how: How, seen: &[String], found: Ans
         aside: found.aside,
         ..blank(program)
     }
+}
+
+fn answered(status: u16) -> String {
+    format!("The service is ready when this answers with a status below 400. It answered {status}.")
+}
+
+/// The entry of a service that was asked and answered nothing that can be a load. `guess` is what its sources say.
+fn without_a_load(guess: Entry, found: Answers) -> Entry {
+    let base = guess.ready.strip_suffix(path_of(&guess.ready)).unwrap_or_default().to_owned();
+    let others = ["/", "/healthz"].map(|path| format!("{base}{path}"));
+    let has_ended_it = |url: &String| found.ended.as_deref() == Some(path_of(url));
+    let (ready, ready_note) = match found.ready {
+        Some((ready, status)) => (ready, answered(status)),
+        None => {
+            let guessed = [guess.ready.clone()].into_iter().chain(others).find(|url| !has_ended_it(url));
+            let note = "The service is ready when this answers with a status below 400. Nothing that memgate init asked \
+                        for did. Name another URL, or write `tcp: HOST:PORT` in place of `http`.";
+            (guessed.unwrap_or_else(|| guess.ready.clone()), note.to_owned())
+        }
+    };
+    let (requests, note) = match found.requests.is_empty() {
+        true => {
+            (vec![ready.clone()], "Nothing that memgate init asked for can be the load. Put here what users ask for.")
+        }
+        false => {
+            (found.requests, "Each of these answered a GET with 2xx, but later one failed or took more than 0.5 s.")
+        }
+    };
+    Entry {
+        ready,
+        ready_note,
+        requests,
+        requests_note: with_unlisted(note, found.has_unlisted),
+        aside: found.aside,
+        ..guess
+    }
+}
+
+/// The path of a URL with a host and a path.
+fn path_of(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |end| end + 3);
+    url[host..].find('/').map_or("", |start| &url[host + start..])
 }
 
 /// Whether nobody has named this port, and the kernel gives such ones to those who name none.
@@ -375,7 +419,10 @@ fn other_ways(printed: &str, help: &str, hints: &Hints, program: &Program, port:
 mod tests {
     use std::path::PathBuf;
 
-    use super::{super::hints::Route, *};
+    use super::{
+        super::{hints::Route, render::Aside},
+        *,
+    };
 
     fn program() -> Program {
         Program {
@@ -461,6 +508,68 @@ mod tests {
         assert_eq!(with(&["/a", "/", "/ready"]), "http://127.0.0.1:8080/ready");
         assert_eq!(with(&["/a", "/"]), "http://127.0.0.1:8080/");
         assert_eq!(with(&["/a", "/b"]), "http://127.0.0.1:8080/a");
+    }
+
+    /// The entry of a service at port 8080 with these answers, which memgate reads.
+    fn entry_of(routes: &[&str], found: Answers) -> Entry {
+        let route = |path: &&str| Route { method: None, path: (*path).to_owned(), place: "main.go:1".to_owned() };
+        let hints = Hints { routes: routes.iter().map(route).collect(), ..Hints::default() };
+        let failure = Failure { what: String::new(), printed: vec!["| up".to_owned()], text: String::new() };
+        let seen = ["127.0.0.1:8080".to_owned()];
+        let entries = [entry(&program(), &hints, How::default(), &seen, found, failure)];
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("services")).unwrap();
+        render::read(&render::file(&entries), &directory.path().join("memgate.yaml"), &entries).unwrap();
+        let [entry] = entries;
+        entry
+    }
+
+    fn aside(path: &str, why: &str) -> Aside {
+        Aside { method: "get", url: format!("http://127.0.0.1:8080{path}"), why: why.to_owned() }
+    }
+
+    #[test]
+    fn a_service_behind_a_login_has_no_load_that_answered_401() {
+        let aside = vec![aside("/", "answered 401"), aside("/items", "answered 401")];
+        let found = Answers { is_asked: true, aside: aside.clone(), ..Answers::default() };
+        let entry = entry_of(&["/", "/items"], found);
+        assert!(entry.is_open && entry.aside == aside);
+        assert_eq!(entry.requests, ["http://127.0.0.1:8080/"], "a load needs a request");
+        assert!(entry.requests_note.starts_with("Nothing that memgate init asked for can be the load."));
+        assert!(entry.ready_note.contains("Nothing that memgate init asked for did."), "{}", entry.ready_note);
+    }
+
+    #[test]
+    fn a_readiness_that_was_found_stays_without_a_load() {
+        let ready = Some(("http://127.0.0.1:8080/".to_owned(), 302));
+        let found =
+            Answers { is_asked: true, ready, aside: vec![aside("/healthz", "answered 401")], ..Answers::default() };
+        let entry = entry_of(&["/healthz"], found);
+        assert!(entry.is_open && entry.ready_note.ends_with("It answered 302."));
+        assert_eq!((entry.ready.as_str(), entry.requests), ("http://127.0.0.1:8080/", vec![entry.ready.clone()]));
+    }
+
+    #[test]
+    fn what_ended_a_service_is_not_in_its_file() {
+        let found = |ready: Option<&str>| Answers {
+            is_asked: true,
+            ready: ready.map(|url| (url.to_owned(), 200)),
+            ended: Some("/healthz".to_owned()),
+            notes: vec!["It ended after GET /healthz.".to_owned()],
+            ..Answers::default()
+        };
+        let entry = entry_of(&["/healthz", "/boom"], found(None));
+        assert_eq!((entry.ready.as_str(), entry.requests), ("http://127.0.0.1:8080/", vec![entry.ready.clone()]));
+        assert!(entry.about.contains(&"It ended after GET /healthz.".to_owned()));
+        let entry = entry_of(&["/boom"], found(Some("http://127.0.0.1:8080/readyz")));
+        assert_eq!(entry.requests, ["http://127.0.0.1:8080/readyz"]);
+    }
+
+    #[test]
+    fn a_service_that_could_not_be_asked_has_what_its_sources_say() {
+        let entry = entry_of(&["/items"], Answers::default());
+        assert_eq!(entry.requests, ["http://127.0.0.1:8080/items"]);
+        assert!(entry.is_open && entry.requests_note.contains("Nobody has asked"));
     }
 
     #[test]
