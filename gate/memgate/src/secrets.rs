@@ -1,7 +1,6 @@
 //! The secrets of this command: the values of variables that services pass on. memgate writes them nowhere.
 
 use std::{
-    collections::BTreeMap,
     env,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -48,19 +47,16 @@ pub(crate) fn mask(text: &str) -> String {
     all().mask(text).into_owned()
 }
 
-/// The evidence without them: in what it says in words, and in what the configuration gives it.
+/// The evidence without them: in what it says in words, and in the service's variables. Load, dependencies and build are
+/// words of the configuration, in which a value can only be by chance, and which a baseline is compared with.
 pub(crate) fn mask_evidence(evidence: Evidence) -> Evidence {
     mask_in(evidence, &all())
 }
 
 fn mask_in(mut evidence: Evidence, secrets: &Secrets) -> Evidence {
     let mask = |text: &mut String| *text = secrets.mask(text).into_owned();
-    let mask_values = |map: &mut BTreeMap<String, String>| map.values_mut().for_each(mask);
-    evidence.notes.iter_mut().chain(&mut evidence.options).for_each(mask);
-    let environment = &mut evidence.environment;
-    mask_values(&mut environment.variables);
-    mask_values(&mut environment.build);
-    [&mut environment.load, &mut environment.dependencies].into_iter().for_each(mask);
+    let variables = evidence.environment.variables.values_mut();
+    evidence.notes.iter_mut().chain(&mut evidence.options).chain(variables).for_each(mask);
     evidence
 }
 
@@ -71,6 +67,8 @@ fn known() -> MutexGuard<'static, Option<Secrets>> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use memgate_evidence::Environment;
 
     use super::*;
 
@@ -101,15 +99,23 @@ services:
     #[test]
     fn evidence_has_none() {
         let mut evidence = memgate_testing::healthy(1);
-        let dependencies = "db `db -p hunter2`".to_owned();
+        let dependencies = "db `db -U hunter2`".to_owned();
         evidence.notes.push("the password hunter2 is short".to_owned());
-        evidence.environment.dependencies = dependencies;
+        evidence.environment.dependencies = dependencies.clone();
+        evidence.environment.load = "`k6 run --user=hunter2`".to_owned();
+        evidence.environment.build.insert("-tags".to_owned(), "hunter2".to_owned());
+        let environment = evidence.environment.clone();
         evidence.environment.variables.insert("GODEBUG".to_owned(), "x=hunter2".to_owned());
         let mut secrets = Secrets::default();
         secrets.add("hunter2");
         let masked = mask_in(evidence, &secrets);
         assert_eq!(masked.notes.last().unwrap(), "the password *** is short");
-        assert_eq!(masked.environment.dependencies, "db `db -p ***`");
+        let Environment { load, dependencies: of_file, build, .. } = masked.environment.clone();
+        assert_eq!(
+            (load, of_file, build),
+            (environment.load, dependencies, environment.build),
+            "everybody can read them"
+        );
         assert_eq!(masked.environment.variables["GODEBUG"], "x=***");
     }
 }
