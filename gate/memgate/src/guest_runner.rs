@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -208,8 +208,8 @@ impl GuestRunner {
     /// Checks that the plan can run in a guest of this platform.
     ///
     /// # Errors
-    /// Fails if the plan has a load command, needs more memory than the guest has, or has an executable that needs
-    /// files that the guest lacks.
+    /// Fails if the plan has a load command, names a program that the guest lacks, has a memory limit above the guest's
+    /// memory, or has an executable that needs files that the guest lacks.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let at = format!("services.{}", plan.service);
         match plan.load {
@@ -221,10 +221,10 @@ impl GuestRunner {
             }
         }
         self.check_commands(plan, &at)?;
-        if let Some(wanted) = plan.memory_max.filter(|wanted| *wanted > self.machine.memory) {
+        if let Some((key, wanted)) = too_large(plan, self.machine.memory) {
             let platform = self.platform;
             let (wanted, memory) = (wanted >> 20, self.machine.memory >> 20);
-            let message = format!("{at}.run.memory_max: {wanted} MiB, but the guests of {platform} have {memory} MiB");
+            let message = format!("{at}.{key}: {wanted} MiB, but the guests of {platform} have {memory} MiB");
             let help = format!("raise `platforms.{platform}.memory`, or lower `memory_max`");
             return Err(InputError::new(message, help).into());
         }
@@ -275,10 +275,7 @@ impl GuestRunner {
                     evidence
                 });
             }
-            let log = &logs.run.service_log;
-            fs::remove_file(log)
-                .map_err(|error| GuestError::Host { what: log.display().to_string(), error })
-                .map_err(GuestRunError::Guest)?;
+            remove(&logs.run).map_err(GuestRunError::Guest)?;
         }
         Err(GuestRunError::BrokenProcessor.into())
     }
@@ -438,10 +435,21 @@ fn lacking<'plan>(plan: &'plan Plan, files: &BTreeMap<String, PathBuf>) -> Optio
     });
     let of_before = plan.before.iter().enumerate();
     let of_before = of_before.map(|(index, before)| (format!("before[{index}].command"), Some(&before.words)));
-    let of_service = [("run.ready.command".to_owned(), asks(&plan.ready))];
+    // A plan without a command of its own names the executable by no word.
+    let of_start = plan.watch.iter().map(|watch| ("run.command".to_owned(), Some(&watch.command)));
+    let of_service = of_start.chain([("run.ready.command".to_owned(), asks(&plan.ready))]);
     let programs = of_sidecars.chain(of_before).chain(of_service);
     let mut programs = programs.filter_map(|(key, words)| Some((key, words?.first()?.as_str())));
     programs.find(|(_, program)| *program != SERVICE && !files.contains_key(*program))
+}
+
+/// The first memory limit of the plan above this memory, with its key, bytes.
+fn too_large(plan: &Plan, memory: u64) -> Option<(String, u64)> {
+    let of_service = plan.memory_max.map(|limit| ("run.memory_max".to_owned(), limit));
+    let of_sidecars = plan.sidecars.iter();
+    let of_sidecars =
+        of_sidecars.filter_map(|sidecar| Some((format!("sidecars.{}.memory_max", sidecar.name), sidecar.memory_max?)));
+    of_service.into_iter().chain(of_sidecars).find(|(_, limit)| *limit > memory)
 }
 
 /// The command that tells whether a process is ready, if there is one.
@@ -569,6 +577,19 @@ fn processor_failed(service_log: &Path) -> bool {
     })
 }
 
+/// Removes the logs of an attempt, as far as there are any: those of the next one would follow them.
+fn remove(logs: &RunLogs) -> Result<(), GuestError> {
+    for log in [&logs.service_log].into_iter().chain(logs.more.values()) {
+        match fs::remove_file(log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(GuestError::Host { what: log.display().to_string(), error });
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 fn keep(path: &Path, bytes: &[u8]) -> Result<(), GuestError> {
     let written = File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(bytes));
     written.map_err(|error| GuestError::Host { what: path.display().to_string(), error })
@@ -611,7 +632,7 @@ fn missing_files(exe: GoExe, files: &BTreeMap<String, PathBuf>) -> Result<Vec<St
 
 #[cfg(test)]
 mod tests {
-    use memgate_evidence::plan::{Before, Sidecar};
+    use memgate_evidence::plan::{Before, Sidecar, Watch};
 
     use super::*;
 
@@ -673,6 +694,39 @@ mod tests {
         other.sidecars[0].ready = by("redis-cli");
         assert_eq!(lacks(other).unwrap(), "sidecars.redis.ready.command redis-cli");
         assert_eq!(lacks(Plan { ready: by("true"), ..memgate_testing::plan() }).unwrap(), "run.ready.command true");
+        let started_by = |words: &[&str]| {
+            let command = words.iter().map(|word| (*word).to_owned()).collect();
+            let watch = Some(Watch { command, argument: None, execution: 1 });
+            lacks(Plan { watch, ..memgate_testing::plan() })
+        };
+        assert_eq!(started_by(&["./start.sh"]).unwrap(), "run.command ./start.sh");
+        assert_eq!([started_by(&["/bin/redis-server"]), started_by(&[SERVICE]), started_by(&[])], [None, None, None]);
+    }
+
+    #[test]
+    fn a_limit_above_the_memory_of_a_guest_is_named() {
+        let plan = |service, of_sidecar| {
+            let sidecars = vec![Sidecar { memory_max: of_sidecar, ..sidecar(None) }];
+            Plan { memory_max: service, sidecars, ..memgate_testing::plan() }
+        };
+        assert_eq!(too_large(&plan(Some(10), Some(10)), 10), None);
+        assert_eq!(too_large(&plan(None, None), 10), None);
+        assert_eq!(too_large(&plan(Some(11), Some(12)), 10), Some(("run.memory_max".to_owned(), 11)));
+        assert_eq!(too_large(&plan(Some(1), Some(12)), 10), Some(("sidecars.redis.memory_max".to_owned(), 12)));
+    }
+
+    #[test]
+    fn the_logs_of_a_failed_attempt_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let more = [("sidecar-redis".to_owned(), at("redis")), ("before-1".to_owned(), at("before"))].into();
+        let logs = RunLogs { service_log: at("service"), load_log: PathBuf::new(), more };
+        keep(&at("service"), b"1").unwrap();
+        keep(&at("redis"), b"1").unwrap();
+        remove(&logs).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        fs::create_dir(at("before")).unwrap();
+        assert!(remove(&logs).is_err());
     }
 
     #[test]
