@@ -69,7 +69,8 @@ fn services() -> [Service; 4] {
 /// in a guest.
 ///
 /// # Errors
-/// When the machine uses Debian's archive and the archive does not have them.
+/// When they are not there yet, and the machine has neither apt of Debian nor a mirror in `MEMGATE_MIRROR`, or the mirror
+/// does not have them.
 pub(crate) fn ensure(tools: &Tools<'_>) -> Result<()> {
     for service in services() {
         if service.pin.architecture != "amd64" || cfg!(target_arch = "x86_64") {
@@ -318,7 +319,7 @@ impl Pinned {
 /// no version, because that file names them.
 ///
 /// # Errors
-/// When the archive does not have them.
+/// As for [`ensure`].
 pub(crate) fn ensure_field(tools: &Tools<'_>, architecture: Architecture) -> Result<()> {
     for pinned in FIELD {
         let service = pinned.service(architecture);
