@@ -109,7 +109,7 @@ impl Beside {
         let own = self.scratch.as_ref().map_or_else(PathBuf::new, |scratch| scratch.of(&sidecar.name));
         let directory = sidecar.directory.clone().unwrap_or(own);
         let who = format!("the sidecar `{}`", sidecar.name);
-        ready::is_free(&sidecar.ready, &directory).await.map_err(|error| self.taken(error, &sidecar.name))?;
+        ready::is_free(&sidecar.ready, &directory).map_err(|error| self.taken(error, &sidecar.name))?;
         let targets = Targets::of_readiness(who.clone(), &sidecar.ready, &directory)?;
         let limit = |source| BesideError::Limit { name: sidecar.name.clone(), source };
         let cgroup = match sidecar.memory_max {
@@ -141,10 +141,10 @@ impl Beside {
             ready = ready::wait_ready(&waiting) => ready.map(drop)?,
             error = self.failure("before it was ready") => return Err(error),
         }
-        let note = targets.check(When::Ready, &files, pid).await;
+        let notes = targets.check(When::Ready, &files, pid).await;
         // What has ended listens nowhere.
         self.check("before the service began")?;
-        self.notes.extend(targets.notes.into_iter().chain(note?));
+        self.notes.extend(targets.notes.into_iter().chain(notes?));
         Ok(())
     }
 

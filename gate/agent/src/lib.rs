@@ -21,6 +21,7 @@ mod process;
 mod ready;
 pub mod rest;
 mod run;
+mod socket;
 pub mod trial;
 
 pub use beside::BesideError;

@@ -25,7 +25,9 @@ use procfs::{
     process::{FDTarget, ProcState, Process, all_processes},
 };
 
-use super::{cgroup::CgroupFiles, family::descendants, load::Endpoint, ready::Socket};
+use self::peer::Peer;
+
+use super::{cgroup::CgroupFiles, family::descendants, load::Endpoint, ready, socket::Socket};
 
 /// How often memgate looks at a socket that nobody seems to have: one that was closed while memgate read who has it.
 const LOOKS: u32 = 5;
@@ -180,10 +182,9 @@ impl Targets {
     /// When a URL or an address cannot be used.
     pub(super) fn of(plan: &Plan) -> Result<Self> {
         let load_socket = match &plan.load {
-            Load::Http(load) => load.transport.unix.as_ref().map(|path| path.to_string_lossy()),
+            Load::Http(load) => load.transport.unix.as_ref().map(|name| Socket::of(name, &plan.directory)),
             Load::Command(_) => None,
         };
-        let load_socket = load_socket.map(|path| Socket::of(&path, &plan.directory));
         let urls = match &plan.load {
             // The hosts of URLs are names for the service to read.
             Load::Http(_) if load_socket.is_some() => Vec::new(),
@@ -222,9 +223,20 @@ impl Targets {
         Ok(targets)
     }
 
-    /// The addresses on this machine, for one who wants to know whether they are free.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.values().flatten().copied().collect()
+    /// Checks that nobody listens yet where the service is to.
+    ///
+    /// # Errors
+    /// Fails with [`ReadyError`](super::ReadyError), which has the address or the socket.
+    pub(super) fn are_free(&self) -> Result<()> {
+        let addresses: Vec<_> = self.addresses.values().flatten().copied().collect();
+        ready::addresses_are_free(&addresses)?;
+        self.sockets().try_for_each(|(socket, _)| ready::socket_is_free(socket))
+    }
+
+    /// The unix sockets, each with whether requests of the load go there.
+    fn sockets(&self) -> impl Iterator<Item = (&Socket, bool)> {
+        let of_readiness = self.socket.iter().filter(|socket| self.load_socket.as_ref() != Some(socket));
+        of_readiness.map(|socket| (socket, false)).chain(self.load_socket.iter().map(|socket| (socket, true)))
     }
 
     /// An address where the service listens: where it is asked whether it is ready, or where a request goes.
@@ -239,21 +251,23 @@ impl Targets {
         }
         let here: Vec<_> = addresses.into_iter().filter(|address| is_here(address.ip())).collect();
         if here.is_empty() {
+            let who = &self.who;
             self.notes.push(format!(
-                "{authority} is not on this machine, so that memgate cannot tell whether the service answers there"
+                "{authority} is not on this machine, so that memgate cannot tell whether {who} answers there"
             ));
         }
         self.addresses.insert(authority, here);
     }
 
-    /// Checks that nobody but the service listens where requests go. Returns a note if memgate may not read who does.
+    /// Checks that nobody but the service listens where requests go. Returns a note for each place of which memgate may
+    /// not read who does.
     ///
     /// # Errors
     /// Fails with [`ListenerError`] if another process listens there, or if a service that has answered that it is
     /// ready does not listen there.
-    pub(super) async fn check(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>> {
+    pub(super) async fn check(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Vec<String>> {
         let mut looks = 1;
-        let note = loop {
+        let mut notes = loop {
             match self.look(when, cgroup, service) {
                 // The socket may be closed already, or its file may not have been there yet.
                 Err(ListenerError::Other { holder: Holder::Unseen, .. } | ListenerError::NotTheService { .. })
@@ -263,18 +277,14 @@ impl Targets {
             looks += 1;
             tokio::time::sleep(INTERVAL).await;
         };
-        let mut note = note;
-        let sockets = self.socket.iter().map(|socket| (socket, false));
-        for (socket, is_of_load) in sockets.chain(self.load_socket.iter().map(|socket| (socket, true))) {
-            if when == When::Ready {
-                let (processes, _) = processes(&self.who, cgroup, service)?;
-                note = note.or(peer::check(&self.who, socket, &processes, is_of_load).await?);
-            }
+        for (socket, is_of_load) in self.sockets() {
+            let (processes, _) = processes(&self.who, cgroup, service)?;
+            notes.extend(Peer { who: &self.who, socket, is_of_load }.check(when, &processes).await?);
         }
-        Ok(note)
+        Ok(notes)
     }
 
-    fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Option<String>, ListenerError> {
+    fn look(&self, when: When, cgroup: &CgroupFiles, service: Pid) -> Result<Vec<String>, ListenerError> {
         let (listeners, own) = listeners_and_own(&self.who, cgroup, service)?;
         self.judge(when, &listeners, &own, holder)
     }
@@ -286,8 +296,8 @@ impl Targets {
         listeners: &[Listener],
         own: &Own,
         holder: impl Fn(u64) -> Holder,
-    ) -> Result<Option<String>, ListenerError> {
-        let mut unknown = None;
+    ) -> Result<Vec<String>, ListenerError> {
+        let mut unknown = BTreeSet::new();
         for (target, addresses) in &self.addresses {
             let takes = |listener: &&Listener| addresses.iter().any(|address| takes(listener.address, *address));
             let (of_service, of_others): (Vec<&Listener>, Vec<&Listener>) =
@@ -295,7 +305,7 @@ impl Targets {
             for other in of_others {
                 let holder = holder(other.inode);
                 if own.has_unreadable && holder == Holder::Unseen {
-                    unknown = Some(target);
+                    unknown.insert(target);
                     continue;
                 }
                 let (target, who) = (target.clone(), self.who.clone());
@@ -307,12 +317,14 @@ impl Targets {
                 return Err(ListenerError::NotTheService { target: target.clone(), who: self.who.clone() });
             }
         }
-        Ok(unknown.map(|target| {
+        let who = &self.who;
+        let notes = unknown.into_iter().map(|target| {
             format!(
-                "memgate may not read the files of a process of the service, so that it cannot tell whether the \
-                 service answers at {target}"
+                "memgate may not read the files of a process of {who}, so that it cannot tell whether {who} answers at \
+                 {target}"
             )
-        }))
+        });
+        Ok(notes.collect())
     }
 }
 
@@ -441,11 +453,19 @@ fn command(process: &Process) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{
+        net::TcpListener,
+        os::{
+            linux::net::SocketAddrExt as _,
+            unix::net::{self, UnixListener},
+        },
+    };
 
     use memgate_evidence::error::Error;
 
     use super::*;
+
+    const NONE: Vec<String> = Vec::new();
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -516,9 +536,9 @@ mod tests {
     #[test]
     fn the_services_own_listeners_are_right_whichever_of_its_processes_has_them() {
         let all = [listener("0.0.0.0:80", 1), listener("[::]:81", 2), listener("127.0.0.1:82", 3)];
-        assert_eq!(targets().judge(When::Ready, &all, &own(&[1, 2]), stranger).unwrap(), None);
+        assert_eq!(targets().judge(When::Ready, &all, &own(&[1, 2]), stranger).unwrap(), NONE);
         // Nobody has to listen yet where the load goes: its requests fail then.
-        assert_eq!(targets().judge(When::Ready, &all[1..], &own(&[2]), stranger).unwrap(), None);
+        assert_eq!(targets().judge(When::Ready, &all[1..], &own(&[2]), stranger).unwrap(), NONE);
     }
 
     #[test]
@@ -541,19 +561,21 @@ mod tests {
         assert_eq!(error.to_string(), "127.0.0.1:81 answers, but the service does not listen there");
         assert_eq!(Error::from(error).exit_code(), 4);
         // Later it may have closed its socket, and its requests fail.
-        assert_eq!(targets().judge(When::Measured, &[], &own(&[]), stranger).unwrap(), None);
+        assert_eq!(targets().judge(When::Measured, &[], &own(&[]), stranger).unwrap(), NONE);
     }
 
     #[test]
     fn files_that_memgate_may_not_read_are_told_and_fail_nothing() {
         let unreadable = || Own { has_unreadable: true, ..own(&[]) };
         let all = [listener("127.0.0.1:81", 1), listener("127.0.0.1:80", 2)];
-        let note = targets().judge(When::Ready, &all, &unreadable(), |_| Holder::Unseen).unwrap();
-        assert!(note.unwrap().contains("may not read the files of a process of the service"));
+        let notes = targets().judge(When::Ready, &all, &unreadable(), |_| Holder::Unseen).unwrap();
+        let note = "memgate may not read the files of a process of the service, so that it cannot tell whether the service \
+                    answers at 127.0.0.1:8";
+        assert_eq!(notes, ["0", "1"].map(|port| format!("{note}{port}")), "each place");
         // That another process has the socket is known all the same.
         assert!(targets().judge(When::Ready, &all, &unreadable(), stranger).is_err());
         let all_known = Own { has_unreadable: true, ..own(&[1, 2]) };
-        assert_eq!(targets().judge(When::Ready, &all, &all_known, stranger).unwrap(), None);
+        assert_eq!(targets().judge(When::Ready, &all, &all_known, stranger).unwrap(), NONE);
     }
 
     #[test]
@@ -562,10 +584,10 @@ mod tests {
         let targets = Targets::of(&plan("http://127.0.0.1:81/", "http://192.0.2.1:80/")).unwrap();
         assert!(targets.notes[0].starts_with("192.0.2.1:80 is not on this machine"), "{:?}", targets.notes);
         let all = [listener("127.0.0.1:81", 1), listener("0.0.0.0:80", 2)];
-        assert_eq!(targets.judge(When::Ready, &all, &own(&[1]), stranger).unwrap(), None);
+        assert_eq!(targets.judge(When::Ready, &all, &own(&[1]), stranger).unwrap(), NONE);
         // Nor is anything asked of a service that is ready elsewhere.
         let elsewhere = Targets::of(&plan("http://192.0.2.1:81/", "http://127.0.0.1:80/")).unwrap();
-        assert_eq!(elsewhere.judge(When::Ready, &all, &own(&[2]), stranger).unwrap(), None);
+        assert_eq!(elsewhere.judge(When::Ready, &all, &own(&[2]), stranger).unwrap(), NONE);
     }
 
     #[test]
@@ -577,9 +599,10 @@ mod tests {
         let listens = "127.0.0.1:80".parse().ok();
         for by in [ReadyBy::Notify, ReadyBy::Log("up".to_owned()), ReadyBy::Unix("@memgate-none".to_owned())] {
             let targets = Targets::of(&plan(by)).unwrap();
-            assert_eq!((targets.addresses().first().copied(), targets.listener()), (listens, listens));
+            let addresses: Vec<_> = targets.addresses.values().flatten().copied().collect();
+            assert_eq!((addresses.first().copied(), targets.listener()), (listens, listens));
             assert!(targets.judge(When::Ready, &[listener("127.0.0.1:80", 2)], &own(&[1]), stranger).is_err());
-            assert_eq!(targets.judge(When::Ready, &[], &own(&[]), stranger).unwrap(), None, "it may listen later");
+            assert_eq!(targets.judge(When::Ready, &[], &own(&[]), stranger).unwrap(), NONE, "it may listen later");
         }
         let targets = Targets::of(&plan(ReadyBy::Tcp("127.0.0.1:82".to_owned()))).unwrap();
         assert_eq!(targets.listener(), "127.0.0.1:82".parse().ok());
@@ -603,7 +626,7 @@ mod tests {
         let url = format!("http://{here}/");
         let targets = Targets::of(&plan(&url, &url)).unwrap();
         let this = nix::unistd::getpid();
-        assert_eq!(targets.check(When::Ready, &CgroupFiles::default(), this).await.unwrap(), None);
+        assert_eq!(targets.check(When::Ready, &CgroupFiles::default(), this).await.unwrap(), NONE);
         // For any other process, this one is the stranger.
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let other = Pid::from_raw(child.id().cast_signed());
@@ -617,5 +640,49 @@ mod tests {
         };
         assert_eq!((*address, *pid), (here, this.as_raw()));
         assert!(!command.is_empty());
+    }
+
+    /// Nobody may listen there before the start, and nobody but the service afterwards.
+    #[tokio::test]
+    async fn the_socket_of_the_load_is_checked_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plan = plan("http://127.0.0.1:81/", "http://localhost/");
+        plan.directory = directory.path().to_owned();
+        let abstract_name = format!("@memgate-listeners-{}", std::process::id());
+        let address = net::SocketAddr::from_abstract_name(&abstract_name[1..]).unwrap();
+        for name in ["app.sock", &abstract_name] {
+            plan.ready.by = ReadyBy::Log("up".to_owned());
+            let Load::Http(load) = &mut plan.load else { panic!("{plan:?}") };
+            load.transport.unix = Some(name.to_owned());
+            let targets = Targets::of(&plan).unwrap();
+            targets.are_free().unwrap();
+            let listening = match name {
+                "app.sock" => UnixListener::bind(directory.path().join(name)).unwrap(),
+                _ => UnixListener::bind_addr(&address).unwrap(),
+            };
+            let taken = targets.are_free().unwrap_err();
+            assert!(taken.to_string().contains(&format!("Another process listens at the socket {name}")), "{taken}");
+            // Readiness at the same socket is the same check.
+            plan.ready.by = ReadyBy::Unix(name.to_owned());
+            assert_eq!(
+                Targets::of(&plan).unwrap().sockets().map(|(_, is_of_load)| is_of_load).collect::<Vec<_>>(),
+                [true]
+            );
+            let files = CgroupFiles::default();
+            let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+            let other = Pid::from_raw(child.id().cast_signed());
+            for when in [When::Ready, When::Measured] {
+                assert_eq!(targets.check(when, &files, Pid::this()).await.unwrap(), NONE);
+                let error = targets.check(when, &files, other).await.unwrap_err();
+                let start = format!("another process listens at the socket {name}: process {} (`", Pid::this());
+                assert!(error.to_string().contains(&start), "{error}");
+            }
+            drop(listening);
+            assert_eq!(targets.check(When::Measured, &files, Pid::this()).await.unwrap(), NONE);
+            let nobody = targets.check(When::Ready, &files, Pid::this()).await.unwrap_err();
+            assert!(nobody.to_string().contains(&format!("nobody listens at the socket {name}")), "{nobody}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 }

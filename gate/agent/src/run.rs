@@ -27,6 +27,7 @@ use super::{
     load::{self, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule, Site},
     process::CommandLine,
     ready, rest,
+    socket::Socket,
 };
 use crate::{
     cancel::Cancel,
@@ -189,9 +190,9 @@ async fn measure(
     driver: Driver,
     event: &dyn Fn(RunEvent),
 ) -> Result<Evidence> {
-    ready::is_free(&named.ready, &named.directory).await?;
+    ready::is_free(&named.ready, &named.directory)?;
     let targets = Targets::of(named)?;
-    ready::addresses_are_free(&targets.addresses())?;
+    targets.are_free()?;
     if !plan.dependencies().is_empty() {
         event(RunEvent::Preparing);
         beside.start(named, logs).await?;
@@ -365,8 +366,9 @@ impl<'a> Running<'a> {
         // A service that has ended listens nowhere, and its port is free for others.
         self.early_end = self.service.ended().map(|exit| (exit, self.clock.now_ns()));
         if self.early_end.is_none() {
-            let note = who_listens?.filter(|note| !self.notes.contains(note));
-            self.notes.extend(note);
+            let mut notes = who_listens?;
+            notes.retain(|note| !self.notes.contains(note));
+            self.notes.extend(notes);
         }
         Ok(())
     }
@@ -538,7 +540,7 @@ impl RunningLoad {
     fn start(plan: &Plan, logs: &RunLogs, driver: Driver, start: Instant, tail: Duration) -> Result<Self> {
         match (&plan.load, driver) {
             (Load::Http(http), Driver::Host) => {
-                let socket = http.transport.unix.as_ref().map(|path| plan.directory.join(path));
+                let socket = http.transport.unix.as_ref().map(|name| Socket::of(name, &plan.directory));
                 HostLoad::start(socket).map(Self::Host)
             }
             (Load::Http(http), Driver::Here(begin)) => {

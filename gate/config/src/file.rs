@@ -188,7 +188,8 @@ pub(super) struct Ready {
     pub(super) http: Option<Scalar<Url>>,
     /// An address that accepts connections when the process is ready.
     pub(super) tcp: Option<Scalar<Address>>,
-    /// A unix socket that accepts connections when the process is ready, relative to its working directory.
+    /// A unix socket that accepts connections when the process is ready: a path, relative to its working directory, or
+    /// `@NAME` for one without a file.
     pub(super) unix: Option<Scalar<SocketName>>,
     /// A regular expression that a line of the process's output matches when it is ready.
     pub(super) log: Option<Scalar<LinePattern>>,
@@ -214,9 +215,10 @@ pub(super) struct Load {
     pub(super) streams: Option<Whole<1, 1000>>,
     /// Whether a connection is used for more than one request; true by default.
     pub(super) keep_alive: Option<Scalar<Switch>>,
-    /// The unix socket at which the service listens, relative to its working directory. All requests go there, as with
-    /// `curl --unix-socket`: their URLs keep their host, for the service to read, and need no port.
-    pub(super) unix: Option<Scalar<FilePath>>,
+    /// The unix socket at which the service listens: a path, relative to its working directory, or `@NAME` for one without
+    /// a file. All requests go there, as with `curl --unix-socket`: their URLs keep their host, for the service to read,
+    /// and need no port.
+    pub(super) unix: Option<Scalar<SocketName>>,
     /// What `https://` URLs accept as the service's certificate.
     pub(super) tls: Option<Tls>,
     /// How long a request may take from its intended start before it fails; 5s by default.

@@ -230,12 +230,17 @@ pub(super) struct SocketName;
 
 impl Kind for SocketName {
     type Value = String;
-    const EXPECTED: &'static str = "a path of a socket of at most 107 bytes, such as `run/app.sock`, or `@NAME`";
-    const PATTERN: Option<&'static str> = Some("^(@.|[^@]).{0,106}$");
+    const EXPECTED: &'static str = "a path of a socket, such as `run/app.sock`, or `@NAME`";
+    const PATTERN: Option<&'static str> = Some("^(@.{1,107}|[^@].{0,4094})$");
 
     fn read(text: &str) -> Result<String, Problem> {
-        let is_name = !text.is_empty() && text != "@" && text.len() <= 107 && !text.contains('\0');
-        require(is_name, text, Self::EXPECTED, || text.to_owned())
+        let refuse = |why: &str| Err(wrong(format!("`{}` {why}", shorten(text)), Self::EXPECTED));
+        // The kernel's limits: `sun_path` of unix(7), and `PATH_MAX` of path_resolution(7).
+        match text.strip_prefix('@') {
+            Some(name) if !(1..=107).contains(&name.len()) => refuse("has no name of 1 to 107 bytes behind its `@`"),
+            None if !(1..=4095).contains(&text.len()) => refuse("is no path of 1 to 4095 bytes"),
+            Some(_) | None => require(!text.contains('\0'), text, Self::EXPECTED, || text.to_owned()),
+        }
     }
 }
 

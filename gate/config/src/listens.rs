@@ -19,9 +19,14 @@ impl Listens {
         match &ready.by {
             ReadyBy::Http(url) => Self::at_url(url),
             ReadyBy::Tcp(address) => Self::at(address),
-            ReadyBy::Unix(name) => name.starts_with(['/', '@', '$']).then(|| Self::Socket(name.clone())),
+            ReadyBy::Unix(name) => Self::at_socket(name),
             ReadyBy::Log(_) | ReadyBy::Command(_) | ReadyBy::Notify => None,
         }
+    }
+
+    /// The socket of this name, unless each process may have its own.
+    pub(super) fn at_socket(name: &str) -> Option<Self> {
+        name.starts_with(['/', '@', '$']).then(|| Self::Socket(name.to_owned()))
     }
 
     /// Where requests to the URL go.

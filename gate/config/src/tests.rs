@@ -305,7 +305,8 @@ refused! {
     ready_at_no_port: ready("tcp: localhost");
     ready_at_port_0: ready("tcp: \"localhost:0\"");
     ready_at_a_url: ready("tcp: \"http://localhost:1\"");
-    socket_with_a_long_path: ready(&format!("unix: /{}", "a".repeat(107)));
+    socket_with_a_long_name: ready(&format!("unix: \"@{}\"", "a".repeat(108)));
+    socket_of_the_load_without_a_name: changed("rate:", "unix: \"@\", rate:");
     socket_without_a_name: ready("unix: \"@\"");
     pattern_that_is_none: ready("log: \"(listening\"");
     pattern_of_nothing: ready("log: \"\"");
@@ -357,6 +358,7 @@ refused! {
     too_many_connections: changed("rate:", "connections: 20000, rate:");
     negative_runs: format!("{SMALLEST}    runs: -1\n");
     duplicate_key: changed("version: 1", "version: 1\nbaselines: a\nbaselines: b");
+    sidecar_at_the_socket_of_the_load: with_sidecars("      a: { command: [a], ready: { unix: \"@app\" } }\n").replacen("rate:", "unix: \"@app\", rate:", 1);
     duplicate_key_of_a_flow_map: changed("rate: 500/s", "rate: 500/s, rate: 600/s");
     duplicate_variable: changed("ready:", "env: { GOGC: 100, \"GOGC\": 200 }, ready:");
     duplicate_service: format!("{SMALLEST}  uaa: {{}}\n");

@@ -205,10 +205,11 @@ impl Validator<'_> {
     /// Checks that no two of the sidecars and the service are to listen at the same place, as far as the file tells.
     fn places_differ(&self, sidecars: &[Sidecar], service: &Ready, load: &Load, place: &KeyPath) -> Result<()> {
         let of_load = match load {
-            Load::Http(load) if load.transport.unix.is_none() => {
-                load.requests.iter().filter_map(|request| Listens::at_url(&request.url)).collect()
-            }
-            Load::Http(_) | Load::Command(_) => Vec::new(),
+            Load::Http(load) => match &load.transport.unix {
+                Some(name) => Listens::at_socket(name).into_iter().collect(),
+                None => load.requests.iter().filter_map(|request| Listens::at_url(&request.url)).collect(),
+            },
+            Load::Command(_) => Vec::new(),
         };
         let of_service = Listens::of(service).into_iter().chain(of_load);
         let mut taken: Vec<_> = of_service.map(|listens| (listens, "the service".to_owned())).collect();

@@ -1,7 +1,7 @@
 //! The agent's task: one run of one service on one platform.
 //!
-//! A plan is plain data. It is made from the configuration without touching the machine, and travels to a guest
-//! unchanged.
+//! A plan is plain data. It is made from the configuration without touching the machine. A guest gets it with the
+//! guest's own paths and without the rows of the load.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -357,9 +357,8 @@ pub struct Transport {
     pub http: HttpVersion,
     /// Whether a connection is used for more than one request.
     pub keep_alive: bool,
-    /// The unix socket at which the service listens, relative to its working directory; `None` for the hosts and ports
-    /// of the URLs.
-    pub unix: Option<PathBuf>,
+    /// The unix socket at which the service listens, as in [`ReadyBy::Unix`]; `None` for the hosts and ports of the URLs.
+    pub unix: Option<String>,
     /// What `https://` URLs accept as the service's certificate; `None` if there are no such URLs.
     pub tls: Option<Tls>,
 }
@@ -593,7 +592,7 @@ mod tests {
         load.transport = Transport {
             http: HttpVersion::Http2 { streams: 8 },
             keep_alive: false,
-            unix: Some("secret.sock".into()),
+            unix: Some("secret.sock".to_owned()),
             tls: Some(Tls::Ca("secret.pem".into())),
         };
         let text = "500/s over 32 connections of HTTP/2 with 8 streams with TLS to a unix socket, a new one for each \

@@ -98,9 +98,13 @@ impl Scratch {
             names.put_into_all(words);
             names.put_into_variables(env);
         }
-        if let Load::Command(command) = &mut plan.load {
-            names.put_into_all(&mut command.words);
-            names.put_into_variables(&mut command.env);
+        match &mut plan.load {
+            Load::Http(load) => load.transport.unix.iter_mut().for_each(|name| names.put_into(name)),
+            Load::Command(command) => {
+                names.put_into_all(&mut command.words);
+                names.put_into_variables(&mut command.env);
+                command.results.iter_mut().for_each(|results| names.put_into_path(&mut results.file));
+            }
         }
         plan
     }
@@ -128,6 +132,15 @@ impl Names {
             if text.contains(name) {
                 *text = text.replace(&format!("${name}"), value);
             }
+        }
+    }
+
+    /// A path that is no text has no name in it.
+    fn put_into_path(&self, path: &mut PathBuf) {
+        if let Some(text) = path.to_str() {
+            let mut text = text.to_owned();
+            self.put_into(&mut text);
+            *path = text.into();
         }
     }
 
@@ -216,6 +229,8 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use memgate_evidence::plan::{CommandLoad, CommandResults, ResultsFormat};
+
     use super::*;
 
     fn plan() -> Plan {
@@ -265,6 +280,21 @@ mod tests {
         for env in [&named.env, &named.sidecars[0].env, &named.before[0].env] {
             assert_eq!((env["MEMGATE_TMP"].as_str(), env["MEMGATE_SERVICE"].as_str()), (at.as_str(), "/srv/s"));
         }
+    }
+
+    #[test]
+    fn the_load_finds_what_is_in_the_directory() {
+        let mut plan = plan();
+        let Load::Http(load) = &mut plan.load else { panic!("{plan:?}") };
+        load.transport.unix = Some("$MEMGATE_TMP/app.sock".to_owned());
+        let results = CommandResults { format: ResultsFormat::K6, file: "$MEMGATE_TMP/r.json".into() };
+        let command = CommandLoad { results: Some(results), ..CommandLoad::default() };
+        let scratch = Scratch::make(&plan).unwrap();
+        let Load::Http(load) = scratch.named_in(&plan).load else { panic!("{plan:?}") };
+        assert_eq!(load.transport.unix, Some(scratch.path.join("app.sock").display().to_string()));
+        plan.load = Load::Command(command);
+        let Load::Command(command) = scratch.named_in(&plan).load else { panic!("{plan:?}") };
+        assert_eq!(command.results.unwrap().file, scratch.path.join("r.json"));
     }
 
     #[test]

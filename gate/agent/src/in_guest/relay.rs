@@ -10,10 +10,9 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd as _, BorrowedFd},
         unix::net::UnixStream,
     },
-    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -30,11 +29,14 @@ use nix::{
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::EventFd,
-        socket::{AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, connect, socket},
+        socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket},
     },
 };
 
-use crate::load::{LoadError, LoadOutcome, Phase, Progress};
+use crate::{
+    load::{LoadError, LoadOutcome, Phase, Progress},
+    socket::Socket,
+};
 
 /// The load that the host drives. Its thread ends when the process does, or when the port fails.
 #[derive(Debug)]
@@ -60,13 +62,13 @@ impl HostLoad {
     ///
     /// # Errors
     /// Fails with [`LoadError`] if the guest has no such port, or if the thread cannot be started.
-    pub fn start(unix: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn start(unix: Option<Socket>) -> Result<Self> {
         let port = super::ports::open(LOAD_PORT).map_err(LoadError::NotStarted)?;
         Ok(Self::over(port, unix).map_err(LoadError::NotStarted)?)
     }
 
     /// Uses this port.
-    pub(crate) fn over(port: File, unix: Option<PathBuf>) -> io::Result<Self> {
+    pub(crate) fn over(port: File, unix: Option<Socket>) -> io::Result<Self> {
         let (told, wake) = (Arc::new(Told::default()), Arc::new(EventFd::new()?));
         let mut relay = Relay::new(port, unix, Arc::clone(&told), &wake)?;
         let woken = Arc::clone(&wake);
@@ -138,7 +140,7 @@ const WAKE: u64 = u64::MAX - 1;
 struct Relay {
     port: File,
     /// The unix socket of the plan.
-    unix: Option<PathBuf>,
+    unix: Option<Socket>,
     events: Epoll,
     told: Arc<Told>,
     connections: HashMap<u32, Connection>,
@@ -166,7 +168,7 @@ enum Stream {
 }
 
 impl Relay {
-    fn new(port: File, unix: Option<PathBuf>, told: Arc<Told>, wake: &EventFd) -> io::Result<Self> {
+    fn new(port: File, unix: Option<Socket>, told: Arc<Told>, wake: &EventFd) -> io::Result<Self> {
         // A write that blocks would spin in the kernel until the host has taken the bytes (`__send_to_port`,
         // drivers/char/virtio_console.c, Linux 5.10 to 7.2).
         fcntl(&port, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -250,7 +252,7 @@ impl Relay {
     fn open(&mut self, number: u32, address: &[u8]) -> io::Result<()> {
         let none = || io::Error::other("an address that is none");
         let stream = if address == UNIX.as_bytes() {
-            Stream::to_socket(self.unix.as_ref().ok_or_else(none)?)
+            self.unix.as_ref().ok_or_else(none)?.connect().map(Stream::Unix)
         } else {
             let address = std::str::from_utf8(address).ok().and_then(|address| address.parse::<SocketAddr>().ok());
             Stream::to_address(address.ok_or_else(none)?)
@@ -377,16 +379,19 @@ impl Connection {
 }
 
 impl Stream {
+    /// A stream that connects, or has connected already.
     fn to_address(address: SocketAddr) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-        let stream = TcpStream::from(begin_to_connect(family, &SockaddrStorage::from(address))?);
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(family, SockType::Stream, flags, None)?;
+        match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stream = TcpStream::from(socket);
         // As the generator does on this machine.
         stream.set_nodelay(true)?;
         Ok(Self::Tcp(stream))
-    }
-
-    fn to_socket(path: &Path) -> io::Result<Self> {
-        Ok(Self::Unix(UnixStream::from(begin_to_connect(AddressFamily::Unix, &UnixAddr::new(path)?)?)))
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
@@ -417,16 +422,6 @@ impl AsFd for Stream {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
         }
-    }
-}
-
-/// A socket that connects, or has connected already.
-fn begin_to_connect(family: AddressFamily, address: &dyn SockaddrLike) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(family, SockType::Stream, flags, None)?;
-    match connect(socket.as_raw_fd(), address) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,13 +1,12 @@
 //! How a connection to the service is made: over TCP, to a unix socket, or through a guest's relay; plain or with TLS.
 
-use std::path::PathBuf;
-
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
 
 use super::{Endpoint, RequestFailure, relay::Relay, tls::Connector};
+use crate::socket::{Socket, listener};
 
 /// The bytes of a connection.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -26,20 +25,16 @@ pub(crate) struct Dialer {
 enum To {
     /// The address of the endpoint.
     Network,
-    Socket(Socket),
+    Socket {
+        socket: Socket,
+        /// The only user who may listen there; anybody if it is `None`.
+        user: Option<u32>,
+    },
     Guest {
         relay: Relay,
         /// Whether to the unix socket of the plan and not to the address of the endpoint.
         is_unix: bool,
     },
-}
-
-/// A unix socket of this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Socket {
-    pub(super) path: PathBuf,
-    /// The only user who may listen there; anybody if it is `None`.
-    pub(super) user: Option<u32>,
 }
 
 impl Dialer {
@@ -48,9 +43,9 @@ impl Dialer {
         Self { to: To::Network, tls }
     }
 
-    /// Connects to a unix socket, whatever the endpoint is.
-    pub(super) const fn socket(socket: Socket, tls: Option<Connector>) -> Self {
-        Self { to: To::Socket(socket), tls }
+    /// Connects to a unix socket, whatever the endpoint is. `user` is the only one who may listen there, if that matters.
+    pub(super) const fn socket(socket: Socket, user: Option<u32>, tls: Option<Connector>) -> Self {
+        Self { to: To::Socket { socket, user }, tls }
     }
 
     /// Connects in a guest.
@@ -67,7 +62,7 @@ impl Dialer {
                 stream.set_nodelay(true).map_err(failed)?;
                 Box::new(stream)
             }
-            To::Socket(socket) => Box::new(socket.connect().await?),
+            To::Socket { socket, user } => Box::new(connect(socket, *user)?),
             To::Guest { relay, is_unix: true } => Box::new(relay.connect_to_socket().await.map_err(failed)?),
             To::Guest { relay, is_unix: false } => Box::new(relay.connect(&endpoint.addresses).await.map_err(failed)?),
         };
@@ -79,17 +74,15 @@ impl Dialer {
     }
 }
 
-impl Socket {
-    /// Connects, and checks who listens.
-    ///
-    /// memgate may be root, and the service's user decides where the path leads to. So a socket of another user, such as
-    /// that of a container engine, gets nothing.
-    async fn connect(&self) -> Result<UnixStream, RequestFailure> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|error| RequestFailure::from_io(&error))?;
-        let listener = stream.peer_cred().map_err(|error| RequestFailure::from_io(&error))?.uid();
-        match self.user {
-            Some(user) if user != listener => Err(RequestFailure::OtherUser),
-            Some(_) | None => Ok(stream),
-        }
+/// Connects, and checks who listens.
+///
+/// memgate may be root, and the service's user decides where the path leads to. So a socket of another user, such as that
+/// of a container engine, gets nothing.
+fn connect(socket: &Socket, user: Option<u32>) -> Result<UnixStream, RequestFailure> {
+    let failed = |error| RequestFailure::from_io(&error);
+    let stream = socket.connect().map_err(failed)?;
+    match user {
+        Some(user) if user != listener(&stream).map_err(failed)?.uid() => Err(RequestFailure::OtherUser),
+        Some(_) | None => UnixStream::from_std(stream).map_err(failed),
     }
 }

@@ -10,7 +10,7 @@
 
 use std::{
     ops::Range,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -33,7 +33,7 @@ use tokio::{
 use super::{
     Client, Endpoints, LoadError, LoadOutcome, Progress, RequestFailure, RequestKind, Schedule,
     client::Link,
-    dial::{Dialer, Socket},
+    dial::Dialer,
     http1::Http1,
     http2::Http2,
     meter::Meter,
@@ -45,6 +45,7 @@ use super::{
     tls::Connector,
     values::{Captured, Values},
 };
+use crate::socket::Socket;
 
 /// The highest accepted rate, requests per second. One thread cannot send that many.
 const HIGHEST_RATE: f64 = 1e6;
@@ -52,10 +53,8 @@ const HIGHEST_RATE: f64 = 1e6;
 /// File descriptors that are reserved for everything except the connections.
 const OTHER_FILES: u64 = 128;
 
-/// The longest path of a unix socket, bytes (`sun_path` of unix(7), without the final NUL).
-const LONGEST_PATH: usize = 107;
-
-/// Starts a load, as [`start`] does. So the agent in a guest, whose load the host drives, has no generator.
+/// Starts a load, as [`start`] does. The agent in a guest, whose load the host drives, names no function of the generator,
+/// so the linker leaves it out.
 pub type Start = fn(&HttpLoad, u64, Schedule, &Site) -> Result<LoadHandle>;
 
 /// Where the service runs, as far as its unix socket is concerned.
@@ -138,12 +137,12 @@ impl Requests {
     }
 
     /// How the clients connect on this machine.
-    fn dialer(&self, site: &Site) -> Result<Dialer> {
+    fn dialer(&self, site: &Site) -> Dialer {
         let tls = self.tls.clone();
-        Ok(match &self.transport.unix {
+        match &self.transport.unix {
             None => Dialer::network(tls),
-            Some(path) => Dialer::socket(Socket { path: socket_path(&site.directory, path)?, user: site.user }, tls),
-        })
+            Some(name) => Dialer::socket(Socket::of(name, &site.directory), site.user, tls),
+        }
     }
 
     /// How the clients connect in a guest.
@@ -167,19 +166,6 @@ impl Requests {
     }
 }
 
-/// The path of the unix socket of a service with this working directory.
-///
-/// # Errors
-/// Fails with [`Error::Input`] if it is too long for the kernel.
-pub(super) fn socket_path(directory: &Path, path: &Path) -> Result<PathBuf> {
-    let path = directory.join(path);
-    if path.as_os_str().len() <= LONGEST_PATH {
-        return Ok(path);
-    }
-    let message = format!("The path of the unix socket {} is longer than {LONGEST_PATH} bytes.", path.display());
-    Err(InputError::new(message, "Let the service listen at a shorter path, and name it in `load.unix`.").into())
-}
-
 /// Starts the thread of the load. Requests begin at `schedule.start`.
 ///
 /// `seed` decides the order of the kinds of requests. `site` is where the service runs.
@@ -189,7 +175,7 @@ pub(super) fn socket_path(directory: &Path, path: &Path) -> Result<PathBuf> {
 /// many connections, a host cannot be resolved, or the thread cannot be started.
 pub fn start(load: &HttpLoad, seed: u64, schedule: Schedule, site: &Site) -> Result<LoadHandle> {
     let requests = prepare(load, seed)?;
-    let dialer = Arc::new(requests.dialer(site)?);
+    let dialer = Arc::new(requests.dialer(site));
     check_file_limit(u64::from(load.connections).saturating_mul(requests.endpoints.len() as u64))?;
     let progress = Arc::new(Progress::default());
     let shared = Arc::new(Shared {

@@ -70,7 +70,7 @@ fn a_client_logs_in_before_it_uses_its_token() {
 #[test]
 fn a_client_of_a_guest_logs_in_too() {
     let server = tokens();
-    assert_eq!(run_in_guest(&with_token(&server), None), (true, vec![]));
+    assert_eq!(run_in_guest(&with_token(&server), &Site::default()), (true, vec![]));
     assert_eq!(server.seen()[0].path(), "/login");
 }
 
@@ -104,6 +104,6 @@ fn the_same_requests_have_the_same_values_everywhere() {
     assert_eq!(paths(&again), natively);
     let guest = Server::start(|_, stream| ok(stream));
     load.requests[0].url = guest.url("/${rows.name}/${random}?n=${counter}");
-    assert_eq!(run_in_guest(&load, None), (true, vec![]));
+    assert_eq!(run_in_guest(&load, &Site::default()), (true, vec![]));
     assert!(paths(&guest).is_subset(&natively));
 }

@@ -12,8 +12,8 @@ use memgate_evidence::{
     plan::{Ready, ReadyBy},
 };
 
-use super::{ReadyError, Socket};
-use crate::load::Endpoint;
+use super::ReadyError;
+use crate::{load::Endpoint, socket::Socket};
 
 /// The most time for a connection to a port that should be free.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -24,18 +24,11 @@ const CONNECT: Duration = Duration::from_millis(500);
 /// # Errors
 /// Fails with [`ReadyError`], which has the address, if something listens, and with
 /// [`Error::Input`](memgate_evidence::error::Error::Input) if a URL or an address cannot be used.
-pub(crate) async fn is_free(ready: &Ready, directory: &Path) -> Result<()> {
+pub(crate) fn is_free(ready: &Ready, directory: &Path) -> Result<()> {
     match &ready.by {
         ReadyBy::Http(url) => addresses_are_free(&Endpoint::of(url)?.0.addresses),
         ReadyBy::Tcp(address) => addresses_are_free(&Endpoint::at(address)?.addresses),
-        ReadyBy::Unix(name) => {
-            // A file that another process has left is no listener.
-            let connected = tokio::time::timeout(CONNECT, Socket::of(name, directory).connect()).await;
-            if matches!(connected, Ok(Ok(_))) {
-                return Err(ReadyError::SocketTaken { name: name.clone() }.into());
-            }
-            Ok(())
-        }
+        ReadyBy::Unix(name) => socket_is_free(&Socket::of(name, directory)),
         ReadyBy::Log(_) | ReadyBy::Command(_) | ReadyBy::Notify => Ok(()),
     }
 }
@@ -48,6 +41,18 @@ pub(crate) fn addresses_are_free(addresses: &[SocketAddr]) -> Result<()> {
     addresses.iter().try_for_each(|address| {
         if is_taken(address) { Err(ReadyError::PortTaken { address: *address }.into()) } else { Ok(()) }
     })
+}
+
+/// Checks that nobody listens at this socket. A file that another process has left is no listener.
+///
+/// # Errors
+/// Fails with [`ReadyError::SocketTaken`].
+pub(crate) fn socket_is_free(socket: &Socket) -> Result<()> {
+    match socket.connect() {
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Ok(()),
+        // One whose queue is full listens too.
+        Ok(_) | Err(_) => Err(ReadyError::SocketTaken { name: socket.name.clone() }.into()),
+    }
 }
 
 fn is_taken(address: &SocketAddr) -> bool {
@@ -69,8 +74,7 @@ mod tests {
     use crate::load::testserver::{Server, ok};
 
     fn check(by: ReadyBy, directory: &Path) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(is_free(&Ready { by, timeout_ms: 1 }, directory))
+        is_free(&Ready { by, timeout_ms: 1 }, directory)
     }
 
     fn port_is_free(url: &str) -> Result<()> {

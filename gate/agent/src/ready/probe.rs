@@ -1,21 +1,13 @@
 //! One look at whether a process is ready, by each kind of readiness.
 
-use std::{
-    fs::File,
-    io,
-    os::{
-        fd::AsRawFd as _,
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
-    },
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use memgate_evidence::{
     error::Result,
     plan::{ReadyBy, Request},
 };
 use nix::unistd::Pid;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use super::{
     ReadyError, Waiting,
@@ -29,6 +21,7 @@ use crate::{
     output::Output,
     process::{CommandLine, Process},
 };
+    socket::Socket,
 
 /// How a process is asked whether it is ready.
 pub(super) enum Probe<'a> {
@@ -83,7 +76,7 @@ impl<'a> Probe<'a> {
                 let failed = |error| format!("{} {}", endpoint.authority, said(RequestFailure::from_io(&error)));
                 connected.map(drop).map_err(failed)
             }
-            Self::Unix(socket) => socket.connect().await.map(drop).map_err(|error| socket.unconnected(&error)),
+            Self::Unix(socket) => socket.connect().map(drop).map_err(|error| unconnected(&socket.name, &error)),
             Self::Log { pattern, output } if output.has_line() => Ok(()),
             Self::Log { pattern, .. } => Err(format!("no line of its output had matched `{pattern}`")),
             Self::Command(command) => command.run().await,
@@ -137,45 +130,13 @@ fn unsaid(told: &Told) -> String {
     format!("it had not sent READY=1{}{}", status.unwrap_or_default(), stranger.unwrap_or_default())
 }
 
-/// A unix socket to which memgate connects.
-#[derive(Debug)]
-pub(crate) struct Socket {
-    /// As the configuration has it.
-    pub(crate) name: String,
-    path: PathBuf,
-    /// The directory in which a relative path begins, which may be too long for an address of a socket.
-    directory: Option<File>,
-}
-
-impl Socket {
-    /// The socket of this name, in this directory if the name is a relative path.
-    pub(crate) fn of(name: &str, directory: &Path) -> Self {
-        if let Some(abstract_name) = name.strip_prefix('@') {
-            let path = PathBuf::from(std::ffi::OsString::from_vec([b"\0", abstract_name.as_bytes()].concat()));
-            return Self { name: name.to_owned(), path, directory: None };
-        }
-        let opened = File::open(directory).ok().filter(|_| !name.starts_with('/'));
-        Self { name: name.to_owned(), path: name.into(), directory: opened }
-    }
-
-    /// # Errors
-    /// The system's reason.
-    pub(crate) async fn connect(&self) -> io::Result<UnixStream> {
-        let path = self.directory.as_ref().map_or_else(
-            || self.path.clone(),
-            |directory| Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(&self.path),
-        );
-        // tokio takes a leading zero byte for a name without a file, as the kernel does.
-        UnixStream::connect(std::ffi::OsStr::from_bytes(path.as_os_str().as_bytes())).await
-    }
-
-    fn unconnected(&self, error: &io::Error) -> String {
-        let name = &self.name;
-        match error.kind() {
-            io::ErrorKind::NotFound => format!("there was no socket {name}"),
-            io::ErrorKind::ConnectionRefused => format!("nobody listened at the socket {name}"),
-            _ => format!("the socket {name} gave `{error}`"),
-        }
+/// Why there is no connection to a socket.
+fn unconnected(name: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("there was no socket {name}"),
+        io::ErrorKind::ConnectionRefused => format!("nobody listened at the socket {name}"),
+        io::ErrorKind::WouldBlock => format!("the queue of the socket {name} was full"),
+        _ => format!("the socket {name} gave `{error}`"),
     }
 }
 

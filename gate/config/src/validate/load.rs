@@ -16,7 +16,7 @@ use prost_reflect::DescriptorPool;
 use self::values::Known;
 use super::{Validator, file, map, or, values};
 use crate::{
-    kinds::{FilePath, StatusCode, Switch},
+    kinds::{SocketName, StatusCode, Switch},
     yaml::{KeyPath, Problem, Scalar, Whole},
 };
 
@@ -39,7 +39,7 @@ struct Keys {
     http: Option<Whole<1, 2>>,
     streams: Option<Whole<1, 1000>>,
     keep_alive: Option<Scalar<Switch>>,
-    unix: Option<Scalar<FilePath>>,
+    unix: Option<Scalar<SocketName>>,
     tls: Option<file::Tls>,
 }
 
@@ -62,7 +62,7 @@ impl Validator<'_> {
             (_, streams) => HttpVersion::Http2 { streams: streams.unwrap_or(if keep_alive { STREAMS } else { 1 }) },
         };
         let tls = keys.tls.map(|tls| self.tls(tls, &place.key("tls"))).transpose()?;
-        Ok(Transport { http, keep_alive, unix: keys.unix.map(|path| path.0), tls })
+        Ok(Transport { http, keep_alive, unix: keys.unix.map(|name| name.0), tls })
     }
 
     fn tls(&self, tls: file::Tls, place: &KeyPath) -> Result<Tls> {
