@@ -193,6 +193,7 @@ mod tests {
         output: Output,
         pipe: PipeWriter,
         notify: NotifySocket,
+        secrets: Secrets,
     }
 
     impl Case {
@@ -200,7 +201,8 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let (output, pipe) = Output::to(&directory.path().join("service.log"), None).unwrap();
             let notify = NotifySocket::open().unwrap();
-            Self { ready: Ready { by, timeout_ms }, directory, output, pipe, notify }
+            let secrets = Secrets::default();
+            Self { ready: Ready { by, timeout_ms }, directory, output, pipe, notify, secrets }
         }
 
         fn print(mut self, text: &str) -> Self {
@@ -218,7 +220,7 @@ mod tests {
                     directory: self.directory.path(),
                     env: &env,
                     account: None,
-                    secrets: &Secrets::default(),
+                    secrets: &self.secrets,
                 },
                 cgroup: &CgroupFiles::default(),
                 pid: Pid::this(),
@@ -363,7 +365,9 @@ mod tests {
 
     #[test]
     fn the_process_itself_tells_it() {
-        let case = Case::new(ReadyBy::Notify, SHORT_MS);
+        let mut case = Case::new(ReadyBy::Notify, SHORT_MS);
+        // A secret that has another form in quotes.
+        case.secrets.add("\"pass\tword\"");
         assert_eq!(case.last(), "it had not sent READY=1");
         let (_, name) = case.notify.variable();
         let name = name.into_string().unwrap();
@@ -371,6 +375,8 @@ mod tests {
         let send = |text: &str| UnixDatagram::unbound().unwrap().send_to_addr(text.as_bytes(), &address).unwrap();
         send("STATUS=loading");
         assert_eq!(case.last(), "it had not sent READY=1; its status was `loading`");
+        send("STATUS=\"as\" \"pass\tword\"");
+        assert_eq!(case.last(), r#"it had not sent READY=1; its status was `\"as\" ***`"#);
         send("READY=1");
         case.wait().unwrap();
     }

@@ -31,6 +31,10 @@ const LONGEST: usize = 4096;
 /// The most open files that a datagram can have (`SCM_MAX_FD`, include/net/scm.h, Linux 6.18).
 const MOST_FILES: usize = 253;
 
+/// The most datagrams of one look, so that one who sends without end does not keep memgate from the time and from an
+/// interrupt. Each costs a read of the cgroup's processes.
+const MOST: usize = 64;
+
 /// The socket for one process. It has no file, so nothing of it can be left.
 #[derive(Debug)]
 pub(crate) struct NotifySocket {
@@ -50,13 +54,12 @@ pub(super) struct Told {
 }
 
 impl NotifySocket {
-    /// A socket with a name that nobody can guess.
+    /// A socket with a name of its own.
     ///
     /// # Errors
     /// The system's reason.
     pub(crate) fn open() -> io::Result<Self> {
-        let random = || RandomState::new().hash_one(());
-        let name = format!("memgate-{}-{:016x}{:016x}", std::process::id(), random(), random());
+        let name = format!("memgate-{}-{:016x}", std::process::id(), RandomState::new().hash_one(()));
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
         socket.set_nonblocking(true)?;
         setsockopt(&socket, PassCred, &true)?;
@@ -68,12 +71,14 @@ impl NotifySocket {
         (VARIABLE.into(), format!("@{}", self.name).into())
     }
 
-    /// Reads what has come since, and adds it to what was told. `is_own` says whether a process counts.
+    /// Reads what has come since, until the process is ready, and adds it to what was told. It leaves all but the first
+    /// [`MOST`] datagrams for the next look. `is_own` says whether a process counts.
     ///
     /// # Errors
     /// The system's reason.
     pub(super) fn read(&self, told: &mut Told, is_own: impl Fn(Pid) -> bool) -> io::Result<()> {
-        while let Some((text, sender)) = self.receive()? {
+        for _ in 0..MOST {
+            let Some((text, sender)) = self.receive()? else { return Ok(()) };
             let has = |wanted: &str| text.lines().any(|line| line == wanted);
             if !is_own(sender) {
                 if has("READY=1") {
@@ -84,6 +89,9 @@ impl NotifySocket {
             told.is_ready |= has("READY=1");
             if let Some(status) = text.lines().rev().find_map(|line| line.strip_prefix("STATUS=")) {
                 told.status = Some(status.to_owned());
+            }
+            if told.is_ready {
+                return Ok(());
             }
         }
         Ok(())
@@ -152,6 +160,24 @@ mod tests {
         send(&socket, "READY=1\nSTATUS=mine");
         socket.read(&mut told, |_| false).unwrap();
         assert_eq!(told, Told { stranger: Some(Pid::this().as_raw()), ..Told::default() });
+    }
+
+    #[test]
+    fn one_who_sends_without_end_does_not_hold_a_look() {
+        let socket = NotifySocket::open().unwrap();
+        let mut told = Told::default();
+        let count = std::cell::Cell::new(0_usize);
+        let again = |_| {
+            count.set(count.get() + 1);
+            send(&socket, &format!("STATUS={}", count.get()));
+            true
+        };
+        send(&socket, "STATUS=0");
+        socket.read(&mut told, again).unwrap();
+        assert_eq!((count.get(), told.status.as_deref()), (MOST, Some("63")));
+        send(&socket, "READY=1");
+        socket.read(&mut told, |_| true).unwrap();
+        assert!(told.is_ready);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use memgate_evidence::{
     error::Result,
     plan::{ReadyBy, Request},
+    secrets::Secrets,
 };
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
@@ -20,8 +21,8 @@ use crate::{
     load::{Client, Endpoint, Endpoints, RequestFailure, RequestKind},
     output::Output,
     process::{CommandLine, Process},
-};
     socket::Socket,
+};
 
 /// How a process is asked whether it is ready.
 pub(super) enum Probe<'a> {
@@ -30,7 +31,7 @@ pub(super) enum Probe<'a> {
     Unix(Socket),
     Log { pattern: &'a str, output: &'a Output },
     Command(CommandProbe<'a>),
-    Notify { socket: &'a NotifySocket, told: Told, is_own: Box<dyn Fn(Pid) -> bool + 'a> },
+    Notify { socket: &'a NotifySocket, told: Told, is_own: Box<dyn Fn(Pid) -> bool + 'a>, secrets: &'a Secrets },
 }
 
 impl<'a> Probe<'a> {
@@ -50,7 +51,8 @@ impl<'a> Probe<'a> {
             ReadyBy::Notify => {
                 let unset = || ReadyError::NoSocket(io::ErrorKind::NotFound.into());
                 let is_own = Box::new(|sender| members(waiting.cgroup, waiting.pid).contains(&sender));
-                Self::Notify { socket: waiting.notify.ok_or_else(unset)?, told: Told::default(), is_own }
+                let (socket, secrets) = (waiting.notify.ok_or_else(unset)?, waiting.line.secrets);
+                Self::Notify { socket, told: Told::default(), is_own, secrets }
             }
         })
     }
@@ -80,9 +82,9 @@ impl<'a> Probe<'a> {
             Self::Log { pattern, output } if output.has_line() => Ok(()),
             Self::Log { pattern, .. } => Err(format!("no line of its output had matched `{pattern}`")),
             Self::Command(command) => command.run().await,
-            Self::Notify { socket, told, is_own } => {
+            Self::Notify { socket, told, is_own, secrets } => {
                 socket.read(told, &*is_own).map_err(|error| format!("its message could not be read: {error}"))?;
-                if told.is_ready { Ok(()) } else { Err(unsaid(told)) }
+                if told.is_ready { Ok(()) } else { Err(unsaid(told, secrets)) }
             }
         }
     }
@@ -95,7 +97,7 @@ impl<'a> Probe<'a> {
             Self::Unix(socket) => format!("the socket {} did not answer", socket.name),
             Self::Log { pattern, .. } => format!("no line of its output had matched `{pattern}`"),
             Self::Command(command) => format!("`{}` still ran", command.line.words.join(" ")),
-            Self::Notify { told, .. } => unsaid(told),
+            Self::Notify { told, secrets, .. } => unsaid(told, secrets),
         }
     }
 }
@@ -124,8 +126,10 @@ fn said(failure: RequestFailure) -> String {
     }
 }
 
-fn unsaid(told: &Told) -> String {
-    let status = told.status.as_ref().map(|status| format!("; its status was `{}`", status.escape_debug()));
+fn unsaid(told: &Told, secrets: &Secrets) -> String {
+    // Escaped, a secret would not be found any more.
+    let status = told.status.as_ref().map(|status| secrets.mask(status));
+    let status = status.map(|status| format!("; its status was `{}`", status.escape_debug()));
     let stranger = told.stranger.map(|pid| format!("; process {pid} had, which is not in its cgroup"));
     format!("it had not sent READY=1{}{}", status.unwrap_or_default(), stranger.unwrap_or_default())
 }
