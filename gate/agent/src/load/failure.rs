@@ -49,6 +49,8 @@ pub enum TlsFailure {
     UnknownIssuer,
     /// The certificate is unfit in another way, such as one that has expired.
     Certificate,
+    /// The service does not speak HTTP/1.1 over TLS.
+    NoHttp1,
     /// The service does not speak HTTP/2 over TLS.
     NoHttp2,
     /// The handshake failed in another way, such as with a service that does not speak TLS.
@@ -75,7 +77,7 @@ impl RequestFailure {
         }
     }
 
-    /// The reason why a connection could not be made.
+    /// The reason why a connection could not be made, or why one failed.
     pub(crate) fn from_io(error: &io::Error) -> Self {
         match error.kind() {
             // There is no unix socket.
@@ -134,6 +136,7 @@ impl std::fmt::Display for TlsFailure {
             Self::OtherName => "certificate for another name",
             Self::UnknownIssuer => "certificate by an unknown issuer",
             Self::Certificate => "unfit certificate",
+            Self::NoHttp1 => "no HTTP/1.1",
             Self::NoHttp2 => "no HTTP/2",
             Self::Handshake => "handshake failed",
         })

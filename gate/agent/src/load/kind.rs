@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{SocketAddr, ToSocketAddrs},
 };
@@ -124,8 +124,8 @@ struct Templates {
     path: Option<Template>,
     headers: Vec<(HeaderName, Template)>,
     body: Option<Template>,
-    /// The names of the captured values that they need.
-    needs: Vec<String>,
+    /// The names of the captured values that they need, in the order in which the configuration is checked.
+    needs: BTreeSet<String>,
 }
 
 /// What counts as success.
@@ -190,7 +190,7 @@ impl RequestKind {
             headers.extend(name.zip(Template::new(value, rows)?));
         }
         let all = path.iter().chain(&body).chain(headers.iter().map(|(_, template)| template));
-        let needs: Vec<String> = all.flat_map(Template::needs).map(str::to_owned).collect();
+        let needs = all.flat_map(Template::needs).map(str::to_owned).collect();
         let is_plain = path.is_none() && body.is_none() && headers.is_empty();
         let templates = (!is_plain).then(|| Box::new(Templates { path, headers, body, needs }));
         Ok(Self { templates, ..self })

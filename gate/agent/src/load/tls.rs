@@ -66,31 +66,36 @@ impl Connector {
     pub(super) async fn connect(&self, stream: Box<dyn Stream>, host: &str) -> Result<Box<dyn Stream>, RequestFailure> {
         let unnamed = |_| RequestFailure::Tls(TlsFailure::OtherName);
         let name = ServerName::try_from(host.to_owned()).map_err(unnamed)?;
-        let stream = self.inner.connect(name, stream).await.map_err(|error| failure(&error))?;
+        let stream = self.inner.connect(name, stream).await.map_err(|error| self.failure(&error))?;
         match stream.get_ref().1.alpn_protocol() {
             Some(b"h2") => Ok(Box::new(stream)),
             Some(_) | None if self.is_http2 => Err(RequestFailure::Tls(TlsFailure::NoHttp2)),
             Some(_) | None => Ok(Box::new(stream)),
         }
     }
-}
 
-/// Why a handshake failed.
-fn failure(error: &io::Error) -> RequestFailure {
-    let reason = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    RequestFailure::Tls(match reason {
-        None => return RequestFailure::from_io(error),
-        Some(rustls::Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        )) => TlsFailure::OtherName,
-        // Another authority may have the same name.
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
-            TlsFailure::UnknownIssuer
-        }
-        Some(rustls::Error::InvalidCertificate(_)) => TlsFailure::Certificate,
-        Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => TlsFailure::NoHttp2,
-        Some(_) => TlsFailure::Handshake,
-    })
+    /// Why a handshake failed.
+    fn failure(&self, error: &io::Error) -> RequestFailure {
+        let reason = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        RequestFailure::Tls(match reason {
+            None => return RequestFailure::from_io(error),
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => TlsFailure::OtherName,
+            // Another authority may have the same name.
+            Some(rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => TlsFailure::UnknownIssuer,
+            Some(rustls::Error::InvalidCertificate(_)) => TlsFailure::Certificate,
+            Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
+                match self.is_http2 {
+                    true => TlsFailure::NoHttp2,
+                    false => TlsFailure::NoHttp1,
+                }
+            }
+            Some(_) => TlsFailure::Handshake,
+        })
+    }
 }
 
 /// Accepts every certificate.

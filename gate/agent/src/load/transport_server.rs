@@ -5,17 +5,19 @@ use std::{
     future::{Ready, ready},
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Full, combinators::WithTrailers};
+use http_body_util::{BodyExt as _, Either, Full, combinators::WithTrailers};
 use hyper::{
     Request, Response, Version,
-    body::{Bytes, Incoming},
+    body::{Bytes, Frame, Incoming},
     header::{HeaderMap, HeaderName, SET_COOKIE},
     server::conn::{http1, http2},
     service::service_fn,
@@ -54,6 +56,8 @@ pub(super) enum Answer {
     Status(u16),
     /// Nothing.
     Never,
+    /// 200 with a body without an end.
+    Endless,
     /// 200 with this status of gRPC in the trailers, after the message of the request.
     Grpc(u8),
     /// It resets the stream of HTTP/2.
@@ -78,8 +82,20 @@ pub(super) struct Server {
     _runtime: tokio::runtime::Runtime,
 }
 
-/// A body with its trailers, if it has some.
-type Body = WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallible>>>>;
+/// A body with its trailers, if it has some, or one without an end.
+type Body = Either<WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallible>>>>, Endless>;
+
+/// A body without an end.
+struct Endless;
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b' '; 4096])))))
+    }
+}
 
 type Handler = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
 
@@ -167,7 +183,7 @@ async fn answer(
     let (version, uri, headers) = (head.version, head.uri.to_string(), head.headers);
     let seen = Seen { connection, at_once, version, uri, headers, body };
     all.lock().unwrap().push(seen.clone());
-    let mut response = Response::new(Full::new(Bytes::from_static(b"ok")).with_trailers(ready(None)));
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from_static(b"ok")).with_trailers(ready(None))));
     match handle(&seen) {
         Answer::After(time) => {
             tokio::time::sleep(time).await;
@@ -177,8 +193,9 @@ async fn answer(
         Answer::Grpc(status) => {
             let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), u16::from(status).into())]);
             let message = Full::new(Bytes::from(seen.body));
-            response = Response::new(message.with_trailers(ready(Some(Ok(trailers)))));
+            response = Response::new(Either::Left(message.with_trailers(ready(Some(Ok(trailers))))));
         }
+        Answer::Endless => response = Response::new(Either::Right(Endless)),
         Answer::Never => std::future::pending::<()>().await,
         Answer::Reset => return Err(std::io::Error::other("a stream that a test resets")),
         Answer::Close => {

@@ -10,7 +10,7 @@ use std::{
 use hyper::{Version, header};
 use memgate_evidence::{
     RequestCounts,
-    plan::{Grpc, HttpLoad, HttpVersion, Length, PhaseLengths, Request, Tls, Transport},
+    plan::{Capture, Grpc, HttpLoad, HttpVersion, Length, PhaseLengths, Request, Tls, Transport},
 };
 
 use super::{
@@ -229,6 +229,24 @@ fn a_stream_without_an_answer_fails_alone() {
 }
 
 #[test]
+fn an_answer_without_an_end_is_late() {
+    for kind in [Kind::default(), http2()] {
+        let is_http2 = kind.http2;
+        let server = Server::start(kind, |_| Answer::Endless);
+        let url = server.url("http", "/");
+        let mut load = if is_http2 { load2(50.0, 1, 2, url) } else { load(50.0, 2, url) };
+        load.timeout_ms = 200;
+        assert_eq!(run(&load, 2), failed(2, "timeout"));
+        // A body in which a value is searched is not kept as a whole.
+        load.requests[0].capture = [("id".to_owned(), Capture::Json("/id".to_owned()))].into();
+        assert_eq!(run(&load, 2), failed(2, "timeout"));
+        // In a guest it has more time.
+        load.timeout_ms = 20;
+        assert_eq!(run_in_guest(&load, &Site::default()), (false, vec!["timeout".to_owned()]));
+    }
+}
+
+#[test]
 fn a_service_that_speaks_only_http_1_gives_a_malformed_response() {
     let server = testserver::Server::start(|_, stream| testserver::ok(stream));
     assert_eq!(run(&load2(1000.0, 1, 2, server.url("/")), 4), failed(4, "malformed response"));
@@ -312,6 +330,8 @@ fn http_2_is_agreed_on_by_alpn() {
     let seen = server.seen();
     assert_eq!(connections(&seen[..8]), 2);
     assert!(seen.iter().all(|seen| seen.version == Version::HTTP_2 && seen.uri.starts_with("https://127.0.0.1:")));
+    let (_server, load, _directory) = secure("127.0.0.1", false, &["h2"]);
+    assert_eq!(run(&load, 4), failed(4, "TLS: no HTTP/1.1"));
     for protocols in [&["http/1.1"][..], &[]] {
         let (_server, load, _directory) = secure("127.0.0.1", true, protocols);
         assert_eq!(run(&load, 4), failed(4, "TLS: no HTTP/2"), "{protocols:?}");

@@ -138,9 +138,14 @@ pub(super) fn capture(
     body: &Bytes,
     captured: &mut Captured,
 ) -> Result<(), RequestFailure> {
+    let mut parsed = None;
     for (name, source) in wanted {
         let value = match source {
-            Capture::Json(pointer) => in_json(body, pointer),
+            Capture::Json(pointer) => {
+                // Other requests wait meanwhile, so it is parsed once at most.
+                let whole = parsed.get_or_insert_with(|| serde_json::from_slice(body).ok());
+                whole.as_ref().and_then(|whole| in_json(whole, pointer))
+            }
             Capture::Header(field) => {
                 let field = HeaderName::from_bytes(field.as_bytes()).ok();
                 field.and_then(|field| headers.get(field)?.to_str().ok().map(str::to_owned))
@@ -153,8 +158,7 @@ pub(super) fn capture(
 }
 
 /// The string, number or truth value at a JSON pointer (RFC 6901).
-fn in_json(body: &Bytes, pointer: &str) -> Option<String> {
-    let whole: serde_json::Value = serde_json::from_slice(body).ok()?;
+fn in_json(whole: &serde_json::Value, pointer: &str) -> Option<String> {
     match whole.pointer(pointer)? {
         serde_json::Value::String(text) => Some(text.clone()),
         value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => Some(value.to_string()),
@@ -237,6 +241,11 @@ mod tests {
             let wanted = BTreeMap::from([("v".to_owned(), source)]);
             capture(&wanted, &headers, &jar, &body, &mut captured).map(|()| captured["v"].clone())
         };
+        let json = |pointer: &str| Capture::Json(pointer.to_owned());
+        let both = BTreeMap::from([("n".to_owned(), json("/a/n")), ("t".to_owned(), json("/a/t"))]);
+        let mut captured = Captured::new();
+        capture(&both, &headers, &jar, &body, &mut captured).unwrap();
+        assert_eq!((captured["n"].as_str(), captured["t"].as_str()), ("5", "true"));
         assert_eq!(one(Capture::Json("/a/b~1c".into())).unwrap(), "x");
         assert_eq!(one(Capture::Json("/a/n".into())).unwrap(), "5");
         assert_eq!(one(Capture::Json("/a/t".into())).unwrap(), "true");
