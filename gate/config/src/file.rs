@@ -232,7 +232,7 @@ pub(super) struct Load {
     /// in each line. Each request takes one at random, by the seed.
     pub(super) rows: Option<Scalar<FilePath>>,
     /// The kinds of requests. Paths and queries of URLs, values of header fields and bodies may have `${counter}`,
-    /// `${random}`, `${rows.COLUMN}` and the name of a captured value; `$${` stands for `${`.
+    /// `${random}`, `${rows.COLUMN}` and the name of a captured value. Before `{`, `$$` stands for `$`.
     pub(super) requests: Option<Vec<Request>>,
     /// A command that loads the service: program and arguments.
     pub(super) command: Option<Vec<Scalar<Text>>>,

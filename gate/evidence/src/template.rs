@@ -37,21 +37,25 @@ pub fn is_reserved(name: &str) -> bool {
     ["counter", "random", "rows"].contains(&name)
 }
 
-/// The parts of a text, without empty ones. `$${` stands for `${`.
+/// The parts of a text, without empty ones. Directly before `{`, `$$` stands for `$`: `$${` for `${`, and `$$${counter}` for
+/// a dollar sign and a number.
 ///
 /// # Errors
 /// When a value is not named as it should be.
 pub fn parse(text: &str) -> Result<Vec<Part>, TemplateError> {
     let (mut parts, mut plain, mut rest) = (Vec::new(), String::new(), text);
     while let Some(at) = rest.find("${") {
-        if rest[..at].ends_with('$') {
-            plain.push_str(&rest[..at - 1]);
-            plain.push_str("${");
-            rest = &rest[at + 2..];
+        let before = rest[..at].trim_end_matches('$');
+        let dollars = at + 1 - before.len();
+        plain.push_str(before);
+        plain.push_str(&rest[before.len()..][..dollars / 2]);
+        rest = &rest[at + 1..];
+        if dollars.is_multiple_of(2) {
+            plain.push('{');
+            rest = &rest[1..];
             continue;
         }
-        plain.push_str(&rest[..at]);
-        let (name, after) = rest[at + 2..].split_once('}').ok_or(TemplateError::Unclosed)?;
+        let (name, after) = rest[1..].split_once('}').ok_or(TemplateError::Unclosed)?;
         if !plain.is_empty() {
             parts.push(Part::Text(std::mem::take(&mut plain)));
         }
@@ -105,8 +109,12 @@ mod tests {
     }
 
     #[test]
-    fn two_dollars_stand_for_one() {
-        assert_eq!(parse("$${a} $$${b} ${counter}$${").unwrap(), [text("${a} $${b} "), Part::Counter, text("${")]);
+    fn two_dollars_before_a_brace_stand_for_one() {
+        assert_eq!(parse("$${a} $$ ${counter}$${").unwrap(), [text("${a} $$ "), Part::Counter, text("${")]);
+        let price = [text("$"), Part::Counter, text(" $$")];
+        assert_eq!(parse("$$${counter} $$").unwrap(), price);
+        assert_eq!(parse("$$$${a}").unwrap(), [text("$${a}")]);
+        assert_eq!(parse("中$$$$${b}").unwrap(), [text("中$$"), Part::Captured("b".to_owned())]);
     }
 
     #[test]
