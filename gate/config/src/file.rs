@@ -221,7 +221,7 @@ pub(super) struct Load {
     pub(super) unix: Option<Scalar<SocketName>>,
     /// What `https://` URLs accept as the service's certificate.
     pub(super) tls: Option<Tls>,
-    /// How long a request may take from its intended start before it fails; 5s by default.
+    /// How long a request may wait for a connection, and how long for its answer once it was sent; 5s by default.
     pub(super) timeout: Option<Scalar<Millis<1, HOUR>>>,
     /// The seed for the order of the requests; 1 by default.
     pub(super) seed: Option<Whole<0, { u64::MAX }>>,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use base64::Engine as _;
+use hyper::http::uri::Authority;
 use memgate_evidence::{
     plan::{GRPC_STATUSES, Length, ResultsFormat},
     template,
@@ -175,6 +176,16 @@ impl Kind for HeaderValue {
     }
 }
 
+/// What an authority has behind its host and a `:`, which may be no port.
+fn port(authority: &Authority) -> Option<&str> {
+    authority.as_str().strip_prefix(authority.host())?.strip_prefix(':')
+}
+
+/// Whether the text is a port at which a process can listen.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse().is_ok_and(|port: u16| port > 0)
+}
+
 /// An `http://` URL with a port.
 #[derive(Debug)]
 pub(super) struct Url;
@@ -187,7 +198,9 @@ impl Kind for Url {
     fn read(text: &str) -> Result<String, Problem> {
         let refuse = |why: &str| Err(wrong(format!("`{}` {why}", shorten(text)), Self::EXPECTED));
         if text.starts_with("https://") {
-            return refuse("is https; memgate asks a service over plain http whether it is ready");
+            let what = format!("`{}` is https; memgate asks over plain http whether a process is ready", shorten(text));
+            let help = "write an http:// URL, or another kind of readiness, such as `tcp: 127.0.0.1:8443`";
+            return Err(Problem::new(what, "expected an http:// URL", help));
         }
         let Ok(uri) = text.parse::<hyper::Uri>() else {
             return refuse(&format!("is not {}", Self::EXPECTED));
@@ -198,8 +211,9 @@ impl Kind for Url {
         if authority.host().is_empty() || authority.as_str().contains('@') || text.contains('#') {
             return refuse("has no host, or has a user or a fragment");
         }
-        match authority.port_u16() {
-            None | Some(0) => refuse("has no port"),
+        match port(authority) {
+            None => refuse("has no port"),
+            Some(port) if !is_port(port) => refuse("has no port from 1 to 65535"),
             Some(_) => Ok(uri.to_string()),
         }
     }
@@ -215,10 +229,8 @@ impl Kind for Address {
     const PATTERN: Option<&'static str> = Some("^[^/?#@]+:[0-9]+$");
 
     fn read(text: &str) -> Result<String, Problem> {
-        let is_address = |authority: hyper::http::uri::Authority| {
-            !authority.host().is_empty()
-                && !authority.as_str().contains('@')
-                && authority.port_u16().is_some_and(|port| port > 0)
+        let is_address = |authority: Authority| {
+            !authority.host().is_empty() && !authority.as_str().contains('@') && port(&authority).is_some_and(is_port)
         };
         require(text.parse().is_ok_and(is_address), text, Self::EXPECTED, || text.to_owned())
     }
@@ -309,8 +321,8 @@ impl Kind for RequestUrl {
         if authority.host().is_empty() || authority.as_str().contains('@') || text.contains('#') {
             return refuse("has no host, or has a user or a fragment");
         }
-        if authority.port().is_some() && authority.port_u16().is_none_or(|port| port == 0) {
-            return refuse("has no port");
+        if port(authority).is_some_and(|port| !is_port(port)) {
+            return refuse("has no port from 1 to 65535");
         }
         Ok(uri.to_string())
     }
@@ -373,7 +385,12 @@ impl Kind for ValueName {
 
     fn read(text: &str) -> Result<String, Problem> {
         if template::is_reserved(text) {
-            return Err(wrong(format!("`{text}` is a value that every load has"), Self::EXPECTED));
+            let help = "write another name than `counter`, `random` and `rows`";
+            return Err(Problem::new(
+                format!("`{text}` is a value that every load has"),
+                "expected another name",
+                help,
+            ));
         }
         require(template::is_name(text), text, Self::EXPECTED, || text.to_owned())
     }

@@ -83,14 +83,43 @@ fn connections_are_as_the_load_says() {
         transport("http: 2, keep_alive: false"),
         Transport { http: streams(1), keep_alive: false, ..usual.clone() }
     );
-    assert_eq!(transport("tls: { insecure: true }"), Transport { tls: Some(Tls::Insecure), ..usual.clone() });
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    assert_eq!(transport("tls: { ca: Cargo.toml }"), Transport { tls: Some(Tls::Ca(file)), ..usual.clone() });
+    for (tls, expected) in [("insecure: true", Tls::Insecure), ("ca: Cargo.toml", Tls::Ca(file))] {
+        let text = with_tls(&format!("tls: {{ {tls} }}"));
+        let Load::Http(load) = &read(&text).unwrap().services["uaa"].load else { panic!("{text}") };
+        assert_eq!(load.transport, Transport { tls: Some(expected), ..usual.clone() });
+    }
     // The URL of a request to a socket needs no port.
-    let text = changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");
-    let text = text.replacen("rate:", "unix: run/x.sock, rate:", 1);
-    let Load::Http(load) = &read(&text).unwrap().services["uaa"].load else { panic!("{text}") };
-    assert_eq!(load.transport, Transport { unix: Some("run/x.sock".into()), ..usual });
+    for name in ["run/x.sock", "@app", "$MEMGATE_TMP/x.sock"] {
+        let text = changed("get: \"http://127.0.0.1:8080/\"", "get: http://localhost/");
+        let text = text.replacen("rate:", &format!("unix: \"{name}\", rate:"), 1);
+        let Load::Http(load) = &read(&text).unwrap().services["uaa"].load else { panic!("{text}") };
+        assert_eq!(load.transport, Transport { unix: Some(name.to_owned()), ..usual.clone() });
+    }
+}
+
+/// The smallest configuration with these keys of a load over TLS.
+fn with_tls(keys: &str) -> String {
+    changed("rate:", &format!("{keys}, rate:")).replacen("get: \"http:", "get: \"https:", 1)
+}
+
+/// A port that is none must not become the usual one of the scheme.
+#[test]
+fn a_port_that_is_none_is_refused_everywhere() {
+    let load = |url: &str| changed("get: \"http://127.0.0.1:8080/\"", &format!("get: \"{url}\""));
+    for port in [":99999", ":65536", ":", ":0", ":+80", ":8o"] {
+        for host in ["127.0.0.1", "localhost", "[::1]"] {
+            let url = format!("http://{host}{port}/");
+            let over_a_socket = load(&url).replacen("rate:", "unix: x.sock, rate:", 1);
+            let by_http = ready(&format!("http: \"{url}\""));
+            let by_tcp = ready(&format!("tcp: \"{host}{port}\""));
+            for text in [load(&url), over_a_socket, by_http, by_tcp] {
+                let refused = read(&text).unwrap_err().to_string();
+                assert!(refused.contains(&format!("{host}{port}")), "{refused}");
+            }
+        }
+    }
+    read(&load("http://[::1]:65535/")).unwrap();
 }
 
 #[test]
@@ -164,10 +193,15 @@ fn get(path: &str, keys: &str) -> String {
     changed("get: \"http://127.0.0.1:8080/\"", &format!("{keys}get: \"http://127.0.0.1:8080{path}\""))
 }
 
+/// The smallest configuration with a file of rows, of which the request has a value.
+fn with_rows(file: &str) -> String {
+    get("/${rows.id}", "").replacen("rate:", &format!("rows: src/testdata/{file}, rate:"), 1)
+}
+
 #[test]
 fn rows_are_read() {
     let rows = |file: &str| {
-        let config = read(&changed("rate:", &format!("rows: src/testdata/{file}, rate:"))).unwrap();
+        let config = read(&with_rows(file)).unwrap();
         let Load::Http(load) = &config.services["uaa"].load else { panic!("{file}") };
         load.rows.clone().unwrap()
     };
@@ -185,7 +219,7 @@ fn rows_do_not_come_through_a_link_that_leads_elsewhere() {
     let secret = elsewhere.path().join("secret.csv");
     std::fs::write(&secret, "id\n1\n").unwrap();
     std::os::unix::fs::symlink(&secret, here.path().join("users.csv")).unwrap();
-    let text = changed("dir: src", "dir: .").replacen("rate:", "rows: users.csv, rate:", 1);
+    let text = with_rows("users.csv").replacen("src/testdata/", "", 1).replacen("dir: src", "dir: .", 1);
     let error = parse(&here.path().join("memgate.yaml"), &text).unwrap_err();
     assert!(error.to_string().contains("`users.csv` does not lie in the directory of this file"), "{error}");
     std::fs::remove_file(here.path().join("users.csv")).unwrap();
@@ -324,6 +358,7 @@ refused! {
     two_sidecars_of_one_name: with_sidecars(
         "      a: { command: [a], ready: { log: up } }\n      a: { command: [b], ready: { log: up } }\n"
     );
+    sidecar_at_the_socket_of_the_load: with_sidecars("      a: { command: [a], ready: { unix: \"@app\" } }\n").replacen("rate:", "unix: \"@app\", rate:", 1);
     sidecar_at_the_services_port: with_sidecars("      a: { command: [a], ready: { tcp: \"127.0.0.1:8080\" } }\n");
     before_without_a_command: format!("{SMALLEST}    before: [ {{ timeout: 1s }} ]\n");
     before_that_names_no_program: format!("{SMALLEST}    before: [ {{ command: [migrate] }}, {{ command: [\"\"] }} ]\n");
@@ -356,9 +391,9 @@ refused! {
     rate_of_nothing: changed("rate: 500/s", "rate: 0/s");
     no_weight: changed("get:", "weight: 0, get:");
     too_many_connections: changed("rate:", "connections: 20000, rate:");
+    too_many_requests_at_a_time: changed("rate:", "http: 2, connections: 10000, rate:");
     negative_runs: format!("{SMALLEST}    runs: -1\n");
     duplicate_key: changed("version: 1", "version: 1\nbaselines: a\nbaselines: b");
-    sidecar_at_the_socket_of_the_load: with_sidecars("      a: { command: [a], ready: { unix: \"@app\" } }\n").replacen("rate:", "unix: \"@app\", rate:", 1);
     duplicate_key_of_a_flow_map: changed("rate: 500/s", "rate: 500/s, rate: 600/s");
     duplicate_variable: changed("ready:", "env: { GOGC: 100, \"GOGC\": 200 }, ready:");
     duplicate_service: format!("{SMALLEST}  uaa: {{}}\n");
@@ -392,9 +427,13 @@ refused! {
     command_of_nothing: changed("rate: 500/s, requests: [ { get: \"http://127.0.0.1:8080/\" } ]", "command: []");
     https: changed("get: \"http:", "get: \"https:");
     https_of_readiness: changed("ready: { http: \"http:", "ready: { http: \"https:");
+    tls_without_https: changed("rate:", "tls: { insecure: true }, rate:");
     tls_of_nothing: changed("rate:", "tls: { insecure: false }, rate:");
     tls_of_two_minds: changed("rate:", "tls: { insecure: true, ca: Cargo.toml }, rate:");
     tls_without_a_file: changed("rate:", "tls: { ca: ca.pem }, rate:");
+    port_out_of_range: changed("get: \"http://127.0.0.1:8080/\"", "get: \"http://127.0.0.1:80800/\"");
+    port_out_of_range_of_readiness: ready("http: \"http://127.0.0.1:80800/\"");
+    host_with_values_in_http_2: get("/", "headers: { host: \"a-${counter}.example\" }, ").replacen("rate:", "http: 2, rate:", 1);
     streams_of_http_1: changed("rate:", "streams: 4, rate:");
     streams_without_connections: changed("rate:", "http: 2, keep_alive: false, streams: 4, rate:");
     no_switch: changed("rate:", "keep_alive: 1s, rate:");
@@ -415,6 +454,7 @@ refused! {
     grpc_message_without_descriptors: grpc("p.S/M", ", message: { json: '{}' }").replacen("descriptors: src/testdata/echo.pb, ", "", 1);
     descriptors_that_are_missing: grpc("p.S/M", "").replacen("echo.pb", "none.pb", 1);
     descriptors_that_are_none: grpc("p.S/M", "").replacen("src/testdata/echo.pb", "Cargo.toml", 1);
+    descriptors_without_grpc: changed("rate:", "descriptors: src/testdata/echo.pb, rate:");
     message_without_grpc: changed("get:", "message: { hex: 00 }, get:");
     status_of_grpc_without_it: changed("get:", "expect: [200, NOT_FOUND], get:");
     no_status: changed("get:", "expect: [600], get:");
@@ -432,6 +472,8 @@ refused! {
     rows_that_are_missing: changed("rate:", "rows: none.csv, rate:");
     rows_of_another_directory: changed("rate:", "rows: ../testing/Cargo.toml, rate:");
     rows_of_another_kind: changed("rate:", "rows: Cargo.toml, rate:");
+    rows_in_vain: changed("rate:", "rows: src/testdata/users.csv, rate:");
+    rows_with_a_column_twice: with_rows("twice.csv");
     rows_of_nothing: changed("rate:", "rows: src/testdata/empty.csv, rate:");
     rows_of_csv_that_lack_a_column: changed("rate:", "rows: src/testdata/short.csv, rate:");
     rows_of_json_that_lack_a_column: changed("rate:", "rows: src/testdata/short.jsonl, rate:");

@@ -61,6 +61,10 @@ impl Endpoint {
         else {
             return Err(bad_url(url, &"user names and passwords are not supported"));
         };
+        // A port that is none is not the usual one.
+        if uri.authority().is_some_and(|whole| whole.as_str().len() > host.len()) && uri.port_u16().is_none() {
+            return Err(bad_url(url, &"it has no port from 1 to 65535"));
+        }
         let authority = uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
@@ -320,6 +324,9 @@ mod tests {
         assert_eq!((endpoint.authority.as_str(), path.as_str()), ("[::1]", "/"));
         assert_eq!(endpoint.addresses, ["[::1]:80".parse().unwrap()]);
         assert_eq!(endpoint.host(), "::1");
+        for url in ["http://127.0.0.1:99999/", "http://[::1]:/"] {
+            assert!(Endpoint::of(url).unwrap_err().to_string().contains("no port from 1 to 65535"), "{url}");
+        }
         let (endpoint, _) = Endpoint::of("https://127.0.0.1/").unwrap();
         assert_eq!((endpoint.addresses, endpoint.is_tls), (vec!["127.0.0.1:443".parse().unwrap()], true));
     }

@@ -11,6 +11,7 @@ use memgate_evidence::{
 };
 use memgate_verdict::quoted::shorten;
 
+use hyper::http::uri::Authority;
 use prost_reflect::DescriptorPool;
 
 use self::values::Known;
@@ -25,6 +26,12 @@ const METHODS: &str = "get, post, put, patch, delete, grpc";
 
 /// The requests at a time on each connection of HTTP/2, unless the file says otherwise.
 const STREAMS: u32 = 16;
+
+/// The connections of a load, unless the file says otherwise.
+const CONNECTIONS: u32 = 16;
+
+/// The most requests at a time. memgate has a client in its memory for each.
+const MOST_AT_ONCE: u64 = 100_000;
 
 /// What the requests of a load have in common.
 #[derive(Clone, Copy)]
@@ -114,19 +121,7 @@ impl Validator<'_> {
             let results = load.results.map(|results| CommandResults { format: results.format.0, file: results.file.0 });
             return self.command(values(command), map(load.env), results, &place.key("command"));
         }
-        let of_a_command = [
-            ("env", !load.env.is_empty()),
-            ("pass_env", !load.pass_env.is_empty()),
-            ("results", load.results.is_some()),
-        ];
-        if let Some((key, _)) = of_a_command.into_iter().find(|(_, is_there)| *is_there) {
-            let what = format!("`{key}` has no meaning without `command`");
-            let help = match key {
-                "results" => "remove `results`; the built-in load generator counts its requests itself".to_owned(),
-                _ => format!("remove `{key}`; the service has its own under `run`"),
-            };
-            return Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "without `command`", help)));
-        }
+        self.is_of_no_command(&load, place)?;
         let help = "write `rate: 500/s` and `requests: [ { get: \"http://127.0.0.1:8080/\" } ]`, or `command: [PROGRAM, ARGUMENT]`";
         let missing = |key: &str| {
             let what = format!("the key `{key}` is missing");
@@ -150,6 +145,9 @@ impl Validator<'_> {
         let captured = requests.iter().flat_map(|request| request.capture.keys()).map(|name| name.0.clone()).collect();
         let known = Known { rows: rows.as_ref(), captured };
         let around = Around { transport: &transport, descriptors: descriptors.as_ref(), known: &known };
+        let connections = load.connections.map_or(CONNECTIONS, Whole::as_u32);
+        self.at_once(connections, transport.http, &place.key("connections"))?;
+        let whole = place;
         let place = place.key("requests");
         if requests.is_empty() {
             return Err(self.source.error(&place, Problem::new("there are no requests", "at least one request", help)));
@@ -158,14 +156,31 @@ impl Validator<'_> {
         let requests = requests.map(|(index, request)| self.request(request, around, &place.index(index)));
         let requests = requests.collect::<Result<Vec<_>>>()?;
         self.needs(&requests, &place)?;
+        self.have_effect(&requests, around, whole)?;
         Ok(Load::Http(HttpLoad {
             rate_per_second: rate.0,
-            connections: load.connections.map_or(16, Whole::as_u32),
+            connections,
             timeout_ms: or(load.timeout, 5000),
             transport,
             rows,
             requests,
         }))
+    }
+
+    /// Checks that the load has no key that only a command has.
+    fn is_of_no_command(&self, load: &file::Load, place: &KeyPath) -> Result<()> {
+        let of_a_command = [
+            ("env", !load.env.is_empty()),
+            ("pass_env", !load.pass_env.is_empty()),
+            ("results", load.results.is_some()),
+        ];
+        let Some((key, _)) = of_a_command.into_iter().find(|(_, is_there)| *is_there) else { return Ok(()) };
+        let what = format!("`{key}` has no meaning without `command`");
+        let help = match key {
+            "results" => "remove `results`; the built-in load generator counts its requests itself".to_owned(),
+            _ => format!("remove `{key}`; the service has its own under `run`"),
+        };
+        Err(self.source.error(&place.key(key).at_key(), Problem::new(what, "without `command`", help)))
     }
 
     fn command(
@@ -206,6 +221,7 @@ impl Validator<'_> {
         }
         self.url(&url, around.transport, &place.key(method.to_lowercase()))?;
         let headers = self.headers(map(request.headers), &place.key("headers"))?;
+        self.host(&headers, around.transport, &place.key("headers"))?;
         let capture = self.capture(request.capture, method == "gRPC", &place.key("capture"))?;
         let weight = request.weight.map_or(1, Whole::as_u32);
         let expect = values(request.expect);
@@ -240,6 +256,55 @@ impl Validator<'_> {
         self.names(&request, around.known, &key, place).map(|()| request)
     }
 
+    /// Checks that the field `Host` of a request in HTTP/2, which has it in its URL, is a host.
+    fn host(&self, headers: &BTreeMap<String, String>, transport: &Transport, place: &KeyPath) -> Result<()> {
+        let host = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let Some((name, value)) = host.filter(|_| transport.http != HttpVersion::Http1) else { return Ok(()) };
+        let is_host = value.parse().is_ok_and(|authority: Authority| !authority.as_str().contains('@'));
+        if is_host {
+            return Ok(());
+        }
+        let what = format!("`{}` is no host of a URL, in which HTTP/2 has it", shorten(value));
+        let help = "write a host without values, such as `example.com`, or remove the field";
+        Err(self.source.error(&place.key(name), Problem::new(what, "expected a host", help)))
+    }
+
+    /// Checks that there are not too many requests at a time. `place` is that of the connections.
+    fn at_once(&self, connections: u32, http: HttpVersion, place: &KeyPath) -> Result<()> {
+        let at_once = u64::from(connections) * u64::from(http.streams());
+        if at_once <= MOST_AT_ONCE {
+            return Ok(());
+        }
+        let what = format!(
+            "`connections` times `streams`, {connections} times {}, are {at_once} requests at a time, more than \
+             {MOST_AT_ONCE}",
+            http.streams()
+        );
+        let help = format!("lower `connections` or `streams`, which is {STREAMS} by default");
+        Err(self.source.error(place, Problem::new(what, "too many with these streams", help)))
+    }
+
+    /// Checks that no key of the load is there in vain.
+    fn have_effect(&self, requests: &[Request], around: Around<'_>, place: &KeyPath) -> Result<()> {
+        let in_vain = [
+            (
+                "tls",
+                around.transport.tls.is_some() && !requests.iter().any(|request| request.url.starts_with("https:")),
+                "an `https://` URL",
+            ),
+            (
+                "descriptors",
+                around.descriptors.is_some() && !requests.iter().any(|request| request.grpc.is_some()),
+                "a `grpc` request",
+            ),
+            ("rows", around.known.rows.is_some() && !requests.iter().any(values::has_row), "`${rows.COLUMN}`"),
+        ];
+        let Some((key, _, user)) = in_vain.into_iter().find(|(_, is_in_vain, _)| *is_in_vain) else { return Ok(()) };
+        let what = format!("`{key}` has no meaning without {user}");
+        let help = format!("remove `{key}`, or write {user}");
+        Err(self.source.error(&place.key(key).at_key(), Problem::new(what, format!("without {user}"), help)))
+    }
+
     fn http_statuses(&self, expect: &[StatusCode], place: &KeyPath) -> Result<Vec<u16>> {
         let code = |(index, status): (usize, &StatusCode)| match *status {
             StatusCode::Http(code) => Ok(code),
@@ -272,10 +337,7 @@ impl Validator<'_> {
     fn url(&self, url: &str, transport: &Transport, place: &KeyPath) -> Result<()> {
         let refuse =
             |what: String, label: &str, help: &str| Err(self.source.error(place, Problem::new(what, label, help)));
-        let after = url.split_once("://").map_or("", |(_, after)| after);
-        let authority = after.split(['/', '?']).next().unwrap_or_default();
-        let has_port =
-            authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+        let has_port = url.parse().is_ok_and(|uri: hyper::Uri| uri.port_u16().is_some());
         if !has_port && transport.unix.is_none() {
             let what = format!("`{}` has no port", shorten(url));
             return refuse(what, "expected a URL with a port", "write a URL such as http://127.0.0.1:8080/path");

@@ -94,14 +94,14 @@ impl Validator<'_> {
         };
         let Some(descriptors) = around.descriptors else { return Ok(None) };
         let Some(service) = descriptors.get_service_by_name(service) else {
-            let known: Vec<_> = descriptors.services().map(|service| service.full_name().to_owned()).collect();
+            let known = descriptors.services().map(|service| service.full_name().to_owned()).collect();
             let what = format!("the descriptors have no service `{}`", shorten(service));
-            return refuse(what, "not a service that they have", &format!("write one of {}", known.join(", ")));
+            return refuse(what, "not a service that they have", &one_of(known, "service"));
         };
         let Some(method) = service.methods().find(|known| known.name() == method) else {
-            let known: Vec<_> = service.methods().map(|method| method.name().to_owned()).collect();
+            let known = service.methods().map(|method| method.name().to_owned()).collect();
             let what = format!("`{}` has no method `{}`", service.full_name(), shorten(method));
-            return refuse(what, "not a method that it has", &format!("write one of {}", known.join(", ")));
+            return refuse(what, "not a method that it has", &one_of(known, "method"));
         };
         if method.is_client_streaming() || method.is_server_streaming() {
             let what = format!("`{}` is a stream, and memgate sends one message for one answer", method.full_name());
@@ -121,5 +121,29 @@ impl Validator<'_> {
             }
         };
         expect.iter().enumerate().map(code).collect()
+    }
+}
+
+/// What to write in place of an unknown name: one of these, of which a few are told.
+fn one_of(known: Vec<String>, kind: &str) -> String {
+    const TOLD: usize = 10;
+    match known.len() {
+        0 => format!("name another file under `descriptors`: this one has no {kind}"),
+        1..=TOLD => format!("write one of {}", known.join(", ")),
+        all => format!("write one of the {all}, such as {}", known[..TOLD].join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_names_are_told() {
+        let names = |count: usize| (1..=count).map(|number| format!("S{number}")).collect::<Vec<_>>();
+        assert_eq!(one_of(names(0), "service"), "name another file under `descriptors`: this one has no service");
+        assert_eq!(one_of(names(2), "service"), "write one of S1, S2");
+        let told = one_of(names(500), "method");
+        assert_eq!(told, "write one of the 500, such as S1, S2, S3, S4, S5, S6, S7, S8, S9, S10");
     }
 }

@@ -51,7 +51,7 @@ impl Validator<'_> {
         let text = std::fs::read_to_string(&path).map_err(unreadable)?;
         let read = match file.extension().and_then(|extension| extension.to_str()) {
             Some("csv") => of_csv(&text),
-            Some("jsonl" | "ndjson") => of_json_lines(&text),
+            Some("jsonl") => of_json_lines(&text),
             Some(_) | None => {
                 let what = format!("`{name}` is neither a `.csv` nor a `.jsonl` file");
                 return Err(refuse(what, "name the file by what it has: CSV with a header, or JSON objects in lines"));
@@ -59,6 +59,10 @@ impl Validator<'_> {
         };
         let (columns, values) = read
             .map_err(|(line, why)| refuse(format!("line {line} of `{name}` {why}"), "give each row all the columns"))?;
+        if let Some(twice) = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name)) {
+            let what = format!("`{name}` has the column `{}` twice", shorten(twice.1));
+            return Err(refuse(what, "give each column a name of its own"));
+        }
         if values.is_empty() {
             return Err(refuse(
                 format!("`{name}` has no rows"),
@@ -181,11 +185,20 @@ fn first_for(
     None
 }
 
+/// The parts of the texts of a request that may have values.
+fn parts(request: &Request) -> impl Iterator<Item = Part> {
+    let texts = [&request.url, &request.body].into_iter().chain(request.headers.values());
+    texts.flat_map(|text| template::parse(text).unwrap_or_default())
+}
+
+/// Whether a request has a value of a row.
+pub(super) fn has_row(request: &Request) -> bool {
+    parts(request).any(|part| matches!(part, Part::Row(_)))
+}
+
 /// The captured values that a request needs.
 fn needed(request: &Request) -> BTreeSet<String> {
-    let texts = [&request.url, &request.body].into_iter().chain(request.headers.values());
-    let parts = texts.flat_map(|text| template::parse(text).unwrap_or_default());
-    let names = parts.filter_map(|part| match part {
+    let names = parts(request).filter_map(|part| match part {
         Part::Captured(name) => Some(name),
         Part::Text(_) | Part::Counter | Part::Random | Part::Row(_) => None,
     });
