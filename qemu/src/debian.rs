@@ -63,15 +63,20 @@ pub struct Record {
 /// Why a package is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum DebianError {
-    /// The system is neither Debian nor derived from it.
+    /// A program is missing. Of those of Debian, only reading the archive's index needs one.
     #[error("there is no `{0}`, which memgate needs for that")]
     NoTool(String),
     /// Nothing names a mirror.
     #[error("this machine's package manager uses no mirror of Debian, and {MIRROR} names none")]
     NoMirror,
     /// The given mirror is not one.
-    #[error("`{0}` is not the address of a mirror")]
-    BadMirror(String),
+    #[error("{by} names `{mirror}`, which is not the address of a mirror")]
+    BadMirror {
+        /// The text.
+        mirror: String,
+        /// Who names it.
+        by: &'static str,
+    },
     /// The index could not be checked.
     #[error("the keys of Debian's archive, {KEYRING}, are missing")]
     NoKeyring,
@@ -82,6 +87,30 @@ pub enum DebianError {
         what: String,
         /// The answer.
         said: String,
+    },
+    /// A proxy or a certificate stands in the way.
+    #[error("cannot fetch {what} from the mirror of Debian: {said}")]
+    Barred {
+        /// What was requested.
+        what: String,
+        /// The reason.
+        said: String,
+    },
+    /// The mirror has the file no more, and nobody knows what it has instead.
+    #[error("the mirror of Debian no longer has {package} {version}, which the lock names")]
+    Gone {
+        /// The package.
+        package: String,
+        /// The pinned version.
+        version: String,
+    },
+    /// The file is no package that memgate can unpack.
+    #[error("cannot unpack {package}: {why}")]
+    BadPackage {
+        /// The file.
+        package: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// The suite has no such package.
     #[error("Debian's {suite} has no package {package} for {architecture}")]
@@ -154,9 +183,9 @@ impl DebianError {
     /// What the user can do.
     pub fn help(&self) -> String {
         match self {
-            Self::NoTool(_) => "install it, or run this on Debian or Ubuntu".into(),
+            Self::NoTool(_) => "install it; only `memgate image lock` needs apt, so run that on Debian or Ubuntu".into(),
             Self::NoMirror => format!("name a mirror of Debian in {MIRROR}, by its http:// or https:// address"),
-            Self::BadMirror(_) => {
+            Self::BadMirror { .. } => {
                 "name the mirror's root, the directory that has `dists` and `pool`, by its URI; without apt, by http:// \
                  or https://"
                     .into()
@@ -167,6 +196,17 @@ impl DebianError {
                 "check the network and the proxy, name another mirror with --mirror, or give memgate a cache that already has \
                  the package"
                     .into()
+            }
+            Self::Barred { .. } => format!(
+                "name the mirror in {MIRROR} by its other scheme, http:// or https://: what decides about a file is its pinned \
+                 SHA-256"
+            ),
+            Self::Gone { .. } => format!(
+                "update memgate, name a mirror that keeps old packages in {MIRROR}, or put the file into the cache's directory \
+                 `packages`"
+            ),
+            Self::BadPackage { .. } => {
+                "empty the cache with `memgate image clean`, so that memgate fetches the package again".into()
             }
             Self::NoPackage { .. } | Self::Superseded { .. } => {
                 "update memgate, or pin what the mirror has with `memgate image lock`".into()
@@ -294,20 +334,23 @@ impl Debian {
     /// # Errors
     /// When apt fails, when there is no mirror, or when the text cannot be one.
     pub fn new(mirror: Option<&str>) -> Result<Self, DebianError> {
-        let named = std::env::var(MIRROR).ok();
-        Self::with(mirror.or(named.as_deref()), Path::new(APT_HELPER).exists())
+        // CI systems set a variable to nothing that they do not have.
+        let named = std::env::var_os(MIRROR).filter(|named| !named.is_empty());
+        let named = named.map(|named| named.to_string_lossy().into_owned());
+        let mirror = mirror.map(|mirror| (mirror, "--mirror")).or(named.as_deref().map(|named| (named, MIRROR)));
+        Self::with(mirror, Path::new(APT_HELPER).exists())
     }
 
-    fn with(mirror: Option<&str>, has_apt: bool) -> Result<Self, DebianError> {
+    fn with(mirror: Option<(&str, &'static str)>, has_apt: bool) -> Result<Self, DebianError> {
         let own = || if has_apt { Sources::read().map(|sources| sources.debian()) } else { Ok(None) };
-        let mirror = match mirror {
-            Some(mirror) => mirror.to_owned(),
-            None => own()?.ok_or(DebianError::NoMirror)?.mirror,
+        let (mirror, by) = match mirror {
+            Some((mirror, by)) => (mirror.to_owned(), by),
+            None => (own()?.ok_or(DebianError::NoMirror)?.mirror, "apt"),
         };
         // It becomes a line of a sources file.
         let is_web = mirror.starts_with("http://") || mirror.starts_with("https://");
         if !(is_web || has_apt && mirror.contains(':')) || mirror.contains(char::is_whitespace) {
-            return Err(DebianError::BadMirror(mirror));
+            return Err(DebianError::BadMirror { mirror: shown(&mirror), by });
         }
         Ok(Self { sh: shell()?, stop: Stop::default(), mirror, has_apt })
     }
@@ -349,14 +392,19 @@ impl Debian {
                 Ok(()) => Ok(file),
                 Err(HttpError::Interrupted) => Err(DebianError::Interrupted),
                 Err(HttpError::Write(source)) => Err(DebianError::io(format!("write {}", file.display()), source)),
-                Err(HttpError::Answer(said)) => Err(DebianError::Unreachable { what: uri, said }),
+                Err(HttpError::Gone) => {
+                    Err(DebianError::Gone { package: pin.package.clone(), version: pin.version.clone() })
+                }
+                Err(HttpError::Barred(said)) => Err(DebianError::Barred { what: shown(&uri), said }),
+                Err(HttpError::Answer(said)) => Err(DebianError::Unreachable { what: shown(&uri), said }),
             };
         }
         run(&self.stop, cmd!(self.sh, "{APT_HELPER} -o {SANDBOX} download-file {uri} {file} {sum}"))?;
         // If the mirror is a directory of this machine, apt makes a link to the file.
         if file.is_symlink() {
             let copy = work.join("copy");
-            std::fs::copy(&file, &copy).map_err(|error| DebianError::io(format!("read {uri}"), error))?;
+            let copied = std::fs::copy(&file, &copy);
+            copied.map_err(|error| DebianError::io(format!("read {}", shown(&uri)), error))?;
             return Ok(copy);
         }
         Ok(file)
@@ -577,7 +625,7 @@ pub(crate) fn shell() -> Result<Shell, DebianError> {
 
 /// Runs a command and returns what it wrote to stdout. It ends when memgate must end.
 pub(crate) fn run(stop: &Stop, cmd: Cmd<'_>) -> Result<String, DebianError> {
-    let command = cmd.to_string();
+    let command = shown(&cmd.to_string());
     let program = command.split(' ').next().unwrap_or_default().to_owned();
     let started = stop.output(cmd.env("LC_ALL", "C.UTF-8").into());
     let output = started.map_err(|error| match error.kind() {
@@ -592,8 +640,20 @@ pub(crate) fn run(stop: &Stop, cmd: Cmd<'_>) -> Result<String, DebianError> {
     if said.contains("No space left on device") {
         return Err(DebianError::io(format!("go on with `{command}`"), io::ErrorKind::StorageFull.into()));
     }
-    let said = if said.trim().is_empty() { output.status.to_string() } else { errors_of(&said) };
+    let said = if said.trim().is_empty() { output.status.to_string() } else { errors_of(&shown(&said)) };
     Err(DebianError::Failed { command, said })
+}
+
+/// A text without the users and passwords of its URIs.
+fn shown(text: &str) -> String {
+    let mut parts = text.split("://");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |before, part| {
+        let ends = |character: char| matches!(character, '/' | '\'' | '"' | '`') || character.is_whitespace();
+        let end = part.find(ends).unwrap_or(part.len());
+        let host = part[..end].rfind('@').map_or(0, |at| at + 1);
+        format!("{before}://{}", &part[host..])
+    })
 }
 
 /// The lines that apt marks as errors, or the whole output.
@@ -629,13 +689,17 @@ Description: Linux for arm64 cloud (meta-package)
 
 ";
 
-    fn shown() -> Result<Record, String> {
+    fn shown_record() -> Pin {
+        in_index().unwrap().pin
+    }
+
+    fn in_index() -> Result<Record, String> {
         record(SHOWN.parse::<Deb822>().unwrap().iter().next().unwrap(), "forky", "arm64")
     }
 
     #[test]
     fn record_is_read_from_what_apt_shows() {
-        let Record { pin, depends } = shown().unwrap();
+        let Record { pin, depends } = in_index().unwrap();
         assert_eq!((&*pin.version, pin.size), ("7.2.12-1", 1660));
         assert_eq!(pin.file_name(), "linux-image-cloud-arm64_7.2.12-1_arm64.deb");
         assert_eq!(depends, ["linux-base-cloud-arm64", "dracut", "initramfs-tools", "kmod"]);
@@ -664,7 +728,7 @@ Conf libc6 (2.41-12+deb13u5 Debian:13.5/stable [amd64])
     fn only_the_pinned_file_is_taken() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.deb");
-        let pin = Pin { size: 3, ..shown().unwrap().pin };
+        let pin = Pin { size: 3, ..shown_record() };
         assert!(matches!(pin.check(&file), Err(DebianError::Io { .. })));
         std::fs::write(&file, "abc").unwrap();
         pin.check(&file).unwrap();
@@ -690,12 +754,34 @@ Debian Debian bookworm http://mirror.example/debian/
     #[test]
     fn what_is_no_mirror_is_refused() {
         for mirror in ["", "mirror.example", "http://mirror.example/\nTrusted: yes"] {
-            assert!(matches!(Debian::new(Some(mirror)), Err(DebianError::BadMirror(_))), "{mirror}");
+            let refused = Debian::new(Some(mirror)).unwrap_err();
+            assert!(refused.to_string().starts_with("--mirror names `"), "{refused}");
         }
-        assert!(matches!(Debian::with(Some("file:/srv/debian"), false), Err(DebianError::BadMirror(_))));
-        Debian::with(Some("file:/srv/debian"), true).unwrap();
+        let refused = Debian::with(Some(("ftp://ci:token@mirror/", MIRROR)), false).unwrap_err().to_string();
+        assert_eq!(refused, "MEMGATE_MIRROR names `ftp://mirror/`, which is not the address of a mirror");
+        assert!(matches!(Debian::with(Some(("file:/srv/debian", MIRROR)), false), Err(DebianError::BadMirror { .. })));
+        Debian::with(Some(("file:/srv/debian", MIRROR)), true).unwrap();
         let error = Debian::with(None, false).unwrap_err();
         assert!(error.help().starts_with("name a mirror of Debian in MEMGATE_MIRROR"), "{error}");
+    }
+
+    #[test]
+    fn users_and_passwords_of_uris_are_not_shown() {
+        for (text, expected) in [
+            ("http://ci:to@ken@mirror/debian/a@b", "http://mirror/debian/a@b"),
+            ("get 'https://u@m' x://y@z failed", "get 'https://m' x://z failed"),
+            ("no URI of ci@mirror", "no URI of ci@mirror"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        let mirror = "http://ci:token@127.0.0.1:1/debian";
+        let debian = Debian::with(Some((mirror, MIRROR)), false).unwrap();
+        let (pin, dir) = (shown_record(), tempfile::tempdir().unwrap());
+        let error = debian.fetch(&pin, &pin.package, dir.path()).unwrap_err().to_string();
+        assert!(error.contains("http://127.0.0.1:1/debian/pool/") && !error.contains("token"), "{error}");
+        let sh = shell().unwrap();
+        let failed = run(&Stop::default(), cmd!(sh, "false {mirror}")).unwrap_err().to_string();
+        assert_eq!(failed, "`false http://127.0.0.1:1/debian` failed: exit status: 1");
     }
 
     /// A mirror that gives each request the next of these answers.
@@ -725,8 +811,8 @@ Debian Debian bookworm http://mirror.example/debian/
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
         ];
         let (uri, server) = mirror(ANSWERS);
-        let debian = Debian::with(Some(&uri), false).unwrap();
-        let pin = Pin { size: 3, ..shown().unwrap().pin };
+        let debian = Debian::with(Some((&uri, MIRROR)), false).unwrap();
+        let pin = Pin { size: 3, ..shown_record() };
         let dir = tempfile::tempdir().unwrap();
         let fetch = || debian.fetch(&pin, &pin.package, dir.path());
         assert_eq!(std::fs::read(fetch().unwrap()).unwrap(), b"abc");
@@ -734,8 +820,12 @@ Debian Debian bookworm http://mirror.example/debian/
         assert!(matches!(other, DebianError::Differs { .. }), "{other}");
         assert!(matches!(longer, DebianError::Differs { size: 4, .. }), "no more than that is read: {longer}");
         assert!(matches!(cut, DebianError::Unreachable { .. }), "{cut}");
-        assert!(gone.to_string().contains("arm64.deb from the mirror of Debian: http status: 404"), "{gone}");
-        let refused = Debian::with(Some("http://127.0.0.1:1/debian"), false).unwrap();
+        assert!(
+            gone.to_string().contains("no longer has linux-image-cloud-arm64 7.2.12-1, which the lock names"),
+            "{gone}"
+        );
+        assert!(gone.help().starts_with("update memgate, name a mirror that keeps old packages"), "{}", gone.help());
+        let refused = Debian::with(Some(("http://127.0.0.1:1/debian", MIRROR)), false).unwrap();
         let error = refused.fetch(&pin, &pin.package, dir.path()).unwrap_err();
         assert!(error.help().contains("--mirror"), "{error}");
         let asked = server.join().unwrap();
@@ -753,10 +843,10 @@ Debian Debian bookworm http://mirror.example/debian/
         let uri = format!("http://{}/", listener.local_addr().unwrap());
         let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let stop = Stop::from(flag.clone());
-        let (pin, dir) = (shown().unwrap().pin, tempfile::tempdir().unwrap());
+        let (pin, dir) = (shown_record(), tempfile::tempdir().unwrap());
         std::thread::scope(|scope| {
             let fetching = scope.spawn(|| {
-                let debian = Debian::with(Some(&uri), false).unwrap().stopped_by(&stop);
+                let debian = Debian::with(Some((&uri, MIRROR)), false).unwrap().stopped_by(&stop);
                 debian.fetch(&pin, &pin.package, dir.path())
             });
             let _connection = listener.accept().unwrap();

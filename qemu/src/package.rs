@@ -4,6 +4,7 @@
 //! which Debian compresses with xz.
 
 use std::{
+    error::Error,
     fs::File,
     io::{self, BufReader, Read},
     path::Path,
@@ -20,21 +21,35 @@ const LARGEST: u64 = 4 << 30;
 /// When the file is no package, is damaged, or unpacks to more than 4 GiB, when the directory cannot be
 /// written, and when memgate must end.
 pub fn unpack(package: &Path, root: &Path, stop: &Stop) -> Result<(), DebianError> {
-    let failed = |error| match stop.is_asked() {
-        true => DebianError::Interrupted,
-        false => DebianError::io(format!("unpack {}", package.display()), error),
-    };
-    unpack_from(package, root, stop).map_err(failed)
+    let failed = |error| failure(package, &error, stop);
+    unpack_from(package, root, LARGEST, stop).map_err(failed)
 }
 
-fn unpack_from(package: &Path, root: &Path, stop: &Stop) -> io::Result<()> {
+/// Whose failure it is: the system's, which has a number of its own, or the package's.
+fn failure(package: &Path, error: &io::Error, stop: &Stop) -> DebianError {
+    if stop.is_asked() {
+        return DebianError::Interrupted;
+    }
+    // The library's message has the file, and its source has the reason.
+    let chain = || std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (*error).source());
+    let why = chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let is_of_the_system = |error: &(dyn Error + 'static)| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
+    };
+    if chain().any(is_of_the_system) {
+        return DebianError::io(format!("unpack {}", package.display()), io::Error::new(error.kind(), why));
+    }
+    DebianError::BadPackage { package: package.to_owned(), why }
+}
+
+fn unpack_from(package: &Path, root: &Path, most: u64, stop: &Stop) -> io::Result<()> {
     let mut archive = ar::Archive::new(BufReader::new(File::open(package)?));
     while let Some(member) = archive.next_entry() {
         let member = member?;
         let name = String::from_utf8_lossy(member.header().identifier()).into_owned();
         match name.trim_end_matches('/') {
-            "data.tar.xz" => return files(decompressed(member), root, stop),
-            "data.tar" => return files(member, root, stop),
+            "data.tar.xz" => return files(decompressed(member), root, most, stop),
+            "data.tar" => return files(member, root, most, stop),
             other if other.starts_with("data.tar") => {
                 return Err(io::Error::other(format!("`{other}` is not compressed with xz, as Debian's packages are")));
             }
@@ -49,16 +64,19 @@ pub(crate) fn decompressed(from: impl Read) -> impl Read {
     lzma_rust2::XzReader::new(from, true)
 }
 
-fn files(data: impl Read, root: &Path, stop: &Stop) -> io::Result<()> {
-    let mut data = Watched { from: data, stop }.take(LARGEST);
+fn files(data: impl Read, root: &Path, most: u64, stop: &Stop) -> io::Result<()> {
+    let mut data = Watched { from: data, stop }.take(most);
     let mut tar = tar::Archive::new(&mut data);
     // Whoever unpacks owns the files.
     tar.set_preserve_ownerships(false);
-    // The library's message has the file, and not the reason.
-    tar.unpack(root).map_err(|error| io::Error::new(error.kind(), format!("{error}: {}", error.kind())))?;
+    let unpacked = tar.unpack(root);
     // The archive's end is not the end of what is compressed, and only there is the last checksum.
-    io::copy(&mut data, &mut io::sink())?;
-    if data.limit() == 0 { Err(io::Error::other(format!("it unpacks to more than {LARGEST} bytes"))) } else { Ok(()) }
+    let unpacked = unpacked.and_then(|()| io::copy(&mut data, &mut io::sink()));
+    // What is cut off there looks like damage.
+    if data.limit() == 0 {
+        return Err(io::Error::other(format!("it unpacks to more than {most} bytes")));
+    }
+    unpacked.map(drop)
 }
 
 /// A reader that fails when memgate must end.
@@ -138,8 +156,46 @@ pub(crate) mod tests {
         std::fs::write(directory.path().join("x"), "no directory").unwrap();
         let error = unpack(&file, directory.path(), &Stop::default()).unwrap_err();
         assert!(matches!(&error, DebianError::Io { source, .. } if source.kind() != io::ErrorKind::Other), "{error:?}");
-        let DebianError::Io { source, .. } = &error else { panic!("{error}") };
-        assert!(source.to_string().ends_with(&format!(": {}", source.kind())), "{source}");
+        assert!(error.to_string().contains("(os error "), "{error}");
+        assert!(error.help().contains("MEMGATE_CACHE"), "{}", error.help());
+    }
+
+    #[test]
+    fn a_package_that_is_too_large_or_damaged_is_no_fault_of_the_cache() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, root) = (directory.path().join("a.deb"), directory.path().join("root"));
+        let good = package("data.tar.xz", "./x", &[7; 100_000]);
+        std::fs::write(&file, &good).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        let stop = Stop::default();
+        let unpacked = |most| unpack_from(&file, &root, most, &stop).map_err(|error| failure(&file, &error, &stop));
+        for most in [50_000, 100_600] {
+            let error = unpacked(most).unwrap_err();
+            assert!(error.to_string().ends_with(&format!(": it unpacks to more than {most} bytes")), "{error}");
+            assert!(error.help().contains("memgate image clean"), "{}", error.help());
+        }
+        unpacked(200_000).unwrap();
+        std::fs::write(&file, &good[..good.len() - 40]).unwrap();
+        let error = unpacked(200_000).unwrap_err();
+        assert!(matches!(&error, DebianError::BadPackage { why, .. } if !why.ends_with("other error")), "{error}");
+    }
+
+    #[test]
+    fn no_link_leads_outside() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut link = tar::Header::new_gnu();
+        link.set_entry_type(tar::EntryType::Symlink);
+        link.set_size(0);
+        tar.append_link(&mut link, "a", "..").unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(7);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "a/x", &b"program"[..]).unwrap();
+        let error = files(&tar.into_inner().unwrap()[..], &root, LARGEST, &Stop::default());
+        assert!(error.is_err() && !directory.path().join("x").exists());
     }
 
     #[test]

@@ -90,8 +90,10 @@ fn contents(path: &Path) -> Result<Vec<u8>, ImageError> {
             return std::fs::read(path);
         }
         let mut contents = Vec::new();
-        decompressed(File::open(path)?).take(LARGEST).read_to_end(&mut contents)?;
-        Ok(contents)
+        let read = decompressed(File::open(path)?).take(LARGEST + 1).read_to_end(&mut contents)?;
+        let is_larger = u64::try_from(read).is_ok_and(|read| read > LARGEST);
+        let too_large = || std::io::Error::other(format!("it decompresses to more than {LARGEST} bytes"));
+        if is_larger { Err(too_large()) } else { Ok(contents) }
     };
     read().map_err(|error| ImageError::io(format!("read {}", path.display()), error))
 }
