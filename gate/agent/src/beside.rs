@@ -9,6 +9,7 @@ mod scratch;
 use std::{
     cell::Cell,
     ffi::OsString,
+    io::{self, PipeWriter},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +20,6 @@ use memgate_evidence::{
     plan::{Account, Before, Plan, Sidecar},
     secrets::Secrets,
 };
-use nix::sys::signal::Signal;
 use scratch::Scratch;
 pub(crate) use scratch::remove_leftovers;
 
@@ -27,12 +27,12 @@ use crate::{
     cgroup::Cgroup,
     child,
     family::members,
-    launch::{Exit, make_expendable},
     listeners::{self, Targets, When},
     output::Output,
     process::{CommandLine, Process},
     ready::{self, ReadyError, Signs, Waiting},
     run::RunLogs,
+    wait::Exit,
 };
 
 /// The variables of memgate's own that a command beside the service gets.
@@ -118,28 +118,28 @@ impl Beside {
             None => Cgroup::without_memory(),
         };
         let files = cgroup.files().clone();
+        self.notes.extend(cgroup.notes.iter().cloned());
         let signs = Signs::of(&sidecar.ready.by)?;
-        let not_started =
-            |source| BesideError::NotStarted { who: who.clone(), program: program(&sidecar.words), source };
         let account = sidecar.account.as_ref();
-        let (output, pipe) = Output::to(log, account).map_err(not_started)?;
+        let (output, pipe) = output_of(&who, log, account)?;
         let notify = signs.watch(&output);
         let mut env = environment(account, &sidecar.env);
         env.extend(notify.as_ref().map(ready::notify::NotifySocket::variable));
         let line = CommandLine { words: &sidecar.words, directory: &directory, env: &env, account, secrets };
-        let process = Process::start(&line, cgroup, (output, pipe)).map_err(not_started)?;
+        let process = Process::start(&line, cgroup, (output, pipe));
+        let process = process.map_err(|source| not_started(who.clone(), &line, source))?;
         let pid = process.pid();
         // From here on it ends with the others.
-        let stop_timeout = Duration::from_millis(sidecar.stop_timeout_ms);
+        let (number, stop_timeout) = (self.running.len(), Duration::from_millis(sidecar.stop_timeout_ms));
         self.running.push(Running { name: sidecar.name.clone(), process, stop_timeout });
-        make_expendable(pid).map_err(not_started)?;
-        let Some(Running { process, .. }) = self.running.last() else { return Ok(()) };
+        let (others, own) = self.running.split_at(number);
         let ready = &sidecar.ready;
-        let (output, notify) = (process.output(), notify.as_ref());
+        let (output, notify) = (own[0].process.output(), notify.as_ref());
         let waiting = Waiting { who, ready, line, cgroup: &files, pid, output, notify };
         tokio::select! {
             ready = ready::wait_ready(&waiting) => ready.map(drop)?,
-            error = self.failure("before it was ready") => return Err(error),
+            error = failure(own, "before it was ready") => return Err(error),
+            error = failure(others, "before the service began") => return Err(error),
         }
         let notes = targets.check(When::Ready, &files, pid).await;
         // What has ended listens nowhere.
@@ -169,7 +169,7 @@ impl Beside {
     /// # Errors
     /// Fails with [`BesideError::Ended`] if one has ended by itself.
     pub(crate) fn check(&self, when: &'static str) -> Result<()> {
-        self.running.iter().try_for_each(|sidecar| sidecar.check(when))
+        check(&self.running, when)
     }
 
     /// Waits until one of them ends by itself while the service needs it. `when` is that time, as words.
@@ -213,6 +213,21 @@ impl Drop for Beside {
     }
 }
 
+/// Checks that all of these still run.
+fn check(sidecars: &[Running], when: &'static str) -> Result<()> {
+    sidecars.iter().try_for_each(|sidecar| sidecar.check(when))
+}
+
+/// Waits until one of these ends by itself.
+async fn failure(sidecars: &[Running], when: &'static str) -> Error {
+    loop {
+        if let Err(error) = check(sidecars, when) {
+            return error;
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
 impl Running {
     fn check(&self, when: &'static str) -> Result<()> {
         let unwatchable = |source| BesideError::Unwatchable { name: self.name.clone(), source };
@@ -224,18 +239,12 @@ impl Running {
 
     /// Asks it to end, and kills what is left of it.
     async fn stop(&mut self) -> Result<(), String> {
-        self.process.signal(Signal::SIGTERM);
-        let ended = async {
-            while matches!(self.process.ended(), Ok(None)) {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        let in_time = tokio::time::timeout(self.stop_timeout, ended).await;
-        self.process.kill();
-        in_time.map_err(|_| {
-            let (name, after) = (&self.name, self.stop_timeout.as_millis());
-            format!("the sidecar `{name}` did not end within {after} ms of SIGTERM and was killed")
-        })
+        // One that cannot be watched is killed.
+        if self.process.stop(self.stop_timeout).await.unwrap_or(true) {
+            return Ok(());
+        }
+        let (name, after) = (&self.name, self.stop_timeout.as_millis());
+        Err(format!("the sidecar `{name}` did not end within {after} ms of SIGTERM and was killed"))
     }
 }
 
@@ -243,25 +252,17 @@ impl Running {
 async fn run_before(before: &Before, plan: &Plan, log: &Path) -> Result<()> {
     let command = before.words.join(" ");
     let who = format!("`{command}`, which runs before the service,");
-    let not_started = |source| BesideError::NotStarted { who, program: program(&before.words), source };
     let account = before.account.as_ref();
     let env = environment(account, &before.env);
     let directory = before.directory.as_ref().unwrap_or(&plan.directory);
     let line = CommandLine { words: &before.words, directory, env: &env, account, secrets: &plan.secrets };
-    let started = Output::to(log, account).and_then(|output| Process::start(&line, Cgroup::without_memory(), output));
-    let process = started.and_then(|process| make_expendable(process.pid()).map(|()| process)).map_err(not_started)?;
-    let ended = async {
-        loop {
-            match process.ended() {
-                Ok(None) => tokio::time::sleep(LOOK).await,
-                ended => return ended,
-            }
-        }
-    };
-    let ended = tokio::time::timeout(Duration::from_millis(before.timeout_ms), ended).await;
+    let output = output_of(&who, log, account)?;
+    let process = Process::start(&line, Cgroup::without_memory(), output);
+    let process = process.map_err(|source| not_started(who, &line, source))?;
+    let ended = tokio::time::timeout(Duration::from_millis(before.timeout_ms), process.end(LOOK)).await;
     let (output, log) = (process.output().end(), log.to_owned());
     match ended {
-        Ok(Ok(Some(Exit::Code(0)))) => Ok(()),
+        Ok(Ok(Exit::Code(0))) => Ok(()),
         Ok(Ok(exit)) => Err(BesideError::Failed { command, exit, output, log }.into()),
         Ok(Err(source)) => Err(BesideError::Unwatchable { name: command, source }.into()),
         Err(_) => {
@@ -281,6 +282,11 @@ fn environment(
     env
 }
 
-fn program(words: &[String]) -> String {
-    words.first().cloned().unwrap_or_default()
+fn output_of(who: &str, log: &Path, account: Option<&Account>) -> Result<(Output, PipeWriter), BesideError> {
+    Output::to(log, account).map_err(|source| BesideError::Log { who: who.to_owned(), log: log.to_owned(), source })
+}
+
+fn not_started(who: String, line: &CommandLine<'_>, source: io::Error) -> BesideError {
+    let program = line.words.first().cloned().unwrap_or_default();
+    BesideError::NotStarted { who, program, directory: line.directory.to_owned(), source }
 }

@@ -18,12 +18,13 @@ use std::{
 
 use memgate_evidence::plan::Account;
 use nix::{
+    fcntl::{OFlag, open},
     sys::{
         prctl, ptrace,
         signal::Signal,
         stat::{Mode, umask},
     },
-    unistd::{Gid, Pid, Uid, chdir, getpid, getppid, setgroups, setresgid, setresuid},
+    unistd::{Gid, Pid, Uid, chdir, getpid, getppid, setgroups, setresgid, setresuid, write},
 };
 
 use crate::cgroup::{Cgroup, enter};
@@ -49,6 +50,8 @@ pub(crate) struct Child {
     /// The working directory, which the process must be able to enter.
     directory: CString,
     traced: bool,
+    /// Whether memgate itself is protected from the kernel's OOM killer.
+    is_protected: bool,
 }
 
 /// The ids of a user.
@@ -71,7 +74,9 @@ impl Child {
             groups: account.groups.iter().copied().map(Gid::from_raw).collect(),
         };
         let directory = CString::new(directory.as_os_str().as_bytes())?;
-        Ok(Self { entries: cgroup.entries()?, account: account.map(ids), directory, traced: false })
+        let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse::<i32>().ok());
+        let (entries, account, is_protected) = (cgroup.entries()?, account.map(ids), own.is_some_and(|own| own < 0));
+        Ok(Self { entries, account, directory, traced: false, is_protected })
     }
 
     /// The same, stopped before its first instruction.
@@ -89,6 +94,11 @@ impl Child {
 
     fn become_it(&self, parent: Pid) -> io::Result<()> {
         self.entries.iter().try_for_each(enter)?;
+        if self.is_protected {
+            // The kernel kills it, and all that it starts, before memgate. Later the file may be another user's.
+            let score = open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+            write(score, b"0")?;
+        }
         if let Some(ids) = &self.account {
             // With no way back: the saved ids change too.
             setgroups(&ids.groups)?;
@@ -181,6 +191,21 @@ mod tests {
         for line in expected.into_iter().chain(["CapEff: 0000000000000000"]) {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn nothing_inherits_memgates_protection() {
+        let score = |child: &Child| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "cat /proc/self/oom_score_adj"]);
+            let of_it = Child { entries: vec![], account: None, directory: child.directory.clone(), ..*child };
+            of_it.apply(&mut command);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        let usual = Child::new(&Pen::make().0, None, Path::new("/")).unwrap();
+        assert_eq!(usual.is_protected, own.starts_with('-'));
+        assert_eq!(score(&Child { is_protected: true, ..usual }), "0\n");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use nix::unistd::Pid;
-use procfs::process::all_processes;
+use procfs::process::{Process, all_processes};
 
 use crate::cgroup::CgroupFiles;
 
@@ -21,6 +21,14 @@ pub(crate) fn descendants(process: Pid) -> Vec<Pid> {
         all_processes().into_iter().flatten().flatten().filter_map(|process| process.stat().ok()).collect();
     let family: Vec<_> = all.iter().map(|stat| (stat.pid, stat.ppid, stat.pgrp)).collect();
     family_of(process.as_raw(), &family).into_iter().map(Pid::from_raw).collect()
+}
+
+/// Whether a process of the group, which `leader` leads or has led, still runs.
+pub(crate) fn group_lives(cgroup: &CgroupFiles, leader: Pid) -> bool {
+    members(cgroup, leader).into_iter().any(|process| {
+        let stat = Process::new(process.as_raw()).and_then(|process| process.stat());
+        stat.is_ok_and(|stat| stat.pgrp == leader.as_raw() && !matches!(stat.state, 'Z' | 'X'))
+    })
 }
 
 /// Of processes with their parents and their process groups, those that belong to `first`.

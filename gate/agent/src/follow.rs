@@ -16,13 +16,12 @@ use nix::{
     libc,
     sys::{
         ptrace::{self, Event, Options},
-        signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        signal::{Signal, kill, killpg},
     },
-    unistd::Pid,
+    unistd::{Pid, gettid},
 };
 
-use crate::launch::Exit;
+use crate::wait::{self, Change, Exit, PATIENCE, SignalNumber, resume};
 
 /// The time between two looks at the traced processes.
 const LOOK: Duration = Duration::from_millis(1);
@@ -112,7 +111,7 @@ pub(crate) async fn follow(
             return Err(FollowError::Ended {
                 wanted,
                 seen,
-                exit: following.traced.first_exit.unwrap_or(Exit::Code(-1)),
+                exit: following.traced.first_exit.unwrap_or(Exit::Unknown),
             });
         }
         if start.elapsed() >= timeout {
@@ -148,19 +147,19 @@ impl Following<'_> {
     /// Handles the stops of all traced threads. Returns the process that executes what is wanted.
     fn look(&mut self) -> Option<Pid> {
         for thread in self.traced.threads.keys().copied().collect::<Vec<_>>() {
-            match status(thread) {
-                Some(WaitStatus::PtraceEvent(process, _, event)) if event == Event::PTRACE_EVENT_EXEC as i32 => {
+            match change(thread) {
+                Some(Change::Event(event)) if event == Event::PTRACE_EVENT_EXEC as i32 => {
                     // Its other threads are gone, and the one that executes has the number of the process now.
-                    if let Ok(former) = ptrace::getevent(process) {
+                    if let Ok(former) = ptrace::getevent(thread) {
                         self.traced.threads.remove(&as_pid(former));
                     }
-                    self.traced.threads.insert(process, false);
-                    if self.is_wanted(process) {
-                        return Some(process);
+                    self.traced.threads.insert(thread, false);
+                    if self.is_wanted(thread) {
+                        return Some(thread);
                     }
-                    resume(process, None);
+                    resume(thread, None);
                 }
-                Some(status) => self.traced.handle(thread, status),
+                Some(change) => self.traced.handle(thread, change),
                 None => {}
             }
         }
@@ -197,22 +196,22 @@ impl Following<'_> {
 }
 
 impl Traced {
-    /// Handles a stop that is no execution, and lets the thread go on.
-    fn handle(&mut self, thread: Pid, status: WaitStatus) {
-        match status {
-            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {
+    /// Handles a change that is no execution, and lets the thread go on.
+    fn handle(&mut self, thread: Pid, change: Change) {
+        match change {
+            Change::Ended(exit) => {
                 self.threads.remove(&thread);
                 if thread == self.first {
-                    self.first_exit = Exit::of(status);
+                    self.first_exit = Some(exit);
                 }
             }
             // The first stop of a new thread is not a signal that somebody sent.
-            WaitStatus::Stopped(_, Signal::SIGSTOP) if self.threads.get(&thread) == Some(&true) => {
+            Change::Stopped(SignalNumber(libc::SIGSTOP)) if self.threads.get(&thread) == Some(&true) => {
                 self.threads.insert(thread, false);
                 resume(thread, None);
             }
-            WaitStatus::Stopped(_, signal) => resume(thread, Some(signal)),
-            WaitStatus::PtraceEvent(_, _, event) => {
+            Change::Stopped(signal) => resume(thread, Some(signal)),
+            Change::Event(event) => {
                 let forks = [Event::PTRACE_EVENT_FORK, Event::PTRACE_EVENT_VFORK, Event::PTRACE_EVENT_CLONE];
                 if forks.into_iter().any(|fork| fork as i32 == event)
                     && let Ok(new) = ptrace::getevent(thread)
@@ -221,29 +220,29 @@ impl Traced {
                 }
                 resume(thread, None);
             }
-            WaitStatus::PtraceSyscall(_) | WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
         }
     }
 
     /// Lets all threads run untraced, but for the process that is measured.
     async fn let_go_all_but(mut self, measured: Pid) -> Result<Pid, FollowError> {
-        self.threads.remove(&measured);
         let start = Instant::now();
         let mut asked = BTreeSet::new();
-        while let Some((&waiting, _)) = self.threads.first_key_value() {
-            for (thread, is_new) in self.threads.clone() {
+        loop {
+            let others: Vec<_> = self.threads.clone().into_iter().filter(|(thread, _)| *thread != measured).collect();
+            let Some(&(waiting, _)) = others.first() else { break };
+            for (thread, is_new) in others {
                 // A thread must be stopped to be let go. A new one stops by itself.
                 if !is_new && asked.insert(thread) {
                     // SAFETY: the call takes two numbers and touches no memory.
                     unsafe { libc::syscall(libc::SYS_tkill, thread.as_raw(), libc::SIGSTOP) };
                 }
-                match status(thread) {
-                    Some(WaitStatus::Stopped(_, Signal::SIGSTOP)) => {
+                match change(thread) {
+                    Some(Change::Stopped(SignalNumber(libc::SIGSTOP))) => {
                         // The signal is not delivered. A thread that was killed meanwhile needs nothing.
                         let _ = ptrace::detach(thread, None);
                         self.threads.remove(&thread);
                     }
-                    Some(status) => self.handle(thread, status),
+                    Some(change) => self.handle(thread, change),
                     None => {}
                 }
             }
@@ -252,34 +251,48 @@ impl Traced {
             }
             tokio::time::sleep(LOOK).await;
         }
+        self.threads.clear();
         Ok(measured)
     }
 }
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        for &thread in self.threads.keys() {
-            let _ = kill(thread, Signal::SIGKILL);
+        if self.threads.is_empty() {
+            return;
         }
-        for &thread in self.threads.keys() {
-            // Until it has ended: stops may come first. Nobody else can wait for a process that memgate traces.
-            while matches!(waitpid(thread, Some(WaitPidFlag::__WALL)), Ok(status) if Exit::of(status).is_none()) {}
+        if self.first_exit.is_none() {
+            // Some of it may have been let go already. The group exists until its leader is reaped.
+            let _ = killpg(self.first, Signal::SIGKILL);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let mut left: BTreeSet<Pid> = self.threads.keys().copied().collect();
+        while !left.is_empty() && Instant::now() < deadline {
+            // Also those of whose start memgate has not heard yet: a process is not reported as long as one is left.
+            left.extend(traced());
+            for &thread in &left {
+                let _ = kill(thread, Signal::SIGKILL);
+            }
+            // The first thread of a process is reported after the others, so none is waited for alone. Nobody else can
+            // wait for what memgate traces.
+            left.retain(|&thread| wait::is_awaited(thread));
+            std::thread::sleep(LOOK);
         }
     }
 }
 
-/// A stop or the end of the thread, if there is one. One that is gone has ended.
-fn status(thread: Pid) -> Option<WaitStatus> {
-    match waitpid(thread, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-        Ok(WaitStatus::StillAlive) => None,
-        Ok(status) => Some(status),
-        Err(_) => Some(WaitStatus::Exited(thread, 0)),
-    }
+/// The threads that this thread traces.
+fn traced() -> Vec<Pid> {
+    let tracer = gettid().as_raw();
+    let tasks = procfs::process::all_processes().into_iter().flatten().flatten();
+    let tasks = tasks.filter_map(|process| process.tasks().ok()).flatten().flatten();
+    let traced = tasks.filter(|task| task.status().is_ok_and(|status| status.tracerpid == tracer));
+    traced.map(|task| Pid::from_raw(task.tid)).collect()
 }
 
-/// Lets a stopped thread go on. One that was killed meanwhile is seen at the next look.
-fn resume(thread: Pid, signal: Option<Signal>) {
-    let _ = ptrace::cont(thread, signal);
+/// What has happened to the thread, if anything has. One that is gone has ended.
+fn change(thread: Pid) -> Option<Change> {
+    wait::change(thread).unwrap_or(Some(Change::Ended(Exit::Unknown)))
 }
 
 fn as_pid(number: libc::c_long) -> Pid {
@@ -293,7 +306,7 @@ mod tests {
     use super::*;
     use crate::{
         cgroup::Cgroup,
-        launch::{self, ServiceProcess},
+        launch::{self, ServiceProcess, Stopped},
     };
 
     /// Longer than any test lasts.
@@ -318,12 +331,39 @@ mod tests {
         }
 
         fn start(&self) -> Result<ServiceProcess> {
-            let log = self.directory.path().join("service.log");
-            let file = FileIdentity::of(&fs::metadata(&self.plan.executable).unwrap());
-            let cgroup = Cgroup::create(None).unwrap();
-            let stopped = runtime().block_on(launch::spawn(&self.plan, Some(file), cgroup, &log))?;
+            self.start_in(Cgroup::create(None).unwrap())
+        }
+
+        fn start_in(&self, cgroup: Cgroup) -> Result<ServiceProcess> {
+            let stopped = runtime().block_on(self.spawn_in(cgroup))?;
             assert_ne!(tracer(stopped.pid()), "0", "it has not executed anything");
             stopped.resume()
+        }
+
+        async fn spawn_in(&self, cgroup: Cgroup) -> Result<Stopped> {
+            let log = self.directory.path().join("service.log");
+            let file = FileIdentity::of(&fs::metadata(&self.plan.executable).unwrap());
+            launch::spawn(&self.plan, Some(file), cgroup, &log).await
+        }
+
+        /// The same, in the directory in which the script writes ids of processes to the file `pid`.
+        fn with_ids(mut self) -> Self {
+            self.plan.directory = self.directory.path().to_owned();
+            self
+        }
+
+        /// The processes with these ids, once there are `count`.
+        fn ids(&self, count: usize) -> Vec<Pid> {
+            let begun = Instant::now();
+            loop {
+                let text = fs::read_to_string(self.directory.path().join("pid")).unwrap_or_default();
+                let ids: Vec<_> = text.lines().map(|line| Pid::from_raw(line.trim().parse().unwrap())).collect();
+                if ids.len() >= count && text.ends_with('\n') {
+                    return ids;
+                }
+                assert!(begun.elapsed() < LONG, "{text}");
+                std::thread::sleep(LOOK);
+            }
         }
     }
 
@@ -372,7 +412,7 @@ mod tests {
         let mut service = launch.start().unwrap();
         assert_eq!((words(service.pid()).as_str(), parent(service.pid())), ("4000", Pid::this()));
         assert!(runtime().block_on(service.stop(LONG)), "SIGTERM ends it");
-        assert_eq!(service.ended(), Some(Exit::Signal(Signal::SIGTERM)));
+        assert_eq!(service.ended(), Some(Exit::Signal(Signal::SIGTERM.into())));
     }
 
     #[test]
@@ -415,13 +455,88 @@ mod tests {
 
     #[test]
     fn time_runs_out_and_nothing_is_left() {
-        let mut launch = Launch::of("sleep 4000 & echo $! >pid; wait", None, 1);
-        launch.plan.directory = launch.directory.path().to_owned();
-        launch.plan.ready.timeout_ms = 2000;
-        let error = launch.start().unwrap_err().to_string();
-        assert!(error.contains("was not executed within 2 s; executed were: "), "{error}");
-        let child = fs::read_to_string(launch.directory.path().join("pid")).unwrap();
-        assert!(has_ended(Pid::from_raw(child.trim().parse().unwrap())));
+        // Also without a cgroup, and of what has left its process group.
+        let scripts = [
+            ("sleep 4000 & echo $! >pid; wait".to_owned(), 1),
+            (format!("setsid sleep 4000 & echo $! >pid; echo $$ >>pid; exec {THREADS}"), 2),
+        ];
+        for (script, count) in scripts {
+            let mut launch = Launch::of(&script, None, 1).with_ids();
+            launch.plan.ready.timeout_ms = 4000;
+            let begun = Instant::now();
+            let error = launch.start_in(Cgroup::none()).unwrap_err().to_string();
+            assert!(begun.elapsed() < PATIENCE, "it waits for nothing");
+            assert!(error.contains("was not executed within 4 s; executed were: "), "{error}");
+            assert!(launch.ids(count).into_iter().all(has_ended), "{script}");
+        }
+    }
+
+    /// A program with threads, one of which starts others all the time.
+    const THREADS: &str = "python3 -c '
+import threading, time
+def start():
+    while True:
+        threading.Thread(target=time.sleep, args=(0.01,)).start()
+for work in [start, lambda: time.sleep(4000), lambda: time.sleep(4000)]:
+    threading.Thread(target=work).start()
+'";
+
+    #[test]
+    fn who_gives_up_following_leaves_nothing() {
+        let script = format!("sleep 4000 & echo $! >pid; echo $$ >>pid; exec {THREADS}");
+        let launch = Launch::of(&script, None, 1).with_ids();
+        let begun = Instant::now();
+        runtime().block_on(async {
+            let followed = launch.spawn_in(Cgroup::none());
+            let time = tokio::time::timeout(Duration::from_secs(4), followed).await;
+            assert!(time.is_err(), "nothing is executed");
+        });
+        assert!(begun.elapsed() < PATIENCE, "it waits for nothing");
+        assert!(launch.ids(2).into_iter().all(has_ended));
+    }
+
+    #[test]
+    fn what_a_command_has_started_ends_with_it_where_there_is_no_cgroup() {
+        let launch = Launch::of("sleep 4000 & echo $! >pid; \"$MEMGATE_SERVICE\" 4000 & wait", None, 1).with_ids();
+        let service = launch.start_in(Cgroup::none()).unwrap();
+        let [measured, script] = [service.pid(), parent(service.pid())];
+        let helper = launch.ids(1)[0];
+        assert!([measured, script, helper].into_iter().all(|process| !has_ended(process)));
+        drop(service);
+        assert!(has_ended(script));
+        // Their new parent learns of their ends a little later.
+        let begun = Instant::now();
+        while ![measured, helper].into_iter().all(has_ended) {
+            assert!(begun.elapsed() < LONG);
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    #[test]
+    fn a_command_that_waits_for_the_program_leaves_it_half_of_the_time_to_end() {
+        // The shell runs the trap only when the program has ended.
+        let launch = Launch::of("trap 'exit 0' TERM; \"$MEMGATE_SERVICE\" 4000; exit 1", None, 1);
+        let mut service = launch.start().unwrap();
+        assert!(runtime().block_on(service.stop(Duration::from_secs(2))));
+    }
+
+    #[test]
+    fn real_time_signals_reach_what_is_followed() {
+        let script = "exec python3 -c '
+import os, signal, threading, time
+def handle(number, frame):
+    os.execv(os.environ[\"MEMGATE_SERVICE\"], [\"measured\", \"4000\"])
+signal.signal(40, handle)
+threading.Thread(target=time.sleep, args=(0.5,)).start()
+os.kill(os.getpid(), 40)
+time.sleep(4000)
+'";
+        let service = Launch::of(script, None, 1).start().unwrap();
+        assert_eq!(words(service.pid()), "4000");
+        // One that ends by such a signal has ended by it.
+        let error = Launch::of("exec python3 -c 'import os; os.kill(os.getpid(), 40)'", None, 1).start();
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("was not executed: it was ended by signal 40, and all that"), "{error}");
     }
 
     #[test]

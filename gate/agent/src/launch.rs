@@ -2,13 +2,12 @@
 
 use std::{
     ffi::OsString,
-    fs,
     io::{self, PipeWriter},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use memgate_evidence::{
@@ -17,14 +16,13 @@ use memgate_evidence::{
 };
 use memgate_goexe::FileIdentity;
 use nix::{
+    libc,
     sys::{
         ptrace,
-        signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        signal::{Signal, kill, killpg},
     },
     unistd::Pid,
 };
-use procfs::process::Process;
 
 use super::{
     cgroup::{Cgroup, CgroupError},
@@ -34,13 +32,14 @@ use super::{
     output::Output,
     process::CommandLine,
     ready::{self, Signs, Waiting, notify::NotifySocket},
+    wait::{self, Change, Exit, Handle, SignalNumber, kill_and_wait},
 };
 
 /// The time between two looks at a process that is about to end.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The variable that tells `run.command` the path of the executable.
-const EXECUTABLE: &str = "MEMGATE_SERVICE";
+/// The variable with the path of the service's executable.
+pub(crate) const EXECUTABLE: &str = "MEMGATE_SERVICE";
 
 /// Why a service cannot be launched, or ends before it is ready.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -169,7 +168,6 @@ fn after_a_failed_start(error: &StartError) -> &'static str {
         | StartError::Execute(_)
         | StartError::NotStopped(_)
         | StartError::Wait(_)
-        | StartError::OomScore(_)
         | StartError::Unseen(_)
         | StartError::Trace(_) => "run the executable by hand to see why; memgate needs ptrace access to the process",
     }
@@ -207,30 +205,17 @@ pub enum StartError {
         source: io::Error,
     },
     /// It did not stop before its first instruction.
-    #[error("it did not stop at its start: {}", outcome(.0))]
-    NotStopped(WaitStatus),
+    #[error("it did not stop at its start: {0}")]
+    NotStopped(Change),
     /// memgate cannot wait for that stop.
     #[error("it cannot be waited for")]
     Wait(#[source] nix::Error),
-    /// memgate cannot make the kernel kill the service first if memory runs out.
-    #[error("its oom_score_adj cannot be set")]
-    OomScore(#[source] io::Error),
-    /// memgate cannot see the process that is measured.
-    #[error("the process that executes it cannot be seen")]
-    Unseen(#[source] procfs::ProcError),
+    /// memgate gets no handle of the process that is measured.
+    #[error("the process that executes it cannot be watched")]
+    Unseen(#[source] io::Error),
     /// memgate cannot make the kernel kill the service if memgate dies.
     #[error("it cannot be traced")]
     Trace(#[source] nix::Error),
-}
-
-/// What happened to a process that did not stop at its start.
-fn outcome(status: &WaitStatus) -> String {
-    match status {
-        WaitStatus::Exited(_, code) => Exit::Code(*code).to_string(),
-        WaitStatus::Signaled(_, signal, _) => Exit::Signal(*signal).to_string(),
-        WaitStatus::Stopped(_, signal) => format!("it was stopped by {}", signal.as_str()),
-        _ => "its status is unexpected".to_owned(),
-    }
 }
 
 /// A service that has not executed anything yet. Dropping it kills it.
@@ -242,10 +227,14 @@ pub(super) struct Stopped(ServiceProcess);
 pub(super) struct ServiceProcess {
     /// The process that is measured.
     pid: Pid,
-    /// What memgate started, if that is another process.
-    launcher: Option<Launcher>,
+    /// What memgate started, which leads a process group. It is reaped only when it is killed, so that no other process
+    /// gets its id.
+    leader: Pid,
+    /// The measured process, if it is another one.
+    measured: Option<Handle>,
     cgroup: Cgroup,
     ended: Option<Exit>,
+    is_killed: bool,
     env: Vec<(OsString, OsString)>,
     /// Keeps its standard input open.
     _stdin: Option<PipeWriter>,
@@ -253,48 +242,6 @@ pub(super) struct ServiceProcess {
     notify: Option<NotifySocket>,
     /// Dropped last, so that it has all that was printed.
     output: Arc<Output>,
-}
-
-/// A process that memgate started and that started the measured one.
-#[derive(Debug)]
-struct Launcher {
-    pid: Pid,
-    has_ended: bool,
-    /// When the measured process was started, in clock ticks since the machine booted (`starttime` of /proc/PID/stat).
-    /// A later process with its number is another one.
-    since: u64,
-}
-
-/// How the service's process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// By itself, with this exit code.
-    Code(i32),
-    /// By this signal.
-    Signal(Signal),
-    /// In a way that only another process knows, which started it.
-    Unknown,
-}
-
-impl Exit {
-    /// The end that a process reports; `None` if this is no end.
-    pub(super) const fn of(status: WaitStatus) -> Option<Self> {
-        match status {
-            WaitStatus::Exited(_, code) => Some(Self::Code(code)),
-            WaitStatus::Signaled(_, signal, _) => Some(Self::Signal(signal)),
-            _ => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Exit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "it exited with code {code}"),
-            Self::Signal(signal) => write!(f, "it was ended by {}", signal.as_str()),
-            Self::Unknown => f.write_str("it ended"),
-        }
-    }
 }
 
 /// Starts the plan's executable in `cgroup`, keeps its output in `log`, and stops it before its first instruction. If the
@@ -321,7 +268,6 @@ pub(super) async fn spawn(plan: &Plan, file: Option<FileIdentity>, cgroup: Cgrou
                 service.is_measured_by(measured).map_err(|source| LaunchError::Start { executable, source })?;
             }
             Err(source) => {
-                service.output.settle();
                 let (output, log) = (service.output.end(), service.output.log().to_owned());
                 let (service, has_command) = (plan.service.clone(), !watch.command.is_empty());
                 return Err(LaunchError::NotExecuted { service, source, has_command, output, log }.into());
@@ -342,17 +288,19 @@ fn start(plan: &Plan, cgroup: Cgroup, log: &Path, signs: Signs) -> Result<Stoppe
     let mut env = child::inherited(&["PATH", "HOME", "TMPDIR"], account);
     env.extend(plan.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.extend(notify.as_ref().map(NotifySocket::variable));
+    if plan.watch.as_ref().is_some_and(|watch| !watch.command.is_empty()) {
+        env.push((EXECUTABLE.into(), plan.executable.clone().into()));
+    }
     let pid = command(plan, &env, becomes, stdin, pipe).and_then(|mut command| command.spawn());
     // From here on `ServiceProcess` waits for the process, not the standard library.
     let pid = pid.map(|child| Pid::from_raw(child.id().cast_signed())).map_err(|error| not_executed(plan, error))?;
     let output = Arc::new(output);
-    let service = ServiceProcess { pid, launcher: None, cgroup, ended: None, env, notify, _stdin: held, output };
-    match waitpid(service.pid, None).map_err(StartError::Wait)? {
-        WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+    let (leader, measured, ended, is_killed) = (pid, None, None, false);
+    let service = ServiceProcess { pid, leader, measured, cgroup, ended, is_killed, env, notify, _stdin: held, output };
+    match wait::next_change(pid).map_err(StartError::Wait)? {
+        Change::Stopped(SignalNumber(libc::SIGTRAP)) => {}
         other => return Err(StartError::NotStopped(other)),
     }
-    // Its children inherit this.
-    make_expendable(service.pid).map_err(StartError::OomScore)?;
     // If memgate dies before it resumes the service, the service dies too.
     ptrace::setoptions(service.pid, ptrace::Options::PTRACE_O_EXITKILL).map_err(StartError::Trace)?;
     Ok(Stopped(service))
@@ -371,13 +319,6 @@ pub(super) fn ended_early(plan: &Plan, output: &Output, exit: Exit, before: Unse
     let (output, log) = (output.end(), output.log().to_owned());
     let (service, stdin) = (plan.service.clone(), plan.stdin);
     LaunchError::EndedEarly { service, exit, before, stdin, output, log }.into()
-}
-
-/// Makes the kernel kill the service before memgate if memory runs out. The service does not inherit memgate's own
-/// protection.
-pub(crate) fn make_expendable(service: Pid) -> io::Result<()> {
-    let own: i32 = fs::read_to_string("/proc/self/oom_score_adj")?.trim().parse().unwrap_or(0);
-    if own < 0 { fs::write(format!("/proc/{service}/oom_score_adj"), "0") } else { Ok(()) }
 }
 
 fn not_executed(plan: &Plan, source: io::Error) -> StartError {
@@ -399,9 +340,6 @@ fn command(
     let launcher = plan.watch.as_ref().and_then(|watch| watch.command.split_first());
     let mut command = Command::new(launcher.map_or(plan.executable.as_os_str(), |(program, _)| program.as_ref()));
     command.args(launcher.map_or(&plan.args[..], |(_, arguments)| arguments)).env_clear();
-    if launcher.is_some() {
-        command.env(EXECUTABLE, &plan.executable);
-    }
     command.envs(env.iter().map(|(name, value)| (name, value)));
     command.stdin(stdin).stderr(output.try_clone()?).stdout(output);
     // Ctrl-C must reach only memgate, which then ends the service properly. So the service gets its own process group.
@@ -450,11 +388,9 @@ impl ServiceProcess {
 
     /// Makes `measured` the process that is measured, if it is another one than memgate started.
     fn is_measured_by(&mut self, measured: Pid) -> Result<(), StartError> {
-        if measured != self.pid {
-            let since = Process::new(measured.as_raw()).and_then(|process| process.stat());
-            let since = since.map_err(StartError::Unseen)?.starttime;
-            self.launcher = Some(Launcher { pid: self.pid, has_ended: false, since });
+        if measured != self.leader {
             self.pid = measured;
+            self.measured = Some(Handle::of(measured).map_err(StartError::Unseen)?);
         }
         Ok(())
     }
@@ -488,13 +424,10 @@ impl ServiceProcess {
     /// How it has ended, if it has.
     pub(super) fn ended(&mut self) -> Option<Exit> {
         if self.ended.is_none() {
-            self.ended = match &mut self.launcher {
-                None => end_of_a_child(self.pid),
-                Some(launcher) => {
-                    launcher.has_ended |= end_of_a_child(launcher.pid).is_some();
-                    // Whoever started the process learns how it ended.
-                    (!lives_since(self.pid, launcher.since)).then_some(Exit::Unknown)
-                }
+            self.ended = match &self.measured {
+                None => end_of(self.leader),
+                // Whoever started the process learns how it ended.
+                Some(measured) => measured.has_ended().then_some(Exit::Unknown),
             };
         }
         self.ended
@@ -510,41 +443,47 @@ impl ServiceProcess {
         }
     }
 
-    /// Asks the service to end with SIGTERM: what memgate started, and the measured process if that lives longer. If the
-    /// measured process does not end within `timeout`, this kills it and returns false.
+    /// Asks the service to end with SIGTERM: what memgate started, and the measured process once that has ended or half
+    /// of `timeout` is over. If the measured process does not end within `timeout`, this kills it and returns false.
     pub(super) async fn stop(&mut self, timeout: Duration) -> bool {
         if self.ended().is_some() {
             return true;
         }
-        let in_time = tokio::time::timeout(timeout, self.ask_to_end()).await.is_ok();
+        let in_time = tokio::time::timeout(timeout, self.ask_to_end(timeout / 2)).await.is_ok();
         self.kill();
         in_time
     }
 
-    async fn ask_to_end(&mut self) {
-        if let Some(launcher) =
-            self.launcher.as_ref().filter(|launcher| !launcher.has_ended).map(|launcher| launcher.pid)
-        {
-            let _ = kill(launcher, Signal::SIGTERM);
-            while self.ended().is_none() && self.launcher.as_ref().is_some_and(|launcher| !launcher.has_ended) {
+    async fn ask_to_end(&mut self, patience: Duration) {
+        if end_of(self.leader).is_none() {
+            let _ = kill(self.leader, Signal::SIGTERM);
+        }
+        if self.measured.is_some() {
+            // A shell ends by the signal and leaves what it has started, or handles it only when that has ended.
+            let start = Instant::now();
+            while self.ended().is_none() && end_of(self.leader).is_none() && start.elapsed() < patience {
                 tokio::time::sleep(POLL).await;
             }
+            if let Some(measured) = &self.measured {
+                measured.signal(Signal::SIGTERM);
+            }
         }
-        // A shell ends by the signal and leaves what it has started.
-        if self.ended().is_none() {
-            let _ = kill(self.pid, Signal::SIGTERM);
-            self.end().await;
-        }
+        self.end().await;
     }
 
+    /// Kills all of it: its process group, the measured process if that has left the group, and what is in its cgroup.
     fn kill(&mut self) {
-        if self.ended().is_none() {
-            kill_and_wait(self.pid);
-            self.ended = Some(Exit::Signal(Signal::SIGKILL));
+        if std::mem::replace(&mut self.is_killed, true) {
+            return;
         }
-        if let Some(launcher) = self.launcher.as_mut().filter(|launcher| !launcher.has_ended) {
-            kill_and_wait(launcher.pid);
-            launcher.has_ended = true;
+        self.ended = self.ended().or(Some(Exit::Signal(Signal::SIGKILL.into())));
+        // The group exists until its leader is reaped. One that is reaped already was killed with its group.
+        if wait::ended(self.leader).is_ok() {
+            let _: nix::Result<()> = killpg(self.leader, Signal::SIGKILL);
+            kill_and_wait(self.leader);
+        }
+        if let Some(measured) = &self.measured {
+            measured.kill_and_wait();
         }
         self.cgroup.kill();
     }
@@ -557,30 +496,15 @@ impl Drop for ServiceProcess {
 }
 
 /// How a child of memgate's has ended, if it has.
-fn end_of_a_child(pid: Pid) -> Option<Exit> {
-    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-        Ok(status) => Exit::of(status),
-        // Something else reaped the process.
-        Err(nix::Error::ECHILD) => Some(Exit::Unknown),
-        Err(_) => None,
-    }
-}
-
-/// Whether the process that was started then still runs.
-fn lives_since(pid: Pid, since: u64) -> bool {
-    let stat = Process::new(pid.as_raw()).and_then(|process| process.stat());
-    stat.is_ok_and(|stat| stat.starttime == since && !matches!(stat.state, 'Z' | 'X'))
-}
-
-/// Kills a process and waits for its end, as far as memgate may.
-fn kill_and_wait(pid: Pid) {
-    let _ = kill(pid, Signal::SIGKILL);
-    // A process that was killed at its exec stop reports that stop first.
-    while matches!(waitpid(pid, Some(WaitPidFlag::__WALL)), Ok(status) if Exit::of(status).is_none()) {}
+fn end_of(child: Pid) -> Option<Exit> {
+    // Something else has reaped one for which memgate cannot wait.
+    wait::ended(child).unwrap_or(Some(Exit::Unknown))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn ended(exit: Exit, printed: &str) -> (String, String) {
@@ -604,7 +528,7 @@ mod tests {
             "s: it exited with code 1 before it was ready; its output:\n| This program can only be run on …"
         );
         assert!(help.ends_with("service.log"), "{help}");
-        let (message, help) = ended(Exit::Signal(Signal::SIGSEGV), "");
+        let (message, help) = ended(Exit::Signal(Signal::SIGSEGV.into()), "");
         assert_eq!(message, "s: it was ended by SIGSEGV before it was ready and printed nothing");
         assert!(help.starts_with("run the executable by hand"), "{help}");
     }

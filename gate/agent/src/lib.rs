@@ -23,16 +23,18 @@ pub mod rest;
 mod run;
 mod socket;
 pub mod trial;
+mod wait;
 
 pub use beside::BesideError;
 pub use cgroup::{CgroupError, CgroupFiles};
 pub use clock::Clock;
 pub use follow::FollowError;
-pub use launch::{Exit, LaunchError, StartError, Unseen};
+pub use launch::{LaunchError, StartError, Unseen};
 pub use listeners::{Holder, ListenerError};
 pub use log::LogEnd;
 pub use ready::ReadyError;
 pub use run::{Driver, ExecutableError, RunEvent, RunLogs, before_log, give_memory_back, run, sidecar_log};
+pub use wait::{Change, Exit, SignalNumber};
 
 /// Ends and removes what a killed memgate has left. Returns a line for each thing that a reader must know.
 pub fn remove_leftovers() -> Vec<String> {

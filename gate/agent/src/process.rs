@@ -7,18 +7,25 @@ use std::{
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use memgate_evidence::{plan::Account, secrets::Secrets};
 use nix::{
-    sys::{
-        signal::{Signal, kill, killpg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
-    },
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 
-use crate::{cgroup::Cgroup, child, launch::Exit, output::Output};
+use crate::{
+    cgroup::Cgroup,
+    child,
+    family::group_lives,
+    output::Output,
+    wait::{self, Exit},
+};
+
+/// The time between two looks at processes that are about to end.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What a process is, and what it becomes.
 #[derive(Debug, Clone, Copy)]
@@ -90,16 +97,44 @@ impl Process {
     /// # Errors
     /// Fails if something else has waited for it.
     pub(crate) fn ended(&self) -> nix::Result<Option<Exit>> {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        Ok(match waitid(Id::Pid(self.pid()), flags)? {
-            WaitStatus::Exited(_, code) => Some(Exit::Code(code)),
-            WaitStatus::Signaled(_, signal, _) => Some(Exit::Signal(signal)),
-            _ => None,
-        })
+        wait::ended(self.pid())
+    }
+
+    /// Waits until it has ended, and looks at this interval.
+    ///
+    /// # Errors
+    /// Like [`Self::ended`].
+    pub(crate) async fn end(&self, interval: Duration) -> nix::Result<Exit> {
+        loop {
+            if let Some(exit) = self.ended()? {
+                return Ok(exit);
+            }
+            tokio::time::sleep(interval).await;
+        }
+    }
+
+    /// Asks its group to end with SIGTERM, and kills what is left of the group and in its cgroup when all of the group has
+    /// ended or `timeout` is over. Returns whether all of it ended in time.
+    ///
+    /// # Errors
+    /// Like [`Self::ended`]. It is killed then too.
+    pub(crate) async fn stop(&mut self, timeout: Duration) -> nix::Result<bool> {
+        self.signal(Signal::SIGTERM);
+        // A shell ends at once, and what it has started needs a while to end well.
+        let ended = async {
+            self.end(LOOK).await?;
+            while group_lives(self.cgroup.files(), self.pid()) {
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok(())
+        };
+        let ended = tokio::time::timeout(timeout, ended).await;
+        self.kill();
+        ended.map_or(Ok(false), |ended| ended.map(|()| true))
     }
 
     /// Sends the signal to its group.
-    pub(crate) fn signal(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) {
         // The group exists until its leader is reaped. Without a group there is nothing to signal.
         let _: nix::Result<()> = killpg(self.pid(), signal);
     }

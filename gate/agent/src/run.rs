@@ -22,7 +22,7 @@ use super::{
     collect::{self, Boundary, Elsewhere, Recorder, Requested, Sampler, Window},
     drain::Falling,
     environment,
-    launch::{self, Exit, LaunchError, ServiceProcess, Unseen},
+    launch::{self, LaunchError, ServiceProcess, Unseen},
     listeners::{Targets, When},
     load::{self, LoadCommand, LoadError, LoadHandle, LoadOutcome, Schedule, Site},
     process::CommandLine,
@@ -32,6 +32,7 @@ use super::{
 use crate::{
     cancel::Cancel,
     in_guest::{relay::HostLoad, serve::memory_for_the_service},
+    wait::Exit,
 };
 
 /// The least time from the service's first answer to the reading of the idle service.
@@ -125,7 +126,7 @@ impl RunLogs {
 }
 
 /// The progress of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RunEvent {
     /// A guest is starting.
     Booting,
@@ -145,6 +146,9 @@ pub enum RunEvent {
     Draining(Duration),
     /// The service is asked to end.
     Stopping,
+    /// What a run that fails has done to the machine, or could not end or remove. A run that succeeds has it among the
+    /// notes of its evidence.
+    Note(String),
 }
 
 /// Runs the plan on this machine.
@@ -173,10 +177,16 @@ pub async fn run(
     };
     // On every way: a database that is killed leaves more behind than one that ends.
     let notes = beside.stop().await;
-    outcome.map(|mut evidence| {
-        evidence.notes.extend(notes);
-        evidence
-    })
+    match outcome {
+        Ok(mut evidence) => {
+            evidence.notes.extend(notes);
+            Ok(evidence)
+        }
+        Err(error) => {
+            notes.into_iter().for_each(|note| event(RunEvent::Note(note)));
+            Err(error)
+        }
+    }
 }
 
 /// Starts what the service needs, and then the service, and measures it. `named` is the plan with the names of this run
@@ -208,9 +218,9 @@ async fn measure(
         // The executable is large, and the collectors have copied what they need.
         drop(exe);
         give_memory_back();
-        let requests = running.phases(named, &targets, logs, driver, event).await?;
+        let figures = running.phases(named, &targets, logs, driver, event).await?;
         event(RunEvent::Stopping);
-        running.finish(named, requests, started_at, environment).await
+        running.finish(named, figures, started_at, environment).await
     };
     tokio::select! {
         evidence = to_the_end => evidence,
@@ -265,7 +275,7 @@ impl<'a> Running<'a> {
         Ok(Self { beside, service, sampler, clock, phases, notes, early_end: None })
     }
 
-    /// Runs every phase that starts before the service ends. Returns the load generator's figures.
+    /// Runs every phase that starts before the service ends. Returns the figures of the load.
     async fn phases(
         &mut self,
         plan: &Plan,
@@ -273,7 +283,7 @@ impl<'a> Running<'a> {
         logs: &RunLogs,
         driver: Driver,
         event: &dyn Fn(RunEvent),
-    ) -> Result<Result<Requests, String>> {
+    ) -> Result<Figures> {
         self.service.wait_ready(plan).await?;
         // The goroutine of the readiness check's connection must end first.
         tokio::time::sleep(SETTLE).await;
@@ -290,7 +300,7 @@ impl<'a> Running<'a> {
         let (warmup, measure) = (duration(plan, plan.phases.warmup)?, duration(plan, plan.phases.measure)?);
         let can_force = self.sampler.can_force_collections()?;
         let forced = if can_force { load::window_in(warmup) } else { Duration::ZERO };
-        let tail = if can_force { load::window_in(measure) } else { Duration::ZERO };
+        let tail = tail(&plan.load, measure, can_force);
         let start = Instant::now();
         let load = RunningLoad::start(plan, logs, driver, start, tail)?;
         if let Some(requests) = load.progress() {
@@ -308,16 +318,16 @@ impl<'a> Running<'a> {
         if self.early_end.is_none() && !tail.is_zero() {
             event(RunEvent::Collecting(tail));
             let until = Until { at: start + warmup + measure + tail, load: Some(load::Phase::Tail) };
-            self.phases.tail = self.tail(targets, until, &load).await?;
+            self.phases.tail = self.tail(targets, until, can_force, &load).await?;
         }
         if self.early_end.is_some() {
             load.abort();
         }
-        let requests = load.finish(plan, &self.phases, self.clock, &mut self.notes).await?;
+        let figures = load.finish(plan, self.clock, &mut self.notes).await?;
         if self.early_end.is_none() {
             self.phases.drain = self.drain(plan, idle, event).await?;
         }
-        Ok(requests)
+        Ok(figures)
     }
 
     /// Runs the warm-up until its end or the end of the service. In its last part, of the length `forced` or longer in a
@@ -373,11 +383,20 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Makes the runtime collect under the same load until the end of the tail or of the service. A load command that was
-    /// told to last as long as the measuring phase may end in the tail, which ends then too.
-    async fn tail(&mut self, targets: &Targets, until: Until, load: &RunningLoad) -> Result<Option<TimeSpan>> {
+    /// Goes on under the same load until the end of the tail or of the service, and makes the runtime collect if it can be
+    /// made to. A load command that was told to last as long as the measuring phase may end in the tail, which ends then
+    /// too.
+    async fn tail(
+        &mut self,
+        targets: &Targets,
+        until: Until,
+        can_force: bool,
+        load: &RunningLoad,
+    ) -> Result<Option<TimeSpan>> {
         let start_ns = self.clock.now_ns();
-        self.sampler.request(Requested::Open(window(targets, until.latest(load))))?;
+        if can_force {
+            self.sampler.request(Requested::Open(window(targets, until.latest(load))))?;
+        }
         load.begin(load::Phase::Tail);
         while let Some(left) = until.left(load) {
             if self.early_end.is_some() || load.check().is_err() {
@@ -386,7 +405,9 @@ impl<'a> Running<'a> {
             let look = Until { at: Instant::now() + left.min(LOOK), load: None };
             self.watch(look, &RunningLoad::None).await?;
         }
-        self.sampler.request(Requested::CloseWindow)?;
+        if can_force {
+            self.sampler.request(Requested::CloseWindow)?;
+        }
         self.sampler.request(Requested::Reading)?;
         Ok(Some(TimeSpan { start_ns, end_ns: self.clock.now_ns() }))
     }
@@ -441,7 +462,7 @@ impl<'a> Running<'a> {
     async fn finish(
         mut self,
         plan: &Plan,
-        requests: Result<Requests, String>,
+        figures: Figures,
         started_at: String,
         environment: memgate_evidence::Environment,
     ) -> Result<Evidence> {
@@ -467,6 +488,8 @@ impl<'a> Running<'a> {
         }
         self.service.output().settle();
         self.notes.extend(self.service.output().failure());
+        // Only now: reading takes long, and would make the drain of a service longer.
+        let requests = figures.known(&self.phases, &mut self.notes).await?;
         let (signals, code) = recorder.into_signals(Elsewhere { requests, oom_kills });
         Ok(Evidence {
             service: plan.service.clone(),
@@ -598,39 +621,67 @@ impl RunningLoad {
         }
     }
 
-    /// Ends the load. Returns its figures, or why they are not known.
-    async fn finish(
-        self,
-        plan: &Plan,
-        phases: &Phases,
-        clock: Clock,
-        notes: &mut Vec<String>,
-    ) -> Result<Result<Requests, String>> {
+    /// Ends the load. Returns its figures.
+    async fn finish(self, plan: &Plan, clock: Clock, notes: &mut Vec<String>) -> Result<Figures> {
         let (per_second, results) = match &plan.load {
             Load::Http(http) => (http.rate_per_second, None),
             Load::Command(command) => (0.0, command.results.as_ref()),
         };
         match self {
-            Self::None => Ok(Err("there was no load".to_owned())),
+            Self::None => Ok(Figures::Known(Err("there was no load".to_owned()))),
             Self::Http(handle) => {
                 // The last requests may take until their timeout. An interrupt must not wait for them.
                 while !handle.is_finished() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                Ok(Ok(requests(handle.finish()?, per_second, notes)))
+                Ok(Figures::Known(Ok(requests(handle.finish()?, per_second, notes))))
             }
             Self::Host(host) => {
                 host.stop();
                 loop {
                     if let Some(outcome) = host.figures()? {
-                        return Ok(Ok(requests(outcome, per_second, notes)));
+                        return Ok(Figures::Known(Ok(requests(outcome, per_second, notes))));
                     }
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
-            Self::Command(command) => command.finish(results, phases, clock),
+            Self::Command(command) => Ok(match command.stop(results, clock).await? {
+                Some(results) => Figures::Written(results),
+                None => Figures::Known(Err("the load command counts its requests itself".to_owned())),
+            }),
         }
     }
+}
+
+/// The figures of a load that has ended.
+enum Figures {
+    /// They are known, or there is a reason why not.
+    Known(Result<Requests, String>),
+    /// A load command has written them to a file, which nobody has read yet.
+    Written(load::Results),
+}
+
+impl Figures {
+    /// The figures, or why they are not known.
+    async fn known(self, phases: &Phases, notes: &mut Vec<String>) -> Result<Result<Requests, String>> {
+        match self {
+            Self::Known(figures) => Ok(figures),
+            Self::Written(results) => {
+                notes.extend(results.note(phases));
+                results.read(phases.clone()).await
+            }
+        }
+    }
+}
+
+/// How long the load goes on after a measuring phase of this length: while memgate makes the runtime collect, or until
+/// the results of a load command have all requests of the measuring phase.
+fn tail(load: &Load, measure: Duration, can_force: bool) -> Duration {
+    let has_results = match load {
+        Load::Http(_) => false,
+        Load::Command(command) => command.results.is_some(),
+    };
+    if can_force || has_results { load::window_in(measure) } else { Duration::ZERO }
 }
 
 /// A window that lasts until it is closed, or until this time.
@@ -647,7 +698,31 @@ fn requests(outcome: LoadOutcome, per_second: f64, notes: &mut Vec<String>) -> R
 fn early_ending(exit: Exit, at_ns: u64) -> Ending {
     match exit {
         Exit::Code(code) => Ending::Exited { code, at_ns },
-        Exit::Signal(signal) => Ending::Signalled { signal: signal.as_str().to_owned(), at_ns },
-        Exit::Unknown => Ending::Exited { code: -1, at_ns },
+        Exit::Signal(signal) => Ending::Signalled { signal: signal.to_string(), at_ns },
+        Exit::Unknown => Ending::Ended { at_ns },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use memgate_evidence::plan::{CommandLoad, CommandResults, ResultsFormat};
+
+    use super::*;
+
+    #[test]
+    fn an_end_that_nobody_has_seen_has_no_exit_code() {
+        assert_eq!(early_ending(Exit::Unknown, 7), Ending::Ended { at_ns: 7 });
+        assert_eq!(early_ending(Exit::Code(2), 7), Ending::Exited { code: 2, at_ns: 7 });
+    }
+
+    #[test]
+    fn a_load_command_with_results_has_a_tail_where_the_runtime_cannot_be_made_to_collect() {
+        let results = CommandResults { format: ResultsFormat::K6, file: "/srv/results.json".into() };
+        let [with, without] =
+            [Some(results), None].map(|results| Load::Command(CommandLoad { results, ..CommandLoad::default() }));
+        let length = Duration::from_secs(60);
+        let tails = [(&with, false), (&with, true), (&without, false), (&without, true)]
+            .map(|(load, can_force)| tail(load, length, can_force).as_secs());
+        assert_eq!(tails, [4, 4, 0, 4]);
     }
 }

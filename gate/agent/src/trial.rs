@@ -14,11 +14,12 @@ use memgate_evidence::{
 
 use super::{
     cgroup::Cgroup,
-    launch::{self, Exit, LaunchError, ServiceProcess},
+    launch::{self, LaunchError, ServiceProcess},
     listeners,
     load::{Client, Endpoints, RequestFailure, RequestKind},
     log::LogEnd,
     ready,
+    wait::Exit,
 };
 
 /// What the service answered: a status code, or why there is no answer.

@@ -221,6 +221,11 @@ pub enum Ending {
         /// When, ns since launch.
         at_ns: u64,
     },
+    /// It ended by itself before the end of the drain, in a way that only the process knows that had started it.
+    Ended {
+        /// When, ns since launch.
+        at_ns: u64,
+    },
 }
 
 impl Ending {
@@ -228,7 +233,7 @@ impl Ending {
     pub const fn is_complete(&self) -> bool {
         match self {
             Self::Stopped | Self::Killed { .. } => true,
-            Self::Exited { .. } | Self::Signalled { .. } => false,
+            Self::Exited { .. } | Self::Signalled { .. } | Self::Ended { .. } => false,
         }
     }
 }

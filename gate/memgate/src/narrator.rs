@@ -44,6 +44,7 @@ impl Narrator {
             RunEvent::Collecting(length) => ("collecting", Some(length)),
             RunEvent::Draining(length) => ("draining", Some(length)),
             RunEvent::Stopping => ("stopping the service", None),
+            RunEvent::Note(note) => return self.say(&format!("{run}: {note}")),
         };
         match (&self.bar, length) {
             (Some(bar), Some(length)) => {

@@ -251,7 +251,7 @@ fn a_sidecar_that_fails_is_named_with_its_last_words() {
     );
     case(
         "      one: { command: [/none/redis], ready: { log: up } }\n",
-        &["the sidecar `one` cannot be started: `/none/redis`"],
+        &["the sidecar `one` cannot be started: `/none/redis` in "],
     );
     let listen =
         "import socket, time; s = socket.create_server(('127.0.0.1', 18196)); print('up', flush=True); time.sleep(999)";

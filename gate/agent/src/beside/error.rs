@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 
 use memgate_evidence::error::{FailureKind, Stage};
 
-use crate::{CgroupError, launch::Exit, log::LogEnd};
+use crate::{CgroupError, log::LogEnd, wait::Exit};
 
 /// Why what a service needs is not there.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -26,13 +26,26 @@ pub enum BesideError {
         source: CgroupError,
     },
     /// A program does not exist, or may not be executed.
-    #[error("{who} cannot be started: `{program}`")]
+    #[error("{who} cannot be started: `{program}` in {directory}")]
     #[diagnostic(help("install it, correct its `command`, or let its user reach the program and its `directory`"))]
     NotStarted {
         /// Who it is.
         who: String,
         /// The first word.
         program: String,
+        /// Its working directory.
+        directory: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file for the output cannot be made.
+    #[error("the output of {who} cannot go to {log}")]
+    #[diagnostic(help("make room there, or choose another `--out` directory"))]
+    Log {
+        /// Who it is.
+        who: String,
+        /// The file.
+        log: PathBuf,
         /// The system's reason.
         source: io::Error,
     },
@@ -75,13 +88,13 @@ pub enum BesideError {
         log: PathBuf,
     },
     /// A command before the service has failed.
-    #[error("`{command}` failed before the service: {}{output}", how(.exit))]
+    #[error("`{command}` failed before the service: {exit}{output}")]
     #[diagnostic(help("see its output in {}; memgate starts the service only if it ends with exit code 0", log.display()))]
     Failed {
         /// Its words.
         command: String,
         /// How it ended.
-        exit: Option<Exit>,
+        exit: Exit,
         /// The end of its output.
         output: LogEnd,
         /// The file with its output.
@@ -115,8 +128,4 @@ impl FailureKind for BesideError {
     fn stage(&self) -> Stage {
         Stage::Launch
     }
-}
-
-fn how(exit: &Option<Exit>) -> String {
-    exit.map_or_else(|| "nobody knows how".to_owned(), |exit| exit.to_string())
 }

@@ -133,6 +133,12 @@ impl Cgroup {
         Self { files, notes: Vec::new(), owned: of_v2.into_iter().chain(of_v1).collect(), _leaf: None }
     }
 
+    /// None: its processes stay where memgate is.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self { files: CgroupFiles::default(), notes: Vec::new(), owned: Vec::new(), _leaf: None }
+    }
+
     /// Whether there is a memory controller that could hold a limit.
     pub(super) fn has_memory_controller() -> bool {
         Hierarchies::find().have_memory_controller()

@@ -19,12 +19,12 @@ use nix::{
     sys::{
         reboot::{RebootMode, reboot},
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
 
 use super::{Host, shell::BUSYBOX};
+use crate::wait::{Change, Exit, SignalNumber, any_change};
 
 /// Why the guest is not usable, or why the agent's end is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -141,19 +141,19 @@ const ROUND: Duration = Duration::from_millis(250);
 /// Detaching its probes can take seconds on an emulated processor, and waiting for it succeeds only after that.
 fn reap_until_end_of(agent: Pid) -> Result<AgentEnd, InitError> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Ok(AgentEnd::Exited(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
-                return Ok(AgentEnd::Signalled(signal.as_str().to_owned()));
+        match any_change() {
+            Ok(Some((pid, Change::Ended(Exit::Code(code))))) if pid == agent => return Ok(AgentEnd::Exited(code)),
+            Ok(Some((pid, Change::Ended(Exit::Signal(signal))))) if pid == agent => {
+                return Ok(AgentEnd::Signalled(signal.to_string()));
             }
-            Ok(WaitStatus::StillAlive) => {
+            Ok(None) => {
                 let stat = fs::read_to_string(format!("/proc/{agent}/stat"));
                 if let Some(end) = stat.ok().and_then(|stat| end_by(&stat)) {
                     return Ok(end);
                 }
                 std::thread::sleep(ROUND);
             }
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Ok(Some(_)) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(InitError::AgentEnd(error)),
         }
     }
@@ -173,7 +173,7 @@ fn end_by(stat: &str) -> Option<AgentEnd> {
     }
     match status & 0x7f {
         0 => Some(AgentEnd::Exited(status >> 8 & 0xff)),
-        signal => Some(AgentEnd::Signalled(Signal::try_from(signal).map_or("a signal", Signal::as_str).to_owned())),
+        signal => Some(AgentEnd::Signalled(SignalNumber(signal).to_string())),
     }
 }
 

@@ -2,29 +2,25 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use memgate_evidence::{Phases, Requests, error::Result, plan::CommandResults};
-use nix::sys::signal::Signal;
+use memgate_evidence::{error::Result, plan::CommandResults};
 
 use super::{
-    LoadError,
-    results::{self, Started},
+    LoadError, Results,
+    results::{Started, Times},
 };
 use crate::{
     Clock,
     cgroup::Cgroup,
-    launch::Exit,
     output::Output,
     process::{CommandLine, Process},
+    wait::Exit,
 };
 
 /// How long the command may take to end after SIGTERM before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The interval at which an ending command is checked.
-const POLL: Duration = Duration::from_millis(10);
 
 /// A running load command.
 ///
@@ -68,46 +64,24 @@ impl LoadCommand {
         self.ended()?.map_or(Ok(()), |exit| Err(self.ended_early(exit).into()))
     }
 
-    /// Ends the command, unless it has ended. It sends SIGTERM to the group, and SIGKILL to the rest of the group when
-    /// the command has ended or after 5 s.
+    /// Ends the command, unless it has ended. It sends SIGTERM to the group, and SIGKILL to what is left of it when the
+    /// whole group has ended or after 5 s. Returns the results that are to be read, if the command writes any.
     ///
     /// # Errors
     /// Fails with [`LoadError`] if the command cannot be watched.
-    pub fn stop(mut self) -> Result<()> {
-        self.process.signal(Signal::SIGTERM);
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        while Instant::now() < deadline {
-            if self.ended()?.is_some() {
-                break;
-            }
-            std::thread::sleep(POLL);
-        }
-        self.process.kill();
-        Ok(())
-    }
-
-    /// Ends the command like [`Self::stop`], and reads its results. Returns the figures of the requests, with each time
-    /// at which one was completed, or why they are not known.
-    ///
-    /// # Errors
-    /// Fails with [`LoadError`] if the command cannot be watched.
-    pub fn finish(
-        self,
-        results: Option<&CommandResults>,
-        phases: &Phases,
-        clock: Clock,
-    ) -> Result<Result<Requests, String>> {
-        let (started, directory) = (self.started, self.directory.clone());
-        self.stop()?;
-        let Some(results) = results else {
-            return Ok(Err("the load command counts its requests itself".to_owned()));
-        };
-        let results = CommandResults { file: directory.join(&results.file), ..results.clone() };
-        results::requests(&results, phases, started, clock)
+    pub async fn stop(mut self, results: Option<&CommandResults>, clock: Clock) -> Result<Option<Results>> {
+        self.process.stop(STOP_TIMEOUT).await.map_err(|source| self.unwatchable(source))?;
+        let times = Times::of(self.started, clock);
+        let here = |results: &CommandResults| CommandResults { file: self.directory.join(&results.file), ..*results };
+        Ok(results.map(|results| Results::new(here(results), times)))
     }
 
     fn ended(&self) -> Result<Option<Exit>, LoadError> {
-        self.process.ended().map_err(|source| LoadError::Unwatchable { name: self.name.clone(), source })
+        self.process.ended().map_err(|source| self.unwatchable(source))
+    }
+
+    fn unwatchable(&self, source: nix::Error) -> LoadError {
+        LoadError::Unwatchable { name: self.name.clone(), source }
     }
 
     fn ended_early(&self, exit: Exit) -> LoadError {
@@ -123,9 +97,22 @@ impl LoadCommand {
 
 #[cfg(test)]
 mod tests {
-    use memgate_evidence::{plan::ResultsFormat, secrets::Secrets};
+    use std::time::Instant;
+
+    use memgate_evidence::{Phases, plan::ResultsFormat, secrets::Secrets};
 
     use super::*;
+
+    /// The time between two looks at what has not happened yet.
+    const POLL: Duration = Duration::from_millis(10);
+
+    fn at_end<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    fn stop(command: LoadCommand) {
+        assert!(at_end(command.stop(None, Clock::start().unwrap())).unwrap().is_none());
+    }
 
     /// A shell as the load command, with the directory of its log.
     fn shell(script: &str) -> (LoadCommand, tempfile::TempDir) {
@@ -192,7 +179,7 @@ mod tests {
             shell("trap 'echo got TERM; exit 0' TERM; pwd; echo $GREETING; echo up >&2; while :; do sleep 0.01; done");
         eventually("the start", || log_of(&directory).contains("up"));
         command.check().unwrap();
-        command.stop().unwrap();
+        stop(command);
         let log = log_of(&directory);
         let expected = format!("{}\nhello\nup\n", directory.path().canonicalize().unwrap().display());
         // The shell may also report the end of its `sleep`.
@@ -209,7 +196,7 @@ mod tests {
             let (command, directory) = shell(script);
             eventually("the end", || command.check().is_err());
             let error = command.check().unwrap_err();
-            command.stop().unwrap();
+            stop(command);
             assert!(matches!(error.kind(), Some(LoadError::CommandEnded { .. })));
             let message = error.to_string();
             assert!(message.contains(how), "{message}");
@@ -219,7 +206,6 @@ mod tests {
 
     #[test]
     fn nothing_of_the_group_is_left_after_a_stop_or_a_drop() {
-        let stop: fn(LoadCommand) = |command| command.stop().unwrap();
         for end in [stop, drop] {
             let (command, directory) = shell("sleep 1000 & echo $! $$ up; wait");
             eventually("the start", || log_of(&directory).contains("up"));
@@ -229,6 +215,17 @@ mod tests {
             end(command);
             eventually("the end of the group", || !pids.iter().any(|pid| runs(pid)));
         }
+    }
+
+    #[test]
+    fn what_a_shell_has_started_has_the_time_to_end_well() {
+        let script = "sh -c 'trap \"sleep 0.3; echo written; exit\" TERM; echo up; while :; do sleep 0.01; done'; true";
+        let (command, directory) = shell(script);
+        eventually("the start", || log_of(&directory).contains("up"));
+        let begun = Instant::now();
+        stop(command);
+        assert!(log_of(&directory).ends_with("written\n"), "{}", log_of(&directory));
+        assert!(begun.elapsed() < STOP_TIMEOUT, "it does not wait for more");
     }
 
     #[test]
@@ -266,7 +263,10 @@ mod tests {
         eventually("the start", || log_of(&directory).contains("up"));
         let results = CommandResults { format: ResultsFormat::K6, file: "out/results.json".into() };
         let phases = Phases { warmup: None, measure: None, tail: None, drain: None };
-        let requests = command.finish(Some(&results), &phases, Clock::start().unwrap()).unwrap();
+        let requests = at_end(async {
+            let results = command.stop(Some(&results), Clock::start().unwrap()).await.unwrap().unwrap();
+            results.read(phases).await.unwrap()
+        });
         assert_eq!(requests.unwrap_err(), "results.json: line 1: it is no sample of k6");
     }
 

@@ -58,5 +58,6 @@ pub use error::LoadError;
 pub use failure::{RequestFailure, TlsFailure};
 pub use generator::{LoadHandle, Site, Start, start};
 pub(crate) use kind::{Endpoint, Endpoints, RequestKind};
+pub use results::Results;
 pub use schedule::{Phase, Schedule, duration, window_in};
 pub use tally::{LoadOutcome, Progress};

@@ -17,11 +17,11 @@ use super::{
 use crate::{
     cgroup::Cgroup,
     family::members,
-    launch::Exit,
     load::{Client, Endpoint, Endpoints, RequestFailure, RequestKind},
     output::Output,
     process::{CommandLine, Process},
     socket::Socket,
+    wait::Exit,
 };
 
 /// How a process is asked whether it is ready.
@@ -160,19 +160,14 @@ impl<'a> CommandProbe<'a> {
         let name = self.line.words.join(" ");
         let started = self.start();
         let process = started.map_err(|error| format!("`{name}` could not be started: {error}"))?;
-        let exit = loop {
-            match process.ended() {
-                Ok(None) => tokio::time::sleep(super::INTERVAL).await,
-                Ok(Some(exit)) => break exit,
-                Err(error) => return Err(format!("`{name}` could not be watched: {error}")),
-            }
-        };
+        let exit = process.end(super::INTERVAL).await;
+        let exit = exit.map_err(|error| format!("`{name}` could not be watched: {error}"))?;
         if exit == Exit::Code(0) {
             return Ok(());
         }
         let how = match exit {
             Exit::Code(code) => format!("exited with code {code}"),
-            Exit::Signal(signal) => format!("was ended by {}", signal.as_str()),
+            Exit::Signal(signal) => format!("was ended by {signal}"),
             Exit::Unknown => "ended, and another process has its exit code".to_owned(),
         };
         let said = process.output().end().last().map(|line| format!(" and said `{line}`"));

@@ -46,6 +46,7 @@ impl<'a> Run<'a> {
             Ending::Stopped | Ending::Killed { .. } => return None,
             Ending::Exited { code, at_ns } => (format!("exited with code {code}"), *at_ns),
             Ending::Signalled { signal, at_ns } => (format!("was ended by {signal}"), *at_ns),
+            Ending::Ended { at_ns } => ("ended".to_owned(), *at_ns),
         };
         let seconds = at_ns as f64 / 1e9;
         Some(format!("the service {what} {seconds:.1} s after launch, {}", phase_at(&self.0.phases, at_ns)))

@@ -398,6 +398,8 @@ fn the_phase_of_an_early_end_is_named() {
         let expected = format!("the service exited with code 2 {at_s}.0 s after launch, {phase}");
         assert_eq!(reason(&run, Metric::RssPeak), expected);
     }
+    run.ending = Ending::Ended { at_ns: 5 * SECOND };
+    assert_eq!(reason(&run, Metric::RssPeak), "the service ended 5.0 s after launch, in the warm-up");
     run.ending = Ending::Killed { after_ms: 5_000 };
     assert!(figure(&run, Metric::RssPeak).is_ok(), "it lived through every phase");
 }

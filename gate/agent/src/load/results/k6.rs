@@ -7,7 +7,7 @@ use std::{borrow::Cow, io::BufRead};
 
 use serde::Deserialize;
 
-use super::{Failure, Outcome, lines, push, time_ns};
+use super::{Count, Failure, Outcome, lines, time_ns};
 
 /// The metric of which each request has one sample.
 const METRIC: &str = "http_req_duration";
@@ -45,9 +45,8 @@ struct Tags<'a> {
     expected_response: Option<Cow<'a, str>>,
 }
 
-/// The results in such a text.
-pub(super) fn read(text: impl BufRead) -> Result<Vec<Outcome>, String> {
-    let mut outcomes = Vec::new();
+/// Counts the results in such a text.
+pub(super) fn read(text: impl BufRead, count: &mut Count) -> Result<(), String> {
     lines(text, |line| {
         let foreign = |_| "it is no sample of k6".to_owned();
         let line: Line<'_> = serde_json::from_str(line).map_err(foreign)?;
@@ -55,9 +54,8 @@ pub(super) fn read(text: impl BufRead) -> Result<Vec<Outcome>, String> {
             return Ok(());
         }
         let sample: Sample<'_> = serde_json::from_str(line.data.get()).map_err(foreign)?;
-        push(&mut outcomes, outcome(&sample)?)
-    })?;
-    Ok(outcomes)
+        count.add(&outcome(&sample)?)
+    })
 }
 
 fn outcome(sample: &Sample<'_>) -> Result<Outcome, String> {
@@ -70,7 +68,10 @@ fn outcome(sample: &Sample<'_>) -> Result<Outcome, String> {
     let failure = match sample.tags.expected_response.as_deref() {
         Some("true") => None,
         Some("false") => Some(failure(&sample.tags)),
-        _ => return Err("it has no tag `expected_response`: leave it among k6's `systemTags`".to_owned()),
+        _ => {
+            let help = "leave it among k6's `systemTags`, and set no `http.setResponseCallback(null)`";
+            return Err(format!("it has no tag `expected_response`: {help}"));
+        }
     };
     Ok(Outcome { start_ns, end_ns, failure })
 }

@@ -3,34 +3,41 @@
 //! A summary of the command's whole run would say nothing of the measuring phase, which is a part of it. So memgate takes
 //! only formats that have the time of the day of each request, and counts those of each phase itself. Whatever is
 //! missing, cut off or contradictory leaves the requests unknown, with the reason.
+//!
+//! A file of results may be far larger than the memory that may be used, so each result is counted as soon as it is read.
 
+mod count;
 mod k6;
 mod vegeta;
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
+use count::Count;
 use memgate_evidence::{
-    Phases, RequestCounts, Requests, Series, TimeSpan,
+    Phases, Requests,
     error::Result,
     plan::{CommandResults, ResultsFormat},
 };
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 
-use super::tally::{recorder, to_evidence};
+use super::LoadError;
 use crate::Clock;
 
 /// The longest line of a file of results, bytes. vegeta's have the bodies of the answers.
 const LONGEST_LINE: u64 = 16 << 20;
 
-/// The most results that are read. At 10,000 requests/s it is half an hour.
-const MOST_RESULTS: usize = 20_000_000;
+/// The most results that are read, and the memory for them is at most some 300 MB. At 2,000 requests/s it is 40 minutes.
+const MOST_RESULTS: u64 = 5_000_000;
+
+/// The time between two looks whether the results are read.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How far the two clocks may drift apart in a run, and how far a result may lie outside of the load, ns.
 const SLACK_NS: i128 = 20_000_000;
@@ -90,18 +97,18 @@ fn signed(duration: Duration) -> i128 {
 
 /// How times of the day become times of the evidence.
 #[derive(Debug, Clone, Copy)]
-struct Times {
+pub(super) struct Times {
     /// What to take from a time of the day for one of the evidence, ns.
     offset_ns: i128,
     /// When the command was started, in the evidence's time, ns.
     start_ns: i128,
-    /// Now.
+    /// When it had ended, in the evidence's time, ns.
     now_ns: i128,
 }
 
 impl Times {
-    /// By both clocks. Fails if somebody has set the time of the day since the start.
-    fn of(started: Started, clock: Clock) -> Result<Self, String> {
+    /// By both clocks, when the command has just ended. Fails if somebody has set the time of the day since the start.
+    pub(super) fn of(started: Started, clock: Clock) -> Result<Self, String> {
         let (wall_ns, elapsed, now_ns) = (wall_ns(), started.instant.elapsed(), i128::from(clock.now_ns()));
         let drift_ns = wall_ns - started.wall_ns - signed(elapsed);
         if drift_ns.abs() > SLACK_NS {
@@ -112,49 +119,81 @@ impl Times {
     }
 }
 
-/// The figures of the requests of a load command that has ended. The inner result has the reason if they are not known.
-///
-/// # Errors
-/// Fails if the histogram of latencies cannot be made.
-pub(super) fn requests(
-    results: &CommandResults,
-    phases: &Phases,
-    started: Started,
-    clock: Clock,
-) -> Result<Result<Requests, String>> {
-    let name = results.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let read = || {
-        let times = Times::of(started, clock)?;
-        let outcomes = read(&results.file, results.format).map_err(|why| format!("{name}: {why}"))?;
-        let inside = inside(outcomes, times, phases).map_err(|why| format!("{name}: {why}"))?;
-        Ok((inside, times))
-    };
-    match read() {
-        Ok((outcomes, times)) => figures(&outcomes, times, phases).map(Ok),
-        Err(why) => Ok(Err(why)),
+/// The results of a load command that has ended, which nobody has read yet.
+#[derive(Debug)]
+pub struct Results {
+    file: CommandResults,
+    times: Result<Times, String>,
+}
+
+impl Results {
+    /// Those in this file.
+    pub(super) const fn new(file: CommandResults, times: Result<Times, String>) -> Self {
+        Self { file, times }
+    }
+
+    /// What a reader of the figures must know of this format.
+    pub fn note(&self, phases: &Phases) -> Option<String> {
+        match self.file.format {
+            ResultsFormat::K6 => Some(format!(
+                "k6's results lack the requests that were under way at its end, {:.1} s after the measuring phase: a \
+                 request with a longer timeout may be in no count",
+                phases.tail.map_or(0.0, |tail| tail.length_ns() as f64 / 1e9)
+            )),
+            // A number that is missing is such a request.
+            ResultsFormat::Vegeta => None,
+        }
+    }
+
+    /// Reads them. The inner result has the figures, with each time at which a request was completed, or the reason why
+    /// they are not known. Dropping the future gives up waiting; the thread that reads ends with memgate.
+    ///
+    /// # Errors
+    /// Fails if the histogram of latencies cannot be made.
+    pub async fn read(self, phases: Phases) -> Result<Result<Requests, String>> {
+        let reading = thread::Builder::new().name("results".to_owned()).spawn(move || self.count(&phases));
+        let reading = match reading {
+            Ok(reading) => reading,
+            Err(error) => return Ok(Err(format!("no thread can be started to read the results: {error}"))),
+        };
+        while !reading.is_finished() {
+            tokio::time::sleep(LOOK).await;
+        }
+        reading.join().unwrap_or_else(|_| Err(LoadError::Panicked.into()))
+    }
+
+    fn count(self, phases: &Phases) -> Result<Result<Requests, String>> {
+        let name = self.file.file.file_name().unwrap_or_default().to_string_lossy();
+        let times = match self.times {
+            Ok(times) => times,
+            Err(why) => return Ok(Err(why)),
+        };
+        let mut count = Count::new(times, phases)?;
+        let counted = read(&self.file.file, self.file.format, &mut count).and_then(|()| count.finish());
+        Ok(counted.map_err(|why| format!("`load.results.file` {name}: {why}")))
     }
 }
 
-/// The results in a file, in any order.
-fn read(file: &Path, format: ResultsFormat) -> Result<Vec<Outcome>, String> {
+/// Counts the results in a file, which may be in any order.
+fn read(file: &Path, format: ResultsFormat, count: &mut Count) -> Result<(), String> {
     let unreadable = |error: io::Error| format!("it cannot be read: {error}");
     // The command may be another user's: it may have put a link or a pipe there.
     let opened = File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(file).map_err(unreadable)?;
     if !opened.metadata().map_err(unreadable)?.is_file() {
         return Err("it is no regular file".to_owned());
     }
-    parse(BufReader::new(opened), format)
+    parse(BufReader::new(opened), format, count)
 }
 
-fn parse(text: impl BufRead, format: ResultsFormat) -> Result<Vec<Outcome>, String> {
-    let outcomes = match format {
-        ResultsFormat::K6 => k6::read(text),
-        ResultsFormat::Vegeta => vegeta::read(text),
+fn parse(text: impl BufRead, format: ResultsFormat, count: &mut Count) -> Result<(), String> {
+    match format {
+        ResultsFormat::K6 => k6::read(text, count),
+        ResultsFormat::Vegeta => vegeta::read(text, count),
     }?;
-    if outcomes.is_empty() {
+    if count.is_empty() {
         return Err(format!("it has no result of a request by {}", format.name()));
     }
-    Ok(outcomes)
+    Ok(())
 }
 
 /// Hands each whole line to `each`, with its number from 1. A last line without an end is cut off, and left out.
@@ -170,18 +209,10 @@ fn lines(mut text: impl BufRead, mut each: impl FnMut(&str) -> Result<(), String
             let is_last = text.fill_buf().is_ok_and(<[u8]>::is_empty);
             return if is_last { Ok(()) } else { Err(format!("line {number} is too long")) };
         }
-        let text = std::str::from_utf8(&line).map_err(|_| format!("line {number} is no text"))?;
+        let no_text = |_| format!("line {number} is no text: let the command write the file without compression");
+        let text = std::str::from_utf8(&line).map_err(no_text)?;
         each(text.trim_end_matches('\r')).map_err(|why| format!("line {number}: {why}"))?;
     }
-    Ok(())
-}
-
-/// Adds a result, unless there are too many.
-fn push(outcomes: &mut Vec<Outcome>, outcome: Outcome) -> Result<(), String> {
-    if outcomes.len() >= MOST_RESULTS {
-        return Err(format!("it has more than {MOST_RESULTS} results"));
-    }
-    outcomes.push(outcome);
     Ok(())
 }
 
@@ -189,83 +220,6 @@ fn push(outcomes: &mut Vec<Outcome>, outcome: Outcome) -> Result<(), String> {
 fn time_ns(text: &str) -> Result<i128, String> {
     let time: jiff::Timestamp = text.parse().map_err(|_| "its time is no time of the day with a zone".to_owned())?;
     Ok(time.as_nanosecond())
-}
-
-/// The results in the evidence's time.
-///
-/// # Errors
-/// The reason, if a result is not of this load, or if the results do not reach beyond the measuring phase: then later
-/// ones may be missing.
-fn inside(outcomes: Vec<Outcome>, times: Times, phases: &Phases) -> Result<Vec<Outcome>, String> {
-    let in_evidence = |outcome: Outcome| Outcome {
-        start_ns: outcome.start_ns - times.offset_ns,
-        end_ns: outcome.end_ns - times.offset_ns,
-        ..outcome
-    };
-    let outcomes: Vec<_> = outcomes.into_iter().map(in_evidence).collect();
-    if outcomes.iter().any(|outcome| outcome.start_ns < times.start_ns - SLACK_NS) {
-        return Err("it has requests from before the load: let the command write the file anew".to_owned());
-    }
-    if outcomes.iter().any(|outcome| outcome.end_ns > times.now_ns + SLACK_NS || outcome.end_ns < outcome.start_ns) {
-        return Err("it has requests that ended after the load, or before they began".to_owned());
-    }
-    let measure = phases.measure.ok_or("there was no measuring phase")?;
-    let last_ns = outcomes.iter().map(|outcome| outcome.end_ns).max().unwrap_or(0);
-    let left_ns = i128::from(measure.end_ns) - last_ns;
-    if left_ns > 0 {
-        let left = left_ns as f64 / 1e9;
-        return Err(format!(
-            "its last result is from {left:.3} s before the end of the measuring phase: later ones may be missing"
-        ));
-    }
-    Ok(outcomes)
-}
-
-fn figures(outcomes: &[Outcome], times: Times, phases: &Phases) -> Result<Requests> {
-    let counts = |span: Option<TimeSpan>| {
-        let mut counts = RequestCounts::default();
-        for outcome in outcomes.iter().filter(|outcome| is_in(outcome, span)) {
-            counts.intended += 1;
-            match &outcome.failure {
-                None => counts.succeeded += 1,
-                Some(failure) => *counts.failed.entry(failure.to_string()).or_default() += 1,
-            }
-        }
-        counts
-    };
-    let mut latency = recorder()?;
-    let is_answered = |outcome: &&Outcome| !matches!(outcome.failure, Some(Failure::Unanswered(_)));
-    for outcome in outcomes.iter().filter(|outcome| is_in(outcome, phases.measure)).filter(is_answered) {
-        latency.saturating_record(u64::try_from(outcome.end_ns - outcome.start_ns).unwrap_or(0));
-    }
-    let succeeded = outcomes.iter().filter(|outcome| outcome.failure.is_none());
-    let mut ends: BTreeMap<u64, u64> = BTreeMap::new();
-    for outcome in succeeded {
-        // One that ended a little before the launch by the other clock ended at it.
-        *ends.entry(u64::try_from(outcome.end_ns.max(times.start_ns)).unwrap_or(0)).or_default() += 1;
-    }
-    let mut completed = Series::default();
-    let mut number = 0;
-    for (at_ns, more) in ends {
-        number += more;
-        completed.push(at_ns, number);
-    }
-    let measure = counts(phases.measure);
-    let seconds = phases.measure.map_or(0.0, |span| span.length_ns() as f64 / 1e9);
-    let per_second = if seconds > 0.0 { measure.intended as f64 / seconds } else { 0.0 };
-    Ok(Requests {
-        completed,
-        warmup: counts(phases.warmup),
-        tail: counts(phases.tail),
-        latency: to_evidence(&latency),
-        measure,
-        per_second,
-    })
-}
-
-/// Whether a request was sent in the span.
-fn is_in(outcome: &Outcome, span: Option<TimeSpan>) -> bool {
-    span.is_some_and(|span| (i128::from(span.start_ns)..i128::from(span.end_ns)).contains(&outcome.start_ns))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use std::fmt::Write as _;
 
+use memgate_evidence::{RequestCounts, TimeSpan};
 use proptest::prelude::*;
 
 use super::*;
@@ -20,9 +21,9 @@ fn times() -> Times {
 }
 
 fn figures_of(text: &str, format: ResultsFormat) -> Result<Requests, String> {
-    let outcomes = parse(text.as_bytes(), format)?;
-    let outcomes = inside(outcomes, times(), &phases())?;
-    Ok(figures(&outcomes, times(), &phases()).unwrap())
+    let mut count = Count::new(times(), &phases()).unwrap();
+    parse(text.as_bytes(), format, &mut count)?;
+    count.finish()
 }
 
 /// The time so many ms after the start, as both programs write it.
@@ -131,8 +132,8 @@ fn what_is_cut_off_foreign_or_contradictory_leaves_the_requests_unknown() {
         (until(&k6_text, 14), ResultsFormat::K6, "its last result is from 0.350 s before the end"),
         (until(&vegeta_text, 12), ResultsFormat::Vegeta, "before the end of the measuring phase"),
         (with(&k6_text, "{\"metric\":"), ResultsFormat::K6, "line 17: it is no sample of k6"),
-        (with(&k6_text, &k6(-5000, 1.0, OK)), ResultsFormat::K6, "requests from before the load"),
-        (with(&k6_text, &k6(900_000, 1.0, OK)), ResultsFormat::K6, "that ended after the load"),
+        (with(&k6_text, &k6(-5000, 1.0, OK)), ResultsFormat::K6, "line 17: its request is from before the load"),
+        (with(&k6_text, &k6(900_000, 1.0, OK)), ResultsFormat::K6, "line 17: its request ended after the load"),
         (with(&k6_text, &k6(3000, -1.0, OK)), ResultsFormat::K6, "its duration is impossible"),
         (with(&k6_text, &k6(3000, 1.0, r#""status":"200""#)), ResultsFormat::K6, "no tag `expected_response`"),
         (k6_text.replace("12:00:03", "noon"), ResultsFormat::K6, "no time of the day"),
@@ -162,7 +163,11 @@ fn only_a_regular_file_is_read() {
     std::fs::write(&file, steady_vegeta()).unwrap();
     std::os::unix::fs::symlink(&file, &link).unwrap();
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
-    assert_eq!(read(&file, ResultsFormat::Vegeta).unwrap().len(), 14);
+    let read = |file: &Path, format| {
+        let mut count = Count::new(times(), &phases()).unwrap();
+        super::read(file, format, &mut count).and_then(|()| count.finish())
+    };
+    assert_eq!(read(&file, ResultsFormat::Vegeta).unwrap().completed.value.len(), 14);
     assert!(read(&link, ResultsFormat::Vegeta).unwrap_err().starts_with("it cannot be read"));
     assert_eq!(read(&pipe, ResultsFormat::Vegeta).unwrap_err(), "it is no regular file");
     assert!(read(&directory.path().join("none"), ResultsFormat::K6).unwrap_err().starts_with("it cannot be read"));
@@ -199,10 +204,39 @@ proptest! {
     }
 }
 
-#[test]
-fn a_signal_without_results_says_why() {
+#[tokio::test]
+async fn a_signal_without_results_says_why() {
     let directory = tempfile::tempdir().unwrap();
-    let results = CommandResults { format: ResultsFormat::K6, file: directory.path().join("results.json") };
-    let requests = requests(&results, &phases(), Started::now(), Clock::start().unwrap()).unwrap();
-    assert!(requests.unwrap_err().starts_with("results.json: it cannot be read: No such file"));
+    let file = directory.path().join("results.json");
+    let read =
+        |times| Results::new(CommandResults { format: ResultsFormat::K6, file: file.clone() }, times).read(phases());
+    let why = read(Ok(times())).await.unwrap().unwrap_err();
+    assert!(why.starts_with("`load.results.file` results.json: it cannot be read: No such file"), "{why}");
+    assert_eq!(read(Err("the time of the day".to_owned())).await.unwrap().unwrap_err(), "the time of the day");
+    std::fs::write(&file, b"\x1f\x8b\xff\n").unwrap();
+    let why = read(Ok(times())).await.unwrap().unwrap_err();
+    assert!(why.ends_with("line 1 is no text: let the command write the file without compression"), "{why}");
+    std::fs::write(&file, steady_k6()).unwrap();
+    assert_eq!(read(Ok(times())).await.unwrap().unwrap().measure.succeeded, 8);
+}
+
+#[test]
+fn what_k6_leaves_out_is_told() {
+    let results = |format| Results::new(CommandResults { format, file: "r".into() }, Ok(times()));
+    let note = results(ResultsFormat::K6).note(&phases()).unwrap();
+    assert!(note.starts_with("k6's results lack the requests that were under way at its end, 1.0 s after"), "{note}");
+    assert_eq!(results(ResultsFormat::Vegeta).note(&phases()), None);
+}
+
+#[test]
+fn there_are_no_more_results_than_memory_is_kept_for() {
+    let mut text = steady_vegeta();
+    text.push_str(&vegeta(MOST_RESULTS + 20, 6900, 200, ""));
+    text.push('\n');
+    let error = figures_of(&text, ResultsFormat::Vegeta).unwrap_err();
+    assert!(error.contains("results are missing in it"), "{error}");
+    let mut count = Count::new(times(), &phases()).unwrap();
+    count.results = MOST_RESULTS;
+    let error = parse(steady_k6().as_bytes(), ResultsFormat::K6, &mut count).unwrap_err();
+    assert!(error.starts_with("line 3: it has more than 5000000 results: shorten"), "{error}");
 }

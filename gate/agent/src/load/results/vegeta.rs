@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, io::BufRead};
 
 use serde::Deserialize;
 
-use super::{Failure, MOST_RESULTS, Outcome, lines, push, time_ns};
+use super::{Count, Failure, MOST_RESULTS, Outcome, lines, time_ns};
 
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -22,24 +22,23 @@ struct Line<'a> {
     error: Cow<'a, str>,
 }
 
-/// The results in such a text, and the requests that have none.
-pub(super) fn read(text: impl BufRead) -> Result<Vec<Outcome>, String> {
-    let mut outcomes = Vec::new();
-    let mut sent: BTreeMap<String, Vec<(u64, i128)>> = BTreeMap::new();
+/// Counts the results in such a text, and the requests that have none.
+pub(super) fn read(text: impl BufRead, count: &mut Count) -> Result<(), String> {
+    let mut sent: BTreeMap<String, Vec<Sent>> = BTreeMap::new();
     lines(text, |line| {
         let line: Line<'_> = serde_json::from_str(line).map_err(|_| "it is no result of vegeta".to_owned())?;
         let start_ns = time_ns(&line.timestamp)?;
-        match sent.get_mut(line.attack.as_ref()) {
-            Some(numbers) => numbers.push((line.seq, start_ns)),
-            None => drop(sent.insert(line.attack.clone().into_owned(), vec![(line.seq, start_ns)])),
-        }
         let end_ns = start_ns + i128::from(line.latency);
-        push(&mut outcomes, Outcome { start_ns, end_ns, failure: failure(&line) })
+        count.add(&Outcome { start_ns, end_ns, failure: failure(&line) })?;
+        // A time of this load is one of this century.
+        let one = (line.seq, i64::try_from(start_ns).unwrap_or(i64::MAX));
+        match sent.get_mut(line.attack.as_ref()) {
+            Some(numbers) => numbers.push(one),
+            None => drop(sent.insert(line.attack.into_owned(), vec![one])),
+        }
+        Ok(())
     })?;
-    for numbers in sent.into_values() {
-        add_those_without_a_result(numbers, &mut outcomes)?;
-    }
-    Ok(outcomes)
+    sent.into_values().try_for_each(|numbers| add_those_without_a_result(numbers, count))
 }
 
 /// As vegeta counts success (`Metrics.Add`, lib/metrics.go).
@@ -55,8 +54,11 @@ fn failure(line: &Line<'_>) -> Option<Failure> {
     }
 }
 
+/// The number of a request within its attack, and when it was sent, ns since 1970.
+type Sent = (u64, i64);
+
 /// Adds a failure for each number of an attack that is missing before the last one. It was sent after the one before it.
-fn add_those_without_a_result(mut numbers: Vec<(u64, i128)>, outcomes: &mut Vec<Outcome>) -> Result<(), String> {
+fn add_those_without_a_result(mut numbers: Vec<Sent>, count: &mut Count) -> Result<(), String> {
     numbers.sort_unstable();
     if numbers.first().is_some_and(|(first, _)| *first != 0) {
         return Err("its first results are missing: it begins with a later number of an attack".to_owned());
@@ -66,13 +68,12 @@ fn add_those_without_a_result(mut numbers: Vec<(u64, i128)>, outcomes: &mut Vec<
         let Some(missing) = (after - before).checked_sub(1) else {
             return Err(format!("it has two results with the number {after} of one attack"));
         };
-        if missing > MOST_RESULTS as u64 {
+        if missing > MOST_RESULTS {
             return Err(format!("{missing} results are missing in it"));
         }
-        for _ in 0..missing {
-            let failure = Some(Failure::Unanswered("no result"));
-            push(outcomes, Outcome { start_ns, end_ns: start_ns, failure })?;
-        }
+        let (start_ns, failure) = (i128::from(start_ns), Some(Failure::Unanswered("no result")));
+        let lost = Outcome { start_ns, end_ns: start_ns, failure };
+        (0..missing).try_for_each(|_| count.add(&lost))?;
     }
     Ok(())
 }

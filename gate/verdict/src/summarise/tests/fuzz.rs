@@ -84,6 +84,7 @@ fn ending() -> impl Strategy<Value = Ending> {
         8 => Just(Ending::Stopped),
         1 => number().prop_map(|at_ns| Ending::Exited { code: 1, at_ns }),
         1 => number().prop_map(|at_ns| Ending::Signalled { signal: String::new(), at_ns }),
+        1 => number().prop_map(|at_ns| Ending::Ended { at_ns }),
     ]
 }
 
