@@ -17,6 +17,7 @@ mod listeners;
 pub mod load;
 mod log;
 mod output;
+mod ownership;
 mod process;
 mod ready;
 pub mod rest;

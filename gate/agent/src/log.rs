@@ -29,7 +29,7 @@ impl LogEnd {
 
     /// The last line, if there is one.
     pub fn last(&self) -> Option<&str> {
-        self.lines.last().map(|line| line.trim_start_matches("| "))
+        self.lines.last().map(|line| line.strip_prefix("| ").unwrap_or(line))
     }
 
     /// The lines. Each begins with `| `.
@@ -120,6 +120,12 @@ mod tests {
             assert!(log.is_empty());
             assert_eq!(log.to_string(), "");
         }
+    }
+
+    #[test]
+    fn the_last_line_is_as_it_was_written() {
+        assert_eq!(end(b"id | name\n| a | b |\n").last(), Some("| a | b |"));
+        assert_eq!(end(b"").last(), None);
     }
 
     #[test]

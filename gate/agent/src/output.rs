@@ -161,7 +161,7 @@ impl Output {
     /// The first `most` bytes of what was written before this call, as text.
     pub(crate) fn start(&self, most: usize) -> String {
         self.settle();
-        let kept = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.shared.lock();
         let mut start = vec![0; most.min(kept.log.length)];
         // A log that cannot be read is an empty one: whoever asks wants a hint.
         if kept.log.file.read_exact_at(&mut start, 0).is_err() {

@@ -52,7 +52,7 @@ pub struct BaselineEnvironment {
     pub load: Option<String>,
     /// The lengths of the phases under load. A baseline of others does not fit.
     pub phases: Option<String>,
-    /// What runs beside the service and before it; nothing if there is none. A baseline of a service that needs something
+    /// What runs beside the service and before it; `none`, or no key, if there is nothing. A baseline of a service that needs something
     /// else does not fit.
     pub dependencies: Option<String>,
 }

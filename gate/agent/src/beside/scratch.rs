@@ -15,15 +15,13 @@ use std::{
 use memgate_evidence::plan::{Account, Before, Load, Plan, Ready, ReadyBy, Sidecar};
 
 use crate::{
-    cgroup::{is_memgates, is_there, name, try_lock},
     child::may_write,
+    launch::EXECUTABLE,
+    ownership::{is_memgates, name, try_lock},
 };
 
 /// The variable with the directory.
 const DIRECTORY: &str = "MEMGATE_TMP";
-
-/// The variable with the service's executable.
-const SERVICE: &str = "MEMGATE_SERVICE";
 
 /// How long memgate waits for the last writes of killed processes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,7 +29,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Whether a text of the plan has one of the names.
 pub(super) fn is_named_in(plan: &Plan) -> bool {
     let text = format!("{plan:?}");
-    [DIRECTORY, SERVICE].iter().any(|name| text.contains(&format!("${name}")))
+    [DIRECTORY, EXECUTABLE].iter().any(|name| parts(&text, name).count() > 1)
+}
+
+/// The parts of a text between the places where a variable stands. `$MEMGATE_SERVICE_URL` is another variable than
+/// `$MEMGATE_SERVICE`.
+fn parts<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let variable = format!("${name}");
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let goes_on = |at: usize| {
+            text[at + variable.len()..].starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
+        };
+        let at = text.match_indices(&variable).map(|(at, _)| at).find(|at| !goes_on(*at));
+        rest = at.map(|at| &text[at + variable.len()..]);
+        Some(at.map_or(text, |at| &text[..at]))
+    })
 }
 
 /// The directory. Dropping it removes it.
@@ -48,15 +62,18 @@ impl Scratch {
     /// # Errors
     /// The system's reason.
     pub(super) fn make(plan: &Plan) -> io::Result<Self> {
-        let parent = parent(plan.account.as_ref());
+        let parent = parent(&accounts(plan))?;
         let scratch = loop {
             let path = parent.join(name());
             make_directory(&path, None)?;
-            // Until it is locked, another memgate may take it for a leftover.
-            match try_lock(&path)? {
-                Some(lock) if is_there(&path, &lock) => break Self { path, lock: Some(lock) },
-                Some(_) | None => {}
+            // Until it is locked, another memgate may take the empty directory for a leftover and remove it.
+            let lock = try_lock(&path);
+            if let Ok(Some(lock)) = lock {
+                break Self { path, lock: Some(lock) };
             }
+            // It is empty, and may be gone.
+            let _ = fs::remove_dir(&path);
+            lock?;
         };
         for sidecar in &plan.sidecars {
             make_directory(&scratch.of(&sidecar.name), sidecar.account.as_ref())?;
@@ -72,9 +89,11 @@ impl Scratch {
 
     /// Removes it. Returns a note if that fails.
     pub(super) fn remove(mut self) -> Option<String> {
-        self.lock.take();
         let path = std::mem::take(&mut self.path);
-        remove(&path).err().map(|error| format!("{} cannot be removed: {error}", path.display()))
+        let removed = remove(&path);
+        // Only now: without the lock, another memgate removes it too.
+        self.lock.take();
+        removed.err().map(|error| format!("{} cannot be removed: {error}", path.display()))
     }
 
     /// The plan with the directory and the service's executable in place of `$MEMGATE_TMP` and `$MEMGATE_SERVICE`, and with
@@ -88,6 +107,7 @@ impl Scratch {
         names.put_into_ready(&mut plan.ready);
         if let Some(watch) = &mut plan.watch {
             names.put_into_all(&mut watch.command);
+            watch.argument.iter_mut().for_each(|argument| names.put_into(argument));
         }
         for Sidecar { words, env, ready, .. } in &mut plan.sidecars {
             names.put_into_all(words);
@@ -113,7 +133,6 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
-            self.lock.take();
             // If this fails, it is a leftover for the next memgate.
             let _ = remove(&self.path);
         }
@@ -128,9 +147,9 @@ struct Names {
 
 impl Names {
     fn put_into(&self, text: &mut String) {
-        for (name, value) in [(DIRECTORY, &self.directory), (SERVICE, &self.service)] {
+        for (name, value) in [(DIRECTORY, self.directory.as_str()), (EXECUTABLE, &self.service)] {
             if text.contains(name) {
-                *text = text.replace(&format!("${name}"), value);
+                *text = parts(text, name).collect::<Vec<_>>().join(value);
             }
         }
     }
@@ -151,7 +170,7 @@ impl Names {
     fn put_into_variables(&self, env: &mut BTreeMap<String, String>) {
         env.values_mut().for_each(|value| self.put_into(value));
         env.insert(DIRECTORY.to_owned(), self.directory.clone());
-        env.insert(SERVICE.to_owned(), self.service.clone());
+        env.insert(EXECUTABLE.to_owned(), self.service.clone());
     }
 
     fn put_into_ready(&self, ready: &mut Ready) {
@@ -188,11 +207,22 @@ fn leftovers_in(parent: &Path) -> Vec<String> {
     removed.collect()
 }
 
-/// The directory for temporary files, if the user may use it.
-fn parent(account: Option<&Account>) -> PathBuf {
-    let own = env::temp_dir();
-    let reaches = |account: &Account| may_write(account, &own) && own.ancestors().all(is_open);
-    if account.is_none_or(reaches) { own } else { "/tmp".into() }
+/// The users of all processes of a run that have one of their own.
+fn accounts(plan: &Plan) -> Vec<&Account> {
+    let of_sidecars = plan.sidecars.iter().map(|sidecar| &sidecar.account);
+    let of_before = plan.before.iter().map(|before| &before.account);
+    [&plan.account].into_iter().chain(of_sidecars).chain(of_before).flatten().collect()
+}
+
+/// The directory for temporary files, if all of these users may use it.
+///
+/// # Errors
+/// When it is relative, and the working directory is gone.
+fn parent(accounts: &[&Account]) -> io::Result<PathBuf> {
+    // Each process has a working directory of its own.
+    let own = std::path::absolute(env::temp_dir())?;
+    let reach = accounts.iter().all(|account| may_write(account, &own) && own.ancestors().all(is_open));
+    Ok(if reach { own } else { "/tmp".into() })
 }
 
 /// Whether everybody can go through a directory.
@@ -245,7 +275,9 @@ mod tests {
             stop_timeout_ms: 1,
         };
         let before = Before {
-            words: vec!["$MEMGATE_SERVICE".to_owned(), "$MEMGATE".to_owned()],
+            words: ["$MEMGATE_SERVICE", "$MEMGATE", "$MEMGATE_SERVICE_URL $MEMGATE_TMPDIR $MEMGATE_TMP-$MEMGATE_TMP"]
+                .map(str::to_owned)
+                .to_vec(),
             env: BTreeMap::new(),
             directory: None,
             account: None,
@@ -276,7 +308,8 @@ mod tests {
         assert_eq!(named.sidecars[0].words[1], format!("{at}/redis/a"));
         assert_eq!(named.sidecars[0].env["A"], format!("{at}/b:/srv/s"));
         assert_eq!(named.sidecars[0].ready.by, ReadyBy::Unix(format!("{at}/redis/s")));
-        assert_eq!(named.before[0].words, ["/srv/s", "$MEMGATE"]);
+        let others = format!("$MEMGATE_SERVICE_URL $MEMGATE_TMPDIR {at}-{at}");
+        assert_eq!(named.before[0].words, ["/srv/s", "$MEMGATE", &others]);
         for env in [&named.env, &named.sidecars[0].env, &named.before[0].env] {
             assert_eq!((env["MEMGATE_TMP"].as_str(), env["MEMGATE_SERVICE"].as_str()), (at.as_str(), "/srv/s"));
         }
@@ -310,6 +343,23 @@ mod tests {
         let _lock = try_lock(&owned).unwrap().unwrap();
         assert_eq!(leftovers_in(parent.path()), Vec::<String>::new());
         assert_eq!([&owned, &left, &other, &link].map(|path| path.exists()), [true, false, true, true]);
+    }
+
+    #[test]
+    fn another_variable_that_begins_in_the_same_way_makes_no_directory() {
+        let named = |text: &str| is_named_in(&Plan { args: vec![text.to_owned()], ..memgate_testing::plan() });
+        let texts = ["$MEMGATE_TMPDIR", "$MEMGATE_SERVICE_URL", "$MEMGATE_TMP/a", "x$MEMGATE_SERVICE", "$MEMGATE_TMP"];
+        assert_eq!(texts.map(named), [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn the_users_of_all_processes_count() {
+        let account = |uid| Some(Account { name: String::new(), uid, gid: uid, groups: vec![], home: "/".into() });
+        let mut plan = plan();
+        plan.before[0].account = account(60003);
+        plan.sidecars[0].account = account(60002);
+        assert_eq!(accounts(&plan).iter().map(|account| account.uid).collect::<Vec<_>>(), [60002, 60003]);
+        assert!(parent(&[]).unwrap().is_absolute());
     }
 
     #[test]

@@ -18,9 +18,9 @@ use nix::libc;
 
 use super::{
     files::{processes, put},
-    owned::is_there,
     place::{MEMORY, subfolders},
 };
+use crate::ownership::is_there;
 
 /// The name of the cgroup for the moved processes. While it is there, memgate has enabled the controller above it.
 pub(super) const LEAF: &str = "memgate-leaf";

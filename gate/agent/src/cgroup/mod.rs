@@ -20,7 +20,6 @@ pub(crate) use files::fake;
 use leaf::Leaf;
 use owned::Owned;
 pub(crate) use owned::remove_leftovers;
-pub(crate) use owned::{is_memgates, is_there, name, try_lock};
 use place::Hierarchies;
 
 /// Why a cgroup cannot be used.
