@@ -169,23 +169,17 @@ impl Bench<'_> {
     /// # Errors
     /// When the run cannot be made, or when its evidence cannot be written.
     async fn measure(&self, run: u32, again: &Again, narrator: &Narrator, cancel: &Cancel) -> Result<Evidence> {
-        let evidence = self.attempt(run, None, narrator, cancel).await?;
+        let evidence = Box::pin(self.attempt(run, None, narrator, cancel)).await?;
         let Some(reason) = held_up(&evidence).filter(|_| again.take()) else { return Ok(evidence) };
         narrator.say(&format!("{}: measuring again, because {reason}", self.title(run)));
         self.out_directory.is_still_there()?;
         leftovers::remove_run(self.out, &self.names(run))?;
         let note = format!("Run {run} was measured again. In the first attempt, {reason}.");
-        self.attempt(run, Some(note), narrator, cancel).await
+        Box::pin(self.attempt(run, Some(note), narrator, cancel)).await
     }
 
     /// Measures this run in a fresh process. The note is about an earlier attempt.
-    async fn attempt(
-        &self,
-        run: u32,
-        note: Option<String>,
-        narrator: &Narrator,
-        cancel: &Cancel,
-    ) -> Result<Evidence> {
+    async fn attempt(&self, run: u32, note: Option<String>, narrator: &Narrator, cancel: &Cancel) -> Result<Evidence> {
         self.out_directory.is_still_there()?;
         let plan = self.plan(run);
         // A run of an executable that cannot be read says more about it.

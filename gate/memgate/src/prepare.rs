@@ -101,14 +101,19 @@ pub(crate) fn pairs<'run>(
     let mut failures = changes.failures;
     let Some(others) = others else {
         return Outcomes {
-            done: changes.done.into_iter().map(|change| Pair { change, other: None, again: Again::default() }).collect(),
+            done: changes
+                .done
+                .into_iter()
+                .map(|change| Pair { change, other: None, again: Again::default() })
+                .collect(),
             failures,
         };
     };
     failures.extend(others.failures);
     let key = |bench: &Bench<'_>| (bench.target.service.name.clone(), bench.target.platform);
     let mut others: BTreeMap<_, _> = others.done.into_iter().map(|other| (key(&other), other)).collect();
-    let pair = |change| others.remove(&key(&change)).map(|other| Pair { change, other: Some(other), again: Again::default() });
+    let pair =
+        |change| others.remove(&key(&change)).map(|other| Pair { change, other: Some(other), again: Again::default() });
     Outcomes { done: changes.done.into_iter().filter_map(pair).collect(), failures }
 }
 

@@ -39,7 +39,10 @@ mod tests {
         assert_eq!(held_up(&without(middle, middle + 3 * SECOND)), None, "3 s of 60 s");
         let told = held_up(&without(middle, middle + 10 * SECOND)).unwrap();
         assert_eq!(told, "the resident-set samples have a gap of 10.1 s in the phase");
-        assert_eq!(held_up(&without(0, middle)).unwrap(), "the resident-set samples begin 20.0 s after the start of the phase");
+        assert_eq!(
+            held_up(&without(0, middle)).unwrap(),
+            "the resident-set samples begin 20.0 s after the start of the phase"
+        );
         let mut ended = without(middle, middle + 10 * SECOND);
         ended.ending = Ending::Exited { code: 1, at_ns: middle };
         assert_eq!(held_up(&ended), None, "the service is to blame");
