@@ -290,3 +290,94 @@ fn not_started(who: String, line: &CommandLine<'_>, source: io::Error) -> Beside
     let program = line.words.first().cloned().unwrap_or_default();
     BesideError::NotStarted { who, program, directory: line.directory.to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use memgate_evidence::plan::{Ready, ReadyBy};
+
+    use super::*;
+
+    /// A shell as a sidecar, which is ready when it prints `up`.
+    fn sidecar(name: &str, script: &str) -> Sidecar {
+        Sidecar {
+            name: name.to_owned(),
+            words: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: std::collections::BTreeMap::new(),
+            directory: None,
+            account: None,
+            ready: Ready { by: ReadyBy::Log("up".to_owned()), timeout_ms: 600_000 },
+            memory_max: None,
+            stop_timeout_ms: 300,
+        }
+    }
+
+    fn before(script: &str, timeout_ms: u64) -> Before {
+        let words = ["sh", "-c", script].map(str::to_owned).to_vec();
+        let (env, directory) = (std::collections::BTreeMap::new(), None);
+        Before { words, env, directory, account: None, timeout_ms }
+    }
+
+    /// Starts these, and ends them. Returns how the start went, and the notes.
+    async fn run(sidecars: &[Sidecar], before: &[Before], logs: &Path) -> (Result<()>, Vec<String>) {
+        let (sidecars, before) = (sidecars.to_vec(), before.to_vec());
+        let plan = Plan { sidecars, before, account: None, ..memgate_testing::plan() };
+        let (mut beside, plan) = Beside::prepare(&plan).unwrap();
+        let started = beside.start(&plan, &RunLogs::of(&plan, |name| logs.join(name))).await;
+        (started, beside.stop().await)
+    }
+
+    #[tokio::test]
+    async fn the_sidecar_that_ends_is_told_as_what_it_was() {
+        let logs = tempfile::tempdir().unwrap();
+        let stays = "echo starting; exec sleep 1000";
+        let (started, _) =
+            run(&[sidecar("one", "echo up; sleep 0.5; exit 3"), sidecar("two", stays)], &[], logs.path()).await;
+        let error = started.unwrap_err().to_string();
+        assert!(
+            error.starts_with("launch: the sidecar `one` ended before the service began: it exited with code 3"),
+            "{error}"
+        );
+        let one = "echo up; exec sleep 1000";
+        let (started, notes) = run(&[sidecar("one", one), sidecar("two", "sleep 0.5; exit 4")], &[], logs.path()).await;
+        let error = started.unwrap_err().to_string();
+        assert!(
+            error.starts_with("launch: the sidecar `two` ended before it was ready: it exited with code 4"),
+            "{error}"
+        );
+        assert_eq!(notes, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn what_a_shell_has_started_gets_its_time_and_no_more() {
+        let logs = tempfile::tempdir().unwrap();
+        let slow = "sh -c 'trap \"sleep 0.1; echo bye; exit\" TERM; echo up; while :; do sleep 0.01; done'; true";
+        let mut one = sidecar("one", slow);
+        one.stop_timeout_ms = 60_000;
+        let (started, notes) = run(&[one], &[], logs.path()).await;
+        started.unwrap();
+        assert_eq!(notes, Vec::<String>::new());
+        let log = std::fs::read_to_string(logs.path().join("sidecar-one")).unwrap();
+        assert!(log.ends_with("bye\n"), "{log}");
+        let deaf = sidecar("one", "trap '' TERM; echo up; while :; do sleep 0.01; done");
+        let (started, notes) = run(&[deaf], &[], logs.path()).await;
+        started.unwrap();
+        assert_eq!(notes, ["the sidecar `one` did not end within 300 ms of SIGTERM and was killed"]);
+    }
+
+    #[tokio::test]
+    async fn why_a_command_or_a_sidecar_is_not_run() {
+        let logs = tempfile::tempdir().unwrap();
+        let case = async |sidecars: &[Sidecar], before: &[Before], logs: &Path| {
+            run(sidecars, before, logs).await.0.unwrap_err().to_string()
+        };
+        let error = case(&[], &[before("exec sleep 1000", 300)], logs.path()).await;
+        assert_eq!(error, "launch: `sh -c exec sleep 1000` did not end within 0.3 s before the service");
+        let error = case(&[], &[before("exit 5", 60_000)], logs.path()).await;
+        assert_eq!(error, "launch: `sh -c exit 5` failed before the service: it exited with code 5");
+        let error = case(&[sidecar("one", "")], &[], &logs.path().join("none")).await;
+        assert!(error.starts_with("launch: the output of the sidecar `one` cannot go to "), "{error}");
+        let one = Sidecar { words: vec!["/none/x".to_owned()], ..sidecar("one", "") };
+        let error = case(&[one], &[], logs.path()).await;
+        assert!(error.starts_with("launch: the sidecar `one` cannot be started: `/none/x` in /"), "{error}");
+    }
+}
