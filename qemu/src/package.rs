@@ -30,9 +30,9 @@ fn failure(package: &Path, error: &io::Error, stop: &Stop) -> DebianError {
     if stop.is_asked() {
         return DebianError::Interrupted;
     }
-    // The library's message has the file, and its source has the reason.
+    // The library's message has the file, and its last source has the reason. Those between have the file again.
     let chain = || std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (*error).source());
-    let why = chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let why = chain().skip(1).last().map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}"));
     let is_of_the_system = |error: &(dyn Error + 'static)| {
         error.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
     };

@@ -363,7 +363,7 @@ fn no_room_for_an_image_is_reported() {
     let small = Small::mount(&cache, "size=4m,mode=755");
     faults::lend_packages(&cache);
     let output = setting.command("record").env("MEMGATE_CACHE", &cache).output().unwrap();
-    assert_fails(&output, 4, &["guest:", "no storage space", "free some space"]);
+    assert_fails(&output, 4, &["guest:", "No space left on device", "free some space"]);
     drop(small);
     assert_eq!(setting.left(), Vec::<String>::new());
 }

@@ -267,7 +267,7 @@ mod tests {
             let results = command.stop(Some(&results), Clock::start().unwrap()).await.unwrap().unwrap();
             results.read(phases).await.unwrap()
         });
-        assert_eq!(requests.unwrap_err(), "results.json: line 1: it is no sample of k6");
+        assert_eq!(requests.unwrap_err(), "`load.results.file` results.json: line 1: it is no sample of k6");
     }
 
     #[test]

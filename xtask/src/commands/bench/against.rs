@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// How often each of the other changes is checked.
     #[arg(long, default_value_t = 10)]
     times: u32,
+    /// How often the leak is checked, if not as often as that.
+    #[arg(long)]
+    leaks: Option<u32>,
     /// The platform.
     #[arg(long, default_value = "host", value_parser = ["host", "linux/amd64", "linux/arm64", "linux/loong64"])]
     platform: String,
@@ -65,7 +68,12 @@ const PHASES: [&str; 2] = ["{ warmup: 6s, measure: 14s, drain: 2s }", "{ warmup:
 /// When a build fails, when the repository cannot be made, or when a verdict is wrong.
 pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let sh = &workspace.sh;
-    ensure!(options.same > 0 || options.times > 0, help = "check something at least once", "nothing would be checked");
+    let leaks = options.leaks.unwrap_or(options.times);
+    ensure!(
+        options.same + options.times + leaks > 0,
+        help = "check something at least once",
+        "nothing would be checked"
+    );
     if options.platform != "host" {
         qemu::ensure(&Tools::open(workspace)?)?;
         dist::run(workspace, &[])?;
@@ -80,8 +88,8 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let (start, mut wrong) = (Instant::now(), 0);
     println!("| change | right | exit codes | regressed beside the base | first call site | seconds a check |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for change in &CHANGES {
-        let times = if change.edit.is_some() { options.times } else { options.same };
+    let asked = CHANGES.iter().zip([options.same, options.times, leaks]);
+    for (change, times) in asked.filter(|(_, times)| *times > 0) {
         wrong += times - bench.check(change, times)?;
     }
     println!("\n{:.1} minutes in all", start.elapsed().as_secs_f64() / 60.0);
