@@ -378,7 +378,7 @@ fn a_load_command_that_ends_early() {
         let yaml = fs::read_to_string(bench.config()).unwrap();
         let load = yaml.lines().find(|line| line.trim_start().starts_with("load:")).unwrap().to_owned();
         fs::write(bench.config(), changed(&yaml, &load, "    load: { command: [sh, -c, \"exit 7\"] }")).unwrap();
-        assert_fails(&bench.run("check", &[]), 4, &["load:", "7"]);
+        assert_fails(&bench.run("check", &[]), 4, &["load:", "exit code 7"]);
     }
 }
 
