@@ -21,7 +21,7 @@ pub use github::step_summary;
 pub use history::{history_json, history_text};
 pub use history_svg::write_history_pictures;
 pub use repository::locate;
-pub use text::visible;
+pub use text::{shell_word, visible};
 pub use view::{repeat_command, site_lines};
 pub use write::{FailedOutput, ReportError, append_step_summary, write};
 

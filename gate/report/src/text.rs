@@ -30,7 +30,7 @@ fn visible_character(character: char) -> char {
 }
 
 /// The text as one word of a POSIX shell. Control characters need the `$'…'` of POSIX 2024, bash and zsh.
-pub(super) fn shell_word(text: &str) -> String {
+pub fn shell_word(text: &str) -> String {
     let plain = |character: char| character.is_alphanumeric() || "-_./:@%+,".contains(character);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use memgate_config::baseline::{self, Accepted};
 use memgate_evidence::{error::Result, platform::Platform};
+use memgate_report::shell_word;
 use memgate_verdict::{
     baseline::{Baseline, Waiver},
     judge::{self, Explained, Step},
@@ -156,6 +157,7 @@ fn told(path: &Path, tighter: &Accepted) -> String {
 /// The commands that take what got looser, or let it fail for a while: one for each of several files, because others may
 /// not have its metrics.
 fn commands(looser: &[&OfFile], is_only_file: bool, recorded: &Recorded<'_>) -> String {
+    let word = |path: &Path| shell_word(&path.display().to_string());
     let evidence: Vec<String> = recorded.evidence.iter().map(|path| word(path)).collect();
     let on = format!("{} --baselines {}", evidence.join(" "), word(recorded.directory));
     let lines = |verb: &str, rest: &dyn Fn(&OfFile) -> String| {
@@ -163,7 +165,7 @@ fn commands(looser: &[&OfFile], is_only_file: bool, recorded: &Recorded<'_>) -> 
             let (service, platform) = &one.of;
             let which = match is_only_file {
                 true => String::new(),
-                false => format!(" --service {} --platform {platform}", word(Path::new(service))),
+                false => format!(" --service {} --platform {platform}", shell_word(service)),
             };
             format!("  memgate baseline {verb} {on}{which}{}\n", rest(one))
         };
@@ -178,24 +180,11 @@ fn commands(looser: &[&OfFile], is_only_file: bool, recorded: &Recorded<'_>) -> 
     )
 }
 
-/// A path as one word of a shell.
-fn word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-+=:@%,".contains(character);
-    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-
-    #[test]
-    fn a_path_is_one_word() {
-        assert_eq!(word(Path::new("target/memgate")), "target/memgate");
-        assert_eq!(word(Path::new("a b's")), r"'a b'\''s'");
-    }
 
     /// Another process writes between the reading and the writing.
     #[test]

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use memgate_report::shell_word;
+
 use super::render::Entry;
 
 /// What the text is about.
@@ -42,6 +44,7 @@ impl Closing<'_> {
         }
         let Some(file) = self.file else { return Ok(()) };
         let baselines = file.parent().map_or_else(PathBuf::new, |parent| parent.join("baselines"));
+        let word = |path: &Path| shell_word(&path.display().to_string());
         let (config, record) = match file == Path::new(super::target::NAME) {
             true => (String::new(), String::new()),
             false => (format!(" -c {}", word(file)), format!(" --baselines {}", word(&baselines))),
@@ -66,13 +69,6 @@ impl Closing<'_> {
              terminal --format junit=memgate.xml"
         )
     }
-}
-
-/// The path as a word of a shell command.
-fn word(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,:@%".contains(&byte);
-    if text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 fn requests(entry: &Entry) -> String {
