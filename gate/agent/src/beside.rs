@@ -138,8 +138,8 @@ impl Beside {
         let waiting = Waiting { who, ready, line, cgroup: &files, pid, output, notify };
         tokio::select! {
             ready = ready::wait_ready(&waiting) => ready.map(drop)?,
-            error = failure(own, "before it was ready") => return Err(error),
-            error = failure(others, "before the service began") => return Err(error),
+            error = failure(own, "before it was ready", &self.is_over) => return Err(error),
+            error = failure(others, "before the service began", &self.is_over) => return Err(error),
         }
         let notes = targets.check(When::Ready, &files, pid).await;
         // What has ended listens nowhere.
@@ -174,14 +174,7 @@ impl Beside {
 
     /// Waits until one of them ends by itself while the service needs it. `when` is that time, as words.
     pub(crate) async fn failure(&self, when: &'static str) -> Error {
-        loop {
-            if !self.is_over.get()
-                && let Err(error) = self.check(when)
-            {
-                return error;
-            }
-            tokio::time::sleep(WATCH).await;
-        }
+        failure(&self.running, when, &self.is_over).await
     }
 
     /// The service does not need them any more: one that ends from now on is no failure.
@@ -218,10 +211,12 @@ fn check(sidecars: &[Running], when: &'static str) -> Result<()> {
     sidecars.iter().try_for_each(|sidecar| sidecar.check(when))
 }
 
-/// Waits until one of these ends by itself.
-async fn failure(sidecars: &[Running], when: &'static str) -> Error {
+/// Waits until one of these ends by itself before it is over.
+async fn failure(sidecars: &[Running], when: &'static str, is_over: &Cell<bool>) -> Error {
     loop {
-        if let Err(error) = check(sidecars, when) {
+        if !is_over.get()
+            && let Err(error) = check(sidecars, when)
+        {
             return error;
         }
         tokio::time::sleep(WATCH).await;
@@ -307,7 +302,7 @@ mod tests {
             account: None,
             ready: Ready { by: ReadyBy::Log("up".to_owned()), timeout_ms: 600_000 },
             memory_max: None,
-            stop_timeout_ms: 300,
+            stop_timeout_ms: 600_000,
         }
     }
 
@@ -329,16 +324,18 @@ mod tests {
     #[tokio::test]
     async fn the_sidecar_that_ends_is_told_as_what_it_was() {
         let logs = tempfile::tempdir().unwrap();
-        let stays = "echo starting; exec sleep 1000";
-        let (started, _) =
-            run(&[sidecar("one", "echo up; sleep 0.5; exit 3"), sidecar("two", stays)], &[], logs.path()).await;
+        // The first one is ready, and ends when the second one has started.
+        let go = logs.path().join("go");
+        let [waits, stays] = ["echo up; until [ -e GO ]; do sleep 0.01; done; exit 3", "touch GO; exec sleep 1000"]
+            .map(|script| script.replace("GO", &go.display().to_string()));
+        let (started, _) = run(&[sidecar("one", &waits), sidecar("two", &stays)], &[], logs.path()).await;
         let error = started.unwrap_err().to_string();
         assert!(
             error.starts_with("launch: the sidecar `one` ended before the service began: it exited with code 3"),
             "{error}"
         );
         let one = "echo up; exec sleep 1000";
-        let (started, notes) = run(&[sidecar("one", one), sidecar("two", "sleep 0.5; exit 4")], &[], logs.path()).await;
+        let (started, notes) = run(&[sidecar("one", one), sidecar("two", "exit 4")], &[], logs.path()).await;
         let error = started.unwrap_err().to_string();
         assert!(
             error.starts_with("launch: the sidecar `two` ended before it was ready: it exited with code 4"),
@@ -351,14 +348,13 @@ mod tests {
     async fn what_a_shell_has_started_gets_its_time_and_no_more() {
         let logs = tempfile::tempdir().unwrap();
         let slow = "sh -c 'trap \"sleep 0.1; echo bye; exit\" TERM; echo up; while :; do sleep 0.01; done'; true";
-        let mut one = sidecar("one", slow);
-        one.stop_timeout_ms = 60_000;
-        let (started, notes) = run(&[one], &[], logs.path()).await;
+        let (started, notes) = run(&[sidecar("one", slow)], &[], logs.path()).await;
         started.unwrap();
         assert_eq!(notes, Vec::<String>::new());
         let log = std::fs::read_to_string(logs.path().join("sidecar-one")).unwrap();
         assert!(log.ends_with("bye\n"), "{log}");
-        let deaf = sidecar("one", "trap '' TERM; echo up; while :; do sleep 0.01; done");
+        let deaf = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+        let deaf = Sidecar { stop_timeout_ms: 300, ..sidecar("one", deaf) };
         let (started, notes) = run(&[deaf], &[], logs.path()).await;
         started.unwrap();
         assert_eq!(notes, ["the sidecar `one` did not end within 300 ms of SIGTERM and was killed"]);
