@@ -20,7 +20,6 @@ use std::{
 use common::{Bench, assert_fails, busy, can_attach, changed, repository, running::Running, stderr, stdout};
 use memgate_files::{evidence_file, sha256};
 use memgate_report::Format;
-use memgate_verdict::summarise::held_up;
 use nix::sys::{
     signal::Signal,
     socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, sockopt},
@@ -484,21 +483,19 @@ fn a_killed_memgate_ends_its_service() {
 #[test]
 fn a_run_that_the_machine_has_spoiled_is_measured_again() {
     if can_attach() {
-        let bench = Bench::service("uaa", 18157, "").with("measure: 3s", "measure: 8s");
+        let bench = Bench::service("uaa", 18157, "").with("measure: 3s", "measure: 10s");
         let mut memgate = Running::start(&mut common::plain(&bench.command("record")));
         memgate.says("run 1: measuring");
-        // For so long nobody reads.
-        std::thread::sleep(Duration::from_secs(2));
+        // Nobody reads until the phase is over, whatever a busy machine does meanwhile.
         memgate.signal(Signal::SIGSTOP);
-        std::thread::sleep(Duration::from_secs(4));
+        std::thread::sleep(Duration::from_secs(12));
         memgate.signal(Signal::SIGCONT);
         let ended = memgate.ends();
-        let told = "run 1: measuring again, because the resident-set samples have a gap of ";
+        let told = "run 1: measuring again, because the resident-set samples ";
         assert!(ended.status.success() && ended.said.contains(told), "{}", ended.said);
         let evidence = evidence_file::read(&bench.out().join("s.linux-amd64.run1.evidence.json")).unwrap();
-        let told = "Run 1 was measured again. In the first attempt, the resident-set samples have a gap of ";
+        let told = "Run 1 was measured again. In the first attempt, the resident-set samples ";
         assert!(evidence.notes.iter().any(|note| note.starts_with(told)), "{:#?}", evidence.notes);
-        assert_eq!(held_up(&evidence), None);
         bench.assert_nothing_left();
     }
 }
