@@ -52,8 +52,8 @@ pub struct BaselineEnvironment {
     pub load: Option<String>,
     /// The lengths of the phases under load. A baseline of others does not fit.
     pub phases: Option<String>,
-    /// What runs beside the service and before it; `none`, or no key, if there is nothing. A baseline of a service that needs something
-    /// else does not fit.
+    /// What runs beside the service and before it; `none`, or no key, if there is nothing. A baseline of a service that
+    /// needs something else does not fit.
     pub dependencies: Option<String>,
 }
 
